@@ -1,0 +1,143 @@
+"""What a chip is: sizes, latencies and rates, each with where it comes from.
+
+``ChipSpec`` is immutable and validated at construction.  Sources: *published* (ISCA 2020/2022
+papers and first-party documents), *calibrated* (chosen so that a published or measured sum comes
+out; the split is free), *assumed* (not public).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
+
+
+class SpecError(ValueError):
+    """A chip spec that cannot exist; the message says which field and what would mend it."""
+
+
+def _f(default: Any, source: str, note: str) -> Any:
+    return field(default=default, metadata={"source": source, "note": note})
+
+
+@dataclass(frozen=True)
+class ChipSpec:
+    """One chip type.  Units are in the names; geometry (lanes, slices, streams) is the ISA's."""
+
+    name: str = _f("groq-lpu-1", PUBLISHED, "the TSP of ISCA 2020")
+    clock_hz: int = _f(900_000_000, PUBLISHED, "GroqFlow hard-codes 900 MHz")
+    hemispheres: int = _f(2, PUBLISHED, "ISCA'20")
+    slices_per_hemisphere: int = _f(44, PUBLISHED, "ISCA'20")
+    banks_per_slice: int = _f(2, PUBLISHED, "ISCA'20")
+    words_per_bank: int = _f(4096, PUBLISHED, "ISCA'20: 13-bit word address, two banks")
+    lanes: int = _f(320, PUBLISHED, "ISCA'20: 20 superlanes x 16")
+    superlane_skew_cycles: int = _f(20, PUBLISHED, "ISCA'20: N = 20, south to north")
+    read_cycles: int = _f(1, CALIBRATED, "12 + 2*floor(s/4) round trip (working programs)")
+    write_cycles: int = _f(2, CALIBRATED, "12 + 2*floor(s/4) round trip")
+    gather_cycles: int = _f(1, CALIBRATED, "working programs: gather 1")
+    alu_entry_cycles: int = _f(4, CALIBRATED, "working programs: ALU entry 4")
+    alu_cycles: int = _f(3, CALIBRATED, "working programs: 3 per operation in a chain")
+    mxm_install_cycles: int = _f(3, CALIBRATED, "working programs: install 3 beside streaming")
+    mxm_reload_gap_cycles: int = _f(7, CALIBRATED, "reload interval 27 for 20 column groups")
+    mxm_multiply_cycles: int = _f(13, CALIBRATED, "working programs: multiply 13")
+    mxm_accumulate_cycles: int = _f(31, CALIBRATED, "so that MEM -> MXM -> VXM is 76")
+    mxm_accumulator_rows: int = _f(320, ASSUMED, "addressable accumulator rows per plane")
+    distribute_cycles: int = _f(2, CALIBRATED, "working programs: distributor 2")
+    transpose_cycles: int = _f(4, CALIBRATED, "working programs: transposer 4")
+    permute_cycles: int = _f(52, CALIBRATED, "permute 60 from read to readable")
+    shift_cycles: int = _f(28, CALIBRATED, "160-lane shift 36 from read to readable")
+    rotate_cycles: int = _f(4, ASSUMED, "as the transposer")
+    notify_cycles: int = _f(35, PUBLISHED, "ISCA'20: chip-wide barrier")
+    nop_max_cycles: int = _f(65_535, PUBLISHED, "ISCA'20: 16-bit repeat count")
+    receive_cycles: int = _f(1, ASSUMED, "Receive issue to stream register at the edge")
+    hop_cycles: int = _f(650, PUBLISHED, "ISCA'22: 722 ns pipelined hop at 900 MHz")
+    link_wire_cycles: int = _f(217, PUBLISHED, "ISCA'22 table 2: mean HAC link latency")
+    link_bytes_per_s: int = _f(12_500_000_000, PUBLISHED, "ISCA'22: 4 x 25 Gb/s lanes")
+    packet_bytes: int = _f(328, PUBLISHED, "ISCA'22: 320 B payload in 328 B")
+    send_spacing_cycles: int = _f(24, CALIBRATED, "2952/125 cycles rounded up to an issue slot")
+    links: int = _f(16, PUBLISHED, "ISCA'20: 16 C2C links")
+    wired_links: int = _f(11, PUBLISHED, "ISCA'22: 7 local + 4 global")
+    pcie_latency_s: float = _f(10e-6, PUBLISHED, "GroqFlow cost model: 10 us")
+    pcie_bytes_per_s: float = _f(24e9, PUBLISHED, "GroqFlow cost model: 24 GB/s")
+    reserved_slices_west: tuple[int, ...] = _f(
+        (16, 20, 24, 28, 38), PUBLISHED, "SDK programs keep these for the system"
+    )
+    reserved_slices_east: tuple[int, ...] = _f(
+        (16, 20, 24, 28), PUBLISHED, "SDK programs keep these for the system"
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
+                raise SpecError(f"chip.{f.name} is {value}: it must be positive")
+        fixed = {"hemispheres": 2, "slices_per_hemisphere": 44, "banks_per_slice": 2, "lanes": 320}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise SpecError(
+                    f"chip.{name} is {getattr(self, name)}: the instruction set fixes it at {value}"
+                )
+        if self.words_per_bank > 4096:
+            raise SpecError("chip.words_per_bank is above 4096: the word address has 13 bits")
+        if self.send_to_receive_cycles <= self.link_wire_cycles:
+            raise SpecError("chip.hop_cycles leaves no time beyond the wire: raise hop_cycles")
+
+    @property
+    def sram_bytes(self) -> int:
+        """SRAM of one chip in bytes."""
+        return 2 * 44 * self.banks_per_slice * self.words_per_bank * self.lanes
+
+    @property
+    def send_to_receive_cycles(self) -> int:
+        """Send issue to Receive issue: the hop less receive, ten hops to MEM43 and the write."""
+        return self.hop_cycles - self.receive_cycles - 10 - self.write_cycles
+
+    @property
+    def cycles_per_vector(self) -> Fraction:
+        """Exact link occupancy of one vector in cycles (2952/125 for the default spec)."""
+        return Fraction(self.packet_bytes * self.clock_hz, self.link_bytes_per_s)
+
+
+PRESETS: dict[str, ChipSpec] = {
+    "groq-lpu-1": ChipSpec(),
+}
+
+
+def load_chip_spec(source: str | Path) -> ChipSpec:
+    """A preset by name or a TOML file whose ``[chip]`` table overrides ``base`` (default lpu-1).
+
+    Raises SpecError with one line saying what, where and how to mend it.
+    """
+    text = str(source)
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(source)
+    if not path.is_file():
+        raise SpecError(f"chip spec {text!r}: no such preset ({', '.join(PRESETS)}) and no file")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    chip = dict(table.get("chip", {}))
+    base_name = chip.pop("base", "groq-lpu-1")
+    if base_name not in PRESETS:
+        raise SpecError(f"{path}: chip.base {base_name!r} is not one of {', '.join(PRESETS)}")
+    base = PRESETS[base_name]
+    known = {f.name: f for f in fields(ChipSpec)}
+    for name, value in chip.items():
+        if name not in known:
+            raise SpecError(f"{path}: chip.{name} is no field; known: {', '.join(known)}")
+        current = getattr(base, name)
+        if isinstance(current, tuple) and isinstance(value, list):
+            chip[name] = tuple(value)
+        elif type(current) is float and type(value) is int:
+            chip[name] = float(value)
+        elif type(value) is not type(current):
+            raise SpecError(
+                f"{path}: chip.{name} must be {type(current).__name__}, not {type(value).__name__}"
+            )
+    return replace(base, **chip)
