@@ -1,0 +1,53 @@
+"""One typed compiler decorator, and atomic access to counters shared between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def jit(function: F) -> F:
+    """Compile without the interpreter lock, cached on disk, IEEE division."""
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def jit_any_order(function: F) -> F:
+    """As ``jit``, with float additions in any order: for sums whose error bound covers them all."""
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    return cast(F, numba.njit(fastmath={"reassoc"}, **options)(function))
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    return cgutils.get_item_pointer(context, builder, array_type, view, [index])
+
+
+def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index] = value (int64, 1-D); everything stored before is visible before it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        builder.store_atomic(args[2], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.intp, numba.int64), generate
+
+
+def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index] (int64, 1-D); nothing read after it is older than the value."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return numba.int64(array, numba.intp), generate
+
+
+store_release: Any = intrinsic(_store_release)
+load_acquire: Any = intrinsic(_load_acquire)

@@ -1,0 +1,379 @@
+"""The compiled interpreter: one loop over a linked program's table, reading SRAM in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip._jit import jit, load_acquire, store_release
+from chip._mxm import decode_half, dot_fp16, dot_int8, dot_int8_pair, widen_int8
+from chip._vxm import canonical, decode_bytes, encode_byte, vxm
+from chip.digest import KEY_A, KEY_B
+
+Array = NDArray[Any]
+DONE, WAIT_RECEIVE, WAIT_SEND, WINDOW, FAULT, LOCKSTEP = range(6)
+# Positions in the state vector, int64 [16].
+PC, ELEMENT, WAIT_QUEUE, WAIT_CYCLE, DETAIL, SEEN_CYCLE, SEEN_SEQUENCE, SEEN_LAUNCH = range(8)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1 = np.uint64(0xBF58476D1CE4E5B9)
+_M2 = np.uint64(0x94D049BB133111EB)
+_FACTOR = np.uint64(1_000_003)
+_HALF = 40
+
+
+@jit
+def mix64(v: Any) -> Any:
+    """The splitmix64 finaliser on uint64."""
+    v = (v ^ (v >> np.uint64(30))) * _M1
+    v = (v ^ (v >> np.uint64(27))) * _M2
+    return v ^ (v >> np.uint64(31))
+
+
+@jit
+def products(words: Array, key: Array) -> Any:
+    """Keyed sum of products of uint32 [80], modulo 2^64."""
+    total = np.uint64(0)
+    for i in range(_HALF):
+        a = np.uint32(words[i] + key[i])
+        b = np.uint32(words[i + _HALF] + key[i + _HALF])
+        total += np.uint64(a) * np.uint64(b)
+    return total
+
+
+@jit
+def mix(
+    sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
+) -> None:
+    """Add one effect to the two sums; ``base`` mixes chip and launch."""
+    meta = mix64(base + np.uint64(cycle))
+    meta = mix64(meta + np.uint64((op << 16) | queue))
+    meta = mix64(meta + np.uint64(address))
+    sums[0] += mix64(products(words, KEY_A) + meta)
+    sums[1] += mix64(products(words, KEY_B) + meta * _GOLDEN)
+
+
+@jit
+def checksum(words: Array) -> Any:
+    """A cheap 64-bit checksum of one vector."""
+    return np.int64(mix64(products(words, KEY_A)))
+
+
+@jit
+def encode(rows: Array, word: Array, arguments: Array, at: int, count: int) -> None:
+    """The wanted bytes of a 32-bit row into their byte rows."""
+    for j in range(count):
+        if arguments[at + j] >= 0:
+            encode_byte(word, 8 * j, rows[arguments[at + j]])
+
+
+@jit
+def offsets_of(low: Array, high: Array, base: int, lo: int, hi: int, out: Array) -> int:
+    """Word address per superlane into int64 [20]; the first outside [lo, hi], or -1."""
+    for k in range(20):
+        out[k] = base + np.int64(low[16 * k]) + 256 * np.int64(high[16 * k])
+        if out[k] < lo or out[k] > hi:
+            return k
+    return -1
+
+
+@jit
+def accumulate(
+    mode: int, number_type: int, row: Array, row_f: Array, product: Array, product_f: Array
+) -> None:
+    """SET or ADD one product uint32 [320] (or its float32 view) to an accumulator row."""
+    if mode == 0 or mode == 2:
+        for i in range(320):
+            row[i] = product[i]
+    elif number_type == 1:
+        for i in range(320):
+            row[i] = row[i] + product[i]
+    else:
+        for i in range(320):
+            row_f[i] = row_f[i] + product_f[i]
+        canonical(row)
+
+
+@jit
+def run_acc(
+    arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
+    signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
+    scratch_i: Array, scratch_u: Array, scratch_f: Array, activations: Array, halves: Array,
+) -> int:
+    """One ACC, or two of one install in one pass; returns how many elements were done.
+
+    scratch: products [4, 320] in three views; activations int16 [2, 320]; halves uint16 [2, 320].
+    """
+    number_type = arguments[at + 2]
+    columns = 16 * arguments[at + 3]
+    done = 1
+    if number_type == 1:
+        widen_int8(signed[arguments[at + 6]], activations[0])
+        after = at + stride
+        if left > 1 and arguments[after + 2] == 1 and arguments[after + 4] == arguments[at + 4]:
+            widen_int8(signed[arguments[after + 6]], activations[1])
+            dot_int8_pair(
+                signed, weights, arguments[at + 4], columns, activations[0], activations[1],
+                scratch_i[0], scratch_i[1],
+            )  # fmt: skip
+            done = 2
+        else:
+            dot_int8(signed, weights, arguments[at + 4], columns, activations[0], scratch_i[0])
+    else:
+        low = rows[arguments[at + 6]]
+        high = rows[arguments[at + 7]]
+        finite = decode_half(low, high, halves[0], scratch_f[2])
+        dot_fp16(
+            rows, weights, arguments[at + 4], arguments[at + 5], columns, halves[0],
+            scratch_f[2], finite, halves[1], scratch_f[3], scratch_f[0],
+        )  # fmt: skip
+    for k in range(done):
+        mode = arguments[at]
+        plane = arguments[at + 13]
+        row = accumulators[plane, arguments[at + 1]]
+        row_f = accumulators_f[plane, arguments[at + 1]]
+        accumulate(mode, number_type, row, row_f, scratch_u[k], scratch_f[k])
+        if mode >= 2:
+            if arguments[at + 8] >= 0:
+                words[arguments[at + 8]][:] = row
+            encode(rows, row, arguments, at + 9, 4)
+        at += stride
+    return done
+
+
+@jit
+def run_sxm(op: int, imm: int, arguments: Array, at: int, rows: Array, maps: Array) -> None:
+    """DISTRIBUTE, TRANSPOSE, PERMUTE, SHIFT or ROTATE of one element."""
+    if op == 160:
+        width = arguments[at]
+        lanes = rows[arguments[at + 9]]
+        for j in range(width):
+            if arguments[at + 10 + j] < 0:
+                continue
+            source = rows[arguments[at + 1 + j]]
+            out = rows[arguments[at + 10 + j]]
+            for i in range(320):
+                m = lanes[i]
+                out[i] = source[(i & ~15) + m] if m < 16 else np.uint8(0)
+    elif op == 161:
+        for i in range(16):
+            if arguments[at + 16 + i] < 0:
+                continue
+            out = rows[arguments[at + 16 + i]]
+            for j in range(16):
+                source = rows[arguments[at + j]]
+                for k in range(20):
+                    out[16 * k + j] = source[16 * k + i]
+    else:
+        source = rows[arguments[at]]
+        if op == 164:
+            for i in range(imm):
+                for j in range(imm):
+                    r = arguments[at + 1 + i * imm + j]
+                    if r < 0:
+                        continue
+                    out = rows[r]
+                    out[:] = 0
+                    for k in range(20):
+                        for y in range(imm):
+                            for x in range(imm):
+                                lane = (y + i) % imm * imm + (x + j) % imm
+                                out[16 * k + y * imm + x] = source[16 * k + lane]
+            return
+        if arguments[at + 1] < 0:
+            return
+        out = rows[arguments[at + 1]]
+        if op == 162:
+            lanes = maps[imm]
+            for i in range(320):
+                out[i] = source[lanes[i]]
+        else:
+            for i in range(320):
+                out[i] = source[i - imm] if i >= imm and i - imm < 320 else np.uint8(0)
+
+
+@jit
+def operand(
+    arguments: Array, at: int, temporary: int, rows: Array, words: Array
+) -> int:
+    """The 32-bit row of a VXM operand: a result, the immediate's row 2, or decoded bytes."""
+    if arguments[at + 1] == -2:
+        return arguments[at]
+    if arguments[at] < 0:
+        return 2
+    decode_bytes(
+        rows, arguments[at], arguments[at + 1], arguments[at + 2], arguments[at + 3],
+        words[temporary],
+    )  # fmt: skip
+    return temporary
+
+
+@jit
+def execute(
+    table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
+    signed: Array, quads: Array, words: Array, words_f: Array, words_i: Array,
+    accumulators: Array, accumulators_f: Array, scratch_i: Array, scratch_u: Array,
+    scratch_f: Array, activations: Array, halves: Array, addresses: Array, counts: Array,
+    meta: Array, link_data: Array, tx: Array, rx: Array, sent: Array, received: Array,
+    state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, data: bool,
+) -> int:
+    """Run pieces in order from the state's position; returns why it stopped."""
+    base = mix64(mix64(np.uint64(chip + 1)) + np.uint64(launch))
+    capacity = meta.shape[1]
+    while state[PC] < table.shape[0]:
+        pc = state[PC]
+        if starts[pc] >= until:
+            return WINDOW
+        op = table[pc, 0]
+        queue = table[pc, 1]
+        elements = table[pc, 2]
+        stride = table[pc, 4]
+        imm = table[pc, 5]
+        first = table[pc, 3]
+        k = state[ELEMENT]
+        if op == 192 or op == 193:
+            link = queue - 128
+            while k < elements:
+                at = first + k * stride
+                ring = tx[link] if op == 192 else rx[link]
+                cycle = arguments[at + 1]
+                state[WAIT_QUEUE] = queue
+                state[WAIT_CYCLE] = cycle
+                state[ELEMENT] = k
+                if ring < 0:
+                    return FAULT
+                flat = counts[ring]
+                if op == 192:
+                    tail = flat[0]
+                    if tail - load_acquire(flat, 8) >= capacity:
+                        return WAIT_SEND
+                    place = tail % capacity
+                    if data:
+                        source = quads[arguments[at]]
+                        link_data[ring, place] = rows[arguments[at]]
+                    else:
+                        source = quads[quads.shape[0] - 1]
+                    meta[ring, place, 0] = cycle
+                    meta[ring, place, 1] = sent[link]
+                    meta[ring, place, 2] = checksum(source)
+                    meta[ring, place, 3] = launch
+                    sent[link] += 1
+                    mix(sums, source, base, cycle, op, queue, link)
+                    store_release(flat, 0, tail + 1)
+                else:
+                    head = flat[8]
+                    if load_acquire(flat, 0) <= head:
+                        return WAIT_RECEIVE
+                    place = head % capacity
+                    out = arguments[at]
+                    target = out if data and out >= 0 else rows.shape[0] - 1
+                    if data:
+                        rows[target][:] = link_data[ring, place]
+                    source = quads[target]
+                    state[SEEN_CYCLE] = meta[ring, place, 0]
+                    state[SEEN_SEQUENCE] = meta[ring, place, 1]
+                    state[SEEN_LAUNCH] = meta[ring, place, 3]
+                    state[DETAIL] = -1
+                    if meta[ring, place, 3] != launch:
+                        state[DETAIL] = 0
+                    elif meta[ring, place, 1] != received[link]:
+                        state[DETAIL] = 1
+                    elif meta[ring, place, 0] + hop != cycle:
+                        state[DETAIL] = 2
+                    elif meta[ring, place, 2] != checksum(source):
+                        state[DETAIL] = 3
+                    if state[DETAIL] >= 0:
+                        return LOCKSTEP
+                    received[link] += 1
+                    mix(sums, source, base, cycle, op, queue, link)
+                    store_release(flat, 8, head + 1)
+                k += 1
+        elif not data:
+            if op == 33 or op == 35:
+                idle = quads[quads.shape[0] - 1]
+                for k in range(elements):
+                    at = first + k * stride
+                    if op == 33:
+                        word = arguments[at + 1]
+                        mix(sums, idle, base, arguments[at + 2], op, word >> 13, word & 8191)
+                    else:
+                        mix(sums, idle, base, arguments[at + 7], op, arguments[at + 3],
+                            arguments[at + 4])  # fmt: skip
+        elif op == 33:
+            for k in range(elements):
+                at = first + k * stride
+                word = arguments[at + 1]
+                rows[word][:] = rows[arguments[at]]
+                mix(sums, quads[word], base, arguments[at + 2], op, word >> 13, word & 8191)
+        elif op >= 64 and op < 128:
+            fill = words[2]
+            fill[:] = np.uint32(imm & 0xFFFFFFFF)
+            for k in range(elements):
+                at = first + k * stride
+                coded = (
+                    arguments[at + 9] >= 0
+                    or arguments[at + 10] >= 0
+                    or arguments[at + 11] >= 0
+                    or arguments[at + 12] >= 0
+                )
+                if arguments[at + 8] < 0 and not coded:
+                    continue
+                x = operand(arguments, at, 0, rows, words)
+                y = operand(arguments, at + 4, 1, rows, words)
+                z = arguments[at + 8] if arguments[at + 8] >= 0 else 3
+                vxm(
+                    op, words[x], words[y], words[z], words_f[x], words_f[y], words_f[z],
+                    words_i[x], words_i[y], words_i[z],
+                )  # fmt: skip
+                if coded:
+                    encode(rows, words[z], arguments, at + 9, 4)
+        elif op == 131:
+            while k < elements:
+                k += run_acc(
+                    arguments, first + k * stride, elements - k, stride, weights, rows, signed,
+                    words, words_f, accumulators, accumulators_f, scratch_i, scratch_u,
+                    scratch_f, activations, halves,
+                )  # fmt: skip
+        elif op == 32:
+            for k in range(elements):
+                at = first + k * stride
+                if arguments[at + 1] >= 0:
+                    rows[arguments[at + 1]][:] = rows[arguments[at]]
+        elif op == 34 or op == 35:
+            for k in range(elements):
+                at = first + k * stride
+                low = arguments[at] if op == 34 else arguments[at + 1]
+                high = arguments[at + 1] if op == 34 else arguments[at + 2]
+                unit = arguments[at + 3]
+                bad = offsets_of(
+                    rows[low], rows[high], arguments[at + 4], arguments[at + 5],
+                    arguments[at + 6], addresses,
+                )  # fmt: skip
+                if bad >= 0:
+                    state[ELEMENT] = k
+                    state[WAIT_QUEUE] = unit
+                    state[WAIT_CYCLE] = arguments[at + 7]
+                    state[DETAIL] = addresses[bad]
+                    return FAULT
+                if op == 34:
+                    if arguments[at + 2] >= 0:
+                        out = rows[arguments[at + 2]]
+                        for s in range(20):
+                            word = unit * 8192 + addresses[s]
+                            out[16 * s : 16 * s + 16] = rows[word][16 * s : 16 * s + 16]
+                else:
+                    source = rows[arguments[at]]
+                    number = np.uint64(0)
+                    for s in range(20):
+                        word = unit * 8192 + addresses[s]
+                        rows[word][16 * s : 16 * s + 16] = source[16 * s : 16 * s + 16]
+                        number = number * _FACTOR + np.uint64(addresses[s] + 1)
+                    quad = quads[arguments[at]]
+                    mix(sums, quad, base, arguments[at + 7], op, unit, number)
+        else:
+            for k in range(elements):
+                run_sxm(op, imm, arguments, first + k * stride, rows, maps)
+        state[ELEMENT] = 0
+        state[PC] = pc + 1
+    return DONE

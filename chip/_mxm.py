@@ -1,0 +1,169 @@
+"""Compiled matrix products of one plane: int8 exact in int32, fp16 exact rounded once to fp32.
+
+Weights are read in place: column c of an installed plane is row ``rows[at + c]`` of the chip's
+rows.  Neighbouring columns with the same row are computed once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip._jit import jit, jit_any_order
+
+Array = NDArray[Any]
+_NAN = np.uint32(0x7FC00000).view(np.float32)
+_SCALE = np.float32(2.0**112)
+
+
+@jit
+def widen_int8(row: Array, out: Array) -> None:
+    """int16 [320] of int8 [320]."""
+    for i in range(320):
+        out[i] = np.int16(row[i])
+
+
+@jit
+def dot_int8(signed: Array, rows: Array, at: int, columns: int, a: Array, p: Array) -> None:
+    """p[c] = weights of column c . a; signed int8 [rows, 320], a int16 [320], p int32 [320]."""
+    for c in range(columns):
+        r = rows[at + c]
+        if c > 0 and r == rows[at + c - 1]:
+            p[c] = p[c - 1]
+            continue
+        w = signed[r]
+        s = np.int32(0)
+        for i in range(320):
+            s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
+        p[c] = s
+    for c in range(columns, 320):
+        p[c] = 0
+
+
+@jit
+def dot_int8_pair(
+    signed: Array, rows: Array, at: int, columns: int, a: Array, b: Array, p: Array, q: Array
+) -> None:
+    """Two activations in one pass over the weights."""
+    for c in range(columns):
+        r = rows[at + c]
+        if c > 0 and r == rows[at + c - 1]:
+            p[c] = p[c - 1]
+            q[c] = q[c - 1]
+            continue
+        w = signed[r]
+        s = np.int32(0)
+        t = np.int32(0)
+        for i in range(320):
+            v = np.int32(np.int16(w[i]))
+            s = np.int32(s + v * np.int32(a[i]))
+            t = np.int32(t + v * np.int32(b[i]))
+        p[c] = s
+        q[c] = t
+    for c in range(columns, 320):
+        p[c] = 0
+        q[c] = 0
+
+
+@jit
+def decode_half(low: Array, high: Array, bits: Array, values: Array) -> bool:
+    """uint16 bits and float32 values of 320 fp16 numbers; False if one is infinite or NaN."""
+    top = np.uint32(0)
+    for i in range(320):
+        h = np.uint32(low[i]) | (np.uint32(high[i]) << np.uint32(8))
+        magnitude = np.uint32(h & np.uint32(0x7FFF))
+        top = max(top, magnitude)
+        bits[i] = np.uint16(h)
+        u = np.uint32((np.uint32(h & np.uint32(0x8000)) << np.uint32(16))
+                      | (magnitude << np.uint32(13)))  # fmt: skip
+        values[i] = u.view(np.float32) * _SCALE
+    return bool(top < np.uint32(0x7C00))
+
+
+@jit_any_order
+def float_dot(w: Array, a: Array) -> Any:
+    """Sum of products and of their magnitudes in float64; each product is exact in fp32."""
+    s = 0.0
+    m = 0.0
+    for i in range(320):
+        p = np.float64(np.float32(w[i] * a[i]))
+        s += p
+        m += abs(p)
+    return s, m
+
+
+@jit
+def _fixed(h: int) -> int:
+    """An fp16 number (bits) in units of 2^-24."""
+    exponent = (h >> 10) & 31
+    fraction = h & 1023
+    value = fraction if exponent == 0 else (fraction | 1024) << (exponent - 1)
+    return -value if h & 0x8000 else value
+
+
+@jit
+def exact_dot(w: Array, a: Array) -> Any:
+    """The dot product of finite fp16 bits uint16 [320], exact, rounded once to fp32."""
+    high = np.int64(0)
+    middle = np.int64(0)
+    low = np.int64(0)
+    mask = np.int64((1 << 20) - 1)
+    for i in range(320):
+        x = _fixed(np.int64(w[i]))
+        y = _fixed(np.int64(a[i]))
+        xh = x >> 20
+        xl = x & mask
+        yh = y >> 20
+        yl = y & mask
+        high += xh * yh
+        middle += xh * yl + xl * yh
+        low += xl * yl
+    middle += low >> 20
+    low &= mask
+    high += middle >> 20
+    middle &= mask
+    negative = high < 0
+    if negative:  # negate the three digits
+        low = -low
+        middle = -middle + (low >> 20)
+        low &= mask
+        high = -high + (middle >> 20)
+        middle &= mask
+    rest = (middle << 20) | low
+    if high < 1 << 22:
+        value = np.float32((high << 40) | rest) * np.float32(2.0**-48)
+    else:
+        sticky = 1 if rest & ((1 << 28) - 1) else 0
+        value = np.float32((high << 12) | (rest >> 28) | sticky) * np.float32(2.0**-20)
+    return -value if negative else value
+
+
+@jit
+def dot_fp16(
+    rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, a_bits: Array,
+    a_values: Array, a_finite: bool, w_bits: Array, w_values: Array, p: Array,
+) -> None:
+    """p float32 [320]: fp16 columns (low and high byte rows) . a; columns beyond are zero."""
+    for c in range(columns):
+        low = weights[at_low + c]
+        high = weights[at_high + c]
+        if c > 0 and low == weights[at_low + c - 1] and high == weights[at_high + c - 1]:
+            p[c] = p[c - 1]
+            continue
+        finite = decode_half(rows8[low], rows8[high], w_bits, w_values)
+        if not finite or not a_finite:
+            p[c] = _NAN
+            continue
+        s, magnitude = float_dot(w_values, a_values)
+        error = magnitude * (512.0 * 2.0**-53)
+        first = np.float32(s - error)
+        if magnitude == 0.0:
+            p[c] = np.float32(0.0)
+        elif first == np.float32(s + error) and first != np.float32(0.0):
+            p[c] = first
+        else:
+            p[c] = exact_dot(w_bits, a_bits)
+    for c in range(columns, 320):
+        p[c] = np.float32(0.0) if a_finite else _NAN

@@ -1,0 +1,254 @@
+"""The reservation table: where a compiler puts instructions so that nothing collides.
+
+A :class:`Group` is a rigid bundle of blocks with cycles relative to its start.  A
+:class:`Schedule` places groups one after another, each at the earliest cycle, not before a given
+one, at which none of its resources is taken: queue issue slots, SRAM slice ports, stream
+diagonals (per hemisphere), plane buffers, installed planes, accumulators, held ALUs.
+
+It is deliberately stricter than the machine: a slice never reads and writes in one cycle whatever
+the banks, and a diagonal of a stream carries one value per hemisphere.  So a layer's schedule
+stays legal when its addresses are relocated.  It knows nothing of models or kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip import isa
+from chip.isa import Op
+from chip.program import BLOCK_DTYPE, BlockTable, Program, gang_skew
+
+_QUEUE = 0
+_STORE = 144  # MEM queues issue one read-like and one write-like instruction per cycle
+_ACC = _STORE + 88
+_STREAM = _ACC + 4  # 64 streams x (west, east) segment
+_PORT = _STREAM + 128
+_BUFFER = _PORT + 88
+_PLANE = _BUFFER + 4
+_ROWS = _PLANE + 4
+_MARGIN = 64  # diagonals of streams start before cycle 0
+
+_BIAS = 1 << 20  # group cycles may be negative; keys pack (row, cycle + bias)
+
+_MIDDLE = 22  # VXM centre: the border between the hemispheres' stream segments
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A base address that differs from layer to layer; blocks refer to symbol + offset."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Words on a tuple of MEM queues: byte plane i of word w is at (queues[i], address + w)."""
+
+    queues: tuple[int, ...]
+    address: int
+    symbol: Symbol | None = None
+
+    def at(self, offset: int) -> Place:
+        """The same place ``offset`` words further."""
+        return Place(self.queues, self.address + offset, self.symbol)
+
+    @property
+    def position(self) -> int:
+        """Stream position of the first byte plane."""
+        return isa.slice_position(self.queues[0])
+
+    @property
+    def inward(self) -> int:
+        """First stream code of the direction towards the VXM: 0 (east) or 32 (west)."""
+        return 0 if self.queues[0] < 44 else 32
+
+    @property
+    def outward(self) -> int:
+        """First stream code of the direction away from the VXM."""
+        return 32 - self.inward
+
+
+@dataclass
+class Group:
+    """Blocks with cycles relative to the group's start, and the resources they take."""
+
+    blocks: list[dict[str, int]] = field(default_factory=list)
+    symbols: list[Symbol | None] = field(default_factory=list)
+    gang_of: list[tuple[int, ...] | None] = field(default_factory=list)
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    cycles: list[NDArray[np.int64]] = field(default_factory=list)
+    held: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def _use(self, row: int, cycles: NDArray[np.int64]) -> None:
+        self.rows.append(np.full(cycles.shape, row, np.int64))
+        self.cycles.append(cycles)
+
+    def hold(self, row: int, first: int, last: int) -> None:
+        """Keep resource ``row`` to this group for first..last; the group itself may use it."""
+        if last >= first:
+            self.held.append((row, first, last))
+
+    def hold_alu(self, alu: int, first: int, last: int) -> None:
+        """Keep an ALU's queue to this group (its ``self`` operand must survive)."""
+        self.hold(isa.VXM_QUEUE + alu, first, last)
+
+    def hold_buffer(self, plane: int, first: int, last: int) -> None:
+        """Keep a plane's weight buffer."""
+        self.hold(_BUFFER + plane, first, last)
+
+    def hold_plane(self, plane: int, first: int, last: int) -> None:
+        """Keep a plane's installed weights (and its accumulators) to this group."""
+        self.hold(_PLANE + plane, first, last)
+
+    def emit(
+        self,
+        op: Op,
+        queue: int,
+        cycle: int,
+        *,
+        n: tuple[int, int] | int = 1,
+        dc: tuple[int, int] | int = 1,
+        da: tuple[int, int] | int = 0,
+        place: Place | None = None,
+        dsg: int = 0,
+        dcg: int = 0,
+        **columns: int,
+    ) -> None:
+        """Append one block; ``n``, ``dc``, ``da`` are a number or an (inner, outer) pair."""
+        n1, n2 = (n, 1) if isinstance(n, int) else n
+        dc1, dc2 = (dc, 0) if isinstance(dc, int) else dc
+        da1, da2 = (da, 0) if isinstance(da, int) else da
+        if n1 <= 0 or n2 <= 0:
+            return
+        block = {
+            "cycle": cycle, "queue": queue, "op": int(op), "n1": n1, "dc1": dc1, "da1": da1,
+            "n2": n2, "dc2": dc2, "da2": da2, "gang": -1, "dcg": dcg, "dsg": dsg,
+            "s0": -1, "s1": -1, "out": -1, **columns,
+        }  # fmt: skip
+        gang: tuple[int, ...] | None = None
+        symbol: Symbol | None = None
+        if place is not None:
+            block["a"] = block.get("a", 0) + place.address
+            block["queue"] = place.queues[0]
+            symbol = place.symbol
+            if len(place.queues) > 1:
+                gang = place.queues
+        self.blocks.append(block)
+        self.symbols.append(symbol)
+        self.gang_of.append(gang)
+        i1 = np.tile(np.arange(n1), n2)
+        i2 = np.repeat(np.arange(n2), n1)
+        at = cycle + i1 * dc1 + i2 * dc2
+        row = {Op.WRITE: _STORE, Op.SCATTER: _STORE, Op.ACC: _ACC}.get(op, _QUEUE)
+        if gang is not None:
+            stream = block["s0"] if op in (Op.WRITE, Op.SCATTER) else block["out"]
+            for g, (q, skew) in enumerate(zip(gang, gang_skew(gang, stream), strict=True)):
+                times = at + g * dcg + int(skew)
+                self._use(row + q, times)
+                self._use(_PORT + q, times)
+            return
+        queue = block["queue"]
+        self._use(_ACC + (queue - isa.MXM_QUEUE) // 2 if row == _ACC else row + queue, at)
+        if queue < isa.VXM_QUEUE:
+            self._use(_PORT + queue, at)
+
+    def drive(
+        self, stream: int, width: int, diagonals: NDArray[np.int64], start: int, end: int
+    ) -> None:
+        """Take ``width`` streams on these diagonals from position ``start`` to ``end``."""
+        low, high = min(start, end), max(start, end)
+        for s in range(stream, stream + width):
+            if low < _MIDDLE:
+                self._use(_STREAM + 2 * s, diagonals + _MARGIN)
+            if high >= _MIDDLE:
+                self._use(_STREAM + 2 * s + 1, diagonals + _MARGIN)
+
+    def span(self) -> int:
+        """Cycles from the group's start to its last dispatch."""
+        return max(int(c.max()) for c in self.cycles) + 1
+
+
+def _double(used: NDArray[np.int64]) -> str:
+    """The first resource row and cycle that a group takes twice."""
+    keys, counts = np.unique(used, return_counts=True)
+    first = int(keys[counts > 1][0])
+    return f"row {first >> 32}, cycle {(first & 0xFFFFFFFF) - _BIAS}"
+
+
+class Schedule:
+    """Placed blocks and the occupancy they cause."""
+
+    def __init__(self) -> None:
+        self._occupied = np.zeros((_ROWS, 16384), bool)
+        self._blocks: list[dict[str, int]] = []
+        self._symbols: list[Symbol | None] = []
+        self._gang_ids: dict[tuple[int, ...], int] = {}
+        self._tags = 0
+
+    def tag(self) -> int:
+        """A new name for a produced value."""
+        self._tags += 1
+        return self._tags
+
+    def place(self, group: Group, earliest: int) -> int:
+        """Put ``group`` at the first free cycle >= earliest and return that cycle."""
+        rows = np.concatenate(group.rows)
+        cycles = np.concatenate(group.cycles)
+        used = (rows << 32) + cycles + _BIAS
+        if len(np.unique(used)) != len(used):
+            raise ValueError("a group takes one resource twice: " + _double(used))
+        held = [(row << 32) + np.arange(a, b + 1) + _BIAS for row, a, b in group.held]
+        if held:
+            used = np.unique(np.concatenate([used, *held]))
+            rows, cycles = used >> 32, (used & 0xFFFFFFFF) - _BIAS
+        start = max(earliest, -int(cycles.min()))
+        last = int(cycles.max())
+        while True:
+            if start + last + 1 > self._occupied.shape[1]:
+                self._occupied = np.concatenate(
+                    [self._occupied, np.zeros_like(self._occupied)], axis=1
+                )
+            if not self._occupied[rows, cycles + start].any():
+                break
+            start += 1
+        self._occupied[rows, cycles + start] = True
+        for block, symbol, gang in zip(group.blocks, group.symbols, group.gang_of, strict=True):
+            placed = dict(block)
+            placed["cycle"] += start
+            if gang is not None:
+                placed["gang"] = self._gang_ids.setdefault(gang, len(self._gang_ids))
+            self._blocks.append(placed)
+            self._symbols.append(symbol)
+        return start
+
+    def blocks(self) -> tuple[BlockTable, list[Symbol | None], list[tuple[int, ...]]]:
+        """The placed blocks, the symbol of each block's address, and the gangs they name."""
+        table = np.zeros(len(self._blocks), BLOCK_DTYPE)
+        for i, block in enumerate(self._blocks):
+            for name, value in block.items():
+                table[i][name] = value
+        return table, self._symbols, list(self._gang_ids)
+
+
+def relocate(
+    table: BlockTable, symbols: list[Symbol | None], bases: dict[Symbol, int], shift_cycles: int
+) -> BlockTable:
+    """A copy of ``table`` moved in time with symbolic addresses resolved by ``bases``."""
+    moved = table.copy()
+    moved["cycle"] += shift_cycles
+    base = np.array([0 if s is None else bases[s] for s in symbols], np.int32)
+    moved["a"] += base
+    windowed = (table["op"] == Op.GATHER) | (table["op"] == Op.SCATTER)
+    moved["lo"][windowed] += base[windowed]
+    moved["hi"][windowed] += base[windowed]
+    return moved
+
+
+def program_of(tables: list[BlockTable], gangs: list[tuple[int, ...]], cycles: int) -> Program:
+    """A program from relocated tables, sorted by (cycle, queue)."""
+    table = np.concatenate(tables)
+    table = table[np.lexsort((table["op"], table["queue"], table["cycle"]))]
+    return Program(table, gangs, [], cycles)

@@ -1,0 +1,56 @@
+"""Link rings: one single-writer, single-reader ring per directed link of a node.
+
+The arrays may lie in shared memory.  The sender stores a vector and its meta data and then
+publishes the tail; the receiver consumes and then publishes the head.  Both counters count
+vectors since the rings were made; each has its own cache line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.isa import LANES
+
+TAIL, HEAD = 0, 8
+#: Columns of ``meta``.
+SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH = 0, 1, 2, 3
+
+
+class Rings:
+    """data uint8 [n, capacity, 320], meta int64 [n, capacity, 4], counts int64 [n, 16]."""
+
+    def __init__(
+        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint8]
+    ) -> None:
+        self.counts = counts
+        self.meta = meta
+        self.data = data
+
+    @staticmethod
+    def nbytes(n: int, capacity: int = 128) -> int:
+        """Bytes of shared memory that ``n`` rings of ``capacity`` vectors take."""
+        return n * (16 * 8 + capacity * (4 * 8 + LANES))
+
+    @classmethod
+    def allocate(cls, n: int, capacity: int = 128) -> Rings:
+        """Rings in this process's own memory."""
+        return cls.attach(bytearray(cls.nbytes(n, capacity)), n, capacity)
+
+    @classmethod
+    def attach(cls, buffer: Any, n: int, capacity: int = 128) -> Rings:
+        """Rings in a writable buffer (zeroed by whoever made it) shared with other processes."""
+        counts_end = n * 16 * 8
+        meta_end = counts_end + n * capacity * 4 * 8
+        raw = np.frombuffer(buffer, np.uint8, cls.nbytes(n, capacity))
+        return cls(
+            raw[:counts_end].view(np.int64).reshape(n, 16),
+            raw[counts_end:meta_end].view(np.int64).reshape(n, capacity, 4),
+            raw[meta_end:].reshape(n, capacity, LANES),
+        )
+
+    def clear(self) -> None:
+        """Forget every vector; only while no chip runs."""
+        self.counts[:] = 0

@@ -1,0 +1,265 @@
+"""Attention of one token: rope, append, scores, softmax and the weighted sum of values.
+
+Heads lie side by side on the lanes (docs/numerics.md).  The queries are installed as weights (one
+head's lanes in each column, so a score arrives broadcast on its head's lanes), the cached keys
+stream past as activations, and maximum, exponentials and sums run over time on the VXM.
+Positions are data: the append is a Scatter, the mask a Gather from a sliding table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.reservation import Place, Schedule
+from chip.spec import ChipSpec
+from chip.passes import Alu, Pass, Self, Stream
+
+_PAIR = 2  # scores run on the east plane pair
+_DISTRIBUTOR = isa.SXM_QUEUE + 8
+
+
+@dataclass(frozen=True)
+class AttentionPlaces:
+    """Words attention uses; fp32 places are quads, fp16 places pairs of slices.
+
+    cos, sin, head_masks, mask_table: west constants and inputs; kv_map, mask_map: MAP_PAIR words
+    with Scatter and Gather offsets; swap_map: one east slice; query_low/high: sixteen slices each;
+    scores, maxima, maximum, sums: west temporaries; rotated, outputs: east ones; keys, values:
+    (east pair) of each q tile, ``context_words`` long.
+    """
+
+    cos: Place
+    sin: Place
+    head_masks: Place
+    mask_table: Place
+    mask_words: int
+    kv_map: Place
+    mask_map: Place
+    swap_map: Place
+    query_low: Place
+    query_high: Place
+    scores: Place
+    maxima: Place
+    maximum: Place
+    sums: Place
+    rotated: Place
+    outputs: Place
+    keys: tuple[Place, ...]
+    values: tuple[Place, ...]
+    context_words: int
+
+
+def _swapped(p: Pass, spec: ChipSpec, x: Place, tiles: int, t: int, swap_map: Place) -> Stream:
+    """x with its half-head partners exchanged, arriving at the VXM from ``t`` on (SG4 W0)."""
+    sxm = t - 12 - spec.distribute_cycles
+    value = p.load(x, 0, sxm, _DISTRIBUTOR, n=tiles, da=1)
+    lanes = p.load(swap_map, 8, sxm, _DISTRIBUTOR, n=tiles, da=0)
+    tag = p.schedule.tag()
+    p.emit(Op.DISTRIBUTE, _DISTRIBUTOR, sxm, n=tiles, s0=0, w0=4, want0=value.tag, s1=8, w1=1,
+           want1=lanes.tag, out=32, wo=4, tag=tag)  # fmt: skip
+    p.drive(32, 4, sxm + spec.distribute_cycles + 36 + np.arange(tiles), 36, 24)
+    return Stream(32, 4, tag)
+
+
+def rope(
+    schedule: Schedule, spec: ChipSpec, x: Place, query_tiles: int, key_tiles: int, ready: int,
+    places: AttentionPlaces, keys: list[Place], scatter: bool,
+) -> tuple[int, int]:  # fmt: skip
+    """Rotate query tiles (to places.rotated, fp32) and key tiles (fp16, to ``keys``).
+
+    ``x``: adjacent fp32 words in the east, queries first.  With ``scatter`` a key goes to the
+    word its position names.  Returns when (rotated queries, keys) are readable.
+    """
+    p = Pass(schedule, spec)
+    t = 70
+    tiles = query_tiles + key_tiles
+    swapped = _swapped(p, spec, x, tiles, t, places.swap_map)
+    first_read = p.blocks[0]["cycle"]
+    value = p.load(x, 36, t, n=tiles, da=1)
+    cos = p.load(places.cos, 8, t, n=tiles, da=0)
+    sin = p.load(places.sin, 12, t, n=tiles, da=0)
+    a, _ = p.op(Op.MUL_F32, t, value, cos, n=tiles)
+    b, _ = p.op(Op.MUL_F32, t, swapped, sin, n=tiles)
+    add = p.pick(16)
+    _, out = p.op(Op.ADD_F32, t + 3, a, b, alu=add, n=query_tiles, out=16, reach=33)
+    rotated = p.keep(places.rotated, out, t + 3, n=query_tiles)
+    p.op(Op.ADD_F32, t + 3 + query_tiles, a, b, alu=add, n=key_tiles)
+    done = _append(p, Alu(add), t + 6 + query_tiles, keys, places, scatter)
+    start = schedule.place(p, ready - first_read)
+    return start + rotated, start + done
+
+
+def _append(
+    p: Pass, value: Alu | Stream, t: int, targets: list[Place], places: AttentionPlaces,
+    scatter: bool,
+) -> int:  # fmt: skip
+    """fp32 tiles, one per cycle from ``t``, as fp16 to the targets (Scatter or plain Write)."""
+    n = len(targets)
+    _, out = p.op(Op.CVT_F32_F16, t, value, n=n, out=20, width=2, reach=33)
+    done = 0
+    for i, target in enumerate(targets):
+        at = p.driven(t + i)
+        if not scatter:
+            done = p.store(target, out, at, 24)
+            continue
+        arrive = at + target.position - 24
+        offsets = p.load(places.kv_map, 24, arrive, target.queues[0])
+        done = p.store(target, out, at, 24, window=(0, places.context_words - 1),
+                       map_code=24, map_tag=offsets.tag)  # fmt: skip
+    return done
+
+
+def append_values(
+    schedule: Schedule, spec: ChipSpec, x: Place, ready: int, places: AttentionPlaces,
+    targets: list[Place], scatter: bool, fp16: bool = False,
+) -> int:  # fmt: skip
+    """fp32 tiles (or fp16 ones) from adjacent words ``x`` to the fp16 ``targets``."""
+    p = Pass(schedule, spec)
+    t = 40
+    value = p.load(x, 40, t, n=len(targets), da=1)
+    first_read = p.blocks[0]["cycle"]
+    source: Alu | Stream = value
+    if fp16:
+        source, _ = p.op(Op.CVT_F16_F32, t, value, n=len(targets))
+        t += 3
+    done = _append(p, source, t, targets, places, scatter)
+    return schedule.place(p, ready - first_read) + done
+
+
+def attend(
+    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
+    queries_ready: int, keys_ready: int, values_ready: int, places: AttentionPlaces,
+) -> int:  # fmt: skip
+    """Scores, softmax and weighted values of one tile of heads; returns when its output is ready."""
+    copied = _copy_queries(schedule, spec, tile, heads, queries_ready, places)
+    scored = _score(schedule, spec, tile, heads, head_lanes, context, copied, keys_ready, places)
+    p = Pass(schedule, spec)
+    t = 40
+    pair = p.load(places.maxima, 8, t, n=2, dc=3, da=1)
+    largest = p.pick(8, 40)
+    p.op(Op.MOV, t, pair, alu=largest)
+    _, out = p.op(Op.MAX_F32, t + 3, pair, Self(), alu=largest, out=40, reach=0)
+    p.hold_alu(largest, t + 1, t + 2)
+    p.keep(places.maximum, out, t + 3)
+    maximum_ready = schedule.place(p, scored - p.blocks[0]["cycle"]) + p.ready
+    summed = _weigh(schedule, spec, tile, context, max(maximum_ready, values_ready), places)
+    p = Pass(schedule, spec)
+    value = p.load(places.outputs, 44, t, n=3, dc=3, da=1)
+    weight = p.load(places.sums, 8, t, n=3, dc=3, da=1)
+    first_read = min(b["cycle"] for b in p.blocks)
+    total, norm = p.pick(44, 16), p.pick(8)
+    for stream, alu in ((value, total), (weight, norm)):
+        p.op(Op.MOV, t, stream, alu=alu)
+        p.op(Op.ADD_F32, t + 3, stream, Self(), alu=alu, n=2, dc=3)
+    root, _ = p.op(Op.RSQRT, t + 9, Alu(norm))
+    inverse, _ = p.op(Op.MUL_F32, t + 12, root, root)
+    _, out = p.op(Op.MUL_F32, t + 15, Self(), inverse, alu=total, out=16, reach=33)
+    p.hold_alu(total, t + 7, t + 14)
+    p.keep(places.outputs.at(3 + tile), out, t + 15)
+    return schedule.place(p, summed - first_read) + p.ready
+
+
+def _copy_queries(
+    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, ready: int, places: AttentionPlaces
+) -> int:
+    """Each head's rotated query, alone on its lanes, as fp16 bytes on sixteen slices per byte."""
+    p = Pass(schedule, spec)
+    t = 40
+    value = p.load(places.rotated.at(tile), 36, t, n=heads, da=0)
+    mask = p.load(places.head_masks, 8, t, n=heads, da=1)
+    first_read = p.blocks[0]["cycle"]
+    a, _ = p.op(Op.MUL_F32, t, value, mask, n=heads)
+    _, out = p.op(Op.CVT_F32_F16, t + 3, a, n=heads, out=16, width=2)
+    p.keep(places.query_low, out, t + 3, n=heads, copies=True)
+    p.keep(places.query_high, Stream(17, 1, out.tag), t + 3, n=heads, copies=True)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _score(
+    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
+    queries_ready: int, keys_ready: int, places: AttentionPlaces,
+) -> int:  # fmt: skip
+    """Masked scores of all positions to places.scores, their two running maxima to places.maxima."""
+    p = Pass(schedule, spec)
+    groups = heads * head_lanes // 16
+    per_head = head_lanes // 16
+    end = 40 + groups
+    first_query = 1 << 30
+    for half, place in enumerate((places.query_low, places.query_high)):
+        plane = _PAIR + half
+        queue = isa.MXM_QUEUE + 2 * plane
+        query = p.load(place, 16 * half, 40, queue, n=(per_head, heads), dc=(1, per_head),
+                       da=(0, 1))  # fmt: skip
+        first_query = min(first_query, p.blocks[-1]["cycle"])
+        p.emit(Op.LW, queue, 40, n=groups, da=1, a=0, s0=16 * half, w0=16, want0=query.tag)
+        p.emit(Op.IW, queue, end, a=groups)
+        p.hold_buffer(plane, 40, end + spec.mxm_reload_gap_cycles - 1)
+        p.hold_plane(plane, end, end + spec.mxm_install_cycles + 2 * context)
+    queue = isa.MXM_QUEUE + 2 * _PAIR + 1
+    meet = end + spec.mxm_install_cycles
+    key = p.load(places.keys[tile], 0, meet, queue, n=context, dc=2, da=1)
+    first_key = p.blocks[-1]["cycle"]
+    p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
+    p.hold(queue + 2, meet, meet + 2 * context - 1)
+    tag = schedule.tag()
+    p.emit(Op.ACC, queue, meet + spec.mxm_multiply_cycles, n=context, dc=2,
+           mode=int(AccMode.SET_EMIT), out=32, wo=4, tag=tag)  # fmt: skip
+    leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
+    p.drive(32, 4, leave + 45 + 2 * np.arange(context), 45, 24)
+    t = leave + 21
+    mask = _mask(p, spec, t, context, places)
+    a, out = p.op(Op.ADD_F32, t, Stream(32, 4, tag), mask, n=context, dc=2, out=36, reach=0)
+    p.keep(places.scores, out, t, n=context, dc=2)
+    _running(p, Op.MAX_F32, t + 3, a, context, 2, 2, places.maxima, 40, 0)
+    return schedule.place(p, max(queries_ready - first_query, keys_ready - first_key)) + p.ready
+
+
+def _mask(p: Pass, spec: ChipSpec, t: int, context: int, places: AttentionPlaces) -> Stream:
+    """The sliding mask table from the word the map names, one row per score, on E8..E11."""
+    table = places.mask_table
+    gather = t - spec.gather_cycles - abs(20 - table.position)
+    offset = p.load(places.mask_map, 20, gather, table.queues[0], n=context, dc=2, da=0)
+    tag = p.schedule.tag()
+    p.emit(Op.GATHER, 0, gather, n=context, dc=2, da=1, place=table, dsg=1, out=8, wo=1,
+           s1=20, w1=2, want1=offset.tag, tag=tag,
+           lo=table.address, hi=table.address + places.mask_words - 1)  # fmt: skip
+    p.drive(8, 4, t - 20 + 2 * np.arange(context), table.position, 20)
+    return Stream(8, 4, tag)
+
+
+def _running(
+    p: Pass, op: Op, t: int, x: Alu, n: int, dc: int, classes: int, target: Place, code: int,
+    reach: int,
+) -> None:  # fmt: skip
+    """Running ``op`` over n results of ``x``: ``classes`` interleaved totals go to ``target``."""
+    alu = p.pick(code)
+    p.op(Op.MOV, t, x, alu=alu, n=classes, dc=dc)
+    p.op(op, t + classes * dc, x, Self(), alu=alu, n=n - 2 * classes, dc=dc)
+    last = t + (n - classes) * dc
+    _, out = p.op(op, last, x, Self(), alu=alu, n=classes, dc=dc, out=code, reach=reach)
+    p.keep(target, out, last, n=classes, dc=dc)
+    p.hold_alu(alu, t, last + (classes - 1) * dc)
+
+
+def _weigh(
+    schedule: Schedule, spec: ChipSpec, tile: int, context: int, ready: int,
+    places: AttentionPlaces,
+) -> int:  # fmt: skip
+    """exp(score - maximum), its three interleaved sums, and those of its products with the values."""
+    p = Pass(schedule, spec)
+    t = 40
+    score = p.load(places.scores, 8, t, n=context, da=1)
+    maximum = p.load(places.maximum, 12, t, n=context, da=0)
+    value = p.load(places.values[tile], 40, t + 3, n=context, da=1)
+    first_read = min(b["cycle"] for b in p.blocks)
+    a, _ = p.op(Op.SUB_F32, t, score, maximum, n=context)
+    weight, _ = p.op(Op.EXP, t + 3, a, n=context)
+    wide, _ = p.op(Op.CVT_F16_F32, t + 3, value, n=context)
+    product, _ = p.op(Op.MUL_F32, t + 6, weight, wide, n=context)
+    _running(p, Op.ADD_F32, t + 6, weight, context, 1, 3, places.sums, 52, 0)
+    _running(p, Op.ADD_F32, t + 9, product, context, 1, 3, places.outputs, 16, 45)
+    return schedule.place(p, ready - first_read) + p.ready

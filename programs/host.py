@@ -1,0 +1,91 @@
+"""The host side of a compiled decoder: what is DMA'd in before a launch and read out after it.
+
+Inputs of a launch: the token's embedding on its lanes, the rope rows of its position, and the two
+maps that make the position data (the KV word to Scatter to, the window of the mask table).  Their
+cost follows the chip's PCIe model and is charged to virtual seconds, never to cycles per token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.engine import Chip
+from programs.artifact import Artifact
+from programs.checkpoint import load_checkpoint
+from programs.decoder import fp32_rows
+from programs.partition import Layout, PartitionedModel
+
+F32 = NDArray[np.float32]
+
+
+class Host:
+    """Feeds the chips of one artifact and reads their logits."""
+
+    def __init__(self, artifact: Artifact, model: PartitionedModel | None = None) -> None:
+        """``model``: the partitioned model, else it is read from the artifact's checkpoint."""
+        if model is None:
+            checkpoint = load_checkpoint(artifact.model["checkpoint"])
+            layout = Layout.of(checkpoint.config, artifact.chips)
+            model = PartitionedModel(checkpoint, layout, artifact.model["dtype"])
+        self.model = model
+        self.artifact = artifact
+        self.virtual_io_seconds = 0.0
+
+    def prepare(self, chip: Chip, token: int, position: int) -> None:
+        """Write the inputs of the launch for ``token`` at ``position`` into a chip's SRAM."""
+        inputs = self.artifact.bindings["inputs"]
+        context = int(self.artifact.bindings["context"])
+        cos, sin = self.model.rope_rows(position)
+        bytes_moved = 0
+        words = (("x", self.model.embedding(token)), ("cos", cos[None]), ("sin", sin[None]))
+        for name, values in words:
+            for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
+                chip.write_words(queue, address, plane)
+                bytes_moved += plane.size
+        for name, offset in (("kv_map", position), ("mask_map", context - 1 - position)):
+            for byte, (queue, address, _) in enumerate(inputs[name]):
+                row = np.full((1, 320), 0xFF, np.uint8)
+                row[0, ::16] = (offset >> (8 * byte)) & 0xFF
+                chip.write_words(queue, address, row)
+                bytes_moved += row.size
+        if chip.chip_id == 0:
+            self._charge(bytes_moved)
+
+    def read_logits(self, chip: Chip) -> F32:
+        """The chip's slice of the vocabulary, float32 [tokens it holds]."""
+        planes = [
+            chip.read_words(queue, address, words)
+            for queue, address, words in self.artifact.bindings["outputs"]["logits"]
+        ]
+        values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
+        layout = self.model.layout
+        axis = layout.vocab_axis(chip.chip_id)
+        if chip.chip_id == 0:
+            self._charge(4 * 320 * len(values))
+        return np.asarray(values[axis >= 0], np.float32)
+
+    def _charge(self, bytes_moved: int) -> None:
+        spec = self.artifact.spec
+        self.virtual_io_seconds += spec.pcie_latency_s + bytes_moved / spec.pcie_bytes_per_s
+
+    def entry(self, position: int, prefill: bool) -> str:
+        """The entry point for a token at ``position``; raises ValueError beyond the context."""
+        for bucket in self.artifact.bindings["buckets"]:
+            if position < bucket:
+                return f"{'prefill' if prefill else 'decode'}-{bucket}"
+        raise ValueError(
+            f"position {position}: the artifact was compiled for {self.artifact.bindings['context']} "
+            "positions; compile with a longer --context"
+        )
+
+
+def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:
+    """Greedy (temperature 0; lowest id among equals) or a seeded draw keyed by (seed, step)."""
+    if temperature <= 0.0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64) / temperature
+    weights = np.exp(scaled - scaled.max())
+    total = np.cumsum(weights / weights.sum())
+    draw = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), step])).random()
+    return int(min(np.searchsorted(total, draw, side="right"), len(logits) - 1))

@@ -1,0 +1,224 @@
+"""Matrix-vector products: weights stream through the planes, activations meet them in the gaps.
+
+One *round* runs up to four column blocks, one per plane (int8), or two, one per plane pair
+(fp16).  For every K tile a plane takes LW for m cycles on its sixteen streams, one IW, and the
+tile's activation vectors in the seven-cycle gap before the next LW: two int8 digits (hi, lo) three
+cycles apart, or one fp16 vector.  ACC adds the tiles; the last one emits.  The planes of a round run
+one cycle apart, so that one VXM chain serves all: (hi << 7) + lo, to fp32, times scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.reservation import Place, Schedule
+from chip.spec import ChipSpec
+from chip.passes import Alu, Operand, Pass, Repeat, Stream
+
+#: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).
+PLANE_ORDER = (2, 3, 0, 1)
+PAIR_ORDER = (2, 0)
+
+#: Stream codes of a round, by hemisphere (0 west, 1 east).
+_RESULT = (16, 48)  # accumulators to VXM: SG4 4, eastward from the west, westward from the east
+_SCALE = 20  # WEST_QUAD to VXM, eastward
+_DYNAMIC = 56  # KV_QUAD to VXM, westward
+_OUT = 28
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """16*groups output columns: words [k*groups + cycle] on the sixteen slices of a plane.
+
+    fp16: ``high`` holds the high bytes on the odd plane's slices, ``weights`` the low ones.
+    """
+
+    weights: Place
+    groups: int
+    plane: int
+    high: Place | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """K tiles as int8 digits or fp16 bytes, once for each hemisphere.
+
+    ``first`` and ``second`` are (west, east) places: digits hi and lo, or bytes low and high.
+    """
+
+    first: tuple[Place, Place]
+    second: tuple[Place, Place]
+
+
+def matmul_round(
+    schedule: Schedule,
+    spec: ChipSpec,
+    blocks: list[ColumnBlock],
+    k_tiles: int,
+    activations: Activations,
+    activations_ready: int,
+    scale: Place,
+    dynamic: Place | None,
+    targets: list[Place],
+) -> int:
+    """Schedule one int8 round; returns the cycle at which all results are readable.
+
+    scale: fp32 words in the order of ``blocks`` on WEST_QUAD; dynamic: one fp32 word on KV_QUAD;
+    targets: one fp32 word in the east per block.
+    """
+    p = Pass(schedule, spec)
+    widest = max(block.groups for block in blocks)
+    period = widest + spec.mxm_reload_gap_cycles
+    install = spec.mxm_install_cycles
+    through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
+    hops = 21
+    result_tags = (schedule.tag(), schedule.tag())
+    first_read = 1 << 30
+    for i, block in enumerate(blocks):
+        side = block.plane // 2
+        outward = 32 if side == 0 else 0
+        code = outward + 16 * (block.plane % 2)
+        queue = isa.MXM_QUEUE + 2 * block.plane
+        end = i + widest
+        weights = p.load(
+            block.weights, code, end - block.groups, queue,
+            n=(block.groups, k_tiles), dc=(1, period), da=(1, block.groups),
+        )  # fmt: skip
+        p.emit(Op.LW, queue, end - block.groups, n=(block.groups, k_tiles), dc=(1, period),
+               da=(1, 0), a=0, s0=code, w0=16, want0=weights.tag)  # fmt: skip
+        p.emit(Op.IW, queue, end, n=k_tiles, dc=period, a=block.groups)
+        last = end + (k_tiles - 1) * period
+        p.hold_buffer(block.plane, end - block.groups, last + spec.mxm_reload_gap_cycles - 1)
+        p.hold_plane(block.plane, end, last + install + 3)
+        tag = schedule.tag()
+        for digit, place in enumerate((activations.first[side], activations.second[side])):
+            p.load(place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1,
+                   tag=tag)  # fmt: skip
+            first_read = min(first_read, p.blocks[-1]["cycle"])
+        p.emit(Op.ABC, queue + 1, end + install, n=(2, k_tiles), dc=(3, period), s0=code, w0=1,
+               want0=tag)  # fmt: skip
+        acc = end + install + spec.mxm_multiply_cycles
+        _accumulate(p, queue + 1, acc, k_tiles, period, 2, _RESULT[side], result_tags[side], spec)
+    at = widest + install + (k_tiles - 1) * period + through + hops
+    value = _combine_digits(p, blocks, at, result_tags)
+    n = len(blocks)
+    a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n)
+    factor = p.load(scale, _SCALE, at + 9, n=n, da=1)
+    if dynamic is None:
+        a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT, reach=33)
+        when = at + 9
+    else:
+        a, _ = p.op(Op.MUL_F32, at + 9, a, factor, n=n)
+        s = p.load(dynamic, _DYNAMIC, at + 12, n=n)
+        a, out = p.op(Op.MUL_F32, at + 12, a, s, n=n, out=_OUT, reach=33)
+        when = at + 12
+    _store_words(p, targets, out, when)
+    start = schedule.place(p, activations_ready - first_read)
+    return start + p.ready
+
+
+def _accumulate(
+    p: Pass, queue: int, acc: int, k_tiles: int, period: int, vectors: int, out: int, tag: int,
+    spec: ChipSpec,
+) -> None:  # fmt: skip
+    """ACC blocks of one column block: SET the first tile, ADD the others, emit the last."""
+    last = acc + (k_tiles - 1) * period
+    if k_tiles > 1:
+        p.emit(Op.ACC, queue, acc, n=vectors, dc=3, da=1, mode=int(AccMode.SET))
+    if k_tiles > 2:
+        p.emit(Op.ACC, queue, acc + period, n=(vectors, k_tiles - 2), dc=(3, period), da=(1, 0),
+               mode=int(AccMode.ADD))  # fmt: skip
+    mode = AccMode.SET_EMIT if k_tiles == 1 else AccMode.ADD_EMIT
+    p.emit(Op.ACC, queue, last, n=vectors, dc=3, da=1, mode=int(mode), out=out, wo=4, tag=tag)
+    edge = isa.EAST_EDGE if out >= 32 else isa.WEST_EDGE
+    border = isa.sample_position(isa.VXM_QUEUE, out)
+    for v in range(vectors):
+        at = last + 3 * v + spec.mxm_accumulate_cycles
+        diagonal = np.array([isa.diagonal(out, edge, at)], np.int64)
+        p.drive(out, 4, diagonal, edge, border)
+
+
+def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
+    """(hi << 7) + lo for all planes of a round on one ALU pair; the sums leave at ``at`` + 3 + i."""
+    shift, add = p.pick(16), p.pick(16)
+    for side in (1, 0):
+        slots = [i for i, block in enumerate(blocks) if block.plane // 2 == side]
+        if slots:
+            digit = Stream(_RESULT[side], 4, tags[side])
+            p.op(Op.SHL, at + slots[0], digit, imm=7, alu=shift, n=len(slots))
+            p.op(Op.ADD_I32, at + 3 + slots[0], digit, Alu(shift), alu=add, n=len(slots))
+    return Alu(add)
+
+
+def _store_words(p: Pass, targets: list[Place], out: Stream, when: int, dc: int = 1) -> None:
+    """Write result i, driven ``dc`` * i later, to targets[i], in as few blocks as possible."""
+    i = 0
+    while i < len(targets):
+        n = 1
+        while i + n < len(targets) and targets[i + n] == targets[i].at(n):
+            n += 1
+        p.keep(targets[i], out, when + dc * i, n=n, dc=dc)
+        i += n
+
+
+def matmul16_round(
+    schedule: Schedule,
+    spec: ChipSpec,
+    blocks: list[ColumnBlock],
+    k_tiles: int,
+    activations: Activations,
+    activations_ready: int,
+    targets: list[Place],
+    to_fp16: bool = False,
+) -> int:
+    """Schedule one fp16 round on up to two plane pairs; returns when the results are readable.
+
+    targets: one word per block in the east, fp32, or fp16 (two slices) when ``to_fp16``.
+    """
+    p = Pass(schedule, spec)
+    widest = max(block.groups for block in blocks)
+    period = widest + spec.mxm_reload_gap_cycles
+    install = spec.mxm_install_cycles
+    result_tags = (schedule.tag(), schedule.tag())
+    first_read = 1 << 30
+    for i, block in enumerate(blocks):
+        side = block.plane // 2
+        outward = 32 if side == 0 else 0
+        queue = isa.MXM_QUEUE + 2 * block.plane
+        end = i + widest
+        assert block.high is not None
+        n: Repeat = (block.groups, k_tiles)
+        for half, place in enumerate((block.weights, block.high)):
+            code, lw_queue = outward + 16 * half, queue + 2 * half
+            weights = p.load(place, code, end - block.groups, lw_queue, n=n, dc=(1, period),
+                             da=(1, block.groups))  # fmt: skip
+            p.emit(Op.LW, lw_queue, end - block.groups, n=n, dc=(1, period), da=(1, 0), a=0,
+                   s0=code, w0=16, want0=weights.tag)  # fmt: skip
+            p.emit(Op.IW, lw_queue, end, n=k_tiles, dc=period, a=block.groups)
+            last = end + (k_tiles - 1) * period
+            plane = block.plane + half
+            p.hold_buffer(plane, end - block.groups, last + spec.mxm_reload_gap_cycles - 1)
+            p.hold_plane(plane, end, last + install + 1)
+        tag = schedule.tag()
+        for byte, place in enumerate((activations.first[side], activations.second[side])):
+            p.load(place, outward + byte, end + install, queue, n=k_tiles, dc=period, da=1, tag=tag)
+            first_read = min(first_read, p.blocks[-1]["cycle"])
+        p.emit(Op.ABC, queue + 1, end + install, n=k_tiles, dc=period, s0=outward, w0=2, want0=tag)
+        p.hold(queue + 3, end + install, end + install + (k_tiles - 1) * period + 1)
+        acc = end + install + spec.mxm_multiply_cycles
+        _accumulate(p, queue + 1, acc, k_tiles, period, 1, _RESULT[side], result_tags[side], spec)
+    through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
+    at = widest + install + (k_tiles - 1) * period + through + 21
+    op, width = (Op.CVT_F32_F16, 2) if to_fp16 else (Op.MOV, 4)
+    alu = p.pick(16, _OUT)
+    for i, block in enumerate(blocks):
+        side = block.plane // 2
+        value = Stream(_RESULT[side], 4, result_tags[side])
+        _, out = p.op(op, at + i, value, alu=alu, out=_OUT, width=width, reach=33)
+        p.keep(targets[i], out, at + i)
+    start = schedule.place(p, activations_ready - first_read)
+    return start + p.ready

@@ -1,0 +1,304 @@
+"""Partition and quantise: a checkpoint becomes the numbers each chip holds.
+
+Matrices are folded, quantised and placed on the lanes of `programs.layout.Layout` by the rules of
+``docs/numerics.md``, block by block, at most 320 columns at a time, so that building a chip needs
+little more memory than the chip's weights.
+
+This module knows where a number lies on a chip's lanes and what it is after folding and
+quantising.  It does not know memory slices, cycles or instructions, and it never runs the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from programs.checkpoint import Checkpoint, ModelConfig
+from programs.layout import LANES, Axis, Layout, PartitionError
+from programs.rope import inverse_frequencies, sin_cos
+
+__all__ = [
+    "ChipWeights",
+    "LayerWeights",
+    "Layout",
+    "Matrix",
+    "PartitionError",
+    "PartitionedModel",
+    "chip_weights",
+    "partition",
+    "random_chip_weights",
+]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+QUANT_RANGE = 16256
+"""A quantised activation is 128 hi + lo with |hi| <= 127: 128 * 127."""
+SLACK = 1.0 + 2.0**-7
+"""Room for the rounding of a sum of squares."""
+F16_MAX = 65504.0
+F16_ONE = np.uint16(0x3C00)
+
+
+@dataclass
+class Matrix:
+    """One weight matrix of one chip, as the chip multiplies by it."""
+
+    values: NDArray[Any]
+    """int8, or uint16 fp16 bits: [k_tiles, n_blocks, columns, 320]; zero on padding."""
+    scale: F32 | None
+    """float32 [n_blocks, 320], zero on padding; None in fp16."""
+
+
+@dataclass
+class LayerWeights:
+    """The seven matrices of one layer on one chip."""
+
+    q: Matrix
+    """x_tiles -> q_tiles blocks of q_width columns."""
+    k: Matrix
+    """x_tiles -> kv_tiles blocks of kv_width columns."""
+    v: Matrix
+    """As `k`."""
+    o: Matrix
+    """q_tiles -> x_tiles blocks of x_width columns."""
+    gate: Matrix
+    """x_tiles -> ffn_tiles blocks of ffn_width columns."""
+    up: Matrix
+    """As `gate`."""
+    down: Matrix
+    """ffn_tiles -> x_tiles blocks of x_width columns."""
+
+
+@dataclass
+class ChipWeights:
+    """All that one chip holds of a model."""
+
+    layers: list[LayerWeights]
+    head: Matrix
+    """x_tiles -> vocab_blocks blocks of vocab_width columns."""
+    replicate: NDArray[np.uint16] | None
+    """One-hot fp16 bits [q_tiles, kv_tiles, q_width, 320] (column: q lane, lane: kv lane)."""
+
+
+@dataclass
+class PartitionedModel:
+    """A model laid out on chips, with what the host contributes to every step."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    dtype: str
+    """``int8`` or ``fp16``."""
+    _built: dict[int, ChipWeights] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.checkpoint.config
+
+    @property
+    def chips(self) -> list[ChipWeights]:
+        """The weights of every chip, built at first use and kept."""
+        return [self.chip(number) for number in range(self.layout.tp)]
+
+    def chip(self, number: int) -> ChipWeights:
+        """Return the weights of one chip, built at first use and kept."""
+        if number not in self._built:
+            self._built[number] = chip_weights(self.checkpoint, self.layout, self.dtype, number)
+        return self._built[number]
+
+    @property
+    def inv_h(self) -> np.float32:
+        """fp32(1 / H)."""
+        return np.float32(1.0 / self.layout.hidden_size)
+
+    @property
+    def eps(self) -> np.float32:
+        """The norms' epsilon."""
+        return np.float32(self.config.eps)
+
+    @property
+    def quant_gain(self) -> np.float32:
+        """fp32(16256 / sqrt(H (1 + 2^-7)))."""
+        return np.float32(QUANT_RANGE / math.sqrt(self.layout.hidden_size * SLACK))
+
+    def embedding(self, token: int) -> F32:
+        """Return the embedding of `token` on its lanes, float32 [x_tiles, 320]."""
+        row = self.checkpoint.embedding_row(token)
+        axis = self.layout.x_axis()
+        return np.where(axis >= 0, row[np.maximum(axis, 0)], np.float32(0))
+
+    def rope_rows(self, position: int) -> tuple[F32, F32]:
+        """Return (cos, sin), float32 [320] in lane order, for a token at `position`.
+
+        Repeated for every head slot that fits a tile, zero on padding; the sine is negated on
+        the lanes of first halves.
+        """
+        layout = self.layout
+        sin, cos = sin_cos(np.float64(position) * self._frequencies)
+        cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+        for slot in range(LANES // layout.head_lanes):
+            lanes = slot * layout.head_lanes + layout.half_lanes
+            cos_row[lanes] = cos_row[lanes + 8] = cos.astype(np.float32)
+            sin_row[lanes + 8] = sin.astype(np.float32)
+            sin_row[lanes] = -sin_row[lanes + 8]
+        return cos_row, sin_row
+
+    @cached_property
+    def _frequencies(self) -> F64:
+        return inverse_frequencies(self.config)
+
+
+def partition(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:
+    """Lay `checkpoint` out on `tp` chips in number type `dtype` (int8 or fp16)."""
+    _check_dtype(dtype)
+    return PartitionedModel(checkpoint, Layout.of(checkpoint.config, tp), dtype)
+
+
+def chip_weights(checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int) -> ChipWeights:
+    """Build the weights of one chip, reading only its slices of the checkpoint."""
+    _check_dtype(dtype)
+    _check_chip(layout, chip)
+    x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+    ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    inner = 1.0 / math.sqrt(layout.head_dim)
+
+    def build(name: str, k_axis: Axis, n_axis: Axis, width: int, norm: str | None = None,
+              factor: float = 1.0) -> Matrix:  # fmt: skip
+        gain = None if norm is None else checkpoint.tensor(norm)
+        return _build(checkpoint, name, k_axis, n_axis, width, gain, factor, dtype)
+
+    layers = []
+    for number in range(layout.layers):
+        prefix = f"model.layers.{number}"
+        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        first, second = (
+            f"{prefix}.input_layernorm.weight",
+            f"{prefix}.post_attention_layernorm.weight",
+        )
+        layers.append(
+            LayerWeights(
+                q=build(f"{attention}.q_proj.weight", x, q, layout.q_width, first, inner),
+                k=build(f"{attention}.k_proj.weight", x, kv, layout.kv_width, first),
+                v=build(f"{attention}.v_proj.weight", x, kv, layout.kv_width, first),
+                o=build(f"{attention}.o_proj.weight", q, x, layout.x_width),
+                gate=build(f"{mlp}.gate_proj.weight", x, ffn, layout.ffn_width, second),
+                up=build(f"{mlp}.up_proj.weight", x, ffn, layout.ffn_width, second),
+                down=build(f"{mlp}.down_proj.weight", ffn, x, layout.x_width),
+            )
+        )
+    head = build(checkpoint.head_name, x, vocab, layout.vocab_width, "model.norm.weight")
+    return ChipWeights(layers, head, _one_hot(layout, chip))
+
+
+def _build(checkpoint: Checkpoint, name: str, k_axis: Axis, n_axis: Axis, width: int,
+           gain: F32 | None, factor: float, dtype: str) -> Matrix:  # fmt: skip
+    """Fold, quantise and place tensor `name` [N, K], one block of columns at a time.
+
+    `gain` [K] multiplies the K rows, `factor` everything; a normed matrix (one with a gain) also
+    gets the constant of its activations' quantisation in its scale.
+    """
+    k_tiles, n_blocks = len(k_axis), len(n_axis)
+    int8 = dtype == "int8"
+    values: NDArray[Any] = np.zeros(
+        (k_tiles, n_blocks, width, LANES), dtype=np.int8 if int8 else np.uint16
+    )
+    scales = np.zeros((n_blocks, LANES), dtype=np.float32)
+    tile, lane = np.nonzero(k_axis >= 0)
+    rows = k_axis[tile, lane]
+    constant = 1.0
+    if gain is not None:
+        constant = math.sqrt(len(gain) * SLACK) / QUANT_RANGE
+    for block in range(n_blocks):
+        column = np.flatnonzero(n_axis[block] >= 0)
+        if not len(column) or not len(rows):
+            continue
+        weights = checkpoint.block(name, n_axis[block, column], rows).astype(np.float64)
+        if gain is not None:
+            weights *= gain[rows].astype(np.float64)
+        if factor != 1.0:
+            weights *= factor
+        peak = np.abs(weights).max(axis=1)
+        if not np.isfinite(peak).all():
+            raise PartitionError(f"tensor {name!r} holds a NaN or infinity; fetch the model again")
+        if int8:
+            scale = peak / 127.0
+            divisor = np.where(scale > 0.0, scale, 1.0)
+            placed: NDArray[Any] = np.rint(weights / divisor[:, None]).astype(np.int8)
+            scales[block, column] = scale * constant
+        else:
+            placed = np.clip(weights, -F16_MAX, F16_MAX).astype(np.float16).view(np.uint16)
+        # separate index arrays put the lane axis first: [lanes used, columns used]
+        values[tile[:, None], block, column[None, :], lane[:, None]] = placed.T
+    return Matrix(values, scales if int8 else None)
+
+
+def _one_hot(layout: Layout, chip: int) -> NDArray[np.uint16] | None:
+    """Return the matrices that spread kv lanes to the lanes of their query heads, or None."""
+    if not layout.replicate:
+        return None
+    one_hot = np.zeros((layout.q_tiles, layout.kv_tiles, layout.q_width, LANES), dtype=np.uint16)
+    lanes = np.arange(layout.head_lanes)
+    for head, slot in enumerate(layout.kv_slots(chip)):
+        q_tile, q_slot = divmod(head, layout.heads_per_tile)
+        kv_tile, kv_slot = divmod(slot, layout.kv_heads_per_tile)
+        column, row = q_slot * layout.head_lanes + lanes, kv_slot * layout.head_lanes + lanes
+        one_hot[q_tile, kv_tile, column, row] = F16_ONE
+    return one_hot
+
+
+def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> ChipWeights:
+    """Return seeded random weights for one chip, made as integers: for benchmarks.
+
+    Magnitudes are those of a random model whose activations stay near 1; padding is zero.
+    """
+    _check_dtype(dtype)
+    _check_chip(layout, chip)
+    key = np.array([seed, chip], dtype=np.uint64)
+    random = np.random.Generator(np.random.Philox(key=key))
+    x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+    ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+
+    def draw(k_axis: Axis, n_axis: Axis, width: int, normed: bool = True) -> Matrix:
+        shape = (len(k_axis), len(n_axis), width, LANES)
+        used = (k_axis >= 0)[:, None, None, :] & (n_axis[:, :width] >= 0)[None, :, :, None]
+        raw = random.bytes(math.prod(shape) * (1 if dtype == "int8" else 2))
+        if dtype == "fp16":  # +-[2^-7, 2^-6): any sign and mantissa
+            bits = np.frombuffer(raw, np.uint16).reshape(shape) & np.uint16(0x83FF)
+            return Matrix(np.where(used, bits | np.uint16(0x2000), np.uint16(0)), None)
+        values = np.frombuffer(raw, np.int8).reshape(shape).copy()
+        np.maximum(values, np.int8(-127), out=values)
+        values *= used
+        scale = 1.0 / (74.0 * math.sqrt(max(1, int((k_axis >= 0).sum()))))
+        if normed:
+            scale *= math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+        return Matrix(values, np.where(n_axis >= 0, np.float32(scale), np.float32(0)))
+
+    layers = [
+        LayerWeights(
+            q=draw(x, q, layout.q_width),
+            k=draw(x, kv, layout.kv_width),
+            v=draw(x, kv, layout.kv_width),
+            o=draw(q, x, layout.x_width, normed=False),
+            gate=draw(x, ffn, layout.ffn_width),
+            up=draw(x, ffn, layout.ffn_width),
+            down=draw(ffn, x, layout.x_width, normed=False),
+        )
+        for _ in range(layout.layers)
+    ]
+    return ChipWeights(layers, draw(x, vocab, layout.vocab_width), _one_hot(layout, chip))
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("int8", "fp16"):
+        raise PartitionError(f"number type is {dtype!r}; it must be int8 or fp16")
+
+
+def _check_chip(layout: Layout, chip: int) -> None:
+    if not 0 <= chip < layout.tp:
+        raise PartitionError(f"chip is {chip}; this layout has chips 0..{layout.tp - 1}")

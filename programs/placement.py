@@ -1,0 +1,77 @@
+"""Where a chip's data lies: weight slices, data slices, temporary words.
+
+The SDK keeps some slices for the system (``ChipSpec.reserved_slices_*``).  Of the others, the
+seven or eight nearest the VXM of each hemisphere hold fp32 vectors and the KV cache; the next 32
+hold weights, sixteen for each plane.  Weights grow from word 0 up, temporaries from the top down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chip.isa import SLICES, WORDS_PER_SLICE
+from chip.reservation import Place, Symbol
+from chip.spec import ChipSpec
+from chip.passes import CompileError
+
+#: fp32 vectors lie on four slices of one MEM group, so their byte planes need no skew.
+WEST_QUAD = (0, 1, 2, 3)
+EAST_QUAD = (44, 45, 46, 47)
+KV_QUAD = (48, 49, 50, 51)
+MAP_PAIR = (4, 5)
+
+
+@dataclass
+class Placement:
+    """Word allocation of one chip (the same on every chip): bottom-up and top-down pointers."""
+
+    spec: ChipSpec
+    low: list[int] = field(default_factory=lambda: [0] * SLICES)
+    high: list[int] = field(default_factory=lambda: [WORDS_PER_SLICE] * SLICES)
+
+    def weight_slices(self, plane: int) -> tuple[int, ...]:
+        """The sixteen queues that feed ``plane`` (0, 1 west, 2, 3 east)."""
+        west = plane < 2
+        base = 0 if west else 44
+        reserved = self.spec.reserved_slices_west if west else self.spec.reserved_slices_east
+        usable = [base + s for s in range(44) if s not in reserved][-32:]
+        half = plane % 2
+        return tuple(usable[16 * half : 16 * half + 16])
+
+    def bottom(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
+        """``words`` words for keeping, at one address on all ``queues``."""
+        address = max(self.low[q] for q in queues)
+        half = WORDS_PER_SLICE // 2
+        if one_bank and address < half < address + words:
+            address = half
+        self._check(queues, address + words, min(self.high[q] for q in queues), words)
+        for q in queues:
+            self.low[q] = address + words
+        return Place(queues, address)
+
+    def top(self, queues: tuple[int, ...], words: int) -> Place:
+        """``words`` temporary words at one address on all ``queues``."""
+        address = min(self.high[q] for q in queues) - words
+        self._check(queues, max(self.low[q] for q in queues), address, words)
+        for q in queues:
+            self.high[q] = address
+        return Place(queues, address)
+
+    def _check(self, queues: tuple[int, ...], low: int, high: int, words: int) -> None:
+        if low > high:
+            over = (low - high) * 320 * len(queues)
+            raise CompileError(
+                f"the model does not fit: {over:,} bytes too many on slices {queues[0]}.."
+                f"{queues[-1]} of a chip (placing {words} words); use more chips, int8 weights "
+                "or a shorter context"
+            )
+
+    def used_bytes(self) -> int:
+        """SRAM bytes taken on the chip."""
+        used = (lo + WORDS_PER_SLICE - hi for lo, hi in zip(self.low, self.high, strict=True))
+        return 320 * sum(used)
+
+
+def symbolic(place: Place, symbol: Symbol) -> Place:
+    """``place`` with its address replaced by ``symbol`` + 0."""
+    return Place(place.queues, 0, symbol)

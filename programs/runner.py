@@ -1,0 +1,265 @@
+"""Runs a compiled decoder's chips in lockstep and generates tokens with them.
+
+``Runner`` steps any subset of an artifact's chips in this process; what it needs from whoever runs
+the other chips (waiting for them, a barrier, their logits) it asks of ``Peers``.  Without peers it
+runs all chips here, in one thread, so that a compiler engineer can step through it in a debugger:
+
+    result = generate(artifact, prompt=[1, 2, 3], max_new_tokens=8)
+
+Two independent ways to keep chips in step, which must give the same digest:
+
+- ``lookahead``: a chip runs until it lacks a vector; the schedule is the synchronisation.
+- ``barrier``: every chip runs the blocks that start in one window before any chip starts the next
+  window.  With L the cycles from Send to Receive, linked blocks span less than L/2 and a window is
+  L/2 long, so a vector received in a window was sent by a block of an earlier window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.engine import Chip, Status
+from chip.isa import LINKS
+from chip.loader import LinkedProgram, link
+from chip.ring import Rings
+from chip.spec import ChipSpec
+from programs.artifact import Artifact
+from programs.host import Host, pick_token
+
+LOOKAHEAD, BARRIER = "lookahead", "barrier"
+SYNC_MODES = (LOOKAHEAD, BARRIER)
+#: Barrier marks are ``launch * LAUNCH_MARK + window``, so they ascend over a whole generation.
+LAUNCH_MARK = 1 << 32
+
+Logits = NDArray[np.float32]
+
+
+class Stuck(Exception):
+    """No chip can continue: a schedule that waits for itself, named chip by chip."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What to generate: token ids of the prompt, how many new ones, how to choose them.
+
+    temperature 0 is greedy; otherwise tokens are drawn with a counter-based stream keyed by
+    (seed, step).  stop: token ids that end the generation early.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[int, ...] = ()
+    sync: str = LOOKAHEAD
+
+
+@dataclass
+class RunResult:
+    """What a runner hands back about its own chips.
+
+    entries: the entry point of each launch; decode: the launches that gave a token;
+    retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
+    """
+
+    tokens: list[int]
+    entries: list[str]
+    decode: list[int]
+    retired: dict[int, list[int]]
+    sums: dict[int, tuple[int, int]]
+    io_seconds: float
+
+
+class Peers(Protocol):
+    """The rest of the machine, as seen by one runner."""
+
+    def progressed(self) -> None:
+        """Some chip of the runner went on."""
+
+    def idle(self, chips: Sequence[Chip]) -> None:
+        """None of ``chips`` can go on until a vector comes from elsewhere: wait a moment."""
+
+    def gate(self, mark: int) -> None:
+        """Return when every runner has reached ``mark``; marks ascend."""
+
+    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
+        """Give the own chips' logits, get those of all chips in the order of chips."""
+
+    def report(self, cycle: int, tokens: Sequence[int]) -> None:
+        """Progress: virtual cycles since the first launch, all tokens so far."""
+
+
+class Alone:
+    """Peers of a runner that runs every chip itself."""
+
+    def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
+        self._on_token = on_token
+        self._told = 0
+
+    def progressed(self) -> None:
+        """Nothing to note."""
+
+    def idle(self, chips: Sequence[Chip]) -> None:
+        """Nobody else could help: the schedule is stuck."""
+        where = "; ".join(f"chip {c.chip_id} at cycle {c.clock}: {c.waiting}" for c in chips)
+        raise Stuck(f"no chip can continue ({where})")
+
+    def gate(self, mark: int) -> None:
+        """Everybody is here."""
+
+    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
+        """All logits are our own."""
+        return [own[number] for number in sorted(own)]
+
+    def report(self, cycle: int, tokens: Sequence[int]) -> None:
+        """Hand new tokens to the callback."""
+        if self._on_token is not None:
+            for token in tokens[self._told :]:
+                self._on_token(token)
+        self._told = len(tokens)
+
+
+def window_cycles(spec: ChipSpec) -> int:
+    """Length of a barrier window: half the cycles between a Send and its Receive."""
+    return spec.send_to_receive_cycles // 2
+
+
+def step_lookahead(chips: Sequence[Chip], rings: Rings, peers: Peers) -> None:
+    """Run begun ``chips`` to the end of the launch, each as far as its vectors allow."""
+    pending = list(chips)
+    while pending:
+        before = [chip.clock for chip in pending]
+        status = [chip.run(rings) for chip in pending]
+        moved = any(
+            s == Status.DONE or chip.clock != b
+            for s, chip, b in zip(status, pending, before, strict=True)
+        )
+        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
+        if moved:
+            peers.progressed()
+        elif pending:
+            peers.idle(pending)
+
+
+def step_windows(
+    chips: Sequence[Chip], rings: Rings, peers: Peers, window: int, launch: int
+) -> None:
+    """Run begun ``chips`` to the end of the launch in windows of ``window`` cycles."""
+    pending = list(chips)
+    number = 0
+    while pending:
+        peers.gate(launch * LAUNCH_MARK + number)
+        number += 1
+        status = [chip.run(rings, number * window) for chip in pending]
+        for chip, state in zip(pending, status, strict=True):
+            if state not in (Status.DONE, Status.WINDOW):
+                raise Stuck(
+                    f"chip {chip.chip_id} waits at cycle {chip.clock} inside the window that ends "
+                    f"at {number * window} ({chip.waiting}): a vector is later than its link allows"
+                )
+        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
+    peers.gate((launch + 1) * LAUNCH_MARK)
+
+
+def ring_numbers(cables: Sequence[Sequence[int]], chip: int) -> tuple[list[int], list[int]]:
+    """Ring numbers of a chip's 16 links, outgoing and incoming; -1 where no cable is.
+
+    Cable i, (a, link of a, b, link of b), uses ring 2i from a to b and ring 2i + 1 back.
+    """
+    tx, rx = [-1] * LINKS, [-1] * LINKS
+    for index, (a, link_a, b, link_b) in enumerate(cables):
+        if a == chip:
+            tx[link_a], rx[link_a] = 2 * index, 2 * index + 1
+        if b == chip:
+            tx[link_b], rx[link_b] = 2 * index + 1, 2 * index
+    return tx, rx
+
+
+class Runner:
+    """The chips ``numbers`` of an artifact, loaded and wired, with their host side."""
+
+    def __init__(
+        self, artifact: Artifact, numbers: Sequence[int], rings: Rings, peers: Peers
+    ) -> None:
+        self.artifact = artifact
+        self.host = Host(artifact)
+        self.rings = rings
+        self.peers = peers
+        self.chips: list[Chip] = []
+        self._linked: dict[tuple[str, int], LinkedProgram] = {}
+        for number in numbers:
+            chip = Chip(artifact.spec, number)
+            chip.wire(*ring_numbers(artifact.cables, number))
+            for place, address, rows in artifact.memory[number]:
+                chip.sram[place, address : address + len(rows)] = rows
+            self.chips.append(chip)
+
+    def linked(self, entry: str, chip: int) -> LinkedProgram:
+        """The executable form of a chip's program, made once for chips that share it."""
+        key = (entry, self.artifact.program_of_chip[chip])
+        if key not in self._linked:
+            self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+        return self._linked[key]
+
+    def launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
+        """Run one launch of all own chips; the cycle at which each retired."""
+        for chip in self.chips:
+            chip.begin(self.linked(entry, chip.chip_id), number)
+        if sync == BARRIER:
+            window = window_cycles(self.artifact.spec)
+            step_windows(self.chips, self.rings, self.peers, window, number)
+        else:
+            step_lookahead(self.chips, self.rings, self.peers)
+        return {chip.chip_id: chip.clock for chip in self.chips}
+
+    def generate(self, job: Generation) -> RunResult:
+        """Feed the prompt, then pick tokens until ``max_new_tokens`` or the stop token."""
+        result = RunResult([], [], [], {c.chip_id: [] for c in self.chips}, {}, 0.0)
+        reached = 0
+        last = len(job.prompt) - 1
+        for position in range(last + job.max_new_tokens):
+            prefill = position < last
+            token = job.prompt[position] if position <= last else result.tokens[-1]
+            for chip in self.chips:
+                self.host.prepare(chip, token, position)
+            entry = self.host.entry(position, prefill)
+            retired = self.launch(entry, position, job.sync)
+            for number, cycle in retired.items():
+                result.retired[number].append(cycle)
+            result.entries.append(entry)
+            reached += max(retired.values())
+            if not prefill:
+                result.decode.append(position)
+                result.tokens.append(self._pick(job, len(result.decode)))
+            self.peers.report(reached, result.tokens)
+            if result.tokens and result.tokens[-1] in job.stop:
+                break
+        for chip in self.chips:
+            low, high = (int(value) for value in chip.digest_sums)
+            result.sums[chip.chip_id] = (low, high)
+        result.io_seconds = self.host.virtual_io_seconds
+        return result
+
+    def _pick(self, job: Generation, step: int) -> int:
+        own = {chip.chip_id: self.host.read_logits(chip) for chip in self.chips}
+        logits = np.concatenate(self.peers.exchange(step, own))
+        return int(pick_token(logits, job.temperature, job.seed, step))
+
+
+def generate(
+    artifact: Artifact,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    sync: str = LOOKAHEAD,
+    on_token: Callable[[int], None] | None = None,
+) -> RunResult:
+    """Greedy generation with all chips in this thread."""
+    rings = Rings.allocate(2 * len(artifact.cables))
+    runner = Runner(artifact, range(artifact.chips), rings, Alone(on_token))
+    return runner.generate(Generation(tuple(prompt), max_new_tokens, sync=sync))

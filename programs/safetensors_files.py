@@ -1,0 +1,179 @@
+"""Tensors of safetensors files, read element by element on request.
+
+Headers are checked completely when a directory is opened; the files are then mapped, and only the
+rows and columns asked for are read and decoded to float32 (from fp16, bf16 or fp32).
+
+This module knows the file format, not what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "ITEM_BYTES",
+    "CheckpointError",
+    "FileSource",
+    "StoredTensor",
+    "TensorSource",
+    "find_tensors",
+    "read_json",
+]
+
+F32 = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+MAX_HEADER_BYTES = 100_000_000
+"""Largest accepted safetensors header, the limit of the format's own reader."""
+ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
+"""Bytes per element of the number types that can be read."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: what, where, and what would mend it, in one line."""
+
+
+class TensorSource(Protocol):
+    """Where tensors come from."""
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        """Return the rows and columns asked for (None: all) of tensor `name` as float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's bytes lie."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    """Offset of the first byte in the file."""
+    end: int
+
+
+class FileSource:
+    """Tensors in safetensors files, mapped at first use."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        self._tensors = tensors
+        self._maps: dict[Path, NDArray[np.uint8]] = {}
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        """Decode the elements asked for; see `TensorSource.read`."""
+        stored = self._tensors.get(name)
+        if stored is None:
+            raise CheckpointError(f"the checkpoint has no tensor {name!r}")
+        if stored.file not in self._maps:
+            try:
+                self._maps[stored.file] = np.memmap(stored.file, dtype=np.uint8, mode="r")
+            except (OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"{stored.file} can no longer be read ({error}); put the file back"
+                ) from error
+        raw = self._maps[stored.file][stored.begin : stored.end]
+        if len(raw) != stored.end - stored.begin:
+            raise CheckpointError(f"{stored.file} has shrunk since it was opened; open it again")
+        bits = raw.view(np.uint32 if stored.dtype == "F32" else np.uint16).reshape(stored.shape)
+        if rows is not None:
+            bits = bits[rows] if columns is None else bits[np.ix_(rows, columns)]
+        elif columns is not None:
+            bits = bits[:, columns]
+        return _decode(np.array(bits), stored.dtype)
+
+
+def _decode(bits: NDArray[Any], dtype: str) -> F32:
+    """Return stored bits (uint16 or uint32) of number type `dtype` as float32."""
+    if dtype == "F16":
+        return bits.view(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return bits.view(np.float32)
+
+
+def find_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of the directory's safetensors files by name."""
+    index = directory / "model.safetensors.index.json"
+    single = directory / "model.safetensors"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
+        ):
+            raise CheckpointError(f"{index}: weight_map is missing or no table of file names")
+        files = [directory / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{directory} has no *.safetensors file; convert the weights to safetensors"
+        )
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        tensors.update(_read_header(file))
+    return tensors
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """Return the tensors that the header of safetensors file `file` declares."""
+
+    def refuse(what: str) -> CheckpointError:
+        return CheckpointError(f"{file} is no complete safetensors file ({what}); fetch it again")
+
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            text = stream.read(min(length, MAX_HEADER_BYTES))
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise CheckpointError(
+            f"{str(file)!r} cannot be read ({error}); fetch the file or correct its permissions"
+        ) from error
+    if size < 8 or length > MAX_HEADER_BYTES or len(text) < length:
+        raise refuse(f"header of {length} bytes in a file of {size}")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refuse("its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise refuse("its header is no table")
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape = tuple(int(extent) for extent in entry["shape"])
+            begin, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+            dtype = str(entry["dtype"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise refuse(f"the entry of {name!r} is damaged") from error
+        if not 8 + length <= begin <= end <= size or min(shape, default=0) < 0:
+            raise refuse(f"tensor {name!r} lies outside the file")
+        if dtype in ITEM_BYTES and end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+            raise refuse(f"tensor {name!r} has the wrong number of bytes")
+        tensors[name] = StoredTensor(file, dtype, shape, begin, end)
+    return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`."""
+    try:
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}); correct its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON; fetch the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds no JSON object; fetch the file again")
+    return value
