@@ -241,7 +241,8 @@ def _running(
     p.op(op, t + classes * dc, x, Self(), alu=alu, n=n - 2 * classes, dc=dc)
     last = t + (n - classes) * dc
     _, out = p.op(op, last, x, Self(), alu=alu, n=classes, dc=dc, out=code, reach=reach)
-    p.keep(target, out, last, n=classes, dc=dc)
+    for i in range(classes):  # the word of a total is its class, whatever the context length
+        p.keep(target.at((n - classes + i) % classes), out, last + i * dc)
     p.hold_alu(alu, t, last + (classes - 1) * dc)
 
 

@@ -82,8 +82,8 @@ class _Multiplier:
         assert x.hi is not None and x.lo is not None and self._scale is not None
         sums = np.zeros((2, self._blocks * self._columns), dtype=np.int64)
         for tile, weights in enumerate(self._int8):
-            digits = np.stack([x.hi[tile, :width], x.lo[tile, :width]])
-            sums += (digits @ weights.T).astype(np.int64)
+            sums[0] += (weights @ x.hi[tile, :width]).astype(np.int64)
+            sums[1] += (weights @ x.lo[tile, :width]).astype(np.int64)
         value = ((sums[0] << 7) + sums[1]).astype(np.int32)  # 32 bits, as the chip's
         y[:, : self._columns] = value.astype(np.float32).reshape(self._blocks, self._columns)
         y = y * self._scale

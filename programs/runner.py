@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Status
-from chip.isa import LINKS
+from chip.isa import LINKS, queue_name
 from chip.loader import LinkedProgram, link
 from chip.ring import Rings
 from chip.spec import ChipSpec
@@ -81,8 +81,8 @@ class Peers(Protocol):
     def progressed(self) -> None:
         """Some chip of the runner went on."""
 
-    def idle(self, chips: Sequence[Chip]) -> None:
-        """None of ``chips`` can go on until a vector comes from elsewhere: wait a moment."""
+    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
+        """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment."""
 
     def gate(self, mark: int) -> None:
         """Return when every runner has reached ``mark``; marks ascend."""
@@ -100,14 +100,17 @@ class Alone:
     def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
         self._on_token = on_token
         self._told = 0
+        self._vectors = -1
 
     def progressed(self) -> None:
         """Nothing to note."""
 
-    def idle(self, chips: Sequence[Chip]) -> None:
-        """Nobody else could help: the schedule is stuck."""
-        where = "; ".join(f"chip {c.chip_id} at cycle {c.clock}: {c.waiting}" for c in chips)
-        raise Stuck(f"no chip can continue ({where})")
+    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
+        """Nobody else could help: without a vector moved since last time the chips are stuck."""
+        vectors = int(rings.counts.sum())
+        if vectors == self._vectors:
+            raise Stuck("no chip can continue: " + "; ".join(_wait_of(chip) for chip in chips))
+        self._vectors = vectors
 
     def gate(self, mark: int) -> None:
         """Everybody is here."""
@@ -122,6 +125,11 @@ class Alone:
             for token in tokens[self._told :]:
                 self._on_token(token)
         self._told = len(tokens)
+
+
+def _wait_of(chip: Chip) -> str:
+    queue, cycle = chip.waiting
+    return f"chip {chip.chip_id} waits on {queue_name(queue)} at cycle {cycle}"
 
 
 def window_cycles(spec: ChipSpec) -> int:
@@ -143,7 +151,7 @@ def step_lookahead(chips: Sequence[Chip], rings: Rings, peers: Peers) -> None:
         if moved:
             peers.progressed()
         elif pending:
-            peers.idle(pending)
+            peers.idle(pending, rings)
 
 
 def step_windows(
@@ -159,44 +167,50 @@ def step_windows(
         for chip, state in zip(pending, status, strict=True):
             if state not in (Status.DONE, Status.WINDOW):
                 raise Stuck(
-                    f"chip {chip.chip_id} waits at cycle {chip.clock} inside the window that ends "
-                    f"at {number * window} ({chip.waiting}): a vector is later than its link allows"
+                    f"{_wait_of(chip)} inside the window that ends at {number * window}: a vector "
+                    "is later than its link allows"
                 )
         pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
     peers.gate((launch + 1) * LAUNCH_MARK)
 
 
-def ring_numbers(cables: Sequence[Sequence[int]], chip: int) -> tuple[list[int], list[int]]:
-    """Ring numbers of a chip's 16 links, outgoing and incoming; -1 where no cable is.
+def wire(chip: Chip, cables: Sequence[tuple[int, int, int, int]]) -> None:
+    """Tell a chip the ring numbers of its links and who is at their other ends.
 
     Cable i, (a, link of a, b, link of b), uses ring 2i from a to b and ring 2i + 1 back.
     """
-    tx, rx = [-1] * LINKS, [-1] * LINKS
+    tx, rx, peers = [-1] * LINKS, [-1] * LINKS, [-1] * LINKS
     for index, (a, link_a, b, link_b) in enumerate(cables):
-        if a == chip:
-            tx[link_a], rx[link_a] = 2 * index, 2 * index + 1
-        if b == chip:
-            tx[link_b], rx[link_b] = 2 * index + 1, 2 * index
-    return tx, rx
+        if a == chip.chip_id:
+            tx[link_a], rx[link_a], peers[link_a] = 2 * index, 2 * index + 1, b
+        if b == chip.chip_id:
+            tx[link_b], rx[link_b], peers[link_b] = 2 * index + 1, 2 * index, a
+    chip.wire(tx, rx, peers)
 
 
 class Runner:
     """The chips ``numbers`` of an artifact, loaded and wired, with their host side."""
 
     def __init__(
-        self, artifact: Artifact, numbers: Sequence[int], rings: Rings, peers: Peers
+        self,
+        artifact: Artifact,
+        numbers: Sequence[int],
+        rings: Rings,
+        peers: Peers,
+        host: Host | None = None,
     ) -> None:
+        """``host``: needed to generate, not to launch an entry point as it is."""
         self.artifact = artifact
-        self.host = Host(artifact)
+        self._host = host
         self.rings = rings
         self.peers = peers
         self.chips: list[Chip] = []
         self._linked: dict[tuple[str, int], LinkedProgram] = {}
         for number in numbers:
             chip = Chip(artifact.spec, number)
-            chip.wire(*ring_numbers(artifact.cables, number))
+            wire(chip, artifact.cables)
             for place, address, rows in artifact.memory[number]:
-                chip.sram[place, address : address + len(rows)] = rows
+                chip.write_words(place, address, rows)
             self.chips.append(chip)
 
     def linked(self, entry: str, chip: int) -> LinkedProgram:
@@ -205,6 +219,13 @@ class Runner:
         if key not in self._linked:
             self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
         return self._linked[key]
+
+    @property
+    def host(self) -> Host:
+        """The host side; a runner made without one cannot generate."""
+        if self._host is None:
+            raise ValueError("this runner was made without a host side")
+        return self._host
 
     def launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
         """Run one launch of all own chips; the cycle at which each retired."""
@@ -215,11 +236,12 @@ class Runner:
             step_windows(self.chips, self.rings, self.peers, window, number)
         else:
             step_lookahead(self.chips, self.rings, self.peers)
-        return {chip.chip_id: chip.clock for chip in self.chips}
+        return {chip.chip_id: chip.retired_cycles for chip in self.chips}
 
     def generate(self, job: Generation) -> RunResult:
         """Feed the prompt, then pick tokens until ``max_new_tokens`` or the stop token."""
         result = RunResult([], [], [], {c.chip_id: [] for c in self.chips}, {}, 0.0)
+        io_before = self.host.virtual_io_seconds
         reached = 0
         last = len(job.prompt) - 1
         for position in range(last + job.max_new_tokens):
@@ -242,7 +264,7 @@ class Runner:
         for chip in self.chips:
             low, high = (int(value) for value in chip.digest_sums)
             result.sums[chip.chip_id] = (low, high)
-        result.io_seconds = self.host.virtual_io_seconds
+        result.io_seconds = self.host.virtual_io_seconds - io_before
         return result
 
     def _pick(self, job: Generation, step: int) -> int:
@@ -261,5 +283,6 @@ def generate(
 ) -> RunResult:
     """Greedy generation with all chips in this thread."""
     rings = Rings.allocate(2 * len(artifact.cables))
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(on_token))
+    peers = Alone(on_token)
+    runner = Runner(artifact, range(artifact.chips), rings, peers, Host(artifact))
     return runner.generate(Generation(tuple(prompt), max_new_tokens, sync=sync))
