@@ -128,7 +128,7 @@ def _check_overlap(c: Columns, activations: Ints, report: Report) -> None:
         cycles.append(c.cycle[wide] + later)
     row = np.concatenate(rows)
     keys = key(np.concatenate(planes), np.concatenate(cycles))
-    order = np.lexsort((c.cycle[row], keys))
+    order = np.lexsort((c.queue[row], c.cycle[row], keys))
     row, keys = row[order], keys[order]
     same = np.flatnonzero((keys[1:] == keys[:-1]) & (row[1:] != row[:-1]))
     report.against("mxm", row[same + 1], row[same],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -21,6 +22,28 @@ def jit_any_order(function: F) -> F:
     """As ``jit``, with float additions in any order: for sums whose error bound covers them all."""
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
     return cast(F, numba.njit(fastmath={"reassoc"}, **options)(function))
+
+
+def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
+    """Ask for the 320 bytes of rows[row] (2-D, byte elements) to be brought into the cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        zero = context.get_constant(numba.intp, 0)
+        start = cgutils.get_item_pointer(
+            context, builder, signature.args[0], view, [args[1], zero]
+        )
+        byte_pointer = ir.IntType(8).as_pointer()
+        start = builder.bitcast(start, byte_pointer)
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for offset in range(0, 320, 64):
+            line = builder.gep(start, [ir.Constant(ir.IntType(64), offset)])
+            builder.call(function, [line, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return numba.void(rows, numba.intp), generate
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -49,5 +72,6 @@ def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     return numba.int64(array, numba.intp), generate
 
 
+prefetch_row: Any = intrinsic(_prefetch_row)
 store_release: Any = intrinsic(_store_release)
 load_acquire: Any = intrinsic(_load_acquire)

@@ -65,7 +65,10 @@ class Chip:
 
     def _reserve(self, scratch_rows: int) -> None:
         """Rows: SRAM, scratch, and a last row of zeros for vectors without data or use."""
-        self._flat = np.zeros((SRAM_ROWS + scratch_rows + 1, LANES), np.uint8)
+        size = (SRAM_ROWS + scratch_rows + 1) * LANES
+        raw = np.zeros(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64  # rows on cache lines
+        self._flat = raw[start : start + size].reshape(-1, LANES)
 
     @property
     def sram(self) -> NDArray[np.uint8]:

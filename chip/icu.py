@@ -211,6 +211,8 @@ def describe(memory: InstructionMemory, queue: int) -> list[str]:
         elif word["op"] == REPEAT:
             lines.append(f"Repeat {word['a']}, {word['imm'] & 0xFFFF}")
         else:
-            fields = " ".join(f"{name}={word[name]}" for name in FIELDS[1:] if word[name])
+            fields = " ".join(
+                f"{name}={word[name]}" for name in FIELDS[1:] if word[name] not in (0, NONE)
+            )
             lines.append(f"{Op(word['op']).name} {fields}".rstrip())
     return lines

@@ -96,13 +96,14 @@ class _Scheduler:
         narrow = Place(s.narrow.queues, s.narrow.address)
         values = [narrow.at(kt + i) for i in range(kt)]
         ready_v = append_values(d, self.spec, v, ready_v, a, values, scatter=False)
-        done = []
+        done: list[int] = []
         for first, ready, targets in ((0, ready_k, a.keys), (kt, ready_v, a.values)):
             act = Activations(
                 (s.narrow_act.first[0], s.narrow_act.first[1].at(first)),
                 (s.narrow_act.second[0], s.narrow_act.second[1].at(first)),
             )
             spread = [s.results.at(i) for i in range(layout.q_tiles)]
+            ready = max([ready, *done])  # values take the words that keys have left
             for blocks, word in zip(s.replicate, spread, strict=True):
                 ready = matmul16_round(d, self.spec, blocks, kt, act, ready, [word])
             done.append(

@@ -30,7 +30,7 @@ _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 _WEST_2, _WEST_3, _WEST_4 = (8, 9, 10, 11), (12, 13, 14, 15), (17, 18, 19, 21)
 _EAST_2, _EAST_3 = (52, 53, 54, 55), (56, 57, 58, 59)
 _EAST_4, _EAST_5, _EAST_6 = (61, 62, 63, 65), (66, 67, 69, 70), (71, 73, 74, 75)
-_DIGITS = ((8, 9), (52, 53))  # activation slices: west, east
+_DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
 
 
 @dataclass

@@ -308,8 +308,8 @@ def _square_sum(x: F32) -> np.float32:
 
 def _quantise(x: F32, inv: np.float32, scale: np.float32 | None) -> _Activation:
     """Return the two int8 digits of `x` inv, a number of up to 15 bits."""
-    q = numerics.to_i32(x * inv).astype(np.int64)
-    high = (q + 64) >> 7
+    q = numerics.to_i32(x * inv)
+    high = (q + np.int32(64)) >> 7
     hi, lo = (np.clip(digit, -128, 127).astype(np.float32) for digit in (high, q - (high << 7)))
     return _Activation(hi=hi, lo=lo, scale=scale)
 

@@ -39,7 +39,7 @@ LAUNCH_MARK = 1 << 32
 Logits = NDArray[np.float32]
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """No chip can continue: a schedule that waits for itself, named chip by chip."""
 
 
@@ -109,7 +109,7 @@ class Alone:
         """Nobody else could help: without a vector moved since last time the chips are stuck."""
         vectors = int(rings.counts.sum())
         if vectors == self._vectors:
-            raise Stuck("no chip can continue: " + "; ".join(_wait_of(chip) for chip in chips))
+            raise StuckError("no chip can continue: " + "; ".join(_wait_of(chip) for chip in chips))
         self._vectors = vectors
 
     def gate(self, mark: int) -> None:
@@ -166,7 +166,7 @@ def step_windows(
         status = [chip.run(rings, number * window) for chip in pending]
         for chip, state in zip(pending, status, strict=True):
             if state not in (Status.DONE, Status.WINDOW):
-                raise Stuck(
+                raise StuckError(
                     f"{_wait_of(chip)} inside the window that ends at {number * window}: a vector "
                     "is later than its link allows"
                 )

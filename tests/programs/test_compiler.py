@@ -1,0 +1,94 @@
+"""Compiled decoders against the golden model: every logit, bit for bit."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from chip.checker import check, check_links
+from chip.passes import CompileError
+from chip.ring import Rings
+from chip.spec import ChipSpec
+from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
+from programs.compiler import compile_decoder
+from programs.golden import GoldenDecoder
+from programs.host import Host
+from programs.partition import partition
+from programs.runner import LOOKAHEAD, Alone, Runner
+
+STEPS = 32
+PROMPT = "def main("
+
+
+def _shipped(name: str) -> Checkpoint:
+    return load_checkpoint(str(files("programs") / "checkpoints" / name))
+
+
+def _awkward(number: int) -> Checkpoint:
+    """Hidden sizes that are no multiple of 320, 1 and 3 KV heads, odd vocabularies."""
+    shapes = (
+        dict(hidden_size=100, layers=2, heads=5, kv_heads=1, head_dim=20, ffn=210, vocab=331),
+        dict(hidden_size=344, layers=2, heads=6, kv_heads=3, head_dim=40, ffn=333, vocab=997),
+        dict(hidden_size=656, layers=1, heads=9, kv_heads=3, head_dim=72, ffn=1000, vocab=513),
+    )
+    rest = dict(eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=number == 0, max_position=128)
+    return random_checkpoint(ModelConfig(**shapes[number], **rest), seed=number)  # type: ignore[arg-type]
+
+
+def _compare(checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], steps: int) -> None:
+    """Run prompt and ``steps`` greedy tokens; every launch's logits and cycles must agree."""
+    model = partition(checkpoint, tp, dtype)
+    spec = ChipSpec()
+    artifact = compile_decoder(model, spec, 64)
+    for entry, programs in artifact.programs.items():
+        assert [str(f) for f in check(programs[0], spec)] == [], entry
+        assert check_links([programs[0]] * tp, artifact.cables, spec) == []
+    runner = Runner(
+        artifact, range(tp), Rings.allocate(max(1, 2 * len(artifact.cables))), Alone(),
+        Host(artifact, model),
+    )  # fmt: skip
+    golden = GoldenDecoder(model)
+    tokens = list(prompt)
+    for position in range(len(prompt) + steps - 1):
+        prefill = position < len(prompt) - 1
+        entry = runner.host.entry(position, prefill)
+        for chip in runner.chips:
+            runner.host.prepare(chip, tokens[position], position)
+        retired = runner.launch(entry, position, LOOKAHEAD)
+        assert set(retired.values()) == {artifact.predicted_cycles[entry]}
+        wanted = golden.step(tokens[position], position, 64)
+        if prefill:
+            continue
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        wrong = np.flatnonzero(logits.view(np.uint32) != wanted.view(np.uint32))
+        assert wrong.size == 0, f"position {position}: {wrong.size} logits differ, first {wrong[0]}"
+        if position + 1 == len(tokens):
+            tokens.append(int(np.argmax(wanted)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+@pytest.mark.parametrize("name", ["target", "draft"])
+def test_shipped_logits_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
+    checkpoint = _shipped(name)
+    prompt = checkpoint.tokenizer.encode(PROMPT).ids
+    _compare(checkpoint, tp, dtype, prompt, STEPS)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_awkward_logits_equal_the_golden_model(number: int, tp: int, dtype: str) -> None:
+    _compare(_awkward(number), tp, dtype, [3, 141, 59, 26, 5], STEPS)
+
+
+def test_a_model_too_large_says_by_how_much() -> None:
+    shape = ModelConfig(
+        hidden_size=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000,
+        eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=False, max_position=128,
+    )  # fmt: skip
+    model = partition(random_checkpoint(shape, seed=0), 8, "int8")
+    with pytest.raises(CompileError, match=r"does not fit: [\d,]+ bytes too many"):
+        compile_decoder(model, ChipSpec(), 64, weights=False)
