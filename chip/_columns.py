@@ -33,6 +33,9 @@ ERROR, WARNING = "error", "warning"
 #: Findings kept per rule and call; the rest are dropped.
 FINDINGS_PER_RULE = 100
 
+#: More single instructions than any launch has; beyond it a repeat count is a mistake.
+MAX_INSTRUCTIONS = 1 << 27
+
 _OP_NAMES = {int(op): op.name for op in Op}
 
 
@@ -136,12 +139,19 @@ def expand_columns(program: Program) -> Columns:
     sizes = np.array([len(g) for g in program.gangs] or [0], np.int64)
     known = gang < len(program.gangs)
     members = np.where((gang >= 0) & known, sizes[np.clip(gang, 0, len(sizes) - 1)], 1)
+    known &= gang >= -1
     sound = (n1 >= 1) & (n2 >= 1) & known & (members >= 1)
+    size = np.where(sound, n1.astype(np.float64) * n2 * members, 0.0)
+    over = size > MAX_INSTRUCTIONS
+    over |= np.cumsum(np.where(over, 0, size)) > MAX_INSTRUCTIONS
+    bad += [(int(i), f"the program has more than {MAX_INSTRUCTIONS} instructions with this block")
+            for i in np.flatnonzero(over & sound)[:1]]  # fmt: skip
     for index in np.flatnonzero(~sound):
         what = f"gang {gang[index]} does not exist or is empty"
         if n1[index] < 1 or n2[index] < 1:
             what = f"repeat counts {n1[index]} x {n2[index]} hold no element"
         bad.append((int(index), what))
+    sound &= ~over
     first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
     flat_rows = [q for g in program.gangs for q in g]
     flat = np.array(flat_rows or [0], np.int64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, load_acquire, store_release
+from chip._jit import jit, load_acquire, row_of, store_release
 from chip._mxm import decode_half, dot_fp16, dot_int8, dot_int8_pair, widen_int8
 from chip._vxm import canonical, decode_bytes, encode_byte, vxm
 from chip.digest import KEY_A, KEY_B
@@ -61,11 +61,18 @@ def checksum(words: Array) -> Any:
 
 
 @jit
+def copy(source: Array, target: Array) -> None:
+    """target[:] = source."""
+    for i in range(source.shape[0]):
+        target[i] = source[i]
+
+
+@jit
 def encode(rows: Array, word: Array, arguments: Array, at: int, count: int) -> None:
     """The wanted bytes of a 32-bit row into their byte rows."""
     for j in range(count):
         if arguments[at + j] >= 0:
-            encode_byte(word, 8 * j, rows[arguments[at + j]])
+            encode_byte(word, 8 * j, row_of(rows, arguments[at + j]))
 
 
 @jit
@@ -109,17 +116,20 @@ def run_acc(
     columns = 16 * arguments[at + 3]
     done = 1
     if number_type == 1:
-        widen_int8(signed[arguments[at + 6]], activations[0])
+        widen_int8(row_of(signed, arguments[at + 6]), row_of(activations, 0))
         after = at + stride
         if left > 1 and arguments[after + 2] == 1 and arguments[after + 4] == arguments[at + 4]:
-            widen_int8(signed[arguments[after + 6]], activations[1])
+            widen_int8(row_of(signed, arguments[after + 6]), row_of(activations, 1))
             dot_int8_pair(
-                signed, weights, arguments[at + 4], columns, activations[0], activations[1],
-                scratch_i[0], scratch_i[1],
+                signed, weights, arguments[at + 4], columns, row_of(activations, 0),
+                row_of(activations, 1), row_of(scratch_i, 0), row_of(scratch_i, 1),
             )  # fmt: skip
             done = 2
         else:
-            dot_int8(signed, weights, arguments[at + 4], columns, activations[0], scratch_i[0])
+            dot_int8(
+                signed, weights, arguments[at + 4], columns, row_of(activations, 0),
+                row_of(scratch_i, 0),
+            )  # fmt: skip
     else:
         low = rows[arguments[at + 6]]
         high = rows[arguments[at + 7]]
@@ -133,10 +143,12 @@ def run_acc(
         plane = arguments[at + 13]
         row = accumulators[plane, arguments[at + 1]]
         row_f = accumulators_f[plane, arguments[at + 1]]
-        accumulate(mode, number_type, row, row_f, scratch_u[k], scratch_f[k])
+        accumulate(
+            mode, number_type, row, row_f, row_of(scratch_u, k), row_of(scratch_f, k)
+        )
         if mode >= 2:
             if arguments[at + 8] >= 0:
-                words[arguments[at + 8]][:] = row
+                copy(row, row_of(words, arguments[at + 8]))
             encode(rows, row, arguments, at + 9, 4)
         at += stride
     return done
@@ -199,12 +211,12 @@ def operand(
 ) -> int:
     """The 32-bit row of a VXM operand: a result, the immediate's row 2, or decoded bytes."""
     if arguments[at + 1] == -2:
-        return arguments[at]
+        return int(arguments[at])
     if arguments[at] < 0:
         return 2
     decode_bytes(
         rows, arguments[at], arguments[at + 1], arguments[at + 2], arguments[at + 3],
-        words[temporary],
+        row_of(words, temporary),
     )  # fmt: skip
     return temporary
 
@@ -304,10 +316,10 @@ def execute(
             for k in range(elements):
                 at = first + k * stride
                 word = arguments[at + 1]
-                rows[word][:] = rows[arguments[at]]
-                mix(sums, quads[word], base, arguments[at + 2], op, word >> 13, word & 8191)
+                copy(row_of(quads, arguments[at]), row_of(quads, word))
+                mix(sums, row_of(quads, word), base, arguments[at + 2], op, word >> 13, word & 8191)
         elif op >= 64 and op < 128:
-            fill = words[2]
+            fill = row_of(words, 2)
             fill[:] = np.uint32(imm & 0xFFFFFFFF)
             for k in range(elements):
                 at = first + k * stride
@@ -323,11 +335,12 @@ def execute(
                 y = operand(arguments, at + 4, 1, rows, words)
                 z = arguments[at + 8] if arguments[at + 8] >= 0 else 3
                 vxm(
-                    op, words[x], words[y], words[z], words_f[x], words_f[y], words_f[z],
-                    words_i[x], words_i[y], words_i[z],
+                    op, row_of(words, x), row_of(words, y), row_of(words, z),
+                    row_of(words_f, x), row_of(words_f, y), row_of(words_f, z),
+                    row_of(words_i, x), row_of(words_i, y), row_of(words_i, z),
                 )  # fmt: skip
                 if coded:
-                    encode(rows, words[z], arguments, at + 9, 4)
+                    encode(rows, row_of(words, z), arguments, at + 9, 4)
         elif op == 131:
             while k < elements:
                 k += run_acc(
@@ -339,7 +352,7 @@ def execute(
             for k in range(elements):
                 at = first + k * stride
                 if arguments[at + 1] >= 0:
-                    rows[arguments[at + 1]][:] = rows[arguments[at]]
+                    copy(row_of(quads, arguments[at]), row_of(quads, arguments[at + 1]))
         elif op == 34 or op == 35:
             for k in range(elements):
                 at = first + k * stride

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, jit_any_order, prefetch_row
+from chip._jit import jit, jit_any_order, prefetch_row, row_of
 
 Array = NDArray[Any]
 _NAN = np.uint32(0x7FC00000).view(np.float32)
@@ -36,7 +36,7 @@ def dot_int8(signed: Array, rows: Array, at: int, columns: int, a: Array, p: Arr
             p[c] = p[c - 1]
             continue
         prefetch_row(signed, np.int64(rows[min(at + c + _AHEAD, last)]))
-        w = signed[r]
+        w = row_of(signed, r)
         s = np.int32(0)
         for i in range(320):
             s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
@@ -58,7 +58,7 @@ def dot_int8_pair(
             q[c] = q[c - 1]
             continue
         prefetch_row(signed, np.int64(rows[min(at + c + _AHEAD, last)]))
-        w = signed[r]
+        w = row_of(signed, r)
         s = np.int32(0)
         for i in range(320):
             s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
@@ -100,7 +100,7 @@ def float_dot(w: Array, a: Array) -> Any:
 
 
 @jit
-def _fixed(h: int) -> int:
+def _fixed(h: Any) -> Any:
     """An fp16 number (bits) in units of 2^-24."""
     exponent = (h >> 10) & 31
     fraction = h & 1023
@@ -157,7 +157,7 @@ def dot_fp16(
         if c > 0 and low == weights[at_low + c - 1] and high == weights[at_high + c - 1]:
             p[c] = p[c - 1]
             continue
-        finite = decode_half(rows8[low], rows8[high], w_bits, w_values)
+        finite = decode_half(row_of(rows8, low), row_of(rows8, high), w_bits, w_values)
         if not finite or not a_finite:
             p[c] = _NAN
             continue

@@ -1,8 +1,7 @@
 """Static resolution: which element produced every byte an element consumes, in true time order.
 
-Compiled passes over a program's elements (single instructions).  They know the machine's timing
-rules and the columns of a block table turned into an int64 matrix; they know nothing of
-execution.  A source is ``16 * element + byte`` of the producing element.
+A compiled pass over a program's elements.  It knows the machine's timing rules; it knows nothing
+of execution.  A source is ``16 * element + byte`` of the producing element.
 """
 
 from __future__ import annotations
@@ -12,132 +11,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip._elements import (
+    ABC,
+    ACC,
+    BANK,
+    DRIVER,
+    GATHER,
+    HI,
+    IN_FLIGHT,
+    IW,
+    LATENCY,
+    LINK,
+    LO,
+    LW,
+    MISSING,
+    MODE,
+    MXM,
+    N_IN0,
+    N_IN1,
+    N_OUT,
+    NEVER,
+    NOTIFY,
+    OP,
+    QUEUE_FAULT,
+    READ,
+    RECEIVE,
+    S0,
+    S1,
+    SCATTER,
+    SEND,
+    SYNC,
+    SYNC_FAULT,
+    T_ALU,
+    T_GAP,
+    T_INSTALL,
+    T_MULTIPLY,
+    T_NOTIFY,
+    T_SPACING,
+    T_WRITE,
+    TAG,
+    W0,
+    WANT,
+    WANT0,
+    WANT1,
+    WRITE,
+    push,
+    time_order,
+)
 from chip._jit import jit
 
 Array = NDArray[Any]
-
-# Columns of the block matrix: the fields of BLOCK_DTYPE in order, then what the loader adds.
-CYCLE, QUEUE, OP, N1, DC1, DA1, N2, DC2, DA2, GANG, DCG, DSG, A = range(13)
-S0, S1, OUT, W0, W1, WO, MODE, IMM, LO, HI, TAG, WANT0, WANT1 = range(13, 26)
-N_IN0, N_IN1, N_OUT, LATENCY, SLOT_BASE, UNGANGED, COLUMNS = range(26, 33)
-
-# Fault numbers: indices into chip.faults.CODES.
-QUEUE_FAULT, BANK, IN_FLIGHT, BOUNDS, ALIGN, DRIVER, MISSING, WANT, ALU, MXM = range(10)
-SXM, LINK, SYNC_FAULT, OFFSET = range(10, 14)
-
-# Timing vector handed to the passes.
-T_WRITE, T_ALU, T_INSTALL, T_GAP, T_MULTIPLY, T_NOTIFY, T_SPACING = range(7)
-
-SYNC, NOTIFY = 1, 2
-READ, WRITE, GATHER, SCATTER = 32, 33, 34, 35
-LW, IW, ABC, ACC = 128, 129, 130, 131
-SEND, RECEIVE = 192, 193
-NEVER = -(1 << 60)
-
-
-@jit
-def expand(blocks: Array, gangs: Array, gang_start: Array, skews: Array, total: int) -> Any:
-    """Elements of all blocks, unit by unit, each unit in time order.
-
-    A unit is a block, or one member of a gang that had to be taken apart.  Returns element
-    columns int64 [total] (block, cycle, queue, a, stream) and units int64 [units, 4]
-    (first element, rows, gang size, block).
-    """
-    block_of = np.empty(total, np.int64)
-    cycle_of = np.empty(total, np.int64)
-    queue_of = np.empty(total, np.int64)
-    a_of = np.empty(total, np.int64)
-    stream_of = np.empty(total, np.int64)
-    unit_count = 0
-    for b in range(blocks.shape[0]):
-        gang = blocks[b, GANG]
-        size = gang_start[gang + 1] - gang_start[gang] if gang >= 0 else 1
-        unit_count += size if blocks[b, UNGANGED] else 1
-    units = np.empty((unit_count, 4), np.int64)
-    e = 0
-    u = 0
-    for b in range(blocks.shape[0]):
-        n = blocks[b, N1] * blocks[b, N2]
-        cycles = np.empty(n, np.int64)
-        addresses = np.empty(n, np.int64)
-        k = 0
-        sorted_in_time = True
-        for i2 in range(blocks[b, N2]):
-            for i1 in range(blocks[b, N1]):
-                cycles[k] = blocks[b, CYCLE] + i1 * blocks[b, DC1] + i2 * blocks[b, DC2]
-                addresses[k] = blocks[b, A] + i1 * blocks[b, DA1] + i2 * blocks[b, DA2]
-                if k > 0 and cycles[k] < cycles[k - 1]:
-                    sorted_in_time = False
-                k += 1
-        if not sorted_in_time:
-            order = np.argsort(cycles, kind="mergesort")
-            cycles = cycles[order]
-            addresses = addresses[order]
-        gang = blocks[b, GANG]
-        size = gang_start[gang + 1] - gang_start[gang] if gang >= 0 else 1
-        consumer = blocks[b, OP] == WRITE or blocks[b, OP] == SCATTER
-        stream = blocks[b, S0] if consumer else blocks[b, OUT]
-        apart = blocks[b, UNGANGED] != 0
-        for part in range(size if apart else 1):
-            units[u, 0] = e
-            units[u, 1] = n
-            units[u, 2] = 1 if apart else size
-            units[u, 3] = b
-            u += 1
-            for k in range(n):
-                for g in range(part, part + 1 if apart else size):
-                    block_of[e] = b
-                    cycle_of[e] = cycles[k]
-                    queue_of[e] = blocks[b, QUEUE]
-                    a_of[e] = addresses[k]
-                    stream_of[e] = stream
-                    if gang >= 0:
-                        member = gang_start[gang] + g
-                        east = 1 if stream < 32 else 0
-                        cycle_of[e] += g * blocks[b, DCG] + skews[member, east]
-                        queue_of[e] = gangs[member]
-                        stream_of[e] += g * blocks[b, DSG]
-                    e += 1
-    return block_of, cycle_of, queue_of, a_of, stream_of, units
-
-
-@jit
-def time_order(keys: Array) -> Any:
-    """Stable order of int64 ``keys``: a counting sort where the range is small."""
-    n = keys.shape[0]
-    order = np.empty(n, np.int64)
-    if n == 0:
-        return order
-    low = keys.min()
-    span = keys.max() - low + 1
-    if span > 8 * n + 4_000_000:
-        return np.argsort(keys, kind="mergesort")
-    counts = np.zeros(span + 1, np.int64)
-    for i in range(n):
-        counts[keys[i] - low + 1] += 1
-    for i in range(span):
-        counts[i + 1] += counts[i]
-    for i in range(n):
-        k = keys[i] - low
-        order[counts[k]] = i
-        counts[k] += 1
-    return order
-
-
-@jit
-def push(pairs: Array, count: int, source: int, target: int) -> Any:
-    """Append an edge to int64 [capacity, 2] unless it repeats the last; returns (pairs, count)."""
-    if source < 0 or source == target:
-        return pairs, count
-    if count > 0 and pairs[count - 1, 0] == source and pairs[count - 1, 1] == target:
-        return pairs, count
-    if count == pairs.shape[0]:
-        grown = np.empty((2 * count, 2), np.int64)
-        grown[:count] = pairs
-        pairs = grown
-    pairs[count, 0] = source
-    pairs[count, 1] = target
-    return pairs, count + 1
 
 
 @jit
@@ -194,7 +117,7 @@ def resolve(
     for e in range(total):
         b = block_of[e]
         op = blocks[b, OP]
-        late = op == WRITE or op == SCATTER or op == IW or op == NOTIFY
+        late = op in (WRITE, SCATTER, IW, NOTIFY)
         keys[e] = 2 * cycle_of[e] + (1 if late else 0)
         driver_count += 1 if blocks[b, N_OUT] > 0 else 0
         node_count += 1 if op == READ else 0
@@ -251,7 +174,7 @@ def resolve(
     next_drive = 0
     for i in range(total + 1):
         e = order[i] if i < total else -1
-        now = cycle_of[e] if i < total else np.int64(1 << 60)
+        now: Any = cycle_of[e] if i < total else np.int64(1 << 60)
         while next_drive < driver_count:
             d = drive_order[next_drive]
             if drive_cycle[d] >= now:
@@ -272,7 +195,7 @@ def resolve(
         code = -1
         detail = -1
         # Queue occupation and parking.
-        kind = 1 if op == WRITE or op == SCATTER or op == ACC else 0
+        kind = 1 if op in (WRITE, SCATTER, ACC) else 0
         if issued[queue, kind] == now or (op < 32 and issued[queue, 1 - kind] == now):
             code = QUEUE_FAULT
         issued[queue, kind] = now
@@ -286,7 +209,7 @@ def resolve(
         # Stream operands.
         slot = slot_of[e]
         for j in range(blocks[b, N_IN0] if code < 0 else 0):
-            first = stream_of[e] if op == WRITE or op == SCATTER else blocks[b, S0]
+            first = stream_of[e] if op in (WRITE, SCATTER) else blocks[b, S0]
             source = take(table, sample, first + j, queue, now)
             sources[slot] = source
             slot += 1
@@ -315,7 +238,7 @@ def resolve(
         # State of the units.
         if code >= 0:
             pass
-        elif op == READ or op == GATHER:
+        elif op in (READ, GATHER):
             low = a_of[e] if op == READ else blocks[b, LO]
             high = a_of[e] if op == READ else blocks[b, HI]
             read_cycle[queue] = now
@@ -334,7 +257,7 @@ def resolve(
                 node_next[nodes] = readers[word]
                 readers[word] = nodes
                 nodes += 1
-        elif op == WRITE or op == SCATTER:
+        elif op in (WRITE, SCATTER):
             low = a_of[e] if op == WRITE else blocks[b, LO]
             high = a_of[e] if op == WRITE else blocks[b, HI]
             if read_cycle[queue] == now and read_banks[queue] == low >> 12:
@@ -453,7 +376,7 @@ def resolve(
                     edges, edge_count = push(edges, edge_count, row_element[plane, row], e)
                     row_element[plane, row] = e
                     row_type[plane, row] = number_type
-        elif op == SEND or op == RECEIVE:
+        elif op in (SEND, RECEIVE):
             link = queue - 128
             previous = link_element[link, op - SEND]
             if op == SEND and previous >= 0 and now - cycle_of[previous] < timing[T_SPACING]:

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from chip.faults import ProgramFault
 from chip.isa import (
-    ALU0, C2C_QUEUE, IMM, LANES, MXM_QUEUE, QUEUES, SELF, SXM_QUEUE, VXM_ARITY, VXM_QUEUE, Op,
+    ALU0,
+    C2C_QUEUE,
+    IMM,
+    LANES,
+    MXM_QUEUE,
+    QUEUES,
+    SELF,
+    SXM_QUEUE,
+    VXM_ARITY,
+    VXM_QUEUE,
+    Op,
 )  # fmt: skip
 from chip.program import Program
 from chip.spec import ChipSpec
@@ -25,6 +35,7 @@ _KNOWN[[int(op) for op in Op]] = True
 _ARITY = np.zeros(256, np.int64)
 for _op, _count in VXM_ARITY.items():
     _ARITY[_op] = _count
+_REACH = np.array([[g in alu_stream_groups(k) for g in range(8)] for k in range(ALUS)], bool)
 
 
 class _Rules:
@@ -114,6 +125,7 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     bad_window = (lo < 0) | (hi > 8191) | (lo > hi) | (lo // 4096 != hi // 4096)
     rules.forbid("bounds", window & bad_window, "the window must lie in one bank")
     _check_streams(c, op, rules, sizes, mem, vxm)
+    _check_alus(c, op, rules)
     _check_sxm(program, c, op, rules)
 
 
@@ -166,6 +178,22 @@ def _check_streams(
     rules.forbid("bounds", takes & _group_breaks(s0, one), "stream s0")
     gives = np.isin(op, (Op.RECEIVE, Op.PERMUTE, Op.SHIFT))
     rules.forbid("bounds", gives & _group_breaks(out, one), "stream out")
+
+
+def _check_alus(c: dict[str, Array], op: Array, rules: _Rules) -> None:
+    alu = np.clip(c["queue"] - VXM_QUEUE, 0, ALUS - 1)
+    streams = []
+    for name, arity in (("s0", 1), ("s1", 2), ("out", 0)):
+        used = (_ARITY[op] >= max(arity, 1)) & (c[name] >= 0) & (c[name] < ALU0)
+        if name == "out":
+            used &= c["wo"] > 0
+        group = c[name] % 32 // 4
+        wrong = used & ~_REACH[alu, group]
+        rules.forbid("alu", wrong, f"{name} lies outside the SG4s that the ALU's row reaches")
+        streams.append((used, group, c[name] // 32))
+    (used0, group0, side0), (used1, group1, side1), _ = streams
+    twice = used0 & used1 & (group0 == group1) & (side0 != side1)
+    rules.forbid("alu", twice, "s0 and s1 are the same SG4 number from both directions")
 
 
 def _check_sxm(program: Program, c: dict[str, Array], op: Array, rules: _Rules) -> None:

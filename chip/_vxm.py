@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit
+from chip._jit import jit, row_of
 from chip.numerics import (
     exp_f32,
     f16_bits_to_f32,
@@ -29,18 +29,18 @@ Array = NDArray[Any]
 @jit
 def decode_bytes(rows: Array, r0: int, r1: int, r2: int, r3: int, out: Array) -> None:
     """Little-endian bytes of 1, 2 or 4 rows (absent ones -1) into uint32 [320]."""
-    b0 = rows[r0]
+    b0 = row_of(rows, r0)
     if r1 < 0:
         for i in range(320):
             out[i] = np.uint32(b0[i])
         return
-    b1 = rows[r1]
+    b1 = row_of(rows, r1)
     if r2 < 0:
         for i in range(320):
             out[i] = np.uint32(b0[i]) | (np.uint32(b1[i]) << np.uint32(8))
         return
-    b2 = rows[r2]
-    b3 = rows[r3]
+    b2 = row_of(rows, r2)
+    b3 = row_of(rows, r3)
     for i in range(320):
         out[i] = (
             np.uint32(b0[i])
@@ -172,7 +172,7 @@ def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Arr
     elif op == 88:
         for i in range(320):
             zi[i] = np.int32(np.int8(x[i] & np.uint32(255)))
-    if op >= 78 and op <= 82 or op == 86:
+    if (op >= 78 and op <= 82) or op == 86:
         canonical(z)
 
 
@@ -185,7 +185,7 @@ def vxm(
     if op == 74:
         for i in range(320):
             zi[i] = xi[i] >> (yi[i] & np.int32(31))
-    elif op >= 65 and op <= 77 or op >= 89:
+    elif (op >= 65 and op <= 77) or op >= 89:
         _binary(op, x, y, z, xf, yf, zf)
     else:
         _unary(op, x, z, xf, zf, xi, zi)

@@ -13,6 +13,7 @@ queue and address: slice and word).
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The splitmix64 finaliser, element-wise on uint64."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def scatter_address(addresses: NDArray[np.int64]) -> int:
@@ -56,8 +58,10 @@ def scatter_address(addresses: NDArray[np.int64]) -> int:
 
 
 def _products(words: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    keyed = (words + key).astype(np.uint64)
-    return (keyed[:, : WORDS // 2] * keyed[:, WORDS // 2 :]).sum(axis=1, dtype=np.uint64)
+    keyed: NDArray[Any] = (words + key).astype(np.uint64)
+    pairs = keyed[:, : WORDS // 2] * keyed[:, WORDS // 2 :]
+    total: NDArray[np.uint64] = pairs.sum(axis=1, dtype=np.uint64)
+    return total
 
 
 def mix_effect(

@@ -14,7 +14,7 @@ CODES = (
 )  # fmt: skip
 
 
-class ProgramFault(Exception):
+class ProgramFault(Exception):  # noqa: N818 (a name of the design)
     """A program broke a rule.  ``code`` names the rule; chip is -1 when it is not known."""
 
     def __init__(
@@ -30,7 +30,7 @@ class ProgramFault(Exception):
         super().__init__(f"{where}cycle {cycle}, {name}: {code}: {message}")
 
 
-class LockstepViolation(Exception):
+class LockstepViolation(Exception):  # noqa: N818 (a name of the design)
     """A vector arrived that is not the one this Receive was scheduled for."""
 
     def __init__(self, chip: int, peer: int, cycle: int, send_cycle: int, message: str) -> None:

@@ -7,7 +7,7 @@ adds a step to its ``a`` at each repetition.  Encodings are not public: this one
 holds every field an executor needs.  Tags and wants are the checker's and take no room on the
 chip; lane maps stay beside the words.  Fetching itself is not simulated.
 
-Word layout, low bit first (128 bits): opcode 8, pair 1, mode 2, w0 4, w1 4, wo 4, s0 8, s1 8,
+Word layout, low bit first (128 bits): opcode 8, pair 1, mode 2, w0 5, w1 5, wo 5, s0 8, s1 8,
 out 8, a 16, imm 32, lo 13, hi 13; operand code 255 is "none".  NOP: opcode 0, count in ``a``.
 Repeat: opcode 3, n in ``a``, d in the low half of ``imm``; steps of the slot's one or two
 instructions in ``lo`` and ``hi`` as 13-bit two's complement.
@@ -29,7 +29,7 @@ NOP, REPEAT = 0, 3
 NOP_MAX = 65_535
 
 _LAYOUT = (
-    ("op", 8), ("pair", 1), ("mode", 2), ("w0", 4), ("w1", 4), ("wo", 4), ("s0", 8), ("s1", 8),
+    ("op", 8), ("pair", 1), ("mode", 2), ("w0", 5), ("w1", 5), ("wo", 5), ("s0", 8), ("s1", 8),
     ("out", 8), ("a", 16), ("imm", 32), ("lo", 13), ("hi", 13),
 )  # fmt: skip
 _STEP_MODULUS = 1 << 13
@@ -124,14 +124,16 @@ def _run(slots: list[Slot], first: int) -> tuple[int, int, list[int]]:
         return 0, 0, []
     distance = slots[first + 1][0] - slots[first][0]
     start, after = slots[first][1], slots[first + 1][1]
-    steps = [y["a"] - x["a"] for x, y in zip(start, after, strict=False)]
+    if len(start) != len(after):
+        return 0, 0, []
+    steps = [y["a"] - x["a"] for x, y in zip(start, after, strict=True)]
     if distance > NOP_MAX or any(abs(step) >= _STEP_MODULUS // 2 for step in steps):
         return 0, 0, []
     repeats = 0
     while first + repeats + 1 < len(slots) and repeats < NOP_MAX:
         cycle, instructions = slots[first + repeats + 1]
         expected = [
-            {**x, "a": x["a"] + (repeats + 1) * step} for x, step in zip(start, steps, strict=False)
+            {**x, "a": x["a"] + (repeats + 1) * step} for x, step in zip(start, steps, strict=True)
         ]
         if cycle != slots[first][0] + (repeats + 1) * distance or instructions != expected:
             break

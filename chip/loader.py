@@ -15,24 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip import _layout, _resolve
+from chip import _elements, _layout, _order
+from chip._resolve import resolve
 from chip._static import MAX_ELEMENTS, check_blocks
 from chip.faults import CODES, ProgramFault
-from chip.isa import QUEUES, STREAMS, Op, drive_position, queue_name, sample_position, stream_name
+from chip.isa import QUEUES, STREAMS, VXM_ARITY, Op, drive_position, queue_name, sample_position, stream_name
 from chip.program import BLOCK_DTYPE, Program, gang_skew
 from chip.spec import ChipSpec
 
 Array = NDArray[Any]
 
 #: Columns of ``LinkedProgram.table``.
-OP, QUEUE, ELEMENTS, FIRST, STRIDE, IMM, BLOCK, BINARY = range(8)
+OP, QUEUE, ELEMENTS, FIRST, STRIDE, IMM, BLOCK = range(7)
 
 
 @dataclass(frozen=True)
 class LinkedProgram:
     """An executable program; immutable, shared by all chips that run it.
 
-    table int32 [pieces, 8] and starts int64 [pieces] in execution order; arguments int32, rows
+    table int32 [pieces, 7] and starts int64 [pieces] in execution order; arguments int32, rows
     of each executed element; weights int32, SRAM or scratch rows of installed columns; maps
     int16 [n, 320]; byte_rows and word_rows: scratch rows (320 B and 320 x 32 bit) needed.
     """
@@ -54,13 +55,14 @@ def _positions(position: Any) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
+_UNARY = [int(op) for op, arity in VXM_ARITY.items() if arity == 1]
 _SAMPLE = _positions(sample_position)
 _DRIVE = _positions(drive_position)
 
 
 def _matrix(program: Program, spec: ChipSpec) -> Array:
     """The block table as int64 [blocks, COLUMNS] with stream counts and latencies."""
-    r = _resolve
+    r = _elements
     m = np.zeros((len(program.blocks), r.COLUMNS), np.int64)
     for i, name in enumerate(BLOCK_DTYPE.names or ()):
         m[:, i] = program.blocks[name]
@@ -81,6 +83,7 @@ def _matrix(program: Program, spec: ChipSpec) -> Array:
         m[op == code, r.N_IN0 : r.LATENCY + 1] = columns
     w0 = m[:, r.W0]
     vxm = (op >= 64) & (op < 128)
+    m[np.isin(op, _UNARY), r.S1] = -1
     m[:, r.N_IN0] = np.where(vxm & (m[:, r.S0] >= 0) & (m[:, r.S0] < 64), w0, m[:, r.N_IN0])
     has1 = vxm & (m[:, r.S1] >= 0) & (m[:, r.S1] < 64)
     m[:, r.N_IN1] = np.where(has1, m[:, r.W1], m[:, r.N_IN1])
@@ -123,7 +126,7 @@ def _raise(fault: Array, m: Array, block_of: Array, cycle_of: Array, queue_of: A
         raise ProgramFault(code, detail, queue, "SYNC is never released: add a NOTIFY")
     cycle, queue = int(cycle_of[element]), int(queue_of[element])
     block = int(block_of[element])
-    name = Op(int(m[block, _resolve.OP])).name
+    name = Op(int(m[block, _elements.OP])).name
     what = {
         "queue": "two instructions in one cycle on the queue",
         "sync": "issued while the queue is parked",
@@ -156,7 +159,7 @@ def link(
         for east in (0, 1):
             skews[gang_start[i] : gang_start[i + 1], east] = gang_skew(gang, 0 if east else 32)
         if len(set(gang)) < len(gang):
-            m[m[:, _resolve.GANG] == i, _resolve.UNGANGED] = 1
+            m[m[:, _elements.GANG] == i, _elements.UNGANGED] = 1
     while True:
         linked = _attempt(program, spec, max(1, span), m, gangs, gang_start, skews)
         if linked is not None:
@@ -168,7 +171,7 @@ def _attempt(
     skews: Array,
 ) -> LinkedProgram | None:  # fmt: skip
     """One round; None when a gang had to be marked as taken apart in ``m``."""
-    r = _resolve
+    r = _elements
     sizes = np.where(m[:, r.GANG] >= 0, np.diff(gang_start, append=0)[m[:, r.GANG]], 1)
     total = int((m[:, r.N1] * m[:, r.N2] * sizes).sum())
     if total > MAX_ELEMENTS:
@@ -192,22 +195,22 @@ def _attempt(
         ],
         np.int64,
     )  # fmt: skip
-    (fault, sources, prev_write, next_write, known, abc_of, install_of, _, loads) = r.resolve(
+    (fault, sources, prev_write, next_write, known, abc_of, install_of, _, loads) = resolve(
         m, block_of, cycle_of, queue_of, a_of, stream_of, slot_of, int(slot_of[-1]), _SAMPLE,
         _DRIVE, timing, spec.mxm_accumulator_rows,
     )  # fmt: skip
     if fault[0] >= 0:
         _raise(fault, m, block_of, cycle_of, queue_of)
-    executed = _layout.find_uses(
+    executed = _order.find_uses(
         m, block_of, cycle_of, slot_of, sources, next_write, abc_of, install_of, loads
     )
-    edges = _layout.collect_edges(
+    edges = _order.collect_edges(
         m, block_of, slot_of, sources, executed, prev_write, next_write, abc_of, install_of,
         loads, known,
     )  # fmt: skip
     first_cycles = cycle_of[units[:, 0]] if total else np.zeros(0, np.int64)
     unit_order = np.argsort(first_cycles, kind="stable")
-    pieces, _, apart = _layout.cut_blocks(units, cycle_of, executed, edges, unit_order, span)
+    pieces, _, apart = _order.cut_blocks(units, cycle_of, executed, edges, unit_order, span)
     if apart >= 0:
         m[units[apart, 3], r.UNGANGED] = 1
         return None
@@ -219,7 +222,7 @@ def _attempt(
         m, block_of, cycle_of, queue_of, a_of, slot_of, out_of, sources, executed, abc_of,
         install_of, loads, units, pieces,
     )  # fmt: skip
-    table = np.zeros((len(pieces), 8), np.int32)
+    table = np.zeros((len(pieces), 7), np.int32)
     table[:, OP] = m[block, r.OP]
     table[:, QUEUE] = queue_of[units[pieces[:, 1], 0]]
     table[:, ELEMENTS] = rows[:, 1]
@@ -227,8 +230,7 @@ def _attempt(
     table[:, STRIDE] = rows[:, 2]
     table[:, IMM] = m[block, r.IMM]
     table[:, BLOCK] = block
-    table[:, BINARY] = m[block, r.S1] >= 0
-    maps = np.array(program.maps, np.int16).reshape(-1, 320)
+        maps = np.array(program.maps, np.int16).reshape(-1, 320)
     return LinkedProgram(
         table, pieces[:, 0].copy(), arguments, weights, maps, int(byte_rows), int(word_rows),
         program.cycles, total, spec,

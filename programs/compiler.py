@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from chip.isa import WORDS_PER_SLICE
 from chip.passes import CompileError
 from chip.program import BlockTable, Program
@@ -20,7 +22,7 @@ from interconnect.collectives import exchange, reduce
 from interconnect.node import node_cables
 from programs.artifact import Artifact
 from programs.attention import append_values, attend, rope
-from programs.decoder import DecoderPlaces, MatrixPlaces, memory_image, place_decoder
+from programs.decoder import DecoderPlaces, LayerMatrices, MatrixPlaces, memory_image, place_decoder
 from programs.ffn import swiglu
 from programs.matmul import Activations, matmul16_round, matmul_round
 from programs.norm import dynamic_factor, halve, norm_factor, quantise
@@ -28,6 +30,10 @@ from programs.partition import PartitionedModel
 
 #: Context buckets in positions; a program scores every position of its bucket.
 BUCKETS = (64, 128, 256, 512, 1024, 2048)
+
+
+#: Room before x is read in which a layer's first weights are loaded.
+LEAD_CYCLES = 400
 
 
 @dataclass
@@ -111,13 +117,13 @@ class _Scheduler:
             )
         return done[0], done[1]
 
-    def layer(self, ready: int) -> int:
+    def layer(self, m: LayerMatrices, ready: int) -> int:
         """One decoder layer; x is readable from ``ready``; returns when the new x is."""
         s, d, layout, a = self.places, self.schedule, self.places.layout, self.places.attention
         qt, kt = layout.q_tiles, layout.kv_tiles
         ready = self._normed(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]
-        done = self._matmul(s.qkv, layout.x_tiles, ready, None, words)
+        done = self._matmul(m.qkv, layout.x_tiles, ready, None, words)
         v_words = words[qt + kt]
         if layout.replicate:
             narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
@@ -136,14 +142,14 @@ class _Scheduler:
                 max(queries, attended), max(keys, attended), max(values, attended), a,
             )  # fmt: skip
         ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
-        ready = self._residual(s.o, qt, ready, dynamic)
+        ready = self._residual(m.o, qt, ready, dynamic)
         ready = self._normed(ready)
         gates = [s.results.at(i) for i in range(layout.ffn_tiles)]
         ups = [s.up.at(i) for i in range(layout.ffn_tiles)]
-        done = self._matmul(s.gate_up, layout.x_tiles, ready, None, gates + ups)
+        done = self._matmul(m.gate_up, layout.x_tiles, ready, None, gates + ups)
         ready = swiglu(d, self.spec, s.results, s.up, layout.ffn_tiles, max(done), s.hidden)
         ready, dynamic = self._activated(s.hidden, layout.ffn_tiles, ready)
-        return self._residual(s.down, layout.ffn_tiles, ready, dynamic)
+        return self._residual(m.down, layout.ffn_tiles, ready, dynamic)
 
     def _residual(self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None) -> int:
         """A row-split product, its all-reduce, and the sum with x."""
@@ -168,37 +174,46 @@ def _schedule_step(
     spec: ChipSpec, places: DecoderPlaces, numbers: _Numbers, context: int
 ) -> dict[str, Program]:
     """The decode and prefill programs of one context bucket."""
-    layer = _Scheduler(spec, places, numbers)
-    layer.context = context
-    start = 400  # room for weight loads before x is read
-    end = layer.layer(start)
-    table, symbols, gangs = layer.schedule.blocks()
-    first = int(table["cycle"].min())
+    gangs: list[tuple[int, ...]] = []
+    origin = LEAD_CYCLES
+    scheduled = []
+    for matrices in places.variants:
+        layer = _Scheduler(spec, places, numbers)
+        layer.context = context
+        end = layer.layer(matrices, origin)
+        table, symbols, own_gangs = layer.schedule.blocks()
+        _translate_gangs(table, own_gangs, gangs)
+        scheduled.append((table, symbols, end - origin))
+    first = int(scheduled[0][0]["cycle"].min())  # the launch begins with its first dispatch
     tables: list[BlockTable] = []
+    elapsed = -first
     for number, bases in enumerate(places.bases):
-        shift = number * (end - start) - first
-        copy = relocate(table, symbols, bases, shift)
+        table, symbols, cycles = scheduled[number % len(scheduled)]
+        copy = relocate(table, symbols, bases, elapsed)
         _rename_tags(copy, number * (1 << 16))
         tables.append(copy)
-    layers_end = start + len(places.bases) * (end - start) - first
+        elapsed += cycles
     head = _Scheduler(spec, places, numbers)
-    head_start = 400
-    head_end = head.head(head_start)
+    head_cycles = head.head(origin) - origin
     head_table, head_symbols, head_gangs = head.schedule.blocks()
-    for gang in head_gangs:
-        if gang not in gangs:
-            gangs.append(gang)
-    translate = [gangs.index(gang) for gang in head_gangs]
-    moved = relocate(head_table, head_symbols, {}, layers_end - head_start)
-    ganged = moved["gang"] >= 0
-    moved["gang"][ganged] = [translate[g] for g in moved["gang"][ganged]]
+    _translate_gangs(head_table, head_gangs, gangs)
+    moved = relocate(head_table, head_symbols, {}, elapsed)
     _rename_tags(moved, len(places.bases) * (1 << 16))
+    end = origin + elapsed
     return {
-        f"decode-{context}": join_tables(
-            [*tables, moved], gangs, layers_end + head_end - head_start
-        ),
-        f"prefill-{context}": join_tables(tables, gangs, layers_end),
+        f"decode-{context}": join_tables([*tables, moved], gangs, end + head_cycles),
+        f"prefill-{context}": join_tables(tables, gangs, end),
     }
+
+
+def _translate_gangs(
+    table: BlockTable, own: list[tuple[int, ...]], shared: list[tuple[int, ...]]
+) -> None:
+    """Number a table's gangs by ``shared``, adding those it lacks."""
+    shared.extend(gang for gang in own if gang not in shared)
+    numbers = np.array([shared.index(gang) for gang in own], np.int32)
+    ganged = table["gang"] >= 0
+    table["gang"][ganged] = numbers[table["gang"][ganged]]
 
 
 def _rename_tags(table: BlockTable, base: int) -> None:

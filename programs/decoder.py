@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ Rows = NDArray[np.uint8]
 Image = list[tuple[int, int, Rows]]
 
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+#: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
+LAYER_VARIANTS = 4
 _WEST_2, _WEST_3, _WEST_4 = (8, 9, 10, 11), (12, 13, 14, 15), (17, 18, 19, 21)
 _EAST_2, _EAST_3 = (52, 53, 54, 55), (56, 57, 58, 59)
 _EAST_4, _EAST_5, _EAST_6 = (61, 62, 63, 65), (66, 67, 69, 70), (71, 73, 74, 75)
@@ -43,6 +46,16 @@ class MatrixPlaces:
 
 
 @dataclass
+class LayerMatrices:
+    """The matrices of the layers that share one assignment of blocks to planes."""
+
+    qkv: MatrixPlaces
+    o: MatrixPlaces
+    gate_up: MatrixPlaces
+    down: MatrixPlaces
+
+
+@dataclass
 class DecoderPlaces:
     """Every place of a decoder on a chip; ``bases[layer]`` gives the symbols' addresses."""
 
@@ -55,10 +68,7 @@ class DecoderPlaces:
     factor: Place
     dynamic: Place
     act: Activations
-    qkv: MatrixPlaces
-    o: MatrixPlaces
-    gate_up: MatrixPlaces
-    down: MatrixPlaces
+    variants: list[LayerMatrices]  # layer n is of variant n mod their number
     head: MatrixPlaces
     replicate: list[list[ColumnBlock]]
     results: Place  # fp32 words q tiles, k tiles, v tiles; later gate tiles
@@ -78,12 +88,12 @@ class _Symbols:
     def __init__(self, layers: int) -> None:
         self.bases: list[dict[Symbol, int]] = [{} for _ in range(layers)]
 
-    def place(self, name: str, places: list[Place]) -> Place:
-        """The symbol for the places that ``name`` has in each layer."""
+    def place(self, name: str, places: dict[int, Place]) -> Place:
+        """The symbol for the places that ``name`` has in some layers."""
         symbol = Symbol(name)
-        for bases, place in zip(self.bases, places, strict=True):
-            bases[symbol] = place.address
-        return Place(places[0].queues, 0, symbol)
+        for layer, place in places.items():
+            self.bases[layer][symbol] = place.address
+        return Place(next(iter(places.values())).queues, 0, symbol)
 
 
 def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> DecoderPlaces:
@@ -129,23 +139,32 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
     dynamic = pm.top(KV_QUAD, 1)
     keys, values = [], []
     for tile in range(qt):
-        k = [pm.bottom(KV_QUAD[:2], context, one_bank=True) for _ in range(layout.layers)]
-        v = [pm.bottom(KV_QUAD[2:], context, one_bank=True) for _ in range(layout.layers)]
+        every = range(layout.layers)
+        k = {n: pm.bottom(KV_QUAD[:2], context, one_bank=True) for n in every}
+        v = {n: pm.bottom(KV_QUAD[2:], context, one_bank=True) for n in every}
         keys.append(symbols.place(f"keys{tile}", k))
         values.append(symbols.place(f"values{tile}", v))
     shapes = matrix_shapes(layout)
-    of = _matrix_placer(pm, symbols, layout.layers, dtype, shapes)
-    qkv, o = of("qkv", ["q", "k", "v"]), of("o", ["o"])
-    gate_up, down = of("gate_up", ["gate", "up"]), of("down", ["down"])
-    head = _matrix_placer(pm, None, 1, dtype, shapes)("head", ["head"])
+    count = min(LAYER_VARIANTS, layout.layers)
+    variants = []
+    for variant in range(count):
+        of = _MatrixPlacer(pm, symbols, list(range(variant, layout.layers, count)), dtype, shapes)
+        variants.append(
+            LayerMatrices(
+                of.place(f"{variant}.qkv", ["q", "k", "v"]), of.place(f"{variant}.o", ["o"]),
+                of.place(f"{variant}.gate_up", ["gate", "up"]),
+                of.place(f"{variant}.down", ["down"]),
+            )
+        )  # fmt: skip
+    head = _MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     replicate = _replicate_rounds(pm, layout)
     attention = AttentionPlaces(
         mask_words=2 * context, context_words=context, keys=tuple(keys), values=tuple(values),
         **attention_temporaries, **west_constants,
     )  # fmt: skip
     return DecoderPlaces(
-        layout, dtype, context, pm, constants, x, factor, dynamic, act, qkv, o, gate_up, down,
-        head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]), logits,
+        layout, dtype, context, pm, constants, x, factor, dynamic, act, variants, head,
+        replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]), logits,
         attention, reduce, symbols.bases,
     )  # fmt: skip
 
@@ -171,36 +190,63 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
     }  # fmt: skip
 
 
-def _matrix_placer(pm, symbols, layers, dtype, shapes):  # type: ignore[no-untyped-def]
-    """A function placing the blocks of some matrices plane after plane, for all layers."""
-    order = PLANE_ORDER if dtype == "int8" else PAIR_ORDER
+@dataclass
+class _MatrixPlacer:
+    """Places the blocks of matrices plane after plane, for some layers at once."""
 
-    def place(name: str, matrices: list[str]) -> MatrixPlaces:
-        slots = [(m, b) for m in matrices for b in range(shapes[m][1])]
+    placement: Placement
+    symbols: _Symbols | None  # None: what is there once, at fixed addresses
+    layers: list[int]
+    dtype: str
+    shapes: dict[str, tuple[int, int, int]]
+
+    def place(self, name: str, matrices: list[str]) -> MatrixPlaces:
+        """Rounds and scales of ``matrices``, whose column blocks run one after another."""
+        order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
+        halves = 1 if self.dtype == "int8" else 2
+        slots = [(m, b) for m in matrices for b in range(self.shapes[m][1])]
         rounds: list[list[ColumnBlock]] = []
         scales: list[Place] = []
         for first in range(0, len(slots), len(order)):
+            chosen = slots[first : first + len(order)]
+            sizes = [self.shapes[m][0] * self.shapes[m][2] for m, _ in chosen]
             blocks = []
-            for slot, plane in zip(slots[first : first + len(order)], order, strict=False):
-                k_tiles, _, groups = shapes[slot[0]]
-                halves = []
-                for half in range(1 if dtype == "int8" else 2):
-                    queues = pm.weight_slices(plane + half)
-                    each = [pm.bottom(queues, k_tiles * groups) for _ in range(layers)]
-                    label = f"{name}{first}.{plane}.{half}"
-                    halves.append(each[0] if symbols is None else symbols.place(label, each))
-                blocks.append(
-                    ColumnBlock(halves[0], groups, plane, halves[1] if len(halves) > 1 else None)
-                )
+            planes = _level_planes(self.placement, order, sizes)
+            for slot, plane, words in zip(chosen, planes, sizes, strict=True):
+                places = [
+                    self._words(
+                        f"{name}{first}.{plane + half}",
+                        self.placement.weight_slices(plane + half), words,
+                    )
+                    for half in range(halves)
+                ]  # fmt: skip
+                groups = self.shapes[slot[0]][2]
+                blocks.append(ColumnBlock(places[0], groups, plane, *places[1:]))
             rounds.append(blocks)
-            if dtype == "int8":
-                each = [pm.bottom(WEST_QUAD, len(blocks)) for _ in range(layers)]
-                scales.append(
-                    each[0] if symbols is None else symbols.place(f"{name}{first}.scale", each)
-                )
+            if self.dtype == "int8":
+                scales.append(self._words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
         return MatrixPlaces(rounds, scales, slots)
 
-    return place
+    def _words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
+        each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
+        return each[0] if self.symbols is None else self.symbols.place(label, each)
+
+
+def _level_planes(pm: Placement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
+    """The plane of each block of a round (east ones first) that fills the slices most evenly."""
+
+    def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
+        filled = {plane: pm.low[pm.weight_slices(plane)[0]] for plane in order}
+        for plane, size in zip(planes, sizes, strict=True):
+            filled[plane] += size
+        return tuple(sorted(filled.values(), reverse=True))
+
+    candidates = [
+        planes
+        for planes in permutations(order, len(sizes))
+        if all(a // 2 >= b // 2 for a, b in pairwise(planes))
+    ]
+    return min(candidates, key=fullest)
 
 
 def _replicate_rounds(pm: Placement, layout: Layout) -> list[list[ColumnBlock]]:
@@ -275,9 +321,10 @@ def memory_image(places: DecoderPlaces, weights: ChipWeights) -> Image:
     """Everything that lies in one chip's SRAM before the first launch."""
     image: Image = []
     layout, a = places.layout, places.attention
-    for layer, bases in zip(weights.layers, places.bases, strict=True):
+    for number, (layer, bases) in enumerate(zip(weights.layers, places.bases, strict=True)):
         matrices = {name: getattr(layer, name) for name in _MATRICES}
-        for each in (places.qkv, places.o, places.gate_up, places.down):
+        m = places.variants[number % len(places.variants)]
+        for each in (m.qkv, m.o, m.gate_up, m.down):
             _put_matrices(image, each, bases, matrices)
     _put_matrices(image, places.head, {}, {"head": weights.head})
     if weights.replicate is not None:

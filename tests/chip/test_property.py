@@ -1,0 +1,161 @@
+"""Random programs: the two executors agree, and nobody accepts what another one rejects.
+
+``LPU_PROPERTY_PROGRAMS`` sets the number of programs (default 500).  A failing seed reproduces
+with ``random_program(np.random.default_rng(seed), ChipSpec())`` after ``fill_words``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from programs_mutated import mutate
+from programs_random import WORDS, fill_words, random_program
+from test_checker import BROKEN_MAP, GANGS, MAP, RULES, errors, program
+from test_reference_faults import CASES, Case
+from unit_bench import Bench
+
+from chip.checker import ERROR, check
+from chip.engine import Chip, Status
+from chip.faults import ProgramFault
+from chip.isa import WORDS_PER_BANK, Op
+from chip.loader import link
+from chip.program import Program
+from chip.reference import ReferenceChip
+from chip.ring import Rings
+from chip.spec import ChipSpec
+
+PROGRAMS = int(os.environ.get("LPU_PROPERTY_PROGRAMS", "500"))
+CHUNK = 50
+SPEC = ChipSpec()
+CHIP = 5
+
+
+class Pair:
+    """A reference chip and an engine chip with the same contents; every link goes nowhere."""
+
+    def __init__(self) -> None:
+        self.reference = ReferenceChip(SPEC, CHIP)
+        self.engine = Chip(SPEC, CHIP)
+        self.rings = Rings.allocate(16)
+        self.engine.wire(list(range(16)), [-1] * 16)
+
+    def fill(self, rng: np.random.Generator) -> None:
+        words = fill_words(rng)
+        for sram in (self.reference.sram, self.engine.sram):
+            sram[:, :WORDS] = words[:, 0]
+            sram[:, WORDS_PER_BANK : WORDS_PER_BANK + WORDS] = words[:, 1]
+            sram[:, WORDS_PER_BANK - 16 : WORDS_PER_BANK] = 0  # in reach of a mutant
+
+    def run_reference(self, p: Program, launch: int) -> tuple[int, tuple[int, int]] | ProgramFault:
+        """(cycles, digest sums), or the fault."""
+        try:
+            result = self.reference.run(p, launch)
+        except ProgramFault as fault:
+            return fault
+        return result.cycles, result.digest_sums
+
+    def run_engine(self, p: Program, launch: int) -> tuple[int, tuple[int, int]] | ProgramFault:
+        """As the reference; the digest sums are this launch's alone."""
+        self.engine.digest_sums[:] = 0
+        self.rings.clear()
+        try:
+            self.engine.begin(link(p, SPEC), launch)
+            status = self.engine.run(self.rings)
+        except ProgramFault as fault:
+            return fault
+        assert status == Status.DONE
+        first, second = (int(s) for s in self.engine.digest_sums)
+        return self.engine.retired_cycles, (first, second)
+
+    def assert_same_words(self, seed: int) -> None:
+        for bank in (0, WORDS_PER_BANK):
+            left = self.reference.sram[:, bank : bank + WORDS]
+            right = self.engine.sram[:, bank : bank + WORDS]
+            if not np.array_equal(left, right):
+                slice_, word, lane = (int(x) for x in np.argwhere(left != right)[0])
+                raise AssertionError(
+                    f"seed {seed}: slice {slice_} word {bank + word} lane {lane}: reference "
+                    f"{left[slice_, word, lane]}, engine {right[slice_, word, lane]}"
+                )
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return Pair()
+
+
+@pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
+def test_random_programs(pair: Pair, first: int) -> None:
+    """Legal programs run alike; a mutant is rejected by all or runs alike."""
+    rejected: Counter[str] = Counter()
+    for seed in range(first, min(first + CHUNK, PROGRAMS)):
+        rng = np.random.default_rng(seed)
+        pair.fill(rng)
+        legal = random_program(rng, SPEC)
+        assert pair.run_reference(legal, seed) == pair.run_engine(legal, seed), f"seed {seed}"
+        pair.assert_same_words(seed)
+        fault = _check_mutant(pair, replace(mutate(rng, legal), cycles=2000), seed)
+        if fault is not None:
+            rejected[fault.code] += 1
+    pair.fill(np.random.default_rng(first))  # a mutant may have stopped half way
+    assert np.array_equal(pair.reference.sram, pair.engine.sram)
+    assert PROGRAMS < CHUNK or sum(rejected.values()) > CHUNK // 5, rejected
+
+
+def _check_mutant(pair: Pair, mutant: Program, seed: int) -> ProgramFault | None:
+    found = [f for f in check(mutant, SPEC, chip=CHIP) if f.severity == ERROR]
+    reference = pair.run_reference(mutant, seed)
+    engine = pair.run_engine(mutant, seed)
+    what = f"seed {seed}: checker {[str(f) for f in found[:3]]}, reference {reference!r}, "
+    what += f"engine {engine!r}"
+    if not isinstance(reference, ProgramFault):
+        assert not found and reference == engine, what
+        pair.assert_same_words(seed)
+        return None
+    assert isinstance(engine, ProgramFault), what
+    if reference.code == "offset":
+        assert found or engine.code == "offset", what
+    else:
+        named = {(f.code, f.chip, f.cycle, f.queue) for f in found}
+        assert (reference.code, CHIP, reference.cycle, reference.queue) in named, what
+        assert all(f.instruction and f.other and f.mend for f in found), what
+        with pytest.raises(ProgramFault):
+            link(mutant, SPEC)
+    return reference
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_on_both_executors(pair: Pair, name: str) -> None:
+    """The checker's minimal illegal programs are refused by both executors, with its code."""
+    legal, code, illegal = RULES[name]
+    maps = [MAP, BROKEN_MAP]
+    pair.fill(np.random.default_rng(1))
+    pair.reference.sram[:2, 0] = pair.engine.sram[:2, 0] = 0  # offsets of the GATHER cases
+    good = program(legal, GANGS, maps)
+    assert pair.run_reference(good, 0) == pair.run_engine(good, 0)
+    pair.assert_same_words(0)
+    bad = program(illegal, GANGS, maps)
+    codes = {f.code for f in errors(bad)}
+    for fault in (pair.run_reference(bad, 0), pair.run_engine(bad, 0)):
+        assert isinstance(fault, ProgramFault), fault
+        assert fault.code == code or fault.code in codes
+
+
+@pytest.mark.parametrize(("code", "offence"), CASES)
+def test_checker_names_what_the_reference_refuses(code: str, offence: Case) -> None:
+    """The reference's own catalogue of faults: the checker names the same rule and place."""
+    bench = Bench()
+    bench.gangs, bench.maps = [(1, 2)], [np.zeros(320, int)]
+    offence(bench)
+    with pytest.raises(ProgramFault) as caught:
+        bench.run()
+    fault = caught.value
+    received = any(row["op"] == Op.RECEIVE for row in bench.rows)
+    if code == "offset" or (code == "missing" and received):
+        return  # data, and the other chip's vectors, are not in the program
+    named = {(f.code, f.cycle, f.queue) for f in errors(bench.program())}
+    assert (code, fault.cycle, fault.queue) in named

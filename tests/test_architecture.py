@@ -1,0 +1,64 @@
+"""The rules of the house that no single package can keep: imports, determinism, names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("chip", "interconnect", "programs", "cluster")
+MODEL_PACKAGES = ("chip", "interconnect", "programs")
+#: Trains the shipped checkpoints; runs on other machines and is imported by nothing.
+OUTSIDE = ROOT / "programs" / "checkpoints"
+#: Modules whose values differ from run to run.
+UNREPEATABLE = {"time", "random", "secrets", "uuid", "datetime"}
+#: Builtins whose values depend on addresses or on the interpreter's hash seed.
+UNREPEATABLE_CALLS = {"hash", "id"}
+VAGUE = ("util", "helper", "manager", "misc", "common")
+
+
+def modules(package: str) -> list[Path]:
+    return [p for p in sorted((ROOT / package).rglob("*.py")) if OUTSIDE not in p.parents]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
+    above = set(PACKAGES[PACKAGES.index(package) + 1 :])
+    for path in modules(package):
+        wrong = [name for name in imports(path) if name.split(".")[0] in above]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("package", MODEL_PACKAGES)
+def test_only_cluster_knows_ray_and_prometheus(package: str) -> None:
+    for path in modules(package):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & {"ray", "prometheus_client"}, path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("package", MODEL_PACKAGES)
+def test_model_code_is_repeatable(package: str) -> None:
+    for path in modules(package):
+        assert not UNREPEATABLE & {name.split(".")[0] for name in imports(path)}, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in UNREPEATABLE_CALLS, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Attribute) and node.attr in ("rand", "randn", "seed"):
+                pytest.fail(f"{path}:{node.lineno}: a process-wide random stream")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_say_what_is_inside(package: str) -> None:
+    for path in modules(package):
+        assert not any(word in path.stem for word in VAGUE), path.relative_to(ROOT)
