@@ -162,12 +162,11 @@ def check_sync(c: Columns, spec: ChipSpec, report: Report) -> None:
 
 
 def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
-    """Rules ``missing`` and ``want`` for operands that are ALU results."""
+    """Rule ``missing`` for operands that are ALU results (``want`` is asked of streams only)."""
     vxm = np.flatnonzero(ARITY[c.op] > 0)
     keys = key(c.queue[vxm], c.cycle[vxm])
-    order = np.argsort(keys, kind="stable")
-    keys, results = keys[order], vxm[order]
-    for name, codes, used in (("0", c.s0, ARITY[c.op] > 0), ("1", ops.s1, ARITY[c.op] > 1)):
+    keys.sort()
+    for codes, used in ((c.s0, ARITY[c.op] > 0), (ops.s1, ARITY[c.op] > 1)):
         rows = np.flatnonzero(used & (codes >= STREAMS) & (codes <= SELF))
         code = codes[rows]
         own = code == SELF
@@ -182,8 +181,6 @@ def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: Report)
         report.add("missing", rows[lost & own],
                    f"the ALU has no own result {spec.alu_cycles} or more cycles old",
                    "dispatch the first operation without self")  # fmt: skip
-        producer = pick(results, np.where(lost, -1, at))
-        check_want(c, rows, producer, c.of(f"want{name}", rows), report)
 
 
 def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: Report) -> None:

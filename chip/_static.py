@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chip.faults import ProgramFault
 from chip.isa import (
     ALU0,
+    ALUS,
     C2C_QUEUE,
     IMM,
     LANES,
@@ -23,6 +24,7 @@ from chip.isa import (
     VXM_ARITY,
     VXM_QUEUE,
     Op,
+    alu_stream_groups,
 )  # fmt: skip
 from chip.program import Program
 from chip.spec import ChipSpec

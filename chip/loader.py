@@ -230,7 +230,7 @@ def _attempt(
     table[:, STRIDE] = rows[:, 2]
     table[:, IMM] = m[block, r.IMM]
     table[:, BLOCK] = block
-        maps = np.array(program.maps, np.int16).reshape(-1, 320)
+    maps = np.array(program.maps, np.int16).reshape(-1, 320)
     return LinkedProgram(
         table, pieces[:, 0].copy(), arguments, weights, maps, int(byte_rows), int(word_rows),
         program.cycles, total, spec,

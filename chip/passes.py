@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import Op
@@ -21,6 +23,9 @@ from chip.spec import ChipSpec
 
 EASTWARD, WESTWARD = 0, 32
 Repeat = tuple[int, int] | int
+
+#: Order in which operations without streams take ALUs: rows 0 and 3 are asked for most.
+_ANYWHERE = (11, 10, 7, 6, 9, 5, 15, 14, 8, 4, 13, 12, 3, 2, 1, 0)
 
 
 class CompileError(ValueError):
@@ -56,11 +61,12 @@ def float_bits(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
-def offsets(n: Repeat, dc: Repeat) -> np.ndarray:
+def offsets(n: Repeat, dc: Repeat) -> NDArray[np.int64]:
     """Cycle offsets of the elements of a block, int64 [n1 * n2]."""
     n1, n2 = (n, 1) if isinstance(n, int) else n
     dc1, dc2 = (dc, 0) if isinstance(dc, int) else dc
-    return np.tile(np.arange(n1), n2) * dc1 + np.repeat(np.arange(n2), n1) * dc2
+    inner: NDArray[np.int64] = np.tile(np.arange(n1, dtype=np.int64), n2) * dc1
+    return inner + np.repeat(np.arange(n2, dtype=np.int64), n1) * dc2
 
 
 class Pass(Group):
@@ -127,7 +133,7 @@ class Pass(Group):
         place) the write is a SCATTER whose offsets come on streams map_code, map_code + 1.
         """
         start = driven_at + abs(place.position - position)
-        columns: dict[str, int] = {}
+        columns: dict[str, Any] = {}
         op = Op.WRITE
         if window is not None and map_code is not None:
             op = Op.SCATTER
@@ -148,7 +154,7 @@ class Pass(Group):
     def pick(self, *codes: int) -> int:
         """An ALU unused in this pass whose row reaches the stream groups of ``codes``."""
         groups = {(code % 32) // 4 for code in codes}
-        order = range(isa.ALUS) if groups else (11, 10, 7, 6, 9, 5, 15, 14, 8, 4, 13, 12, 3, 2, 1, 0)
+        order = range(isa.ALUS) if groups else _ANYWHERE
         for alu in order:
             if alu not in self._taken and groups <= set(isa.alu_stream_groups(alu)):
                 self._taken.add(alu)
@@ -181,7 +187,7 @@ class Pass(Group):
         codes = [o.code for o in (x, y) if isinstance(o, Stream)]
         if alu is None:
             alu = self.pick(*codes, *near, *((out,) if out >= 0 else ()))
-        columns: dict[str, int] = {}
+        columns: dict[str, Any] = {}
         for i, operand in enumerate((x, y)):
             if operand is None:
                 continue

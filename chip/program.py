@@ -96,7 +96,8 @@ def gang_skew(queues: tuple[int, ...], stream: int) -> NDArray[np.int64]:
     """Cycles by which each gang member is delayed so that all share member 0's diagonal."""
     positions = np.array([slice_position(q) for q in queues], np.int64)
     hops = positions - positions[0]
-    return hops if is_east(stream) else -hops
+    skew: NDArray[np.int64] = hops if is_east(stream) else -hops
+    return skew
 
 
 def expand(program: Program) -> BlockTable:

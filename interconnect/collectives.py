@@ -1,13 +1,16 @@
 """Collectives of a node compiled into Send and Receive: what moves, when, on which link.
 
-``all_reduce`` is the one-shot form: every chip multicasts its partial words to all neighbours
-and adds what it receives by the tree ((0+1)+(2+3))+((4+5)+(6+7)) over k, the XOR distance, which
-for every chip is the same tree over chip ids (see interconnect.node).  It is the latency-optimal
-choice for the few kilobytes of one token's residual.
+Everything is one-shot: a chip sends its words straight to every neighbour they are for (one Read
+is multicast to all links of an edge) and adds what it receives by the tree
+((0+1)+(2+3))+((4+5)+(6+7)) over k, the XOR distance, which for every chip is the same tree over
+chip ids (see interconnect.node).  This is the latency-optimal choice for the few kilobytes of one
+token's residual.  ``exchange`` and ``reduce`` are kernels for a compiler's schedule;
+``compile_collective`` makes whole programs of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,85 +18,187 @@ import numpy as np
 from chip import isa
 from chip.isa import Op
 from chip.passes import Operand, Pass, Stream
-from chip.reservation import Place, Schedule
+from chip.program import Program
+from chip.reservation import Place, Schedule, program_of
 from chip.spec import ChipSpec
-from interconnect.node import link_to
+from interconnect.node import NODE_SIZES, link_to
 
-#: Send and Receive stream codes by edge (0 west, 1 east); a receive code per link of the edge.
-_SEND = (60, 28)
-_RECEIVE_WEST = (0, 4, 8)
-_RECEIVE_EAST = (32, 36, 40, 44)
+#: Inward stream codes of what the links of an edge receive, and outward ones of what they send.
+_RECEIVE = {1: 0, 2: 4, 3: 8, 4: 32, 5: 36, 6: 40, 7: 44}
+_SEND = {1: 60, 2: 56, 3: 52, 4: 28, 5: 24, 6: 20, 7: 16}
+
+#: Quads that hold what neighbour k sent: west of the VXM for k = 1..3, east for 4..7, so that all
+#: eight terms reach the VXM on stream groups of their own.
+RECEIVED_QUADS: dict[int, tuple[int, ...]] = {
+    1: (8, 9, 10, 11), 2: (12, 13, 14, 15), 3: (17, 18, 19, 21),
+    4: (56, 57, 58, 59), 5: (61, 62, 63, 65), 6: (66, 67, 69, 70), 7: (71, 73, 74, 75),
+}  # fmt: skip
+
+OPERATIONS = ("all-reduce", "reduce-scatter", "all-gather", "broadcast")
 
 
 @dataclass(frozen=True)
 class ReducePlaces:
-    """partial, residual: fp32 words in different east quads; received[k]: a quad per neighbour,
-    west for k = 1..3, east for k = 4..7."""
+    """partial, residual: 4-byte words in different east quads; received[k]: RECEIVED_QUADS[k]."""
 
     partial: Place
     residual: Place
     received: dict[int, Place]
 
 
+def _edges(neighbours: Sequence[int]) -> list[list[int]]:
+    """Neighbours grouped by the edge their links are on, east first."""
+    groups = [[k for k in neighbours if k >= 4], [k for k in neighbours if k < 4]]
+    return [group for group in groups if group]
+
+
+def _send(
+    p: Pass, spec: ChipSpec, source: Place, words: int, neighbours: Sequence[int], start: int
+) -> None:
+    """Send ``words`` words of ``source`` at ``start`` on the links to neighbours of one edge."""
+    spacing = spec.send_spacing_cycles
+    code = _SEND[neighbours[0]]
+    queue = isa.C2C_QUEUE + link_to(neighbours[0])
+    value = p.load(source, code, start, queue, n=words, dc=4 * spacing, da=1, dsg=0, dcg=spacing)
+    for k in neighbours:
+        p.emit(Op.SEND, isa.C2C_QUEUE + link_to(k), start, n=4 * words, dc=spacing, s0=code, w0=1,
+               want0=value.tag)  # fmt: skip
+
+
+def _receive(p: Pass, spec: ChipSpec, target: Place, words: int, k: int, sent: int) -> None:
+    """Take the ``words`` words that neighbour ``k`` sent from cycle ``sent`` on to ``target``."""
+    spacing = spec.send_spacing_cycles
+    arrive = sent + spec.send_to_receive_cycles
+    code, tag = _RECEIVE[k], p.schedule.tag()
+    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link_to(k), arrive, n=4 * words, dc=spacing, out=code, wo=1,
+           tag=tag)  # fmt: skip
+    position = isa.EAST_EDGE if k >= 4 else isa.WEST_EDGE
+    at = arrive + spec.receive_cycles
+    diagonals = isa.diagonal(code, position, at) + spacing * np.arange(4 * words)
+    p.drive(code, 1, diagonals, position, target.position)
+    p.store(target, Stream(code, 1, tag), at, position, n=words, dc=4 * spacing, da=1, dcg=spacing)
+
+
+_START = 80  # room for a Read to reach an edge
+
+
 def exchange(
     schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces
 ) -> int:
-    """Send ``words`` fp32 words of ``partial`` to all neighbours; returns when theirs are readable."""
+    """Send ``words`` words of ``partial`` to all neighbours; returns when theirs are readable."""
     p = Pass(schedule, spec)
-    spacing = spec.send_spacing_cycles
-    vectors = 4 * words
-    start = 80
-    tags: dict[int, int] = {}
-    for edge in (1, 0):
-        neighbours = [k for k in range(1, chips) if (k >= 4) == bool(edge)]
-        if not neighbours:
-            continue
-        code = _SEND[edge]
-        queue = isa.C2C_QUEUE + 8 * edge
-        value = p.load(places.partial, code, start, queue, n=words, dc=4 * spacing, da=1, dsg=0,
-                       dcg=spacing)  # fmt: skip
-        for k in neighbours:
-            link = link_to(k)
-            p.emit(Op.SEND, isa.C2C_QUEUE + link, start, n=vectors, dc=spacing, s0=code, w0=1,
-                   want0=value.tag)  # fmt: skip
-            arrive = start + spec.send_to_receive_cycles
-            inward = _RECEIVE_EAST[k - 4] if edge else _RECEIVE_WEST[k - 1]
-            tags[k] = schedule.tag()
-            p.emit(Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=vectors, dc=spacing, out=inward,
-                   wo=1, tag=tags[k])  # fmt: skip
-            position = isa.EAST_EDGE if edge else isa.WEST_EDGE
-            at = arrive + spec.receive_cycles
-            diagonals = isa.diagonal(inward, position, at) + spacing * np.arange(vectors)
-            goal = places.received[k].position
-            p.drive(inward, 1, diagonals, position, goal)
-            p.store(places.received[k], Stream(inward, 1, tags[k]), at, position, n=words,
-                    dc=4 * spacing, da=1, dcg=spacing)  # fmt: skip
-        start += 1
-    first_read = min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
-    return schedule.place(p, ready - first_read) + p.ready
+    for i, group in enumerate(_edges(range(1, chips))):
+        _send(p, spec, places.partial, words, group, _START + i)
+        for k in group:
+            _receive(p, spec, places.received[k], words, k, _START + i)
+    return schedule.place(p, ready - _first_read(p)) + p.ready
+
+
+def _first_read(p: Pass) -> int:
+    return min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
 
 
 def reduce(
-    schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces
-) -> int:
+    schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces,
+    add: Op = Op.ADD_F32,
+) -> int:  # fmt: skip
     """Add the chips' words by the tree, then to ``residual`` in place; returns when readable."""
     p = Pass(schedule, spec)
     t = 40
     terms: list[Operand] = []
     for k in range(chips):
-        west = 1 <= k <= 3
         place = places.partial if k == 0 else places.received[k]
-        terms.append(p.load(place, 4 * k + (0 if west else 32), t, n=words, da=1))
-    first_read = min(block["cycle"] for block in p.blocks)
-    level = 0
+        terms.append(p.load(place, 4 * k + place.inward, t, n=words, da=1))
+    first_read = _first_read(p)
+    when = t
     while len(terms) > 1:
-        terms = [
-            p.op(Op.ADD_F32, t + 3 * level, terms[i], terms[i + 1], n=words)[0]
-            for i in range(0, len(terms), 2)
-        ]
-        level += 1
-    when = t + 3 * level
+        pairs = zip(terms[::2], terms[1::2], strict=True)
+        terms = [p.op(add, when, a, b, n=words)[0] for a, b in pairs]
+        when += spec.alu_cycles
     residual = p.load(places.residual, 36, when, n=words, da=1)
-    _, out = p.op(Op.ADD_F32, when, terms[0], residual, n=words, out=12, reach=33)
+    _, out = p.op(add, when, terms[0], residual, n=words, out=12, reach=33)
     p.keep(places.residual, out, when, n=words)
     return schedule.place(p, ready - first_read) + p.ready
+
+
+@dataclass(frozen=True)
+class Collective:
+    """Programs of a collective, one per chip, and where its 4-byte words lie on every chip.
+
+    source: the chip's own words (reduce-scatter: those for chip j from word j * words on);
+    result: all-reduce and reduce-scatter: the sums (zero before the launch); broadcast: the
+    root's words on the other chips; all-gather: the words of chip c XOR k are in received[k].
+    """
+
+    programs: list[Program]
+    source: Place
+    result: Place
+    received: dict[int, Place]
+    cycles: int
+
+
+def compile_collective(
+    operation: str, chips: int, words: int, spec: ChipSpec, *, add: Op = Op.ADD_F32, root: int = 0
+) -> Collective:
+    """Programs for one collective of ``words`` 4-byte words [words, 320] per chip.
+
+    ``add`` is ADD_F32 or ADD_I32.  Raises ValueError for sizes a node does not have.
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"collective {operation!r}: known are {', '.join(OPERATIONS)}")
+    if chips not in NODE_SIZES[1:]:
+        raise ValueError(f"{chips} chips: a node's collective takes 2, 4 or 8")
+    if not 1 <= words <= 512:
+        raise ValueError(f"{words} words: a one-shot collective takes 1 to 512")
+    source = Place((52, 53, 54, 55), 0)
+    received = {k: Place(RECEIVED_QUADS[k], 0) for k in range(1, chips)}
+    result = Place((44, 45, 46, 47), 0)
+    places = ReducePlaces(source, result, received)
+    programs = []
+    cycles = 0
+    for chip in range(chips):
+        schedule = Schedule()
+        own = places
+        if operation in ("all-reduce", "all-gather"):
+            end = exchange(schedule, spec, chips, words, 0, places)
+        elif operation == "reduce-scatter":
+            end = _scatter(schedule, spec, chips, chip, words, places)
+            own = ReducePlaces(source.at(chip * words), result, received)
+        else:
+            end = _broadcast(schedule, spec, chips, chip, root, words, places)
+        if operation in ("all-reduce", "reduce-scatter"):
+            end = reduce(schedule, spec, chips, words, end, own, add)
+        table, _, gangs = schedule.blocks()
+        programs.append(program_of([table], gangs, end))
+        cycles = max(cycles, end)
+    return Collective(programs, source, result, received, cycles)
+
+
+def _scatter(
+    schedule: Schedule, spec: ChipSpec, chips: int, chip: int, words: int, places: ReducePlaces
+) -> int:
+    """To every neighbour its own words."""
+    p = Pass(schedule, spec)
+    for k in range(1, chips):
+        _send(p, spec, places.partial.at((chip ^ k) * words), words, [k], _START + k)
+        _receive(p, spec, places.received[k], words, k, _START + k)
+    return schedule.place(p, 0) + p.ready
+
+
+def _broadcast(
+    schedule: Schedule, spec: ChipSpec, chips: int, chip: int, root: int, words: int,
+    places: ReducePlaces,
+) -> int:  # fmt: skip
+    """The root's words to everybody; all chips keep the same cycles."""
+    p = Pass(schedule, spec)
+    if chip == root:
+        for i, group in enumerate(_edges(range(1, chips))):
+            _send(p, spec, places.partial, words, group, _START + i)
+    else:
+        k = chip ^ root
+        last = _edges(range(1, chips)).index(
+            next(group for group in _edges(range(1, chips)) if k in group)
+        )
+        _receive(p, spec, places.residual, words, k, _START + last)
+    start = schedule.place(p, 0 if chip == root else -_START)
+    return start + max(p.ready, p.span())

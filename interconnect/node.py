@@ -9,6 +9,11 @@ Link numbers per neighbour are assumed; 28 cables and seven local links per chip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from chip.engine import Chip
+from chip.isa import LINKS
+
 Cable = tuple[int, int, int, int]
 
 #: Sizes a node can be partitioned into.
@@ -29,3 +34,17 @@ def node_cables(chips: int) -> list[Cable]:
     return [
         (a, link_to(a ^ b), b, link_to(a ^ b)) for a in range(chips) for b in range(a + 1, chips)
     ]
+
+
+def wire(chip: Chip, cables: Sequence[tuple[int, int, int, int]]) -> None:
+    """Tell a chip the ring numbers of its links and who is at their other ends.
+
+    Cable i, (a, link of a, b, link of b), uses ring 2i from a to b and ring 2i + 1 back.
+    """
+    tx, rx, peers = [-1] * LINKS, [-1] * LINKS, [-1] * LINKS
+    for index, (a, link_a, b, link_b) in enumerate(cables):
+        if a == chip.chip_id:
+            tx[link_a], rx[link_a], peers[link_a] = 2 * index, 2 * index + 1, b
+        if b == chip.chip_id:
+            tx[link_b], rx[link_b], peers[link_b] = 2 * index + 1, 2 * index, a
+    chip.wire(tx, rx, peers)

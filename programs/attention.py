@@ -14,9 +14,9 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
+from chip.passes import Alu, Pass, Self, Stream
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
-from chip.passes import Alu, Pass, Self, Stream
 
 _PAIR = 2  # scores run on the east plane pair
 _DISTRIBUTOR = isa.SXM_QUEUE + 8
@@ -134,7 +134,7 @@ def attend(
     schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
     queries_ready: int, keys_ready: int, values_ready: int, places: AttentionPlaces,
 ) -> int:  # fmt: skip
-    """Scores, softmax and weighted values of one tile of heads; returns when its output is ready."""
+    """Scores, softmax and weighted values of one tile of heads; returns when they are readable."""
     copied = _copy_queries(schedule, spec, tile, heads, queries_ready, places)
     scored = _score(schedule, spec, tile, heads, head_lanes, context, copied, keys_ready, places)
     p = Pass(schedule, spec)
@@ -183,7 +183,7 @@ def _score(
     schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
     queries_ready: int, keys_ready: int, places: AttentionPlaces,
 ) -> int:  # fmt: skip
-    """Masked scores of all positions to places.scores, their two running maxima to places.maxima."""
+    """Masked scores of all positions to ``scores``, their two running maxima to ``maxima``."""
     p = Pass(schedule, spec)
     groups = heads * head_lanes // 16
     per_head = head_lanes // 16
@@ -250,7 +250,7 @@ def _weigh(
     schedule: Schedule, spec: ChipSpec, tile: int, context: int, ready: int,
     places: AttentionPlaces,
 ) -> int:  # fmt: skip
-    """exp(score - maximum), its three interleaved sums, and those of its products with the values."""
+    """exp(score - maximum), its three running sums, and those of its products with the values."""
     p = Pass(schedule, spec)
     t = 40
     score = p.load(places.scores, 8, t, n=context, da=1)

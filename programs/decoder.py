@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
-from interconnect.collectives import ReducePlaces
+from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
 from programs.attention import AttentionPlaces
 from programs.matmul import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock
 from programs.norm import Constants
@@ -30,9 +30,8 @@ Image = list[tuple[int, int, Rows]]
 _MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 #: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
 LAYER_VARIANTS = 4
-_WEST_2, _WEST_3, _WEST_4 = (8, 9, 10, 11), (12, 13, 14, 15), (17, 18, 19, 21)
-_EAST_2, _EAST_3 = (52, 53, 54, 55), (56, 57, 58, 59)
-_EAST_4, _EAST_5, _EAST_6 = (61, 62, 63, 65), (66, 67, 69, 70), (71, 73, 74, 75)
+_WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
+_EAST_2 = (52, 53, 54, 55)
 _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
 
 
@@ -102,7 +101,7 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
     symbols = _Symbols(layout.layers)
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
     if 2 * context > 4096:
-        raise CompileError(f"context {context}: a program's mask table holds at most 2,048 positions")
+        raise CompileError(f"context {context}: the mask table holds at most 2,048 positions")
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = max(t, qt, layout.ffn_tiles)
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
@@ -114,15 +113,10 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
         "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
         "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
     }  # fmt: skip
-    received = dict(
-        zip(range(1, 8), (_WEST_2, _WEST_3, _WEST_4, _EAST_3, _EAST_4, _EAST_5, _EAST_6),
-            strict=True)
-    )  # fmt: skip
     partial = pm.top(_EAST_2, t)
     x = pm.top(EAST_QUAD, t)
-    reduce = ReducePlaces(
-        partial, x, {k: pm.top(received[k], t) for k in range(1, layout.tp)}
-    )
+    received = {k: pm.top(RECEIVED_QUADS[k], t) for k in range(1, layout.tp)}
+    reduce = ReducePlaces(partial, x, received)
     results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.ffn_tiles))
     up = pm.top(_EAST_2, layout.ffn_tiles)
     hidden = pm.top(EAST_QUAD, layout.ffn_tiles)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from chip.isa import Op
+from chip.passes import Pass
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
-from chip.passes import Pass
 
 #: A pass reads the gate twice, twelve cycles apart, from the same slices.
 _TILES_PER_PASS = 12

@@ -74,9 +74,10 @@ class Host:
         for bucket in self.artifact.bindings["buckets"]:
             if position < bucket:
                 return f"{'prefill' if prefill else 'decode'}-{bucket}"
+        context = self.artifact.bindings["context"]
         raise ValueError(
-            f"position {position}: the artifact was compiled for {self.artifact.bindings['context']} "
-            "positions; compile with a longer --context"
+            f"position {position}: the artifact was compiled for {context} positions; "
+            "compile with a longer --context"
         )
 
 
@@ -88,4 +89,4 @@ def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:
     weights = np.exp(scaled - scaled.max())
     total = np.cumsum(weights / weights.sum())
     draw = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), step])).random()
-    return int(min(np.searchsorted(total, draw, side="right"), len(logits) - 1))
+    return min(int(np.searchsorted(total, draw, side="right")), len(logits) - 1)

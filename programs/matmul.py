@@ -2,9 +2,9 @@
 
 One *round* runs up to four column blocks, one per plane (int8), or two, one per plane pair
 (fp16).  For every K tile a plane takes LW for m cycles on its sixteen streams, one IW, and the
-tile's activation vectors in the seven-cycle gap before the next LW: two int8 digits (hi, lo) three
-cycles apart, or one fp16 vector.  ACC adds the tiles; the last one emits.  The planes of a round run
-one cycle apart, so that one VXM chain serves all: (hi << 7) + lo, to fp32, times scale.
+tile's activation vectors in the seven-cycle gap before the next LW: two int8 digits (hi, lo)
+three cycles apart, or one fp16 vector.  ACC adds the tiles; the last one emits.  The planes of a
+round run one cycle apart, so that one VXM chain serves all: (hi << 7) + lo, to fp32, times scale.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
+from chip.passes import Alu, Operand, Pass, Repeat, Stream
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
-from chip.passes import Alu, Operand, Pass, Repeat, Stream
 
 #: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).
 PLANE_ORDER = (2, 3, 0, 1)
@@ -143,7 +143,7 @@ def _accumulate(
 
 
 def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
-    """(hi << 7) + lo for all planes of a round on one ALU pair; the sums leave at ``at`` + 3 + i."""
+    """(hi << 7) + lo for all planes of a round on one ALU pair, dispatched at ``at`` + 3 + i."""
     shift, add = p.pick(16), p.pick(16)
     for side in (1, 0):
         slots = [i for i, block in enumerate(blocks) if block.plane // 2 == side]

@@ -13,10 +13,10 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
+from chip.passes import Alu, Pass, Self, Stream
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
 from programs.matmul import Activations
-from chip.passes import Alu, Pass, Self, Stream
 
 _PAIR = 2  # the east plane pair holds the ones
 
@@ -100,7 +100,7 @@ def norm_factor(
     schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, constants: Constants,
     inv_h: float, eps: float, gain: float | None, target: Place,
 ) -> int:  # fmt: skip
-    """rsqrt(mean square + eps), times ``gain`` if given, on every lane of one fp32 word in the west."""
+    """rsqrt(mean square + eps), times ``gain`` if given, on every lane of a west fp32 word."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
     a, _ = p.op(Op.MUL_F32, t, total, imm=inv_h)
@@ -119,7 +119,7 @@ def dynamic_factor(
     schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, constants: Constants,
     inverse: Place, scale: Place,
 ) -> int:  # fmt: skip
-    """Dynamic quantisation: 16256 / norm to ``inverse`` (west), norm / 16256 to ``scale`` (east)."""
+    """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its reciprocal to ``scale`` (east)."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
     a, _ = p.op(Op.MUL_F32, t, total, imm=1.0 + 2.0**-7)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chip.isa import SLICES, WORDS_PER_SLICE
+from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
-from chip.passes import CompileError
 
 #: fp32 vectors lie on four slices of one MEM group, so their byte planes need no skew.
 WEST_QUAD = (0, 1, 2, 3)

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Status
-from chip.isa import LINKS, queue_name
+from chip.isa import queue_name
 from chip.loader import LinkedProgram, link
 from chip.ring import Rings
 from chip.spec import ChipSpec
+from interconnect.node import wire
 from programs.artifact import Artifact
 from programs.host import Host, pick_token
 
@@ -172,20 +173,6 @@ def step_windows(
                 )
         pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
     peers.gate((launch + 1) * LAUNCH_MARK)
-
-
-def wire(chip: Chip, cables: Sequence[tuple[int, int, int, int]]) -> None:
-    """Tell a chip the ring numbers of its links and who is at their other ends.
-
-    Cable i, (a, link of a, b, link of b), uses ring 2i from a to b and ring 2i + 1 back.
-    """
-    tx, rx, peers = [-1] * LINKS, [-1] * LINKS, [-1] * LINKS
-    for index, (a, link_a, b, link_b) in enumerate(cables):
-        if a == chip.chip_id:
-            tx[link_a], rx[link_a], peers[link_a] = 2 * index, 2 * index + 1, b
-        if b == chip.chip_id:
-            tx[link_b], rx[link_b], peers[link_b] = 2 * index + 1, 2 * index, a
-    chip.wire(tx, rx, peers)
 
 
 class Runner:

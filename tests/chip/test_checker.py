@@ -26,7 +26,7 @@ def program(rows: list[Row], gangs: Any = (), maps: Any = ()) -> Program:
     for row, columns in zip(table, rows, strict=True):
         for name, value in columns.items():
             row[name] = value
-    return Program(table, list(gangs), list(maps), cycles=1000)
+    return Program(table, list(gangs), list(maps))
 
 
 def errors(p: Program) -> list[Finding]:
@@ -220,6 +220,14 @@ def test_finding_names_both_parties() -> None:
     assert (finding.code, finding.cycle, finding.queue) == ("in-flight", 8, 44)
     assert finding.instruction == "READ a=0 out=E1 (block 2)"
     assert "WRITE a=0 s0=E0 (block 1) on mem_e[0] at cycle 7" in finding.other
+
+
+def test_want_is_asked_of_streams_only() -> None:
+    assert errors(program(changed(chain(), 1, want0=99))) == []
+
+
+def test_unused_operands_are_ignored() -> None:
+    assert errors(program(changed(chain(), 0, s1=7, w1=3, want1=4))) == []
 
 
 def test_expansion_is_the_programs() -> None:

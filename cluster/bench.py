@@ -1,0 +1,212 @@
+"""``lpu bench``: the performance table, measured here and now.
+
+Every row is a value, what it is compared with, and their ratio (value / baseline).  Each figure
+is measured by this command on this machine; the two aims that serve as baselines say so.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from chip.engine import Chip, warm_up
+from chip.loader import link
+from chip.reference import ReferenceChip
+from chip.ring import Rings
+from chip.spec import ChipSpec
+from cluster.commands.options import shipped_model
+from cluster.errors import InputError, RunError
+from cluster.generation import GenerationResult, Listener, Placement, run_generation
+from programs.artifact import Artifact
+from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
+from programs.compiler import compile_decoder
+from programs.partition import Layout, PartitionedModel, partition, random_chip_weights
+from programs.runner import Generation
+
+TINYLLAMA = ModelConfig(
+    hidden_size=2048, layers=22, heads=32, kv_heads=4, head_dim=64, ffn=5632, vocab=32000
+)
+TINY = ModelConfig(hidden_size=64, layers=1, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=64)
+CHIPS = 8
+CONTEXT = 256
+PROMPT = (1, 2)
+AIM_TOKENS_PER_SECOND = 5.0
+AIM_FIRST_TOKEN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``baseline_is`` says what the baseline is."""
+
+    name: str
+    value: float
+    unit: str
+    baseline: float
+    baseline_is: str
+
+    @property
+    def ratio(self) -> float:
+        """value / baseline"""
+        return self.value / self.baseline
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compiled model to measure; ``model`` where it is in no directory."""
+
+    artifact: Artifact
+    model: PartitionedModel | None = None
+
+
+def tinyllama() -> Subject:
+    """A random int8 model of TinyLlama-1.1B's shape, compiled for eight chips."""
+    layout = Layout.of(TINYLLAMA, CHIPS)
+    weights = {chip: random_chip_weights(layout, "int8", 0, chip) for chip in range(CHIPS)}
+    model = PartitionedModel(random_checkpoint(TINYLLAMA, 0), layout, "int8", weights)
+    artifact = compile_decoder(model, ChipSpec(), CONTEXT)
+    return Subject(artifact, replace(model, _built={}))
+
+
+def shipped() -> Subject:
+    """The shipped model, compiled for eight chips."""
+    model = partition(load_checkpoint(shipped_model()), CHIPS, "int8")
+    return Subject(compile_decoder(model, ChipSpec(), CONTEXT))
+
+
+def _generate(subject: Subject, new_tokens: int, placement: Placement) -> GenerationResult:
+    job = Generation(PROMPT, new_tokens)
+    return run_generation(
+        subject.artifact, job, placement, Listener(), perf_counter(), subject.model
+    )
+
+
+def _token_seconds(subject: Subject, new_tokens: int, placement: Placement) -> float:
+    """Wall seconds per token after the first, which also links programs and touches memory."""
+    return _generate(subject, new_tokens, placement).steady_token_seconds
+
+
+def decode_vs_numpy() -> list[Row]:
+    """Emulated decoding against a plain float32 forward, one thread each."""
+    value = _token_seconds(tinyllama(), 6, Placement(CHIPS, in_process=True))
+    c = TINYLLAMA
+    shape = [c.hidden_size, c.layers, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, 128, 5]
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.bench_numpy", *map(str, shape)],
+        env={**os.environ, **threads}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RunError(f"the NumPy baseline failed: {done.stderr.strip()[-200:]}")
+    return [
+        Row(
+            "decode_vs_numpy", value, "s per token", float(done.stdout),
+            "plain NumPy float32 forward of TinyLlama-1.1B's shape, one thread, two layers' "
+            "random weights serving all 22 layers in turn",
+        )
+    ]  # fmt: skip
+
+
+def engine_vs_reference() -> list[Row]:
+    """Single instructions per second, fast engine against the cycle-by-cycle reference."""
+    artifact = compile_decoder(partition(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
+    program = artifact.program("decode-64", 0)
+    linked = link(program, artifact.spec)
+    warm_up()
+    chip, rings = Chip(artifact.spec, 0), Rings.allocate(1)
+    slow = ReferenceChip(artifact.spec, 0)
+    for place, address, rows in artifact.memory[0]:
+        chip.write_words(place, address, rows)
+        slow.sram[place, address : address + len(rows)] = rows
+    best = float("inf")
+    for launch in range(5):
+        began = perf_counter()
+        chip.begin(linked, launch)
+        chip.run(rings)
+        best = min(best, perf_counter() - began)
+    began = perf_counter()
+    slow.run(program)
+    reference = perf_counter() - began
+    return [
+        Row(
+            "engine_vs_reference", linked.elements / best, "instructions/s",
+            linked.elements / reference, "the reference interpreter on the same program",
+        )
+    ]  # fmt: skip
+
+
+def tokens_per_wall_second() -> list[Row]:
+    """The shipped model on eight chips in eight actors."""
+    result = _generate(shipped(), 64, Placement(1))
+    return [
+        Row(
+            "tokens_per_wall_second", len(result.tokens) / result.token_wall_seconds, "tokens/s",
+            AIM_TOKENS_PER_SECOND, "the aim for eight actors",
+        )
+    ]  # fmt: skip
+
+
+def first_token_seconds() -> list[Row]:
+    """From the command to the first token, process start included."""
+    began = perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "generate", "--max-new-tokens", "1", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RunError(f"lpu generate failed: {done.stderr.strip()[-200:]}")
+    return [
+        Row(
+            "first_token_seconds", perf_counter() - began, "s", AIM_FIRST_TOKEN_SECONDS,
+            "the aim; the value is a whole lpu generate of one token, start to exit",
+        )
+    ]  # fmt: skip
+
+
+def actors_vs_one_process() -> list[Row]:
+    """Eight chips in eight actors against eight chips in one process."""
+    rows = []
+    for name, make, tokens in (
+        ("actors_vs_one_process", tinyllama, 8),
+        ("actors_vs_one_process_small", shipped, 64),
+    ):
+        subject = make()
+        one = _token_seconds(subject, tokens, Placement(CHIPS, in_process=True))
+        eight = _token_seconds(subject, tokens, Placement(1))
+        model = "TinyLlama-1.1B's shape" if make is tinyllama else "the shipped model"
+        rows.append(Row(name, eight, "s per token", one, f"{model}, all chips in one process"))
+    return rows
+
+
+ROWS: dict[str, Callable[[], list[Row]]] = {
+    "decode_vs_numpy": decode_vs_numpy,
+    "engine_vs_reference": engine_vs_reference,
+    "tokens_per_wall_second": tokens_per_wall_second,
+    "first_token_seconds": first_token_seconds,
+    "actors_vs_one_process": actors_vs_one_process,
+}
+#: Rows of the table whose feature does not exist yet.
+UNBUILT = (
+    "allreduce_10440", "fabric_flit_hops", "allreduce_functional_vs_numpy", "plan_70b",
+    "timing_chip_cycles", "smollm2_token_seconds", "load_10000_requests",
+    "speculative_tokens_per_wall_second", "recovery_seconds", "snapshot_overhead",
+    "metrics_overhead", "trace_overhead",
+)  # fmt: skip
+
+
+def select(names: Sequence[str]) -> list[str]:
+    """The rows asked for, in the order asked; all that are built when none are named."""
+    for name in names:
+        if name in UNBUILT:
+            raise InputError(f"bench {name}: the feature this row measures is not built yet")
+        if name not in ROWS:
+            raise InputError(f"bench {name}: no such row; the rows are {', '.join(ROWS)}")
+    return list(names) or list(ROWS)
+
+
+def measure(name: str) -> list[Row]:
+    """Measure one row (some come in two)."""
+    return ROWS[name]()

@@ -1,0 +1,107 @@
+"""The command ``lpu``.
+
+Results go to stdout, progress to stderr.  Exit codes: 0 fine, 1 the run found a problem, 2 the
+input or the arguments are wrong; an error is one line that says what, where and how to mend it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from cluster.commands import artifacts, benchmarks
+from cluster.commands.generate import generate
+from cluster.errors import InputError, RunError, one_line
+
+FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="A cluster of LPUs, emulated: exact numbers, exact cycles.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(generate)
+app.command("compile")(artifacts.compile_)
+app.command()(artifacts.check)
+app.command()(artifacts.inspect)
+app.command()(artifacts.run)
+app.command()(benchmarks.bench)
+
+#: The command line's own complaints (an unknown option, a number that is none).
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def main() -> NoReturn:
+    """Run ``lpu`` with the process's arguments and exit."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run ``lpu`` with ``arguments``; the exit code."""
+    try:
+        code = app(arguments, prog_name="lpu", standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:
+            return _complain("interrupted", INTERRUPTED)
+        return code if isinstance(code, int) else FINE
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has enough; keep the interpreter from complaining at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PROBLEM
+    except Exception as error:
+        if os.environ.get("LPU_DEBUG"):
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    # Typer asks for help by raising a usage error without text.
+    if isinstance(error, UsageError):
+        text = getattr(error, "format_message", lambda: "")()
+        return _complain(f"{text or 'name a verb'} (see lpu --help)", WRONG_INPUT)
+    if isinstance(error, InputError | _input_errors()):
+        return _complain(one_line(error), WRONG_INPUT)
+    if isinstance(error, RunError | _run_errors()):
+        return _complain(one_line(error), PROBLEM)
+    return _complain(
+        f"internal error: {type(error).__name__}: {one_line(error)} (LPU_DEBUG=1 shows where)",
+        PROBLEM,
+    )
+
+
+def _input_errors() -> type[Exception] | object:
+    from chip.passes import CompileError
+    from chip.spec import SpecError
+    from programs.artifact import ArtifactError
+    from programs.checkpoint import CheckpointError
+    from programs.partition import PartitionError
+
+    return CompileError | SpecError | ArtifactError | CheckpointError | PartitionError
+
+
+def _run_errors() -> type[Exception] | object:
+    from chip.faults import LockstepViolation, ProgramFault
+
+    return ProgramFault | LockstepViolation | MemoryError
+
+
+def _complain(text: str, code: int) -> int:
+    typer.echo(f"lpu: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The verbs of ``lpu``, one module each; ``cluster.cli`` puts them together."""

@@ -1,0 +1,228 @@
+"""``lpu compile``, ``check``, ``inspect`` and ``run``: making and looking at ``.lpu`` files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.commands import options
+from cluster.errors import InputError, RunError
+
+DEFAULT_CONTEXT = 256
+FINDINGS_SHOWN = 50
+
+File = Annotated[Path, typer.Argument(help="An .lpu file.", metavar="FILE")]
+Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="the first one")]
+
+
+def compile_(
+    model: options.Model = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "model.lpu"
+    ),
+    chips: options.Chips = 8,
+    tp: options.Tp = None,
+    pp: options.Pp = 1,
+    dtype: options.Dtype = "int8",
+    context: options.Context = None,
+    chip: options.ChipType = "groq-lpu-1",
+    as_json: options.Json = False,
+) -> None:
+    """Compile a checkpoint to one .lpu file."""
+    tp_asked = options.check_parallelism(chips, tp, pp)
+    options.check_choice("--dtype", dtype, ("int8", "fp16"))
+    options.check_at_least("--context", context, 1)
+    from cluster.compiling import compile_model, open_model
+    from cluster.output import print_json, print_table, stderr_console, working
+    from programs.artifact import save
+
+    with working("compiling ...", stderr_console()) as tell:
+        checkpoint = open_model(model or options.shipped_model())
+        positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
+        compiled = compile_model(checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip)
+        tell("writing ...")
+        save(compiled, output)
+    used = [sum(rows.nbytes for _, _, rows in image) for image in compiled.memory]
+    if as_json:
+        print_json(
+            {
+                "artifact": str(output),
+                "chips": compiled.chips,
+                "predicted_cycles": compiled.predicted_cycles,
+                "sram_used_bytes": max(used),
+                "sram_bytes": compiled.spec.sram_bytes,
+                "file_bytes": output.stat().st_size,
+            }
+        )
+        return
+    print_table(
+        str(output),
+        [
+            ("chips", str(compiled.chips)),
+            *((f"cycles of {name}", f"{n:,}") for name, n in compiled.predicted_cycles.items()),
+            ("SRAM image per chip", f"{max(used):,} of {compiled.spec.sram_bytes:,} bytes"),
+            ("file", f"{output.stat().st_size:,} bytes"),
+        ],
+    )
+
+
+def check(file: File, as_json: options.Json = False) -> None:
+    """Prove every program of an artifact legal, or say why not."""
+    from chip import checker
+    from cluster.output import print_json, stderr_console, working
+    from programs.artifact import load
+
+    found: list[tuple[str, Any]] = []
+    with working("checking ...", stderr_console()) as tell:
+        artifact = load(file)
+        for name in artifact.programs:
+            tell(f"checking {name} ...")
+            each = [artifact.program(name, number) for number in range(artifact.chips)]
+            first = {id(program): number for number, program in reversed(list(enumerate(each)))}
+            for number in sorted(first.values()):
+                findings = checker.check(each[number], artifact.spec, chip=number)
+                found += [(name, finding) for finding in findings]
+            links = checker.check_links(each, artifact.cables, artifact.spec)
+            found += [(name, finding) for finding in links]
+    errors = [pair for pair in found if pair[1].severity == checker.ERROR]
+    if as_json:
+        print_json(
+            {
+                "legal": not errors,
+                "findings": [_finding(name, finding) for name, finding in found],
+            }
+        )
+    else:
+        for name, finding in found[:FINDINGS_SHOWN]:
+            typer.echo(f"{name}: {_sentence(finding)}")
+        if len(found) > FINDINGS_SHOWN:
+            typer.echo(f"... and {len(found) - FINDINGS_SHOWN} more")
+        programs = sum(len(programs) for programs in artifact.programs.values())
+        verdict = f"NOT legal: {len(errors)} errors" if errors else "legal"
+        typer.echo(f"{file}: {programs} programs, {verdict}")
+    if errors:
+        raise typer.Exit(1)
+
+
+def _finding(entry: str, finding: Any) -> dict[str, Any]:
+    return {
+        "entry": entry,
+        "code": finding.code,
+        "severity": finding.severity,
+        "chip": finding.chip,
+        "cycle": finding.cycle,
+        "queue": finding.queue,
+        "instruction": finding.instruction,
+        "other": finding.other,
+        "mend": finding.mend,
+    }
+
+
+def _sentence(finding: Any) -> str:
+    where = "" if finding.chip is None else f"chip {finding.chip}, "
+    return (
+        f"{finding.severity}: {where}cycle {finding.cycle}: {finding.code}: "
+        f"{finding.instruction}: {finding.other}; {finding.mend}"
+    )
+
+
+def inspect(
+    file: File,
+    entry: Entry = None,
+    chip: Annotated[int, typer.Option(help="Chip number.")] = 0,
+    limit: Annotated[int, typer.Option(help="Blocks to show at most, 0 for all.")] = 100,
+    as_json: options.Json = False,
+) -> None:
+    """Show an artifact's program as assembler text."""
+    options.check_at_least("--limit", limit, 0)
+    from chip.assembly import disassemble
+    from chip.program import Program
+    from cluster.output import print_json, print_table
+    from programs.artifact import load
+
+    artifact = load(file)
+    name = pick_entry(artifact, entry)
+    if not 0 <= chip < artifact.chips:
+        raise InputError(f"--chip {chip}: {file} is for chips 0 to {artifact.chips - 1}")
+    program = artifact.program(name, chip)
+    total = len(program.blocks)
+    shown = total if limit == 0 else min(limit, total)
+    text = disassemble(Program(program.blocks[:shown], program.gangs, program.maps, program.cycles))
+    if as_json:
+        print_json(
+            {
+                "entry_points": entry_names(artifact),
+                "entry": name,
+                "chip": chip,
+                "blocks": total,
+                "cycles": program.cycles,
+                "assembly": text,
+            }
+        )
+        return
+    print_table(
+        str(file),
+        [
+            ("entry points", ", ".join(entry_names(artifact))),
+            ("shown", f"{name}, chip {chip}: {shown:,} of {total:,} blocks"),
+            ("cycles", f"{program.cycles:,}"),
+        ],
+    )
+    typer.echo(text)
+
+
+def entry_names(artifact: Any) -> list[str]:
+    """Entry points by name, numbers inside names by value: decode-64 before decode-128."""
+
+    def key(name: str) -> list[tuple[int, str]]:
+        return [(int(p), "") if p.isdecimal() else (0, p) for p in re.split(r"([0-9]+)", name)]
+
+    return sorted(artifact.programs, key=key)
+
+
+def pick_entry(artifact: Any, entry: str | None) -> str:
+    """The entry point asked for, or the first by name and number."""
+    names = entry_names(artifact)
+    if entry is None and names:
+        return str(names[0])
+    if entry in names:
+        return str(entry)
+    raise InputError(f"--entry {entry}: the entry points are {', '.join(names) or 'none'}")
+
+
+def run(file: File, entry: Entry = None, as_json: options.Json = False) -> None:
+    """Run one launch of an entry point with the inputs as stored."""
+    from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.single import run_entry
+    from programs.artifact import load
+
+    with working("running ...", stderr_console()):
+        artifact = load(file)
+        name = pick_entry(artifact, entry)
+        result = run_entry(artifact, name)
+    predicted = artifact.predicted_cycles.get(name, result.cycles)
+    if as_json:
+        print_json(
+            {
+                "entry": name,
+                "chips": artifact.chips,
+                "digest": result.digest,
+                "cycles": result.cycles,
+                "predicted_cycles": predicted,
+                "outputs": result.outputs,
+            }
+        )
+    else:
+        print_table(
+            str(file),
+            [
+                ("entry point", name),
+                ("cycles", f"{result.cycles:,} (predicted {predicted:,})"),
+                ("digest", result.digest),
+            ],
+        )
+    if predicted != result.cycles:
+        raise RunError(f"{name} retired at cycle {result.cycles}, predicted {predicted}")

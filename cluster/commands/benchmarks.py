@@ -1,0 +1,59 @@
+"""``lpu bench``: prints the table that ``cluster.bench`` measures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cluster.commands import options
+
+
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Rows to measure.", show_default="all")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the performance table, or the rows named."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.bench import Row, measure, select
+    from cluster.output import print_json, stderr_console, working
+
+    chosen = select(names or [])
+    rows: list[Row] = []
+    with working("", stderr_console()) as tell:
+        for name in chosen:
+            tell(f"measuring {name} ...")
+            rows += measure(name)
+    if as_json:
+        print_json(
+            {
+                "results": [
+                    {
+                        "name": row.name,
+                        "value": row.value,
+                        "unit": row.unit,
+                        "baseline": row.baseline,
+                        "ratio": row.ratio,
+                        "baseline_is": row.baseline_is,
+                    }
+                    for row in rows
+                ]
+            }
+        )
+        return
+    table = Table(title="lpu bench", title_justify="left")
+    for heading in ("row", "value", "baseline", "ratio", "baseline is"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.value:.4g} {row.unit}",
+            f"{row.baseline:.4g} {row.unit}",
+            f"{row.ratio:.3g}",
+            row.baseline_is,
+        )
+    Console(highlight=False).print(table)

@@ -1,0 +1,212 @@
+"""The memory that the processes of one run share: rings, logits, barrier counters.
+
+One file, mapped by every process.  It knows bytes and sequence numbers, not chips or programs:
+
+    header     magic, the run's random token, the abandon flag          one page
+    barrier    one int64 per process, a cache line pair apart
+    mailboxes  per chip two slots: sequence, checksum, count, float32 values
+    rings      the links' vectors, laid out by ``chip.ring.Rings``
+
+The driver creates the file with mode 0600 under a name nobody can guess and removes it at the end;
+a process that maps it must show the same token, so that two runs never meet by accident.
+
+A mailbox slot carries its sequence number and a CRC-32 of its contents, and a reader takes it only
+when both agree; nothing is assumed about the order in which another core sees the stores.  Two
+slots alternate: a writer reaches sequence n + 2 only after it has read everybody's n + 1, which
+they write after they have read n.
+
+    layout = Layout(processes=2, chips=8, values=128, rings=56)
+    mapping = SharedMapping.create(layout)
+    mapping.post(0, 1, logits)
+    assert mapping.peek(0, 1) is not None
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.ring import Rings
+
+MAGIC = b"LPUMAP1\0"
+TOKEN_BYTES = 16
+PAGE = 4096
+ABANDONED_AT = 64
+LINE = 128
+RING_CAPACITY = 128
+
+
+class MappingError(Exception):
+    """A mapping that is not the one of this run."""
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes from which every offset follows; equal in all processes of a run.
+
+    values: float32 a mailbox slot has room for; rings: directed links; capacity: vectors per
+    ring, enough for every vector that can be under way while the oldest chip catches up.
+    """
+
+    processes: int
+    chips: int
+    values: int
+    rings: int
+    capacity: int = RING_CAPACITY
+
+    @property
+    def slot_bytes(self) -> int:
+        """One mailbox slot: a line with sequence, checksum and count, then the values."""
+        return LINE + _round_up(4 * self.values, LINE)
+
+    @property
+    def mailbox_at(self) -> int:
+        """Offset of chip 0's slots."""
+        return PAGE + _round_up(self.processes * LINE, PAGE)
+
+    @property
+    def rings_at(self) -> int:
+        """Offset of the rings."""
+        return _round_up(self.mailbox_at + self.chips * 2 * self.slot_bytes, PAGE)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole file."""
+        return _round_up(self.rings_at + max(self.ring_bytes, 1), PAGE)
+
+    @property
+    def ring_bytes(self) -> int:
+        """Size of the rings' part."""
+        return int(Rings.nbytes(self.rings, self.capacity))
+
+
+def _new_file(nbytes: int, directory: Path | None) -> tuple[mmap.mmap, Path]:
+    """A mapped file of ``nbytes`` whose space is really there (a full tmpfs kills its users)."""
+    places = [directory] if directory else [Path("/dev/shm"), Path(tempfile.gettempdir())]
+    for place in places:
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            continue
+        # mkstemp creates the file exclusively, readable and writable by its owner only.
+        handle, name = tempfile.mkstemp(prefix="lpu-", suffix=".map", dir=place)
+        try:
+            os.posix_fallocate(handle, 0, nbytes)
+            return mmap.mmap(handle, nbytes), Path(name)
+        except OSError:
+            os.unlink(name)
+        finally:
+            os.close(handle)
+    tried = " nor in ".join(str(place) for place in places)
+    raise MappingError(f"no room for {nbytes} bytes shared between processes in {tried}")
+
+
+class SharedMapping:
+    """One process's view of the shared memory of a run."""
+
+    def __init__(self, memory: mmap.mmap, layout: Layout, path: Path | None, token: bytes) -> None:
+        self.layout = layout
+        self.path = path
+        self.token = token
+        self._memory = memory
+        self._view = memoryview(memory)
+        self._flag = np.frombuffer(memory, np.int64, 1, ABANDONED_AT)
+        counters = np.frombuffer(memory, np.int64, layout.processes * LINE // 8, PAGE)
+        self._arrived = counters.reshape(layout.processes, LINE // 8)[:, 0]
+        self._heads: list[NDArray[np.int64]] = []
+        self._values: list[NDArray[np.float32]] = []
+        for slot in range(2 * layout.chips):
+            at = layout.mailbox_at + slot * layout.slot_bytes
+            self._heads.append(np.frombuffer(memory, np.int64, 3, at))
+            self._values.append(np.frombuffer(memory, np.float32, layout.values, at + LINE))
+
+    @classmethod
+    def create(cls, layout: Layout, directory: Path | None = None) -> SharedMapping:
+        """A new file in ``directory`` (default: shared memory, else the temporary directory)."""
+        token = secrets.token_bytes(TOKEN_BYTES)
+        memory, path = _new_file(layout.nbytes, directory)
+        memory[: len(MAGIC) + TOKEN_BYTES] = MAGIC + token
+        return cls(memory, layout, path, token)
+
+    @classmethod
+    def private(cls, layout: Layout) -> SharedMapping:
+        """The same memory without a file, for a run in one process."""
+        return cls(mmap.mmap(-1, layout.nbytes), layout, None, b"")
+
+    @classmethod
+    def attach(cls, path: Path, layout: Layout, token: bytes) -> SharedMapping:
+        """The driver's file, mapped by another process of the same host."""
+        try:
+            with open(path, "r+b") as file:
+                memory = mmap.mmap(file.fileno(), 0)
+        except (OSError, ValueError) as error:
+            raise MappingError(
+                f"{path} cannot be mapped ({error}): actors and driver must share one host"
+            ) from None
+        head = memory[: len(MAGIC) + TOKEN_BYTES]
+        if head != MAGIC + token or len(memory) != layout.nbytes:
+            raise MappingError(f"{path} belongs to another run")
+        return cls(memory, layout, path, token)
+
+    def rings(self) -> Rings:
+        """The links' rings."""
+        part = self._view[self.layout.rings_at : self.layout.rings_at + self.layout.ring_bytes]
+        return Rings.attach(part, self.layout.rings, self.layout.capacity)
+
+    def unlink(self) -> None:
+        """Remove the file's name; processes that have it mapped keep the memory."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    # Abandoning a run
+
+    def abandon(self) -> None:
+        """Tell every process of the run to stop waiting."""
+        self._flag[0] = 1
+
+    @property
+    def abandoned(self) -> bool:
+        """True once some process (or the driver) gave the run up."""
+        return bool(self._flag[0])
+
+    # Mailboxes
+
+    def post(self, chip: int, sequence: int, values: NDArray[np.float32]) -> None:
+        """Write ``values`` of ``chip`` under ``sequence`` (from 1, ascending)."""
+        slot = 2 * chip + sequence % 2
+        head, target = self._heads[slot], self._values[slot][: len(values)]
+        target[:] = values
+        head[1] = zlib.crc32(target.data, sequence & 0xFFFF)
+        head[2] = len(values)
+        head[0] = sequence
+
+    def peek(self, chip: int, sequence: int) -> NDArray[np.float32] | None:
+        """A copy of what ``chip`` posted under ``sequence``; None while it is not there yet."""
+        slot = 2 * chip + sequence % 2
+        head = self._heads[slot]
+        if head[0] != sequence:
+            return None
+        values = self._values[slot][: int(head[2])].copy()
+        if zlib.crc32(values.data, sequence & 0xFFFF) != head[1]:
+            return None
+        return values
+
+    # Barrier
+
+    def arrive(self, process: int, mark: int) -> None:
+        """``process`` has reached ``mark``; marks only ascend."""
+        self._arrived[process] = mark
+
+    def everyone_reached(self, mark: int) -> bool:
+        """True when no process is before ``mark``."""
+        return bool((self._arrived >= mark).all())

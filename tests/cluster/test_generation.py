@@ -1,0 +1,132 @@
+"""One digest, whatever the packing, the processes and the way of keeping step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+
+from cluster.errors import RunError
+from cluster.generation import GenerationResult, Listener, Placement, run_generation
+from programs.artifact import Artifact
+from programs.runner import BARRIER, LOOKAHEAD, Generation, generate
+
+PROMPT = (70, 221, 304)
+NEW_TOKENS = 4
+
+
+class Heard(Listener):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def token(self, token: int) -> None:
+        self.tokens.append(token)
+
+
+def run(artifact: Artifact, placement: Placement, **job: object) -> GenerationResult:
+    heard = Heard()
+    work = Generation(PROMPT, NEW_TOKENS, **job)  # type: ignore[arg-type]
+    result = run_generation(artifact, work, placement, heard, perf_counter())
+    assert heard.tokens == result.tokens
+    return result
+
+
+@pytest.fixture(scope="module")
+def expected(artifact: Artifact) -> GenerationResult:
+    return run(artifact, Placement(8, in_process=True))
+
+
+def leftovers() -> set[str]:
+    return {p.name for p in Path("/dev/shm").glob("lpu-*")} if os.path.isdir("/dev/shm") else set()
+
+
+def test_runner_alone_picks_the_same_tokens(
+    artifact: Artifact, expected: GenerationResult
+) -> None:
+    told: list[int] = []
+    result = generate(artifact, PROMPT, NEW_TOKENS, on_token=told.append)
+    assert result.tokens == expected.tokens == told
+
+
+def test_barrier_in_one_process(artifact: Artifact, expected: GenerationResult) -> None:
+    result = run(artifact, Placement(8, in_process=True), sync=BARRIER)
+    assert (result.tokens, result.digest) == (expected.tokens, expected.digest)
+
+
+def test_stop_token_ends_the_text(artifact: Artifact, expected: GenerationResult) -> None:
+    result = run(artifact, Placement(8, in_process=True), stop=(expected.tokens[1],))
+    assert result.tokens == expected.tokens[:2]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sync", [LOOKAHEAD, BARRIER])
+@pytest.mark.parametrize("chips_per_actor", [1, 2, 4, 8])
+def test_every_packing_gives_one_digest(
+    artifact: Artifact,
+    expected: GenerationResult,
+    local_ray: None,
+    chips_per_actor: int,
+    sync: str,
+) -> None:
+    before = leftovers()
+    result = run(artifact, Placement(chips_per_actor), sync=sync)
+    assert result.actors == 8 // chips_per_actor
+    assert result.tokens == expected.tokens
+    assert result.cycles_per_token == expected.cycles_per_token
+    assert result.cycles_per_token == result.predicted_cycles_per_token
+    assert result.digest == expected.digest
+    assert result.virtual_seconds == expected.virtual_seconds
+    assert leftovers() == before
+
+
+def chip_processes() -> list[int]:
+    """Process ids of the chip actors that descend from this process (Linux)."""
+    parents: dict[int, int] = {}
+    chips = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(entry.name)] = int(fields[1])
+            if (entry / "cmdline").read_bytes().startswith(b"ray::ChipActor"):
+                chips.append(int(entry.name))
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [pid for pid in chips if ours(pid)]
+
+
+@pytest.mark.ray
+def test_a_killed_actor_ends_the_run_with_one_error(artifact: Artifact, local_ray: None) -> None:
+    before = leftovers()
+    work = Generation(PROMPT, 55)
+
+    class Killer(Heard):
+        def token(self, token: int) -> None:
+            if not self.tokens:
+                os.kill(chip_processes()[0], signal.SIGKILL)
+            super().token(token)
+
+    with pytest.raises(RunError, match="an actor died"):
+        run_generation(artifact, work, Placement(4), Killer(), perf_counter())
+    assert leftovers() == before
+
+
+def test_cycles_do_not_depend_on_the_tokens(artifact: Artifact) -> None:
+    first = run(artifact, Placement(8, in_process=True))
+    other = run_generation(
+        artifact, Generation((5, 6, 7), NEW_TOKENS), Placement(8, in_process=True), Heard(),
+        perf_counter(),
+    )  # fmt: skip
+    assert first.cycles_per_token == other.cycles_per_token
+    assert first.digest != other.digest
+    assert np.isfinite(first.virtual_seconds)
