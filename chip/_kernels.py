@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip._jit import jit, load_acquire, row_of, store_release
-from chip._mxm import decode_half, dot_fp16, dot_int8, dot_int8_pair, widen_int8
+from chip._mxm import (
+    decode_half,
+    dot_fp16,
+    dot_int8,
+    dot_int8_pair,
+    find_repeats,
+    widen_int8,
+)
 from chip._vxm import canonical, decode_bytes, encode_byte, vxm
 from chip.digest import KEY_A, KEY_B
 
@@ -107,10 +114,12 @@ def run_acc(
     arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
     signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
     scratch_i: Array, scratch_u: Array, scratch_f: Array, activations: Array, halves: Array,
+    quads: Array, repeats: Array, compared: int,
 ) -> int:
     """One ACC, or two of one install in one pass; returns how many elements were done.
 
-    scratch: products [4, 320] in three views; activations int16 [2, 320]; halves uint16 [2, 320].
+    scratch: products [4, 320] in three views; activations int16 [2, 320]; halves uint16 [2, 320];
+    repeats: equal neighbour columns of the fp16 install whose columns start at ``compared``.
     """
     number_type = arguments[at + 2]
     columns = 16 * arguments[at + 3]
@@ -131,12 +140,17 @@ def run_acc(
                 row_of(scratch_i, 0),
             )  # fmt: skip
     else:
-        low = rows[arguments[at + 6]]
-        high = rows[arguments[at + 7]]
-        finite = decode_half(low, high, halves[0], scratch_f[2])
+        if arguments[at + 4] != compared:
+            find_repeats(
+                quads, weights, arguments[at + 4], arguments[at + 5], columns, repeats
+            )
+        low = row_of(rows, arguments[at + 6])
+        high = row_of(rows, arguments[at + 7])
+        finite = decode_half(low, high, row_of(halves, 0), row_of(scratch_f, 2))
         dot_fp16(
-            rows, weights, arguments[at + 4], arguments[at + 5], columns, halves[0],
-            scratch_f[2], finite, halves[1], scratch_f[3], scratch_f[0],
+            rows, weights, arguments[at + 4], arguments[at + 5], columns, row_of(halves, 0),
+            row_of(scratch_f, 2), finite, row_of(halves, 1), row_of(scratch_f, 3),
+            row_of(scratch_f, 0), repeats,
         )  # fmt: skip
     for k in range(done):
         mode = arguments[at]
@@ -226,7 +240,8 @@ def execute(
     table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
     signed: Array, quads: Array, words: Array, words_f: Array, words_i: Array,
     accumulators: Array, accumulators_f: Array, scratch_i: Array, scratch_u: Array,
-    scratch_f: Array, activations: Array, halves: Array, addresses: Array, counts: Array,
+    scratch_f: Array, activations: Array, halves: Array, repeats: Array, addresses: Array,
+    counts: Array,
     meta: Array, link_data: Array, tx: Array, rx: Array, sent: Array, received: Array,
     state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, data: bool,
 ) -> int:
@@ -342,12 +357,16 @@ def execute(
                 if coded:
                     encode(rows, row_of(words, z), arguments, at + 9, 4)
         elif op == 131:
+            compared = -1
             while k < elements:
+                at = first + k * stride
                 k += run_acc(
-                    arguments, first + k * stride, elements - k, stride, weights, rows, signed,
-                    words, words_f, accumulators, accumulators_f, scratch_i, scratch_u,
-                    scratch_f, activations, halves,
+                    arguments, at, elements - k, stride, weights, rows, signed, words, words_f,
+                    accumulators, accumulators_f, scratch_i, scratch_u, scratch_f, activations,
+                    halves, quads, repeats, compared,
                 )  # fmt: skip
+                if arguments[at + 2] != 1:
+                    compared = arguments[at + 4]
         elif op == 32:
             for k in range(elements):
                 at = first + k * stride
@@ -360,7 +379,7 @@ def execute(
                 high = arguments[at + 1] if op == 34 else arguments[at + 2]
                 unit = arguments[at + 3]
                 bad = offsets_of(
-                    rows[low], rows[high], arguments[at + 4], arguments[at + 5],
+                    row_of(rows, low), row_of(rows, high), arguments[at + 4], arguments[at + 5],
                     arguments[at + 6], addresses,
                 )  # fmt: skip
                 if bad >= 0:
@@ -371,19 +390,20 @@ def execute(
                     return FAULT
                 if op == 34:
                     if arguments[at + 2] >= 0:
-                        out = rows[arguments[at + 2]]
+                        out = row_of(quads, arguments[at + 2])
                         for s in range(20):
-                            word = unit * 8192 + addresses[s]
-                            out[16 * s : 16 * s + 16] = rows[word][16 * s : 16 * s + 16]
+                            part = row_of(quads, unit * 8192 + addresses[s])
+                            for i in range(4 * s, 4 * s + 4):
+                                out[i] = part[i]
                 else:
-                    source = rows[arguments[at]]
+                    source = row_of(quads, arguments[at])
                     number = np.uint64(0)
                     for s in range(20):
-                        word = unit * 8192 + addresses[s]
-                        rows[word][16 * s : 16 * s + 16] = source[16 * s : 16 * s + 16]
+                        part = row_of(quads, unit * 8192 + addresses[s])
+                        for i in range(4 * s, 4 * s + 4):
+                            part[i] = source[i]
                         number = number * _FACTOR + np.uint64(addresses[s] + 1)
-                    quad = quads[arguments[at]]
-                    mix(sums, quad, base, arguments[at + 7], op, unit, number)
+                    mix(sums, source, base, arguments[at + 7], op, unit, number)
         else:
             for k in range(elements):
                 run_sxm(op, imm, arguments, first + k * stride, rows, maps)

@@ -146,15 +146,37 @@ def exact_dot(w: Array, a: Array) -> Any:
 
 
 @jit
+def find_repeats(
+    quads: Array, weights: Array, at_low: int, at_high: int, columns: int, repeats: Array
+) -> None:
+    """repeats[c]: column c holds the same 320 fp16 numbers as column c - 1 (bool [320]).
+
+    quads: the rows as uint32 [rows, 80].  Queries and ones fill many columns with one word.
+    """
+    repeats[0] = False
+    for c in range(1, columns):
+        same = True
+        for at in (at_low, at_high):
+            if weights[at + c] != weights[at + c - 1]:
+                a = row_of(quads, weights[at + c])
+                b = row_of(quads, weights[at + c - 1])
+                difference = np.uint32(0)
+                for i in range(80):
+                    difference |= a[i] ^ b[i]
+                same = same and difference == 0
+        repeats[c] = same
+
+
+@jit
 def dot_fp16(
     rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, a_bits: Array,
-    a_values: Array, a_finite: bool, w_bits: Array, w_values: Array, p: Array,
+    a_values: Array, a_finite: bool, w_bits: Array, w_values: Array, p: Array, repeats: Array,
 ) -> None:
     """p float32 [320]: fp16 columns (low and high byte rows) . a; columns beyond are zero."""
     for c in range(columns):
         low = weights[at_low + c]
         high = weights[at_high + c]
-        if c > 0 and low == weights[at_low + c - 1] and high == weights[at_high + c - 1]:
+        if repeats[c]:
             p[c] = p[c - 1]
             continue
         finite = decode_half(row_of(rows8, low), row_of(rows8, high), w_bits, w_values)

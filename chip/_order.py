@@ -145,7 +145,7 @@ def cut_blocks(
     """Cut units into pieces until every edge points to an earlier start.
 
     Returns pieces int64 [n, 4] (start cycle, unit, first row, end row), the latest start of
-    every element, and the unit that must be taken apart into gang members (or -1).
+    every element, and which units must be taken apart into gang members (bool [units]).
     """
     total = cycle_of.shape[0]
     unit_of = np.empty(total, np.int64)
@@ -167,9 +167,9 @@ def cut_blocks(
     for e in range(total):
         if executed[e]:
             runs[unit_of[e]] = True
-    apart = -1
+    apart = np.zeros(units.shape[0], np.bool_)
     changed = True
-    while changed and apart < 0:
+    while changed:
         changed = False
         for i in range(units.shape[0]):
             u = unit_order[i]
@@ -197,7 +197,7 @@ def cut_blocks(
                     cut[e0] = True
                     start = low
                     if size > 1 and (latest >= low or high - low >= max_span):
-                        apart = u
+                        apart[u] = True
                 if start_of[e0] != start:
                     changed = True
                     for e in range(e0, e0 + size):

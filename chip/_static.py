@@ -30,7 +30,8 @@ from chip.program import Program
 from chip.spec import ChipSpec
 
 Array = NDArray[Any]
-MAX_ELEMENTS = 1 << 27
+MAX_ELEMENTS = 1 << 24  # instructions of one program
+MAX_WINDOW_WORDS = 1 << 27  # words in the windows of all its gathers and scatters
 _MEM = (Op.READ, Op.WRITE, Op.GATHER, Op.SCATTER)
 _KNOWN = np.zeros(256, bool)
 _KNOWN[[int(op) for op in Op]] = True
@@ -126,6 +127,10 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     lo, hi = c["lo"], c["hi"]
     bad_window = (lo < 0) | (hi > 8191) | (lo > hi) | (lo // 4096 != hi // 4096)
     rules.forbid("bounds", window & bad_window, "the window must lie in one bank")
+    covered = int(((c["n1"] * c["n2"] * sizes) * (hi - lo + 1))[window].astype(object).sum())
+    if covered > MAX_WINDOW_WORDS:
+        text = f"windows cover {covered} words: at most {MAX_WINDOW_WORDS}, narrow them"
+        raise ProgramFault("bounds", 0, -1, text)
     _check_streams(c, op, rules, sizes, mem, vxm)
     _check_alus(c, op, rules)
     _check_sxm(program, c, op, rules)

@@ -49,6 +49,7 @@ class Chip:
         self._products = np.zeros((4, LANES), np.uint32)
         self._activations = np.zeros((2, LANES), np.int16)
         self._halves = np.zeros((2, LANES), np.uint16)
+        self._repeats = np.zeros(LANES, np.bool_)
         self._addresses = np.zeros(20, np.int64)
         self._state = np.zeros(16, np.int64)
         self._sent = np.zeros(LINKS, np.int64)
@@ -139,7 +140,8 @@ class Chip:
             self._flat.view(np.int8), self._flat.view(np.uint32), words,
             words.view(np.float32), words.view(np.int32), self._accumulators,
             self._accumulators.view(np.float32), products.view(np.int32), products,
-            products.view(np.float32), self._activations, self._halves, self._addresses,
+            products.view(np.float32), self._activations, self._halves, self._repeats,
+            self._addresses,
             r.counts, r.meta, r.data, self._tx, self._rx, self._sent, self._received,
             self._state, self.digest_sums, self.chip_id, self._launch,
             _FOREVER if until_cycle is None else until_cycle, self.spec.send_to_receive_cycles,

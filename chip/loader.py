@@ -19,7 +19,16 @@ from chip import _elements, _layout, _order
 from chip._resolve import resolve
 from chip._static import MAX_ELEMENTS, check_blocks
 from chip.faults import CODES, ProgramFault
-from chip.isa import QUEUES, STREAMS, VXM_ARITY, Op, drive_position, queue_name, sample_position, stream_name
+from chip.isa import (
+    QUEUES,
+    STREAMS,
+    VXM_ARITY,
+    Op,
+    drive_position,
+    queue_name,
+    sample_position,
+    stream_name,
+)
 from chip.program import BLOCK_DTYPE, Program, gang_skew
 from chip.spec import ChipSpec
 
@@ -35,7 +44,8 @@ class LinkedProgram:
 
     table int32 [pieces, 7] and starts int64 [pieces] in execution order; arguments int32, rows
     of each executed element; weights int32, SRAM or scratch rows of installed columns; maps
-    int16 [n, 320]; byte_rows and word_rows: scratch rows (320 B and 320 x 32 bit) needed.
+    int16 [n, 320]; byte_rows and word_rows: scratch rows (320 B and 320 x 32 bit) needed; cycles:
+    the launch's length, at least the cycle of the last effect.
     """
 
     table: NDArray[np.int32]
@@ -104,6 +114,22 @@ def _matrix(program: Program, spec: ChipSpec) -> Array:
     m[rotate, r.N_OUT] = m[rotate, r.IMM] ** 2
     m[rotate, r.LATENCY] = spec.rotate_cycles
     return m
+
+
+def _last_effect(m: Array, spec: ChipSpec, block_of: Array, cycle_of: Array) -> int:
+    """Cycle at which the last effect of any element has taken place."""
+    op = m[:, _elements.OP]
+    after = np.where(m[:, _elements.N_OUT] > 0, m[:, _elements.LATENCY], 0)
+    after[(op >= 64) & (op < 128) & (m[:, _elements.WO] == 0)] = spec.alu_cycles
+    for code, delay in (
+        (Op.WRITE, spec.write_cycles),
+        (Op.SCATTER, spec.write_cycles),
+        (Op.IW, spec.mxm_install_cycles),
+        (Op.ABC, spec.mxm_multiply_cycles),
+        (Op.NOTIFY, spec.notify_cycles),
+    ):
+        after[op == code] = delay
+    return int((cycle_of + after[block_of]).max()) if len(cycle_of) else 0
 
 
 _MXM_RULES = (
@@ -211,7 +237,7 @@ def _attempt(
     first_cycles = cycle_of[units[:, 0]] if total else np.zeros(0, np.int64)
     unit_order = np.argsort(first_cycles, kind="stable")
     pieces, _, apart = _order.cut_blocks(units, cycle_of, executed, edges, unit_order, span)
-    if apart >= 0:
+    if apart.any():
         m[units[apart, 3], r.UNGANGED] = 1
         return None
     block = units[pieces[:, 1], 3]
@@ -233,7 +259,7 @@ def _attempt(
     maps = np.array(program.maps, np.int16).reshape(-1, 320)
     return LinkedProgram(
         table, pieces[:, 0].copy(), arguments, weights, maps, int(byte_rows), int(word_rows),
-        program.cycles, total, spec,
+        max(program.cycles, _last_effect(m, spec, block_of, cycle_of)), total, spec,
     )  # fmt: skip
 
 

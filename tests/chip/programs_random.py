@@ -445,7 +445,7 @@ def random_program(rng: Generator, spec: ChipSpec, scenes: int = 12) -> Program:
     if not cast:
         return random_program(rng, spec, scenes)
     order = rng.permutation(len(program.blocks))
-    return replace(program, blocks=program.blocks[order])
+    return replace(program, blocks=program.blocks[order], cycles=last_effect(program, spec))
 
 
 def last_effect(program: Program, spec: ChipSpec) -> int:

@@ -26,7 +26,7 @@ def program(rows: list[Row], gangs: Any = (), maps: Any = ()) -> Program:
     for row, columns in zip(table, rows, strict=True):
         for name, value in columns.items():
             row[name] = value
-    return Program(table, list(gangs), list(maps))
+    return Program(table, list(gangs), list(maps), cycles=1000)
 
 
 def errors(p: Program) -> list[Finding]:

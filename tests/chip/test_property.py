@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,14 +98,26 @@ def test_random_programs(pair: Pair, first: int) -> None:
         legal = random_program(rng, SPEC)
         ran = pair.run_reference(legal, seed)
         assert ran == pair.run_engine(legal, seed), f"seed {seed}"
-        assert not isinstance(ran, ProgramFault) and ran[0] == last_effect(legal, SPEC)
+        assert not isinstance(ran, ProgramFault) and ran[0] == legal.cycles
         pair.assert_same_words(seed)
-        fault = _check_mutant(pair, mutate(rng, legal), seed)
+        fault = _check_mutant(pair, replace(mutate(rng, legal), cycles=2000), seed)
         if fault is not None:
             rejected[fault.code] += 1
     pair.fill(np.random.default_rng(first))  # a mutant may have stopped half way
     assert np.array_equal(pair.reference.sram, pair.engine.sram)
     assert PROGRAMS < CHUNK or sum(rejected.values()) > CHUNK // 5, rejected
+
+
+def test_a_launch_ends_at_its_last_effect(pair: Pair) -> None:
+    """``Program.cycles`` only ever makes it longer."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        pair.fill(rng)
+        legal = random_program(rng, SPEC)
+        for stated, cycles in ((0, last_effect(legal, SPEC)), (2000, 2000)):
+            for run in (pair.run_reference, pair.run_engine):
+                ran = run(replace(legal, cycles=stated), seed)
+                assert not isinstance(ran, ProgramFault) and ran[0] == cycles, run.__name__
 
 
 def _check_mutant(pair: Pair, mutant: Program, seed: int) -> ProgramFault | None:

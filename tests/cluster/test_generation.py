@@ -47,9 +47,7 @@ def leftovers() -> set[str]:
     return {p.name for p in Path("/dev/shm").glob("lpu-*")} if os.path.isdir("/dev/shm") else set()
 
 
-def test_runner_alone_picks_the_same_tokens(
-    artifact: Artifact, expected: GenerationResult
-) -> None:
+def test_runner_alone_picks_the_same_tokens(artifact: Artifact, expected: GenerationResult) -> None:
     told: list[int] = []
     result = generate(artifact, PROMPT, NEW_TOKENS, on_token=told.append)
     assert result.tokens == expected.tokens == told

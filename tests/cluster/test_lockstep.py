@@ -1,0 +1,160 @@
+"""Chips in step without a model: two hand-written chips pass vectors both ways."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chip.engine import Chip
+from chip.loader import link
+from chip.program import Program, new_blocks
+from chip.ring import Rings
+from chip.spec import ChipSpec
+from cluster.clock import VirtualClock, unexpected_retirements
+from cluster.generation import chips_per_actor
+from cluster.mapping import Layout, MappingError, SharedMapping
+from cluster.node import MappedPeers, split_chips
+from programs.runner import Alone, StuckError, step_lookahead, step_windows, window_cycles, wire
+
+SPEC = ChipSpec()
+CABLES = [(0, 0, 1, 0)]
+VECTORS = 6
+
+
+def passing_program() -> Program:
+    """Read six words, send them on link 0, receive six and write them to other words."""
+    from chip.isa import C2C_QUEUE, Op
+
+    blocks = new_blocks(4)
+    slice_ = 43
+    blocks["queue"] = (slice_, C2C_QUEUE, C2C_QUEUE, slice_)
+    blocks["op"] = (Op.READ, Op.SEND, Op.RECEIVE, Op.WRITE)
+    blocks["n1"] = VECTORS
+    blocks["dc1"] = SPEC.send_spacing_cycles
+    blocks["da1"] = (1, 0, 0, 1)
+    blocks["a"] = (0, 0, 0, 4096)
+    send = SPEC.read_cycles + 10
+    receive = send + SPEC.send_to_receive_cycles
+    blocks["cycle"] = (0, send, receive, receive + SPEC.receive_cycles + 10)
+    blocks["out"] = (32, -1, 0, -1)
+    blocks["s0"] = (-1, 32, -1, 0)
+    blocks["wo"] = (1, 0, 1, 0)
+    blocks["w0"] = (0, 1, 0, 1)
+    return Program(blocks, [], [], receive + 200)
+
+
+def chips() -> list[Chip]:
+    pair = []
+    for number in range(2):
+        chip = Chip(SPEC, number)
+        wire(chip, CABLES)
+        rows = np.arange(VECTORS * 320, dtype=np.uint8).reshape(VECTORS, 320) + number
+        chip.write_words(43, 0, rows.astype(np.uint8))
+        pair.append(chip)
+    return pair
+
+
+def received(chip: Chip) -> np.ndarray:
+    return chip.read_words(43, 4096, VECTORS)
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_two_chips_pass_vectors(windows: bool) -> None:
+    pair, rings = chips(), Rings.allocate(2)
+    linked = link(passing_program(), SPEC)
+    for launch in range(2):
+        for chip in pair:
+            chip.begin(linked, launch)
+        if windows:
+            step_windows(pair, rings, Alone(), window_cycles(SPEC), launch)
+        else:
+            step_lookahead(pair, rings, Alone())
+    assert (received(pair[0]) == pair[1].read_words(43, 0, VECTORS)).all()
+    assert (received(pair[1]) == pair[0].read_words(43, 0, VECTORS)).all()
+
+
+def test_a_missing_vector_is_named() -> None:
+    pair, rings = chips(), Rings.allocate(2)
+    pair[0].begin(link(passing_program(), SPEC), 0)
+    with pytest.raises(StuckError, match=r"chip 0 waits on c2c\[0\]"):
+        step_lookahead(pair[:1], rings, Alone())
+
+
+def _other_process(path: str, layout: Layout, token: bytes, windows: bool) -> None:
+    mapping = SharedMapping.attach(Path(path), layout, token)
+    _run_mapped(1, mapping, windows)
+
+
+def _run_mapped(number: int, mapping: SharedMapping, windows: bool) -> Chip:
+    chip = chips()[number]
+    peers = MappedPeers(number, mapping, None)
+    linked = link(passing_program(), SPEC)
+    for launch in range(3):
+        chip.begin(linked, launch)
+        if windows:
+            step_windows([chip], mapping.rings(), peers, window_cycles(SPEC), launch)
+        else:
+            step_lookahead([chip], mapping.rings(), peers)
+        sums = chip.digest_sums.astype(np.float32)
+        assert len(peers.exchange(launch + 1, {number: sums})) == 2
+    return chip
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_two_processes_pass_vectors(windows: bool) -> None:
+    layout = Layout(processes=2, chips=2, values=4, rings=2)
+    mapping = SharedMapping.create(layout)
+    assert mapping.path is not None
+    try:
+        assert mapping.path.stat().st_mode & 0o777 == 0o600
+        arguments = (str(mapping.path), layout, mapping.token, windows)
+        other = multiprocessing.get_context("spawn").Process(target=_other_process, args=arguments)
+        other.start()
+        chip = _run_mapped(0, mapping, windows)
+        other.join(60)
+        assert other.exitcode == 0
+    finally:
+        mapping.unlink()
+    assert (received(chip) == chips()[1].read_words(43, 0, VECTORS)).all()
+
+
+def test_mapping_of_another_run_is_refused(tmp_path: Path) -> None:
+    layout = Layout(processes=1, chips=1, values=4, rings=0)
+    mapping = SharedMapping.create(layout, tmp_path)
+    assert mapping.path is not None
+    with pytest.raises(MappingError, match="another run"):
+        SharedMapping.attach(mapping.path, layout, b"0" * 16)
+    with pytest.raises(MappingError, match="share one host"):
+        SharedMapping.attach(tmp_path / "none", layout, mapping.token)
+    mapping.unlink()
+    assert not mapping.path.exists()
+
+
+def test_mailbox_keeps_sequences_apart() -> None:
+    mapping = SharedMapping.private(Layout(processes=1, chips=2, values=4, rings=0))
+    assert mapping.peek(1, 1) is None
+    for sequence in (1, 2, 3):
+        mapping.post(1, sequence, np.full(sequence, sequence, np.float32))
+        seen = mapping.peek(1, sequence)
+        assert seen is not None and seen.tolist() == [sequence] * sequence
+        assert mapping.peek(1, sequence + 1) is None
+        assert mapping.peek(0, sequence) is None
+
+
+def test_virtual_clock_is_the_slowest_group() -> None:
+    clock = VirtualClock(2)
+    clock.report(0, 500, [7])
+    assert clock.progress().cycle == 0 and clock.progress().tokens == (7,)
+    clock.report(1, 300, [])
+    assert clock.progress().cycle == 300
+    assert unexpected_retirements(["a", "a"], {3: [10, 11]}, {"a": 10}) == [
+        "chip 3 retired launch 1 (a) at cycle 11, predicted 10"
+    ]
+
+
+def test_packing() -> None:
+    assert [list(r) for r in split_chips(8, 3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert chips_per_actor(8, None) == 1 and chips_per_actor(2, 8) == 2
