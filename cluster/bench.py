@@ -19,6 +19,7 @@ from chip.reference import ReferenceChip
 from chip.ring import Rings
 from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
+from cluster.compiling import join_images
 from cluster.errors import InputError, RunError
 from cluster.generation import GenerationResult, Listener, Placement, run_generation
 from programs.artifact import Artifact
@@ -68,6 +69,7 @@ def tinyllama() -> Subject:
     weights = {chip: random_chip_weights(layout, "int8", 0, chip) for chip in range(CHIPS)}
     model = PartitionedModel(random_checkpoint(TINYLLAMA, 0), layout, "int8", weights)
     artifact = compile_decoder(model, ChipSpec(), CONTEXT)
+    join_images(artifact)
     return Subject(artifact, replace(model, _built={}))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from programs.artifact import Artifact
@@ -13,7 +16,7 @@ from programs.compiler import compile_decoder
 from programs.layout import Layout
 from programs.partition import partition
 
-DTYPES = ("int8", "fp16")
+Rows = NDArray[np.uint8]
 
 
 def open_model(directory: Path) -> Checkpoint:
@@ -65,4 +68,24 @@ def compile_model(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition(checkpoint, tp, dtype)
-    return compile_decoder(model, load_chip_spec(chip), context)
+    compiled = compile_decoder(model, load_chip_spec(chip), context)
+    join_images(compiled)
+    return compiled
+
+
+def join_images(artifact: Artifact) -> None:
+    """Make one piece of neighbouring pieces of the memory images, in place.
+
+    The compiler emits thousands of pieces of a few words, and a file's header lists every piece.
+    """
+    for chip, image in enumerate(artifact.memory):
+        runs: list[list[tuple[int, int, Rows]]] = []
+        for piece in sorted(image, key=lambda piece: piece[:2]):
+            last = runs[-1][-1] if runs else (-1, 0, piece[2])
+            if (last[0], last[1] + len(last[2])) == piece[:2]:
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        artifact.memory[chip] = [
+            (run[0][0], run[0][1], np.concatenate([rows for _, _, rows in run])) for run in runs
+        ]

@@ -200,5 +200,5 @@ def _broadcast(
             next(group for group in _edges(range(1, chips)) if k in group)
         )
         _receive(p, spec, places.residual, words, k, _START + last)
-    start = schedule.place(p, 0 if chip == root else -_START)
+    start = schedule.place(p, 0)
     return start + max(p.ready, p.span())
