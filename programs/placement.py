@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chip.isa import SLICES, WORDS_PER_SLICE
+from chip.isa import SLICES
 from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
@@ -27,7 +27,15 @@ class Placement:
 
     spec: ChipSpec
     low: list[int] = field(default_factory=lambda: [0] * SLICES)
-    high: list[int] = field(default_factory=lambda: [WORDS_PER_SLICE] * SLICES)
+    high: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.high = [self.words] * SLICES
+
+    @property
+    def words(self) -> int:
+        """Words of a slice."""
+        return self.spec.banks_per_slice * self.spec.words_per_bank
 
     def weight_slices(self, plane: int) -> tuple[int, ...]:
         """The sixteen queues that feed ``plane`` (0, 1 west, 2, 3 east)."""
@@ -41,9 +49,8 @@ class Placement:
     def bottom(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
         """``words`` words for keeping, at one address on all ``queues``."""
         address = max(self.low[q] for q in queues)
-        half = WORDS_PER_SLICE // 2
-        if one_bank and address < half < address + words:
-            address = half
+        if one_bank and address < self.spec.words_per_bank < address + words:
+            address = self.spec.words_per_bank
         self._check(queues, address + words, min(self.high[q] for q in queues), words)
         for q in queues:
             self.low[q] = address + words
@@ -68,7 +75,7 @@ class Placement:
 
     def used_bytes(self) -> int:
         """SRAM bytes taken on the chip."""
-        used = (lo + WORDS_PER_SLICE - hi for lo, hi in zip(self.low, self.high, strict=True))
+        used = (lo + self.words - hi for lo, hi in zip(self.low, self.high, strict=True))
         return 320 * sum(used)
 
 
