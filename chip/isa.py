@@ -130,23 +130,13 @@ class AccMode(IntEnum):
 
 
 #: Number of operands of each VXM opcode.
+_UNARY = (
+    Op.MOV, Op.EXP, Op.TANH, Op.RSQRT, Op.RELU, Op.NEG_F32, Op.CVT_F32_I32, Op.CVT_I32_F32,
+    Op.CVT_F32_F16, Op.CVT_F16_F32, Op.CVT_I32_I8, Op.CVT_I8_I32,
+)  # fmt: skip
 VXM_ARITY: dict[Op, int] = {
-    **{
-        op: 2
-        for op in (
-            Op.ADD_F32, Op.SUB_F32, Op.MUL_F32, Op.MAX_F32, Op.MIN_F32, Op.ADD_I32, Op.SUB_I32,
-            Op.MUL_I32, Op.SHL, Op.ASR, Op.AND, Op.OR, Op.XOR, Op.MASK, Op.MASK_BAR, Op.EQ,
-            Op.NE, Op.GT_F32, Op.GE_F32,
-        )
-    },
-    **{
-        op: 1
-        for op in (
-            Op.MOV, Op.EXP, Op.TANH, Op.RSQRT, Op.RELU, Op.NEG_F32, Op.CVT_F32_I32,
-            Op.CVT_I32_F32, Op.CVT_F32_F16, Op.CVT_F16_F32, Op.CVT_I32_I8, Op.CVT_I8_I32,
-        )
-    },
-}  # fmt: skip
+    op: 1 if op in _UNARY else 2 for op in Op if Op.MOV <= op <= Op.GE_F32
+}
 
 
 def is_east(stream: int) -> bool:

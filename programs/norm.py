@@ -119,7 +119,7 @@ def dynamic_factor(
     schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, constants: Constants,
     inverse: Place, scale: Place,
 ) -> int:  # fmt: skip
-    """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its reciprocal to ``scale`` (east)."""
+    """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its inverse to ``scale``."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
     a, _ = p.op(Op.MUL_F32, t, total, imm=1.0 + 2.0**-7)

@@ -28,13 +28,13 @@ def _shipped(name: str) -> Checkpoint:
 
 def _awkward(number: int) -> Checkpoint:
     """Hidden sizes that are no multiple of 320, 1 and 3 KV heads, odd vocabularies."""
-    shapes = (
-        dict(hidden_size=100, layers=2, heads=5, kv_heads=1, head_dim=20, ffn=210, vocab=331),
-        dict(hidden_size=344, layers=2, heads=6, kv_heads=3, head_dim=40, ffn=333, vocab=997),
-        dict(hidden_size=656, layers=1, heads=9, kv_heads=3, head_dim=72, ffn=1000, vocab=513),
+    shapes = (  # hidden, layers, heads, KV heads, head size, FFN, vocabulary
+        (100, 2, 5, 1, 20, 210, 331),
+        (344, 2, 6, 3, 40, 333, 997),
+        (656, 1, 9, 3, 72, 1000, 513),
     )
-    rest = dict(eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=number == 0, max_position=128)
-    return random_checkpoint(ModelConfig(**shapes[number], **rest), seed=number)  # type: ignore[arg-type]
+    config = ModelConfig(*shapes[number], tied=number == 0, max_position=128)
+    return random_checkpoint(config, seed=number)
 
 
 def _compare(checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], steps: int) -> None:
