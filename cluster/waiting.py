@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 
-SPINS = 10
-YIELDS = 20
-FIRST_SLEEP_SECONDS = 20e-6
-LONGEST_SLEEP_SECONDS = 50e-6
+SPINS = 4
+YIELDS = 4
+FIRST_SLEEP_SECONDS = 30e-6
+LONGEST_SLEEP_SECONDS = 400e-6
 #: A wait is long after this many pauses; callers then look whether the run was abandoned.
 POLLS_PER_LOOK = 64
 
