@@ -65,7 +65,7 @@ class MappedPeers:
         self.group = group
         self.mapping = mapping
         self._report = report
-        self._wait = Wait()
+        self._wait = Wait(mapping.layout.processes)
         self._told = 0
         self._told_at = 0.0
         self.launch_times: list[float] = []

@@ -12,8 +12,11 @@ import time
 
 SPINS = 4
 YIELDS = 4
+#: Sleeps grow over the first thirty, both ends in proportion to the processes per core: a poll
+#: costs some 20 us of a core, which is then taken from the very peers that are waited for.
 FIRST_SLEEP_SECONDS = 30e-6
-LONGEST_SLEEP_SECONDS = 400e-6
+LONGEST_SLEEP_SECONDS = 100e-6
+SLEEPS_TO_LONGEST = 30
 #: A wait is long after this many pauses; callers then look whether the run was abandoned.
 POLLS_PER_LOOK = 64
 
@@ -21,7 +24,10 @@ POLLS_PER_LOOK = 64
 class Wait:
     """One climbing wait; ``pause`` after every fruitless poll, ``reset`` after progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        """``processes``: how many wait for each other on this machine's cores."""
+        self.crowding = max(1.0, processes / (os.cpu_count() or 1))
+        self.spins = SPINS if self.crowding == 1.0 else 0
         self.pauses = 0
 
     def reset(self) -> None:
@@ -31,13 +37,12 @@ class Wait:
     def pause(self) -> bool:
         """Wait a moment; True now and then, when the caller should look for an abandoned run."""
         self.pauses += 1
-        if self.pauses <= SPINS:
+        if self.pauses <= self.spins:
             return False
-        if self.pauses <= SPINS + YIELDS:
+        if self.pauses <= self.spins + YIELDS:
             os.sched_yield()
         else:
-            step = min(self.pauses - SPINS - YIELDS, 30)
-            time.sleep(
-                FIRST_SLEEP_SECONDS + (LONGEST_SLEEP_SECONDS - FIRST_SLEEP_SECONDS) * step / 30
-            )
+            step = min((self.pauses - self.spins - YIELDS) / SLEEPS_TO_LONGEST, 1.0)
+            span = LONGEST_SLEEP_SECONDS - FIRST_SLEEP_SECONDS
+            time.sleep(self.crowding * (FIRST_SLEEP_SECONDS + span * step))
         return self.pauses % POLLS_PER_LOOK == 0
