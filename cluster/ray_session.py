@@ -16,6 +16,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError, one_line
@@ -77,8 +78,13 @@ def _own_termination() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+#: Where the running packages lie.  Ray puts the driver's working directory in front of its workers'
+#: module path, and a checkout there would shadow the installed packages and their compiled kernels.
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
 def _start(ray: Any, directory: str, workers: int) -> None:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT):
         warnings.simplefilter("ignore")
         ray.init(
             address="local",
