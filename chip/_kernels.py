@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, load_acquire, row_of, store_release
+from chip._jit import jit, jit_inline, load_acquire, row_of, store_release
 from chip._mxm import (
+    ACTIVATIONS,
     decode_half,
     dot_fp16,
     dot_int8,
-    dot_int8_pair,
     find_repeats,
     widen_int8,
 )
-from chip._vxm import canonical, decode_bytes, encode_byte, vxm
+from chip._vxm import decode_bytes, encode_byte, vxm
 from chip.digest import KEY_A, KEY_B
 
 Array = NDArray[Any]
@@ -28,9 +28,10 @@ _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
 _FACTOR = np.uint64(1_000_003)
 _HALF = 40
+_NAN = np.uint32(0x7FC00000).view(np.float32)
 
 
-@jit
+@jit_inline
 def mix64(v: Any) -> Any:
     """The splitmix64 finaliser on uint64."""
     v = (v ^ (v >> np.uint64(30))) * _M1
@@ -38,7 +39,7 @@ def mix64(v: Any) -> Any:
     return v ^ (v >> np.uint64(31))
 
 
-@jit
+@jit_inline
 def products(words: Array, key: Array) -> Any:
     """Keyed sum of products of uint32 [80], modulo 2^64."""
     total = np.uint64(0)
@@ -52,29 +53,28 @@ def products(words: Array, key: Array) -> Any:
 @jit
 def mix(
     sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
-) -> None:
-    """Add one effect to the two sums; ``base`` mixes chip and launch."""
+) -> Any:
+    """Add one effect to the two sums; ``base`` mixes chip and launch.
+
+    Returns a cheap 64-bit checksum of the vector, int64: the first sum's mix of its bytes alone.
+    """
     meta = mix64(base + np.uint64(cycle))
     meta = mix64(meta + np.uint64((op << 16) | queue))
     meta = mix64(meta + np.uint64(address))
-    sums[0] += mix64(products(words, KEY_A) + meta)
+    plain = products(words, KEY_A)
+    sums[0] += mix64(plain + meta)
     sums[1] += mix64(products(words, KEY_B) + meta * _GOLDEN)
+    return np.int64(mix64(plain))
 
 
-@jit
-def checksum(words: Array) -> Any:
-    """A cheap 64-bit checksum of one vector."""
-    return np.int64(mix64(products(words, KEY_A)))
-
-
-@jit
+@jit_inline
 def copy(source: Array, target: Array) -> None:
     """target[:] = source."""
     for i in range(source.shape[0]):
         target[i] = source[i]
 
 
-@jit
+@jit_inline
 def encode(rows: Array, word: Array, arguments: Array, at: int, count: int) -> None:
     """The wanted bytes of a 32-bit row into their byte rows."""
     for j in range(count):
@@ -82,7 +82,7 @@ def encode(rows: Array, word: Array, arguments: Array, at: int, count: int) -> N
             encode_byte(word, 8 * j, row_of(rows, arguments[at + j]))
 
 
-@jit
+@jit_inline
 def offsets_of(low: Array, high: Array, base: int, lo: int, hi: int, out: Array) -> int:
     """Word address per superlane into int64 [20]; the first outside [lo, hi], or -1."""
     for k in range(20):
@@ -92,7 +92,7 @@ def offsets_of(low: Array, high: Array, base: int, lo: int, hi: int, out: Array)
     return -1
 
 
-@jit
+@jit_inline
 def accumulate(
     mode: int, number_type: int, row: Array, row_f: Array, product: Array, product_f: Array
 ) -> None:
@@ -105,52 +105,51 @@ def accumulate(
             row[i] = row[i] + product[i]
     else:
         for i in range(320):
-            row_f[i] = row_f[i] + product_f[i]
-        canonical(row)
+            r = row_f[i] + product_f[i]
+            row_f[i] = r if r == r else _NAN
 
 
 @jit
 def run_acc(
     arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
     signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
-    scratch_i: Array, scratch_u: Array, scratch_f: Array, activations: Array, halves: Array,
-    quads: Array, repeats: Array, compared: int,
+    scratch_i: Array, scratch_u: Array, scratch_f: Array, widened: Array, bits: Array,
+    values: Array, finite: Array, quads: Array, repeats: Array, compared: int,
 ) -> int:
-    """One ACC, or two of one install in one pass; returns how many elements were done.
+    """The next ACC and those after it of the same install, as many as one pass over the weights
+    takes; returns how many.
 
-    scratch: products [4, 320] in three views; activations int16 [2, 320]; halves uint16 [2, 320];
-    repeats: equal neighbour columns of the fp16 install whose columns start at ``compared``.
+    scratch: products [ACTIVATIONS, 320] in three views; widened int16 [2, 320]; bits, values and
+    finite as of ``dot_fp16``; repeats: equal neighbour columns of the fp16 install whose columns
+    start at ``compared``.
     """
     number_type = arguments[at + 2]
-    columns = 16 * arguments[at + 3]
+    install = arguments[at + 4]
+    limit = min(left, 2 if number_type == 1 else ACTIVATIONS)
     done = 1
+    while done < limit:
+        after = at + done * stride
+        if arguments[after + 2] != number_type or arguments[after + 4] != install:
+            break
+        done += 1
     if number_type == 1:
-        widen_int8(row_of(signed, arguments[at + 6]), row_of(activations, 0))
-        after = at + stride
-        if left > 1 and arguments[after + 2] == 1 and arguments[after + 4] == arguments[at + 4]:
-            widen_int8(row_of(signed, arguments[after + 6]), row_of(activations, 1))
-            dot_int8_pair(
-                signed, weights, arguments[at + 4], columns, row_of(activations, 0),
-                row_of(activations, 1), row_of(scratch_i, 0), row_of(scratch_i, 1),
-            )  # fmt: skip
-            done = 2
-        else:
-            dot_int8(
-                signed, weights, arguments[at + 4], columns, row_of(activations, 0),
-                row_of(scratch_i, 0),
-            )  # fmt: skip
+        for k in range(done):  # when it is one, the second product is of no use
+            widen_int8(row_of(signed, arguments[at + k * stride + 6]), row_of(widened, k))
+        dot_int8(
+            signed, weights, install, arguments[at + 3], row_of(widened, 0), row_of(widened, 1),
+            row_of(scratch_i, 0), row_of(scratch_i, 1),
+        )  # fmt: skip
     else:
-        if arguments[at + 4] != compared:
-            find_repeats(
-                quads, weights, arguments[at + 4], arguments[at + 5], columns, repeats
-            )
-        low = row_of(rows, arguments[at + 6])
-        high = row_of(rows, arguments[at + 7])
-        finite = decode_half(low, high, row_of(halves, 0), row_of(scratch_f, 2))
+        columns = 16 * arguments[at + 3]
+        if install != compared:
+            find_repeats(quads, weights, install, arguments[at + 5], columns, repeats)
+        for k in range(done):
+            low = row_of(rows, arguments[at + k * stride + 6])
+            high = row_of(rows, arguments[at + k * stride + 7])
+            finite[k] = decode_half(low, high, row_of(bits, k), row_of(values, k))
         dot_fp16(
-            rows, weights, arguments[at + 4], arguments[at + 5], columns, row_of(halves, 0),
-            row_of(scratch_f, 2), finite, row_of(halves, 1), row_of(scratch_f, 3),
-            row_of(scratch_f, 0), repeats,
+            rows, weights, install, arguments[at + 5], columns, done, bits, values, finite,
+            scratch_f, repeats,
         )  # fmt: skip
     for k in range(done):
         mode = arguments[at]
@@ -219,7 +218,7 @@ def run_sxm(op: int, imm: int, arguments: Array, at: int, rows: Array, maps: Arr
                 out[i] = source[i - imm] if i >= imm and i - imm < 320 else np.uint8(0)
 
 
-@jit
+@jit_inline
 def operand(
     arguments: Array, at: int, temporary: int, rows: Array, words: Array
 ) -> int:
@@ -240,14 +239,15 @@ def execute(
     table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
     signed: Array, quads: Array, words: Array, words_f: Array, words_i: Array,
     accumulators: Array, accumulators_f: Array, scratch_i: Array, scratch_u: Array,
-    scratch_f: Array, activations: Array, halves: Array, repeats: Array, addresses: Array,
-    counts: Array,
+    scratch_f: Array, widened: Array, bits: Array, values: Array, finite: Array, repeats: Array,
+    addresses: Array, counts: Array,
     meta: Array, link_data: Array, tx: Array, rx: Array, sent: Array, received: Array,
     state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, data: bool,
 ) -> int:
     """Run pieces in order from the state's position; returns why it stopped."""
     base = mix64(mix64(np.uint64(chip + 1)) + np.uint64(launch))
-    capacity = meta.shape[1]
+    capacity = meta.shape[0] // counts.shape[0]
+    last_row = quads.shape[0] - 1
     while state[PC] < table.shape[0]:
         pc = state[PC]
         if starts[pc] >= until:
@@ -270,55 +270,50 @@ def execute(
                 state[ELEMENT] = k
                 if ring < 0:
                     return FAULT
-                flat = counts[ring]
+                own = row_of(counts, ring)
+                vector = arguments[at] if data and arguments[at] >= 0 else last_row
                 if op == 192:
-                    tail = flat[0]
-                    if tail - load_acquire(flat, 8) >= capacity:
+                    tail = own[0]
+                    if tail - load_acquire(own, 8) >= capacity:
                         return WAIT_SEND
-                    place = tail % capacity
+                    place = ring * capacity + tail % capacity
+                    about = row_of(meta, place)
                     if data:
-                        source = quads[arguments[at]]
-                        link_data[ring, place] = rows[arguments[at]]
-                    else:
-                        source = quads[quads.shape[0] - 1]
-                    meta[ring, place, 0] = cycle
-                    meta[ring, place, 1] = sent[link]
-                    meta[ring, place, 2] = checksum(source)
-                    meta[ring, place, 3] = launch
+                        copy(row_of(quads, vector), row_of(link_data, place))
+                    about[0] = cycle
+                    about[1] = sent[link]
+                    about[2] = mix(sums, row_of(quads, vector), base, cycle, op, queue, link)
+                    about[3] = launch
                     sent[link] += 1
-                    mix(sums, source, base, cycle, op, queue, link)
-                    store_release(flat, 0, tail + 1)
+                    store_release(own, 0, tail + 1)
                 else:
-                    head = flat[8]
-                    if load_acquire(flat, 0) <= head:
+                    head = own[8]
+                    if load_acquire(own, 0) <= head:
                         return WAIT_RECEIVE
-                    place = head % capacity
-                    out = arguments[at]
-                    target = out if data and out >= 0 else rows.shape[0] - 1
+                    place = ring * capacity + head % capacity
+                    about = row_of(meta, place)
                     if data:
-                        rows[target][:] = link_data[ring, place]
-                    source = quads[target]
-                    state[SEEN_CYCLE] = meta[ring, place, 0]
-                    state[SEEN_SEQUENCE] = meta[ring, place, 1]
-                    state[SEEN_LAUNCH] = meta[ring, place, 3]
+                        copy(row_of(link_data, place), row_of(quads, vector))
+                    state[SEEN_CYCLE] = about[0]
+                    state[SEEN_SEQUENCE] = about[1]
+                    state[SEEN_LAUNCH] = about[3]
                     state[DETAIL] = -1
-                    if meta[ring, place, 3] != launch:
+                    if about[3] != launch:
                         state[DETAIL] = 0
-                    elif meta[ring, place, 1] != received[link]:
+                    elif about[1] != received[link]:
                         state[DETAIL] = 1
-                    elif meta[ring, place, 0] + hop != cycle:
+                    elif about[0] + hop != cycle:
                         state[DETAIL] = 2
-                    elif meta[ring, place, 2] != checksum(source):
+                    elif about[2] != mix(sums, row_of(quads, vector), base, cycle, op, queue, link):
                         state[DETAIL] = 3
                     if state[DETAIL] >= 0:
                         return LOCKSTEP
                     received[link] += 1
-                    mix(sums, source, base, cycle, op, queue, link)
-                    store_release(flat, 8, head + 1)
+                    store_release(own, 8, head + 1)
                 k += 1
         elif not data:
             if op == 33 or op == 35:
-                idle = quads[quads.shape[0] - 1]
+                idle = row_of(quads, last_row)
                 for k in range(elements):
                     at = first + k * stride
                     if op == 33:
@@ -362,8 +357,8 @@ def execute(
                 at = first + k * stride
                 k += run_acc(
                     arguments, at, elements - k, stride, weights, rows, signed, words, words_f,
-                    accumulators, accumulators_f, scratch_i, scratch_u, scratch_f, activations,
-                    halves, quads, repeats, compared,
+                    accumulators, accumulators_f, scratch_i, scratch_u, scratch_f, widened, bits,
+                    values, finite, quads, repeats, compared,
                 )  # fmt: skip
                 if arguments[at + 2] != 1:
                     compared = arguments[at + 4]

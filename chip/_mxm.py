@@ -15,8 +15,10 @@ from chip._jit import jit, jit_any_order, prefetch_row, row_of
 
 Array = NDArray[Any]
 _NAN = np.uint32(0x7FC00000).view(np.float32)
-_AHEAD = 64  # columns whose rows are fetched before they are needed, across installs
+_AHEAD = 24  # columns whose rows are fetched before they are needed, across installs
 _SCALE = np.float32(2.0**112)
+#: fp16 activations multiplied in one pass over the weights.
+ACTIVATIONS = 16
 
 
 @jit
@@ -27,47 +29,45 @@ def widen_int8(row: Array, out: Array) -> None:
 
 
 @jit
-def dot_int8(signed: Array, rows: Array, at: int, columns: int, a: Array, p: Array) -> None:
-    """p[c] = weights of column c . a; signed int8 [rows, 320], a int16 [320], p int32 [320]."""
-    last = rows.shape[0] - 1
-    for c in range(columns):
-        r = rows[at + c]
-        if c > 0 and r == rows[at + c - 1]:
-            p[c] = p[c - 1]
-            continue
-        prefetch_row(signed, np.int64(rows[min(at + c + _AHEAD, last)]))
-        w = row_of(signed, r)
-        s = np.int32(0)
-        for i in range(320):
-            s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
-        p[c] = s
-    for c in range(columns, 320):
-        p[c] = 0
-
-
-@jit
-def dot_int8_pair(
-    signed: Array, rows: Array, at: int, columns: int, a: Array, b: Array, p: Array, q: Array
+def dot_int8(
+    signed: Array, rows: Array, at: int, groups: int, a: Array, b: Array, p: Array, q: Array
 ) -> None:
-    """Two activations in one pass over the weights."""
+    """p[c] = weights of column c . a and q[c] the same with b, in one pass over the weights.
+
+    signed int8 [rows, 320]; a, b int16 [320]; p, q int32 [320], zero beyond 16 * groups columns.
+    Column 16 * g + j comes from the j-th of 16 slices, so columns are taken slice by slice: their
+    words lie one behind the other in memory.
+    """
     last = rows.shape[0] - 1
-    for c in range(columns):
-        r = rows[at + c]
-        if c > 0 and r == rows[at + c - 1]:
-            p[c] = p[c - 1]
-            q[c] = q[c - 1]
-            continue
-        prefetch_row(signed, np.int64(rows[min(at + c + _AHEAD, last)]))
-        w = row_of(signed, r)
-        s = np.int32(0)
-        for i in range(320):
-            s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
-        t = np.int32(0)
-        for i in range(320):
-            t = np.int32(t + np.int32(np.int16(w[i])) * np.int32(b[i]))
-        p[c] = s
-        q[c] = t
-    for c in range(columns, 320):
+    ahead_at = at
+    ahead_j = _AHEAD // groups if groups > 0 else 0
+    ahead_g = _AHEAD % groups if groups > 0 else 0
+    for j in range(16):
+        for g in range(groups):
+            if ahead_j >= 16:  # the install loaded next, most likely as large as this one
+                ahead_at += 16 * groups
+                ahead_j -= 16
+            prefetch_row(signed, np.int64(rows[min(ahead_at + 16 * ahead_g + ahead_j, last)]))
+            ahead_g += 1
+            if ahead_g == groups:
+                ahead_g = 0
+                ahead_j += 1
+            c = 16 * g + j
+            r = rows[at + c]
+            if g > 0 and r == rows[at + c - 16]:
+                p[c] = p[c - 16]
+                q[c] = q[c - 16]
+                continue
+            w = row_of(signed, r)
+            s = np.int32(0)  # two loops of one sum each become vector loops, one of two does not
+            for i in range(320):
+                s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
+            t = np.int32(0)
+            for i in range(320):
+                t = np.int32(t + np.int32(np.int16(w[i])) * np.int32(b[i]))
+            p[c] = s
+            q[c] = t
+    for c in range(16 * groups, 320):
         p[c] = 0
         q[c] = 0
 
@@ -169,28 +169,38 @@ def find_repeats(
 
 @jit
 def dot_fp16(
-    rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, a_bits: Array,
-    a_values: Array, a_finite: bool, w_bits: Array, w_values: Array, p: Array, repeats: Array,
+    rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, count: int,
+    bits: Array, values: Array, finite: Array, p: Array, repeats: Array,
 ) -> None:
-    """p float32 [320]: fp16 columns (low and high byte rows) . a; columns beyond are zero."""
+    """p[k, c] = fp16 column c (low and high byte rows) . activation k < count, fp32.
+
+    bits uint16, values float32 [ACTIVATIONS + 1, 320]: the decoded activations, and a row to
+    decode a column into; finite bool [ACTIVATIONS]; p float32 [ACTIVATIONS, 320], zero beyond
+    ``columns``; repeats as of ``find_repeats``.
+    """
     for c in range(columns):
-        low = weights[at_low + c]
-        high = weights[at_high + c]
         if repeats[c]:
-            p[c] = p[c - 1]
+            for k in range(count):
+                p[k, c] = p[k, c - 1]
             continue
-        finite = decode_half(row_of(rows8, low), row_of(rows8, high), w_bits, w_values)
-        if not finite or not a_finite:
-            p[c] = _NAN
-            continue
-        s, magnitude = float_dot(w_values, a_values)
-        error = magnitude * (512.0 * 2.0**-53)
-        first = np.float32(s - error)
-        if magnitude == 0.0:
-            p[c] = np.float32(0.0)
-        elif first == np.float32(s + error) and first != np.float32(0.0):
-            p[c] = first
-        else:
-            p[c] = exact_dot(w_bits, a_bits)
-    for c in range(columns, 320):
-        p[c] = np.float32(0.0) if a_finite else _NAN
+        low = row_of(rows8, weights[at_low + c])
+        high = row_of(rows8, weights[at_high + c])
+        w_bits = row_of(bits, ACTIVATIONS)
+        w_values = row_of(values, ACTIVATIONS)
+        w_finite = decode_half(low, high, w_bits, w_values)
+        for k in range(count):
+            if not w_finite or not finite[k]:
+                p[k, c] = _NAN
+                continue
+            s, magnitude = float_dot(w_values, row_of(values, k))
+            error = magnitude * (512.0 * 2.0**-53)
+            first = np.float32(s - error)
+            if magnitude == 0.0:
+                p[k, c] = np.float32(0.0)
+            elif first == np.float32(s + error) and first != np.float32(0.0):
+                p[k, c] = first
+            else:
+                p[k, c] = exact_dot(w_bits, row_of(bits, k))
+    for k in range(count):
+        for c in range(columns, 320):
+            p[k, c] = np.float32(0.0) if finite[k] else _NAN

@@ -140,9 +140,13 @@ def collect_edges(
 @jit
 def cut_blocks(
     units: Array, cycle_of: Array, executed: Array, edges: Array, unit_order: Array,
-    max_span: int,
+    batched: Array, ordered: int, max_span: int,
 ) -> Any:
     """Cut units into pieces until every edge points to an earlier start.
+
+    A piece may hold both ends of an edge, as its elements run in order, unless the unit is
+    ``batched`` (bool [units]): of those, operands of several elements are read before the first
+    has a result.  The first ``ordered`` edges are not of operands.
 
     Returns pieces int64 [n, 4] (start cycle, unit, first row, end row), the latest start of
     every element, and which units must be taken apart into gang members (bool [units]).
@@ -159,7 +163,7 @@ def cut_blocks(
     incoming = np.empty(edges.shape[0], np.int64)
     place = first[:total].copy()
     for i in range(edges.shape[0]):
-        incoming[place[edges[i, 1]]] = edges[i, 0]
+        incoming[place[edges[i, 1]]] = i
         place[edges[i, 1]] += 1
     start_of = np.full(total, NEVER, np.int64)
     cut = np.zeros(total, np.bool_)  # at the first element of a row
@@ -191,8 +195,10 @@ def cut_blocks(
                 for e in range(e0, e0 + size):
                     if executed[e]:
                         for j in range(first[e], first[e + 1]):
-                            if unit_of[incoming[j]] != u:
-                                latest = max(latest, start_of[incoming[j]])
+                            before = edges[incoming[j], 0]
+                            inside = unit_of[before] == u
+                            if not inside or (batched[u] and incoming[j] >= ordered):
+                                latest = max(latest, start_of[before])
                 if start == NEVER or cut[e0] or high - start >= max_span or latest >= start:
                     cut[e0] = True
                     start = low

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, row_of
+from chip._jit import jit_inline, row_of
 from chip.numerics import (
     exp_f32,
     f16_bits_to_f32,
@@ -24,9 +24,11 @@ from chip.numerics import (
 )
 
 Array = NDArray[Any]
+_NAN_BITS = np.uint32(0x7FC00000)
+_NAN = _NAN_BITS.view(np.float32)
 
 
-@jit
+@jit_inline
 def decode_bytes(rows: Array, r0: int, r1: int, r2: int, r3: int, out: Array) -> None:
     """Little-endian bytes of 1, 2 or 4 rows (absent ones -1) into uint32 [320]."""
     b0 = row_of(rows, r0)
@@ -50,7 +52,7 @@ def decode_bytes(rows: Array, r0: int, r1: int, r2: int, r3: int, out: Array) ->
         )
 
 
-@jit
+@jit_inline
 def encode_byte(word: Array, shift: int, out: Array) -> None:
     """One byte of each uint32 lane."""
     s = np.uint32(shift)
@@ -58,36 +60,26 @@ def encode_byte(word: Array, shift: int, out: Array) -> None:
         out[i] = np.uint8((word[i] >> s) & np.uint32(255))
 
 
-@jit
-def canonical(z: Array) -> None:
-    """Every NaN in these float32 bits becomes 0x7FC00000."""
-    for i in range(320):
-        u = z[i]
-        z[i] = np.uint32(0x7FC00000) if (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else u
-
-
-@jit
+@jit_inline
 def _binary(op: int, x: Array, y: Array, z: Array, xf: Array, yf: Array, zf: Array) -> None:
     if op == 65:
         for i in range(320):
-            zf[i] = xf[i] + yf[i]
-        canonical(z)
+            r = xf[i] + yf[i]
+            zf[i] = r if r == r else _NAN
     elif op == 66:
         for i in range(320):
-            zf[i] = xf[i] - yf[i]
-        canonical(z)
+            r = xf[i] - yf[i]
+            zf[i] = r if r == r else _NAN
     elif op == 67:
         for i in range(320):
-            zf[i] = xf[i] * yf[i]
-        canonical(z)
+            r = xf[i] * yf[i]
+            zf[i] = r if r == r else _NAN
     elif op == 68:
         for i in range(320):
             zf[i] = max_f32(xf[i], yf[i])
-        canonical(z)
     elif op == 69:
         for i in range(320):
             zf[i] = min_f32(xf[i], yf[i])
-        canonical(z)
     elif op == 70:
         for i in range(320):
             z[i] = x[i] + y[i]
@@ -129,7 +121,7 @@ def _binary(op: int, x: Array, y: Array, z: Array, xf: Array, yf: Array, zf: Arr
             z[i] = np.uint32(1) if xf[i] >= yf[i] else np.uint32(0)
 
 
-@jit
+@jit_inline
 def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Array) -> None:
     if op == 64:
         for i in range(320):
@@ -147,10 +139,13 @@ def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Arr
         for i in range(320):
             u = x[i]
             is_nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-            z[i] = u if is_nan or u < np.uint32(0x80000000) else np.uint32(0)
+            positive = u if u < np.uint32(0x80000000) else np.uint32(0)
+            z[i] = _NAN_BITS if is_nan else positive
     elif op == 82:
         for i in range(320):
-            z[i] = x[i] ^ np.uint32(0x80000000)
+            u = x[i]
+            is_nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            z[i] = _NAN_BITS if is_nan else u ^ np.uint32(0x80000000)
     elif op == 83:
         for i in range(320):
             zi[i] = f32_to_i32(xf[i])
@@ -172,11 +167,9 @@ def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Arr
     elif op == 88:
         for i in range(320):
             zi[i] = np.int32(np.int8(x[i] & np.uint32(255)))
-    if (op >= 78 and op <= 82) or op == 86:
-        canonical(z)
 
 
-@jit
+@jit_inline
 def vxm(
     op: int, x: Array, y: Array, z: Array, xf: Array, yf: Array, zf: Array, xi: Array, yi: Array,
     zi: Array,

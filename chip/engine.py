@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import _kernels
+from chip._mxm import ACTIVATIONS
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import LANES, LINKS, PLANES, SLICES, WORDS_PER_SLICE, Op
 from chip.loader import LinkedProgram, describe
@@ -46,9 +47,11 @@ class Chip:
         self._words = np.zeros((_kernels_words(data), LANES), np.uint32)
         rows = spec.mxm_accumulator_rows
         self._accumulators = np.zeros((PLANES, rows, LANES), np.uint32)
-        self._products = np.zeros((4, LANES), np.uint32)
-        self._activations = np.zeros((2, LANES), np.int16)
-        self._halves = np.zeros((2, LANES), np.uint16)
+        self._products = np.zeros((ACTIVATIONS, LANES), np.uint32)
+        self._widened = np.zeros((2, LANES), np.int16)
+        self._bits = np.zeros((ACTIVATIONS + 1, LANES), np.uint16)
+        self._values = np.zeros((ACTIVATIONS + 1, LANES), np.float32)
+        self._finite = np.zeros(ACTIVATIONS, np.bool_)
         self._repeats = np.zeros(LANES, np.bool_)
         self._addresses = np.zeros(20, np.int64)
         self._state = np.zeros(16, np.int64)
@@ -140,8 +143,8 @@ class Chip:
             self._flat.view(np.int8), self._flat.view(np.uint32), words,
             words.view(np.float32), words.view(np.int32), self._accumulators,
             self._accumulators.view(np.float32), products.view(np.int32), products,
-            products.view(np.float32), self._activations, self._halves, self._repeats,
-            self._addresses,
+            products.view(np.float32), self._widened, self._bits, self._values, self._finite,
+            self._repeats, self._addresses,
             r.counts, r.meta, r.data, self._tx, self._rx, self._sent, self._received,
             self._state, self.digest_sums, self.chip_id, self._launch,
             _FOREVER if until_cycle is None else until_cycle, self.spec.send_to_receive_cycles,

@@ -236,7 +236,10 @@ def _attempt(
     )  # fmt: skip
     first_cycles = cycle_of[units[:, 0]] if total else np.zeros(0, np.int64)
     unit_order = np.argsort(first_cycles, kind="stable")
-    pieces, _, apart = _order.cut_blocks(units, cycle_of, executed, edges, unit_order, span)
+    batched = m[units[:, 3], r.OP] == Op.ACC
+    pieces, _, apart = _order.cut_blocks(
+        units, cycle_of, executed, edges, unit_order, batched, len(known), span
+    )
     if apart.any():
         m[units[apart, 3], r.UNGANGED] = 1
         return None

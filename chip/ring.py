@@ -20,10 +20,10 @@ SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH = 0, 1, 2, 3
 
 
 class Rings:
-    """data uint8 [n, capacity, 320], meta int64 [n, capacity, 4], counts int64 [n, 16]."""
+    """counts int64 [n, 16], meta int64 [n * capacity, 4], data uint32 [n * capacity, 80]."""
 
     def __init__(
-        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint8]
+        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint32]
     ) -> None:
         self.counts = counts
         self.meta = meta
@@ -47,8 +47,8 @@ class Rings:
         raw = np.frombuffer(buffer, np.uint8, cls.nbytes(n, capacity))
         return cls(
             raw[:counts_end].view(np.int64).reshape(n, 16),
-            raw[counts_end:meta_end].view(np.int64).reshape(n, capacity, 4),
-            raw[meta_end:].reshape(n, capacity, LANES),
+            raw[counts_end:meta_end].view(np.int64).reshape(-1, 4),
+            raw[meta_end:].view(np.uint32).reshape(-1, LANES // 4),
         )
 
     def clear(self) -> None:
