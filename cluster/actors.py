@@ -8,19 +8,31 @@ with the memory images of its own chips only.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 
 from cluster.clock import Progress, VirtualClock
 from cluster.errors import RunError, one_line
 from cluster.mapping import SharedMapping
-from cluster.node import ChipGroup, GroupPlan, GroupResult
+from cluster.node import ChipGroup, GroupPlan, GroupResult, LaunchPart
 from programs.artifact import load
 from programs.runner import Generation
 
+T = TypeVar("T")
+
 #: One thread per chip process; more would only fight over the cores.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def _in_one_line(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {one_line(error)}") from None
 
 
 class ClockActor:
@@ -68,12 +80,11 @@ class ChipActor:
 
     def generate(self, job: Generation) -> GroupResult:
         """Run the whole generation."""
-        try:
-            return self._group.generate(job)
-        except RunError:
-            raise
-        except Exception as error:
-            raise RunError(f"{type(error).__name__}: {one_line(error)}") from None
+        return _in_one_line(lambda: self._group.generate(job))
+
+    def launch(self, entry: str, sync: str) -> LaunchPart:
+        """Run one entry point once."""
+        return _in_one_line(lambda: self._group.launch(entry, sync))
 
     def _report(self, group: int, cycle: int, tokens: list[int]) -> None:
         # Fire and forget: the reference is dropped, nobody waits for the clock.

@@ -18,10 +18,11 @@ from chip.loader import link
 from chip.reference import ReferenceChip
 from chip.ring import Rings
 from chip.spec import ChipSpec
+from cluster.actor_session import Placement
 from cluster.commands.options import shipped_model
 from cluster.compiling import join_images
 from cluster.errors import InputError, RunError
-from cluster.generation import GenerationResult, Listener, Placement, run_generation
+from cluster.generation import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_decoder

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from chip.engine import Chip
 from chip.isa import LANES
 from chip.ring import Rings
+from cluster.chip_outputs import describe_outputs
 from cluster.errors import RunError
 from cluster.mapping import Layout, SharedMapping
 from cluster.waiting import Wait
@@ -44,11 +45,11 @@ class Report(Protocol):
 
 def layout_of(artifact: Artifact, processes: int) -> Layout:
     """The shared memory that a run of ``artifact`` in ``processes`` processes needs."""
-    outputs = artifact.bindings["outputs"]["logits"]
+    logits = artifact.bindings.get("outputs", {}).get("logits", [])
     return Layout(
         processes=processes,
         chips=artifact.chips,
-        values=LANES * max(words for _, _, words in outputs),
+        values=LANES * max((words for _, _, words in logits), default=0),
         rings=2 * len(artifact.cables),
     )
 
@@ -143,6 +144,16 @@ class GroupResult:
     launch_seconds: list[float]
 
 
+@dataclass(frozen=True)
+class LaunchPart:
+    """One launch of a group: per chip its retire cycle, digest sums, and outputs in words."""
+
+    retired: dict[int, int]
+    sums: dict[int, tuple[int, int]]
+    outputs: list[dict[str, Any]]
+    wall_seconds: float
+
+
 class ChipGroup:
     """Chips ``numbers`` of an artifact in this process, as group ``group`` of the run."""
 
@@ -155,10 +166,13 @@ class ChipGroup:
         model: PartitionedModel | None = None,
         report: Report | None = None,
     ) -> None:
-        """``model``: as for ``Host``, the partitioned model if it is not in a directory."""
+        """``model``: as for ``Host``, the partitioned model if it is not in a directory.
+
+        An artifact of no model has no host side: its entry points can be launched, no more.
+        """
         self.mapping = mapping
         self.peers = MappedPeers(group, mapping, report)
-        host = Host(artifact, model)
+        host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
         self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, host)
 
     def generate(self, job: Generation) -> GroupResult:
@@ -173,3 +187,23 @@ class ChipGroup:
         self.peers.flush(sum(max(cycles) for cycles in launches), result.tokens)
         times = self.peers.launch_times
         return GroupResult(result, [b - a for a, b in pairwise(times)])
+
+    def launch(self, entry: str, sync: str) -> LaunchPart:
+        """Run ``entry`` once, with memory as it is."""
+        began = perf_counter()
+        try:
+            retired = self.runner.launch(entry, 0, sync)
+        except BaseException:
+            self.mapping.abandon()
+            raise
+        return LaunchPart(
+            retired=retired,
+            sums={c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips},
+            outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
+            wall_seconds=perf_counter() - began,
+        )
+
+    @property
+    def chips(self) -> list[Chip]:
+        """The group's chips."""
+        return self.runner.chips

@@ -62,9 +62,10 @@ def generate(
     packing = _packing(chips_per_actor)
 
     # The heavy imports wait until the arguments are known to make sense.
+    from cluster.actor_session import Placement
+    from cluster.actor_session import chips_per_actor as pack
     from cluster.compiling import adopt, compile_model, home_of, open_model
-    from cluster.generation import Placement, run_generation
-    from cluster.generation import chips_per_actor as pack
+    from cluster.generation import run_generation
     from cluster.output import Terminal, print_json, print_table
     from programs.artifact import load
     from programs.runner import Generation

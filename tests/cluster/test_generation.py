@@ -11,8 +11,9 @@ from time import perf_counter
 import numpy as np
 import pytest
 
+from cluster.actor_session import Placement
 from cluster.errors import RunError
-from cluster.generation import GenerationResult, Listener, Placement, run_generation
+from cluster.generation import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
 from programs.runner import BARRIER, LOOKAHEAD, Generation, generate
 

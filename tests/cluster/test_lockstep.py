@@ -13,8 +13,8 @@ from chip.loader import link
 from chip.program import Program, new_blocks
 from chip.ring import Rings
 from chip.spec import ChipSpec
+from cluster.actor_session import chips_per_actor
 from cluster.clock import VirtualClock, unexpected_retirements
-from cluster.generation import chips_per_actor
 from cluster.mapping import Layout, MappingError, SharedMapping
 from cluster.node import MappedPeers, split_chips
 from programs.runner import Alone, StuckError, step_lookahead, step_windows, window_cycles, wire

@@ -1,0 +1,99 @@
+"""One launch of an artifact's entry point over actors, or in this process: no host, no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from chip.digest import finish
+from cluster.actor_session import Placement, chip_actors, raise_failure
+from cluster.chip_outputs import output_places
+from cluster.clock import unexpected_retirements
+from cluster.errors import RunError
+from cluster.mapping import SharedMapping
+from cluster.node import ChipGroup, LaunchPart, layout_of
+from programs.artifact import Artifact, content_hash
+
+
+def artifact_key(artifact: Artifact) -> bytes:
+    """What a digest knows of the artifact: all of it but where the checkpoint lay."""
+    model = {**artifact.model, "checkpoint": ""}
+    return bytes.fromhex(content_hash(replace(artifact, model=model)))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """digest and cycles of the launch; outputs: per chip, what it holds for the host.
+
+    launch_seconds: wall time of the slowest process's launch, without start-up.
+    """
+
+    digest: str
+    cycles: int
+    outputs: list[dict[str, Any]]
+    actors: int
+    launch_seconds: float
+    wall_seconds: float
+
+
+def launch_everywhere(
+    artifact: Artifact,
+    entry: str,
+    sync: str,
+    placement: Placement,
+    phase: Callable[[str], None] = lambda _: None,
+) -> Launch:
+    """Run ``entry`` once on all chips.
+
+    Raises RunError when a chip retires at another cycle than the artifact says, ArtifactError when
+    its outputs are nowhere.
+    """
+    began = perf_counter()
+    output_places(artifact)
+    if placement.in_process:
+        phase("loading chips")
+        mapping = SharedMapping.private(layout_of(artifact, 1))
+        group = ChipGroup(artifact, range(artifact.chips), 0, mapping)
+        phase("running")
+        parts = [group.launch(entry, sync)]
+    else:
+        parts = _launch_actors(artifact, entry, sync, placement, phase)
+    retired = {chip: [cycle] for part in parts for chip, cycle in part.retired.items()}
+    predicted = artifact.predicted_cycles
+    if entry in predicted and (problems := unexpected_retirements([entry], retired, predicted)):
+        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
+    sums = {chip: pair for part in parts for chip, pair in part.sums.items()}
+    chips = sorted(retired)
+    return Launch(
+        digest=finish(
+            artifact_key(artifact),
+            np.array([sums[chip] for chip in chips], np.uint64),
+            [retired[chip][0] for chip in chips],
+        ),
+        cycles=max(retired[chip][0] for chip in chips),
+        outputs=[output for part in parts for output in part.outputs],
+        actors=0 if placement.in_process else len(parts),
+        launch_seconds=max(part.wall_seconds for part in parts),
+        wall_seconds=perf_counter() - began,
+    )
+
+
+def _launch_actors(
+    artifact: Artifact, entry: str, sync: str, placement: Placement, phase: Callable[[str], None]
+) -> list[LaunchPart]:
+    import ray
+
+    with chip_actors(artifact, placement, phase) as (_, actors, mapping):
+        phase("running")
+        calls = [actor.launch.remote(entry, sync) for actor in actors]
+        waiting = list(calls)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            for call in done:
+                raise_failure(call, calls, mapping)
+        parts: list[LaunchPart] = ray.get(calls)
+    return parts
