@@ -15,8 +15,6 @@ from chip.isa import (
     SUPERLANES,
     VXM_ARITY,
     VXM_QUEUE,
-    WORDS_PER_BANK,
-    WORDS_PER_SLICE,
     AccMode,
     Op,
     alu_stream_groups,
@@ -241,15 +239,15 @@ def _check_sxm(
 def _check_addresses(report: Report, c: Columns, spec: ChipSpec) -> tuple[Ints, Ints, Bools]:
     plain = (c.op == Op.READ) | (c.op == Op.WRITE)
     mapped = (c.op == Op.GATHER) | (c.op == Op.SCATTER)
-    outside = (plain | mapped) & ((c.a < 0) | (c.a >= WORDS_PER_SLICE))
-    _flag(report, "bounds", outside, f"word {WORDS_PER_SLICE - 1} is the slice's last",
-          "keep the address within 0..8191")  # fmt: skip
+    bank, last = spec.words_per_bank, spec.words_per_slice - 1
+    outside = (plain | mapped) & ((c.a < 0) | (c.a > last))
+    _flag(report, "bounds", outside, f"word {last} is the slice's last",
+          f"keep the address within 0..{last}")  # fmt: skip
     lo, hi = c.of("lo"), c.of("hi")
     lo, hi = np.where(mapped, lo, c.a), np.where(mapped, hi, c.a)
-    window = mapped & ((lo < 0) | (hi >= WORDS_PER_SLICE) | (lo > hi)
-                       | (lo // WORDS_PER_BANK != hi // WORDS_PER_BANK))  # fmt: skip
+    window = mapped & ((lo < 0) | (hi > last) | (lo > hi) | (lo // bank != hi // bank))
     _flag(report, "bounds", window, "the window is empty or not inside one bank",
-          "declare lo <= hi inside 0..4095 or 4096..8191")  # fmt: skip
+          f"declare lo <= hi inside 0..{bank - 1} or {bank}..{last}")  # fmt: skip
     rows = spec.mxm_accumulator_rows
     for op, least, most in ((Op.LW, 0, 19), (Op.IW, 1, 20), (Op.ACC, 0, rows - 1)):
         wrong = (c.op == op) & ((c.a < least) | (c.a > most))

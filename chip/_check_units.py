@@ -15,8 +15,6 @@ from chip.isa import (
     SELF,
     STREAMS,
     VXM_QUEUE,
-    WORDS_PER_BANK,
-    WORDS_PER_SLICE,
     Op,
 )
 from chip.spec import ChipSpec
@@ -68,7 +66,7 @@ def unit_mismatch(c: Columns) -> Bools:
     return wrong
 
 
-def check_queues(c: Columns, ops: Operands, report: Report) -> None:
+def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
     """Rules ``queue`` (one instruction per cycle) and ``bank`` (paired read and write)."""
     kind = np.zeros(256, np.int64)
     kind[[Op.READ, Op.GATHER]] = 1
@@ -86,7 +84,7 @@ def check_queues(c: Columns, ops: Operands, report: Report) -> None:
     ports = same[first + 2 * second == 5]
     read, write = order[ports], order[ports + 1]
     clash = ops.mem[read] & ops.mem[write]
-    clash &= ops.lo[read] // WORDS_PER_BANK == ops.lo[write] // WORDS_PER_BANK
+    clash &= ops.lo[read] // spec.words_per_bank == ops.lo[write] // spec.words_per_bank
     report.against("bank", read[clash], write[clash],
                    "place one of them in the slice's other bank or in another cycle",
                    "the same bank serves ")  # fmt: skip
@@ -116,26 +114,22 @@ def check_initialised(
     never = np.iinfo(np.int64).max
     since = np.where(initialised.reshape(-1), np.iinfo(np.int64).min, never)
     writes = np.flatnonzero(ops.mem & ((c.op == Op.WRITE) | (c.op == Op.SCATTER)))
-    _spread_minimum(since, c, ops, writes, c.cycle[writes] + spec.write_cycles)
+    words, owner = _words(c, ops, writes, spec)
+    np.minimum.at(since, words, (c.cycle[writes] + spec.write_cycles)[owner])
     reads = np.flatnonzero(ops.mem & ((c.op == Op.READ) | (c.op == Op.GATHER)))
-    words, owner = _words(c, ops, reads)
+    words, owner = _words(c, ops, reads, spec)
     late = since[words] > c.cycle[reads[owner]]
     bad = reads[np.unique(owner[late])]
     report.add("uninitialised", bad, "a word it reads was never written before",
                "load or write the word first, or accept zero", WARNING)  # fmt: skip
 
 
-def _words(c: Columns, ops: Operands, rows: Ints) -> tuple[Ints, Ints]:
-    """Every word [slice * 8192 + word] of the rows' ranges and the index of its row."""
+def _words(c: Columns, ops: Operands, rows: Ints, spec: ChipSpec) -> tuple[Ints, Ints]:
+    """Every word [slice * words_per_slice + word] of the rows' ranges and the index of its row."""
     size = ops.hi[rows] - ops.lo[rows] + 1
     owner = np.repeat(np.arange(len(rows), dtype=np.int64), size)
     step = np.arange(len(owner), dtype=np.int64) - np.repeat(np.cumsum(size) - size, size)
-    return c.queue[rows[owner]] * WORDS_PER_SLICE + ops.lo[rows[owner]] + step, owner
-
-
-def _spread_minimum(since: Ints, c: Columns, ops: Operands, rows: Ints, cycle: Ints) -> None:
-    words, owner = _words(c, ops, rows)
-    np.minimum.at(since, words, cycle[owner])
+    return c.queue[rows[owner]] * spec.words_per_slice + ops.lo[rows[owner]] + step, owner
 
 
 def check_sync(c: Columns, spec: ChipSpec, report: Report) -> None:

@@ -242,9 +242,13 @@ def execute(
     scratch_f: Array, widened: Array, bits: Array, values: Array, finite: Array, repeats: Array,
     addresses: Array, counts: Array,
     meta: Array, link_data: Array, tx: Array, rx: Array, sent: Array, received: Array,
-    state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, data: bool,
+    state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, slice_words: int,
+    data: bool,
 ) -> int:
-    """Run pieces in order from the state's position; returns why it stopped."""
+    """Run pieces in order from the state's position; returns why it stopped.
+
+    slice_words: words of a MEM slice, whose word w is row ``slice * slice_words + w``.
+    """
     base = mix64(mix64(np.uint64(chip + 1)) + np.uint64(launch))
     capacity = meta.shape[0] // counts.shape[0]
     last_row = quads.shape[0] - 1
@@ -317,8 +321,9 @@ def execute(
                 for k in range(elements):
                     at = first + k * stride
                     if op == 33:
-                        word = arguments[at + 1]
-                        mix(sums, idle, base, arguments[at + 2], op, word >> 13, word & 8191)
+                        unit = arguments[at + 3]
+                        mix(sums, idle, base, arguments[at + 2], op, unit,
+                            arguments[at + 1] - unit * slice_words)  # fmt: skip
                     else:
                         mix(sums, idle, base, arguments[at + 7], op, arguments[at + 3],
                             arguments[at + 4])  # fmt: skip
@@ -326,8 +331,10 @@ def execute(
             for k in range(elements):
                 at = first + k * stride
                 word = arguments[at + 1]
+                unit = arguments[at + 3]
                 copy(row_of(quads, arguments[at]), row_of(quads, word))
-                mix(sums, row_of(quads, word), base, arguments[at + 2], op, word >> 13, word & 8191)
+                mix(sums, row_of(quads, word), base, arguments[at + 2], op, unit,
+                    word - unit * slice_words)  # fmt: skip
         elif op >= 64 and op < 128:
             fill = row_of(words, 2)
             fill[:] = np.uint32(imm & 0xFFFFFFFF)
@@ -387,14 +394,14 @@ def execute(
                     if arguments[at + 2] >= 0:
                         out = row_of(quads, arguments[at + 2])
                         for s in range(20):
-                            part = row_of(quads, unit * 8192 + addresses[s])
+                            part = row_of(quads, unit * slice_words + addresses[s])
                             for i in range(4 * s, 4 * s + 4):
                                 out[i] = part[i]
                 else:
                     source = row_of(quads, arguments[at])
                     number = np.uint64(0)
                     for s in range(20):
-                        part = row_of(quads, unit * 8192 + addresses[s])
+                        part = row_of(quads, unit * slice_words + addresses[s])
                         for i in range(4 * s, 4 * s + 4):
                             part[i] = source[i]
                         number = number * _FACTOR + np.uint64(addresses[s] + 1)

@@ -34,7 +34,6 @@ from chip._jit import jit
 Array = NDArray[Any]
 WORD = 1 << 16  # bit of ``need``: the 32-bit result row itself is used
 WORD_ROWS = 4  # rows of 32-bit scratch that belong to the kernels
-SRAM_ROWS = 88 * 8192
 
 
 @jit
@@ -74,13 +73,16 @@ def _is_word(blocks: Array, block_of: Array, sources: Array, slot: int, width: i
 def lay_out(
     blocks: Array, block_of: Array, cycle_of: Array, queue_of: Array, a_of: Array,
     slot_of: Array, out_of: Array, sources: Array, executed: Array, abc_of: Array,
-    install_of: Array, install_loads: Array, units: Array, pieces: Array,
+    install_of: Array, install_loads: Array, units: Array, pieces: Array, slice_words: int,
 ) -> Any:
     """Scratch rows and arguments of every piece, ``pieces`` being in execution order.
+
+    Row ``slice * slice_words + word`` is an SRAM word; scratch comes after the last slice.
 
     Returns table int64 [pieces, 3] (first argument, executed elements, argument count each),
     arguments int32, weight rows int32, and the numbers of byte rows and 32-bit rows needed.
     """
+    sram_rows = 88 * slice_words
     total = block_of.shape[0]
     piece_count = pieces.shape[0]
     need = np.zeros(total, np.int64)
@@ -191,9 +193,9 @@ def lay_out(
         if sources[i] >= 0:
             p = sources[i] // 16
             if blocks[block_of[p], OP] == READ and not executed[p]:
-                row_of[i] = queue_of[p] * 8192 + a_of[p]
+                row_of[i] = queue_of[p] * slice_words + a_of[p]
             elif byte_row[out_of[p] + (sources[i] & 15)] >= 0:
-                row_of[i] = SRAM_ROWS + byte_row[out_of[p] + (sources[i] & 15)]
+                row_of[i] = sram_rows + byte_row[out_of[p] + (sources[i] & 15)]
     weights = np.empty(weight_total, np.int32)
     for i in range(install_loads.shape[0]):
         at = weight_start[i]
@@ -214,11 +216,11 @@ def lay_out(
             if not executed[e]:
                 continue
             slot = slot_of[e]
-            word = queue_of[e] * 8192 + a_of[e]
+            word = queue_of[e] * slice_words + a_of[e]
             outs = blocks[b, N_OUT]
             out = np.int32(-1)
             if outs > 0 and byte_row[out_of[e]] >= 0:
-                out = SRAM_ROWS + byte_row[out_of[e]]
+                out = sram_rows + byte_row[out_of[e]]
             if op >= 64 and op < 128:
                 for operand in range(2):
                     s = blocks[b, S0] if operand == 0 else blocks[b, S1]
@@ -237,7 +239,7 @@ def lay_out(
                 arguments[at + 8] = word_row[e]
                 for j in range(outs):
                     if byte_row[out_of[e] + j] >= 0:
-                        arguments[at + 9 + j] = SRAM_ROWS + byte_row[out_of[e] + j]
+                        arguments[at + 9 + j] = sram_rows + byte_row[out_of[e] + j]
             elif op == READ:
                 arguments[at] = word
                 arguments[at + 1] = out
@@ -277,7 +279,7 @@ def lay_out(
                 arguments[at + 8] = word_row[e]
                 for j in range(outs):
                     if byte_row[out_of[e] + j] >= 0:
-                        arguments[at + 9 + j] = SRAM_ROWS + byte_row[out_of[e] + j]
+                        arguments[at + 9 + j] = sram_rows + byte_row[out_of[e] + j]
                 arguments[at + 13] = (queue_of[e] - 104) // 2
             elif op in (SEND, RECEIVE):
                 arguments[at] = row_of[slot] if op == SEND else out
@@ -297,6 +299,6 @@ def lay_out(
                     at_out = at + inputs
                 for j in range(outs):
                     if byte_row[out_of[e] + j] >= 0:
-                        arguments[at_out + j] = SRAM_ROWS + byte_row[out_of[e] + j]
+                        arguments[at_out + j] = sram_rows + byte_row[out_of[e] + j]
             at += table[n, 2]
     return table, arguments, weights, byte_rows, word_rows

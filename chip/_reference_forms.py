@@ -22,8 +22,6 @@ from chip.isa import (
     SXM_QUEUE,
     VXM_ARITY,
     VXM_QUEUE,
-    WORDS_PER_BANK,
-    WORDS_PER_SLICE,
     AccMode,
     Op,
     alu_stream_groups,
@@ -96,7 +94,7 @@ def check_form(ins: Instruction, program: Program, spec: ChipSpec) -> Problem | 
         return "queue", f"queue {ins.queue} does not take opcode {ins.op}"
     op = Op(ins.op)
     if op in MEM_OPS:
-        return _check_mem(ins, op)
+        return _check_mem(ins, op, spec)
     if op in VXM_ARITY:
         return _check_alu(ins, op)
     if op in (Op.LW, Op.IW, Op.ABC, Op.ACC):
@@ -140,13 +138,14 @@ def _group(first: int, width: int, align: int = 1) -> Problem | None:
     return None
 
 
-def _check_mem(ins: Instruction, op: Op) -> Problem | None:
-    if not 0 <= ins.a < WORDS_PER_SLICE:
-        return "bounds", f"word {ins.a} does not exist"
+def _check_mem(ins: Instruction, op: Op, spec: ChipSpec) -> Problem | None:
+    words = spec.words_per_slice
+    if not 0 <= ins.a < words:
+        return "bounds", f"word {ins.a} does not exist; a slice has words 0..{words - 1}"
     if op in (Op.GATHER, Op.SCATTER):
-        if not 0 <= ins.lo <= ins.hi < WORDS_PER_SLICE:
-            return "bounds", f"the window [{ins.lo}, {ins.hi}] does not exist"
-        if ins.lo // WORDS_PER_BANK != ins.hi // WORDS_PER_BANK:
+        if not 0 <= ins.lo <= ins.hi < words:
+            return "bounds", f"the window [{ins.lo}, {ins.hi}] is not in 0..{words - 1}"
+        if ins.lo // spec.words_per_bank != ins.hi // spec.words_per_bank:
             return "bounds", f"the window [{ins.lo}, {ins.hi}] spans both banks"
         if problem := _group(ins.s1, 2, 2):
             return problem

@@ -92,9 +92,9 @@ def drive(
 def resolve(
     blocks: Array, block_of: Array, cycle_of: Array, queue_of: Array, a_of: Array,
     stream_of: Array, slot_of: Array, slots: int, sample: Array, drives: Array, timing: Array,
-    accumulator_rows: int,
+    accumulator_rows: int, bank_words: int,
 ) -> Any:
-    """Walk all elements in time order.
+    """Walk all elements in time order; a slice has two banks of ``bank_words`` words.
 
     Returns fault int64 [3] (number or -1, element, detail); sources int64 [slots]; prev_write and
     next_write int64 [elements] of READs; edges int64 [n, 2]; abc_of int64 [elements] (the ABC of
@@ -137,8 +137,9 @@ def resolve(
             k += 1
     drive_order = time_order(drive_cycle)
     table = np.full((64 * 64, 3), NEVER, np.int64)
-    last_write = np.full(88 * 8192, -1, np.int32)
-    readers = np.full(88 * 8192, -1, np.int32)  # list of reads since the last write
+    slice_words = 2 * bank_words
+    last_write = np.full(88 * slice_words, -1, np.int32)
+    readers = np.full(88 * slice_words, -1, np.int32)  # list of reads since the last write
     node_element = np.empty(node_count + 1, np.int32)
     node_next = np.empty(node_count + 1, np.int32)
     nodes = 0
@@ -242,8 +243,8 @@ def resolve(
             low = a_of[e] if op == READ else blocks[b, LO]
             high = a_of[e] if op == READ else blocks[b, HI]
             read_cycle[queue] = now
-            read_banks[queue] = low >> 12
-            for word in range(queue * 8192 + low, queue * 8192 + high + 1):
+            read_banks[queue] = low // bank_words
+            for word in range(queue * slice_words + low, queue * slice_words + high + 1):
                 w = last_write[word]
                 if w >= 0:
                     if now < cycle_of[w] + timing[T_WRITE]:
@@ -260,9 +261,9 @@ def resolve(
         elif op in (WRITE, SCATTER):
             low = a_of[e] if op == WRITE else blocks[b, LO]
             high = a_of[e] if op == WRITE else blocks[b, HI]
-            if read_cycle[queue] == now and read_banks[queue] == low >> 12:
+            if read_cycle[queue] == now and read_banks[queue] == low // bank_words:
                 code = BANK
-            for word in range(queue * 8192 + low, queue * 8192 + high + 1):
+            for word in range(queue * slice_words + low, queue * slice_words + high + 1):
                 edges, edge_count = push(edges, edge_count, last_write[word], e)
                 last_write[word] = e
                 node = readers[word]

@@ -118,14 +118,16 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     far = (low < 0) | (high >= 2**31 - 2**24) | (np.abs(c["dcg"]) > 2**16)
     rules.forbid("bounds", far, "cycle outside 0..2^31")
     low, high = extremes("a", "da1", "da2")
-    ranges = {Op.READ: 8191, Op.WRITE: 8191, Op.GATHER: 8191, Op.SCATTER: 8191, Op.LW: 19,
-              Op.IW: 20, Op.ACC: spec.mxm_accumulator_rows - 1}  # fmt: skip
+    last = spec.words_per_slice - 1
+    ranges = {**dict.fromkeys(_MEM, last), Op.LW: 19, Op.IW: 20,
+              Op.ACC: spec.mxm_accumulator_rows - 1}  # fmt: skip
     for code, top in ranges.items():
         bad = (op == code) & ((low < (1 if code == Op.IW else 0)) | (high > top))
         rules.forbid("bounds", bad, f"a runs from {'1' if code == Op.IW else '0'} to {top} at most")
     window = (op == Op.GATHER) | (op == Op.SCATTER)
     lo, hi = c["lo"], c["hi"]
-    bad_window = (lo < 0) | (hi > 8191) | (lo > hi) | (lo // 4096 != hi // 4096)
+    bad_window = (lo < 0) | (hi > last) | (lo > hi)
+    bad_window |= lo // spec.words_per_bank != hi // spec.words_per_bank
     rules.forbid("bounds", window & bad_window, "the window must lie in one bank")
     covered = int(((c["n1"] * c["n2"] * sizes) * (hi - lo + 1))[window].astype(object).sum())
     if covered > MAX_WINDOW_WORDS:

@@ -47,8 +47,8 @@ def check(
 ) -> list[Finding]:
     """All findings about one program, errors first, then by cycle.
 
-    initialised: bool [88, 8192], which words hold data before the launch; None: no warnings
-    about words never written.
+    initialised: bool [88, words_per_slice], which words hold data before the launch; None: no
+    warnings about words never written.
     """
     everything = expand_columns(program)
     report = Report(everything, chip)
@@ -59,7 +59,7 @@ def check(
     columns = _only(everything, ~wrong) if wrong.any() else everything
     report.columns = columns
     operands = check_operands(columns, spec, report)
-    check_queues(columns, operands, report)
+    check_queues(columns, operands, spec, report)
     check_sram(columns, operands, spec, report)
     check_sync(columns, spec, report)
     check_alu_results(columns, operands, spec, report)

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from chip import _kernels
 from chip._mxm import ACTIVATIONS
 from chip.faults import LockstepViolation, ProgramFault
-from chip.isa import LANES, LINKS, PLANES, SLICES, WORDS_PER_SLICE, Op
+from chip.isa import LANES, LINKS, PLANES, SLICES, Op
 from chip.loader import LinkedProgram, describe
 from chip.ring import Rings
 from chip.spec import ChipSpec
 
-SRAM_ROWS = SLICES * WORDS_PER_SLICE
 #: Scratch rows reserved behind SRAM; pages cost nothing until they are used.
 RESERVED_ROWS = 1 << 16
 _FOREVER = (1 << 62) - 1
@@ -43,6 +42,7 @@ class Chip:
         self.spec = spec
         self.chip_id = chip_id
         self.data = data
+        self._sram_rows = SLICES * spec.words_per_slice
         self._reserve(RESERVED_ROWS if data else 2)
         self._words = np.zeros((_kernels_words(data), LANES), np.uint32)
         rows = spec.mxm_accumulator_rows
@@ -69,15 +69,15 @@ class Chip:
 
     def _reserve(self, scratch_rows: int) -> None:
         """Rows: SRAM, scratch, and a last row of zeros for vectors without data or use."""
-        size = (SRAM_ROWS + scratch_rows + 1) * LANES
+        size = (self._sram_rows + scratch_rows + 1) * LANES
         raw = np.zeros(size + 64, np.uint8)
         start = -raw.ctypes.data % 64  # rows on cache lines
         self._flat = raw[start : start + size].reshape(-1, LANES)
 
     @property
     def sram(self) -> NDArray[np.uint8]:
-        """uint8 [88, 8192, 320], a view; untouched words cost no memory and read as zero."""
-        return self._flat[:SRAM_ROWS].reshape(SLICES, WORDS_PER_SLICE, LANES)
+        """uint8 [88, words_per_slice, 320], a view; untouched words cost no memory and are zero."""
+        return self._flat[: self._sram_rows].reshape(SLICES, -1, LANES)
 
     def write_words(self, slice_: int, address: int, rows: NDArray[np.uint8]) -> None:
         """Put ``rows`` uint8 [n, 320] at consecutive word addresses of a slice (0..87)."""
@@ -100,11 +100,16 @@ class Chip:
 
     def begin(self, linked: LinkedProgram, launch: int) -> None:
         """Start a launch.  SRAM stays; streams, planes and accumulators are as new."""
+        if linked.spec != self.spec:
+            raise ValueError(
+                f"the program is linked for chip spec {linked.spec.name!r}, chip {self.chip_id} "
+                f"is another ({self.spec.name!r}): link it with this chip's spec"
+            )
         if self.data:
-            if linked.byte_rows > len(self._flat) - SRAM_ROWS - 1:
-                sram = self._flat[:SRAM_ROWS]
+            if linked.byte_rows > len(self._flat) - self._sram_rows - 1:
+                sram = self._flat[: self._sram_rows]
                 self._reserve(2 * linked.byte_rows)
-                self._flat[:SRAM_ROWS] = sram
+                self._flat[: self._sram_rows] = sram
             if linked.word_rows > len(self._words):
                 self._words = np.zeros((linked.word_rows, LANES), np.uint32)
         self._linked = linked
@@ -148,7 +153,7 @@ class Chip:
             r.counts, r.meta, r.data, self._tx, self._rx, self._sent, self._received,
             self._state, self.digest_sums, self.chip_id, self._launch,
             _FOREVER if until_cycle is None else until_cycle, self.spec.send_to_receive_cycles,
-            self.data,
+            self.spec.words_per_slice, self.data,
         )  # fmt: skip
         if code == _kernels.FAULT:
             raise self._fault(p)

@@ -8,7 +8,7 @@ holds every field an executor needs.  Tags and wants are the checker's and take 
 chip; lane maps stay beside the words.  Fetching itself is not simulated.
 
 Word layout, low bit first (128 bits): opcode 8, pair 1, mode 2, w0 5, w1 5, wo 5, s0 8, s1 8,
-out 8, a 16, imm 32, lo 13, hi 13; operand code 255 is "none".  NOP: opcode 0, count in ``a``.
+out 8, a 16, imm 32, lo 15, hi 15; operand code 255 is "none".  NOP: opcode 0, count in ``a``.
 Repeat: opcode 3, n in ``a``, d in the low half of ``imm``; steps of the slot's one or two
 instructions in ``lo`` and ``hi`` as 13-bit two's complement.
 """
@@ -30,7 +30,7 @@ NOP_MAX = 65_535
 
 _LAYOUT = (
     ("op", 8), ("pair", 1), ("mode", 2), ("w0", 5), ("w1", 5), ("wo", 5), ("s0", 8), ("s1", 8),
-    ("out", 8), ("a", 16), ("imm", 32), ("lo", 13), ("hi", 13),
+    ("out", 8), ("a", 16), ("imm", 32), ("lo", 15), ("hi", 15),
 )  # fmt: skip
 _STEP_MODULUS = 1 << 13
 _NO_OPERAND = 255

@@ -2,9 +2,10 @@
 
 ``link`` resolves every operand of every instruction to its producer in true time order, rejects
 what breaks a rule that resolution sees, cuts blocks until start order is a correct order, and
-numbers the rows: below 88 * 8192 they are SRAM words (never copied), above are scratch.  Weight
-loads, installs and activations leave no trace in the table but row numbers; an ACC points at its
-weight rows.  It does not know numbers, chips or links' other ends; ``chip.checker`` proves more.
+numbers the rows: row ``slice * words_per_slice + word`` is an SRAM word (never copied), those after
+the last slice are scratch.  Weight loads, installs and activations leave no trace in the table but
+row numbers; an ACC points at its weight rows.  It does not know numbers, chips or links' other
+ends; ``chip.checker`` proves more.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ _MXM_RULES = (
 )
 
 
-def _raise(fault: Array, m: Array, block_of: Array, cycle_of: Array, queue_of: Array) -> None:
+def _raise(
+    fault: Array, m: Array, block_of: Array, cycle_of: Array, queue_of: Array, slice_words: int
+) -> None:
     number, element, detail = (int(x) for x in fault)
     code = CODES[number]
     if element < 0:
@@ -157,7 +160,7 @@ def _raise(fault: Array, m: Array, block_of: Array, cycle_of: Array, queue_of: A
         "queue": "two instructions in one cycle on the queue",
         "sync": "issued while the queue is parked",
         "bank": "reads and writes one bank in one cycle",
-        "in-flight": f"word {detail % 8192} is still being written",
+        "in-flight": f"word {detail % slice_words} is still being written",
         "driver": f"{stream_name(detail) if detail >= 0 else ''} already driven here",
         "missing": f"no producer of {stream_name(detail)}" if detail >= 0 else "ABC or ACC alone",
         "want": f"{stream_name(detail)} carries another value than the wanted one",
@@ -223,10 +226,10 @@ def _attempt(
     )  # fmt: skip
     (fault, sources, prev_write, next_write, known, abc_of, install_of, _, loads) = resolve(
         m, block_of, cycle_of, queue_of, a_of, stream_of, slot_of, int(slot_of[-1]), _SAMPLE,
-        _DRIVE, timing, spec.mxm_accumulator_rows,
+        _DRIVE, timing, spec.mxm_accumulator_rows, spec.words_per_bank,
     )  # fmt: skip
     if fault[0] >= 0:
-        _raise(fault, m, block_of, cycle_of, queue_of)
+        _raise(fault, m, block_of, cycle_of, queue_of, spec.words_per_slice)
     executed = _order.find_uses(
         m, block_of, cycle_of, slot_of, sources, next_write, abc_of, install_of, loads
     )
@@ -249,7 +252,7 @@ def _attempt(
     block = block[order]
     rows, arguments, weights, byte_rows, word_rows = _layout.lay_out(
         m, block_of, cycle_of, queue_of, a_of, slot_of, out_of, sources, executed, abc_of,
-        install_of, loads, units, pieces,
+        install_of, loads, units, pieces, spec.words_per_slice,
     )  # fmt: skip
     table = np.zeros((len(pieces), 7), np.int32)
     table[:, OP] = m[block, r.OP]

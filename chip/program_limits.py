@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.isa import IMM, LANES, NONE, QUEUES, STREAMS, VXM_QUEUE, WORDS_PER_SLICE, Op
+from chip.isa import IMM, LANES, MAX_WORDS_PER_SLICE, NONE, QUEUES, STREAMS, VXM_QUEUE, Op
 from chip.program import BLOCK_DTYPE, BlockTable, Program
 
 #: Largest cycle number, of an instruction or of a launch (20 minutes at 900 MHz).
@@ -27,7 +27,7 @@ MAX_MAPS = 65_536
 MAX_GANG_MEMBERS = VXM_QUEUE
 
 _INT32 = (-(2**31), 2**31 - 1)
-_WORD = (0, WORDS_PER_SLICE - 1)
+_WORD = (0, MAX_WORDS_PER_SLICE - 1)  # of any chip; a chip's own SRAM is the checker's question
 
 #: Inclusive range of every column of a block.
 COLUMN_RANGES: dict[str, tuple[int, int]] = {

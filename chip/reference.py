@@ -49,8 +49,6 @@ from chip.isa import (
     SUPERLANES,
     VXM_ARITY,
     VXM_QUEUE,
-    WORDS_PER_BANK,
-    WORDS_PER_SLICE,
     AccMode,
     Op,
     drive_position,
@@ -81,12 +79,12 @@ class Port:
 
 
 class ReferenceChip:
-    """One chip.  ``sram`` uint8 [88 slices, 8192 words, 320 lanes] survives launches."""
+    """One chip.  ``sram`` uint8 [88, words_per_slice, 320] survives launches."""
 
     def __init__(self, spec: ChipSpec, chip_id: int = 0) -> None:
         self.spec = spec
         self.chip_id = chip_id
-        self.sram: Bytes = np.zeros((SLICES, WORDS_PER_SLICE, LANES), np.uint8)
+        self.sram: Bytes = np.zeros((SLICES, spec.words_per_slice, LANES), np.uint8)
 
     def run(
         self, program: Program, launch: int = 0, links: Mapping[int, Port] | None = None
@@ -274,7 +272,8 @@ class ReferenceChip:
         return words
 
     def _check_banks(self, ins: Instruction) -> None:
-        banks = [_window(other)[0] // WORDS_PER_BANK for other in self._issued[ins.queue]]
+        words = self.spec.words_per_bank
+        banks = [_window(other)[0] // words for other in self._issued[ins.queue]]
         if len(banks) == 2 and banks[0] == banks[1]:
             self._fault("bank", ins, f"a read and a write in bank {banks[0]} of the slice")
 
@@ -303,12 +302,12 @@ class ReferenceChip:
         self._record(ins, vector, place)
 
     def _load(self, queue: int, words: NDArray[np.int64]) -> Bytes:
-        tiles = self.sram[queue].reshape(WORDS_PER_SLICE, SUPERLANES, LANES_PER_SUPERLANE)
+        tiles = self.sram[queue].reshape(-1, SUPERLANES, LANES_PER_SUPERLANE)
         vector: Bytes = tiles[words, np.arange(SUPERLANES)].reshape(LANES)
         return vector
 
     def _store(self, queue: int, words: NDArray[np.int64], vector: Bytes) -> None:
-        tiles = self.sram[queue].reshape(WORDS_PER_SLICE, SUPERLANES, LANES_PER_SUPERLANE)
+        tiles = self.sram[queue].reshape(-1, SUPERLANES, LANES_PER_SUPERLANE)
         tiles[words, np.arange(SUPERLANES)] = vector.reshape(SUPERLANES, LANES_PER_SUPERLANE)
 
     # ---- VXM ----------------------------------------------------------------------------------

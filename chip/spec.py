@@ -1,8 +1,9 @@
 """What a chip is: sizes, latencies and rates, each with where it comes from.
 
-``ChipSpec`` is immutable and validated at construction.  Sources: *published* (ISCA 2020/2022
-papers and first-party documents), *calibrated* (chosen so that a published or measured sum comes
-out; the split is free), *assumed* (not public).
+``ChipSpec`` is immutable and validated at construction.  Its defaults are the first chip of
+``PRESETS``.  Sources: *published* (ISCA 2020/2022 papers and first-party documents), *calibrated*
+(chosen so that a published or measured sum comes out; the split is free), *assumed* (not public).
+:func:`field_source` names the source of every field of every preset.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+from chip.isa import MAX_WORDS_PER_BANK
 
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
 
@@ -81,15 +84,23 @@ class ChipSpec:
                 raise SpecError(
                     f"chip.{name} is {getattr(self, name)}: the instruction set fixes it at {value}"
                 )
-        if self.words_per_bank > 4096:
-            raise SpecError("chip.words_per_bank is above 4096: the word address has 13 bits")
+        if self.words_per_bank > MAX_WORDS_PER_BANK:
+            raise SpecError(
+                f"chip.words_per_bank is {self.words_per_bank}: a word address of 15 bits reaches "
+                f"{MAX_WORDS_PER_BANK} words in each of two banks"
+            )
         if self.send_to_receive_cycles <= self.link_wire_cycles:
             raise SpecError("chip.hop_cycles leaves no time beyond the wire: raise hop_cycles")
 
     @property
+    def words_per_slice(self) -> int:
+        """Words of a MEM slice; word w of it lies in bank ``w // words_per_bank``."""
+        return self.banks_per_slice * self.words_per_bank
+
+    @property
     def sram_bytes(self) -> int:
         """SRAM of one chip in bytes."""
-        return 2 * 44 * self.banks_per_slice * self.words_per_bank * self.lanes
+        return self.hemispheres * self.slices_per_hemisphere * self.words_per_slice * self.lanes
 
     @property
     def send_to_receive_cycles(self) -> int:
@@ -102,9 +113,61 @@ class ChipSpec:
         return Fraction(self.packet_bytes * self.clock_hz, self.link_bytes_per_s)
 
 
-PRESETS: dict[str, ChipSpec] = {
-    "groq-lpu-1": ChipSpec(),
+#: What is known of the other presets: field: (value, source, note); the rest is not public and as
+#: in groq-lpu-1.
+#:
+#: groq-3-lp30.  Published: 500 MB and 150 TB/s of SRAM, 1.2 PF fp8 (rack totals use 1.23), vectors
+#: of 320 B, 96 C2C lanes x 112 Gb/s, 350 ns SRAM to SRAM.  The clock follows from the peak if the
+#: planes are lpu-1's.  At that clock 150 TB/s would be 312 words a cycle, but 88 slices with a
+#: read and a write port move 176, so the model has 84.5 TB/s: the published rate needs more ports.
+_OVERRIDES: dict[str, dict[str, tuple[Any, str, str]]] = {"groq-3-lp30": {
+    "name": ("groq-3-lp30", PUBLISHED, "NVIDIA Groq 3 LPU, the LP30 of the LPX rack"),
+    "clock_hz": (
+        1_500_000_000, ASSUMED, "1.23 PF fp8 published / 2 x 409,600 MAC per cycle of lpu-1's MXM"
+    ),
+    "words_per_bank": (
+        8_878, CALIBRATED, "500 MB published; 88 slices x 2 banks x 8,878 words x 320 B assumed"
+    ),
+    "lanes": (320, PUBLISHED, "the vector still has 320 B"),
+    "alu_cycles": (
+        3, ASSUMED, "as lpu-1; Hot Chips 2026 shows 2 from an ALU to its stream in one example"
+    ),
+    "hop_cycles": (
+        514, ASSUMED,
+        "350 ns SRAM to SRAM published = 525 cycles of the assumed clock, less 11 to the edge",
+    ),
+    "link_bytes_per_s": (
+        84_000_000_000, CALIBRATED, "96 lanes x 112 Gb/s published; 6 lanes for each link assumed"
+    ),
+    "packet_bytes": (
+        328, ASSUMED, "320 B published; header, body and tail control assumed as lpu-1"
+    ),
+    "send_spacing_cycles": (
+        6, ASSUMED, "328 B at 84 GB/s are 5.86 cycles of the assumed clock, rounded up"
+    ),
+    "links": (16, ASSUMED, "the instruction set's; how the 96 lanes are grouped is not public"),
+    "wired_links": (16, ASSUMED, "95 of 96 lanes are wired in the rack as analysts describe it"),
+}}  # fmt: skip
+
+PRESETS: dict[str, ChipSpec] = {"groq-lpu-1": ChipSpec()} | {
+    preset: ChipSpec(**{name: value for name, (value, _, _) in overrides.items()})
+    for preset, overrides in _OVERRIDES.items()
 }
+
+
+def field_source(preset: str, name: str) -> tuple[str, str]:
+    """Where field ``name`` of a preset comes from: (published, calibrated or assumed; a note)."""
+    if preset not in PRESETS:
+        raise SpecError(f"chip spec {preset!r} is no preset; known: {', '.join(PRESETS)}")
+    metadata = {f.name: f.metadata for f in fields(ChipSpec)}
+    if name not in metadata:
+        raise SpecError(f"chip.{name} is no field; known: {', '.join(metadata)}")
+    if preset not in _OVERRIDES:
+        return metadata[name]["source"], metadata[name]["note"]
+    if name not in _OVERRIDES[preset]:
+        return ASSUMED, "not public; as groq-lpu-1"
+    _, source, note = _OVERRIDES[preset][name]
+    return source, note
 
 
 def load_chip_spec(source: str | Path) -> ChipSpec:

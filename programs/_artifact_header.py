@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from chip.isa import LANES, LINKS, SLICES, SLICES_PER_HEMISPHERE, WORDS_PER_SLICE
+from chip.isa import LANES, LINKS, SLICES, SLICES_PER_HEMISPHERE
 from chip.program import BLOCK_DTYPE
 from chip.program_limits import MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GANGS, MAX_MAPS
 from chip.spec import ChipSpec, SpecError
@@ -223,7 +223,7 @@ def parse(raw: bytes) -> tuple[dict[str, Any], list[Section], ChipSpec]:
         if type(digest) is not str or len(digest) != 64:
             raise damaged("a section without its sha256")
         sections.append(Section(length, digest))
-    _parse_uses(header, sections, chips)
+    _parse_uses(header, sections, chips, spec.words_per_slice)
     return header, sections, spec
 
 
@@ -250,7 +250,9 @@ def _parse_spec(value: Any) -> ChipSpec:
         raise ArtifactError(f"spec: {error}; compile it again") from None
 
 
-def _parse_uses(header: dict[str, Any], sections: list[Section], chips: int) -> None:
+def _parse_uses(
+    header: dict[str, Any], sections: list[Section], chips: int, words_per_slice: int
+) -> None:
     """Check everything that refers to sections; sections come in the order of their first use."""
     used = 0
 
@@ -298,8 +300,8 @@ def _parse_uses(header: dict[str, Any], sections: list[Section], chips: int) -> 
         for entry in _list(entries, what):
             slice_, address, words, number = _list(entry, f"{what} an entry", 4)
             _number(slice_, f"{what} a slice", 0, SLICES - 1)
-            _number(address, f"{what} an address", 0, WORDS_PER_SLICE - 1)
-            _number(words, f"{what} the words at {address}", 1, WORDS_PER_SLICE - address)
+            _number(address, f"{what} an address", 0, words_per_slice - 1)
+            _number(words, f"{what} the words at {address}", 1, words_per_slice - address)
             use(words, number, "rows", words * LANES, words * LANES)
             spans.append((slice_, address, words))
         spans.sort()

@@ -100,8 +100,9 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
     pm = Placement(spec)
     symbols = _Symbols(layout.layers)
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
-    if 2 * context > 4096:
-        raise CompileError(f"context {context}: the mask table holds at most 2,048 positions")
+    if 2 * context > spec.words_per_bank:
+        most = spec.words_per_bank // 2
+        raise CompileError(f"context {context}: the mask table holds at most {most:,} positions")
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = max(t, qt, layout.ffn_tiles)
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]

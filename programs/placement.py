@@ -35,7 +35,7 @@ class Placement:
     @property
     def words(self) -> int:
         """Words of a slice."""
-        return self.spec.banks_per_slice * self.spec.words_per_bank
+        return self.spec.words_per_slice
 
     def weight_slices(self, plane: int) -> tuple[int, ...]:
         """The sixteen queues that feed ``plane`` (0, 1 west, 2, 3 east)."""

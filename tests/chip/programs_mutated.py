@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from chip.isa import WORDS_PER_BANK, Op
+from chip.isa import Op
 from chip.program import Program
+from chip.spec import ChipSpec
 
 
-def mutate(rng: Generator, program: Program) -> Program:
+def mutate(rng: Generator, program: Program, spec: ChipSpec) -> Program:
     """A copy with one random edit of one block."""
+    bank = spec.words_per_bank
     blocks = program.blocks.copy()
     rare = np.flatnonzero(~np.isin(blocks["op"], (Op.READ, Op.WRITE)))
     pool = rare if len(rare) and rng.random() < 0.5 else np.arange(len(blocks))
@@ -30,9 +32,9 @@ def mutate(rng: Generator, program: Program) -> Program:
         name = str(rng.choice(["s0", "s1", "out"]))
         block[name] = block[name] + step * int(rng.choice([1, 1, 4, 32]))
     elif kind == "bank":
-        block["a"] = int(block["a"]) ^ WORDS_PER_BANK
+        block["a"] += -bank if block["a"] >= bank else bank
     elif kind == "address":
-        block["a"] += step * int(rng.choice([1, 2, 9000]))
+        block["a"] += step * int(rng.choice([1, 2, 2 * bank + 808]))
     elif kind == "queue":
         block["queue"] = (int(block["queue"]) + step * int(rng.choice([1, 2, 8, 60]))) % 144
     elif kind == "drop":
@@ -48,7 +50,7 @@ def mutate(rng: Generator, program: Program) -> Program:
     elif kind == "mode":
         block["mode" if block["op"] == Op.ACC else "imm"] += step
     elif kind == "window":
-        block["lo"], block["hi"] = int(block["lo"]) + step * 5, int(block["hi"]) + step * 4100
+        block["lo"], block["hi"] = int(block["lo"]) + step * 5, int(block["hi"]) + step * (bank + 4)
     elif kind == "gang":
         block["dsg"] = int(rng.choice([0, 2, -1]))
     elif kind == "op":

@@ -31,7 +31,6 @@ from chip.isa import (
     SXM_QUEUE,
     VXM_ARITY,
     VXM_QUEUE,
-    WORDS_PER_BANK,
     AccMode,
     Op,
     alu_stream_groups,
@@ -99,9 +98,13 @@ class Scene:
         self.used.update(chosen)
         return chosen
 
+    def bank(self) -> int:
+        """The first word of one of the banks."""
+        return int(self.rng.integers(2)) * self.spec.words_per_bank
+
     def address(self) -> dict[str, int]:
         """Address columns that stay among the data words for the scene's shape."""
-        s, bank = self.shape, int(self.rng.integers(2)) * WORDS_PER_BANK
+        s, bank = self.shape, self.bank()
         da1, da2 = int(self.rng.integers(0, 3)), int(self.rng.integers(0, 3))
         span = (s.n1 - 1) * da1 + (s.n2 - 1) * da2
         if span > LAST_WORD:
@@ -145,7 +148,7 @@ class Scene:
 
     def window(self) -> dict[str, int]:
         """A window and base for GATHER and SCATTER (offsets are 0..7)."""
-        bank = int(self.rng.integers(2)) * WORDS_PER_BANK
+        bank = self.bank()
         base = bank + int(self.rng.integers(0, LAST_WORD - 8))
         lo, hi = base - int(self.rng.integers(0, 3)), base + 7 + int(self.rng.integers(0, 2))
         return {"a": base, "lo": max(lo, bank), "hi": hi}
@@ -157,7 +160,7 @@ class Scene:
         low, high = self.slices(2, lambda p: p < position if east else p > position)
         for i, (q, word) in enumerate(((low, LOW_MAP), (high, HIGH_MAP))):
             at = cycle - self.spec.read_cycles - abs(position - slice_position(q))
-            word += int(self.rng.integers(2)) * WORDS_PER_BANK
+            word += self.bank()
             self.emit(at, q, Op.READ, out=stream + i, tag=tag, a=word)
         return tag
 
@@ -195,10 +198,11 @@ def _pair(s: Scene) -> None:
     stream, other = s.streams(1), s.streams(1)
     (q,) = s.slices(1, lambda p: 12 < p < 32)
     position = slice_position(q)
-    bank = int(s.rng.integers(2)) * WORDS_PER_BANK
+    bank = s.bank()
+    other_bank = s.spec.words_per_bank - bank
     tag, back = s.fetch(stream, 1, position, 0), s.tag()
     s.emit(0, q, Op.WRITE, s0=stream, w0=1, want0=tag, a=bank + s.pick(0, 3, 9))
-    s.emit(0, q, Op.READ, out=other, wo=1, tag=back, a=(WORDS_PER_BANK - bank) + s.pick(0, 3, 9))
+    s.emit(0, q, Op.READ, out=other, wo=1, tag=back, a=other_bank + s.pick(0, 3, 9))
     s.store(other, 1, position, s.spec.read_cycles, back)
 
 
@@ -273,7 +277,7 @@ def _mxm(s: Scene) -> None:
         for p in (plane, plane + 1)[: 1 + wide]:
             stream = (16 * (p % 2)) + (0 if outward else 32)
             queue = MXM_QUEUE + 2 * p
-            address = {"a": int(s.rng.integers(0, 12)) + s.pick(0, WORDS_PER_BANK), "da1": 1}
+            address = {"a": int(s.rng.integers(0, 12)) + s.pick(0, spec.words_per_bank), "da1": 1}
             tag = s.fetch(stream, 16, sample_position(queue, stream), cycle, address, load)
             s.emit(cycle, queue, Op.LW, load, a=0, da1=1, s0=stream, w0=16, want0=tag)
             s.emit(cycle + groups + s.pick(0, 0, 1), queue, Op.IW, a=groups)
@@ -351,7 +355,7 @@ def _sxm(s: Scene) -> None:
 
 def _send(s: Scene) -> None:
     """Vectors leave through a link; several links may take the same one."""
-    s.shape = Shape(s.pick(1, 2, 3), 24 + s.pick(0, 0, 5))
+    s.shape = Shape(s.pick(1, 2, 3), s.spec.send_spacing_cycles + s.pick(0, 0, 5))
     east = bool(s.rng.integers(2))
     stream = s.streams(1, east)
     tag = s.fetch(stream, 1, 45 if east else -1, 0)

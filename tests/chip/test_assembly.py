@@ -135,7 +135,7 @@ def test_float_immediates_keep_their_bits(bits: int) -> None:
         ("5: alu[0] MOV imm=" + "9" * 5000, "imm is"),
         ("5: alu[0] MOV w0=17", "w0 is '17'"),
         ("5: alu[0] MOV a=\N{ARABIC-INDIC DIGIT THREE}", "a is"),
-        ("5: mem_w[0] READ a=8192", "0..8191"),
+        ("5: mem_w[0] READ a=32768", "0..32767"),
         ("5: mem_w[0] READ x2/1/1 x2/1/1 x2/1/1", "third repeat"),
         ("5: mem_w[0] READ x2/1/1/1", "is no repeat"),
         ("5: mem_w[0] READ x0", "n1 of"),

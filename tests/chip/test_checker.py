@@ -299,7 +299,7 @@ def test_mutants_are_noticed() -> None:
     rejected = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        mutant = mutate(rng, random_program(rng, SPEC))
+        mutant = mutate(rng, random_program(rng, SPEC), SPEC)
         found = [f for f in check(mutant, SPEC, chip=0) if f.severity == ERROR]
         rejected += bool(found)
         for f in found:

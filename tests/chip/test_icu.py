@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chip.icu import NOP_MAX, WORD_BYTES, decode, describe, encode, instruction_bytes
-from chip.isa import IMM, NONE, Op
+from chip.isa import IMM, MAX_WORDS_PER_SLICE, NONE, Op
 from chip.program import BLOCK_DTYPE, Program, expand, new_blocks
 
 
@@ -49,8 +49,8 @@ BLOCK = st.fixed_dictionaries(
         "wo": st.sampled_from([0, 1, 2, 4]),
         "mode": st.integers(0, 3),
         "imm": st.integers(-(2**31), 2**31 - 1),
-        "lo": st.integers(0, 8191),
-        "hi": st.integers(0, 8191),
+        "lo": st.integers(0, MAX_WORDS_PER_SLICE - 1),
+        "hi": st.integers(0, MAX_WORDS_PER_SLICE - 1),
         "tag": st.integers(0, 9),
         "want0": st.integers(0, 9),
     }

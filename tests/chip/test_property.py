@@ -1,7 +1,7 @@
 """Random programs: the two executors agree, and nobody accepts what another one rejects.
 
 ``LPU_PROPERTY_PROGRAMS`` sets the number of programs (default 500).  A failing seed reproduces
-with ``random_program(np.random.default_rng(seed), ChipSpec())`` after ``fill_words``.
+with ``random_program(np.random.default_rng(seed), spec)`` after ``fill_words``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unit_bench import Bench
 from chip.checker import ERROR, check
 from chip.engine import Chip, Status
 from chip.faults import ProgramFault
-from chip.isa import WORDS_PER_BANK, Op
+from chip.isa import Op
 from chip.loader import link
 from chip.program import Program
 from chip.reference import ReferenceChip
 from chip.ring import Rings
-from chip.spec import ChipSpec
+from chip.spec import PRESETS, ChipSpec
 
 PROGRAMS = int(os.environ.get("LPU_PROPERTY_PROGRAMS", "500"))
 CHUNK = 50
@@ -37,18 +37,19 @@ CHIP = 5
 class Pair:
     """A reference chip and an engine chip with the same contents; every link goes nowhere."""
 
-    def __init__(self) -> None:
-        self.reference = ReferenceChip(SPEC, CHIP)
-        self.engine = Chip(SPEC, CHIP)
+    def __init__(self, spec: ChipSpec) -> None:
+        self.spec = spec
+        self.reference = ReferenceChip(spec, CHIP)
+        self.engine = Chip(spec, CHIP)
         self.rings = Rings.allocate(16)
         self.engine.wire(list(range(16)), [-1] * 16)
 
     def fill(self, rng: np.random.Generator) -> None:
-        words = fill_words(rng)
+        words, bank = fill_words(rng), self.spec.words_per_bank
         for sram in (self.reference.sram, self.engine.sram):
             sram[:, :WORDS] = words[:, 0]
-            sram[:, WORDS_PER_BANK : WORDS_PER_BANK + WORDS] = words[:, 1]
-            sram[:, WORDS_PER_BANK - 16 : WORDS_PER_BANK] = 0  # in reach of a mutant
+            sram[:, bank : bank + WORDS] = words[:, 1]
+            sram[:, bank - 16 : bank] = 0  # in reach of a mutant
 
     def run_reference(self, p: Program, launch: int) -> tuple[int, tuple[int, int]] | ProgramFault:
         """(cycles, digest sums), or the fault."""
@@ -63,7 +64,7 @@ class Pair:
         self.engine.digest_sums[:] = 0
         self.rings.clear()
         try:
-            self.engine.begin(link(p, SPEC), launch)
+            self.engine.begin(link(p, self.spec), launch)
             status = self.engine.run(self.rings)
         except ProgramFault as fault:
             return fault
@@ -72,7 +73,7 @@ class Pair:
         return self.engine.retired_cycles, (first, second)
 
     def assert_same_words(self, seed: int) -> None:
-        for bank in (0, WORDS_PER_BANK):
+        for bank in (0, self.spec.words_per_bank):
             left = self.reference.sram[:, bank : bank + WORDS]
             right = self.engine.sram[:, bank : bank + WORDS]
             if not np.array_equal(left, right):
@@ -85,27 +86,43 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    return Pair()
+    return Pair(SPEC)
 
 
 @pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
 def test_random_programs(pair: Pair, first: int) -> None:
     """Legal programs run alike; a mutant is rejected by all or runs alike."""
+    _check_seeds(pair, range(first, min(first + CHUNK, PROGRAMS)))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [PRESETS["groq-3-lp30"], replace(SPEC, words_per_bank=2 * WORDS)],
+    ids=["larger", "smaller"],
+)
+def test_random_programs_of_another_sram(spec: ChipSpec) -> None:
+    """The same with banks of another size."""
+    _check_seeds(Pair(spec), range(CHUNK))
+
+
+def _check_seeds(pair: Pair, seeds: range) -> None:
     rejected: Counter[str] = Counter()
-    for seed in range(first, min(first + CHUNK, PROGRAMS)):
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         pair.fill(rng)
-        legal = random_program(rng, SPEC)
+        legal = random_program(rng, pair.spec)
         ran = pair.run_reference(legal, seed)
         assert ran == pair.run_engine(legal, seed), f"seed {seed}"
         assert not isinstance(ran, ProgramFault) and ran[0] == legal.cycles
         pair.assert_same_words(seed)
-        fault = _check_mutant(pair, replace(mutate(rng, legal), cycles=2000), seed)
+        mutant = replace(mutate(rng, legal, pair.spec), cycles=2000)
+        fault = _check_mutant(pair, mutant, seed)
         if fault is not None:
             rejected[fault.code] += 1
-    pair.fill(np.random.default_rng(first))  # a mutant may have stopped half way
-    assert np.array_equal(pair.reference.sram, pair.engine.sram)
-    assert PROGRAMS < CHUNK or sum(rejected.values()) > CHUNK // 5, rejected
+    pair.fill(np.random.default_rng(seeds[0]))  # a mutant may have stopped half way
+    for left, right in zip(pair.reference.sram, pair.engine.sram, strict=True):
+        assert np.array_equal(left, right)
+    assert len(seeds) < CHUNK or sum(rejected.values()) > CHUNK // 5, rejected
 
 
 def test_a_launch_ends_at_its_last_effect(pair: Pair) -> None:
@@ -121,7 +138,7 @@ def test_a_launch_ends_at_its_last_effect(pair: Pair) -> None:
 
 
 def _check_mutant(pair: Pair, mutant: Program, seed: int) -> ProgramFault | None:
-    found = [f for f in check(mutant, SPEC, chip=CHIP) if f.severity == ERROR]
+    found = [f for f in check(mutant, pair.spec, chip=CHIP) if f.severity == ERROR]
     reference = pair.run_reference(mutant, seed)
     engine = pair.run_engine(mutant, seed)
     what = f"seed {seed}: checker {[str(f) for f in found[:3]]}, reference {reference!r}, "
@@ -138,7 +155,7 @@ def _check_mutant(pair: Pair, mutant: Program, seed: int) -> ProgramFault | None
         assert (reference.code, CHIP, reference.cycle, reference.queue) in named, what
         assert all(f.instruction and f.other and f.mend for f in found), what
         with pytest.raises(ProgramFault):
-            link(mutant, SPEC)
+            link(mutant, pair.spec)
     return reference
 
 

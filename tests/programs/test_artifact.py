@@ -21,7 +21,7 @@ import pytest
 from chip.assembly import assemble
 from chip.isa import Op
 from chip.program import BLOCK_DTYPE, Program, new_blocks
-from chip.spec import ChipSpec
+from chip.spec import PRESETS, ChipSpec
 from programs import artifact as artifact_module
 from programs.artifact import Artifact, ArtifactError, content_hash, load, save
 
@@ -312,7 +312,7 @@ def test_overlapping_memory(file: Path) -> None:
         ("dc1", 2**31 - 1, None),
         ("gang", 9, "gang"),
         ("s0", 99, "s0"),
-        ("a", 9000, "a is"),
+        ("a", 32_768, "a is"),
     ],
 )
 def test_bad_tables_with_valid_hashes(
@@ -376,6 +376,23 @@ def test_what_cannot_be_saved(file: Path, change: dict[str, Any]) -> None:
     message = str(caught.value)
     assert message.startswith(f"{file}: not written: ") and message.isprintable()
     assert file.read_bytes() == whole and os.listdir(file.parent) == ["a.lpu"]
+
+
+def test_memory_lies_inside_the_sram_of_the_spec(tmp_path: Path) -> None:
+    rows = np.arange(640, dtype=np.uint16).view(np.uint8)[:640].reshape(2, 320)
+    deep = replace(sample(), spec=PRESETS["groq-3-lp30"], memory=[[(5, 17_754, rows)], []])
+    path = tmp_path / "a.lpu"
+    save(deep, path)
+    assert_same(deep, load(path))
+    for words_per_bank, address, says in (
+        (8_878, 17_755, r"the words at 17755 is 2; use an integer in 1\.\.1"),
+        (8_877, 17_754, r"an address is 17754; use an integer in 0\.\.17753"),
+        (4_096, 17_754, r"an address is 17754; use an integer in 0\.\.8191"),
+    ):
+        spec = replace(deep.spec, words_per_bank=words_per_bank)
+        with pytest.raises(ArtifactError, match=says):
+            save(replace(deep, spec=spec, memory=[[(5, address, rows)], []]), path)
+    assert load(path).spec == deep.spec
 
 
 def test_nested_data_end_in_an_error(file: Path) -> None:

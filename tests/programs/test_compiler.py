@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from chip.checker import check, check_links
 from chip.passes import CompileError
 from chip.ring import Rings
-from chip.spec import ChipSpec
+from chip.spec import PRESETS, ChipSpec
+from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_decoder
+from programs.decoder import place_decoder
 from programs.golden import GoldenDecoder
 from programs.host import Host
 from programs.partition import partition
@@ -20,6 +23,7 @@ from programs.runner import LOOKAHEAD, Alone, Runner
 
 STEPS = 32
 PROMPT = "def main("
+SPEC = ChipSpec()
 
 
 def _shipped(name: str) -> Checkpoint:
@@ -37,10 +41,12 @@ def _awkward(number: int) -> Checkpoint:
     return random_checkpoint(config, seed=number)
 
 
-def _compare(checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], steps: int) -> None:
+def _compare(
+    checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], steps: int,
+    spec: ChipSpec = SPEC,
+) -> Artifact:  # fmt: skip
     """Run prompt and ``steps`` greedy tokens; every launch's logits and cycles must agree."""
     model = partition(checkpoint, tp, dtype)
-    spec = ChipSpec()
     artifact = compile_decoder(model, spec, 64)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], spec)] == [], entry
@@ -66,6 +72,7 @@ def _compare(checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], ste
         assert wrong.size == 0, f"position {position}: {wrong.size} logits differ, first {wrong[0]}"
         if position + 1 == len(tokens):
             tokens.append(int(np.argmax(wanted)))
+    return artifact
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
@@ -84,6 +91,26 @@ def test_awkward_logits_equal_the_golden_model(number: int, tp: int, dtype: str)
     _compare(_awkward(number), tp, dtype, [3, 141, 59, 26, 5], STEPS)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("words_per_bank", [8_878, 512])
+def test_logits_on_chips_of_another_sram(words_per_bank: int, tp: int, dtype: str) -> None:
+    """The preset with the deepest SRAM uses its last words; shallow banks do as well."""
+    spec = replace(PRESETS["groq-3-lp30"], words_per_bank=words_per_bank)
+    artifact = _compare(_awkward(0), tp, dtype, [3, 141, 59, 26, 5], 12, spec)
+    used = [p.blocks["a"].max() for programs in artifact.programs.values() for p in programs]
+    assert max(used) == spec.words_per_slice - 1
+
+
+def test_the_longest_context_is_the_banks() -> None:
+    """The mask table, twice the context, is gathered from one bank."""
+    layout = partition(_awkward(0), 1).layout
+    for words, most in ((4_096, "2,048"), (8_878, "4,439"), (600, "300")):
+        spec = replace(SPEC, words_per_bank=words)
+        with pytest.raises(CompileError, match=f"the mask table holds at most {most} positions"):
+            place_decoder(spec, layout, "int8", words // 2 + 1)
+
+
 def test_a_model_too_large_says_by_how_much() -> None:
     shape = ModelConfig(
         hidden_size=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000,
@@ -91,4 +118,4 @@ def test_a_model_too_large_says_by_how_much() -> None:
     )  # fmt: skip
     model = partition(random_checkpoint(shape, seed=0), 8, "int8")
     with pytest.raises(CompileError, match=r"does not fit: [\d,]+ bytes too many"):
-        compile_decoder(model, ChipSpec(), 64, weights=False)
+        compile_decoder(model, SPEC, 64, weights=False)
