@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from cluster.commands import artifacts, benchmarks
+from cluster.commands import artifacts, benchmarks, fabric
 from cluster.commands.generate import generate
 from cluster.errors import InputError, RunError, one_line
 
@@ -32,6 +32,7 @@ app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)
 app.command()(benchmarks.bench)
+app.add_typer(fabric.app, name="fabric")
 
 #: The command line's own complaints (an unknown option, a number that is none).
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -81,17 +82,25 @@ def _explain(error: Exception) -> int:
 def _input_errors() -> type[Exception] | object:
     from chip.passes import CompileError
     from chip.spec import SpecError
+    from interconnect.clock_links import ClockError
+    from interconnect.link_frames import LinkFramesError
+    from interconnect.topology import FabricError
     from programs.artifact import ArtifactError
     from programs.checkpoint import CheckpointError
     from programs.partition import PartitionError
 
-    return CompileError | SpecError | ArtifactError | CheckpointError | PartitionError
+    return (
+        CompileError | SpecError | ArtifactError | CheckpointError | PartitionError | FabricError
+        | ClockError | LinkFramesError
+    )  # fmt: skip
 
 
 def _run_errors() -> type[Exception] | object:
     from chip.faults import LockstepViolation, ProgramFault
+    from interconnect.clock_tree import AlignmentError
+    from interconnect.clocks import DriftError
 
-    return ProgramFault | LockstepViolation | MemoryError
+    return ProgramFault | LockstepViolation | AlignmentError | DriftError | MemoryError
 
 
 def _complain(text: str, code: int) -> int:

@@ -22,8 +22,12 @@ from chip.program_limits import MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GA
 from chip.spec import ChipSpec, SpecError
 
 VERSION = 1
-#: Chips of every topology an artifact can be for.
-TOPOLOGIES = {"single": 1, "node-2": 2, "node-4": 4, "node-8": 8}
+#: (Fewest, most) chips of every topology an artifact can be for; the last five are those of
+#: ``interconnect.topology``, a topology file is "custom".
+TOPOLOGIES = {
+    "single": (1, 1), "node-2": (2, 2), "node-4": (4, 4), "node-8": (8, 8), "node": (1, 8),
+    "nodes": (16, 264), "dragonfly": (144, 10_440), "lpx": (256, 256), "custom": (1, 10_440),
+}  # fmt: skip
 
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_ITEMS = 500_000  # values in a header
@@ -199,8 +203,8 @@ def parse(raw: bytes) -> tuple[dict[str, Any], list[Section], ChipSpec]:
         raise ArtifactError(
             f"topology is {reprlib.repr(header['topology'])}; use {', '.join(TOPOLOGIES)}"
         )
-    chips = TOPOLOGIES[header["topology"]]
-    _number(header["chips"], f"chips of {header['topology']}", chips, chips)
+    fewest, most = TOPOLOGIES[header["topology"]]
+    chips = _number(header["chips"], f"chips of {header['topology']}", fewest, most)
     ends: set[tuple[int, int]] = set()
     for cable in _list(header["cables"], "cables"):
         _list(cable, "a cable", 4)

@@ -37,6 +37,9 @@ SYNC_MODES = (LOOKAHEAD, BARRIER)
 #: Barrier marks are ``launch * LAUNCH_MARK + window``, so they ascend over a whole generation.
 LAUNCH_MARK = 1 << 32
 
+#: Share of SRAM that a memory image fills for the chip to count as dense.
+DENSE_RATIO = 0.25
+
 Logits = NDArray[np.float32]
 
 
@@ -194,9 +197,11 @@ class Runner:
         self.chips: list[Chip] = []
         self._linked: dict[tuple[str, int], LinkedProgram] = {}
         for number in numbers:
-            chip = Chip(artifact.spec, number)
+            image = artifact.memory[number]
+            used = sum(rows.nbytes for _, _, rows in image)
+            chip = Chip(artifact.spec, number, dense=used > DENSE_RATIO * artifact.spec.sram_bytes)
             wire(chip, artifact.cables)
-            for place, address, rows in artifact.memory[number]:
+            for place, address, rows in image:
                 chip.write_words(place, address, rows)
             self.chips.append(chip)
 

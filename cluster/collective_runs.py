@@ -1,0 +1,209 @@
+"""Collectives for people: sizes swept against GPUs, and functional runs compared with NumPy."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.isa import LANES, Op
+from chip.spec import ChipSpec
+from cluster.actor_session import Placement
+from cluster.actor_session import chips_per_actor as pack
+from cluster.errors import InputError, RunError
+from cluster.gpu.collectives import gpu_time
+from cluster.launching import Launch, launch_everywhere
+from interconnect.collective_plan import plan_collective
+from interconnect.fabric_check import check_fabric
+from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
+from interconnect.topology import Topology
+from programs.collective_artifact import ENTRY_POINT, collective_artifact
+
+#: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
+COLUMNS = (
+    "bytes", "algorithm", "latency_cycles", "latency_ns", "bandwidth_gb_s", "link_conflicts",
+    "gpu_best_ns", "gpu_p50_ns", "gpu_p99_ns",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def sweep_sizes(
+    wiring: Topology, operation: str, spec: ChipSpec, smallest: int, largest: int,
+    gpu: str | None, tell: Callable[[str], None],
+) -> list[Row]:  # fmt: skip
+    """A row of ``COLUMNS`` per size: ``smallest``, doubled up to ``largest`` bytes."""
+    rows: list[Row] = []
+    nbytes = smallest
+    while nbytes <= largest:
+        tell(f"{nbytes:,} bytes ...")
+        plan = plan_collective(wiring, operation, nbytes, spec)
+        row: Row = dict.fromkeys(COLUMNS)
+        row |= {
+            "bytes": nbytes, "algorithm": plan.algorithm, "latency_cycles": plan.latency_cycles,
+            "latency_ns": plan.latency_ns, "bandwidth_gb_s": plan.bandwidth_gb_s,
+            "link_conflicts": plan.link_conflicts,
+        }  # fmt: skip
+        if gpu is not None:
+            other = gpu_time(gpu, operation, wiring.chips, nbytes)
+            row |= {
+                "gpu_best_ns": 1e9 * other.best_s, "gpu_p50_ns": 1e9 * other.p50_s,
+                "gpu_p99_ns": 1e9 * other.p99_s,
+            }  # fmt: skip
+        rows.append(row)
+        nbytes *= 2
+    return rows
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a file and put it in place of ``path`` only when it is whole."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix,
+                                        dir=path.parent)  # fmt: skip
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: not written: {error.strerror}; choose another path") from None
+
+
+def write_csv(rows: list[Row], path: Path) -> None:
+    """The sweep as CSV with a heading; an old file stays until the new one is whole."""
+
+    def write(target: Path) -> None:
+        with target.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    _replace(path, write)
+
+
+def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
+    """Both curves, time over size on logarithmic axes, as PNG or SVG by the path's suffix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    sizes = [row["bytes"] for row in rows]
+    exact = [row["latency_ns"] for row in rows]
+    axes.loglog(sizes, exact, marker="o", label="LPU fabric (exact)")
+    if rows and rows[0]["gpu_p50_ns"] is not None:
+        middle = [row["gpu_p50_ns"] for row in rows]
+        axes.loglog(sizes, middle, marker="s", label="GPUs p50 (model)")
+        axes.fill_between(
+            sizes, [row["gpu_best_ns"] for row in rows], [row["gpu_p99_ns"] for row in rows],
+            alpha=0.2, label="GPUs best to p99 (model)",
+        )  # fmt: skip
+    axes.set_xlabel("bytes per chip")
+    axes.set_ylabel("ns")
+    axes.set_title(f"{operation} on {chips:,} chips")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    _replace(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
+    pyplot.close(figure)
+
+
+Words = NDArray[Any]
+_WORD_BYTES = 4 * LANES
+
+
+def expected_results(operation: str, data: Words, members: int) -> list[Words]:
+    """What NumPy makes of ``data`` [chips, words, 320]: the result [words, 320] of every chip.
+
+    Sums are taken one after another over the chips of a node, then over the nodes, as the
+    programs do; int32 wraps.  Chips of one result share one array.
+    """
+    chips = len(data)
+
+    def total(parts: Words) -> Words:
+        nodes = []
+        for first in range(0, chips, members):
+            node = parts[first].copy()
+            for chip in range(first + 1, first + members):
+                node += parts[chip]
+            nodes.append(node)
+        for node in nodes[1:]:
+            nodes[0] += node
+        return np.asarray(nodes[0])
+
+    words = data.shape[1] // chips
+    if operation == "all-reduce":
+        return [total(data)] * chips
+    if operation == "reduce-scatter":
+        return [total(data[:, c * words : (c + 1) * words]) for c in range(chips)]
+    if operation == "all-gather":
+        return [data.reshape(-1, LANES)] * chips
+    if operation == "broadcast":
+        return [data[0]] * chips
+    parts = data.reshape(chips, chips, words, LANES)
+    return [parts[:, c].reshape(-1, LANES) for c in range(chips)]
+
+
+def random_words(chips: int, words: int, dtype: str, seed: int) -> Words:
+    """Seeded data [chips, words, 320]: int32 over the whole range, or fp32 around zero."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    if dtype == "int32":
+        info = np.iinfo(np.int32)
+        return random.integers(info.min, info.max, (chips, words, LANES), np.int32, endpoint=True)
+    return random.standard_normal((chips, words, LANES), np.float32)
+
+
+def compile_functional(
+    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str
+) -> FabricCollective:
+    """Programs for ``nbytes`` per chip (all-to-all and reduce-scatter: of all parts together)."""
+    words = -(-nbytes // _WORD_BYTES)
+    if operation in ("reduce-scatter", "all-to-all"):
+        words = -(-words // wiring.chips)
+    if operation == "point-to-point":
+        raise InputError("--run --op point-to-point: not built; lpu fabric route shows its cycles")
+    add = Op.ADD_I32 if dtype == "int32" else Op.ADD_F32
+    return compile_fabric_collective(operation, wiring, words, spec, add=add)
+
+
+def run_functional(
+    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
+    sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
+) -> Row:  # fmt: skip
+    """Compile, check across chips, run with data, and compare every chip with NumPy."""
+    phase("compiling programs")
+    compiled = compile_functional(wiring, operation, nbytes, spec, dtype)
+    findings = check_fabric(
+        compiled.programs, compiled.program_of_chip, wiring.cables, spec
+    )
+    if findings:
+        raise RunError(f"the programs do not fit each other: {findings[0]}")
+    data = random_words(wiring.chips, compiled.source_words, dtype, seed)
+    artifact = collective_artifact(compiled, data)
+    placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)
+    launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase)
+    expected = expected_results(operation, data, compiled.topology.chips_per_node)
+    hashes: dict[int, str] = {}
+    differs = [
+        number
+        for number, result in enumerate(expected)
+        if launched.outputs[number]["result"]["sha256"]
+        != hashes.setdefault(id(result), hashlib.sha256(result.tobytes()).hexdigest())
+    ]
+    return {
+        "dtype": dtype, "seed": seed, "sync": sync, "actors": launched.actors,
+        "programs": len(compiled.programs), "cycles": launched.cycles,
+        "predicted_cycles": compiled.cycles, "digest": launched.digest,
+        "equal": not differs, "differs": differs[0] if differs else None,
+        "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
+    }  # fmt: skip
