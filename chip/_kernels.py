@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, jit_inline, load_acquire, row_of, store_release
+from chip._jit import jit, jit_inline, load_acquire, prefetch_row, row_of, store_release
 from chip._mxm import (
     ACTIVATIONS,
     decode_half,
@@ -28,6 +28,7 @@ _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
 _FACTOR = np.uint64(1_000_003)
 _HALF = 40
+_AHEAD = 2  # vectors fetched into the cache before a Send or Receive needs them
 _NAN = np.uint32(0x7FC00000).view(np.float32)
 
 
@@ -50,7 +51,7 @@ def products(words: Array, key: Array) -> Any:
     return total
 
 
-@jit
+@jit_inline
 def mix(
     sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
 ) -> Any:
@@ -69,8 +70,15 @@ def mix(
 
 @jit_inline
 def copy(source: Array, target: Array) -> None:
-    """target[:] = source."""
-    for i in range(source.shape[0]):
+    """target[:] = source, one vector as uint32 [80]; a length known here becomes five moves."""
+    for i in range(80):
+        target[i] = source[i]
+
+
+@jit_inline
+def copy_word(source: Array, target: Array) -> None:
+    """target[:] = source, 32-bit lanes [320]."""
+    for i in range(320):
         target[i] = source[i]
 
 
@@ -161,7 +169,7 @@ def run_acc(
         )
         if mode >= 2:
             if arguments[at + 8] >= 0:
-                copy(row, row_of(words, arguments[at + 8]))
+                copy_word(row, row_of(words, arguments[at + 8]))
             encode(rows, row, arguments, at + 9, 4)
         at += stride
     return done
@@ -252,6 +260,7 @@ def execute(
     base = mix64(mix64(np.uint64(chip + 1)) + np.uint64(launch))
     capacity = meta.shape[0] // counts.shape[0]
     last_row = quads.shape[0] - 1
+    totals = row_of(sums, 0)  # without the counting of references that an argument costs per call
     while state[PC] < table.shape[0]:
         pc = state[PC]
         if starts[pc] >= until:
@@ -283,10 +292,12 @@ def execute(
                     place = ring * capacity + tail % capacity
                     about = row_of(meta, place)
                     if data:
+                        after = arguments[min(at + _AHEAD * stride, arguments.shape[0] - 1)]
+                        prefetch_row(quads, np.int64(min(max(after, 0), last_row)))
                         copy(row_of(quads, vector), row_of(link_data, place))
                     about[0] = cycle
                     about[1] = sent[link]
-                    about[2] = mix(sums, row_of(quads, vector), base, cycle, op, queue, link)
+                    about[2] = mix(totals, row_of(quads, vector), base, cycle, op, queue, link)
                     about[3] = launch
                     sent[link] += 1
                     store_release(own, 0, tail + 1)
@@ -296,8 +307,10 @@ def execute(
                         return WAIT_RECEIVE
                     place = ring * capacity + head % capacity
                     about = row_of(meta, place)
+                    source = row_of(link_data, place) if data else row_of(quads, last_row)
                     if data:
-                        copy(row_of(link_data, place), row_of(quads, vector))
+                        prefetch_row(link_data, ring * capacity + (head + _AHEAD) % capacity)
+                        copy(source, row_of(quads, vector))
                     state[SEEN_CYCLE] = about[0]
                     state[SEEN_SEQUENCE] = about[1]
                     state[SEEN_LAUNCH] = about[3]
@@ -308,7 +321,7 @@ def execute(
                         state[DETAIL] = 1
                     elif about[0] + hop != cycle:
                         state[DETAIL] = 2
-                    elif about[2] != mix(sums, row_of(quads, vector), base, cycle, op, queue, link):
+                    elif about[2] != mix(totals, source, base, cycle, op, queue, link):
                         state[DETAIL] = 3
                     if state[DETAIL] >= 0:
                         return LOCKSTEP
@@ -322,19 +335,19 @@ def execute(
                     at = first + k * stride
                     if op == 33:
                         unit = arguments[at + 3]
-                        mix(sums, idle, base, arguments[at + 2], op, unit,
+                        mix(totals, idle, base, arguments[at + 2], op, unit,
                             arguments[at + 1] - unit * slice_words)  # fmt: skip
                     else:
-                        mix(sums, idle, base, arguments[at + 7], op, arguments[at + 3],
+                        mix(totals, idle, base, arguments[at + 7], op, arguments[at + 3],
                             arguments[at + 4])  # fmt: skip
         elif op == 33:
             for k in range(elements):
                 at = first + k * stride
                 word = arguments[at + 1]
                 unit = arguments[at + 3]
-                copy(row_of(quads, arguments[at]), row_of(quads, word))
-                mix(sums, row_of(quads, word), base, arguments[at + 2], op, unit,
-                    word - unit * slice_words)  # fmt: skip
+                source = row_of(quads, arguments[at])
+                mix(totals, source, base, arguments[at + 2], op, unit, word - unit * slice_words)
+                copy(source, row_of(quads, word))
         elif op >= 64 and op < 128:
             fill = row_of(words, 2)
             fill[:] = np.uint32(imm & 0xFFFFFFFF)
@@ -405,7 +418,7 @@ def execute(
                         for i in range(4 * s, 4 * s + 4):
                             part[i] = source[i]
                         number = number * _FACTOR + np.uint64(addresses[s] + 1)
-                    mix(sums, source, base, arguments[at + 7], op, unit, number)
+                    mix(totals, source, base, arguments[at + 7], op, unit, number)
         else:
             for k in range(elements):
                 run_sxm(op, imm, arguments, first + k * stride, rows, maps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from contextlib import suppress
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from chip.spec import ChipSpec
 #: Scratch rows reserved behind SRAM; pages cost nothing until they are used.
 RESERVED_ROWS = 1 << 16
 _FOREVER = (1 << 62) - 1
+_EXECUTE: Any = _kernels.execute  # its arguments are handed over in groups
 _NO_RINGS = Rings.allocate(1, 1)
 
 
@@ -75,6 +77,11 @@ class Chip:
         self.digest_sums: NDArray[np.uint64] = np.zeros(2, np.uint64)
         #: Cycle at which the last finished launch retired.
         self.retired_cycles = 0
+        self._operands: tuple[NDArray[Any], ...] = ()
+        self._counters = (
+            self._tx, self._rx, self._sent, self._received, self._state,
+            self.digest_sums.reshape(1, 2), chip_id,
+        )  # fmt: skip
 
     def _reserve(self, scratch_rows: int) -> None:
         """Rows: SRAM, scratch, and a last row of zeros for vectors without data or use."""
@@ -127,9 +134,22 @@ class Chip:
                 self._words = np.zeros((linked.word_rows, LANES), np.uint32)
         self._linked = linked
         self._launch = launch
+        self._operands = self._views_of(linked)
         self._state[:] = 0
         self._sent[:] = 0
         self._received[:] = 0
+
+    def _views_of(self, p: LinkedProgram) -> tuple[NDArray[Any], ...]:
+        """What the compiled loop takes of a program and this chip; made once per launch."""
+        words, products = self._words, self._products
+        return (
+            p.table, p.starts, p.arguments, p.weights, p.maps, self._flat,
+            self._flat.view(np.int8), self._flat.view(np.uint32), words,
+            words.view(np.float32), words.view(np.int32), self._accumulators,
+            self._accumulators.view(np.float32), products.view(np.int32), products,
+            products.view(np.float32), self._widened, self._bits, self._values, self._finite,
+            self._repeats, self._addresses,
+        )  # fmt: skip
 
     @property
     def clock(self) -> int:
@@ -155,16 +175,8 @@ class Chip:
         if p is None:
             raise RuntimeError("Chip.run before Chip.begin: begin a launch first")
         r = _NO_RINGS if rings is None else rings
-        words, products = self._words, self._products
-        code = _kernels.execute(
-            p.table, p.starts, p.arguments, p.weights, p.maps, self._flat,
-            self._flat.view(np.int8), self._flat.view(np.uint32), words,
-            words.view(np.float32), words.view(np.int32), self._accumulators,
-            self._accumulators.view(np.float32), products.view(np.int32), products,
-            products.view(np.float32), self._widened, self._bits, self._values, self._finite,
-            self._repeats, self._addresses,
-            r.counts, r.meta, r.data, self._tx, self._rx, self._sent, self._received,
-            self._state, self.digest_sums, self.chip_id, self._launch,
+        code = _EXECUTE(
+            *self._operands, r.counts, r.meta, r.data, *self._counters, self._launch,
             _FOREVER if until_cycle is None else until_cycle, self.spec.send_to_receive_cycles,
             self.spec.words_per_slice, self.data,
         )  # fmt: skip
