@@ -170,8 +170,8 @@ class Architecture:
     def attention_flops(self, context: float, *, expanded: bool = False) -> float:
         """Operations of one token's scores and weighted sum over ``context`` positions, all layers.
 
-        4 x layers x heads x head_dim x context.  Latent attention works on the latents as they lie
-        in the cache: 2 (latent + rope) + 2 latent per head and position; ``expanded`` says that keys
+        4 x layers x heads x head_dim x context.  Latent attention works on the latents as they
+        lie in the cache: 2 (latent + rope) + 2 latent per head and position; ``expanded``: keys
         and values are first made from them, as prefill does: 2 (head_dim + rope) + 2 head_dim.
         """
         keys = values = self.head_dim

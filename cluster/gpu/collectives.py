@@ -3,7 +3,7 @@
 An estimate, to stand beside the fabric's exact cycles.  One step of a ring or tree costs a latency
 (alpha) and its bytes over the slowest link it crosses; the kernel starts when the last GPU of the
 group arrives, so the seeded lateness of the slowest of n GPUs is added: that is the tail that a
-compiled schedule does not have.  Bandwidths are published; latencies and lateness are assumed.
+compiled schedule does not have.  Bandwidths, latencies and lateness are ``cluster.gpu.spec``'s.
 """
 
 from __future__ import annotations
@@ -14,34 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.errors import InputError
-
-
-@dataclass(frozen=True)
-class GpuFabric:
-    """A GPU and its links, per direction.
-
-    nvlink_bytes_per_s and internode_bytes_per_s: published, as collected by the aiconfigurator
-    system files (2026-08-21).  achieved_ratio of the link and the latencies in seconds: assumed
-    (the order of NCCL's own tuning tables).  lateness_s: mean of the exponential lateness of one
-    GPU's kernel start, assumed.
-    """
-
-    name: str
-    nvlink_bytes_per_s: float
-    internode_bytes_per_s: float
-    gpus_per_node: int = 8
-    achieved_ratio: float = 0.8
-    launch_s: float = 3e-6
-    nvlink_step_s: float = 1.0e-6
-    internode_step_s: float = 5.0e-6
-    lateness_s: float = 1.0e-6
-
-
-GPUS: dict[str, GpuFabric] = {
-    "a100": GpuFabric("A100 SXM", 300e9, 25e9),
-    "h100": GpuFabric("H100 SXM", 450e9, 50e9),
-    "b200": GpuFabric("B200 SXM", 900e9, 100e9),
-}
+from cluster.gpu.spec import GpuSpec, load_gpu_spec
 
 #: Bytes that pass each GPU's link in a ring, as a multiple of the tensor, for n GPUs; and whether
 #: the operation needs one pass round the ring (1) or two (2).
@@ -63,7 +36,7 @@ class GpuTime:
 
 
 def collective_seconds(
-    fabric: GpuFabric, operation: str, gpus: int, nbytes: int
+    spec: GpuSpec, operation: str, gpus: int, nbytes: float
 ) -> dict[str, float]:
     """Seconds without lateness by algorithm: ``ring``, and ``tree`` where NCCL has one.
 
@@ -71,42 +44,40 @@ def collective_seconds(
     """
     if operation not in _RING_PASSES:
         raise InputError(f"--op {operation}: known are {', '.join(_RING_PASSES)}")
-    nodes = -(-gpus // fabric.gpus_per_node)
-    bandwidth = fabric.achieved_ratio * (
-        fabric.nvlink_bytes_per_s if nodes == 1 else fabric.internode_bytes_per_s
+    nodes = -(-gpus // spec.gpus_per_node)
+    bandwidth = spec.achieved_link_ratio * (
+        spec.scale_up_bytes_per_s if nodes == 1 else spec.internode_bytes_per_s
     )
     if gpus == 1:
         return {"ring": 0.0}
     if operation == "point-to-point":
-        step = fabric.nvlink_step_s if nodes == 1 else fabric.internode_step_s
-        return {"direct": fabric.launch_s + step + nbytes / bandwidth}
+        step = spec.nvlink_step_s if nodes == 1 else spec.internode_step_s
+        return {"direct": spec.kernel_overhead_s + step + nbytes / bandwidth}
     passes = _RING_PASSES[operation]
     inside = gpus - nodes if nodes > 1 else gpus - 1
     across = nodes if nodes > 1 else 0
-    round_s = inside * fabric.nvlink_step_s + across * fabric.internode_step_s
+    round_s = inside * spec.nvlink_step_s + across * spec.internode_step_s
     share = 1.0 if operation == "broadcast" else (gpus - 1) / gpus
-    seconds = {"ring": fabric.launch_s + passes * (round_s + share * nbytes / bandwidth)}
+    seconds = {"ring": spec.kernel_overhead_s + passes * (round_s + share * nbytes / bandwidth)}
     if operation in ("all-reduce", "broadcast"):
-        depth_inside = math.log2(min(gpus, fabric.gpus_per_node))
+        depth_inside = math.log2(min(gpus, spec.gpus_per_node))
         depth_across = math.log2(nodes)
-        climb = depth_inside * fabric.nvlink_step_s + depth_across * fabric.internode_step_s
-        seconds["tree"] = fabric.launch_s + passes * (climb + nbytes / bandwidth)
+        climb = depth_inside * spec.nvlink_step_s + depth_across * spec.internode_step_s
+        seconds["tree"] = spec.kernel_overhead_s + passes * (climb + nbytes / bandwidth)
     return seconds
 
 
 def gpu_time(
     gpu: str, operation: str, gpus: int, nbytes: int, *, seed: int = 0, samples: int = 10_000
 ) -> GpuTime:
-    """The faster algorithm's time with seeded lateness; ``gpu`` is a key of ``GPUS``."""
-    if gpu not in GPUS:
-        raise InputError(f"--gpu {gpu}: known are {', '.join(GPUS)}")
-    fabric = GPUS[gpu]
-    times = collective_seconds(fabric, operation, gpus, nbytes)
+    """The faster algorithm's time with seeded lateness; ``gpu`` is a preset or a TOML file."""
+    spec = load_gpu_spec(gpu)
+    times = collective_seconds(spec, operation, gpus, nbytes)
     algorithm = min(times, key=lambda name: times[name])
     best = times[algorithm]
     # The greatest of n exponential latenesses, by its inverse distribution function.
     random = np.random.Generator(np.random.PCG64(seed))
     uniform = random.random(samples)
-    late = -fabric.lateness_s * np.log1p(-(uniform ** (1.0 / max(gpus, 1))))
+    late = -spec.lateness_s * np.log1p(-(uniform ** (1.0 / max(gpus, 1))))
     p50, p99 = (float(x) for x in np.quantile(best + late, (0.5, 0.99)))
-    return GpuTime(fabric.name, algorithm, best, p50, p99)
+    return GpuTime(spec.name, algorithm, best, p50, p99)

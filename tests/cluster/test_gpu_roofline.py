@@ -1,0 +1,180 @@
+"""The roofline at its limits, its monotonicity, and what fits in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import InputError
+from cluster.gpu.collectives import collective_seconds
+from cluster.gpu.roofline import GpuGroup, Jitter
+from cluster.gpu.spec import PRESETS
+from programs.architectures import ARCHITECTURES
+
+LLAMA = ARCHITECTURES["llama-3-8b"]
+H100 = GpuGroup(PRESETS["h100"])
+#: Allowance for rounding where two sums are equal on paper.
+SLACK = 1 + 1e-12
+
+groups = st.builds(
+    GpuGroup,
+    st.sampled_from([PRESETS[name] for name in ("a100", "h100", "b200", "gb300", "rubin-cpx")]),
+    st.sampled_from([1, 2, 8, 16]),
+    st.sampled_from(["fp16", "fp8"]),
+)
+models = st.sampled_from(sorted(ARCHITECTURES)).map(ARCHITECTURES.__getitem__)
+counts = st.integers(1, 4096)
+cached = st.integers(0, 100_000)
+
+
+def without_overheads(name: str) -> GpuGroup:
+    return GpuGroup(replace(PRESETS[name], kernel_overhead_s=1e-15))
+
+
+def test_decoding_one_sequence_is_bytes_over_bandwidth() -> None:
+    read = 2 * (LLAMA.parameters - LLAMA.embedding_parameters) + 1024 * 131_072
+    ideal = read / (3.35e12 * 0.8)
+    assert without_overheads("h100").decode_seconds(LLAMA, [1023]) == pytest.approx(ideal)
+    overhead = (32 * 10 + 3) * 3e-6
+    assert H100.decode_seconds(LLAMA, [1023]) == pytest.approx(ideal + overhead)
+
+
+def test_a_long_prefill_is_operations_over_rate() -> None:
+    tokens = 8192
+    layers = 2 * (LLAMA.parameters - 2 * LLAMA.embedding_parameters) * tokens
+    attention = 4 * 32 * 4096 * tokens * (tokens + 1) / 2
+    ideal = (layers + attention + LLAMA.head_flops) / (989e12 * 0.7)
+    assert without_overheads("h100").prefill_seconds(LLAMA, tokens) == pytest.approx(ideal)
+    assert H100.prefill_seconds(LLAMA, tokens) == pytest.approx(ideal, rel=0.01)
+
+
+def test_a_batch_costs_nothing_until_arithmetic_bounds_it() -> None:
+    group = without_overheads("h100")
+    one, eight, many = (group.decode_seconds(LLAMA, [0] * n) for n in (1, 8, 4096))
+    assert eight == pytest.approx(one, rel=0.001)
+    assert many > 5 * one
+
+
+def test_a_group_pays_two_all_reduces_per_layer() -> None:
+    group = replace(H100, tensor_parallel=8)
+    time = group.pass_time(LLAMA, [100], 4)
+    exchange = min(collective_seconds(H100.spec, "all-reduce", 8, 4 * 4096 * 2).values())
+    assert time.all_reduce_s == pytest.approx(64 * exchange)
+    assert time.seconds == max(time.memory_s, time.compute_s) + time.overhead_s + time.all_reduce_s
+    assert H100.pass_time(LLAMA, [100], 4).all_reduce_s == 0
+    assert time.memory_s == pytest.approx(H100.pass_time(LLAMA, [100], 4).memory_s / 8)
+
+
+def test_one_token_of_mixtral_reads_two_experts_and_a_batch_reads_all() -> None:
+    mixtral = ARCHITECTURES["mixtral-8x7b"]
+    group = replace(without_overheads("h200"), tensor_parallel=1, dtype="fp8")
+    one = group.pass_time(mixtral, [0], 1).memory_s
+    many = group.pass_time(mixtral, [0] * 64, 1).memory_s
+    assert one * 4.8e12 * 0.8 == pytest.approx(mixtral.active_parameters, rel=0.02)
+    assert many * 4.8e12 * 0.8 == pytest.approx(mixtral.parameters, rel=0.01)
+
+
+def test_keys_are_copied_when_gpus_outnumber_their_heads() -> None:
+    """4,096 tokens of Qwen3-8B are 576 MiB; 1,024 of Qwen3-235B on 8 GPUs 394 MB, twice its own."""
+    qwen = ARCHITECTURES["qwen3-235b"]
+    eight = GpuGroup(PRESETS["h200"], 8)
+    assert eight.kv_bytes_per_token(qwen) * 1024 == 394_264_576
+    assert GpuGroup(PRESETS["h200"], 4).kv_bytes_per_token(qwen) == 192_512
+    assert eight.kv_bytes_per_token(ARCHITECTURES["qwen3-8b"]) * 4096 == 576 * 2**20
+    assert eight.kv_bytes_per_token(ARCHITECTURES["deepseek-v3"]) == 8 * 70_272
+
+
+def test_memory_is_counted_to_the_byte() -> None:
+    weights = H100.weight_bytes(LLAMA)
+    assert weights == 2 * LLAMA.parameters
+    fit = H100.max_sequences(LLAMA, 4096)
+    assert fit == (80_000_000_000 - weights) // (4096 * 131_072)
+    H100.check_fits(LLAMA, fit, 4096)
+    excess = weights + (fit + 1) * 4096 * 131_072 - 80_000_000_000
+    with pytest.raises(InputError, match=f"exceeds 1 x H100 SXM by {excess:,} bytes") as caught:
+        H100.check_fits(LLAMA, fit + 1, 4096)
+    assert "\n" not in str(caught.value)
+    assert H100.max_sequences(ARCHITECTURES["llama-3-405b"], 1) == 0
+
+
+@given(groups, models, st.lists(cached, min_size=1, max_size=8), cached)
+def test_decoding_grows_with_batch_and_context(group, model, contexts, more) -> None:  # type: ignore[no-untyped-def]
+    base = group.decode_seconds(model, contexts)
+    assert base <= group.decode_seconds(model, [*contexts, more]) * SLACK
+    assert base <= group.decode_seconds(model, [contexts[0] + more, *contexts[1:]]) * SLACK
+    assert base > 0
+
+
+@given(groups, models, cached, counts, counts, st.integers(1, 16))
+def test_a_pass_grows_with_its_tokens(group, model, context, one, two, n) -> None:  # type: ignore[no-untyped-def]
+    few, many = sorted((one, two))
+    short, long = (group.verify_seconds(model, context, t, n) for t in (few, many))
+    assert short <= long * SLACK
+    assert short <= group.verify_seconds(model, context, few, n + 1) * SLACK
+    before, after = (group.prefill_seconds(model, t, context) for t in (few, many))
+    assert before <= after * SLACK
+    assert group.prefill_seconds(model, few) <= before * SLACK
+    assert before <= group.verify_seconds(model, context, few) * SLACK
+
+
+@given(groups, models, st.lists(cached, min_size=1, max_size=4))
+def test_verifying_one_token_is_decoding(group, model, contexts) -> None:  # type: ignore[no-untyped-def]
+    same = [contexts[0]] * len(contexts)
+    decoded = group.decode_seconds(model, same)
+    assert group.verify_seconds(model, same[0], 1, len(same)) == decoded
+
+
+@given(models, cached, counts)
+def test_a_better_gpu_is_never_slower(model, context, tokens) -> None:  # type: ignore[no-untyped-def]
+    spec = PRESETS["h100"]
+    base = GpuGroup(spec).verify_seconds(model, context, tokens)
+    for name in ("hbm_bytes_per_s", "fp16_flops"):
+        better = replace(spec, **{name: 2 * getattr(spec, name)})
+        assert GpuGroup(better).verify_seconds(model, context, tokens) <= base
+
+
+@given(models, st.integers(1, 100_000), st.sampled_from([1, 2, 4, 8, 64]))
+def test_what_fits_fits_exactly(model, context, gpus) -> None:  # type: ignore[no-untyped-def]
+    group = GpuGroup(PRESETS["gb200"], gpus)
+    fit = group.max_sequences(model, context)
+    if group.weight_bytes(model) <= group.hbm_bytes:
+        group.check_fits(model, fit, context)
+    with pytest.raises(InputError):
+        group.check_fits(model, fit + 1, context)
+
+
+def test_jitter_is_seeded_and_only_slows() -> None:
+    def times(seed: int, stream: str) -> list[float]:
+        group = replace(H100, jitter=Jitter(seed, stream))
+        return [group.decode_seconds(LLAMA, [100]) for _ in range(100)]
+
+    best = H100.decode_seconds(LLAMA, [100])
+    assert times(1, "a") == times(1, "a")
+    assert times(1, "a") != times(2, "a")
+    assert times(1, "a") != times(1, "b")
+    assert all(best < time < 1.3 * best for time in times(1, "a"))
+    assert Jitter(0, sigma=0.0).factor() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: GpuGroup(PRESETS["h100"], 0), "tensor parallel 0"),
+        (lambda: GpuGroup(PRESETS["h100"], 1, "fp4"), "no published fp4 rate"),
+        (lambda: GpuGroup(PRESETS["h100"], 1, "fp5"), "number type 'fp5'"),
+        (lambda: GpuGroup(PRESETS["h100"], kv_bytes_per_value=0), "bytes per KV value"),
+        (lambda: H100.decode_seconds(LLAMA, []), "sequences 0"),
+        (lambda: H100.decode_seconds(LLAMA, [5, -1]), "cached positions -1"),
+        (lambda: H100.prefill_seconds(LLAMA, 0), "tokens 0"),
+        (lambda: H100.verify_seconds(LLAMA, 0, 1, 0), "sequences 0"),
+        (lambda: H100.max_sequences(LLAMA, 0), "context 0"),
+        (lambda: H100.check_fits(LLAMA, -1, 10), "sequences -1"),
+        (lambda: Jitter(0, sigma=-1), "jitter sigma"),
+    ],
+)
+def test_wrong_arguments(act, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=words):
+        act()
