@@ -216,7 +216,8 @@ def schedule_messages(
     frames = frames[:total]
     link = directed % LINKS
     if ready is None:
-        lead = send_lead(spec) - phases(spec)[links[:, 0] % LINKS]
+        first = links[:, 0] if links.shape[1] else np.zeros(len(links), np.int64)
+        lead = send_lead(spec) - phases(spec)[first % LINKS]
         ready = np.asarray(ready_frames * spec.send_spacing_cycles - lead, np.int64)
     return WireSchedule(
         chip=directed // LINKS, link=link,
