@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from cluster.commands import artifacts, benchmarks, fabric
+from cluster.commands import artifacts, benchmarks, experiment, fabric
 from cluster.commands.generate import generate
 from cluster.errors import InputError, RunError, one_line
 
@@ -33,6 +33,7 @@ app.command()(artifacts.inspect)
 app.command()(artifacts.run)
 app.command()(benchmarks.bench)
 app.add_typer(fabric.app, name="fabric")
+app.add_typer(experiment.app, name="experiment")
 
 #: The command line's own complaints (an unknown option, a number that is none).
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

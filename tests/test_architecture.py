@@ -13,6 +13,8 @@ PACKAGES = ("chip", "interconnect", "programs", "cluster")
 MODEL_PACKAGES = ("chip", "interconnect", "programs")
 #: Trains the shipped checkpoints; runs on other machines and is imported by nothing.
 OUTSIDE = ROOT / "programs" / "checkpoints"
+#: Scripts that sit on top of everything and are imported by nothing.
+WORKLOADS = ROOT / "programs" / "workloads"
 #: Times itself while it verifies; computes nothing for a model.
 SCRIPTS = (ROOT / "chip" / "verify_numerics.py",)
 #: Modules whose values differ from run to run.
@@ -24,7 +26,8 @@ VAGUE = ("util", "helper", "manager", "misc", "common")
 
 
 def modules(package: str) -> list[Path]:
-    return [p for p in sorted((ROOT / package).rglob("*.py")) if OUTSIDE not in p.parents]
+    outside = {OUTSIDE, WORKLOADS}
+    return [p for p in sorted((ROOT / package).rglob("*.py")) if not outside & set(p.parents)]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -41,6 +44,13 @@ def test_imports_point_one_way(package: str) -> None:
     for path in modules(package):
         wrong = [name for name in imports(path) if name.split(".")[0] in above]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_nothing_imports_a_workload() -> None:
+    for package in PACKAGES:
+        for path in modules(package):
+            wrong = [name for name in imports(path) if name.startswith("programs.workloads")]
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
 @pytest.mark.parametrize("package", MODEL_PACKAGES)

@@ -101,9 +101,7 @@ def acceptance_rate(p: F64, q: F64) -> float:
 
 def emitted_law(p: F64, q: F64) -> F64:
     """The exact distribution of the token that the rule emits, float64 [vocab]; it equals p."""
-    return np.asarray(
-        np.minimum(p, q) + (1.0 - acceptance_rate(p, q)) * residual(p, q), np.float64
-    )
+    return np.asarray(np.minimum(p, q) + (1.0 - acceptance_rate(p, q)) * residual(p, q), np.float64)
 
 
 def accept_greedy(proposed: Sequence[int], target: F32) -> Verdict:

@@ -1,0 +1,20 @@
+"""``lpu experiment``: LPUs and GPUs side by side, in virtual time.
+
+Every verb is one function in a module of its own; it is registered here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from cluster.commands.experiment_speculative import speculative
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def experiments() -> None:
+    """LPUs beside GPUs, in virtual time: seeded, repeatable, each against GPU-only and LPU-only."""
+
+
+app.command()(speculative)

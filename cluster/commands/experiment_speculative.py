@@ -1,0 +1,183 @@
+"""``lpu experiment speculative``: LPUs draft, GPUs verify, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cluster.commands import options
+from cluster.errors import InputError, RunError
+
+DEFAULT_PROMPT = "def "
+#: Rows of a sweep that people see; --json has all.
+MOST_ROWS = 60
+HEADINGS = (
+    "variant", "gamma", "accepted", "tokens\nper step", "speed-up", "by\nformula", "tokens/s",
+    "draft/\nverify/\nlink, %",
+)  # fmt: skip
+SWEEP_HEADINGS = (*HEADINGS[:5], "T", "link")
+
+
+def speculative(
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file with one prompt per line, instead.", show_default="none"),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per prompt.")] = 32,
+    gamma: Annotated[int, typer.Option(help="Tokens drafted per step.")] = 4,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
+    mode: Annotated[
+        str, typer.Option(help="What crosses the link: tokens, or kv (tokens and KV).")
+    ] = "tokens",
+    drafter: Annotated[
+        str, typer.Option(help="lpu, gpu, or lookup (n-grams of the text itself).")
+    ] = "lpu",
+    gpu: Annotated[str, typer.Option(help="GPU preset or TOML file.")] = "h100",
+    gpu_tp: Annotated[int, typer.Option(help="GPUs that share the target.")] = 1,
+    gpu_nodes: Annotated[int, typer.Option(help="Nodes that verify; several are actors.")] = 1,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All GPU nodes in this process, without Ray.")
+    ] = False,
+    kill_after: Annotated[
+        int | None,
+        typer.Option(help="End GPU node 0 after so many steps.", show_default="never"),
+    ] = None,
+    link: Annotated[str, typer.Option(help="Link preset or TOML file.")] = "pcie5-x16",
+    chips: Annotated[int, typer.Option(help="LPUs that share a model: 1, 2, 4 or 8.")] = 1,
+    chip: options.ChipType = "groq-lpu-1",
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Acceptance rate to draw from, without running models.", show_default="measured"
+        ),
+    ] = None,
+    lpu_cycles_per_token: Annotated[
+        int | None,
+        typer.Option(help="With --alpha: the draft's.", show_default="the shipped draft's"),
+    ] = None,
+    gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target",
+    draft_model: Annotated[str, typer.Option(help="With --alpha: the draft's shape.")] = "draft",
+    prompt_tokens: Annotated[int, typer.Option(help="With --alpha: length of the prompt.")] = 512,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Every gamma to 8, link preset and temperature 0 to 1.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone."""
+    if chips not in options.CHIPS:
+        raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
+    from cluster.experiments.speculative_settings import Settings
+
+    settings = Settings(
+        gamma=gamma, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, mode=mode,
+        drafter=drafter, gpu=gpu, gpu_tp=gpu_tp, link=link, gpu_nodes=gpu_nodes,
+        in_process=in_process, chips=chips, chip=chip, sweep=sweep, kill_after=kill_after,
+        alpha=alpha, lpu_cycles_per_token=lpu_cycles_per_token, gpu_model=gpu_model,
+        draft_model=draft_model, prompt_tokens=prompt_tokens,
+    )  # fmt: skip
+    texts = [prompt] if prompts is None else _lines(prompts)
+
+    # The heavy imports wait until the arguments are known to make sense.
+    from cluster.compiling import open_model
+    from cluster.experiments.speculative import run
+    from cluster.output import print_json, stderr_console, working
+
+    tokenizer = open_model(options.shipped_model()).tokenizer
+    with working("reading prompts ...", stderr_console()) as tell:
+        result = run(
+            [tokenizer.encode(text).ids for text in texts], settings,
+            lambda text: tell(f"{text} ..."),
+        )  # fmt: skip
+    result["text"] = [tokenizer.decode(tokens) for tokens in result["texts"]]
+    if as_json:
+        print_json(result)
+    else:
+        _show(result, texts)
+    if result["lossless"] is False:
+        raise RunError("the text is not the target's own: speculative decoding lost something")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"--prompts {path}: cannot be read: {reason}") from None
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise InputError(f"--prompts {path}: has no prompt; put one on each line")
+    return lines
+
+
+def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.output import print_table
+
+    if len(prompts) == 1 and result["text"]:
+        typer.echo(prompts[0] + result["text"][0])
+    rows = result["rows"]
+    swept = len({(row["gamma"], row["temperature"], row["link"]) for row in rows}) > 3
+    table = Table(
+        title="speculative decoding, virtual time", title_justify="left", box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for heading in SWEEP_HEADINGS if swept else HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("variant", "link") else "right")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*_cells(row, swept))
+    Console(highlight=False).print(table)
+    if len(rows) > MOST_ROWS:
+        typer.echo(f"{len(rows) - MOST_ROWS} more rows: see --json")
+    slower = result["crossover"]["slower"]
+    checked = result["crossover"]["checked"]
+    facts = [
+        ("lossless", {True: "yes", False: "NO", None: "not run"}[result["lossless"]]),
+        ("headline", f"{result['variant']}: {result['speedup']:.2f} x GPU-only decoding, "
+                     f"{result['end_to_end_speedup']:.2f} x with the prompt"),
+        ("shipping KV", f"makes it slower than GPU-only in {len(slower)} of {checked} cases"),
+        *[(f"  {case['link']}, gamma {case['gamma']}", _case(case)) for case in slower[:10]],
+    ]  # fmt: skip
+    if result["nodes_lost"]:
+        replayed = result["positions_replayed"]
+        facts.append(("GPU nodes lost", f"{result['nodes_lost']}; {replayed} positions replayed"))
+    print_table("result", facts)
+
+
+def _cells(row: dict[str, Any], swept: bool) -> list[str]:
+    def number(name: str, form: str) -> str:
+        value = row.get(name)
+        return "-" if value is None else format(value, form)
+
+    cells = [
+        row["variant"], str(row["gamma"] or "-"), number("acceptance", ".1%"),
+        number("tokens_per_step", ".2f"), number("speedup", ".2f"),
+    ]  # fmt: skip
+    if swept:
+        return [*cells, number("temperature", "g"), row["link"] or "-"]
+    parts = [row[f"{name}_seconds"] / row["decode_seconds"] for name in ("draft", "verify", "link")]
+    return [
+        *cells, number("formula_tokens_per_step", ".2f"), number("tokens_per_second", ",.0f"),
+        "/".join(f"{100 * part:.0f}" for part in parts) if any(parts) else "-",
+    ]  # fmt: skip
+
+
+def _case(case: dict[str, Any]) -> str:
+    if case["cause"] == "kv":
+        return (
+            f"{case['speedup_kv']:.2f} x ({case['speedup_tokens']:.2f} without): "
+            f"{case['kv_bytes_per_step']:,.0f} bytes per step, "
+            f"even at {case['break_even_kv_bytes_per_step']:,.0f}"
+        )
+    return (
+        f"{case['end_to_end_speedup_kv']:.2f} x with the prompt "
+        f"({case['end_to_end_speedup_tokens']:.2f} without): its KV is "
+        f"{case['prompt_kv_bytes']:,} bytes"
+    )

@@ -1,0 +1,377 @@
+"""Speculative decoding across machines: LPUs draft, GPUs verify, the text is the target's own.
+
+The draft really runs as compiled programs on emulated LPUs (exact cycles), the target really runs
+on GPU nodes (its logits decide), and virtual time is charged for LPU cycles, link and GPU roofline.
+With ``alpha`` no model runs: acceptance is drawn, which is for models without weights at hand.
+
+Everything is seeded: the same settings give the same result on any number of nodes.  The text has
+exactly ``max_new_tokens`` new tokens per prompt, whatever end-of-text tokens come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from chip.spec import load_chip_spec
+from cluster.commands.options import shipped_model
+from cluster.compiling import compile_model
+from cluster.errors import InputError
+from cluster.experiments import speculative_time as time_of
+from cluster.experiments.lpu_session import LpuSession
+from cluster.experiments.speculative_settings import (
+    DRAFTERS,
+    SWEEP_GAMMAS,
+    SWEEP_TEMPERATURES,
+    Settings,
+)
+from cluster.experiments.speculative_steps import (
+    Drafter,
+    GpuDrafter,
+    Job,
+    LookupDrafter,
+    LpuDrafter,
+    RequestTrace,
+    Work,
+    follow,
+    target_only,
+)
+from cluster.experiments.speculative_time import (
+    GPU_DRAFT,
+    GPU_ONLY,
+    LOOKUP,
+    LPU_KV,
+    LPU_ONLY,
+    LPU_TOKENS,
+    Charge,
+    Machines,
+)
+from cluster.gpu import link as links
+from cluster.gpu.forward import GpuModel
+from cluster.gpu.pool import GpuPool, ray_pool
+from cluster.gpu.roofline import GpuGroup
+from cluster.gpu.spec import load_gpu_spec
+from programs.architectures import architecture
+from programs.checkpoint import Checkpoint, load_checkpoint
+
+#: Rounding that the exact law of emitted tokens may show in float64.
+LAW_TOLERANCE = 1e-12
+
+Phase = Callable[[str], None]
+
+
+class Rig:
+    """The shipped models on their machines, loaded once."""
+
+    def __init__(
+        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
+    ) -> None:
+        """positions: of the longest text with its proposals."""
+        home = shipped_model()
+        phase("compiling the draft")
+        self.draft = load_checkpoint(home.parent / "draft")
+        self.checkpoint = load_checkpoint(home)
+        self._settings, self._positions = settings, positions
+        self.session = LpuSession(self._compile(self.draft))
+        phase("loading the target")
+        self.target = GpuModel(self.checkpoint)
+        self.pool = pool or GpuPool.in_process(self.target, settings.gpu_nodes)
+        self._drafters: dict[str, Drafter] = {}
+
+    def _compile(self, checkpoint: Checkpoint) -> Any:
+        s = self._settings
+        return compile_model(
+            checkpoint, tp=s.chips, dtype="int8", context=self._positions, chip=s.chip
+        )
+
+    def drafter(self, name: str) -> Drafter:
+        """One of ``DRAFTERS``, made at first use."""
+        if name not in self._drafters:
+            self._drafters[name] = (
+                LpuDrafter(self.session) if name == "lpu"
+                else GpuDrafter(GpuModel(self.draft)) if name == "gpu"
+                else LookupDrafter(self.checkpoint.config.vocab)
+            )  # fmt: skip
+        return self._drafters[name]
+
+    def traces(
+        self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[RequestTrace]:  # fmt: skip
+        """Every prompt decoded with ``drafter``; request n is prompt n."""
+        return [
+            follow(number, prompt, job, self.drafter(drafter), self.pool, on_step)
+            for number, prompt in enumerate(prompts)
+        ]
+
+    def lossless(
+        self, traces: Sequence[RequestTrace], greedy: Sequence[list[int]], temperature: float
+    ) -> bool:
+        """Whether the texts are the target's own, by decoding with the target alone.
+
+        Greedy: the same tokens, judged by the same logits, bit for bit.  Sampling: every token was
+        judged by the very logits that plain decoding of its text gives, and the exact law of what
+        the rule emits differs from the target's by no more than rounding.
+        """
+        for trace, own in zip(traces, greedy, strict=True):
+            text = None if temperature <= 0.0 else trace.tokens
+            tokens, rows = target_only(self.target, trace.prompt, text, len(trace.tokens))
+            if temperature <= 0.0 and not trace.tokens == tokens == own:
+                return False
+            if not all(map(np.array_equal, rows, trace.target_logits)):
+                return False
+            if trace.law_error > LAW_TOLERANCE:
+                return False
+        return True
+
+    def lpu_only(
+        self, prompts: Sequence[Sequence[int]], greedy: Sequence[list[int]]
+    ) -> tuple[Charge, float]:
+        """The target on the LPUs along the greedy texts: its time, and how often it agrees.
+
+        Its weights are int8, so its most likely token is not always the float32 target's.
+        """
+        session = LpuSession(self._compile(self.checkpoint))
+        total, same = Charge(), 0
+        for prompt, tokens in zip(prompts, greedy, strict=True):
+            began = session.seconds
+            rows = [session.read(prompt)]
+            middle = session.seconds
+            for number, token in enumerate(tokens[:-1]):
+                rows.append(session.logits(token, len(prompt) + number))
+            done = session.seconds
+            total += Charge(middle - began, middle - began, done - middle)
+            same += sum(int(np.argmax(r)) == t for r, t in zip(rows, tokens, strict=True))
+        return total, same / sum(map(len, greedy))
+
+
+def run(
+    prompts: Sequence[Sequence[int]], settings: Settings, phase: Phase = lambda _: None
+) -> dict[str, Any]:
+    """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer."""
+    if not prompts or not all(prompts):
+        raise InputError("a prompt is empty: give at least one character")
+    if settings.alpha is not None:
+        return _Study(settings, prompts, phase).report()
+    gamma = max(settings.gamma, *SWEEP_GAMMAS) if settings.sweep else settings.gamma
+    positions = max(map(len, prompts)) + settings.max_new_tokens + gamma
+    most = architecture_positions(shipped_model())
+    if positions > most:
+        raise InputError(
+            f"{positions} positions needed (prompt, --max-new-tokens and --gamma), but the shipped "
+            f"models were made for {most}; shorten the prompt or lower --max-new-tokens"
+        )
+    with _pool(settings, phase) as pool:
+        return _Study(settings, prompts, phase, Rig(settings, positions, phase, pool)).report()
+
+
+def architecture_positions(home: Path) -> int:
+    """Positions that the checkpoint in ``home`` was made for."""
+    return load_checkpoint(home).config.max_position
+
+
+@contextlib.contextmanager
+def _pool(settings: Settings, phase: Phase) -> Iterator[GpuPool | None]:
+    if settings.in_process or settings.gpu_nodes == 1:
+        yield None
+    else:
+        phase(f"starting {settings.gpu_nodes} GPU nodes")
+        with ray_pool(shipped_model(), settings.gpu_nodes) as pool:
+            yield pool
+
+
+class _Study:
+    """The rows of one experiment."""
+
+    def __init__(
+        self, settings: Settings, prompts: Sequence[Sequence[int]], phase: Phase,
+        rig: Rig | None = None,
+    ) -> None:  # fmt: skip
+        self.s, self.prompts, self.phase, self.rig = settings, list(prompts), phase, rig
+        self.link = links.load_link(settings.link)
+        spec = load_chip_spec(settings.chip)
+        group = GpuGroup(load_gpu_spec(settings.gpu), settings.gpu_tp)
+        self.machines = Machines(
+            spec.clock_hz, group, architecture(settings.gpu_model),
+            architecture(settings.draft_model),
+        )  # fmt: skip
+        prompt = settings.prompt_tokens if rig is None else max(map(len, prompts))
+        group.check_fits(self.machines.target, 1, prompt + settings.max_new_tokens)
+        # What a launch without weights at hand takes besides its cycles: two host transfers.
+        self._launch_io = 2 * spec.pcie_latency_s
+        self._steps = 0
+        count = settings.max_new_tokens
+        lengths = [settings.prompt_tokens if rig is None else len(p) for p in prompts]
+        self.baseline = sum(
+            (time_of.charge_gpu_only(n, count, self.machines) for n in lengths), Charge()
+        )
+        self.greedy = [] if rig is None else [
+            target_only(rig.target, p, None, count)[0] for p in prompts
+        ]  # fmt: skip
+
+    # --- traces -----------------------------------------------------------------------------------
+
+    def _job(self, gamma: int, temperature: float) -> Job:
+        return Job(gamma, self.s.max_new_tokens, temperature, self.s.seed)
+
+    def _kill(self, request: int, step: int) -> None:
+        assert self.rig is not None
+        if self._steps == self.s.kill_after:
+            self.rig.pool.members[0].kill()
+        self._steps += 1
+
+    def _traces(self, drafter: str, gamma: int, temperature: float) -> list[RequestTrace]:
+        job = self._job(gamma, temperature)
+        if self.rig is not None:
+            self.phase(f"drafter {drafter}, gamma {gamma}, temperature {temperature:g}")
+            return self.rig.traces(self.prompts, job, drafter, self._kill)
+        assert self.s.alpha is not None
+        work = self._lpu_work() if drafter == "lpu" else _gpu_work
+        return [
+            time_of.simulate(self.s.alpha, job, number, self.s.prompt_tokens, work)
+            for number in range(len(self.prompts))
+        ]
+
+    def _lpu_work(self) -> Callable[[int, int, int], Work]:
+        cycles = self.s.lpu_cycles_per_token
+        if cycles is None and self.s.draft_model == "draft":
+            checkpoint = load_checkpoint(shipped_model().parent / "draft")
+            compiled = compile_model(
+                checkpoint, tp=self.s.chips, dtype="int8", context=64, chip=self.s.chip
+            )
+            cycles = compiled.predicted_cycles["decode-64"]
+        if cycles is None:
+            raise InputError(
+                f"--draft-model {self.s.draft_model} without --lpu-cycles-per-token: give the "
+                "cycles that LPUs need for one of its tokens"
+            )
+        each, io = cycles, self._launch_io
+
+        def work(cached: int, pending: int, drafted: int) -> Work:
+            launches = pending + max(0, drafted - 1)
+            return Work(launches, launches * each, launches * io)
+
+        return work
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def _row(
+        self, variant: str, traces: list[RequestTrace], gamma: int, temperature: float, link: str
+    ) -> dict[str, Any]:
+        on, sampling = links.load_link(link), temperature > 0.0
+        total = sum(
+            (time_of.charge(t, self.machines, on, variant, sampling) for t in traces), Charge()
+        )
+        crosses = variant in (LPU_TOKENS, LPU_KV)
+        return {
+            "variant": variant,
+            "link": link if crosses else None,
+            "temperature": temperature,
+            **time_of.figures(traces, total, self.baseline, gamma),
+        }
+
+    def _alone(self, variant: str, total: Charge, **more: Any) -> dict[str, Any]:
+        tokens = self.s.max_new_tokens * len(self.prompts)
+        return {
+            "variant": variant, "link": None, "temperature": None, "gamma": 0, "tokens": tokens,
+            "tokens_per_step": 1.0, "speedup": self.baseline.decode / total.decode,
+            **time_of.seconds_of(total, tokens, len(self.prompts), self.baseline), **more,
+        }  # fmt: skip
+
+    def report(self) -> dict[str, Any]:
+        """All rows, the crossover, and the headline variant's figures at the top."""
+        s = self.s
+        # What was asked for comes first, so that ``kill_after`` counts its steps.
+        order = sorted(DRAFTERS, key=lambda name: name != s.drafter)
+        gammas = sorted({s.gamma, *SWEEP_GAMMAS}) if s.sweep else [s.gamma]
+        heats = sorted({s.temperature, *SWEEP_TEMPERATURES}) if s.sweep else [s.temperature]
+        points = [(g, t) for t in heats for g in gammas]
+        points.sort(key=lambda point: point != (s.gamma, s.temperature))
+        names = list(dict.fromkeys([s.link, *links.PRESETS]))
+        rows: list[dict[str, Any]] = []
+        crossings: list[dict[str, Any]] = []
+        main: list[RequestTrace] = []
+        for gamma, heat in points:
+            for drafter in order:
+                if s.alpha is not None and drafter == "lookup":
+                    continue
+                traces = self._traces(drafter, gamma, heat)
+                main = main or traces
+                honest = self.rig and self.rig.lossless(traces, self.greedy, heat)
+                new = self._rows_of(drafter, traces, gamma, heat, names, crossings)
+                rows += [{**row, "lossless": honest} for row in new]
+        rows.append(self._alone(GPU_ONLY, self.baseline))
+        if self.rig is not None:
+            self.phase("the target on LPUs alone")
+            total, same = self.rig.lpu_only(self.prompts, self.greedy)
+            rows.append(self._alone(LPU_ONLY, total, agreement=same))
+        return self._report(rows, crossings, main)
+
+    def _rows_of(
+        self, drafter: str, traces: list[RequestTrace], gamma: int, heat: float,
+        names: list[str], crossings: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        if drafter != "lpu":
+            variant = GPU_DRAFT if drafter == "gpu" else LOOKUP
+            return [self._row(variant, traces, gamma, heat, self.s.link)]
+        rows = []
+        for name in names:
+            pair = [self._row(v, traces, gamma, heat, name) for v in (LPU_TOKENS, LPU_KV)]
+            point = time_of.crossover(pair[0], pair[1], self.baseline, links.load_link(name))
+            crossings.append({"link": name, "temperature": heat, **point})
+            if self.s.sweep or name == self.s.link:
+                rows += pair
+        return rows
+
+    def _report(
+        self, rows: list[dict[str, Any]], crossings: list[dict[str, Any]],
+        main: list[RequestTrace],
+    ) -> dict[str, Any]:  # fmt: skip
+        s = self.s
+        headline = next(
+            row for row in rows
+            if (row["variant"], row["gamma"], row["temperature"])
+            == (s.variant, s.gamma, s.temperature) and row["link"] in (None, s.link)
+        )  # fmt: skip
+        pool = None if self.rig is None else self.rig.pool
+        return {
+            **headline,
+            "lossless": None if self.rig is None else all(
+                row["lossless"] for row in rows if "lossless" in row
+            ),
+            "link": s.link, "drafter": s.drafter, "mode": s.mode, "gpu": s.gpu,
+            "gpu_tp": s.gpu_tp, "alpha": s.alpha, "seed": s.seed, "prompts": len(self.prompts),
+            "texts": [] if self.rig is None else [trace.tokens for trace in main],
+            "gpu_nodes": s.gpu_nodes, "nodes_lost": 0 if pool is None else pool.lost,
+            "positions_replayed": 0 if pool is None else pool.replayed,
+            "rows": rows,
+            "crossover": {
+                "checked": len(crossings),
+                "slower": [c for c in crossings if c["cause"] in time_of.CAUSED_BY_KV],
+                "points": crossings,
+            },
+        }  # fmt: skip
+
+
+def _gpu_work(cached: int, pending: int, drafted: int) -> Work:
+    first = cached + pending
+    passes = [(cached, pending)] + [(first + n, 1) for n in range(max(0, drafted - 1))]
+    return Work(passes=tuple(passes))
+
+
+def tokens_per_wall_second(gamma: int = 4, new_tokens: int = 128) -> float:
+    """Greedy tokens per second of wall time with the shipped models, one GPU node, in process.
+
+    Drafting on emulated LPUs and verifying are timed, loading and compiling are not.
+    """
+    prompt = (70, 221, 304)
+    rig = Rig(Settings(), len(prompt) + new_tokens + gamma, lambda _: None)
+    rig.traces([prompt], Job(gamma, 2 * gamma), "lpu")
+    began = perf_counter()
+    traces = rig.traces([prompt], Job(gamma, new_tokens), "lpu")
+    return len(traces[0].tokens) / (perf_counter() - began)

@@ -1,0 +1,267 @@
+"""What speculative decoding costs in virtual time: LPU cycles, link, GPU roofline.
+
+A request runs alone: draft, send, verify, answer, one after another.  The LPU part is exact cycles
+(plus host transfers by the chip's PCIe model); the link and the GPU are estimates.
+
+- ``lpu-tokens``: token ids cross the link (when sampling also the draft's distributions, as float32
+  logits); each side keeps its own KV cache and cuts it after a rejection by itself.
+- ``lpu-kv``: the target's keys and values of every new position also cross to the LPU side, at each
+  step, and before the first step those of the prompt.  They are weighed, not read: the shipped
+  draft keeps its own cache either way.
+- ``gpu-draft``: the draft on the verifying GPU; nothing crosses.
+- ``lookup``: prompt lookup on the host; drafting is free, nothing crosses.
+
+Seconds are floats, bytes integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster.experiments import acceptance
+from cluster.experiments.acceptance import Draws, Use
+from cluster.experiments.speculative_steps import Job, RequestTrace, Step, Work
+from cluster.gpu.link import LinkLedger, WorldLink
+from cluster.gpu.roofline import GpuGroup
+from programs.architectures import Architecture
+
+LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
+GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
+
+#: Causes of ``crossover`` that would not be without shipping KV.
+CAUSED_BY_KV = ("kv", "prompt kv")
+
+TOKEN_BYTES = 4
+#: An answer: how many proposals were accepted, and the target's own token.
+ANSWER_BYTES = 2 * TOKEN_BYTES
+LOGIT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Who works: an LPU clock, a GPU group, and the two models' shapes."""
+
+    clock_hz: float
+    gpu: GpuGroup
+    target: Architecture
+    draft: Architecture
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of one position's keys and values of the target."""
+        return self.target.kv_bytes_per_token(self.gpu.kv_bytes_per_value)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Virtual seconds of requests served one after another.
+
+    first: until the first token.  start: until the prompt is read on both sides and the first token
+    is known there.  decode: all steps; draft, verify and link are its parts.  Bytes: what crossed,
+    by kind; kv_prompt before the first step.
+    """
+
+    first: float = 0.0
+    start: float = 0.0
+    decode: float = 0.0
+    draft: float = 0.0
+    verify: float = 0.0
+    link: float = 0.0
+    bytes_tokens: int = 0
+    bytes_logits: int = 0
+    bytes_kv: int = 0
+    bytes_kv_prompt: int = 0
+
+    def __add__(self, other: Charge) -> Charge:
+        return replace(self, **{n: v + getattr(other, n) for n, v in vars(self).items()})
+
+
+def work_seconds(work: Work, machines: Machines) -> float:
+    """Seconds of a drafter's work: cycles at the LPU's clock, host transfers, GPU passes."""
+    seconds = work.cycles / machines.clock_hz + work.io_seconds
+    for cached, tokens in work.passes:
+        seconds += machines.gpu.prefill_seconds(machines.draft, tokens, cached)
+    return seconds
+
+
+def charge(
+    trace: RequestTrace, machines: Machines, link: WorldLink, variant: str, sampling: bool
+) -> Charge:
+    """What ``trace`` costs as ``variant``; for those without a link, ``link`` does not matter."""
+    gpu, target = machines.gpu, machines.target
+    crosses, ships = variant in (LPU_TOKENS, LPU_KV), variant == LPU_KV
+    up, down = LinkLedger(link), LinkLedger(link)
+    kv = machines.kv_bytes_per_token
+    prompt_kv = kv * len(trace.prompt) if ships else 0
+
+    def reply(nbytes: int, kv_bytes: int, at: float) -> float:
+        if not crosses:
+            return at
+        arrival = down.send("tokens", nbytes, at)
+        return down.send("kv", kv_bytes, at) if ships else arrival
+
+    prefill = gpu.prefill_seconds(target, len(trace.prompt))
+    reading = work_seconds(trace.start, machines)
+    # LPU and GPU read the prompt at the same time; a draft on the GPU waits for its turn.
+    start = max(reply(TOKEN_BYTES, prompt_kv, prefill), reading) if crosses else prefill + reading
+    at, drafting, verifying = start, 0.0, 0.0
+    for step in trace.steps:
+        draft = work_seconds(step.work, machines)
+        verify = gpu.verify_seconds(target, step.context, step.drafted + 1)
+        if step.replayed:
+            verify += gpu.prefill_seconds(target, step.replayed)
+        at += draft
+        if crosses:
+            sent = at
+            at = up.send("tokens", TOKEN_BYTES * step.drafted, sent)
+            if sampling:
+                at = up.send("logits", LOGIT_BYTES * target.vocab * step.drafted, sent)
+        at = reply(ANSWER_BYTES, kv * step.emitted, at + verify)
+        drafting += draft
+        verifying += verify
+    return Charge(
+        first=prefill,
+        start=start,
+        decode=at - start,
+        draft=drafting,
+        verify=verifying,
+        link=at - start - drafting - verifying if crosses else 0.0,
+        bytes_tokens=up.bytes_by_kind["tokens"] + down.bytes_by_kind["tokens"],
+        bytes_logits=up.bytes_by_kind["logits"],
+        bytes_kv=down.bytes_by_kind["kv"] - prompt_kv,
+        bytes_kv_prompt=prompt_kv,
+    )
+
+
+def charge_gpu_only(prompt_tokens: int, new_tokens: int, machines: Machines) -> Charge:
+    """The target alone on the GPU: a prefill gives the first token, a pass every later one."""
+    decode = sum(
+        machines.gpu.decode_seconds(machines.target, [prompt_tokens + number])
+        for number in range(new_tokens - 1)
+    )
+    start = machines.gpu.prefill_seconds(machines.target, prompt_tokens)
+    return Charge(first=start, start=start, decode=decode, verify=decode)
+
+
+def simulate(
+    alpha: float, job: Job, request: int, prompt_tokens: int, work: Callable[[int, int, int], Work]
+) -> RequestTrace:
+    """A request whose proposals are accepted with probability ``alpha`` each, without any model.
+
+    work(cached, pending, drafted): a drafter's work for a step that begins with ``pending``
+    positions not in its cache.  Draws are keyed as those of real requests.
+    """
+    draws = Draws(job.seed, request)
+    trace = RequestTrace([0] * prompt_tokens, [0] * job.max_new_tokens)
+    length, pending = prompt_tokens + 1, 1
+    trace.start = work(0, prompt_tokens, 0)
+    while length < prompt_tokens + job.max_new_tokens:
+        accepted = 0
+        while accepted < job.gamma and draws.uniform(length + accepted, Use.ACCEPT) < alpha:
+            accepted += 1
+        done = work(length - pending, pending, job.gamma)
+        trace.steps.append(Step(length - 1, job.gamma, accepted, 0, done))
+        # The last accepted proposal was never fed back to the draft.
+        pending = 2 if accepted == job.gamma else 1
+        length += accepted + 1
+    return trace
+
+
+def acceptance_of(traces: Sequence[RequestTrace]) -> float | None:
+    """Share of the decided proposals that were accepted; None when none was."""
+    steps = [step for trace in traces for step in trace.steps]
+    tested = sum(step.tested for step in steps)
+    return sum(step.accepted for step in steps) / tested if tested else None
+
+
+def figures(
+    traces: Sequence[RequestTrace], total: Charge, baseline: Charge, gamma: int
+) -> dict[str, Any]:
+    """The figures of one variant; ``baseline``: GPU-only for the same tokens."""
+    steps = [step for trace in traces for step in trace.steps]
+    tokens = sum(len(trace.tokens) for trace in traces)
+    alpha = acceptance_of(traces)
+    drafted = sum(step.drafted for step in steps)
+    formula = formula_speedup = None
+    if alpha is not None:
+        # A drafter may propose fewer than gamma (lookup): the formula is taken step by step.
+        expected = [acceptance.expected_tokens(alpha, step.drafted) for step in steps]
+        formula = sum(expected) / len(steps)
+        later = tokens - len(traces)
+        cost = (total.draft / drafted) / (baseline.decode / later) if later else 0.0
+        formula_speedup = formula / (drafted / len(steps) * cost + 1.0)
+    return {
+        "gamma": gamma,
+        "tokens": tokens,
+        "steps": len(steps),
+        "tokens_per_step": sum(s.emitted for s in steps) / len(steps) if steps else None,
+        "acceptance": alpha,
+        "formula_tokens_per_step": formula,
+        "speedup": baseline.decode / total.decode if total.decode else None,
+        "formula_speedup": formula_speedup,
+        **seconds_of(total, tokens, len(traces), baseline),
+        "kv_bytes_per_step": total.bytes_kv / len(steps) if steps else 0.0,
+        "draft_cycles": sum(step.work.cycles for step in steps),
+    }
+
+
+def seconds_of(total: Charge, tokens: int, requests: int, baseline: Charge) -> dict[str, Any]:
+    """The times and bytes of one variant; ttft and tpot are means over requests and tokens.
+
+    tpot: decode seconds per token after each request's first.
+    """
+    seconds = total.start + total.decode
+    return {
+        "ttft_s": total.first / requests,
+        "tpot_s": total.decode / (tokens - requests),
+        "end_to_end_speedup": (baseline.start + baseline.decode) / seconds,
+        "virtual_seconds": seconds,
+        "start_seconds": total.start,
+        "decode_seconds": total.decode,
+        "tokens_per_second": tokens / seconds,
+        "draft_seconds": total.draft,
+        "verify_seconds": total.verify,
+        "link_seconds": total.link,
+        "bytes": {
+            "tokens": total.bytes_tokens,
+            "logits": total.bytes_logits,
+            "kv": total.bytes_kv,
+            "kv_prompt": total.bytes_kv_prompt,
+        },
+    }
+
+
+def crossover(
+    tokens: dict[str, Any], kv: dict[str, Any], baseline: Charge, link: WorldLink
+) -> dict[str, Any]:
+    """Whether shipping KV turns a gain over GPU-only into a loss, and at how many bytes.
+
+    tokens, kv: the two variants' figures over the same trace and ``link``.  cause: ``kv`` where the
+    KV of each step makes decoding slower, ``prompt kv`` where the prompt's KV, shipped once, costs
+    more than all steps gain; ``drafting`` and ``reading`` (of the prompt by the drafter) where the
+    same is so without shipping any KV.
+    """
+    slack = (baseline.decode - tokens["decode_seconds"]) / tokens["steps"]
+    slower = kv["decode_seconds"] > baseline.decode
+    whole = baseline.start + baseline.decode
+    late = kv["virtual_seconds"] > whole
+    cause = None
+    if slower:
+        cause = "drafting" if slack <= 0 else "kv"
+    elif late:
+        cause = "reading" if tokens["virtual_seconds"] > whole else "prompt kv"
+    return {
+        "gamma": kv["gamma"],
+        "speedup_tokens": tokens["speedup"],
+        "speedup_kv": kv["speedup"],
+        "end_to_end_speedup_tokens": tokens["end_to_end_speedup"],
+        "end_to_end_speedup_kv": kv["end_to_end_speedup"],
+        "slower_than_gpu_only": slower,
+        "slower_end_to_end": late,
+        "cause": cause,
+        "kv_bytes_per_step": kv["kv_bytes_per_step"],
+        "break_even_kv_bytes_per_step": max(0.0, slack) * link.bytes_per_s * link.achieved_ratio,
+        "prompt_kv_bytes": kv["bytes"]["kv_prompt"],
+    }
