@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, jit_inline, load_acquire, prefetch_row, row_of, store_release
+from chip._jit import jit_inline, jit_uncounted, load_acquire, prefetch_row, row_of, store_release
 from chip._mxm import (
     ACTIVATIONS,
     decode_half,
@@ -117,7 +117,7 @@ def accumulate(
             row_f[i] = r if r == r else _NAN
 
 
-@jit
+@jit_uncounted
 def run_acc(
     arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
     signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
@@ -175,7 +175,7 @@ def run_acc(
     return done
 
 
-@jit
+@jit_uncounted
 def run_sxm(op: int, imm: int, arguments: Array, at: int, rows: Array, maps: Array) -> None:
     """DISTRIBUTE, TRANSPOSE, PERMUTE, SHIFT or ROTATE of one element."""
     if op == 160:
@@ -242,7 +242,7 @@ def operand(
     return temporary
 
 
-@jit
+@jit_uncounted
 def execute(
     table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
     signed: Array, quads: Array, words: Array, words_f: Array, words_i: Array,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, jit_any_order, prefetch_row, row_of
+from chip._jit import jit_any_order, jit_uncounted, prefetch_row, row_of
 
 Array = NDArray[Any]
 _NAN = np.uint32(0x7FC00000).view(np.float32)
@@ -21,14 +21,14 @@ _SCALE = np.float32(2.0**112)
 ACTIVATIONS = 16
 
 
-@jit
+@jit_uncounted
 def widen_int8(row: Array, out: Array) -> None:
     """int16 [320] of int8 [320]."""
     for i in range(320):
         out[i] = np.int16(row[i])
 
 
-@jit
+@jit_uncounted
 def dot_int8(
     signed: Array, rows: Array, at: int, groups: int, a: Array, b: Array, p: Array, q: Array
 ) -> None:
@@ -72,7 +72,7 @@ def dot_int8(
         q[c] = 0
 
 
-@jit
+@jit_uncounted
 def decode_half(low: Array, high: Array, bits: Array, values: Array) -> bool:
     """uint16 bits and float32 values of 320 fp16 numbers; False if one is infinite or NaN."""
     top = np.uint32(0)
@@ -99,7 +99,7 @@ def float_dot(w: Array, a: Array) -> Any:
     return s, m
 
 
-@jit
+@jit_uncounted
 def _fixed(h: Any) -> Any:
     """An fp16 number (bits) in units of 2^-24."""
     exponent = (h >> 10) & 31
@@ -108,7 +108,7 @@ def _fixed(h: Any) -> Any:
     return -value if h & 0x8000 else value
 
 
-@jit
+@jit_uncounted
 def exact_dot(w: Array, a: Array) -> Any:
     """The dot product of finite fp16 bits uint16 [320], exact, rounded once to fp32."""
     high = np.int64(0)
@@ -145,7 +145,7 @@ def exact_dot(w: Array, a: Array) -> Any:
     return -value if negative else value
 
 
-@jit
+@jit_uncounted
 def find_repeats(
     quads: Array, weights: Array, at_low: int, at_high: int, columns: int, repeats: Array
 ) -> None:
@@ -167,7 +167,7 @@ def find_repeats(
         repeats[c] = same
 
 
-@jit
+@jit_uncounted
 def dot_fp16(
     rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, count: int,
     bits: Array, values: Array, finite: Array, p: Array, repeats: Array,
