@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import typer
 
+from cluster.commands.experiment_agentic import agentic
+from cluster.commands.experiment_disaggregated import disaggregated
+from cluster.commands.experiment_load import load
 from cluster.commands.experiment_speculative import speculative
 
 app = typer.Typer(no_args_is_help=True)
@@ -18,3 +21,6 @@ def experiments() -> None:
 
 
 app.command()(speculative)
+app.command()(disaggregated)
+app.command()(agentic)
+app.command()(load)

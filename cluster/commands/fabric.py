@@ -190,7 +190,7 @@ Operation = Annotated[
     ),
 ]
 Gpu = Annotated[
-    str | None, typer.Option(help="Compare with as many GPUs: a100, h100, b200 (an estimate).")
+    str | None, typer.Option(help="Compare with as many GPUs: h100, b200 ... (an estimate).")
 ]
 
 

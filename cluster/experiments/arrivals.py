@@ -98,9 +98,7 @@ def poisson(rate_per_s: float, requests: int, lengths: Lengths, seed: int) -> Tr
     return _trace(times, lengths, seed, f"Poisson, {rate_per_s:g} requests/s")
 
 
-def bursts(
-    rate_per_s: float, requests: int, lengths: Lengths, seed: int, burst: int = 16
-) -> Trace:
+def bursts(rate_per_s: float, requests: int, lengths: Lengths, seed: int, burst: int = 16) -> Trace:
     """Groups of ``burst`` requests that arrive at once; the groups are a Poisson process.
 
     The mean rate is ``rate_per_s`` requests/s, so groups come at ``rate_per_s / burst``.

@@ -1,0 +1,325 @@
+"""Agents in virtual time: graphs of steps, routed as JSON messages to LPUs and GPUs.
+
+An orchestrator holds the graphs.  A step whose predecessors are done becomes a message; a router
+names the pool; the message crosses the link to that pool, is checked there, and its result comes
+back as a message.  LPU pipelines run light steps on the draft model and heavy ones on the target;
+GPUs run everything on the target.  Tools are stubs beside the orchestrator.  Each pool has a link
+of its own, one ledger per direction, so that neither is nearer than the other.
+
+Text is real (``agentic_text``).  LPU times are exact cycles of the compiled programs, with the
+host's transfers; GPU times are the roofline's.  Events of one instant happen in the order in which
+they were planned, so a seed gives one history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from cluster.errors import InputError
+from cluster.experiments.agentic_graph import (
+    LIGHT,
+    NEW_TOKENS,
+    TOOL_MS,
+    AgentRequest,
+    argument_of,
+    prompt_of,
+    tool_result,
+)
+from cluster.experiments.agentic_messages import RESULT, Inbox, StepMessage, Tool, encode
+from cluster.experiments.agentic_routing import GPU, POOLS, Router, View
+from cluster.experiments.agentic_text import Writer
+from cluster.experiments.arrivals import PS
+from cluster.experiments.batching import BatchCost, Batching
+from cluster.experiments.belt import Belt, Places, cycles_to_ps, ps_to_cycles
+from cluster.experiments.serving import percentiles
+from cluster.gpu.link import LinkLedger, WorldLink
+
+DRAFT, TARGET = "draft", "target"
+PROMPT_MOST = 96
+"""Tokens of a prompt that a pool reads: the last ones."""
+ATTEMPTS = 4
+"""How often a message is sent at most before its request has failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class LpuModel:
+    """A model on LPU pipelines: what it costs and what it writes."""
+
+    belt: Belt
+    writer: Writer
+    pipelines: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class AgentSite:
+    """The machines: two models on LPUs by name, the target on GPU groups, links, a tokenizer.
+
+    corrupt: probability that a message is cut short on its way.
+    """
+
+    lpu: dict[str, LpuModel]
+    gpu_cost: BatchCost
+    gpu_writer: Writer
+    tokenizer: Tokenizer
+    link: WorldLink
+    groups: int = 1
+    corrupt: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.corrupt < 1:
+            raise InputError(f"corrupt {self.corrupt}: use a probability from 0 to below 1")
+
+
+@dataclass
+class _Running:
+    """A request under way; texts by step, what is left to wait for, when its answer began."""
+
+    texts: dict[int, str] = field(default_factory=dict)
+    sent: set[int] = field(default_factory=set)
+    answer_first_ps: int = -1
+    answer_last_ps: int = -1
+    done_ps: int = -1
+    failed: bool = False
+
+
+@dataclass
+class _Job:
+    """A step at a pool."""
+
+    message: StepMessage
+    pool: str
+    view: View
+    asked_ps: int
+    ids: tuple[int, ...] = ()
+
+
+class _Run:
+    def __init__(
+        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router, seed: int
+    ) -> None:
+        self.requests, self.site, self.router = requests, site, router
+        self.running = [_Running() for _ in requests]
+        self.inbox = Inbox()
+        self.links = {(p, way): LinkLedger(site.link) for p in POOLS for way in ("to", "from")}
+        self.places = {name: Places(m.belt, m.pipelines) for name, m in site.lpu.items()}
+        self.batching = Batching(site.gpu_cost, site.groups)
+        self.at_gpu: dict[int, _Job] = {}
+        self.joining: list[int] = []
+        self.in_flight = dict.fromkeys(POOLS, 0)
+        self.steps: dict[str, Counter[str]] = {name: Counter() for name in (*POOLS, "tool")}
+        self.random = np.random.Generator(np.random.Philox(key=np.array([seed, 4], np.uint64)))
+        self.events: list[tuple[int, int, Callable[[int], None]]] = []
+        self.planned = 0
+        self.now = 0
+
+    def plan(self, at: int, what: Callable[[int], None]) -> None:
+        heapq.heappush(self.events, (at, self.planned, what))
+        self.planned += 1
+
+    def run(self) -> None:
+        for number, request in enumerate(self.requests):
+            self.plan(request.arrival_ps, lambda now, n=number: self.advance(n, now))  # type: ignore[misc]
+        while True:
+            instants = [self.events[0][0]] if self.events else []
+            if self.batching.next_ps is not None:
+                instants.append(self.batching.next_ps)
+            if not instants:
+                return
+            self.now = now = min(instants)
+            while self.events and self.events[0][0] == now:
+                heapq.heappop(self.events)[2](now)
+            if self.joining or self.batching.next_ps == now:
+                arriving, self.joining = self.joining, []
+                for done in self.batching.advance(now, arriving):
+                    self.finish(self.at_gpu.pop(done), self.batching.first[done], now)
+
+    def advance(self, number: int, now: int) -> None:
+        """Send every step of a request whose predecessors are done."""
+        request, state = self.requests[number], self.running[number]
+        if state.failed:
+            return
+        for index, step in enumerate(request.steps):
+            if index in state.sent or any(before not in state.texts for before in step.after):
+                continue
+            state.sent.add(index)
+            texts = [state.texts[before] for before in step.after]
+            if step.tool is not None:
+                tool = Tool(step.tool, argument_of(texts[0]))
+                message = StepMessage(number, index, step.kind, step.after, tool=tool)
+                self.call_tool(message, now)
+                continue
+            message = StepMessage(
+                number, index, step.kind, step.after,
+                prompt=prompt_of(request.task, step.kind, texts),
+                max_new_tokens=NEW_TOKENS[step.kind],
+            )  # fmt: skip
+            self.ask(message, now)
+
+    def call_tool(self, message: StepMessage, now: int) -> None:
+        taken = self.inbox.receive(encode(message))
+        assert taken is not None and taken.tool is not None
+        self.steps["tool"][message.kind] += 1
+        text = tool_result(taken.tool.name, taken.tool.argument)
+        result = StepMessage(message.request, message.step, message.kind, message.after, RESULT,
+                             text=text)  # fmt: skip
+        milliseconds = TOOL_MS[taken.tool.name]
+        self.plan(now + milliseconds * PS // 1000, lambda at: self.take(result, at))
+
+    def ask(self, message: StepMessage, now: int) -> None:
+        view: View = {
+            "kind": message.kind, "request": message.request, "step": message.step,
+            "prompt_characters": len(message.prompt or ""),
+            "max_new_tokens": message.max_new_tokens, "in_flight": dict(self.in_flight),
+        }  # fmt: skip
+        pool = self.router.choose(view)
+        self.in_flight[pool] += 1
+        self.steps[pool][message.kind] += 1
+        job = _Job(message, pool, view, now)
+        self.send(job, "to", encode(message), 1, lambda got, at: self.serve(job, got, at))
+
+    def send(
+        self, job: _Job, way: str, raw: bytes, attempt: int,
+        then: Callable[[StepMessage, int], None],
+    ) -> None:  # fmt: skip
+        """Send over the job's link; a message that arrives damaged is asked for again."""
+        arrival = round(self.links[job.pool, way].send("json", len(raw), self.now / PS) * PS)
+        sent = raw
+        if self.site.corrupt:
+            chance, where = self.random.random(2)
+            if chance < self.site.corrupt:
+                sent = raw[: int(where * len(raw))]
+
+        def arrive(now: int) -> None:
+            message = self.inbox.receive(sent)
+            if message is not None:
+                then(message, now)
+            elif attempt == ATTEMPTS:
+                self.in_flight[job.pool] -= 1
+                self.running[job.message.request].failed = True
+            else:
+                again = now + round(self.site.link.latency_s * PS)
+                self.plan(again, lambda _: self.send(job, way, raw, attempt + 1, then))
+
+        self.plan(max(arrival, self.now), arrive)
+
+    def serve(self, job: _Job, message: StepMessage, now: int) -> None:
+        """A step at its pool: read the prompt, write, and plan the result."""
+        prompt, new = message.prompt, message.max_new_tokens
+        assert prompt is not None and new is not None
+        ids = tuple(self.site.tokenizer.encode(prompt).ids[-PROMPT_MOST:])
+        if job.pool == GPU:
+            job.ids = self.site.gpu_writer.write(ids, new)
+            number = self.batching.add(len(ids), new)
+            self.at_gpu[number] = job
+            self.joining.append(number)
+            return
+        name = DRAFT if message.kind in LIGHT else TARGET
+        model = self.site.lpu[name]
+        job.ids = model.writer.write(ids, new)
+        clock = model.belt.clock_hz
+        spans = model.belt.spans(np.array([len(ids)]), np.array([new]))
+        entry = self.places[name].enter(ps_to_cycles(now, clock), int(spans.free[0]))
+        first = cycles_to_ps(entry + int(spans.first[0]), clock)
+        done = cycles_to_ps(entry + int(spans.done[0]), clock)
+        self.plan(done, lambda at: self.finish(job, first, at))
+
+    def finish(self, job: _Job, first: int, now: int) -> None:
+        """A pool has written a step's text: send it back."""
+        asked = job.message
+        state = self.running[asked.request]
+        if asked.step == len(self.requests[asked.request].steps) - 1:
+            state.answer_first_ps, state.answer_last_ps = first, now
+        result = StepMessage(
+            asked.request, asked.step, asked.kind, asked.after, RESULT,
+            text=self.site.tokenizer.decode(list(job.ids)), output_tokens=len(job.ids),
+        )  # fmt: skip
+
+        def back(message: StepMessage, at: int) -> None:
+            self.in_flight[job.pool] -= 1
+            self.router.observe(job.view, job.pool, (at - job.asked_ps) / PS)
+            self.take(message, at)
+
+        self.send(job, "from", encode(result), 1, back)
+
+    def take(self, result: StepMessage, now: int) -> None:
+        """The orchestrator has a step's result."""
+        state = self.running[result.request]
+        assert result.text is not None
+        state.texts[result.step] = result.text
+        if len(state.texts) == len(self.requests[result.request].steps) and not state.failed:
+            state.done_ps = now
+        self.advance(result.request, now)
+
+    def report(self, slo_s: float) -> dict[str, Any]:
+        fine = [n for n, state in enumerate(self.running) if state.done_ps >= 0]
+        horizon = max((self.running[n].done_ps for n in fine), default=0)
+
+        def since(times: list[int], starts: list[int]) -> dict[str, float | None]:
+            return percentiles(np.array(times, np.int64) - np.array(starts, np.int64))
+
+        arrivals = [self.requests[n].arrival_ps for n in fine]
+        done = [self.running[n].done_ps for n in fine]
+        firsts = [self.running[n].answer_first_ps for n in fine]
+        lasts = [self.running[n].answer_last_ps for n in fine]
+        further = NEW_TOKENS["summarise"] - 1
+        good = sum(d - a <= slo_s * PS for d, a in zip(done, arrivals, strict=True))
+        texts = hashlib.sha256()
+        for number, state in enumerate(self.running):
+            for step in sorted(state.texts):
+                texts.update(f"{number}.{step}.{state.texts[step]}\0".encode())
+        busy = {
+            f"lpu-{name}": cycles_to_ps(int(p.busy.sum()), self.site.lpu[name].belt.clock_hz)
+            / len(p.busy)
+            for name, p in self.places.items()
+        }
+        busy["gpu"] = sum(server.busy for server in self.batching.servers) / self.site.groups
+        answer = self.running[fine[0]].texts if fine else {}
+        return {
+            "requests": len(self.requests),
+            "failed": len(self.requests) - len(fine),
+            "virtual_seconds": horizon / PS,
+            "end_to_end_s": since(done, arrivals),
+            "ttft_s": since(firsts, arrivals),
+            "tpot_s": percentiles((np.array(lasts) - np.array(firsts)) / further),
+            "goodput_per_s": good * PS / horizon if horizon else 0.0,
+            "good_ratio": good / len(self.requests),
+            "steps": {pool: dict(sorted(counts.items())) for pool, counts in self.steps.items()},
+            "bytes": {
+                f"json {way} {pool}": ledger.bytes_by_kind["json"]
+                for (pool, way), ledger in self.links.items()
+            },
+            "messages": {
+                "accepted": self.inbox.accepted,
+                "rejected": self.inbox.rejected,
+                "reasons": dict(self.inbox.reasons),
+            },
+            "utilisation": {n: b / horizon if horizon else 0.0 for n, b in busy.items()},
+            "text_digest": texts.hexdigest(),
+            "first_answer": answer.get(max(answer, default=0), ""),
+        }
+
+
+def run_agents(
+    requests: Sequence[AgentRequest], site: AgentSite, router: Router, seed: int, slo_s: float
+) -> dict[str, Any]:
+    """Run ``requests`` to their end; the figures as plain data, times in seconds.
+
+    end_to_end_s: from arrival to the last result at the orchestrator.  ttft_s: to the first token
+    of the last step, at its pool; tpot_s: per further token of that step.
+    goodput: requests within ``slo_s`` seconds, per second.
+    """
+    if not (slo_s > 0 and np.isfinite(slo_s)):
+        raise InputError(f"slo {slo_s}: use a finite number of seconds above 0")
+    if set(site.lpu) != {DRAFT, TARGET}:
+        raise InputError("the LPU pool needs two models, draft and target")
+    run = _Run(requests, site, router, seed)
+    run.run()
+    return run.report(slo_s)

@@ -1,0 +1,108 @@
+"""The machines of the agentic experiment, built from the shipped models, and its three runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.experiments.agentic import DRAFT, PROMPT_MOST, TARGET, AgentSite, LpuModel, run_agents
+from cluster.experiments.agentic_graph import NEW_TOKENS, AgentRequest
+from cluster.experiments.agentic_routing import GPU, LPU, Always, Router, make_router
+from cluster.experiments.agentic_text import GpuWriter, LpuWriter
+from cluster.experiments.belt import belt_of
+from cluster.experiments.load import RooflineCost
+from cluster.experiments.machines import checkpoint_of
+from cluster.gpu.link import load_link
+from cluster.gpu.roofline import GpuGroup
+from cluster.gpu.spec import load_gpu_spec
+from programs.architectures import architecture
+
+
+@dataclass(frozen=True)
+class AgentChoice:
+    """What a user says about the machines; presets or TOML files, as their loaders know them.
+
+    chips: LPUs that share each model.  pipelines: of each model.  corrupt: see ``AgentSite``.
+    """
+
+    gpu: str = "h100"
+    gpu_tp: int = 1
+    groups: int = 1
+    max_batch: int = 64
+    link: str = "pcie5-x16"
+    chips: int = 1
+    pipelines: int = 1
+    dtype: str = "int8"
+    chip: str = "groq-lpu-1"
+    corrupt: float = 0.0
+
+
+def build_site(choice: AgentChoice) -> AgentSite:
+    """Compile the shipped models for LPUs, and load the target for GPUs."""
+    from cluster.compiling import compile_model, open_model
+
+    group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
+    cost = RooflineCost(group, architecture(TARGET), choice.max_batch)
+    link = load_link(choice.link)
+    lpu, checkpoints = {}, {}
+    for name in (DRAFT, TARGET):
+        directory = checkpoint_of(name)
+        assert directory is not None
+        checkpoint = checkpoints[name] = open_model(directory)
+        artifact = compile_model(
+            checkpoint, tp=choice.chips, dtype=choice.dtype,
+            context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=choice.chip,
+        )  # fmt: skip
+        lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), choice.pipelines)
+    target = checkpoints[TARGET]
+    return AgentSite(
+        lpu, cost, GpuWriter(target), target.tokenizer, link, choice.groups, choice.corrupt
+    )
+
+
+def run_agentic(
+    requests: list[AgentRequest],
+    site: AgentSite,
+    router: str,
+    seed: int,
+    slo_s: float,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """``requests`` with the named router, then with everything on one pool; plain data.
+
+    ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds.
+    """
+    routers: dict[str, Router] = {
+        "routed": make_router(router, seed),
+        "gpu-only": Always(GPU),
+        "lpu-only": Always(LPU),
+    }
+    runs = {}
+    for name, chosen in routers.items():
+        tell(f"{name} ...")
+        runs[name] = run_agents(requests, site, chosen, seed, slo_s)
+    return {
+        "experiment": "agentic",
+        "router": router,
+        "seed": seed,
+        "requests": len(requests),
+        "slo_s": slo_s,
+        "link": site.link.name,
+        "lpu_costs": {name: model.belt.source for name, model in site.lpu.items()},
+        "lpu_decode_cycles": {
+            name: list(model.belt.decode_cycles) for name, model in site.lpu.items()
+        },
+        "gpu_costs": "estimated: roofline",
+        **{
+            key: {name: run[key]["p50"] for name, run in runs.items()}
+            for key in ("end_to_end_s", "ttft_s", "tpot_s")
+        },
+        "speedup_over_gpu_only": _ratio(runs["gpu-only"], runs["routed"]),
+        "runs": runs,
+    }
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> float | None:
+    before, after = slow["end_to_end_s"]["p50"], fast["end_to_end_s"]["p50"]
+    return before / after if before and after else None

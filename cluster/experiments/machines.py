@@ -1,0 +1,76 @@
+"""The machines of an experiment from what a user names: GPU groups, LPU pipelines, their costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chip.spec import load_chip_spec
+from cluster.errors import InputError
+from cluster.experiments.belt import Belt, belt_of, given_belt
+from programs.architectures import Architecture
+
+SHIPPED = ("target", "draft")
+MOST_COMPILED = 2048
+"""Positions compiled for when the user names none."""
+GIVEN_CONTEXT = 1 << 17
+
+
+@dataclass(frozen=True)
+class LpuChoice:
+    """What a user says about LPUs; None where nothing was said.
+
+    chips: of one pipeline.  context: positions.  cycles_per_token: a constant instead of a
+    compiled program.  interval_cycles: see ``Belt``.
+    """
+
+    chips: int = 8
+    chip: str = "groq-lpu-1"
+    dtype: str = "int8"
+    context: int | None = None
+    cycles_per_token: int | None = None
+    interval_cycles: int | None = None
+
+
+def checkpoint_of(model: str) -> Path | None:
+    """The directory with the weights of ``model``; None for a model known by its shape only."""
+    if model in SHIPPED:
+        from cluster.commands.options import shipped_model
+
+        return shipped_model().parent / model
+    return Path(model) if Path(model).is_dir() else None
+
+
+def lpu_belt(model: str, choice: LpuChoice) -> Belt:
+    """The costs of an LPU pipeline for ``model``: compiled now and exact, or the given constant."""
+    if choice.cycles_per_token is not None:
+        return given_belt(
+            choice.cycles_per_token,
+            load_chip_spec(choice.chip).clock_hz,
+            GIVEN_CONTEXT if choice.context is None else choice.context,
+            choice.interval_cycles,
+        )
+    directory = checkpoint_of(model)
+    if directory is None:
+        raise InputError(
+            f"--model {model}: its weights are not here to be compiled; give the LPU's cost with "
+            "--lpu-cycles-per-token, or use target, draft or a checkpoint directory"
+        )
+    from cluster.compiling import compile_model, open_model
+
+    checkpoint = open_model(directory)
+    context = choice.context or min(checkpoint.config.max_position, MOST_COMPILED)
+    artifact = compile_model(
+        checkpoint, tp=choice.chips, dtype=choice.dtype, context=context, chip=choice.chip
+    )
+    return belt_of(artifact, choice.interval_cycles)
+
+
+def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:
+    """An estimate of one layer's FFN cycles: the share of its weights in a token's cycles.
+
+    cycles of the shortest decode program x FFN weights read / all weights read / layers.
+    """
+    read = arch.parameters_read(1)
+    others = arch.layers * arch.attention_parameters + arch.embedding_parameters
+    return max(round(belt.decode_cycles[0] * (1 - others / read) / arch.layers), 1)

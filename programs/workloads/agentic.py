@@ -1,0 +1,40 @@
+"""Agents from Python: the same requests with each router, and on one kind of machine only.
+
+    python programs/workloads/agentic.py
+
+Prints what ``lpu experiment agentic`` measures.  A router of one's own is a function like
+``short_to_lpu``: a plain dict in, "lpu" or "gpu" out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.experiments.agentic import run_agents
+from cluster.experiments.agentic_graph import draw_requests
+from cluster.experiments.agentic_routing import GPU, LPU, Always, Learned, Router, Rule
+from cluster.experiments.agentic_site import AgentChoice, build_site
+
+SEED = 0
+
+
+def short_to_lpu(view: dict[str, Any]) -> str:
+    """Steps that write at most 16 tokens to the LPUs."""
+    return LPU if view["max_new_tokens"] <= 16 else GPU
+
+
+def main() -> None:
+    """One line per way of routing."""
+    requests = draw_requests(50.0, 8, SEED)
+    site = build_site(AgentChoice())
+    routers: dict[str, Router] = {
+        "rule": Rule(), "learned": Learned(SEED), "gpu-only": Always(GPU), "lpu-only": Always(LPU),
+    }  # fmt: skip
+    for name, router in routers.items():
+        run = run_agents(requests, site, router, SEED, slo_s=0.1)
+        counts = ", ".join(f"{sum(k.values())} {pool}" for pool, k in run["steps"].items())
+        print(f"{name:9} end to end {1e3 * run['end_to_end_s']['p50']:.2f} ms  steps: {counts}")
+
+
+if __name__ == "__main__":
+    main()

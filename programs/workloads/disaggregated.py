@@ -1,0 +1,50 @@
+"""Prefill and decode on different machines, from Python: Llama-2-70B on every platform.
+
+    python programs/workloads/disaggregated.py
+
+Prints what ``lpu experiment disaggregated`` measures of one request.  The LPU's cycles per token
+are a constant given here, an assumption.
+"""
+
+from __future__ import annotations
+
+from cluster.experiments.arrivals import Lengths, poisson
+from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
+from cluster.experiments.machines import LpuChoice, ffn_cycles_per_layer, lpu_belt
+from cluster.experiments.serving import Slo
+from cluster.gpu.link import load_link
+from cluster.gpu.roofline import GpuGroup
+from cluster.gpu.spec import load_gpu_spec
+from programs.architectures import architecture
+
+CYCLES_PER_TOKEN = 2_500_000
+PROMPT, ANSWER = 1024, 128
+
+
+def main() -> None:
+    """One line per platform and link."""
+    arch = architecture("llama-2-70b")
+    belt = lpu_belt(arch.name, LpuChoice(cycles_per_token=CYCLES_PER_TOKEN))
+    trace = poisson(1.0, 100, Lengths(PROMPT, ANSWER), seed=0)
+    for link in ("100gbe", "pcie5-x16"):
+        site = Site(
+            arch,
+            GpuGroup(load_gpu_spec("h100"), 4),
+            GpuGroup(load_gpu_spec("rubin-cpx"), 4),
+            belt,
+            load_link(link),
+            ffn_cycles_per_layer(belt, arch),
+            "estimated",
+        )
+        report = run_disaggregated(trace, (PROMPT, ANSWER), site, Slo(), list(PLATFORMS))
+        for name in PLATFORMS:
+            print(
+                f"{link:10} {name:12} first token {1e3 * report['ttft_s'][name]:8.1f} ms  "
+                f"second {1e3 * report['second_token_s'][name]:6.2f} ms later  "
+                f"per token {1e3 * report['tpot_s'][name]:6.2f} ms  "
+                f"all {report['end_to_end_s'][name]:.2f} s"
+            )
+
+
+if __name__ == "__main__":
+    main()

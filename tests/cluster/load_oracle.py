@@ -1,0 +1,119 @@
+"""Slow and independent: the rules of batching and of the belt, one instant and one token at a time.
+
+Shares no code with the simulation: scalar costs, plain loops over all servers at every instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+#: When requests leave the queue, and have their first, second and last token; -1 where never.
+Times = tuple[list[int], list[int], list[int], list[int]]
+
+
+@dataclass
+class Machine:
+    end: int | None = None
+    prefill: int | None = None
+    batch: dict[int, int] = field(default_factory=dict)  # request -> tokens it has
+
+
+def batched(
+    arrival: list[int],
+    prompt: list[int],
+    output: list[int],
+    prefill_ps: Callable[[int], int],
+    step_ps: Callable[[list[int]], int],
+    max_batch: int,
+    kv_tokens: int,
+    servers: int,
+) -> Times:
+    """step_ps takes the positions each request of the batch attends to."""
+    requests = range(len(arrival))
+    need = [prompt[r] + output[r] for r in requests]
+    start, first, second, done = ([-1] * len(arrival) for _ in range(4))
+    machines = [Machine() for _ in range(servers)]
+    queue: list[int] = []
+    arrived = 0
+    while True:
+        instants = [m.end for m in machines if m.end is not None]
+        instants += arrival[arrived : arrived + 1]
+        if not instants:
+            return start, first, second, done
+        now = min(instants)
+        while arrived < len(arrival) and arrival[arrived] == now:
+            if need[arrived] <= kv_tokens:
+                queue.append(arrived)
+            arrived += 1
+        for m in machines:
+            if m.end != now:
+                continue
+            m.end = None
+            if m.prefill is not None:
+                first[m.prefill] = now
+                m.batch[m.prefill] = 1
+                m.prefill = None
+            else:
+                for r in m.batch:
+                    m.batch[r] += 1
+                    if m.batch[r] == 2:
+                        second[r] = now
+            for r in [r for r in m.batch if m.batch[r] == output[r]]:
+                done[r] = now
+                del m.batch[r]
+        for m in machines:
+            if m.end is not None:
+                continue
+            used = sum(need[r] for r in m.batch)
+            if queue and len(m.batch) < max_batch and used + need[queue[0]] <= kv_tokens:
+                m.prefill = queue.pop(0)
+                start[m.prefill] = now
+                m.end = now + prefill_ps(prompt[m.prefill])
+            elif m.batch:
+                m.end = now + step_ps([prompt[r] + m.batch[r] for r in sorted(m.batch)])
+
+
+def belted(
+    arrival: list[int],
+    prompt: list[int],
+    output: list[int],
+    cycles: Callable[[int, bool], int],
+    context: int,
+    pipelines: int,
+    interval: int | None,
+    turn: int,
+) -> Times:
+    """One token at a time; all times in cycles.
+
+    cycles(position, logits): cycles of the token at a position.  With an interval a place begins
+    tokens at its own phase of the turn only.
+    """
+    places = 1 if interval is None else turn // interval
+    slots = [(p * (interval or 0), 0) for _ in range(pipelines) for p in range(places)]
+    free = [phase for phase, _ in slots]
+    start, first, second, done = ([-1] * len(arrival) for _ in range(4))
+    for r in range(len(arrival)):
+        if prompt[r] + output[r] - 1 > context:
+            continue
+        best = None
+        for s, (phase, _) in enumerate(slots):
+            at = max(free[s], arrival[r])
+            while interval is not None and (at - phase) % turn:
+                at += 1
+            if best is None or at < best[0]:
+                best = (at, s)
+        assert best is not None
+        now, s = best
+        start[r] = now
+        for position in range(prompt[r] + output[r] - 1):
+            answer = position >= prompt[r] - 1
+            took = cycles(position, answer)
+            if answer and first[r] < 0:
+                first[r] = now + took
+            elif answer and second[r] < 0:
+                second[r] = now + took
+            done[r] = now + took
+            now += took if interval is None else turn
+        free[s] = now
+    return start, first, second, done

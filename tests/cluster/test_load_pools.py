@@ -1,0 +1,179 @@
+"""The load experiment on real costs: the roofline, compiled cycles, the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from load_oracle import batched, belted
+
+from cluster.cli import run
+from cluster.compiling import compile_model, open_model
+from cluster.experiments.arrivals import PS, Lengths, poisson
+from cluster.experiments.batching import serve_batched
+from cluster.experiments.belt import belt_of, cycles_to_ps, ps_to_cycles, serve_on_belts
+from cluster.experiments.load import RooflineCost, ten_thousand_requests
+from cluster.experiments.lpu_session import LpuSession
+from cluster.experiments.machines import checkpoint_of
+from cluster.gpu.roofline import GpuGroup
+from cluster.gpu.spec import load_gpu_spec
+from programs.architectures import architecture
+from programs.artifact import Artifact
+
+
+@pytest.fixture(scope="module")
+def draft() -> Artifact:
+    """The shipped draft on one chip, 128 positions."""
+    directory = checkpoint_of("draft")
+    assert directory is not None
+    return compile_model(open_model(directory), tp=1, dtype="int8", context=128, chip="groq-lpu-1")
+
+
+@pytest.mark.parametrize("name", ["target", "llama-2-70b", "mixtral-8x7b", "deepseek-v3"])
+@pytest.mark.parametrize(("gpu", "gpus"), [("b200", 8), ("rubin-cpx", 16)])
+def test_batched_steps_cost_what_the_roofline_says(name: str, gpu: str, gpus: int) -> None:
+    arch = architecture(name)
+    group = GpuGroup(load_gpu_spec(gpu), gpus, "fp8")
+    cost = RooflineCost(group, arch)
+    for contexts in ([0], [7, 300, 4000], [2047] * 64):
+        several = cost.decode_ps(len(contexts), sum(contexts) + len(contexts), 5).tolist()
+        for step in range(5):
+            exact = group.decode_seconds(arch, [context + step for context in contexts])
+            assert several[step] == round(exact * PS)
+
+
+def test_a_gpu_pool_is_what_the_oracle_says() -> None:
+    arch, group = architecture("llama-2-70b"), GpuGroup(load_gpu_spec("h100"), 2)
+    cost = RooflineCost(group, arch, max_batch=5)
+    assert cost.kv_tokens < 70_000
+    trace = poisson(3.0, 40, Lengths(9000, 40, 1.0), 1)
+    expected = batched(
+        trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
+        lambda tokens: round(group.prefill_seconds(arch, tokens) * PS),
+        lambda seen: round(group.decode_seconds(arch, [s - 1 for s in seen]) * PS),
+        5, group.max_sequences(arch, 1), 2,
+    )  # fmt: skip
+    served = serve_batched(trace, cost, 2)
+    found = (served.start_ps, served.first_ps, served.second_ps, served.done_ps)
+    assert tuple(times.tolist() for times in found) == expected
+    assert (served.start_ps > trace.arrival_ps).any()
+
+
+def test_an_lpu_pool_is_what_the_oracle_says(draft: Artifact) -> None:
+    belt = belt_of(draft)
+    trace = poisson(2000.0, 40, Lengths(50, 20, 0.7), 2)
+    clock, cycles = draft.spec.clock_hz, draft.predicted_cycles
+
+    def token(position: int, logits: bool) -> int:
+        bucket = next(b for b in draft.bindings["buckets"] if position < b)
+        host = belt.host_cycles[1 if logits else 0]
+        return cycles[f"{'decode' if logits else 'prefill'}-{bucket}"] + host
+
+    ready = [ps_to_cycles(ps, clock) for ps in trace.arrival_ps.tolist()]
+    _, first, second, done = belted(
+        ready, trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), token, 128, 2, None, 1
+    )
+    served = serve_on_belts(trace, belt, 2)
+    for times, expected in (
+        (served.first_ps, first), (served.second_ps, second), (served.done_ps, done),
+    ):  # fmt: skip
+        assert times.tolist() == [-1 if c < 0 else cycles_to_ps(c, clock) for c in expected]
+    assert (served.done_ps < 0).any() and (served.done_ps >= 0).any()
+
+
+def test_a_request_takes_the_cycles_that_emulated_chips_take(draft: Artifact) -> None:
+    belt, session = belt_of(draft), LpuSession(draft)
+    for position in range(9):
+        session.feed(5, position)
+    for position in range(9, 12):
+        session.logits(6, position)
+    host = 9 * belt.host_cycles[0] + 3 * belt.host_cycles[1]
+    spans = belt.spans(np.array([10]), np.array([3]))
+    assert spans.done.tolist() == [session.cycles + host]
+    assert host == pytest.approx(session.io_seconds * draft.spec.clock_hz, abs=12)
+
+
+def test_ten_thousand_requests_take_seconds() -> None:
+    assert ten_thousand_requests() < 10
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["experiment", "load", "--json", *arguments]) == 0
+    value: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return value
+
+
+def test_same_seed_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--model", "draft", "--requests", "60", "--arrivals", "bursts")
+    one, same, other = (report(capsys, *arguments, "--seed", seed) for seed in "778")
+    assert one == same and one["pools"] != other["pools"]
+    assert one["pools"]["lpu"]["cycles_exact"] is True
+    assert set(one["ttft_s"]) == {"gpu", "lpu"}
+
+
+def test_what_was_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report(
+        capsys, "--model", "llama-3-405b", "--pool", "lpu", "--requests", "20",
+        "--lpu-cycles-per-token", "900000", "--lpu-interval-cycles", "90000",
+    )["pools"]["lpu"]  # fmt: skip
+    assert found["costs"].startswith("given") and found["initiation_interval"] == "given"
+    assert found["cycles_exact"] is False and found["places_per_pipeline"] == 10
+    assert found["tpot_s"]["p50"] == pytest.approx(1e-3)
+
+
+def test_a_trace_file_and_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,10,3\n0.1,20,4\n0.2,900,4\n")
+    found = report(capsys, "--model", "draft", "--trace", str(path))
+    assert found["requests"] == 3 and found["pools"]["lpu"]["refused"] == 1
+    assert (
+        run(["experiment", "load", "--model", "draft", "--trace", str(path), "--limit", "2"]) == 0
+    )
+    assert "goodput" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--pool", "tpu"),
+        ("--rate", "0"),
+        ("--rate", "nan"),
+        ("--requests", "0"),
+        ("--arrivals", "never"),
+        ("--arrivals", "bursts", "--burst", "0"),
+        ("--seed", "-1"),
+        ("--spread", "9"),
+        ("--prompt-tokens", "0"),
+        ("--slo-ttft", "0"),
+        ("--gpu", "abacus"),
+        ("--gpu-tp", "0"),
+        ("--gpu-groups", "0"),
+        ("--gpu-dtype", "int3"),
+        ("--max-batch", "0"),
+        ("--chips", "3"),
+        ("--pipelines", "0"),
+        ("--dtype", "int4"),
+        ("--context", "0"),
+        ("--context", "100000"),
+        ("--chip", "groq-lpu-9"),
+        ("--model", "no-such-model"),
+        ("--model", "llama-2-70b"),
+        ("--model", "llama-2-70b", "--pool", "gpu"),
+        ("--lpu-cycles-per-token", "0"),
+        ("--lpu-cycles-per-token", "100", "--lpu-interval-cycles", "101"),
+        ("--lpu-interval-cycles", "1"),
+        ("--trace", "/no/such/file.csv"),
+        ("--limit", "5"),
+        ("--trace", "/no/such/file.csv", "--limit", "0"),
+    ],
+)
+def test_bad_settings_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert run(["experiment", "load", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("lpu: ")
