@@ -52,20 +52,23 @@ def products(words: Array, key: Array) -> Any:
 
 
 @jit_inline
-def mix(
-    sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
-) -> Any:
-    """Add one effect to the two sums; ``base`` mixes chip and launch.
-
-    Returns a cheap 64-bit checksum of the vector, int64: the first sum's mix of its bytes alone.
-    """
+def mix_known(
+    sums: Array, first: Any, second: Any, base: Any, cycle: int, op: int, queue: int, address: Any
+) -> None:
+    """Add one effect, of whose bytes both keyed sums are known; ``base`` mixes chip and launch."""
     meta = mix64(base + np.uint64(cycle))
     meta = mix64(meta + np.uint64((op << 16) | queue))
     meta = mix64(meta + np.uint64(address))
-    plain = products(words, KEY_A)
-    sums[0] += mix64(plain + meta)
-    sums[1] += mix64(products(words, KEY_B) + meta * _GOLDEN)
-    return np.int64(mix64(plain))
+    sums[0] += mix64(first + meta)
+    sums[1] += mix64(second + meta * _GOLDEN)
+
+
+@jit_inline
+def mix(
+    sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
+) -> None:
+    """Add the effect of one vector uint32 [80] to the two sums."""
+    mix_known(sums, products(words, KEY_A), products(words, KEY_B), base, cycle, op, queue, address)
 
 
 @jit_inline
@@ -242,6 +245,103 @@ def operand(
     return temporary
 
 
+@jit_inline
+def stop(state: Array, code: int, element: int, queue: int, cycle: int) -> int:
+    """Note where the chip stands and hand on why."""
+    state[ELEMENT] = element
+    state[WAIT_QUEUE] = queue
+    state[WAIT_CYCLE] = cycle
+    return code
+
+
+@jit_uncounted
+def send(
+    k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
+    own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, sent: Array,
+    link: int, queue: int, launch: int, base: Any, totals: Array,
+) -> int:
+    """Send vectors k .. elements - 1 as far as the ring has room; returns the next one."""
+    idle = quads.shape[0] - 1
+    tail = own[0]
+    end = min(elements, k + capacity - (tail - load_acquire(own, 8)))
+    place = tail % capacity
+    sequence = sent[link]
+    while k < end:
+        at = first + k * stride
+        cycle = arguments[at + 1]
+        source = row_of(quads, arguments[at] if data and arguments[at] >= 0 else idle)
+        if data:
+            after = arguments[min(at + _AHEAD * stride, arguments.shape[0] - 1)]
+            prefetch_row(quads, np.int64(min(max(after, 0), idle)))
+            copy(source, row_of(link_data, ring_at + place))
+        a = products(source, KEY_A)
+        b = products(source, KEY_B)
+        about = row_of(meta, ring_at + place)
+        about[0] = cycle
+        about[1] = sequence
+        about[2] = np.int64(mix64(a))
+        about[3] = launch
+        about[4] = np.int64(b)
+        mix_known(totals, a, b, base, cycle, 192, queue, link)
+        sequence += 1
+        place = place + 1 if place + 1 < capacity else 0
+        k += 1
+        tail += 1
+    sent[link] = sequence
+    store_release(own, 0, tail)
+    return k
+
+
+@jit_uncounted
+def receive(
+    k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
+    own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, received: Array,
+    link: int, queue: int, launch: int, base: Any, totals: Array, hop: int, state: Array,
+) -> int:
+    """Receive vectors k .. elements - 1 as far as they are there; returns the next one.
+
+    The vector that is not the scheduled one stays in the ring; state[DETAIL] says why, else -1.
+    Its second keyed sum comes with it; the first is computed from the bytes and must agree.
+    """
+    idle = quads.shape[0] - 1
+    head = own[8]
+    end = min(elements, k + load_acquire(own, 0) - head)
+    place = head % capacity
+    sequence = received[link]
+    state[DETAIL] = -1
+    while k < end:
+        at = first + k * stride
+        cycle = arguments[at + 1]
+        about = row_of(meta, ring_at + place)
+        source = row_of(link_data, ring_at + place) if data else row_of(quads, idle)
+        if data:
+            prefetch_row(link_data, ring_at + (place + _AHEAD) % capacity)
+            if arguments[at] >= 0:
+                copy(source, row_of(quads, arguments[at]))
+        a = products(source, KEY_A)
+        if about[3] != launch:
+            state[DETAIL] = 0
+        elif about[1] != sequence:
+            state[DETAIL] = 1
+        elif about[0] + hop != cycle:
+            state[DETAIL] = 2
+        elif about[2] != np.int64(mix64(a)):
+            state[DETAIL] = 3
+        if state[DETAIL] >= 0:
+            state[SEEN_CYCLE] = about[0]
+            state[SEEN_SEQUENCE] = about[1]
+            state[SEEN_LAUNCH] = about[3]
+            break
+        mix_known(totals, a, np.uint64(about[4]), base, cycle, 193, queue, link)
+        sequence += 1
+        place = place + 1 if place + 1 < capacity else 0
+        k += 1
+        head += 1
+    received[link] = sequence
+    store_release(own, 8, head)
+    return k
+
+
 @jit_uncounted
 def execute(
     table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
@@ -274,60 +374,26 @@ def execute(
         k = state[ELEMENT]
         if op == 192 or op == 193:
             link = queue - 128
-            while k < elements:
-                at = first + k * stride
-                ring = tx[link] if op == 192 else rx[link]
-                cycle = arguments[at + 1]
-                state[WAIT_QUEUE] = queue
-                state[WAIT_CYCLE] = cycle
-                state[ELEMENT] = k
-                if ring < 0:
-                    return FAULT
-                own = row_of(counts, ring)
-                vector = arguments[at] if data and arguments[at] >= 0 else last_row
-                if op == 192:
-                    tail = own[0]
-                    if tail - load_acquire(own, 8) >= capacity:
-                        return WAIT_SEND
-                    place = ring * capacity + tail % capacity
-                    about = row_of(meta, place)
-                    if data:
-                        after = arguments[min(at + _AHEAD * stride, arguments.shape[0] - 1)]
-                        prefetch_row(quads, np.int64(min(max(after, 0), last_row)))
-                        copy(row_of(quads, vector), row_of(link_data, place))
-                    about[0] = cycle
-                    about[1] = sent[link]
-                    about[2] = mix(totals, row_of(quads, vector), base, cycle, op, queue, link)
-                    about[3] = launch
-                    sent[link] += 1
-                    store_release(own, 0, tail + 1)
-                else:
-                    head = own[8]
-                    if load_acquire(own, 0) <= head:
-                        return WAIT_RECEIVE
-                    place = ring * capacity + head % capacity
-                    about = row_of(meta, place)
-                    source = row_of(link_data, place) if data else row_of(quads, last_row)
-                    if data:
-                        prefetch_row(link_data, ring * capacity + (head + _AHEAD) % capacity)
-                        copy(source, row_of(quads, vector))
-                    state[SEEN_CYCLE] = about[0]
-                    state[SEEN_SEQUENCE] = about[1]
-                    state[SEEN_LAUNCH] = about[3]
-                    state[DETAIL] = -1
-                    if about[3] != launch:
-                        state[DETAIL] = 0
-                    elif about[1] != received[link]:
-                        state[DETAIL] = 1
-                    elif about[0] + hop != cycle:
-                        state[DETAIL] = 2
-                    elif about[2] != mix(totals, source, base, cycle, op, queue, link):
-                        state[DETAIL] = 3
-                    if state[DETAIL] >= 0:
-                        return LOCKSTEP
-                    received[link] += 1
-                    store_release(own, 8, head + 1)
-                k += 1
+            ring = tx[link] if op == 192 else rx[link]
+            if ring < 0:
+                return stop(state, FAULT, k, queue, arguments[first + k * stride + 1])
+            if op == 192:
+                k = send(
+                    k, elements, first, stride, arguments, quads, data, row_of(counts, ring),
+                    meta, link_data, ring * capacity, capacity, sent, link, queue, launch, base,
+                    totals,
+                )  # fmt: skip
+                if k < elements:
+                    return stop(state, WAIT_SEND, k, queue, arguments[first + k * stride + 1])
+            else:
+                k = receive(
+                    k, elements, first, stride, arguments, quads, data, row_of(counts, ring),
+                    meta, link_data, ring * capacity, capacity, received, link, queue, launch,
+                    base, totals, hop, state,
+                )  # fmt: skip
+                if k < elements:
+                    code = LOCKSTEP if state[DETAIL] >= 0 else WAIT_RECEIVE
+                    return stop(state, code, k, queue, arguments[first + k * stride + 1])
         elif not data:
             if op == 33 or op == 35:
                 idle = row_of(quads, last_row)

@@ -118,6 +118,10 @@ class Chip:
         self._rx[:] = rx
         self._peers[:] = -1 if peers is None else peers
 
+    def peer(self, link: int) -> int:
+        """The chip at the other end of ``link`` (0..15), -1 where none was named."""
+        return int(self._peers[link])
+
     def begin(self, linked: LinkedProgram, launch: int) -> None:
         """Start a launch.  SRAM stays; streams, planes and accumulators are as new."""
         if linked.spec != self.spec:
@@ -164,6 +168,15 @@ class Chip:
     def waiting(self) -> tuple[int, int]:
         """(queue, cycle) of the SEND or RECEIVE that stopped the last run."""
         return int(self._state[_kernels.WAIT_QUEUE]), int(self._state[_kernels.WAIT_CYCLE])
+
+    @property
+    def receives(self) -> bool:
+        """True when the oldest block not executed is a RECEIVE."""
+        if self._linked is None:
+            return False
+        position = int(self._state[_kernels.PC])
+        table = self._linked.table
+        return position < len(table) and int(table[position, 0]) == Op.RECEIVE
 
     def run(self, rings: Rings | None = None, until_cycle: int | None = None) -> Status:
         """Execute blocks in order until done, a wait, or a block starting at ``until_cycle``.

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from chip.isa import LANES
 
 TAIL, HEAD = 0, 8
-#: Columns of ``meta``.
-SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH = 0, 1, 2, 3
+#: Columns of ``meta``; MIX: the sender's second keyed sum over the vector, for the digest.
+SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH, MIX = range(5)
+META = 5
 
 
 class Rings:
-    """counts int64 [n, 16], meta int64 [n * capacity, 4], data uint32 [n * capacity, 80]."""
+    """counts int64 [n, 16], meta int64 [n * capacity, META], data uint32 [n * capacity, 80]."""
 
     def __init__(
         self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint32]
@@ -32,7 +33,7 @@ class Rings:
     @staticmethod
     def nbytes(n: int, capacity: int = 128) -> int:
         """Bytes of shared memory that ``n`` rings of ``capacity`` vectors take."""
-        return n * (16 * 8 + capacity * (4 * 8 + LANES))
+        return n * (16 * 8 + capacity * (META * 8 + LANES))
 
     @classmethod
     def allocate(cls, n: int, capacity: int = 128) -> Rings:
@@ -43,11 +44,11 @@ class Rings:
     def attach(cls, buffer: Any, n: int, capacity: int = 128) -> Rings:
         """Rings in a writable buffer (zeroed by whoever made it) shared with other processes."""
         counts_end = n * 16 * 8
-        meta_end = counts_end + n * capacity * 4 * 8
+        meta_end = counts_end + n * capacity * META * 8
         raw = np.frombuffer(buffer, np.uint8, cls.nbytes(n, capacity))
         return cls(
             raw[:counts_end].view(np.int64).reshape(n, 16),
-            raw[counts_end:meta_end].view(np.int64).reshape(-1, 4),
+            raw[counts_end:meta_end].view(np.int64).reshape(-1, META),
             raw[meta_end:].view(np.uint32).reshape(-1, LANES // 4),
         )
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Status
-from chip.isa import queue_name
+from chip.isa import C2C_QUEUE, queue_name
 from chip.loader import LinkedProgram, link
 from chip.ring import Rings
 from chip.spec import ChipSpec
@@ -132,8 +132,16 @@ class Alone:
 
 
 def _wait_of(chip: Chip) -> str:
+    """Where a chip stands: who should have sent, and when."""
     queue, cycle = chip.waiting
-    return f"chip {chip.chip_id} waits on {queue_name(queue)} at cycle {cycle}"
+    text = f"chip {chip.chip_id} waits on {queue_name(queue)} at cycle {cycle}"
+    peer = chip.peer(queue - C2C_QUEUE) if queue >= C2C_QUEUE else -1
+    if peer < 0:
+        return text
+    if not chip.receives:
+        return f"{text} for chip {peer} to take what was sent before"
+    sent = cycle - chip.spec.send_to_receive_cycles
+    return f"{text} for the vector that chip {peer} should have sent at cycle {sent}"
 
 
 def window_cycles(spec: ChipSpec) -> int:
