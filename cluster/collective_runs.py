@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,11 @@ from cluster.actor_session import chips_per_actor as pack
 from cluster.errors import InputError, RunError
 from cluster.gpu.collectives import gpu_time
 from cluster.launching import Launch, launch_everywhere
+from cluster.whole_files import replace_file
 from interconnect.collective_plan import plan_collective
 from interconnect.fabric_check import check_fabric
 from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
+from interconnect.one_shot import compile_one_shot
 from interconnect.topology import Topology
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 
@@ -62,23 +62,6 @@ def sweep_sizes(
     return rows
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` make a file and put it in place of ``path`` only when it is whole."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix,
-                                        dir=path.parent)  # fmt: skip
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: not written: {error.strerror}; choose another path") from None
-
-
 def write_csv(rows: list[Row], path: Path) -> None:
     """The sweep as CSV with a heading; an old file stays until the new one is whole."""
 
@@ -88,7 +71,7 @@ def write_csv(rows: list[Row], path: Path) -> None:
             writer.writeheader()
             writer.writerows(rows)
 
-    _replace(path, write)
+    replace_file(path, write)
 
 
 def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
@@ -114,7 +97,7 @@ def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
     axes.set_title(f"{operation} on {chips:,} chips")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
-    _replace(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
+    replace_file(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
     pyplot.close(figure)
 
 
@@ -122,15 +105,22 @@ Words = NDArray[Any]
 _WORD_BYTES = 4 * LANES
 
 
-def expected_results(operation: str, data: Words, members: int) -> list[Words]:
+def expected_results(
+    operation: str, data: Words, members: int, tree: bool = False
+) -> list[Words]:
     """What NumPy makes of ``data`` [chips, words, 320]: the result [words, 320] of every chip.
 
     Sums are taken one after another over the chips of a node, then over the nodes, as the
-    programs do; int32 wraps.  Chips of one result share one array.
+    programs do, or by the ``tree`` of one node; int32 wraps.  Chips of one result share one array.
     """
     chips = len(data)
 
     def total(parts: Words) -> Words:
+        if tree:
+            terms = list(parts)
+            while len(terms) > 1:
+                terms = [a + b for a, b in zip(terms[::2], terms[1::2], strict=True)]
+            return np.asarray(terms[0])
         nodes = []
         for first in range(0, chips, members):
             node = parts[first].copy()
@@ -166,13 +156,19 @@ def random_words(chips: int, words: int, dtype: str, seed: int) -> Words:
 def compile_functional(
     wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str
 ) -> FabricCollective:
-    """Programs for ``nbytes`` per chip (all-to-all and reduce-scatter: of all parts together)."""
+    """Programs for ``nbytes`` per chip (all-to-all and reduce-scatter: of all parts together).
+
+    A few words on a node go in one shot.
+    """
     words = -(-nbytes // _WORD_BYTES)
     if operation in ("reduce-scatter", "all-to-all"):
         words = -(-words // wiring.chips)
     if operation == "point-to-point":
         raise InputError("--run --op point-to-point: not built; lpu fabric route shows its cycles")
     add = Op.ADD_I32 if dtype == "int32" else Op.ADD_F32
+    one_shot = compile_one_shot(wiring, operation, words, spec, add)
+    if one_shot is not None:
+        return one_shot
     return compile_fabric_collective(operation, wiring, words, spec, add=add)
 
 
@@ -192,7 +188,8 @@ def run_functional(
     artifact = collective_artifact(compiled, data)
     placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)
     launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase)
-    expected = expected_results(operation, data, compiled.topology.chips_per_node)
+    tree = not compiled.barriers  # a one-shot has no steps
+    expected = expected_results(operation, data, compiled.topology.chips_per_node, tree)
     hashes: dict[int, str] = {}
     differs = [
         number

@@ -25,7 +25,10 @@ from interconnect.collective_traffic import (
     collective_traffic,
     group_sizes,
 )
+from interconnect.fabric_check import check_fabric
+from interconnect.fabric_programs import FabricCollective
 from interconnect.fabric_timing import FabricRun, simulate
+from interconnect.one_shot import compile_one_shot
 from interconnect.routes import hop_distances, minimal_routes
 from interconnect.slots import (
     Ints,
@@ -45,6 +48,9 @@ BUFFER_WORDS = 8192
 #: Read, way to the VXM, first sum and way back to readable SRAM (assumed: the compiled kernel of a
 #: node of eight takes about this).
 REDUCE_LATENCY = 60
+
+#: SRAM to SRAM through one ALU, from the slice nearest to the VXM (published: 12 + 2*floor(s/4)).
+LEAST_VXM_CYCLES = 12
 
 #: Routes tried for a message that has several minimal ones.
 ROUTE_CANDIDATES = 4
@@ -79,7 +85,9 @@ class CollectivePlan:
     vectors, vector_hops, digest: over all launches (digest: sum modulo 2^64).  launch_words: words
     of each launch; launches of one size are one schedule, simulated once.  step_cycles: when the
     last chip ends each step of the largest launch.  schedule, run: of the largest launch.
-    wall_seconds: by phase, by the caller's clock (empty without one).
+    compiled: programs that take fewer cycles than any schedule planned here (a node's one-shot
+    all-reduce of a few words); latency_cycles is theirs then.  wall_seconds: by phase, by the
+    caller's clock (empty without one).
     """
 
     operation: str
@@ -100,6 +108,7 @@ class CollectivePlan:
     schedule: WireSchedule
     run: FabricRun
     wall_seconds: dict[str, float]
+    compiled: FabricCollective | None = None
 
 
 @dataclass
@@ -283,13 +292,24 @@ def plan_collective(
         first = first or (traffic, launch, run)
     assert first is not None
     traffic, launch, run = first
+    compiled = None
+    if algorithm in (None, "one-shot"):
+        compiled = compile_one_shot(topology, operation, words, spec)
+        if compiled is not None and compiled.cycles < cycles:
+            cycles = compiled.cycles
+            conflicts += len(
+                check_fabric(compiled.programs, compiled.program_of_chip, topology.cables, spec)
+            )
+        else:
+            compiled = None
     seconds = cycles / spec.clock_hz
     return CollectivePlan(
-        operation=operation, algorithm=traffic.algorithm, chips=topology.chips, nbytes=nbytes,
+        operation=operation, algorithm="one-shot" if compiled else traffic.algorithm,
+        chips=topology.chips, nbytes=nbytes, compiled=compiled,
         latency_cycles=cycles, latency_ns=seconds * 1e9,
         bandwidth_gb_s=nbytes / seconds / 1e9 if cycles else 0.0, vectors=vectors,
         vector_hops=hops, link_conflicts=conflicts, findings=findings,
-        bounds=collective_bounds(topology, operation, words, spec, root, destination, reduce),
+        bounds=collective_bounds(topology, operation, words, spec, root, destination),
         digest=digest % 2**64, launch_words=[base + 1] * longer + [base] * (launches - longer),
         step_cycles=launch.step_cycles, schedule=launch.schedule, run=run,
         wall_seconds=watch.seconds,
@@ -298,12 +318,12 @@ def plan_collective(
 
 def collective_bounds(
     topology: Topology, operation: str, words: int, spec: ChipSpec, root: int = 0,
-    destination: int | None = None, reduce: ReduceCycles = reduce_cycles,
+    destination: int | None = None,
 ) -> dict[str, Bound]:  # fmt: skip
     """``bandwidth`` and ``latency``: cycles no schedule of the operation can beat."""
     return {
         "bandwidth": _bandwidth_bound(topology, operation, words, spec),
-        "latency": _latency_bound(topology, operation, spec, root, destination, reduce),
+        "latency": _latency_bound(topology, operation, spec, root, destination),
     }
 
 
@@ -334,9 +354,8 @@ def _bandwidth_bound(topology: Topology, operation: str, words: int, spec: ChipS
 
 
 def _latency_bound(
-    topology: Topology, operation: str, spec: ChipSpec, root: int, destination: int | None,
-    reduce: ReduceCycles,
-) -> Bound:  # fmt: skip
+    topology: Topology, operation: str, spec: ChipSpec, root: int, destination: int | None
+) -> Bound:
     """Hops to the farthest chip, the vectors of one word, the tree of the chips of a node."""
     distance = hop_distances(topology, [root])[0]
     hops = int(distance.max())
@@ -347,7 +366,9 @@ def _latency_bound(
     text += f"{spec.send_spacing_cycles}"
     if operation in ("all-reduce", "reduce-scatter"):
         terms = group_sizes(topology)[0]
-        tree = int(reduce(np.ones(1, np.int64), np.full(1, terms, np.int64), spec)[0])
-        rest += tree
-        text += f" + {tree} to add {terms} words"
+        levels = max(terms - 1, 0).bit_length()
+        if levels:
+            tree = LEAST_VXM_CYCLES + spec.alu_cycles * (levels - 1)
+            rest += tree
+            text += f" + {tree} for a tree of {levels} sums from SRAM to SRAM"
     return Bound(hops * spec.hop_cycles + rest, text)

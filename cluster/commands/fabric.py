@@ -308,7 +308,7 @@ def sweep(
     largest: Annotated[int, typer.Option("--to", help="Last size in bytes.")] = 1 << 24,
     gpu: Gpu = "h100",
     csv: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture: .png or .svg.")] = None,
+    plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
@@ -322,8 +322,7 @@ def sweep(
     options.check_choice("--op", operation, OPERATIONS)
     options.check_at_least("--from", smallest, 1)
     options.check_at_least("--to", largest, smallest)
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise InputError(f"--plot {plot}: use a name that ends in .png or .svg")
+    options.check_plot(plot)
     with working("", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         rows = sweep_sizes(wiring, operation, spec, smallest, largest, gpu, tell)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.errors import InputError
+from cluster.whole_files import check_writable
 
 CHIPS = (1, 2, 4, 8)
 
@@ -25,6 +26,9 @@ Pp = Annotated[int, typer.Option(help="Pipeline stages; only 1 is built.")]
 Dtype = Annotated[str, typer.Option(help="Number type of weights: int8 or fp16.")]
 Context = Annotated[
     int | None, typer.Option(help="Positions to compile for.", show_default="what is needed")
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Write a picture: .png or .svg.", show_default="none")
 ]
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
 
@@ -59,6 +63,15 @@ def check_at_least(option: str, value: int | None, least: int) -> None:
     """Refuse a number below ``least``."""
     if value is not None and value < least:
         raise InputError(f"{option} {value}: use {least} or more")
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a picture that could not be written, before anything is computed for it."""
+    if path is None:
+        return
+    if path.suffix not in (".png", ".svg"):
+        raise InputError(f"--plot {path}: use a name that ends in .png or .svg")
+    check_writable(path)
 
 
 def end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
