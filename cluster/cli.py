@@ -98,10 +98,15 @@ def _input_errors() -> type[Exception] | object:
 
 def _run_errors() -> type[Exception] | object:
     from chip.faults import LockstepViolation, ProgramFault
+    from cluster.mapping import MappingError
     from interconnect.clock_tree import AlignmentError
     from interconnect.clocks import DriftError
+    from programs.runner import StuckError
 
-    return ProgramFault | LockstepViolation | AlignmentError | DriftError | MemoryError
+    return (
+        ProgramFault | LockstepViolation | AlignmentError | DriftError | MappingError | StuckError
+        | MemoryError
+    )  # fmt: skip
 
 
 def _complain(text: str, code: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.checker import check
 from chip.isa import LANES, Op
 from chip.spec import ChipSpec
 from cluster.actor_session import Placement
@@ -22,7 +23,8 @@ from cluster.whole_files import replace_file
 from interconnect.collective_plan import plan_collective
 from interconnect.fabric_check import check_fabric
 from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
-from interconnect.one_shot import compile_one_shot
+from interconnect.fabric_steps import words_needed
+from interconnect.one_shot import MOST_WORDS, compile_one_shot
 from interconnect.topology import Topology
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 
@@ -103,6 +105,8 @@ def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
 
 Words = NDArray[Any]
 _WORD_BYTES = 4 * LANES
+#: Chips that are run with data: the largest system of nodes all to all.
+MOST_CHIPS = 264
 
 
 def expected_results(
@@ -154,36 +158,61 @@ def random_words(chips: int, words: int, dtype: str, seed: int) -> Words:
 
 
 def compile_functional(
-    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str
-) -> FabricCollective:
+    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str,
+    algorithm: str | None = None,
+) -> FabricCollective:  # fmt: skip
     """Programs for ``nbytes`` per chip (all-to-all and reduce-scatter: of all parts together).
 
-    A few words on a node go in one shot.
+    algorithm: ``one-shot`` or ``hierarchical``; None: one shot for a few words on a node.
     """
-    words = -(-nbytes // _WORD_BYTES)
-    if operation in ("reduce-scatter", "all-to-all"):
-        words = -(-words // wiring.chips)
+    if algorithm not in (None, "one-shot", "hierarchical"):
+        raise InputError(f"--run --algorithm {algorithm}: programs are hierarchical or one-shot")
     if operation == "point-to-point":
         raise InputError("--run --op point-to-point: not built; lpu fabric route shows its cycles")
+    if wiring.chips > MOST_CHIPS:
+        raise InputError(
+            f"--run on {wiring.chips} chips: data are moved on {MOST_CHIPS} or fewer; leave out "
+            "--run for the schedule without data"
+        )
+    parts = wiring.chips if operation in ("reduce-scatter", "all-to-all") else 1
+    words = -(-nbytes // (_WORD_BYTES * parts))
+    most = spec.words_per_slice // max(words_needed(operation, wiring.chips, 1))
+    if words > most:
+        raise InputError(
+            f"--run --bytes {nbytes}: {operation} on {wiring.chips} chips runs with data in one "
+            f"launch, whose buffers hold {most * parts * _WORD_BYTES} bytes; use no more"
+        )
     add = Op.ADD_I32 if dtype == "int32" else Op.ADD_F32
-    one_shot = compile_one_shot(wiring, operation, words, spec, add)
-    if one_shot is not None:
-        return one_shot
+    if algorithm != "hierarchical":
+        one_shot = compile_one_shot(wiring, operation, words, spec, add)
+        if one_shot is not None:
+            return one_shot
+        if algorithm == "one-shot":
+            raise InputError(
+                f"--run --algorithm one-shot: programs exist for an all-reduce of at most "
+                f"{MOST_WORDS * _WORD_BYTES} bytes on 2, 4 or 8 chips; leave out --algorithm"
+            )
     return compile_fabric_collective(operation, wiring, words, spec, add=add)
 
 
 def run_functional(
     wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
     sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
+    algorithm: str | None = None,
 ) -> Row:  # fmt: skip
-    """Compile, check across chips, run with data, and compare every chip with NumPy."""
+    """Compile, prove legal, run with data, and compare every chip with NumPy."""
     phase("compiling programs")
-    compiled = compile_functional(wiring, operation, nbytes, spec, dtype)
-    findings = check_fabric(
-        compiled.programs, compiled.program_of_chip, wiring.cables, spec
-    )
+    compiled = compile_functional(wiring, operation, nbytes, spec, dtype, algorithm)
+    phase("checking programs")
+    findings = [str(finding) for program in compiled.programs for finding in check(program, spec)]
+    findings += [
+        str(finding)
+        for finding in check_fabric(
+            compiled.programs, compiled.program_of_chip, wiring.cables, spec
+        )
+    ]
     if findings:
-        raise RunError(f"the programs do not fit each other: {findings[0]}")
+        raise RunError(f"the programs break a rule: {findings[0]}")
     data = random_words(wiring.chips, compiled.source_words, dtype, seed)
     artifact = collective_artifact(compiled, data)
     placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)

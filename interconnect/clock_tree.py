@@ -153,7 +153,8 @@ def align(
         chip = int(slow[0]) + 1
         raise AlignmentError(
             f"chip {chip} may drift {wander[chip - 1] / NANO} cycles from chip "
-            f"{parent[chip - 1]} between comparisons and slews {slew_nano / NANO}: slew faster"
+            f"{parent[chip - 1]} between comparisons and slews {slew_nano / NANO}: slew faster "
+            "or use oscillators of fewer ppm"
         )
     reach = np.maximum(
         estimates.max_cycles - estimates.mean_cycles, estimates.mean_cycles - estimates.min_cycles

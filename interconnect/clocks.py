@@ -48,6 +48,8 @@ from interconnect.clock_tree import (
     start_cost_epochs,
 )
 
+#: Longest run in cycles (phases of 1e-9 cycles stay far inside 64 bits), most deskews of one.
+MOST_RUN_CYCLES, MOST_DESKEWS = 10**12, 10**7
 #: Links printed one by one in a report; beyond them the summary speaks.
 ROWS_SHOWN = 64
 
@@ -77,8 +79,7 @@ def drift_nano(drift_ppb: int, cycles: int) -> int:
 
 def draw_drift(chips: int, ppm: float, seed: int) -> Ints:
     """Oscillator error of each chip in 1e-9, int64 [chips], uniform in -ppm..ppm (assumed)."""
-    width = ppb(ppm)
-    if not 0 <= width < 1_000_000:
+    if not 0 <= ppm < 1000 or (width := ppb(ppm)) >= 1_000_000:
         raise ClockError(f"{ppm} ppm: an oscillator is off by 0 to 999")
     drawn = draws(stream(seed, DRIFT, np.arange(chips, dtype=np.int64)), 0, 1)[:, 0]
     return (drawn % np.uint64(2 * width + 1)).astype(np.int64) - width
@@ -125,7 +126,13 @@ def simulate_run(
         raise ClockError(
             f"budget {budget_cycles}: counters of {period} cycles tell less than half that apart"
         )
-    interval = deskew_interval_cycles or max(run_cycles, 1)
+    interval = min(deskew_interval_cycles or run_cycles, run_cycles) or 1
+    if run_cycles > MOST_RUN_CYCLES:
+        raise ClockError(f"a run of {run_cycles} cycles: take {MOST_RUN_CYCLES} or fewer")
+    if run_cycles // interval > MOST_DESKEWS:
+        raise ClockError(
+            f"a deskew every {interval} of {run_cycles} cycles: deskew {MOST_DESKEWS} times or less"
+        )
     relative = drift_ppb - drift_ppb[0]
     offset = np.zeros(chips, np.int64) if offset_nano is None else offset_nano
     a, b = table[:, 0], table[:, 2]

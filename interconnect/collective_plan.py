@@ -86,8 +86,9 @@ class CollectivePlan:
     of each launch; launches of one size are one schedule, simulated once.  step_cycles: when the
     last chip ends each step of the largest launch.  schedule, run: of the largest launch.
     compiled: programs that take fewer cycles than any schedule planned here (a node's one-shot
-    all-reduce of a few words); latency_cycles is theirs then.  wall_seconds: by phase, by the
-    caller's clock (empty without one).
+    all-reduce of a few words); latency_cycles, vectors and vector_hops are theirs then, digest,
+    schedule and run those of the best schedule.  wall_seconds: by phase, by the caller's clock
+    (empty without one).
     """
 
     operation: str
@@ -295,13 +296,14 @@ def plan_collective(
     compiled = None
     if algorithm in (None, "one-shot"):
         compiled = compile_one_shot(topology, operation, words, spec)
-        if compiled is not None and compiled.cycles < cycles:
-            cycles = compiled.cycles
-            conflicts += len(
-                check_fabric(compiled.programs, compiled.program_of_chip, topology.cables, spec)
-            )
-        else:
-            compiled = None
+    if compiled is not None and (
+        compiled.cycles >= cycles
+        or check_fabric(compiled.programs, compiled.program_of_chip, topology.cables, spec)
+    ):
+        compiled = None
+    if compiled is not None:
+        cycles = compiled.cycles
+        vectors = hops = int(compiled.wires.vectors.sum())
     seconds = cycles / spec.clock_hz
     return CollectivePlan(
         operation=operation, algorithm="one-shot" if compiled else traffic.algorithm,
@@ -361,6 +363,8 @@ def _latency_bound(
     hops = int(distance.max())
     if operation == "point-to-point":
         hops = int(distance[topology.chips - 1 if destination is None else destination])
+    if hops == 0:
+        return Bound(0, "nothing crosses a cable")
     rest = spec.send_spacing_cycles * (WORD_VECTORS - 1)
     text = f"{hops} hops * {spec.hop_cycles} + {WORD_VECTORS - 1} vectors * "
     text += f"{spec.send_spacing_cycles}"

@@ -284,13 +284,16 @@ def simulate(
 
 
 def _require_codes(schedule: WireSchedule) -> None:
-    for name, bits, first in (
-        ("vectors", _VECTOR_BITS, 1), ("hop", _HOP_BITS, 0), ("message", _MESSAGE_BITS, 0)
-    ):  # fmt: skip
+    for name, bits, first, mend in (
+        ("vectors", _VECTOR_BITS, 1, "send fewer at once"),
+        ("hop", _HOP_BITS, 0, "add cables that make the routes shorter"),
+        ("message", _MESSAGE_BITS, 0, "schedule fewer at once"),
+    ):
         values: NDArray[np.int64] = getattr(schedule, name)
         if len(values) and not first <= values.min() <= values.max() < 1 << bits:
             raise ValueError(
-                f"{name} {values.min()}..{values.max()}: a run has {first}..{(1 << bits) - 1}"
+                f"{name} {values.min()}..{values.max()}: a run has {first}..{(1 << bits) - 1}; "
+                f"{mend}"
             )
 
 

@@ -51,7 +51,9 @@ _CENTRE = 22  # position in the middle of the VXM
 
 
 class LinkFramesError(ValueError):
-    """A spec whose frames are too short for the links; the message says what would mend it."""
+    """A spec whose frames are too short for the links, or a link without a place in the frames;
+    the message says what would mend it.
+    """
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chip._jit import jit
 from chip.isa import LINKS
 from chip.spec import ChipSpec
-from interconnect.link_frames import forward_frames, phases
+from interconnect.link_frames import LINK_NUMBERS, LinkFramesError, forward_frames, phases
 
 Ints = NDArray[np.int64]
 Links = NDArray[np.int32]
@@ -182,6 +182,18 @@ def _assign(
             free[k] = ends[high[k] - 1]
 
 
+def _require_slots(directed: Ints) -> None:
+    """Refuse links that have no phase and no forward delays."""
+    known = np.isin(np.arange(LINKS), LINK_NUMBERS)
+    bad = np.flatnonzero(~known[directed % LINKS])
+    if len(bad):
+        chip, link = divmod(int(directed[bad[0]]), LINKS)
+        raise LinkFramesError(
+            f"chip {chip} link {link}: this link number has no place in the frames; use links "
+            f"{', '.join(map(str, LINK_NUMBERS))} in the cable list"
+        )
+
+
 def schedule_messages(
     links: Links, hops: Ints, peer_link: NDArray[np.int8], vectors: Ints, ready_frames: Ints,
     spec: ChipSpec, free_frames: Ints, *, sources: Ints, destinations: Ints,
@@ -198,7 +210,7 @@ def schedule_messages(
     A run starts at the earliest frame at which every link of its route is free, for all its
     vectors, when it reaches it; gaps between runs of the same call are used.  Messages without
     vectors or hops get no rows.  Time is linear in the hops but for a search among the gaps of a
-    link; memory is linear.
+    link; memory is linear.  Raises LinkFramesError for a link number that frames have no place for.
     """
     hops = np.asarray(hops, np.int64)
     count = np.where(np.asarray(vectors) > 0, hops, 0)
@@ -207,6 +219,7 @@ def schedule_messages(
     message = np.repeat(np.arange(len(hops), dtype=np.int64), count)
     hop = np.arange(total, dtype=np.int64) - rows[message]
     directed = links[message, hop].astype(np.int64) if total else np.zeros(0, np.int64)
+    _require_slots(directed)
     frames, begins, ends = np.zeros((3, total + 1), np.int64)
     runs = np.bincount(directed, minlength=len(free_frames))
     _assign(

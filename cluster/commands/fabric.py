@@ -25,13 +25,20 @@ Chip = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
+#: Largest tensor and longest message: what comes of them stays far inside 64 bits.
+MOST_BYTES, MOST_VECTORS = 1 << 40, 1 << 32
+
 
 def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
     from chip.spec import load_chip_spec
-    from interconnect.topology import named_topology
+    from interconnect.topology import cable_faults, named_topology
 
     wiring = named_topology(chips)
-    return wiring, load_chip_spec(chip if chip is not None else wiring.chip_spec)
+    spec = load_chip_spec(chip if chip is not None else wiring.chip_spec)
+    faults = cable_faults(wiring, spec)
+    if faults:
+        raise InputError(f"--chips {chips}: {faults[0]} ({len(faults)} such faults)")
+    return wiring, spec
 
 
 @app.command()
@@ -39,13 +46,9 @@ def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -
     """Cables, hops and memory of a wiring."""
     from cluster.output import print_json, print_table, stderr_console, working
     from interconnect.routes import diameter
-    from interconnect.topology import cable_faults
 
     with working("following cables ...", stderr_console()):
         wiring, spec = _machine(chips, chip)
-        faults = cable_faults(wiring, spec)
-        if faults:
-            raise InputError(f"--chips {chips}: {faults[0]} ({len(faults)} such faults)")
         hops = diameter(wiring)
     hop_ns = 1e9 * spec.hop_cycles / spec.clock_hz
     facts: dict[str, Any] = {
@@ -99,6 +102,7 @@ def route(
         if not 0 <= number < wiring.chips:
             raise InputError(f"{name} {number}: the wiring has chips 0 to {wiring.chips - 1}")
     options.check_at_least("--vectors", vectors, 1)
+    options.check_at_most("--vectors", vectors, MOST_VECTORS)
     ends = np.array([[source], [destination]])
     length, links = minimal_routes(wiring, ends[0], ends[1], np.array([salt]))
     wires = schedule_messages(
@@ -230,6 +234,8 @@ def collective(
     options.check_choice("--dtype", dtype, ("int32", "fp32"))
     options.check_choice("--sync", sync, SYNC_MODES)
     options.check_at_least("--bytes", nbytes, 1)
+    options.check_at_most("--bytes", nbytes, MOST_BYTES)
+    options.check_at_least("--seed", seed, 0)
     options.check_at_least("--chips-per-actor", chips_per_actor, 1)
     if algorithm is not None:
         options.check_choice("--algorithm", algorithm, ALGORITHMS)
@@ -245,6 +251,7 @@ def collective(
             functional = run_functional(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
+                algorithm=algorithm,
             )  # fmt: skip
     facts: dict[str, Any] = {
         "op": operation, "chips": plan.chips, "bytes": nbytes, "algorithm": plan.algorithm,
@@ -322,10 +329,14 @@ def sweep(
     options.check_choice("--op", operation, OPERATIONS)
     options.check_at_least("--from", smallest, 1)
     options.check_at_least("--to", largest, smallest)
+    options.check_at_most("--to", largest, MOST_BYTES)
     options.check_plot(plot)
     with working("", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
-        rows = sweep_sizes(wiring, operation, spec, smallest, largest, gpu, tell)
+        try:
+            rows = sweep_sizes(wiring, operation, spec, smallest, largest, gpu, tell)
+        except ValueError as error:
+            raise InputError(f"--chips {chips} --op {operation}: {error}") from None
     if csv is not None:
         write_csv(rows, csv)
     if plot is not None:

@@ -74,6 +74,12 @@ def check_plot(path: Path | None) -> None:
     check_writable(path)
 
 
+def check_at_most(option: str, value: int, most: int) -> None:
+    """Refuse a number above ``most``."""
+    if value > most:
+        raise InputError(f"{option} {value}: use {most} or less")
+
+
 def end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
     """Token ids that end a text, from a ``config.json``."""
     value = model.get("eos_token_id")

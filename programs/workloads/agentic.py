@@ -1,6 +1,6 @@
 """Agents from Python: the same requests with each router, and on one kind of machine only.
 
-    python programs/workloads/agentic.py
+    python -m programs.workloads.agentic
 
 Prints what ``lpu experiment agentic`` measures.  A router of one's own is a function like
 ``short_to_lpu``: a plain dict in, "lpu" or "gpu" out.

@@ -1,6 +1,6 @@
 """Prefill and decode on different machines, from Python: Llama-2-70B on every platform.
 
-    python programs/workloads/disaggregated.py
+    python -m programs.workloads.disaggregated
 
 Prints what ``lpu experiment disaggregated`` measures of one request.  The LPU's cycles per token
 are a constant given here, an assumption.

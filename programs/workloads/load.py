@@ -1,6 +1,6 @@
 """An open-loop load from Python: the shipped model on a GPU and on an LPU at rising rates.
 
-    python programs/workloads/load.py
+    python -m programs.workloads.load
 
 Prints what ``lpu experiment load`` measures, one line per rate and pool.
 """

@@ -1,6 +1,6 @@
 """Speculative decoding from Python: the shipped draft on an LPU, the shipped target on a GPU.
 
-    python programs/workloads/speculative.py
+    python -m programs.workloads.speculative
 
 Prints what ``lpu experiment speculative`` measures, for gamma 1 to 8.
 """

@@ -15,8 +15,9 @@ from cluster.cli import run
 from cluster.collective_runs import expected_results, random_words, run_functional
 from cluster.gpu.collectives import collective_seconds, gpu_time
 from cluster.gpu.spec import load_gpu_spec
+from cluster.mapping import MappingError
 from interconnect.topology import topology
-from programs.runner import BARRIER, LOOKAHEAD
+from programs.runner import BARRIER, LOOKAHEAD, StuckError
 
 SPEC = ChipSpec()
 
@@ -120,6 +121,12 @@ def test_collective_meets_its_bounds(capsys: pytest.CaptureFixture[str]) -> None
     assert small["gpu"]["best_ns"] <= small["gpu"]["p50_ns"] <= small["gpu"]["p99_ns"]
 
 
+def test_one_chip_takes_no_time_and_its_bounds_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = lpu(capsys, "collective", "--chips", "1")
+    assert plan["latency_cycles"] == 0
+    assert [bound["cycles"] for bound in plan["bounds"].values()] == [0, 0]
+
+
 def test_a_run_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     facts = lpu(capsys, "collective", "--chips", "16", "--bytes", "9000", "--run", "--in-process")
     assert facts["run"]["equal"] and facts["run"]["dtype"] == "int32"
@@ -160,6 +167,17 @@ def test_sweep_writes_a_table_and_a_picture(
         (("clocks", "--budget", "0"), "--budget 0"),
         (("sweep", "--plot", "picture.gif"), ".png or .svg"),
         (("sweep", "--to", "400", "--csv", "/nowhere/at/all.csv"), "not written"),
+        (("sweep", "--chips", "1", "--op", "point-to-point"), "nothing to send"),
+        (("sweep", "--to", str(1 << 70)), "--to 11805"),
+        (("collective", "--bytes", str(1 << 70)), "--bytes 11805"),
+        (("collective", "--run", "--seed", "-1"), "--seed -1"),
+        (("collective", "--run", "--bytes", str(1 << 30)), "buffers hold 10485760 bytes"),
+        (("collective", "--run", "--chips", "288", "--bytes", "1280"), "264 or fewer"),
+        (("route", "0", "1", "--vectors", str(1 << 70)), "--vectors 11805"),
+        (("clocks", "--ppm", "nan"), "nan ppm"),
+        (("clocks", "--ppm", "inf"), "inf ppm"),
+        (("clocks", "--program-cycles", str(1 << 70)), "take 1000000000000 or fewer"),
+        (("clocks", "--program-cycles", str(10**9), "--deskew-interval", "1"), "10000000 times"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -168,6 +186,38 @@ def test_bad_arguments_are_one_line(
     assert run(["fabric", *arguments]) == 2
     captured = capsys.readouterr()
     assert says in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize("verb", [("info",), ("route", "0", "1"), ("clocks",), ("collective",)])
+def test_a_chip_with_fewer_links_than_the_wiring(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    chip = tmp_path / "few.toml"
+    chip.write_text('[chip]\nname = "few"\nwired_links = 5\n', encoding="utf-8")
+    assert run(["fabric", *verb, "--chip", str(chip)]) == 2
+    assert "few has 5 links wired, take 2 away" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [("route", "0", "2"), ("collective",), ("sweep",)])
+def test_a_cable_list_whose_links_have_no_slots(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    cables = tmp_path / "odd.toml"
+    cables.write_text("chips = 3\ncables = [[0, 5, 1, 5], [1, 6, 2, 5]]\n", encoding="utf-8")
+    assert run(["fabric", *verb, "--chips", str(cables)]) == 2
+    assert "use links 0, 1, 2, 3, 4, 8, 9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MappingError("no room"), StuckError("no chip can continue")])
+def test_a_run_that_cannot_go_on_is_no_internal_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.collective_runs.launch_everywhere", fail)
+    assert run(["fabric", "collective", "--bytes", "4000", "--run"]) == 1
+    assert capsys.readouterr().err.strip().endswith(f"lpu: {error}")
 
 
 def test_gpu_model() -> None:
