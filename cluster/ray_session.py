@@ -1,8 +1,8 @@
 """Starting, joining and leaving Ray.
 
 Without an address a private local Ray is started for the run and ended with it; with one, the run
-joins that cluster and only removes its own actors.  Other Ray processes of the host are never
-touched.
+joins that cluster and only removes its own actors.  A job submitted to a cluster joins it as well.
+Other Ray processes of the host are never touched.
 """
 
 from __future__ import annotations
@@ -35,6 +35,16 @@ def _short_directory() -> str:
     return tempfile.mkdtemp(prefix="lpu-ray-", dir=parent)
 
 
+#: Ray gives it to the driver of a submitted job: the job's packages, which lie in its cluster only,
+#: so that a Ray of its own could not start a worker.
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def address_to_join(address: str | None) -> str | None:
+    """``address``, or, without one, that of the cluster that this process is a job of."""
+    return "auto" if address is None and os.environ.get(JOB_VARIABLE) else address
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None, workers: int) -> Iterator[Any]:
     """Inside, Ray is up; yields the placement that keeps an actor on the driver's host.
@@ -48,6 +58,7 @@ def ray_session(address: str | None, workers: int) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address_to_join(address)
     joined = ray.is_initialized()
     directory = None
     try:

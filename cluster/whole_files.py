@@ -8,16 +8,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cluster.errors import InputError
+from cluster.errors import InputError, one_line
 
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """An empty file in the directory of ``path``, gone afterwards if it still has its name."""
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem[:100]}-", suffix=path.suffix, dir=path.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix,
+                                        dir=path.parent)  # fmt: skip
         os.close(handle)
         temporary = Path(name)
         try:
@@ -25,7 +24,8 @@ def _beside(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: not written: {error.strerror}; choose another path") from None
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{path}: not written: {reason}; choose another path") from None
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -38,7 +38,6 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def check_writable(path: Path) -> None:
     """Refuse a path that `replace_file` could not write, before the work for it is done."""
-    if path.is_dir():
-        raise InputError(f"{path}: not written: it is a directory; choose another path")
     with _beside(path):
-        pass
+        if path.is_dir():
+            raise InputError(f"{path}: not written: it is a directory; choose another path")

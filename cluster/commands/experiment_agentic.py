@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,11 @@ MOST_REQUESTS = 10_000
 
 def agentic(
     router: Annotated[
-        str, typer.Option(help="rule, learned, or module:function of your own.")
+        str,
+        typer.Option(
+            help="rule, learned, or module:function of your own; actor, actor/learned or "
+            "actor/module:function: the same in a Ray actor."
+        ),
     ] = "rule",
     requests: Annotated[int, typer.Option(help="Requests of agents.")] = 8,
     rate: Annotated[float, typer.Option(help="Requests per second.")] = 50.0,
@@ -44,9 +49,11 @@ def agentic(
     from cluster.experiments.agentic_graph import draw_requests
     from cluster.experiments.agentic_routing import make_router
     from cluster.experiments.agentic_site import AgentChoice, build_site, run_agentic
+    from cluster.experiments.router_actor import actor_desk, split_name
     from cluster.output import print_json, stderr_console, working
 
-    make_router(router, seed)
+    policy, in_actor = split_name(router)
+    make_router(policy, seed)
     if not 0 < slo < float("inf"):
         raise InputError(f"--slo {slo}: use a finite number of seconds above 0")
     drawn = draw_requests(rate, requests, seed)
@@ -54,7 +61,9 @@ def agentic(
         choice = AgentChoice(
             gpu, gpu_tp, gpu_groups, max_batch, link, chips, pipelines, dtype, chip, corrupt
         )
-        report = run_agentic(drawn, build_site(choice), router, seed, slo, tell)
+        site = build_site(choice)
+        with actor_desk(policy, seed) if in_actor else nullcontext() as desk:
+            report = run_agentic(drawn, site, policy, seed, slo, tell, desk)
     if as_json:
         print_json(report)
     else:

@@ -51,15 +51,18 @@ def disaggregated(
             help="Cycles of one layer's FFN of a token.", show_default="its share of the weights"
         ),
     ] = None,
+    plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
     """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load."""
+    options.check_plot(plot)
     choice = load.lpu_choice(chips, chip, dtype, context, lpu_cycles_per_token, lpu_interval_cycles)
     options.check_choice("--handover", handover, ("serial", "layers"))
     options.check_at_least("--lpu-ffn-cycles", lpu_ffn_cycles, 1)
 
     from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
     from cluster.experiments.machines import ffn_cycles_per_layer, lpu_belt
+    from cluster.experiments.pictures import draw_disaggregated
     from cluster.experiments.serving import Slo
     from cluster.gpu.link import load_link
     from cluster.gpu.roofline import GpuGroup
@@ -93,6 +96,8 @@ def disaggregated(
             wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS)
         )
     report["seed"] = seed
+    if plot is not None:
+        draw_disaggregated(report, plot)
     if as_json:
         print_json(report)
     else:

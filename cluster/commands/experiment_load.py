@@ -82,15 +82,18 @@ def load(
     chip: options.ChipType = "groq-lpu-1",
     lpu_cycles_per_token: LpuCycles = None,
     lpu_interval_cycles: LpuInterval = None,
+    plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
     options.check_choice("--pool", pool, POOLS)
+    options.check_plot(plot)
     choice = lpu_choice(chips, chip, dtype, context, lpu_cycles_per_token, lpu_interval_cycles)
 
-    from cluster.experiments.load import GpuServers, LpuServers, RooflineCost, run_load
+    from cluster.experiments.load import GpuServers, LpuServers, RooflineCost, run_load, serve_load
     from cluster.experiments.machines import lpu_belt
-    from cluster.experiments.serving import Slo
+    from cluster.experiments.pictures import draw_load
+    from cluster.experiments.serving import Slo, latencies
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
     from cluster.output import print_json, stderr_console, working
@@ -111,8 +114,11 @@ def load(
             given = lpu_cycles_per_token is not None
             pools["lpu"] = LpuServers(belt, arch.name, pipelines, None if given else chips)
         tell(f"serving {len(wanted):,} requests ...")
-        report = run_load(wanted, pools, slo)
+        served = serve_load(wanted, pools)
+        report = run_load(wanted, pools, slo, served)
     report["seed"] = seed
+    if plot is not None:
+        draw_load({name: latencies(wanted, times) for name, times in served.items()}, plot)
     if as_json:
         print_json(report)
     else:

@@ -66,11 +66,18 @@ def speculative(
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Every gamma to 8, link preset and temperature 0 to 1.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="With --sweep: write a picture, .png or .svg.", show_default="none"),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone."""
     if chips not in options.CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
+    if plot is not None and not sweep:
+        raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")
+    options.check_plot(plot)
     from cluster.experiments.speculative_settings import Settings
 
     settings = Settings(
@@ -84,6 +91,7 @@ def speculative(
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.compiling import open_model
+    from cluster.experiments.pictures import draw_speculative
     from cluster.experiments.speculative import run
     from cluster.output import print_json, stderr_console, working
 
@@ -94,6 +102,8 @@ def speculative(
             lambda text: tell(f"{text} ..."),
         )  # fmt: skip
     result["text"] = [tokenizer.decode(tokens) for tokens in result["texts"]]
+    if plot is not None:
+        draw_speculative(result["rows"], plot)
     if as_json:
         print_json(result)
     else:

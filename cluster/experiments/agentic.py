@@ -1,10 +1,10 @@
 """Agents in virtual time: graphs of steps, routed as JSON messages to LPUs and GPUs.
 
-An orchestrator holds the graphs.  A step whose predecessors are done becomes a message; a router
-names the pool; the message crosses the link to that pool, is checked there, and its result comes
-back as a message.  LPU pipelines run light steps on the draft model and heavy ones on the target;
-GPUs run everything on the target.  Tools are stubs beside the orchestrator.  Each pool has a link
-of its own, one ledger per direction, so that neither is nearer than the other.
+An orchestrator holds the graphs.  A step whose predecessors are done becomes a message; a desk
+with a router names the pool; the message crosses the link to that pool, is checked there, and its
+result comes back as a message.  LPU pipelines run light steps on the draft model and heavy ones on
+the target; GPUs run everything on the target.  Tools are stubs beside the orchestrator.  Each pool
+has a link of its own, one ledger per direction, so that neither is nearer than the other.
 
 Text is real (``agentic_text``).  LPU times are exact cycles of the compiled programs, with the
 host's transfers; GPU times are the roofline's.  Events of one instant happen in the order in which
@@ -34,7 +34,7 @@ from cluster.experiments.agentic_graph import (
     tool_result,
 )
 from cluster.experiments.agentic_messages import RESULT, Inbox, StepMessage, Tool, encode
-from cluster.experiments.agentic_routing import GPU, POOLS, Router, View
+from cluster.experiments.agentic_routing import GPU, POOLS, Desk, LocalDesk, Router, View
 from cluster.experiments.agentic_text import Writer
 from cluster.experiments.arrivals import PS
 from cluster.experiments.batching import BatchCost, Batching
@@ -103,9 +103,10 @@ class _Job:
 
 class _Run:
     def __init__(
-        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router, seed: int
+        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router | Desk, seed: int
     ) -> None:
-        self.requests, self.site, self.router = requests, site, router
+        self.requests, self.site = requests, site
+        self.desk = router if isinstance(router, Desk) else LocalDesk(router)
         self.running = [_Running() for _ in requests]
         self.inbox = Inbox()
         self.links = {(p, way): LinkLedger(site.link) for p in POOLS for way in ("to", "from")}
@@ -174,16 +175,16 @@ class _Run:
         self.plan(now + milliseconds * PS // 1000, lambda at: self.take(result, at))
 
     def ask(self, message: StepMessage, now: int) -> None:
-        view: View = {
-            "kind": message.kind, "request": message.request, "step": message.step,
-            "prompt_characters": len(message.prompt or ""),
-            "max_new_tokens": message.max_new_tokens, "in_flight": dict(self.in_flight),
-        }  # fmt: skip
-        pool = self.router.choose(view)
+        raw = encode(message)
+        routed = self.desk.route(raw, dict(self.in_flight))
+        if routed is None:
+            self.running[message.request].failed = True
+            return
+        view, pool = routed
         self.in_flight[pool] += 1
         self.steps[pool][message.kind] += 1
         job = _Job(message, pool, view, now)
-        self.send(job, "to", encode(message), 1, lambda got, at: self.serve(job, got, at))
+        self.send(job, "to", raw, 1, lambda got, at: self.serve(job, got, at))
 
     def send(
         self, job: _Job, way: str, raw: bytes, attempt: int,
@@ -244,7 +245,7 @@ class _Run:
 
         def back(message: StepMessage, at: int) -> None:
             self.in_flight[job.pool] -= 1
-            self.router.observe(job.view, job.pool, (at - job.asked_ps) / PS)
+            self.desk.observe(job.view, job.pool, (at - job.asked_ps) / PS)
             self.take(message, at)
 
         self.send(job, "from", encode(result), 1, back)
@@ -296,11 +297,8 @@ class _Run:
                 f"json {way} {pool}": ledger.bytes_by_kind["json"]
                 for (pool, way), ledger in self.links.items()
             },
-            "messages": {
-                "accepted": self.inbox.accepted,
-                "rejected": self.inbox.rejected,
-                "reasons": dict(self.inbox.reasons),
-            },
+            "messages": self.inbox.counts(),
+            "routing": self.desk.counts(),
             "utilisation": {n: b / horizon if horizon else 0.0 for n, b in busy.items()},
             "text_digest": texts.hexdigest(),
             "first_answer": answer.get(max(answer, default=0), ""),
@@ -308,12 +306,17 @@ class _Run:
 
 
 def run_agents(
-    requests: Sequence[AgentRequest], site: AgentSite, router: Router, seed: int, slo_s: float
+    requests: Sequence[AgentRequest],
+    site: AgentSite,
+    router: Router | Desk,
+    seed: int,
+    slo_s: float,
 ) -> dict[str, Any]:
     """Run ``requests`` to their end; the figures as plain data, times in seconds.
 
     end_to_end_s: from arrival to the last result at the orchestrator.  ttft_s: to the first token
     of the last step, at its pool; tpot_s: per further token of that step.
+    messages: as the pools, tools and the orchestrator took them; routing: as the desk took them.
     goodput: requests within ``slo_s`` seconds, per second.
     """
     if not (slo_s > 0 and np.isfinite(slo_s)):

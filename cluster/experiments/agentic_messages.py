@@ -92,6 +92,8 @@ def encode(message: StepMessage) -> bytes:
 
 def decode(raw: bytes) -> StepMessage:
     """The message in ``raw``; raises MessageError of one line for anything that is none."""
+    if not isinstance(raw, bytes):
+        raise MessageError(f"not bytes: {type(raw).__name__}"[:80])
     if len(raw) > MAX_BYTES:
         raise MessageError(f"{len(raw):,} bytes; a message has at most {MAX_BYTES:,}")
     try:
@@ -166,10 +168,15 @@ class Inbox:
 
     MOST_REASONS = 16
 
-    def receive(self, raw: bytes) -> StepMessage | None:
-        """The message, or None for bytes that are none."""
+    def receive(self, raw: bytes, *, for_models: bool = False) -> StepMessage | None:
+        """The message, or None for bytes that are none.
+
+        for_models: refuse also what asks no model, a result or a tool's call.
+        """
         try:
             message = decode(raw)
+            if for_models and message.prompt is None:
+                raise MessageError("a message that asks no model")
         except MessageError as error:
             self.rejected += 1
             reason = str(error)
@@ -178,3 +185,9 @@ class Inbox:
             return None
         self.accepted += 1
         return message
+
+    def counts(self) -> dict[str, Any]:
+        """The counts as plain data."""
+        return {
+            "accepted": self.accepted, "rejected": self.rejected, "reasons": dict(self.reasons),
+        }  # fmt: skip

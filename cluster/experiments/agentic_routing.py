@@ -1,7 +1,8 @@
 """Who runs a step: by rule, by a policy that learns from latencies, or by a user's own function.
 
 A router sees a plain dict: kind, request, step, prompt_characters, max_new_tokens, and in_flight
-(steps now at each pool).  It answers "lpu" or "gpu".
+(steps now at each pool).  It answers "lpu" or "gpu".  A desk stands before it: it takes the JSON
+message of a step, refuses what is none, and makes the dict.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from cluster.errors import InputError, one_line
 from cluster.experiments.agentic_graph import LIGHT
+from cluster.experiments.agentic_messages import Inbox
 
 LPU, GPU = "lpu", "gpu"
 POOLS = (LPU, GPU)
@@ -98,11 +101,14 @@ class Learned:
 
 
 class Custom:
-    """A user's function from a view to a pool."""
+    """A user's function from a view to a pool.
 
-    def __init__(self, name: str) -> None:
+    directory: where its module is looked for, besides Python's path; None is the working directory.
+    """
+
+    def __init__(self, name: str, directory: str | None = None) -> None:
         self._name = name
-        self._call = _load(name)
+        self._call = _load(name, directory)
 
     def choose(self, view: View) -> str:
         """See ``Router``; whatever the function does wrong is an InputError."""
@@ -121,11 +127,11 @@ class Custom:
         """The function is not told."""
 
 
-def _load(name: str) -> Callable[[View], object]:
+def _load(name: str, directory: str | None) -> Callable[[View], object]:
     module, _, function = name.partition(":")
     if not module or not function:
         raise InputError(f"--router {name}: use rule, learned or module:function")
-    here = os.getcwd()
+    here = directory or os.getcwd()
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)
@@ -145,8 +151,52 @@ def _load(name: str) -> Callable[[View], object]:
     return call
 
 
-def make_router(name: str, seed: int) -> Router:
-    """``rule``, ``learned``, or ``module:function``."""
+def make_router(name: str, seed: int, directory: str | None = None) -> Router:
+    """``rule``, ``learned``, or ``module:function``; directory: see ``Custom``."""
     if name == "rule":
         return Rule()
-    return Learned(seed) if name == "learned" else Custom(name)
+    return Learned(seed) if name == "learned" else Custom(name, directory)
+
+
+class Desk(ABC):
+    """Where step messages are handed in to be routed."""
+
+    @abstractmethod
+    def route(self, raw: bytes, in_flight: dict[str, int]) -> tuple[View, str] | None:
+        """What the router saw of the message ``raw``, and its pool; None if it asks no model."""
+
+    @abstractmethod
+    def observe(self, view: View, pool: str, seconds: float) -> None:
+        """See ``Router``."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, Any]:
+        """Messages accepted and rejected so far, and why."""
+
+
+class LocalDesk(Desk):
+    """A desk before ``router`` in this process.  No message makes it fail."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._inbox = Inbox()
+
+    def route(self, raw: bytes, in_flight: dict[str, int]) -> tuple[View, str] | None:
+        """See ``Desk``; raises InputError where a user's own function fails."""
+        message = self._inbox.receive(raw, for_models=True)
+        if message is None:
+            return None
+        view: View = {
+            "kind": message.kind, "request": message.request, "step": message.step,
+            "prompt_characters": len(message.prompt or ""),
+            "max_new_tokens": message.max_new_tokens, "in_flight": dict(in_flight),
+        }  # fmt: skip
+        return view, self._router.choose(view)
+
+    def observe(self, view: View, pool: str, seconds: float) -> None:
+        """See ``Router``."""
+        self._router.observe(view, pool, seconds)
+
+    def counts(self) -> dict[str, Any]:
+        """See ``Desk``."""
+        return self._inbox.counts()

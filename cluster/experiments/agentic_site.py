@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.experiments.agentic import DRAFT, PROMPT_MOST, TARGET, AgentSite, LpuModel, run_agents
 from cluster.experiments.agentic_graph import NEW_TOKENS, AgentRequest
-from cluster.experiments.agentic_routing import GPU, LPU, Always, Router, make_router
+from cluster.experiments.agentic_routing import GPU, LPU, Always, Desk, Router, make_router
 from cluster.experiments.agentic_text import GpuWriter, LpuWriter
 from cluster.experiments.belt import belt_of
 from cluster.experiments.load import RooflineCost
@@ -68,13 +68,16 @@ def run_agentic(
     seed: int,
     slo_s: float,
     tell: Callable[[str], None] = lambda _: None,
+    desk: Desk | None = None,
 ) -> dict[str, Any]:
     """``requests`` with the named router, then with everything on one pool; plain data.
 
+    desk: where that router works already, if not in this process.
+
     ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds.
     """
-    routers: dict[str, Router] = {
-        "routed": make_router(router, seed),
+    routers: dict[str, Router | Desk] = {
+        "routed": desk or make_router(router, seed),
         "gpu-only": Always(GPU),
         "lpu-only": Always(LPU),
     }

@@ -139,13 +139,23 @@ class LpuServers:
         }
 
 
-def run_load(trace: Trace, pools: dict[str, GpuServers | LpuServers], slo: Slo) -> dict[str, Any]:
+def serve_load(trace: Trace, pools: dict[str, GpuServers | LpuServers]) -> dict[str, Served]:
+    """``trace`` on each of ``pools``, with the times of every request."""
+    return {name: pool.serve(trace) for name, pool in pools.items()}
+
+
+def run_load(
+    trace: Trace, pools: dict[str, GpuServers | LpuServers], slo: Slo,
+    served: dict[str, Served] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Serve ``trace`` on each of ``pools``; the report as plain data, times in seconds.
 
-    ``ttft_s`` and ``tpot_s`` at the top are the medians of each pool.
+    served: what ``serve_load`` gave for the same, where it has been called already.  ``ttft_s`` and
+    ``tpot_s`` at the top are the medians of each pool.
     """
+    times = served or serve_load(trace, pools)
     reports = {
-        name: {**pool.describe(), **service_report(trace, pool.serve(trace), slo)}
+        name: {**pool.describe(), **service_report(trace, times[name], slo)}
         for name, pool in pools.items()
     }
     return {

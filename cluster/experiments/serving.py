@@ -79,6 +79,26 @@ def queue_lengths(arrival_ps: I64, start_ps: I64, horizon_ps: int) -> tuple[floa
     return waited / max(horizon_ps, 1), int(ahead.max())
 
 
+@dataclass(frozen=True, eq=False)
+class Latencies:
+    """Of the requests that were served, in picoseconds: to the first token, and per further one.
+
+    ttft_ps: int64 [served].  tpot_ps: float64, only of requests with more than one token.
+    """
+
+    ttft_ps: I64
+    tpot_ps: NDArray[np.float64]
+
+
+def latencies(trace: Trace, served: Served) -> Latencies:
+    """The two latencies of each request that was served."""
+    fine = served.done_ps >= 0
+    further = trace.output_tokens[fine] - 1
+    first, several = served.first_ps[fine], further > 0
+    tpot = (served.done_ps[fine] - first)[several] / further[several]
+    return Latencies(first - trace.arrival_ps[fine], tpot)
+
+
 def service_report(trace: Trace, served: Served, slo: Slo) -> dict[str, Any]:
     """The figures of a run as plain data; times in seconds, rates per second.
 
@@ -89,10 +109,9 @@ def service_report(trace: Trace, served: Served, slo: Slo) -> dict[str, Any]:
     fine = served.done_ps >= 0
     arrival, first, done = trace.arrival_ps[fine], served.first_ps[fine], served.done_ps[fine]
     horizon = int(done.max()) if len(done) else 0
-    further = trace.output_tokens[fine] - 1
-    ttft, total = first - arrival, done - arrival
-    several = further > 0
-    tpot = (done - first)[several] / further[several]
+    took = latencies(trace, served)
+    ttft, tpot, total = took.ttft_ps, took.tpot_ps, done - arrival
+    several = trace.output_tokens[fine] > 1
     good = ttft <= slo.ttft_s * PS
     good[several] &= tpot <= slo.tpot_s * PS
     second = (served.second_ps[fine] - first)[several]
