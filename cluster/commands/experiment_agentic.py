@@ -53,10 +53,10 @@ def agentic(
     from cluster.output import print_json, stderr_console, working
 
     policy, in_actor = split_name(router)
-    make_router(policy, seed)
     if not 0 < slo < float("inf"):
         raise InputError(f"--slo {slo}: use a finite number of seconds above 0")
     drawn = draw_requests(rate, requests, seed)
+    make_router(policy, seed)
     with working("compiling ...", stderr_console()) as tell:
         choice = AgentChoice(
             gpu, gpu_tp, gpu_groups, max_batch, link, chips, pipelines, dtype, chip, corrupt

@@ -28,7 +28,9 @@ Chips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4 or 8.")]
 Pipelines = Annotated[int, typer.Option(help="LPU pipelines behind one queue.")]
 LpuCycles = Annotated[
     int | None,
-    typer.Option(help="Cycles of a token on a pipeline.", show_default="compiled, exact"),
+    typer.Option(
+        help="Cycles of a token on a pipeline, with transfers.", show_default="compiled, exact"
+    ),
 ]
 LpuInterval = Annotated[
     int | None,
@@ -148,11 +150,11 @@ def make_trace(
 
     options.check_choice("--arrivals", arrivals, ("poisson", "bursts"))
     options.check_at_least("--limit", limit, 1)
+    drawn = Lengths(*lengths)  # checked beside a trace too: they may be a lone request's
     if path is not None:
         return read_trace(path, limit)
     if limit is not None:
         raise InputError("--limit is of a --trace: name one, or use --requests")
-    drawn = Lengths(*lengths)
     if arrivals == "bursts":
         return bursts(rate, requests, drawn, seed, burst)
     return poisson(rate, requests, drawn, seed)

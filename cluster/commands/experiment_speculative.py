@@ -58,7 +58,9 @@ def speculative(
     ] = None,
     lpu_cycles_per_token: Annotated[
         int | None,
-        typer.Option(help="With --alpha: the draft's.", show_default="the shipped draft's"),
+        typer.Option(
+            help="With --alpha: the draft's, without transfers.", show_default="the shipped draft's"
+        ),
     ] = None,
     gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target",
     draft_model: Annotated[str, typer.Option(help="With --alpha: the draft's shape.")] = "draft",
@@ -155,6 +157,14 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
         ("shipping KV", f"makes it slower than GPU-only in {len(slower)} of {checked} cases"),
         *[(f"  {case['link']}, gamma {case['gamma']}", _case(case)) for case in slower[:10]],
     ]  # fmt: skip
+    if result["alpha"] is not None:
+        cycles = result["lpu_cycles_per_token"]
+        facts.insert(0, (
+            "not measured",
+            f"--alpha {result['alpha']:g} is given, no model ran; {result['draft_model']} drafts "
+            f"for {result['gpu_model']}; LPU cycles per token: "
+            + ("of the shipped draft" if cycles is None else f"given, {cycles:,}"),
+        ))  # fmt: skip
     if result["nodes_lost"]:
         replayed = result["positions_replayed"]
         facts.append(("GPU nodes lost", f"{result['nodes_lost']}; {replayed} positions replayed"))

@@ -65,8 +65,10 @@ def probabilities(logits: F32, temperature: float) -> F64:
     """softmax(logits / temperature), float64 [vocab]; all on the argmax when temperature is 0."""
     if temperature <= 0.0:
         return point_mass(int(np.argmax(logits)), len(logits))
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
+    # Differences first: at a tiny temperature they become -inf, quotients inf - inf.
+    below = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):
+        weights = np.exp(below / temperature)
     return np.asarray(weights / weights.sum(), np.float64)
 
 

@@ -36,7 +36,7 @@ from cluster.experiments.agentic_graph import (
 from cluster.experiments.agentic_messages import RESULT, Inbox, StepMessage, Tool, encode
 from cluster.experiments.agentic_routing import GPU, POOLS, Desk, LocalDesk, Router, View
 from cluster.experiments.agentic_text import Writer
-from cluster.experiments.arrivals import PS
+from cluster.experiments.arrivals import PS, check_time
 from cluster.experiments.batching import BatchCost, Batching
 from cluster.experiments.belt import Belt, Places, cycles_to_ps, ps_to_cycles
 from cluster.experiments.serving import percentiles
@@ -191,7 +191,9 @@ class _Run:
         then: Callable[[StepMessage, int], None],
     ) -> None:  # fmt: skip
         """Send over the job's link; a message that arrives damaged is asked for again."""
-        arrival = round(self.links[job.pool, way].send("json", len(raw), self.now / PS) * PS)
+        seconds = self.links[job.pool, way].send("json", len(raw), self.now / PS)
+        check_time(seconds)
+        arrival = round(seconds * PS)
         sent = raw
         if self.site.corrupt:
             chance, where = self.random.random(2)

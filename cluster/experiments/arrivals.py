@@ -25,6 +25,8 @@ PS = 10**12
 """Picoseconds per second."""
 MAX_SECONDS = 4_000_000
 """Longest span of a trace: 46 days, half of what int64 picoseconds can hold."""
+MAX_VIRTUAL_SECONDS = 6_000_000
+"""Longest a simulation may go on; what is then still under way fits int64 picoseconds too."""
 MAX_REQUESTS = 2_000_000
 MAX_TOKENS = 10_000_000
 """Tokens of one prompt or one answer; far above any model's context."""
@@ -133,6 +135,15 @@ def _trace(seconds: NDArray[np.float64], lengths: Lengths, seed: int, source: st
         )
     prompt, output = lengths.draw(_stream(seed, 1), len(seconds))
     return Trace(np.rint(seconds * PS).astype(np.int64), prompt, output, source)
+
+
+def check_time(seconds: float) -> None:
+    """Refuse a simulation that goes on beyond ``MAX_VIRTUAL_SECONDS``, or to no finite time."""
+    if not seconds <= MAX_VIRTUAL_SECONDS:
+        raise InputError(
+            f"serving all requests takes more than {MAX_VIRTUAL_SECONDS:,} s of virtual time; ask "
+            "for fewer requests, more or faster machines, or a faster link"
+        )
 
 
 def read_trace(path: Path, limit: int | None = None) -> Trace:

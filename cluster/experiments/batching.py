@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError
-from cluster.experiments.arrivals import Trace
+from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.serving import Served
 
 I64 = NDArray[np.int64]
@@ -122,6 +122,7 @@ class Batching:
 
     def advance(self, now: int, arriving: Iterable[int]) -> list[int]:
         """What happens at the instant ``now``, not after ``next_ps``; requests that finish."""
+        check_time(now / PS)
         for request in arriving:
             if self.prompt[request] + self.output[request] <= self.cost.kv_tokens:
                 self.queue.append(request)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError
-from cluster.experiments.arrivals import PS, Trace
+from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.serving import Served
 from programs.artifact import Artifact
 
@@ -206,7 +206,7 @@ class Places:
                 f"{pipelines} LPU pipelines of {belt.places} places: use 1 pipeline up to "
                 f"{MOST_PLACES // belt.places:,}"
             )
-        self._places, self._turn = belt.places, belt.turn
+        self._places, self._turn, self._clock_hz = belt.places, belt.turn, belt.clock_hz
         self._phase = np.tile(np.arange(belt.places) * (belt.interval_cycles or 0), pipelines)
         self._free = self._phase.copy()
         self.busy = np.zeros(belt.places * pipelines, np.int64)
@@ -219,6 +219,7 @@ class Places:
             entries = self._phase - (self._phase - entries) // self._turn * self._turn
         place = int(entries.argmin())
         entry = int(entries[place])
+        check_time((entry + span) / self._clock_hz)
         self._free[place] = entry + span
         self.busy[place] += span
         return entry

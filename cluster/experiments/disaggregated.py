@@ -7,7 +7,8 @@
   feed-forward networks (``split_layers``).
 - ``cpx+lpu+gpu``: prompts on CPX, KV cache to GPUs, decode split as above.
 
-All KV caches cross one link, first come, first served; activations have a link per group.  Stages
+All KV caches cross one link, first come, first served.  Where layers are split every GPU group has
+a link and LPUs of its own, whatever the number of pipelines.  Stages
 feed forward only, so each is computed for all requests before the next; the first token is there
 when the prefill ends.
 """
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError
-from cluster.experiments.arrivals import PS, Trace
+from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.batching import MAX_SERVERS, serve_batched
 from cluster.experiments.belt import (
     MAX_CYCLES,
@@ -84,7 +85,8 @@ class Site:
         """Attention on the GPUs, networks on the LPUs."""
         return SplitCost(
             self.gpu, self.arch, self.link, self.ffn_cycles, self.belt.clock_hz,
-            self.belt.interval_cycles or self.ffn_cycles, self.max_batch, prefilled,
+            min(self.belt.interval_cycles or self.ffn_cycles, self.ffn_cycles),
+            self.max_batch, prefilled,
         )  # fmt: skip
 
 
@@ -129,6 +131,7 @@ def one_by_one(ready_ps: Sequence[int], span_ps: Sequence[int], servers: int) ->
         server = free.index(min(free))
         begin.append(max(ready, free[server]))
         free[server] = begin[-1] + span
+        check_time(free[server] / PS)
     started = np.array(begin, np.int64)
     return started, started + np.array(span_ps, np.int64)
 
@@ -155,7 +158,9 @@ def hand_over(
     for at, request, piece, part in sends:
         if piece == (layers if handover == "layers" else 1) - 1:
             ledger.send("tokens", TOKEN_BYTES, at / PS)
-        arrived[request] = round(ledger.send("kv", part, at / PS) * PS)
+        arrival = ledger.send("kv", part, at / PS)
+        check_time(arrival)
+        arrived[request] = round(arrival * PS)
     return arrived
 
 

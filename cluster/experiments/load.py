@@ -20,7 +20,7 @@ from cluster.experiments.batching import serve_batched
 from cluster.experiments.belt import Belt, given_belt, serve_on_belts
 from cluster.experiments.serving import Served, Slo, service_report
 from cluster.gpu.collectives import collective_seconds
-from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup
+from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, check_pass
 from cluster.gpu.spec import DTYPE_BYTES, load_gpu_spec
 from programs.architectures import Architecture, architecture
 
@@ -75,6 +75,7 @@ class RooflineCost:
         )
         seconds = np.maximum(memory, compute) + overhead
         seconds += 2 * arch.layers * min(exchange.values())
+        check_pass(float(seconds.max()), spec)
         steps_ps: I64 = np.rint(seconds * PS).astype(np.int64)
         return steps_ps
 

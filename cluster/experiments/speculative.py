@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -202,8 +203,8 @@ class _Study:
         )  # fmt: skip
         prompt = settings.prompt_tokens if rig is None else max(map(len, prompts))
         group.check_fits(self.machines.target, 1, prompt + settings.max_new_tokens)
-        # What a launch without weights at hand takes besides its cycles: two host transfers.
-        self._launch_io = 2 * spec.pcie_latency_s
+        # Without weights at hand a launch has a host transfer before it, with logits one after.
+        self._transfer_s = spec.pcie_latency_s
         self._steps = 0
         count = settings.max_new_tokens
         lengths = [settings.prompt_tokens if rig is None else len(p) for p in prompts]
@@ -237,24 +238,29 @@ class _Study:
             for number in range(len(self.prompts))
         ]
 
-    def _lpu_work(self) -> Callable[[int, int, int], Work]:
-        cycles = self.s.lpu_cycles_per_token
-        if cycles is None and self.s.draft_model == "draft":
-            checkpoint = load_checkpoint(shipped_model().parent / "draft")
-            compiled = compile_model(
-                checkpoint, tp=self.s.chips, dtype="int8", context=64, chip=self.s.chip
-            )
-            cycles = compiled.predicted_cycles["decode-64"]
-        if cycles is None:
+    @cached_property
+    def _lpu_cycles(self) -> int:
+        """Cycles of each of the draft's tokens: given, or the shipped draft's longest."""
+        s = self.s
+        if s.lpu_cycles_per_token is not None:
+            return s.lpu_cycles_per_token
+        if s.draft_model != "draft":
             raise InputError(
-                f"--draft-model {self.s.draft_model} without --lpu-cycles-per-token: give the "
+                f"--draft-model {s.draft_model} without --lpu-cycles-per-token: give the "
                 "cycles that LPUs need for one of its tokens"
             )
-        each, io = cycles, self._launch_io
+        checkpoint = load_checkpoint(shipped_model().parent / "draft")
+        positions = s.prompt_tokens + s.max_new_tokens + s.gamma
+        context = min(positions, checkpoint.config.max_position)
+        compiled = compile_model(checkpoint, tp=s.chips, dtype="int8", context=context, chip=s.chip)
+        return max(compiled.predicted_cycles.values())
+
+    def _lpu_work(self) -> Callable[[int, int, int], Work]:
+        each, io = self._lpu_cycles, self._transfer_s
 
         def work(cached: int, pending: int, drafted: int) -> Work:
             launches = pending + max(0, drafted - 1)
-            return Work(launches, launches * each, launches * io)
+            return Work(launches, launches * each, (launches + drafted) * io)
 
         return work
 
@@ -346,6 +352,8 @@ class _Study:
             ),
             "link": s.link, "drafter": s.drafter, "mode": s.mode, "gpu": s.gpu,
             "gpu_tp": s.gpu_tp, "alpha": s.alpha, "seed": s.seed, "prompts": len(self.prompts),
+            "gpu_model": s.gpu_model, "draft_model": s.draft_model,
+            "lpu_cycles_per_token": s.lpu_cycles_per_token,
             "texts": [] if self.rig is None else [trace.tokens for trace in main],
             "gpu_nodes": s.gpu_nodes, "nodes_lost": 0 if pool is None else pool.lost,
             "positions_replayed": 0 if pool is None else pool.replayed,

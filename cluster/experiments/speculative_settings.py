@@ -22,7 +22,8 @@ class Settings:
     """One experiment.  gpu, link, chip: presets or TOML files; models: as ``architecture`` knows.
 
     alpha: draw acceptance instead of running the shipped models; then ``lpu_cycles_per_token``
-    is the draft's (None: the shipped draft's) and ``prompt_tokens`` the length of each prompt.
+    is the draft's without host transfers (None: the shipped draft's, of its longest context needed)
+    and ``prompt_tokens`` the length of each prompt.
     chips: LPUs that share the draft (and, for LPU-only, the target).  nodes beyond one are Ray
     actors unless ``in_process``.  kill_after: GPU node 0 is ended after so many steps.
     """

@@ -22,6 +22,7 @@ from typing import Any
 
 from cluster.experiments import acceptance
 from cluster.experiments.acceptance import Draws, Use
+from cluster.experiments.arrivals import check_time
 from cluster.experiments.speculative_steps import Job, RequestTrace, Step, Work
 from cluster.gpu.link import LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
@@ -121,6 +122,7 @@ def charge(
         at = reply(ANSWER_BYTES, kv * step.emitted, at + verify)
         drafting += draft
         verifying += verify
+    check_time(at)
     return Charge(
         first=prefill,
         start=start,

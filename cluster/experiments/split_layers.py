@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cluster.experiments.arrivals import PS
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.link import WorldLink
-from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup
+from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, check_pass
 from cluster.gpu.spec import DTYPE_BYTES
 from programs.architectures import Architecture
 
@@ -96,5 +96,6 @@ class SplitCost:
         crossing = 2 * self.link.seconds(self.crossing_bytes(batch))
         layer = self.attention_seconds(batch, seen) + crossing + self.ffn_seconds(batch)
         seconds: F64 = self.arch.layers * layer + self.outer_seconds(batch)
+        check_pass(float(seconds.max()), self.group.spec)
         rounded: I64 = np.rint(seconds * PS).astype(np.int64)
         return rounded

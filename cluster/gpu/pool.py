@@ -75,8 +75,9 @@ class GpuNode:
         known, cache = self._caches[request]
         keep = min(common_prefix(known, text), from_position)
         cache.truncate(keep)
-        self._caches[request] = (text, cache)
+        self._caches[request] = (text[:keep], cache)
         logits = self._model.forward(text[keep:], cache)
+        self._caches[request] = (text, cache)
         return Answer(logits[from_position - keep :], len(text) - keep)
 
     def forget(self, request: int) -> None:

@@ -28,6 +28,10 @@ from programs.architectures import Architecture
 ACTIVATION_BYTES = 2
 #: Kernels of a pass outside the layers: embedding, last norm, output head.
 OUTER_KERNELS = 3
+MAX_GROUP = 1024
+"""GPUs of a group at most."""
+LONGEST_PASS_S = 10_000.0
+"""No pass may take longer: a spec that leads here is a slip of units."""
 
 
 class Jitter:
@@ -87,8 +91,8 @@ class GpuGroup:
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
         self.spec.flops(self.dtype)
-        if self.tensor_parallel < 1:
-            raise InputError(f"tensor parallel {self.tensor_parallel}: it must be at least 1")
+        if not 1 <= self.tensor_parallel <= MAX_GROUP:
+            raise InputError(f"tensor parallel {self.tensor_parallel}: use 1 to {MAX_GROUP:,}")
         check_number("bytes per KV value", self.kv_bytes_per_value)
 
     @property
@@ -204,13 +208,24 @@ class GpuGroup:
         exchange = collective_seconds(
             spec, "all-reduce", gpus, positions * arch.hidden_size * ACTIVATION_BYTES
         )
-        return PassTime(
+        time = PassTime(
             memory_s=nbytes / (gpus * spec.hbm_bytes_per_s * spec.achieved_hbm_ratio),
             compute_s=operations / (gpus * spec.flops(self.dtype) * spec.achieved_flops_ratio),
             overhead_s=(arch.layers * spec.kernels_per_layer + OUTER_KERNELS)
             * spec.kernel_overhead_s,
             all_reduce_s=2 * arch.layers * min(exchange.values()),
             slowdown=1.0 if self.jitter is None else self.jitter.factor(),
+        )
+        check_pass(time.seconds, spec)
+        return time
+
+
+def check_pass(seconds: float, spec: GpuSpec) -> None:
+    """Refuse a pass that would take longer than ``LONGEST_PASS_S``, or no finite time."""
+    if not seconds <= LONGEST_PASS_S:
+        raise InputError(
+            f"a pass on {spec.name} would take {seconds:.3g} s, more than {LONGEST_PASS_S:,.0f} s; "
+            "check the units of the GPU's and the link's figures"
         )
 
 

@@ -141,3 +141,11 @@ def test_draw_never_takes_the_impossible() -> None:
     p = np.array([0.0, 0.5, 0.0, 0.5, 0.0])
     assert {acceptance.draw(p, u) for u in np.linspace(0, 1, 101)} == {1, 3}
     assert acceptance.draw(np.array([1.0, 0.0]), np.nextafter(1.0, 0.0)) == 0
+
+
+def test_any_temperature_gives_a_distribution() -> None:
+    logits = np.array([3.0, -2.0, 3.5, 3.5], np.float32)
+    for temperature in (1e-320, 1e-300, 1e-3, 1.0, 1e300):
+        p = acceptance.probabilities(logits, temperature)
+        assert np.isfinite(p).all() and p.sum() == pytest.approx(1.0)
+    assert acceptance.probabilities(logits, 1e-320).tolist() == [0.0, 0.0, 0.5, 0.5]

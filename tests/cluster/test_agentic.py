@@ -215,6 +215,7 @@ def test_the_table_prints(capsys: pytest.CaptureFixture[str]) -> None:
         ("--requests", "100000"),
         ("--rate", "-1"),
         ("--seed", "-1"),
+        ("--router", "learned", "--seed", "-1"),
         ("--slo", "0"),
         ("--slo", "nan"),
         ("--corrupt", "1"),

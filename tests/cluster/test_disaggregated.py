@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,15 @@ def test_a_split_layer_is_what_events_say() -> None:
     assert cost.ffn_seconds(3) == pytest.approx(15_000 / 9e8)
 
 
+def test_an_interval_of_the_pipeline_never_slows_one_layer() -> None:
+    """A pipeline that takes a token every 150,000 cycles has layers that are quicker than that."""
+    plain = SITE.split(False)
+    belted = replace(SITE, belt=replace(SITE.belt, interval_cycles=150_000)).split(False)
+    assert belted.ffn_seconds(8) == plain.ffn_seconds(8)
+    quick = replace(SITE, belt=replace(SITE.belt, interval_cycles=3_000)).split(False)
+    assert quick.ffn_seconds(8) == pytest.approx((9_000 + 7 * 3_000) / 9e8)
+
+
 def test_attention_and_network_together_are_about_a_whole_layer() -> None:
     """A GPU's layer without its network is quicker than with it, and not by more than that."""
     cost = SplitCost(SITE.gpu, LLAMA, SITE.link, 1, 900_000_000, 1)
@@ -267,3 +277,25 @@ def test_bad_settings_are_one_line(
     assert run(["experiment", "disaggregated", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("tokens", ["-5", "0", "99999999999999999999"])
+def test_a_lone_requests_lengths_are_checked_beside_a_trace(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tokens: str
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,10,5\n")
+    for option in ("--prompt-tokens", "--output-tokens"):
+        arguments = ["--trace", str(trace), option, tokens]
+        assert run(["experiment", "disaggregated", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and f"{tokens}: use 1 to" in captured.err
+
+
+def test_a_link_without_end_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "slow.toml"
+    path.write_text("[link]\nbytes_per_s = 1e-300\n")
+    for verb in (["disaggregated"], ["speculative", "--alpha", "0.5"]):
+        assert run(["experiment", *verb, "--link", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and "virtual time" in captured.err

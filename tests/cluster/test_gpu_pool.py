@@ -41,6 +41,16 @@ def test_a_node_computes_only_what_it_does_not_know(model: GpuModel, expected: n
         node.verify(3, TEXT, 10)
 
 
+def test_a_refused_call_leaves_the_node_usable(model: GpuModel, expected: np.ndarray) -> None:
+    node = GpuNode(model)
+    node.verify(3, TEXT[:4], 3)
+    wrong = [*TEXT[:4], 10**6]
+    for _ in range(2):
+        with pytest.raises(InputError, match="token 1000000 is outside"):
+            node.verify(3, wrong, 4)
+    assert np.array_equal(node.verify(3, TEXT, 4).logits, expected[4:])
+
+
 def test_common_prefix() -> None:
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
     assert common_prefix([1, 2], [1, 2, 4]) == 2

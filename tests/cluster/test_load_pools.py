@@ -150,6 +150,7 @@ def test_a_trace_file_and_a_table(capsys: pytest.CaptureFixture[str], tmp_path: 
         ("--slo-ttft", "0"),
         ("--gpu", "abacus"),
         ("--gpu-tp", "0"),
+        ("--gpu-tp", "1" + 400 * "0"),
         ("--gpu-groups", "0"),
         ("--gpu-dtype", "int3"),
         ("--max-batch", "0"),
@@ -165,6 +166,7 @@ def test_a_trace_file_and_a_table(capsys: pytest.CaptureFixture[str], tmp_path: 
         ("--lpu-cycles-per-token", "0"),
         ("--lpu-cycles-per-token", "100", "--lpu-interval-cycles", "101"),
         ("--lpu-interval-cycles", "1"),
+        ("--pool", "lpu", "--lpu-cycles-per-token", "1000000000", "--requests", "100000"),
         ("--trace", "/no/such/file.csv"),
         ("--limit", "5"),
         ("--trace", "/no/such/file.csv", "--limit", "0"),
@@ -177,3 +179,16 @@ def test_bad_settings_are_one_line(
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("lpu: ")
+
+
+@pytest.mark.parametrize("figure", ["hbm_bytes_per_s = 1e-300", "hbm_bytes_per_s = 2e3"])
+def test_no_simulation_outgrows_its_integers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, figure: str
+) -> None:
+    """One pass without end, and passes of 2,000 s each that add up to half a year."""
+    path = tmp_path / "slow.toml"
+    path.write_text(f"[gpu]\n{figure}\n")
+    arguments = ["--pool", "gpu", "--gpu", str(path), "--requests", "3000", "--max-batch", "1"]
+    assert run(["experiment", "load", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1

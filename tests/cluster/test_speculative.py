@@ -15,6 +15,7 @@ import pytest
 from test_acceptance import DRAWS, check_drawn_from
 from typer.testing import CliRunner
 
+from chip.spec import load_chip_spec
 from cluster.commands import experiment
 from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
@@ -251,6 +252,32 @@ def test_alpha_needs_no_models() -> None:
     assert result == run([[1]], settings)
     sure = run([[1]], replace(settings, alpha=1.0, max_new_tokens=101))
     assert sure["tokens_per_step"] == 5.0
+
+
+def test_lpus_without_models_are_charged_what_running_them_charges() -> None:
+    """Launches, transfers and first tokens of a drawn run, counted by hand."""
+    chip = load_chip_spec("groq-lpu-1")
+    settings = Settings(
+        alpha=0.0, gamma=3, max_new_tokens=11, prompt_tokens=7, lpu_cycles_per_token=9_000
+    )
+    result = run([[1]], settings)
+    # Every step drafts three tokens, each with logits, and gives one: ten steps after the first.
+    launch = 9_000 / chip.clock_hz + 2 * chip.pcie_latency_s
+    assert result["draft_seconds"] == pytest.approx(10 * 3 * launch)
+    # The prompt is fed without logits; nothing is read back.
+    slow = run([[1]], replace(settings, lpu_cycles_per_token=9_000_000))
+    reading = 7 * (9_000_000 / chip.clock_hz + chip.pcie_latency_s)
+    assert slow["start_seconds"] == pytest.approx(reading)
+    assert slow["lpu_cycles_per_token"] == 9_000_000
+
+
+def test_the_shipped_drafts_cycles_grow_with_the_text() -> None:
+    """Without models the draft costs its longest program that the text needs."""
+    each = [
+        run([[1]], Settings(alpha=0.0, max_new_tokens=2, prompt_tokens=n))["draft_cycles"]
+        for n in (16, 300)
+    ]
+    assert each[1] > 1.5 * each[0]
 
 
 def test_large_models_by_their_shape() -> None:
