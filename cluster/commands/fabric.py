@@ -239,6 +239,9 @@ def collective(
     options.check_at_least("--chips-per-actor", chips_per_actor, 1)
     if algorithm is not None:
         options.check_choice("--algorithm", algorithm, ALGORITHMS)
+    asked = dtype != "int32" or sync != "lookahead" or in_process or chips_per_actor is not None
+    if asked and not run:
+        raise InputError("--dtype, --sync, --in-process and --chips-per-actor: only with --run")
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)

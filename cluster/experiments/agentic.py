@@ -18,6 +18,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class _Run:
 
     def run(self) -> None:
         for number, request in enumerate(self.requests):
-            self.plan(request.arrival_ps, lambda now, n=number: self.advance(n, now))  # type: ignore[misc]
+            self.plan(request.arrival_ps, partial(self.advance, number))
         while True:
             instants = [self.events[0][0]] if self.events else []
             if self.batching.next_ps is not None:

@@ -10,6 +10,7 @@ already holds, so a rejection needs no message of its own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -117,7 +118,7 @@ class Drafter(Protocol):
         """At most ``gamma`` tokens to follow ``text``."""
 
 
-class _ModelDrafter:
+class _ModelDrafter(ABC):
     """What drafters with a model share: keep up with the text, then draft token by token."""
 
     def __init__(self) -> None:
@@ -157,15 +158,17 @@ class _ModelDrafter:
         self._known += tokens
         return row
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Ready for a new stretch of work."""
 
+    @abstractmethod
     def _run(self, tokens: list[int], position: int, head: bool) -> F32:
         """Logits after the last of ``tokens`` from ``position`` on, float32 [vocab]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _work(self) -> Work:
-        raise NotImplementedError
+        """What was done since the last ``_begin``."""
 
 
 class LpuDrafter(_ModelDrafter):

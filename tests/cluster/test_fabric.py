@@ -164,6 +164,7 @@ def test_sweep_writes_a_table_and_a_picture(
         (("collective", "--bytes", "0"), "--bytes 0"),
         (("collective", "--gpu", "abacus"), "abacus"),
         (("collective", "--algorithm", "magic"), "--algorithm magic"),
+        (("collective", "--dtype", "fp32"), "only with --run"),
         (("clocks", "--budget", "0"), "--budget 0"),
         (("sweep", "--plot", "picture.gif"), ".png or .svg"),
         (("sweep", "--to", "400", "--csv", "/nowhere/at/all.csv"), "not written"),
