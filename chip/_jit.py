@@ -70,6 +70,29 @@ def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
     return numba.void(rows, numba.intp), generate
 
 
+def _stream_row(typing_context: Any, source: Any, target: Any) -> Any:
+    """target[:] = source, vectors of 320 bytes, past the caches: for data read much later.
+
+    The target is aligned to 64 bytes.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = ir.VectorType(ir.IntType(32), 16)
+        ends = []
+        for array_type, value in zip(signature.args, args, strict=True):
+            view = context.make_array(array_type)(context, builder, value)
+            ends.append(builder.bitcast(view.data, line.as_pointer()))
+        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        for k in range(5):
+            at = [ir.Constant(ir.IntType(64), k)]
+            value = builder.load(builder.gep(ends[0], at), align=4)
+            store = builder.store(value, builder.gep(ends[1], at), align=64)
+            store.set_metadata("nontemporal", hint)
+        return context.get_dummy_value()
+
+    return numba.void(source, target), generate
+
+
 def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
     """rows[row] of a C-contiguous 2-D array as a view without reference counting.
 
@@ -93,6 +116,43 @@ def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
         return view._getvalue()
 
     return view_type(rows, numba.intp), generate
+
+
+def _array_type(kind: Any, dimensions: int) -> Any:
+    return types.Array(kind.dtype, dimensions, "C")
+
+
+def _build(context: Any, builder: Any, array_type: Any, address: Any, shape: list[Any]) -> Any:
+    """A C-contiguous array at an address, without reference counting."""
+    array = context.make_array(array_type)(context, builder)
+    size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    item = context.get_constant(types.intp, size)
+    strides = [builder.mul(item, shape[1]), item] if len(shape) == 2 else [item]
+    data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
+    arrayobj.populate_array(
+        array, data=data, shape=shape, strides=strides, itemsize=item, meminfo=None
+    )
+    return array._getvalue()
+
+
+def _vector_at(typing_context: Any, address: Any, length: Any, kind: Any) -> Any:
+    """The array [length] of a NumPy scalar type at an address; the caller keeps it alive."""
+    array_type = _array_type(kind, 1)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _build(context, builder, signature.return_type, args[0], [args[1]])
+
+    return array_type(numba.int64, numba.int64, kind), generate
+
+
+def _matrix_at(typing_context: Any, address: Any, rows: Any, columns: Any, kind: Any) -> Any:
+    """The array [rows, columns] of a NumPy scalar type at an address."""
+    array_type = _array_type(kind, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _build(context, builder, signature.return_type, args[0], [args[1], args[2]])
+
+    return array_type(numba.int64, numba.int64, numba.int64, kind), generate
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -122,6 +182,9 @@ def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 row_of: Any = intrinsic(_row_of)
+stream_row: Any = intrinsic(_stream_row)
+vector_at: Any = intrinsic(_vector_at)
+matrix_at: Any = intrinsic(_matrix_at)
 prefetch_row: Any = intrinsic(_prefetch_row)
 store_release: Any = intrinsic(_store_release)
 load_acquire: Any = intrinsic(_load_acquire)

@@ -7,7 +7,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit_inline, jit_uncounted, load_acquire, prefetch_row, row_of, store_release
+from chip._frames import (
+    ACCUMULATORS,
+    ADDRESSES,
+    ARGUMENTS,
+    BITS,
+    CHIP,
+    DATA,
+    DETAIL,
+    DONE,
+    ELEMENT,
+    FAULT,
+    FINITE,
+    HOP,
+    LAUNCH_NUMBER,
+    LINK_STATE,
+    LOCKSTEP,
+    MAPS,
+    PC,
+    PRODUCTS,
+    RECEIVED,
+    REPEATS,
+    ROWS,
+    RX,
+    SENT,
+    SLICE_WORDS,
+    STARTS,
+    STATE,
+    SUMS,
+    TABLE,
+    TX,
+    VALUES,
+    WAIT_CYCLE,
+    WAIT_QUEUE,
+    WAIT_RECEIVE,
+    WAIT_SEND,
+    WEIGHTS,
+    WIDENED,
+    WINDOW,
+    WORDS,
+)
+from chip._jit import (
+    jit_inline,
+    jit_uncounted,
+    load_acquire,
+    matrix_at,
+    row_of,
+    store_release,
+    vector_at,
+)
+from chip._links import copy, receive, send
+from chip._mixing import mix, mix64
 from chip._mxm import (
     ACTIVATIONS,
     decode_half,
@@ -17,65 +67,11 @@ from chip._mxm import (
     widen_int8,
 )
 from chip._vxm import decode_bytes, encode_byte, vxm
-from chip.digest import KEY_A, KEY_B
 
 Array = NDArray[Any]
-DONE, WAIT_RECEIVE, WAIT_SEND, WINDOW, FAULT, LOCKSTEP = range(6)
-# Positions in the state vector, int64 [16].
-PC, ELEMENT, WAIT_QUEUE, WAIT_CYCLE, DETAIL, SEEN_CYCLE, SEEN_SEQUENCE, SEEN_LAUNCH = range(8)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_M1 = np.uint64(0xBF58476D1CE4E5B9)
-_M2 = np.uint64(0x94D049BB133111EB)
 _FACTOR = np.uint64(1_000_003)
-_HALF = 40
-_AHEAD = 2  # vectors fetched into the cache before a Send or Receive needs them
+_PATIENCE = 2000  # rounds without a move, some microseconds each, before a thread gives up
 _NAN = np.uint32(0x7FC00000).view(np.float32)
-
-
-@jit_inline
-def mix64(v: Any) -> Any:
-    """The splitmix64 finaliser on uint64."""
-    v = (v ^ (v >> np.uint64(30))) * _M1
-    v = (v ^ (v >> np.uint64(27))) * _M2
-    return v ^ (v >> np.uint64(31))
-
-
-@jit_inline
-def products(words: Array, key: Array) -> Any:
-    """Keyed sum of products of uint32 [80], modulo 2^64."""
-    total = np.uint64(0)
-    for i in range(_HALF):
-        a = np.uint32(words[i] + key[i])
-        b = np.uint32(words[i + _HALF] + key[i + _HALF])
-        total += np.uint64(a) * np.uint64(b)
-    return total
-
-
-@jit_inline
-def mix_known(
-    sums: Array, first: Any, second: Any, base: Any, cycle: int, op: int, queue: int, address: Any
-) -> None:
-    """Add one effect, of whose bytes both keyed sums are known; ``base`` mixes chip and launch."""
-    meta = mix64(base + np.uint64(cycle))
-    meta = mix64(meta + np.uint64((op << 16) | queue))
-    meta = mix64(meta + np.uint64(address))
-    sums[0] += mix64(first + meta)
-    sums[1] += mix64(second + meta * _GOLDEN)
-
-
-@jit_inline
-def mix(
-    sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
-) -> None:
-    """Add the effect of one vector uint32 [80] to the two sums."""
-    mix_known(sums, products(words, KEY_A), products(words, KEY_B), base, cycle, op, queue, address)
-
-
-@jit_inline
-def copy(source: Array, target: Array) -> None:
-    """target[:] = source, one vector as uint32 [80]; a length known here becomes five moves."""
-    for i in range(80):
-        target[i] = source[i]
 
 
 @jit_inline
@@ -124,8 +120,8 @@ def accumulate(
 def run_acc(
     arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
     signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
-    scratch_i: Array, scratch_u: Array, scratch_f: Array, widened: Array, bits: Array,
-    values: Array, finite: Array, quads: Array, repeats: Array, compared: int,
+    plane_rows: int, scratch_i: Array, scratch_u: Array, scratch_f: Array, widened: Array,
+    bits: Array, values: Array, finite: Array, quads: Array, repeats: Array, compared: int,
 ) -> int:
     """The next ACC and those after it of the same install, as many as one pass over the weights
     takes; returns how many.
@@ -164,9 +160,9 @@ def run_acc(
         )  # fmt: skip
     for k in range(done):
         mode = arguments[at]
-        plane = arguments[at + 13]
-        row = accumulators[plane, arguments[at + 1]]
-        row_f = accumulators_f[plane, arguments[at + 1]]
+        number = arguments[at + 13] * plane_rows + arguments[at + 1]
+        row = row_of(accumulators, number)
+        row_f = row_of(accumulators_f, number)
         accumulate(
             mode, number_type, row, row_f, row_of(scratch_u, k), row_of(scratch_f, k)
         )
@@ -255,112 +251,51 @@ def stop(state: Array, code: int, element: int, queue: int, cycle: int) -> int:
 
 
 @jit_uncounted
-def send(
-    k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
-    own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, sent: Array,
-    link: int, queue: int, launch: int, base: Any, totals: Array,
-) -> int:
-    """Send vectors k .. elements - 1 as far as the ring has room; returns the next one."""
-    idle = quads.shape[0] - 1
-    tail = own[0]
-    end = min(elements, k + capacity - (tail - load_acquire(own, 8)))
-    place = tail % capacity
-    sequence = sent[link]
-    while k < end:
-        at = first + k * stride
-        cycle = arguments[at + 1]
-        source = row_of(quads, arguments[at] if data and arguments[at] >= 0 else idle)
-        if data:
-            after = arguments[min(at + _AHEAD * stride, arguments.shape[0] - 1)]
-            prefetch_row(quads, np.int64(min(max(after, 0), idle)))
-            copy(source, row_of(link_data, ring_at + place))
-        a = products(source, KEY_A)
-        b = products(source, KEY_B)
-        about = row_of(meta, ring_at + place)
-        about[0] = cycle
-        about[1] = sequence
-        about[2] = np.int64(mix64(a))
-        about[3] = launch
-        about[4] = np.int64(b)
-        mix_known(totals, a, b, base, cycle, 192, queue, link)
-        sequence += 1
-        place = place + 1 if place + 1 < capacity else 0
-        k += 1
-        tail += 1
-    sent[link] = sequence
-    store_release(own, 0, tail)
-    return k
-
-
-@jit_uncounted
-def receive(
-    k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
-    own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, received: Array,
-    link: int, queue: int, launch: int, base: Any, totals: Array, hop: int, state: Array,
-) -> int:
-    """Receive vectors k .. elements - 1 as far as they are there; returns the next one.
-
-    The vector that is not the scheduled one stays in the ring; state[DETAIL] says why, else -1.
-    Its second keyed sum comes with it; the first is computed from the bytes and must agree.
-    """
-    idle = quads.shape[0] - 1
-    head = own[8]
-    end = min(elements, k + load_acquire(own, 0) - head)
-    place = head % capacity
-    sequence = received[link]
-    state[DETAIL] = -1
-    while k < end:
-        at = first + k * stride
-        cycle = arguments[at + 1]
-        about = row_of(meta, ring_at + place)
-        source = row_of(link_data, ring_at + place) if data else row_of(quads, idle)
-        if data:
-            prefetch_row(link_data, ring_at + (place + _AHEAD) % capacity)
-            if arguments[at] >= 0:
-                copy(source, row_of(quads, arguments[at]))
-        a = products(source, KEY_A)
-        if about[3] != launch:
-            state[DETAIL] = 0
-        elif about[1] != sequence:
-            state[DETAIL] = 1
-        elif about[0] + hop != cycle:
-            state[DETAIL] = 2
-        elif about[2] != np.int64(mix64(a)):
-            state[DETAIL] = 3
-        if state[DETAIL] >= 0:
-            state[SEEN_CYCLE] = about[0]
-            state[SEEN_SEQUENCE] = about[1]
-            state[SEEN_LAUNCH] = about[3]
-            break
-        mix_known(totals, a, np.uint64(about[4]), base, cycle, 193, queue, link)
-        sequence += 1
-        place = place + 1 if place + 1 < capacity else 0
-        k += 1
-        head += 1
-    received[link] = sequence
-    store_release(own, 8, head)
-    return k
-
-
-@jit_uncounted
 def execute(
-    table: Array, starts: Array, arguments: Array, weights: Array, maps: Array, rows: Array,
-    signed: Array, quads: Array, words: Array, words_f: Array, words_i: Array,
-    accumulators: Array, accumulators_f: Array, scratch_i: Array, scratch_u: Array,
-    scratch_f: Array, widened: Array, bits: Array, values: Array, finite: Array, repeats: Array,
-    addresses: Array, counts: Array,
-    meta: Array, link_data: Array, tx: Array, rx: Array, sent: Array, received: Array,
-    state: Array, sums: Array, chip: int, launch: int, until: int, hop: int, slice_words: int,
-    data: bool,
+    frame: Array, counts: Array, meta: Array, link_data: Array, until: int
 ) -> int:
-    """Run pieces in order from the state's position; returns why it stopped.
+    """Run a chip's pieces in order from its state's position; returns why it stopped.
 
-    slice_words: words of a MEM slice, whose word w is row ``slice * slice_words + w``.
+    frame: as of ``chip._frames``; counts, meta, link_data: the rings; pieces that start at cycle
+    ``until`` or later are left.
     """
-    base = mix64(mix64(np.uint64(chip + 1)) + np.uint64(launch))
+    state = vector_at(frame[STATE], 16, np.int64)
+    table = matrix_at(frame[TABLE], frame[TABLE + 1], 7, np.int32)
+    starts = vector_at(frame[STARTS], frame[STARTS + 1], np.int64)
+    arguments = vector_at(frame[ARGUMENTS], frame[ARGUMENTS + 1], np.int32)
+    weights = vector_at(frame[WEIGHTS], frame[WEIGHTS + 1], np.int32)
+    maps = matrix_at(frame[MAPS], frame[MAPS + 1], 320, np.int16)
+    rows = matrix_at(frame[ROWS], frame[ROWS + 1], 320, np.uint8)
+    signed = matrix_at(frame[ROWS], frame[ROWS + 1], 320, np.int8)
+    quads = matrix_at(frame[ROWS], frame[ROWS + 1], 80, np.uint32)
+    words = matrix_at(frame[WORDS], frame[WORDS + 1], 320, np.uint32)
+    words_f = matrix_at(frame[WORDS], frame[WORDS + 1], 320, np.float32)
+    words_i = matrix_at(frame[WORDS], frame[WORDS + 1], 320, np.int32)
+    accumulators = matrix_at(frame[ACCUMULATORS], frame[ACCUMULATORS + 1], 320, np.uint32)
+    accumulators_f = matrix_at(frame[ACCUMULATORS], frame[ACCUMULATORS + 1], 320, np.float32)
+    plane_rows = frame[ACCUMULATORS + 1] // 4
+    scratch_i = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.int32)
+    scratch_u = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.uint32)
+    scratch_f = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.float32)
+    widened = matrix_at(frame[WIDENED], frame[WIDENED + 1], 320, np.int16)
+    bits = matrix_at(frame[BITS], frame[BITS + 1], 320, np.uint16)
+    values = matrix_at(frame[VALUES], frame[VALUES + 1], 320, np.float32)
+    finite = vector_at(frame[FINITE], frame[FINITE + 1], np.bool_)
+    repeats = vector_at(frame[REPEATS], frame[REPEATS + 1], np.bool_)
+    addresses = vector_at(frame[ADDRESSES], frame[ADDRESSES + 1], np.int64)
+    link_state = matrix_at(frame[LINK_STATE], frame[LINK_STATE + 1], 16, np.int64)
+    tx = row_of(link_state, TX)
+    rx = row_of(link_state, RX)
+    sent = row_of(link_state, SENT)
+    received = row_of(link_state, RECEIVED)
+    totals = vector_at(frame[SUMS], 2, np.uint64)
+    launch = frame[LAUNCH_NUMBER]
+    hop = frame[HOP]
+    slice_words = frame[SLICE_WORDS]
+    data = frame[DATA] != 0
+    base = mix64(mix64(np.uint64(frame[CHIP] + 1)) + np.uint64(launch))
     capacity = meta.shape[0] // counts.shape[0]
     last_row = quads.shape[0] - 1
-    totals = row_of(sums, 0)  # without the counting of references that an argument costs per call
     while state[PC] < table.shape[0]:
         pc = state[PC]
         if starts[pc] >= until:
@@ -389,7 +324,7 @@ def execute(
                 k = receive(
                     k, elements, first, stride, arguments, quads, data, row_of(counts, ring),
                     meta, link_data, ring * capacity, capacity, received, link, queue, launch,
-                    base, totals, hop, state,
+                    base, totals, hop, slice_words, state,
                 )  # fmt: skip
                 if k < elements:
                     code = LOCKSTEP if state[DETAIL] >= 0 else WAIT_RECEIVE
@@ -443,8 +378,8 @@ def execute(
                 at = first + k * stride
                 k += run_acc(
                     arguments, at, elements - k, stride, weights, rows, signed, words, words_f,
-                    accumulators, accumulators_f, scratch_i, scratch_u, scratch_f, widened, bits,
-                    values, finite, quads, repeats, compared,
+                    accumulators, accumulators_f, plane_rows, scratch_i, scratch_u, scratch_f,
+                    widened, bits, values, finite, quads, repeats, compared,
                 )  # fmt: skip
                 if arguments[at + 2] != 1:
                     compared = arguments[at + 4]
@@ -491,3 +426,59 @@ def execute(
         state[ELEMENT] = 0
         state[PC] = pc + 1
     return DONE
+
+
+@jit_uncounted
+def _anybody_moves(moving: Array, own: int) -> bool:
+    """Another thread's last round moved a chip."""
+    for thread in range(moving.shape[0]):
+        if thread != own and load_acquire(moving, thread) != 0:
+            return True
+    return False
+
+
+@jit_uncounted
+def run_chips(
+    frames: Array, codes: Array, first: int, end: int, counts: Array, meta: Array,
+    link_data: Array, until: int, rounds: int, moving: Array, own: int,
+) -> bool:
+    """Step chips ``first`` to ``end`` - 1 in turn, each as far as it can, ``rounds`` times at most.
+
+    frames int64 [chips, LENGTH].  codes int64 [chips]: READY, or why the chip stopped; only READY
+    ones and those that waited are run.  moving int64 [threads]: 1 for threads whose last round
+    moved a chip, ``own`` being this one.  Ends early when nothing is left to run, at a fault, when
+    a round moves nothing while no other thread moves anything, or after waiting for one too long.
+    Returns whether it moved a chip.
+    """
+    ever = False
+    waited = 0
+    while rounds > 0 and waited < _PATIENCE:
+        rounds -= 1
+        alone = not _anybody_moves(moving, own)
+        moved = False
+        left = False
+        for i in range(first, end):
+            if codes[i] == DONE or codes[i] == WINDOW:
+                continue
+            frame = row_of(frames, i)
+            state = vector_at(frame[STATE], 16, np.int64)
+            pc = state[PC]
+            element = state[ELEMENT]
+            codes[i] = execute(frame, counts, meta, link_data, until)
+            if codes[i] == FAULT or codes[i] == LOCKSTEP:
+                store_release(moving, own, 0)
+                return True
+            left = left or (codes[i] != DONE and codes[i] != WINDOW)
+            moved = moved or codes[i] == DONE or state[PC] != pc or state[ELEMENT] != element
+        ever = ever or moved
+        store_release(moving, own, 1 if moved and left else 0)
+        if not left:
+            return ever
+        if moved:
+            waited = 0
+        elif alone:
+            return ever  # the others had stopped before this round, which met all their vectors
+        else:
+            waited += 1
+    store_release(moving, own, 0)
+    return ever

@@ -41,9 +41,9 @@ def argument_count(op: int) -> int:
     """int32 arguments of one executed element."""
     if op >= 64 and op < 128:
         return 13
-    if op in (READ, SEND, RECEIVE, 162, 163):
+    if op in (READ, SEND, 162, 163):
         return 2
-    if op == WRITE:
+    if op in (WRITE, RECEIVE):
         return 4
     if op in (GATHER, SCATTER):
         return 8
@@ -73,11 +73,13 @@ def _is_word(blocks: Array, block_of: Array, sources: Array, slot: int, width: i
 def lay_out(
     blocks: Array, block_of: Array, cycle_of: Array, queue_of: Array, a_of: Array,
     slot_of: Array, out_of: Array, sources: Array, executed: Array, abc_of: Array,
-    install_of: Array, install_loads: Array, units: Array, pieces: Array, slice_words: int,
+    install_of: Array, install_loads: Array, units: Array, pieces: Array, write_of: Array,
+    slice_words: int,
 ) -> Any:
     """Scratch rows and arguments of every piece, ``pieces`` being in execution order.
 
     Row ``slice * slice_words + word`` is an SRAM word; scratch comes after the last slice.
+    write_of: of a RECEIVE, the WRITE (not in ``executed``) that it does as well, or -1.
 
     Returns table int64 [pieces, 3] (first argument, executed elements, argument count each),
     arguments int32, weight rows int32, and the numbers of byte rows and 32-bit rows needed.
@@ -281,9 +283,17 @@ def lay_out(
                     if byte_row[out_of[e] + j] >= 0:
                         arguments[at + 9 + j] = sram_rows + byte_row[out_of[e] + j]
                 arguments[at + 13] = (queue_of[e] - 104) // 2
-            elif op in (SEND, RECEIVE):
-                arguments[at] = row_of[slot] if op == SEND else out
+            elif op == SEND:
+                arguments[at] = row_of[slot]
                 arguments[at + 1] = cycle_of[e]
+            elif op == RECEIVE:
+                arguments[at] = out
+                arguments[at + 1] = cycle_of[e]
+                w = write_of[e]
+                if w >= 0:
+                    arguments[at] = queue_of[w] * slice_words + a_of[w]
+                    arguments[at + 2] = cycle_of[w]
+                    arguments[at + 3] = queue_of[w]
             else:
                 inputs = slot_of[e + 1] - slot
                 if op == 160:

@@ -29,9 +29,9 @@ Array = NDArray[Any]
 @jit
 def find_uses(
     blocks: Array, block_of: Array, cycle_of: Array, slot_of: Array, sources: Array,
-    next_write: Array, abc_of: Array, install_of: Array, install_loads: Array,
+    next_write: Array, abc_of: Array, install_of: Array, install_loads: Array, idle: Array,
 ) -> Any:
-    """Which elements run at all: bool [elements].
+    """Which elements run at all: bool [elements]; ``idle`` ones (bool [elements]) do not.
 
     A READ runs (as a copy) only when its word is overwritten before its last use.
     """
@@ -42,7 +42,7 @@ def find_uses(
     for e in range(total):
         b = block_of[e]
         op = blocks[b, OP]
-        if op < 32 or op in (READ, LW, IW, ABC, 194):
+        if idle[e] or op < 32 or op in (READ, LW, IW, ABC, 194):
             continue
         executed[e] = True
         user = e

@@ -1,21 +1,23 @@
-"""The fast executor: a chip's state, and runs of linked programs on it.
+"""The fast executor: a chip's state, and runs of linked programs on one chip or many.
 
 A ``Chip`` owns SRAM, accumulators and scratch.  It is told its links' ring numbers and nothing
 else of the world: it runs until its program is done or until it would need a vector, a free
-place in a transmit ring, or a later cycle than it was allowed to reach.
+place in a transmit ring, or a later cycle than it was allowed to reach.  ``run_chips`` steps the
+chips of a process in one compiled call.
 """
 
 from __future__ import annotations
 
-import mmap
-from contextlib import suppress
+from collections.abc import Sequence
 from enum import IntEnum
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chip import _kernels
+from chip import _frames, _kernels
+from chip._memory import own_memory
 from chip._mxm import ACTIVATIONS
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import LANES, LINKS, PLANES, SLICES, Op
@@ -25,18 +27,19 @@ from chip.spec import ChipSpec
 
 #: Scratch rows reserved behind SRAM; pages cost nothing until they are used.
 RESERVED_ROWS = 1 << 16
+#: 32-bit scratch rows to begin with.
+_WORD_ROWS = 1024
 _FOREVER = (1 << 62) - 1
-_EXECUTE: Any = _kernels.execute  # its arguments are handed over in groups
 _NO_RINGS = Rings.allocate(1, 1)
 
 
 class Status(IntEnum):
     """Why ``Chip.run`` returned."""
 
-    DONE = _kernels.DONE
-    WAIT_RECEIVE = _kernels.WAIT_RECEIVE
-    WAIT_SEND = _kernels.WAIT_SEND
-    WINDOW = _kernels.WINDOW
+    DONE = _frames.DONE
+    WAIT_RECEIVE = _frames.WAIT_RECEIVE
+    WAIT_SEND = _frames.WAIT_SEND
+    WINDOW = _frames.WINDOW
 
 
 class Chip:
@@ -55,21 +58,10 @@ class Chip:
         self._dense = dense
         self._sram_rows = SLICES * spec.words_per_slice
         self._reserve(RESERVED_ROWS if data else 2)
-        self._words = np.zeros((_kernels_words(data), LANES), np.uint32)
-        rows = spec.mxm_accumulator_rows
-        self._accumulators = np.zeros((PLANES, rows, LANES), np.uint32)
-        self._products = np.zeros((ACTIVATIONS, LANES), np.uint32)
-        self._widened = np.zeros((2, LANES), np.int16)
-        self._bits = np.zeros((ACTIVATIONS + 1, LANES), np.uint16)
-        self._values = np.zeros((ACTIVATIONS + 1, LANES), np.float32)
-        self._finite = np.zeros(ACTIVATIONS, np.bool_)
-        self._repeats = np.zeros(LANES, np.bool_)
-        self._addresses = np.zeros(20, np.int64)
+        self._words = np.zeros((_WORD_ROWS if data else 4, LANES), np.uint32)
         self._state = np.zeros(16, np.int64)
-        self._sent = np.zeros(LINKS, np.int64)
-        self._received = np.zeros(LINKS, np.int64)
-        self._tx = np.full(LINKS, -1, np.int64)
-        self._rx = np.full(LINKS, -1, np.int64)
+        self._links = np.zeros((4, LINKS), np.int64)
+        self._links[[_frames.TX, _frames.RX]] = -1
         self._peers = np.full(LINKS, -1, np.int64)
         self._linked: LinkedProgram | None = None
         self._launch = 0
@@ -77,21 +69,41 @@ class Chip:
         self.digest_sums: NDArray[np.uint64] = np.zeros(2, np.uint64)
         #: Cycle at which the last finished launch retired.
         self.retired_cycles = 0
-        self._operands: tuple[NDArray[Any], ...] = ()
-        self._counters = (
-            self._tx, self._rx, self._sent, self._received, self._state,
-            self.digest_sums.reshape(1, 2), chip_id,
-        )  # fmt: skip
+        self._scratch = self._new_scratch()
+        self._frame = self._new_frame()
+
+    def _new_scratch(self) -> dict[int, NDArray[Any]]:
+        """Arrays of the compiled loop that never move, by their position in the frame."""
+        f, lanes = _frames, ACTIVATIONS + 1
+        return {
+            f.ACCUMULATORS: np.zeros((PLANES * self.spec.mxm_accumulator_rows, LANES), np.uint32),
+            f.PRODUCTS: np.zeros((ACTIVATIONS, LANES), np.uint32),
+            f.WIDENED: np.zeros((2, LANES), np.int16),
+            f.BITS: np.zeros((lanes, LANES), np.uint16),
+            f.VALUES: np.zeros((lanes, LANES), np.float32),
+            f.FINITE: np.zeros(ACTIVATIONS, np.bool_),
+            f.REPEATS: np.zeros(LANES, np.bool_),
+            f.ADDRESSES: np.zeros(20, np.int64),
+            f.STATE: self._state,
+            f.LINK_STATE: self._links,
+            f.SUMS: self.digest_sums,
+        }
+
+    def _new_frame(self) -> _frames.Frame:
+        """The frame of this chip, without a program."""
+        f, frame = _frames, np.zeros(_frames.LENGTH, np.int64)
+        for position, array in self._scratch.items():
+            f.put(frame, position, array)
+        frame[f.CHIP] = self.chip_id
+        frame[f.HOP] = self.spec.send_to_receive_cycles
+        frame[f.SLICE_WORDS] = self.spec.words_per_slice
+        frame[f.DATA] = int(self.data)
+        return frame
 
     def _reserve(self, scratch_rows: int) -> None:
         """Rows: SRAM, scratch, and a last row of zeros for vectors without data or use."""
         size = (self._sram_rows + scratch_rows + 1) * LANES
-        memory = mmap.mmap(-1, size)  # pages are zero and cost nothing until they are used
-        advice = "MADV_HUGEPAGE" if self._dense else "MADV_NOHUGEPAGE"
-        if hasattr(mmap, advice):  # Linux
-            # A kernel without large pages refuses the advice; it is only about speed.
-            with suppress(OSError):
-                memory.madvise(getattr(mmap, advice))
+        memory = own_memory(size, large_pages=self._dense)
         self._flat = np.frombuffer(memory, np.uint8).reshape(-1, LANES)
 
     @property
@@ -114,8 +126,8 @@ class Chip:
         peers: NDArray[np.int64] | list[int] | None = None,
     ) -> None:
         """Ring numbers of the 16 links, -1 where unwired; ``peers``: chip ids, for messages."""
-        self._tx[:] = tx
-        self._rx[:] = rx
+        self._links[_frames.TX] = tx
+        self._links[_frames.RX] = rx
         self._peers[:] = -1 if peers is None else peers
 
     def peer(self, link: int) -> int:
@@ -138,76 +150,63 @@ class Chip:
                 self._words = np.zeros((linked.word_rows, LANES), np.uint32)
         self._linked = linked
         self._launch = launch
-        self._operands = self._views_of(linked)
         self._state[:] = 0
-        self._sent[:] = 0
-        self._received[:] = 0
-
-    def _views_of(self, p: LinkedProgram) -> tuple[NDArray[Any], ...]:
-        """What the compiled loop takes of a program and this chip; made once per launch."""
-        words, products = self._words, self._products
-        return (
-            p.table, p.starts, p.arguments, p.weights, p.maps, self._flat,
-            self._flat.view(np.int8), self._flat.view(np.uint32), words,
-            words.view(np.float32), words.view(np.int32), self._accumulators,
-            self._accumulators.view(np.float32), products.view(np.int32), products,
-            products.view(np.float32), self._widened, self._bits, self._values, self._finite,
-            self._repeats, self._addresses,
-        )  # fmt: skip
+        self._links[[_frames.SENT, _frames.RECEIVED]] = 0
+        frame = self._frame
+        for position, array in (
+            (_frames.TABLE, linked.table), (_frames.STARTS, linked.starts),
+            (_frames.ARGUMENTS, linked.arguments), (_frames.WEIGHTS, linked.weights),
+            (_frames.MAPS, linked.maps), (_frames.ROWS, self._flat), (_frames.WORDS, self._words),
+        ):  # fmt: skip
+            _frames.put(frame, position, array)
+        frame[_frames.LAUNCH_NUMBER] = launch
 
     @property
     def clock(self) -> int:
         """Start cycle of the oldest block not executed; the program's length when done."""
         if self._linked is None:
             return 0
-        position = int(self._state[_kernels.PC])
+        position = int(self._state[_frames.PC])
         starts = self._linked.starts
         return int(starts[position]) if position < len(starts) else self._linked.cycles
 
     @property
     def waiting(self) -> tuple[int, int]:
         """(queue, cycle) of the SEND or RECEIVE that stopped the last run."""
-        return int(self._state[_kernels.WAIT_QUEUE]), int(self._state[_kernels.WAIT_CYCLE])
+        return int(self._state[_frames.WAIT_QUEUE]), int(self._state[_frames.WAIT_CYCLE])
 
     @property
     def receives(self) -> bool:
         """True when the oldest block not executed is a RECEIVE."""
         if self._linked is None:
             return False
-        position = int(self._state[_kernels.PC])
+        position = int(self._state[_frames.PC])
         table = self._linked.table
         return position < len(table) and int(table[position, 0]) == Op.RECEIVE
 
     def run(self, rings: Rings | None = None, until_cycle: int | None = None) -> Status:
-        """Execute blocks in order until done, a wait, or a block starting at ``until_cycle``.
+        """``run_chips`` of this chip alone."""
+        return run_chips([self], rings, until_cycle)[0]
 
-        Raises ProgramFault for an offset outside its window or an unwired link, and
-        LockstepViolation when a received vector is not the scheduled one.
-        """
+    def _stopped(self, code: int) -> Status:
+        """What a code of the compiled loop means; raises what it stands for."""
         p = self._linked
-        if p is None:
-            raise RuntimeError("Chip.run before Chip.begin: begin a launch first")
-        r = _NO_RINGS if rings is None else rings
-        code = _EXECUTE(
-            *self._operands, r.counts, r.meta, r.data, *self._counters, self._launch,
-            _FOREVER if until_cycle is None else until_cycle, self.spec.send_to_receive_cycles,
-            self.spec.words_per_slice, self.data,
-        )  # fmt: skip
-        if code == _kernels.FAULT:
+        assert p is not None
+        if code == _frames.FAULT:
             raise self._fault(p)
-        if code == _kernels.LOCKSTEP:
+        if code == _frames.LOCKSTEP:
             raise self._violation(p)
-        if code == _kernels.DONE:
+        if code == _frames.DONE:
             self.retired_cycles = p.cycles
         return Status(code)
 
     def _fault(self, p: LinkedProgram) -> ProgramFault:
         queue, cycle = self.waiting
-        piece = int(self._state[_kernels.PC])
+        piece = int(self._state[_frames.PC])
         if p.table[piece, 0] in (Op.SEND, Op.RECEIVE):
             text = f"{describe(p, piece)}: link {queue - 128} is not wired"
             return ProgramFault("link", cycle, queue, text, chip=self.chip_id)
-        word = int(self._state[_kernels.DETAIL])
+        word = int(self._state[_frames.DETAIL])
         text = f"{describe(p, piece)}: word {word} lies outside its window"
         return ProgramFault("offset", cycle, queue, text, chip=self.chip_id)
 
@@ -217,22 +216,69 @@ class Chip:
         link = queue - 128
         peer = int(self._peers[link])
         sender = f"chip {peer}" if peer >= 0 else "the chip at its other end"
-        seen = int(s[_kernels.SEEN_CYCLE])
+        seen = int(s[_frames.SEEN_CYCLE])
         reason = (
-            f"it is of launch {s[_kernels.SEEN_LAUNCH]}, not {self._launch}",
-            f"it is vector {s[_kernels.SEEN_SEQUENCE]}, not {self._received[link]}",
+            f"it is of launch {s[_frames.SEEN_LAUNCH]}, not {self._launch}",
+            f"it is vector {s[_frames.SEEN_SEQUENCE]}, not {self._links[_frames.RECEIVED, link]}",
             f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
             "its checksum does not match its bytes",
-        )[int(s[_kernels.DETAIL])]
+        )[int(s[_frames.DETAIL])]
         text = (
-            f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[_kernels.PC]))} got a "
+            f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[_frames.PC]))} got a "
             f"vector on link {link} that SEND of {sender} issued at cycle {seen}: {reason}"
         )
         return LockstepViolation(self.chip_id, peer, cycle, seen, text)
 
 
-def _kernels_words(data: bool) -> int:
-    return 1024 if data else 4
+def run_chips(
+    chips: Sequence[Chip],
+    rings: Rings | None = None,
+    until_cycle: int | None = None,
+    *,
+    rounds: int = _FOREVER,
+    threads: int = 1,
+) -> list[Status]:
+    """Run begun chips, one after another and again, until none can go on; why each stopped.
+
+    A chip stops when its program is done, at a block that starts at ``until_cycle`` or later, or
+    where it lacks a vector or room in a ring of ``rings``.  ``rounds``: at most so many turns of
+    each.  With several ``threads`` each steps its own share of the chips, to the same effect.
+
+    Raises ProgramFault for an offset outside its window or an unwired link, and
+    LockstepViolation when a received vector is not the scheduled one.
+    """
+    if any(chip._linked is None for chip in chips):
+        raise RuntimeError("run before Chip.begin: begin a launch first")
+    frames = np.array([chip._frame for chip in chips]).reshape(-1, _frames.LENGTH)
+    codes = np.full(len(chips), _frames.READY, np.int64)
+    r = _NO_RINGS if rings is None else rings
+    until = _FOREVER if until_cycle is None else until_cycle
+    shares = max(1, min(threads, len(chips)))
+    moving = np.ones(shares, np.int64)
+    moved = [False] * shares
+
+    def run_share(own: int) -> None:
+        first, end = own * len(chips) // shares, (own + 1) * len(chips) // shares
+        moved[own] = _kernels.run_chips(
+            frames, codes, first, end, r.counts, r.meta, r.data, until, rounds, moving, own
+        )
+
+    while True:
+        moving[:] = 1
+        others = [Thread(target=run_share, args=(own,)) for own in range(1, shares)]
+        for thread in others:
+            thread.start()
+        run_share(0)
+        for thread in others:
+            thread.join()
+        # A thread may have given up waiting for one that went on: then all go on.
+        broken = np.isin(codes, (_frames.FAULT, _frames.LOCKSTEP))
+        waits = np.isin(codes, (Status.WAIT_RECEIVE, Status.WAIT_SEND)).any()
+        if shares == 1 or rounds < _FOREVER or broken.any() or not (waits and any(moved)):
+            break
+    for number in np.flatnonzero(broken).tolist():
+        chips[number]._stopped(int(codes[number]))
+    return [chip._stopped(code) for chip, code in zip(chips, codes.tolist(), strict=True)]
 
 
 def warm_up() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip import _elements, _layout, _order
+from chip import _elements, _layout, _order, _shortcuts
 from chip._resolve import resolve
 from chip._static import MAX_ELEMENTS, check_blocks
 from chip.faults import CODES, ProgramFault
@@ -230,8 +230,9 @@ def _attempt(
     )  # fmt: skip
     if fault[0] >= 0:
         _raise(fault, m, block_of, cycle_of, queue_of, spec.words_per_slice)
+    idle = _shortcuts.see_through_moves(m, block_of, slot_of, sources)
     executed = _order.find_uses(
-        m, block_of, cycle_of, slot_of, sources, next_write, abc_of, install_of, loads
+        m, block_of, cycle_of, slot_of, sources, next_write, abc_of, install_of, loads, idle
     )
     edges = _order.collect_edges(
         m, block_of, slot_of, sources, executed, prev_write, next_write, abc_of, install_of,
@@ -250,10 +251,16 @@ def _attempt(
     order = np.lexsort((pieces[:, 2], pieces[:, 1], m[block, r.QUEUE], pieces[:, 0]))
     pieces = pieces[order]
     block = block[order]
+    write_of = _shortcuts.straight_from_links(
+        m, block_of, slot_of, sources, executed, edges, units, pieces
+    )
+    executed[write_of[write_of >= 0]] = False
     rows, arguments, weights, byte_rows, word_rows = _layout.lay_out(
         m, block_of, cycle_of, queue_of, a_of, slot_of, out_of, sources, executed, abc_of,
-        install_of, loads, units, pieces, spec.words_per_slice,
+        install_of, loads, units, pieces, write_of, spec.words_per_slice,
     )  # fmt: skip
+    kept = rows[:, 1] > 0
+    rows, pieces, block = rows[kept], pieces[kept], block[kept]
     table = np.zeros((len(pieces), 7), np.int32)
     table[:, OP] = m[block, r.OP]
     table[:, QUEUE] = queue_of[units[pieces[:, 1], 0]]

@@ -12,12 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip._memory import own_memory
 from chip.isa import LANES
+from chip.spec import ChipSpec
 
 TAIL, HEAD = 0, 8
+#: Vectors a ring has room for where nobody says more; see ``ring_vectors``.
+CAPACITY = 64
 #: Columns of ``meta``; MIX: the sender's second keyed sum over the vector, for the digest.
 SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH, MIX = range(5)
 META = 5
+
+
+def ring_vectors(spec: ChipSpec) -> int:
+    """Room a ring needs so that chips waiting for each other always make progress.
+
+    A sender may be as far ahead as a vector is under way, and half that more because linked blocks
+    span up to half of it.
+    """
+    under_way = -(-3 * spec.send_to_receive_cycles // (2 * spec.send_spacing_cycles))
+    return max(CAPACITY, under_way + 2)
 
 
 class Rings:
@@ -31,17 +45,17 @@ class Rings:
         self.data = data
 
     @staticmethod
-    def nbytes(n: int, capacity: int = 128) -> int:
+    def nbytes(n: int, capacity: int = CAPACITY) -> int:
         """Bytes of shared memory that ``n`` rings of ``capacity`` vectors take."""
         return n * (16 * 8 + capacity * (META * 8 + LANES))
 
     @classmethod
-    def allocate(cls, n: int, capacity: int = 128) -> Rings:
+    def allocate(cls, n: int, capacity: int = CAPACITY) -> Rings:
         """Rings in this process's own memory."""
-        return cls.attach(bytearray(cls.nbytes(n, capacity)), n, capacity)
+        return cls.attach(own_memory(cls.nbytes(n, capacity), large_pages=True), n, capacity)
 
     @classmethod
-    def attach(cls, buffer: Any, n: int, capacity: int = 128) -> Rings:
+    def attach(cls, buffer: Any, n: int, capacity: int = CAPACITY) -> Rings:
         """Rings in a writable buffer (zeroed by whoever made it) shared with other processes."""
         counts_end = n * 16 * 8
         meta_end = counts_end + n * capacity * META * 8

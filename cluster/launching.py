@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -23,6 +24,11 @@ def artifact_key(artifact: Artifact) -> bytes:
     """What a digest knows of the artifact: all of it but where the checkpoint lay."""
     model = {**artifact.model, "checkpoint": ""}
     return bytes.fromhex(content_hash(replace(artifact, model=model)))
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def launch_everywhere(
     if placement.in_process:
         phase("loading chips")
         mapping = SharedMapping.private(layout_of(artifact, 1))
-        group = ChipGroup(artifact, range(artifact.chips), 0, mapping)
+        group = ChipGroup(artifact, range(artifact.chips), 0, mapping, threads=cores())
         phase("running")
         parts = [group.launch(entry, sync)]
     else:

@@ -34,14 +34,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.ring import Rings
+from chip.ring import CAPACITY, Rings
 
 MAGIC = b"LPUMAP1\0"
 TOKEN_BYTES = 16
 PAGE = 4096
 ABANDONED_AT = 64
 LINE = 128
-RING_CAPACITY = 128
 
 
 class MappingError(Exception):
@@ -64,7 +63,7 @@ class Layout:
     chips: int
     values: int
     rings: int
-    capacity: int = RING_CAPACITY
+    capacity: int = CAPACITY
 
     @property
     def slot_bytes(self) -> int:

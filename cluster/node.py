@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.ring import Rings
+from chip.ring import Rings, ring_vectors
 from cluster.chip_outputs import describe_outputs
 from cluster.errors import RunError
 from cluster.mapping import Layout, SharedMapping
@@ -51,6 +51,7 @@ def layout_of(artifact: Artifact, processes: int) -> Layout:
         chips=artifact.chips,
         values=LANES * max((words for _, _, words in logits), default=0),
         rings=2 * len(artifact.cables),
+        capacity=ring_vectors(artifact.spec),
     )
 
 
@@ -165,15 +166,17 @@ class ChipGroup:
         mapping: SharedMapping,
         model: PartitionedModel | None = None,
         report: Report | None = None,
+        threads: int = 1,
     ) -> None:
         """``model``: as for ``Host``, the partitioned model if it is not in a directory.
 
-        An artifact of no model has no host side: its entry points can be launched, no more.
+        threads: as for ``Runner``.  An artifact of no model has no host side: its entry points
+        can be launched, no more.
         """
         self.mapping = mapping
         self.peers = MappedPeers(group, mapping, report)
         host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
-        self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, host)
+        self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, host, threads)
 
     def generate(self, job: Generation) -> GroupResult:
         """Run the whole generation; every group of the run returns the same tokens."""

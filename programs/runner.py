@@ -23,10 +23,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Chip, Status
+from chip.engine import Chip, Status, run_chips
 from chip.isa import C2C_QUEUE, queue_name
 from chip.loader import LinkedProgram, link
-from chip.ring import Rings
+from chip.ring import Rings, ring_vectors
 from chip.spec import ChipSpec
 from interconnect.node import wire
 from programs.artifact import Artifact
@@ -149,12 +149,14 @@ def window_cycles(spec: ChipSpec) -> int:
     return spec.send_to_receive_cycles // 2
 
 
-def step_lookahead(chips: Sequence[Chip], rings: Rings, peers: Peers) -> None:
+def step_lookahead(
+    chips: Sequence[Chip], rings: Rings, peers: Peers, threads: int = 1
+) -> None:
     """Run begun ``chips`` to the end of the launch, each as far as its vectors allow."""
     pending = list(chips)
     while pending:
         before = [chip.clock for chip in pending]
-        status = [chip.run(rings) for chip in pending]
+        status = run_chips(pending, rings, threads=threads)
         moved = any(
             s == Status.DONE or chip.clock != b
             for s, chip, b in zip(status, pending, before, strict=True)
@@ -175,7 +177,7 @@ def step_windows(
     while pending:
         peers.gate(launch * LAUNCH_MARK + number)
         number += 1
-        status = [chip.run(rings, number * window) for chip in pending]
+        status = run_chips(pending, rings, number * window, rounds=1)
         for chip, state in zip(pending, status, strict=True):
             if state not in (Status.DONE, Status.WINDOW):
                 raise StuckError(
@@ -196,10 +198,15 @@ class Runner:
         rings: Rings,
         peers: Peers,
         host: Host | None = None,
+        threads: int = 1,
     ) -> None:
-        """``host``: needed to generate, not to launch an entry point as it is."""
+        """``host``: needed to generate, not to launch an entry point as it is.
+
+        threads: how many step the chips in lookahead mode; the result is the same.
+        """
         self.artifact = artifact
         self._host = host
+        self._threads = threads
         self.rings = rings
         self.peers = peers
         self.chips: list[Chip] = []
@@ -235,7 +242,7 @@ class Runner:
             window = window_cycles(self.artifact.spec)
             step_windows(self.chips, self.rings, self.peers, window, number)
         else:
-            step_lookahead(self.chips, self.rings, self.peers)
+            step_lookahead(self.chips, self.rings, self.peers, self._threads)
         return {chip.chip_id: chip.retired_cycles for chip in self.chips}
 
     def generate(self, job: Generation) -> RunResult:
@@ -282,7 +289,7 @@ def generate(
     on_token: Callable[[int], None] | None = None,
 ) -> RunResult:
     """Greedy generation with all chips in this thread."""
-    rings = Rings.allocate(2 * len(artifact.cables))
+    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
     peers = Alone(on_token)
     runner = Runner(artifact, range(artifact.chips), rings, peers, Host(artifact))
     return runner.generate(Generation(tuple(prompt), max_new_tokens, sync=sync))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.ring import Rings
+from chip.ring import Rings, ring_vectors
 from cluster.errors import RunError
 from programs.artifact import Artifact
 from programs.host import Host
@@ -37,7 +37,7 @@ class LpuSession:
         """``model``: as for ``Host``, the partitioned model if it is in no directory."""
         self.artifact = artifact
         self._host = Host(artifact, model)
-        rings = Rings.allocate(2 * len(artifact.cables))
+        rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
         self._runner = Runner(artifact, range(artifact.chips), rings, Alone(), self._host)
         self.launches = 0
         self.cycles = 0

@@ -1,0 +1,39 @@
+"""A chip as the compiled loop sees it: addresses and lengths of its arrays in one int64 vector.
+
+One vector per chip lets one compiled call step any number of chips.  Whoever fills a frame keeps
+the arrays alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.int64]
+
+# Why a chip stopped.
+DONE, WAIT_RECEIVE, WAIT_SEND, WINDOW, FAULT, LOCKSTEP, READY = range(7)
+
+# Positions in the state vector, int64 [16].
+PC, ELEMENT, WAIT_QUEUE, WAIT_CYCLE, DETAIL, SEEN_CYCLE, SEEN_SEQUENCE, SEEN_LAUNCH = range(8)
+
+# Rows of the link state, int64 [4, 16]: ring numbers (-1: unwired) and vectors of this launch.
+TX, RX, SENT, RECEIVED = range(4)
+
+# Positions in a frame: an array's address, and its number of rows behind it.
+# Of the program:
+TABLE, STARTS, ARGUMENTS, WEIGHTS, MAPS = range(0, 10, 2)
+# Of the chip: rows of 320 bytes, rows of 320 words, accumulators of all planes, scratch.
+ROWS, WORDS, ACCUMULATORS, PRODUCTS, WIDENED, BITS, VALUES, FINITE, REPEATS = range(10, 28, 2)
+ADDRESSES, STATE, LINK_STATE, SUMS = range(28, 36, 2)
+# Numbers; HOP: cycles from Send to Receive, SLICE_WORDS: words of a slice, DATA: 0 is timing only.
+CHIP, LAUNCH_NUMBER, HOP, SLICE_WORDS, DATA = range(36, 41)
+LENGTH = 48
+
+
+def put(frame: Frame, position: int, array: NDArray[Any]) -> None:
+    """Enter a C-contiguous array."""
+    frame[position] = array.__array_interface__["data"][0]
+    frame[position + 1] = len(array)
