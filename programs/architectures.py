@@ -12,7 +12,10 @@ from pathlib import Path
 
 from programs.checkpoint import CheckpointError, read_config
 
-__all__ = ["ARCHITECTURES", "Architecture", "LatentAttention", "architecture"]
+__all__ = [
+    "ARCHITECTURES", "SHIPPED", "Architecture", "LatentAttention", "Model", "architecture",
+    "find_model",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,8 @@ class Architecture:
 
 
 _CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+SHIPPED = ("target", "draft")
+"""Models whose weights come with the package."""
 
 
 def _from_config(path: Path, name: str) -> Architecture:
@@ -226,7 +231,7 @@ def _table() -> dict[str, Architecture]:
         ),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
         Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
-        *(_from_config(_CHECKPOINTS / name, name) for name in ("target", "draft")),
+        *(_from_config(_CHECKPOINTS / name, name) for name in SHIPPED),
     )  # fmt: skip
     return {row.name: row for row in rows}
 
@@ -235,18 +240,35 @@ def _table() -> dict[str, Architecture]:
 ARCHITECTURES: dict[str, Architecture] = _table()
 
 
-def architecture(source: str | Path) -> Architecture:
-    """A model of ``ARCHITECTURES`` by name, or of a ``config.json`` or checkpoint directory.
+@dataclass(frozen=True)
+class Model:
+    """What a model's name stands for: its shape, and the directory of its weights if it has any."""
 
+    architecture: Architecture
+    checkpoint: Path | None
+
+
+def find_model(source: str | Path) -> Model:
+    """The one rule for names of models: a name of ``ARCHITECTURES`` first, then a path.
+
+    A known name means that model even where a file or directory is called the same (``./name``
+    means the directory); of those only ``SHIPPED`` have weights.  A path is a checkpoint directory,
+    or a ``config.json`` for a shape without weights.
     Raises CheckpointError with one line saying what is wrong and how to mend it.
     """
     text = str(source)
     if text in ARCHITECTURES:
-        return ARCHITECTURES[text]
+        return Model(ARCHITECTURES[text], _CHECKPOINTS / text if text in SHIPPED else None)
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
             f"model {text!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
         )
     directory = path if path.is_dir() else path.parent
-    return _from_config(path, directory.resolve().name)
+    shape = _from_config(path, directory.resolve().name)
+    return Model(shape, path if path.is_dir() else None)
+
+
+def architecture(source: str | Path) -> Architecture:
+    """The shape of the model that ``find_model`` finds."""
+    return find_model(source).architecture

@@ -26,21 +26,25 @@ def agentic(
     rate: Annotated[float, typer.Option(help="Requests per second.")] = 50.0,
     seed: load.Seed = 0,
     slo: Annotated[float, typer.Option(help="SLO: seconds from end to end.")] = 0.1,
-    link: Annotated[str, typer.Option(help="Link preset or TOML file.")] = "pcie5-x16",
+    link: load.Link = "pcie5-x16",
     corrupt: Annotated[
         float, typer.Option(help="Probability that a message is cut short on its way.")
     ] = 0.0,
     gpu: load.Gpu = "h100",
     gpu_tp: load.GpuTp = 1,
-    gpu_groups: load.Groups = 1,
+    gpu_groups: Annotated[int, typer.Option(help="GPU groups of each model.")] = 1,
     max_batch: load.MaxBatch = 64,
     chips: load.Chips = 1,
-    pipelines: load.Pipelines = 1,
-    dtype: options.Dtype = "int8",
+    pipelines: Annotated[int, typer.Option(help="LPU pipelines of each model.")] = 1,
+    dtype: load.LpuDtype = "int8",
     chip: options.ChipType = "groq-lpu-1",
     as_json: options.Json = False,
 ) -> None:
-    """Agents' requests routed step by step, against GPU-only and LPU-only; the text is real."""
+    """Agents' requests routed step by step, against GPU-only and LPU-only; the text is real.
+
+    Light steps run on the draft model and heavy ones on the target, on whichever machines; the
+    runs that end in -target have all steps on the target.
+    """
     options.check_parallelism(chips, None, 1)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     if not 1 <= requests <= MOST_REQUESTS:
@@ -71,41 +75,63 @@ def agentic(
 
 
 def _show(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from cluster.output import print_table
+
     table = Table(
         title=f"{report['requests']:,} agents' requests, router {escape(report['router'])}, "
-        "virtual time",
-        title_justify="left",
-    )
-    table.add_column("")
-    for name in report["runs"]:
-        table.add_column(name)
-    rows: dict[str, list[str]] = {}
-    for run in report["runs"].values():
-        for heading, cell in _cells(run, report["slo_s"]).items():
-            rows.setdefault(heading, []).append(cell)
-    for heading, cells in rows.items():
-        table.add_row(heading, *map(escape, cells))
+        f"virtual time; each to the 50th / 90th / 99th percentile; SLO {report['slo_s']:g} s",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("run", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for name, run in report["runs"].items():
+        table.add_row(name, *_cells(run))
     Console(highlight=False).print(table)
+    print_table("median end to end: every speed-up, and what it compares", [
+        (f"{pair['of']} over {pair['over']}", f"{_times(pair['end_to_end'])}: {pair['compares']}")
+        for pair in report["speedups"]
+    ])  # fmt: skip
+    print_table("what moved, what was written", [
+        (name, _traffic(run)) for name, run in report["runs"].items()
+    ])  # fmt: skip
 
 
-def _cells(run: dict[str, Any], slo_s: float) -> dict[str, str]:
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f} x"
+
+
+HEADINGS = (
+    "end to end", "answer's\nfirst token", "its further\ntokens, each", "goodput", "steps",
+)  # fmt: skip
+
+
+def _cells(run: dict[str, Any]) -> list[str]:
     def tail(name: str) -> str:
-        return " / ".join(load.span(run[name][rank]) for rank in ("p50", "p90", "p99"))
+        return "\n".join(load.span(run[name][rank]) for rank in ("p50", "p90", "p99"))
 
+    steps = [f"{count} {name}" for name, count in run["steps_of_models"].items()]
+    return [
+        tail("end_to_end_s"), tail("ttft_s"), tail("tpot_s"),
+        f"{run['goodput_per_s']:,.4g}/s\n({run['good_ratio']:.0%})",
+        "\n".join([*steps, f"{sum(run['steps']['tool'].values())} tool"]),
+    ]  # fmt: skip
+
+
+def _traffic(run: dict[str, Any]) -> str:
     messages = run["messages"]
-    return {
-        "end to end p50/p90/p99": tail("end_to_end_s"),
-        "answer's first token": tail("ttft_s"),
-        "answer, per further token": tail("tpot_s"),
-        f"goodput within {slo_s:g} s": f"{run['goodput_per_s']:,.4g}/s ({run['good_ratio']:.0%})",
-        "steps": ", ".join(f"{sum(k.values())} {pool}" for pool, k in run["steps"].items()),
-        "bytes": ", ".join(f"{way[5:]} {count:,}" for way, count in run["bytes"].items()),
-        "busy": ", ".join(f"{name} {share:.0%}" for name, share in run["utilisation"].items()),
-        "messages": f"{messages['accepted']:,} accepted, {messages['rejected']:,} rejected",
-        "failed requests": f"{run['failed']:,}",
-        "first answer": " ".join(run["first_answer"].split()),
-    }
+    busy = [f"{name} {share:.0%}" for name, share in run["utilisation"].items() if share]
+    sent = [f"{way[5:]} {count:,}" for way, count in run["bytes"].items() if count]
+    return "\n".join((
+        f"busy: {', '.join(busy)}",
+        f"JSON bytes: {', '.join(sent)}",
+        f"host bytes: {load.host_cell(run['host_bytes'])}",
+        f"messages: {messages['accepted']:,} accepted, {messages['rejected']:,} rejected; "
+        f"requests failed: {run['failed']:,}",
+        f"first answer: {' '.join(run['first_answer'].split())}",
+    ))  # fmt: skip

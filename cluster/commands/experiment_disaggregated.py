@@ -9,17 +9,21 @@ import typer
 from cluster.commands import experiment_load as load
 from cluster.commands import options
 
+NAMES = ("gpu-only", "lpu-only", "gpu+lpu", "cpx+lpu", "gpu+lpu-ffn", "cpx+lpu+gpu")
+
 
 def disaggregated(
     platform: Annotated[
         list[str] | None,
-        typer.Option(help="Platform, may be repeated.", show_default="all"),
+        typer.Option(
+            help=f"{', '.join(NAMES)}; may be repeated.", show_default="all"
+        ),
     ] = None,
     model: load.Model = "target",
     handover: Annotated[
         str, typer.Option(help="KV cache after the prefill: layers (one by one) or serial.")
     ] = "layers",
-    link: Annotated[str, typer.Option(help="Link preset or TOML file.")] = "pcie5-x16",
+    link: load.Link = "pcie5-x16",
     gpu: load.Gpu = "h100",
     cpx: Annotated[str, typer.Option(help="GPU preset or TOML file for cpx.")] = "rubin-cpx",
     gpu_tp: load.GpuTp = 1,
@@ -39,9 +43,15 @@ def disaggregated(
     slo_ttft: load.SloTtft = 1.0,
     slo_tpot: load.SloTpot = 0.05,
     chips: load.Chips = 1,
-    pipelines: load.Pipelines = 1,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
+    pipelines: Annotated[
+        int | None,
+        typer.Option(
+            help="LPU pipelines; where layers are split, a multiple of the GPU groups.",
+            show_default="one per GPU group",
+        ),
+    ] = None,
+    dtype: load.LpuDtype = "int8",
+    context: load.LpuContext = None,
     chip: options.ChipType = "groq-lpu-1",
     lpu_cycles_per_token: load.LpuCycles = None,
     lpu_interval_cycles: load.LpuInterval = None,
@@ -54,7 +64,11 @@ def disaggregated(
     plot: options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
-    """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load."""
+    """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load.
+
+    In a platform's name, prefill comes before the first plus and decode after it; -ffn, and the
+    last gpu of three, mean that GPUs do the attention of a decode and LPUs its feed-forward part.
+    """
     options.check_plot(plot)
     choice = load.lpu_choice(chips, chip, dtype, context, lpu_cycles_per_token, lpu_interval_cycles)
     options.check_choice("--handover", handover, ("serial", "layers"))
@@ -88,7 +102,7 @@ def disaggregated(
             "given" if lpu_ffn_cycles else "estimated: the network's share of the weights",
             handover,
             gpu_groups,
-            pipelines,
+            gpu_groups if pipelines is None else pipelines,
             max_batch,
         )
         tell("serving ...")
@@ -104,17 +118,26 @@ def disaggregated(
         _show(report)
 
 
+LATENCIES = ("first token p50/p90/p99", "per further token")
+
+
 def _show(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.experiments.serving import STAGES
     from cluster.output import print_table
 
     platforms = report["platforms"]
     size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
-    table = Table(title=f"{report['model']}, one request alone of {size}", title_justify="left")
-    headings = ("platform", "first token", "second after first", "per token", "end to end",
-                "KV exposed", "bytes")  # fmt: skip
+    table = Table(
+        title=f"{report['model']}, one request alone of {size}", title_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("platform", no_wrap=True)
+    headings = ("first\ntoken", "second\nafter first", "per further\ntoken", "end to end",
+                "KV\nexposed", "bytes over the link")  # fmt: skip
     for heading in headings:
         table.add_column(heading)
     for name, both in platforms.items():
@@ -123,19 +146,23 @@ def _show(report: dict[str, Any]) -> None:
         carried = [f"{kind} {count:,}" for kind, count in alone["bytes"].items()]
         table.add_row(
             name, *map(load.span, times), load.span(alone.get("kv_exposed_s")),
-            ", ".join(carried) or "none",
+            "\n".join(carried) or "none",
         )  # fmt: skip
-    loaded = Table(title=f"under load: {report['arrivals']}", title_justify="left")
-    for heading in ("platform", "first token p50/p90/p99", "per token p50/p90/p99", "goodput",
-                    "queue mean, peak", "prefill, link, decode busy"):  # fmt: skip
+    loaded = Table(
+        title=f"under load, {report['arrivals']}: p50 / p90 / p99 of latencies; of every stage "
+        "utilisation, and mean / peak of its queue",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    loaded.add_column("platform", no_wrap=True)
+    for heading in ("first\ntoken", "per further\ntoken", "goodput", *STAGES):
         loaded.add_column(heading)
     for name, both in platforms.items():
         cells = load.service_cells(both["load"])
-        busy = [both["load"][key] for key in ("prefill_utilisation", "link_utilisation")]
-        shares = ["-" if share is None else f"{share:.1%}" for share in busy]
         loaded.add_row(
-            name, cells[0], cells[2], cells[5], cells[6],
-            ", ".join([*shares, f"{both['load']['utilisation']:.1%}"]),
+            name, *(cells[heading].replace(" / ", "\n") for heading in LATENCIES),
+            f"{both['load']['goodput_per_s']:,.4g}/s\n({both['load']['good_ratio']:.1%})",
+            *(load.stage_cell(stage).replace(", ", "\n", 1).replace(", ", " / ")
+              for stage in both["load"]["stages"].values()),
         )  # fmt: skip
     console = Console(highlight=False)
     console.print(table)
@@ -146,6 +173,7 @@ def _show(report: dict[str, Any]) -> None:
         [
             ("GPUs", f"{report['groups']} x {report['tensor_parallel']} {report['gpu']}; "
                      f"cpx: {report['cpx']}"),
+            ("LPUs", load.counted(report["pipelines"], "pipeline")),
             ("link", f"{report['link']}, handover {report['handover']}"),
             ("LPU costs", report["lpu_costs"]),
             ("FFN on LPU", f"{report['lpu_ffn_cycles_per_layer']:,} cycles per layer, "

@@ -9,29 +9,38 @@ import typer
 
 from cluster.commands import options
 from cluster.errors import InputError
+from cluster.gpu.link import PRESETS as LINKS
+from cluster.gpu.spec import PRESETS as GPUS
 
 if TYPE_CHECKING:
     from cluster.experiments.arrivals import Trace
     from cluster.experiments.machines import LpuChoice
+    from cluster.experiments.scaling import Scaling
 
 POOLS = ("gpu", "lpu", "both")
 
 Model = Annotated[
     str, typer.Option(help="target, draft, a checkpoint directory, or a shape by name.")
 ]
-Gpu = Annotated[str, typer.Option(help="GPU preset or TOML file.")]
+GPU_HELP = f"GPU preset ({', '.join(GPUS)}) or TOML file."
+Gpu = Annotated[str, typer.Option(help=GPU_HELP)]
+Link = Annotated[str, typer.Option(help=f"Link preset ({', '.join(LINKS)}) or TOML file.")]
+LpuDtype = Annotated[str, typer.Option(help="Number type of weights on LPUs: int8 or fp16.")]
+LpuContext = Annotated[
+    int | None,
+    typer.Option(
+        help="Positions of a request on an LPU pipeline at most.",
+        show_default="the model's, at most 2,048",
+    ),
+]
 GpuTp = Annotated[int, typer.Option(help="GPUs that share the model: a group.")]
 Groups = Annotated[int, typer.Option(help="GPU groups behind one queue.")]
 GpuDtype = Annotated[str, typer.Option(help="Number type of weights on GPUs.")]
 MaxBatch = Annotated[int, typer.Option(help="Requests in a GPU group's batch at most.")]
 Chips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4 or 8.")]
 Pipelines = Annotated[int, typer.Option(help="LPU pipelines behind one queue.")]
-LpuCycles = Annotated[
-    int | None,
-    typer.Option(
-        help="Cycles of a token on a pipeline, with transfers.", show_default="compiled, exact"
-    ),
-]
+CYCLES_HELP = "Cycles of one token on the LPUs, host transfers included."
+LpuCycles = Annotated[int | None, typer.Option(help=CYCLES_HELP, show_default="compiled, exact")]
 LpuInterval = Annotated[
     int | None,
     typer.Option(
@@ -47,7 +56,7 @@ Limit = Annotated[
 ]
 Arrivals = Annotated[str, typer.Option(help="poisson or bursts.")]
 Rate = Annotated[float, typer.Option(help="Requests per second.")]
-Requests = Annotated[int, typer.Option(help="Requests.")]
+Requests = Annotated[int, typer.Option(help="How many requests.")]
 Burst = Annotated[int, typer.Option(help="With bursts: requests that come at once.")]
 PromptTokens = Annotated[int, typer.Option(help="Median tokens of a prompt.")]
 OutputTokens = Annotated[int, typer.Option(help="Median tokens of an answer.")]
@@ -75,12 +84,41 @@ def load(
     gpu: Gpu = "h100",
     gpu_tp: GpuTp = 1,
     gpu_groups: Groups = 1,
+    gpu_groups_max: Annotated[
+        int | None,
+        typer.Option(
+            help="Let the GPU pool grow to so many groups and shrink to --gpu-groups.",
+            show_default="it does not scale",
+        ),
+    ] = None,
+    scale_queue: Annotated[
+        int | None,
+        typer.Option(
+            help="Scaling: waiting requests per group that start one more.", show_default="4"
+        ),
+    ] = None,
+    scale_wait: Annotated[
+        float | None,
+        typer.Option(
+            help="Scaling: seconds that one waits until a group starts.", show_default="never"
+        ),
+    ] = None,
+    scale_idle: Annotated[
+        float | None,
+        typer.Option(help="Scaling: idle seconds after which a group stops.", show_default="1"),
+    ] = None,
+    scale_start: Annotated[
+        float | None,
+        typer.Option(
+            help="Scaling: seconds until a new group takes requests.", show_default="10"
+        ),
+    ] = None,
     gpu_dtype: GpuDtype = "fp16",
     max_batch: MaxBatch = 64,
     chips: Chips = 1,
     pipelines: Pipelines = 1,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
+    dtype: LpuDtype = "int8",
+    context: LpuContext = None,
     chip: options.ChipType = "groq-lpu-1",
     lpu_cycles_per_token: LpuCycles = None,
     lpu_interval_cycles: LpuInterval = None,
@@ -101,6 +139,9 @@ def load(
     from cluster.output import print_json, stderr_console, working
     from programs.architectures import architecture
 
+    given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
+             "start_s": scale_start}  # fmt: skip
+    scaling = _scaling(pool, gpu_groups, gpu_groups_max, given)
     slo = Slo(slo_ttft, slo_tpot)
     arch = architecture(model)
     wanted = make_trace(
@@ -110,11 +151,11 @@ def load(
     with working("compiling ...", stderr_console()) as tell:
         if pool != "lpu":
             group = GpuGroup(load_gpu_spec(gpu), gpu_tp, gpu_dtype)
-            pools["gpu"] = GpuServers(RooflineCost(group, arch, max_batch), gpu_groups)
+            pools["gpu"] = GpuServers(RooflineCost(group, arch, max_batch), gpu_groups, scaling)
         if pool != "gpu":
             belt = lpu_belt(model, choice)
-            given = lpu_cycles_per_token is not None
-            pools["lpu"] = LpuServers(belt, arch.name, pipelines, None if given else chips)
+            known = (chips, dtype) if lpu_cycles_per_token is None else ()
+            pools["lpu"] = LpuServers(belt, arch.name, pipelines, *known)
         tell(f"serving {len(wanted):,} requests ...")
         served = serve_load(wanted, pools)
         report = run_load(wanted, pools, slo, served)
@@ -125,6 +166,23 @@ def load(
         print_json(report)
     else:
         _show(report)
+
+
+def _scaling(
+    pool: str, least: int, most: int | None, given: dict[str, float | None]
+) -> Scaling | None:
+    """The rule by which the GPU pool scales, if it does; given: figures that were named."""
+    from cluster.experiments.scaling import Scaling
+
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if most is None:
+        if named:
+            option = "--scale-" + next(iter(named)).removesuffix("_s")
+            raise InputError(f"{option}: the GPU pool does not scale; add --gpu-groups-max")
+        return None
+    if pool == "lpu":
+        raise InputError("--gpu-groups-max with --pool lpu: no GPU serves; leave one out")
+    return Scaling(least, most, **named)
 
 
 def lpu_choice(
@@ -170,26 +228,49 @@ def span(seconds: float | None) -> str:
     return f"{seconds / 1e-9:,.3g} ns"
 
 
-def service_cells(report: dict[str, Any]) -> list[str]:
-    """A pool's cells for the rows of `SERVICE_ROWS`."""
+def service_cells(report: dict[str, Any]) -> dict[str, str]:
+    """What people see of a platform under load, by heading."""
 
     def tail(name: str) -> str:
         return " / ".join(span(report[name][rank]) for rank in ("p50", "p90", "p99"))
 
-    return [
-        tail("ttft_s"), tail("second_token_s"), tail("tpot_s"), tail("end_to_end_s"),
-        f"{report['tokens_per_s']:,.0f} tokens/s, {report['requests_per_s']:,.4g} requests/s",
-        f"{report['goodput_per_s']:,.4g} requests/s ({report['good_ratio']:.1%})",
-        f"{report['queue_mean']:,.3g}, {report['queue_peak']:,}",
-        f"{report['utilisation']:.1%} of {report['servers']:,}",
-        f"{report['refused']:,}",
-    ]  # fmt: skip
+    return {
+        "first token p50/p90/p99": tail("ttft_s"),
+        "second token after first": tail("second_token_s"),
+        "per further token": tail("tpot_s"),
+        "end to end": tail("end_to_end_s"),
+        "throughput": f"{report['tokens_per_s']:,.0f} tokens/s, "
+        f"{report['requests_per_s']:,.4g} requests/s",
+        "goodput under the SLO": f"{report['goodput_per_s']:,.4g} requests/s "
+        f"({report['good_ratio']:.1%})",
+        "utilisation": f"{report['utilisation']:.1%} of "
+        + ("the groups that were up" if report.get("scaling") else f"{report['servers']:,}"),
+        **{
+            f"{name}: busy, queue mean, peak": stage_cell(stage)
+            for name, stage in report["stages"].items()
+            if stage["servers"]
+        },
+        **(
+            {"GPU groups up": f"up to {report['nodes_peak']:,}, {report['node_seconds']:,.4g} "
+                              "group-seconds"}
+            if report.get("scaling") else {}
+        ),
+        "refused": f"{report['refused']:,}",
+        "host traffic, bytes": host_cell(report["host_bytes"]),
+    }
 
 
-SERVICE_ROWS = (
-    "first token p50/p90/p99", "second token after first", "per further token", "end to end",
-    "throughput", "goodput under the SLO", "queue mean, peak", "utilisation", "refused",
-)  # fmt: skip
+def stage_cell(stage: dict[str, Any]) -> str:
+    """Utilisation and queue of one stage."""
+    if not stage["servers"]:
+        return "-"
+    return f"{stage['utilisation']:.1%}, {stage['queue_mean']:,.2g}, {stage['queue_peak']:,}"
+
+
+def host_cell(host: dict[str, int | None]) -> str:
+    """Bytes between machines and their hosts, by kind."""
+    known = [f"{kind.replace('_', ' ')} {count:,}" for kind, count in host.items() if count]
+    return ", ".join(known) if None not in host.values() else "in the given cycles"
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -207,19 +288,28 @@ def _show(report: dict[str, Any]) -> None:
     table.add_row("machine", *(_machine(pool) for pool in pools.values()))
     table.add_row("costs", *(_costs(pool) for pool in pools.values()))
     columns = [service_cells(pool) for pool in pools.values()]
-    for number, heading in enumerate(SERVICE_ROWS):
-        table.add_row(heading, *(column[number] for column in columns))
+    for heading in dict.fromkeys(heading for column in columns for heading in column):
+        table.add_row(heading, *(column.get(heading, "-") for column in columns))
     slo = next(iter(pools.values()))["slo"]
     table.caption = f"SLO: {slo['ttft_s']:g} s to the first token, {slo['tpot_s']:g} s per further"
     Console(highlight=False).print(table)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, for people."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _machine(pool: dict[str, Any]) -> str:
     if pool["kind"] == "gpu":
         size = f"{pool['groups']} x {pool['tensor_parallel']} {pool['gpu']}, {pool['dtype']}"
+        scaled = pool["scaling"]
+        if scaled is not None:
+            size = size.replace(str(pool["groups"]), f"{scaled['least']} to {scaled['most']}", 1)
         return f"{size}, batch up to {pool['max_batch']}"
     chips = pool["chips_per_pipeline"]
-    text = f"{pool['pipelines']} pipelines" + (f" of {chips} chips" if chips else "")
+    text = counted(pool["pipelines"], "pipeline")
+    text += f" of {counted(chips, 'chip')}, {pool['dtype']}" if chips else ""
     places = pool["places_per_pipeline"]
     return text if places == 1 else f"{text}, {places} requests in each"
 

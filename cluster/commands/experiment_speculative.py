@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.commands import experiment_load as load
 from cluster.commands import options
 from cluster.errors import InputError, RunError
 
@@ -16,8 +17,10 @@ DEFAULT_PROMPT = "def "
 MOST_ROWS = 60
 HEADINGS = (
     "variant", "gamma", "accepted", "tokens\nper step", "speed-up", "by\nformula", "tokens/s",
-    "draft/\nverify/\nlink, %",
+    "draft/\nverify/\nlink/\nhost, %",
 )  # fmt: skip
+PARTS = ("draft", "verify", "link", "host")
+LOSSLESS = {True: "yes", False: "NO", None: "not proven"}
 SWEEP_HEADINGS = (*HEADINGS[:5], "T", "link")
 
 
@@ -37,9 +40,18 @@ def speculative(
     drafter: Annotated[
         str, typer.Option(help="lpu, gpu, or lookup (n-grams of the text itself).")
     ] = "lpu",
-    gpu: Annotated[str, typer.Option(help="GPU preset or TOML file.")] = "h100",
+    gpu: load.Gpu = "h100",
     gpu_tp: Annotated[int, typer.Option(help="GPUs that share the target.")] = 1,
-    gpu_nodes: Annotated[int, typer.Option(help="Nodes that verify; several are actors.")] = 1,
+    concurrent: Annotated[
+        int, typer.Option(help="Prompts under way at once; they share drafter, link and GPUs.")
+    ] = 1,
+    gpu_nodes: Annotated[
+        int,
+        typer.Option(
+            help="Processes that compute the verification; several are actors. The time charged "
+            "is that of one group of --gpu-tp GPUs."
+        ),
+    ] = 1,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="All GPU nodes in this process, without Ray.")
     ] = False,
@@ -47,7 +59,10 @@ def speculative(
         int | None,
         typer.Option(help="End GPU node 0 after so many steps.", show_default="never"),
     ] = None,
-    link: Annotated[str, typer.Option(help="Link preset or TOML file.")] = "pcie5-x16",
+    replace_lost: Annotated[
+        bool, typer.Option("--replace-lost", help="Start a GPU node for each one that ends.")
+    ] = False,
+    link: load.Link = "pcie5-x16",
     chips: Annotated[int, typer.Option(help="LPUs that share a model: 1, 2, 4 or 8.")] = 1,
     chip: options.ChipType = "groq-lpu-1",
     alpha: Annotated[
@@ -59,7 +74,7 @@ def speculative(
     lpu_cycles_per_token: Annotated[
         int | None,
         typer.Option(
-            help="With --alpha: the draft's, without transfers.", show_default="the shipped draft's"
+            help=f"With --alpha: {load.CYCLES_HELP}", show_default="the shipped draft's, compiled"
         ),
     ] = None,
     gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target",
@@ -74,7 +89,11 @@ def speculative(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone."""
+    """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone.
+
+    Speed-ups are against the target alone on the same GPUs, with as many prompts at once;
+    lpu-only is the target alone on LPUs, one prompt after another.
+    """
     if chips not in options.CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
     if plot is not None and not sweep:
@@ -87,7 +106,8 @@ def speculative(
         drafter=drafter, gpu=gpu, gpu_tp=gpu_tp, link=link, gpu_nodes=gpu_nodes,
         in_process=in_process, chips=chips, chip=chip, sweep=sweep, kill_after=kill_after,
         alpha=alpha, lpu_cycles_per_token=lpu_cycles_per_token, gpu_model=gpu_model,
-        draft_model=draft_model, prompt_tokens=prompt_tokens,
+        draft_model=draft_model, prompt_tokens=prompt_tokens, concurrent=concurrent,
+        replace_lost=replace_lost,
     )  # fmt: skip
     texts = [prompt] if prompts is None else _lines(prompts)
 
@@ -151,9 +171,10 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
     slower = result["crossover"]["slower"]
     checked = result["crossover"]["checked"]
     facts = [
-        ("lossless", {True: "yes", False: "NO", None: "not run"}[result["lossless"]]),
-        ("headline", f"{result['variant']}: {result['speedup']:.2f} x GPU-only decoding, "
+        ("lossless", f"{LOSSLESS[result['lossless']]}: {result['lossless_check']}"),
+        ("headline", f"{result['variant']}: decoding {result['speedup']:.2f} x as fast, "
                      f"{result['end_to_end_speedup']:.2f} x with the prompt"),
+        ("it compares", result["compares"]),
         ("shipping KV", f"makes it slower than GPU-only in {len(slower)} of {checked} cases"),
         *[(f"  {case['link']}, gamma {case['gamma']}", _case(case)) for case in slower[:10]],
     ]  # fmt: skip
@@ -163,8 +184,20 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
             "not measured",
             f"--alpha {result['alpha']:g} is given, no model ran; {result['draft_model']} drafts "
             f"for {result['gpu_model']}; LPU cycles per token: "
-            + ("of the shipped draft" if cycles is None else f"given, {cycles:,}"),
+            + ("of the shipped draft" if cycles is None else f"given with transfers, {cycles:,}"),
         ))  # fmt: skip
+    if result["concurrent"] > 1:
+        share = result["wait_seconds"] / result["decode_seconds"]
+        facts += [
+            ("waiting", f"{share:.0%} of the decoding time, for machines others use"),
+            ("assumed", "the LPUs hold the draft's KV cache of every prompt under way"),
+        ]
+    facts += [
+        (row["variant"], f"the target in int8 on LPUs; it agrees with the GPUs' on "
+                         f"{row['agreement']:.1%} of the tokens; one prompt after another")
+        for row in rows if "agreement" in row
+    ]  # fmt: skip
+    facts += [(f"no {name}", why) for name, why in result["left_out"].items()]
     if result["nodes_lost"]:
         replayed = result["positions_replayed"]
         facts.append(("GPU nodes lost", f"{result['nodes_lost']}; {replayed} positions replayed"))
@@ -182,7 +215,7 @@ def _cells(row: dict[str, Any], swept: bool) -> list[str]:
     ]  # fmt: skip
     if swept:
         return [*cells, number("temperature", "g"), row["link"] or "-"]
-    parts = [row[f"{name}_seconds"] / row["decode_seconds"] for name in ("draft", "verify", "link")]
+    parts = [row[f"{name}_seconds"] / row["decode_seconds"] for name in PARTS]
     return [
         *cells, number("formula_tokens_per_step", ".2f"), number("tokens_per_second", ",.0f"),
         "/".join(f"{100 * part:.0f}" for part in parts) if any(parts) else "-",

@@ -36,6 +36,7 @@ class Use(IntEnum):
     ACCEPT = 1
     RESIDUAL = 2
     TARGET = 3
+    CHECK = 4
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,6 @@ def residual(p: F64, q: F64) -> F64:
 def acceptance_rate(p: F64, q: F64) -> float:
     """sum_x min(p(x), q(x)): the probability that a proposal x ~ q is accepted."""
     return float(np.minimum(p, q).sum())
-
-
-def emitted_law(p: F64, q: F64) -> F64:
-    """The exact distribution of the token that the rule emits, float64 [vocab]; it equals p."""
-    return np.asarray(np.minimum(p, q) + (1.0 - acceptance_rate(p, q)) * residual(p, q), np.float64)
 
 
 def accept_greedy(proposed: Sequence[int], target: F32) -> Verdict:

@@ -2,12 +2,14 @@
 
 An orchestrator holds the graphs.  A step whose predecessors are done becomes a message; a desk
 with a router names the pool; the message crosses the link to that pool, is checked there, and its
-result comes back as a message.  LPU pipelines run light steps on the draft model and heavy ones on
-the target; GPUs run everything on the target.  Tools are stubs beside the orchestrator.  Each pool
-has a link of its own, one ledger per direction, so that neither is nearer than the other.
+result comes back as a message.  Which model runs a step depends on its kind alone: light ones the
+draft (or the target, if asked for), heavy ones the target.  Both pools have both models, each on
+machines of its own, so that runs differ in what they name and in nothing else.  Tools are stubs
+beside the orchestrator.  Each pool has a link of its own, one ledger per direction, so that neither
+is nearer than the other.
 
-Text is real (``agentic_text``).  LPU times are exact cycles of the compiled programs, with the
-host's transfers; GPU times are the roofline's.  Events of one instant happen in the order in which
+Text is real (``agentic_text``).  LPU times are exact cycles of the compiled programs, GPU times the
+roofline's, both with the host's transfers.  Events of one instant happen in the order in which
 they were planned, so a seed gives one history.
 """
 
@@ -35,13 +37,13 @@ from cluster.experiments.agentic_graph import (
     tool_result,
 )
 from cluster.experiments.agentic_messages import RESULT, Inbox, StepMessage, Tool, encode
-from cluster.experiments.agentic_routing import GPU, POOLS, Desk, LocalDesk, Router, View
+from cluster.experiments.agentic_routing import GPU, LPU, POOLS, Desk, LocalDesk, Router, View
 from cluster.experiments.agentic_text import Writer
 from cluster.experiments.arrivals import PS, check_time
 from cluster.experiments.batching import BatchCost, Batching
 from cluster.experiments.belt import Belt, Places, cycles_to_ps, ps_to_cycles
-from cluster.experiments.serving import percentiles
-from cluster.gpu.link import LinkLedger, WorldLink
+from cluster.experiments.serving import HOST_KINDS, percentiles
+from cluster.gpu.link import TOKEN_BYTES, LinkLedger, WorldLink
 
 DRAFT, TARGET = "draft", "target"
 PROMPT_MOST = 96
@@ -60,19 +62,27 @@ class LpuModel:
 
 
 @dataclass(frozen=True, eq=False)
-class AgentSite:
-    """The machines: two models on LPUs by name, the target on GPU groups, links, a tokenizer.
+class GroupModel:
+    """A model on GPU groups: what it costs and what it writes."""
 
-    corrupt: probability that a message is cut short on its way.
+    cost: BatchCost
+    writer: Writer
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class AgentSite:
+    """The machines: two models on LPUs and on GPUs, by name, links, a tokenizer.
+
+    corrupt: probability that a message is cut short on its way.  machines: each pool in words.
     """
 
     lpu: dict[str, LpuModel]
-    gpu_cost: BatchCost
-    gpu_writer: Writer
+    gpu: dict[str, GroupModel]
     tokenizer: Tokenizer
     link: WorldLink
-    groups: int = 1
     corrupt: float = 0.0
+    machines: dict[str, str] = field(default_factory=lambda: {LPU: "LPUs", GPU: "GPUs"})
 
     def __post_init__(self) -> None:
         if not 0 <= self.corrupt < 1:
@@ -97,6 +107,7 @@ class _Job:
 
     message: StepMessage
     pool: str
+    model: str
     view: View
     asked_ps: int
     ids: tuple[int, ...] = ()
@@ -104,17 +115,20 @@ class _Job:
 
 class _Run:
     def __init__(
-        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router | Desk, seed: int
-    ) -> None:
-        self.requests, self.site = requests, site
+        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router | Desk, seed: int,
+        light_model: str,
+    ) -> None:  # fmt: skip
+        self.requests, self.site, self.light_model = requests, site, light_model
         self.desk = router if isinstance(router, Desk) else LocalDesk(router)
         self.running = [_Running() for _ in requests]
         self.inbox = Inbox()
         self.links = {(p, way): LinkLedger(site.link) for p in POOLS for way in ("to", "from")}
         self.places = {name: Places(m.belt, m.pipelines) for name, m in site.lpu.items()}
-        self.batching = Batching(site.gpu_cost, site.groups)
-        self.at_gpu: dict[int, _Job] = {}
-        self.joining: list[int] = []
+        self.batching = {name: Batching(m.cost, m.groups) for name, m in site.gpu.items()}
+        self.at_gpu: dict[tuple[str, int], _Job] = {}
+        self.joining: dict[str, list[int]] = {name: [] for name in site.gpu}
+        self.host: Counter[str] = Counter()
+        self.steps_of_models: Counter[str] = Counter()
         self.in_flight = dict.fromkeys(POOLS, 0)
         self.steps: dict[str, Counter[str]] = {name: Counter() for name in (*POOLS, "tool")}
         self.random = np.random.Generator(np.random.Philox(key=np.array([seed, 4], np.uint64)))
@@ -131,17 +145,18 @@ class _Run:
             self.plan(request.arrival_ps, partial(self.advance, number))
         while True:
             instants = [self.events[0][0]] if self.events else []
-            if self.batching.next_ps is not None:
-                instants.append(self.batching.next_ps)
+            ends = [batching.next_ps for batching in self.batching.values()]
+            instants += [end for end in ends if end is not None]
             if not instants:
                 return
             self.now = now = min(instants)
             while self.events and self.events[0][0] == now:
                 heapq.heappop(self.events)[2](now)
-            if self.joining or self.batching.next_ps == now:
-                arriving, self.joining = self.joining, []
-                for done in self.batching.advance(now, arriving):
-                    self.finish(self.at_gpu.pop(done), self.batching.first[done], now)
+            for name, batching in self.batching.items():
+                if self.joining[name] or batching.next_ps == now:
+                    arriving, self.joining[name] = self.joining[name], []
+                    for done in batching.advance(now, arriving):
+                        self.finish(self.at_gpu.pop((name, done)), batching.first[done], now)
 
     def advance(self, number: int, now: int) -> None:
         """Send every step of a request whose predecessors are done."""
@@ -184,7 +199,9 @@ class _Run:
         view, pool = routed
         self.in_flight[pool] += 1
         self.steps[pool][message.kind] += 1
-        job = _Job(message, pool, view, now)
+        model = self.light_model if message.kind in LIGHT else TARGET
+        self.steps_of_models[f"{pool}-{model}"] += 1
+        job = _Job(message, pool, model, view, now)
         self.send(job, "to", raw, 1, lambda got, at: self.serve(job, got, at))
 
     def send(
@@ -220,17 +237,20 @@ class _Run:
         assert prompt is not None and new is not None
         ids = tuple(self.site.tokenizer.encode(prompt).ids[-PROMPT_MOST:])
         if job.pool == GPU:
-            job.ids = self.site.gpu_writer.write(ids, new)
-            number = self.batching.add(len(ids), new)
-            self.at_gpu[number] = job
-            self.joining.append(number)
+            job.ids = self.site.gpu[job.model].writer.write(ids, new)
+            number = self.batching[job.model].add(len(ids), new)
+            self.at_gpu[job.model, number] = job
+            self.joining[job.model].append(number)
+            self.host["gpu_tokens_in"] += TOKEN_BYTES * (len(ids) + new - 1)
+            self.host["gpu_tokens_out"] += TOKEN_BYTES * new
             return
-        name = DRAFT if message.kind in LIGHT else TARGET
-        model = self.site.lpu[name]
+        model = self.site.lpu[job.model]
         job.ids = model.writer.write(ids, new)
+        crossing = model.belt.crossing(len(ids) + new - 1, new)
+        self.host.update({kind: count or 0 for kind, count in crossing.items()})
         clock = model.belt.clock_hz
         spans = model.belt.spans(np.array([len(ids)]), np.array([new]))
-        entry = self.places[name].enter(ps_to_cycles(now, clock), int(spans.free[0]))
+        entry = self.places[job.model].enter(ps_to_cycles(now, clock), int(spans.free[0]))
         first = cycles_to_ps(entry + int(spans.first[0]), clock)
         done = cycles_to_ps(entry + int(spans.done[0]), clock)
         self.plan(done, lambda at: self.finish(job, first, at))
@@ -284,7 +304,10 @@ class _Run:
             / len(p.busy)
             for name, p in self.places.items()
         }
-        busy["gpu"] = sum(server.busy for server in self.batching.servers) / self.site.groups
+        busy |= {
+            f"gpu-{name}": sum(server.busy for server in batching.servers) / len(batching.servers)
+            for name, batching in self.batching.items()
+        }
         answer = self.running[fine[0]].texts if fine else {}
         return {
             "requests": len(self.requests),
@@ -295,11 +318,14 @@ class _Run:
             "tpot_s": percentiles((np.array(lasts) - np.array(firsts)) / further),
             "goodput_per_s": good * PS / horizon if horizon else 0.0,
             "good_ratio": good / len(self.requests),
+            "models": {"light": self.light_model, "heavy": TARGET},
+            "steps_of_models": dict(sorted(self.steps_of_models.items())),
             "steps": {pool: dict(sorted(counts.items())) for pool, counts in self.steps.items()},
             "bytes": {
                 f"json {way} {pool}": ledger.bytes_by_kind["json"]
                 for (pool, way), ledger in self.links.items()
             },
+            "host_bytes": {kind: self.host[kind] for kind in HOST_KINDS},
             "messages": self.inbox.counts(),
             "routing": self.desk.counts(),
             "utilisation": {n: b / horizon if horizon else 0.0 for n, b in busy.items()},
@@ -314,18 +340,20 @@ def run_agents(
     router: Router | Desk,
     seed: int,
     slo_s: float,
+    light_model: str = DRAFT,
 ) -> dict[str, Any]:
     """Run ``requests`` to their end; the figures as plain data, times in seconds.
 
     end_to_end_s: from arrival to the last result at the orchestrator.  ttft_s: to the first token
     of the last step, at its pool; tpot_s: per further token of that step.
     messages: as the pools, tools and the orchestrator took them; routing: as the desk took them.
-    goodput: requests within ``slo_s`` seconds, per second.
+    goodput: requests within ``slo_s`` seconds, per second.  light_model: which runs light steps,
+    wherever they go.  host_bytes: between the pools' machines and their hosts, by kind.
     """
     if not (slo_s > 0 and np.isfinite(slo_s)):
         raise InputError(f"slo {slo_s}: use a finite number of seconds above 0")
-    if set(site.lpu) != {DRAFT, TARGET}:
-        raise InputError("the LPU pool needs two models, draft and target")
-    run = _Run(requests, site, router, seed)
+    if not set(site.lpu) == set(site.gpu) == {DRAFT, TARGET}:
+        raise InputError("each pool needs two models, draft and target")
+    run = _Run(requests, site, router, seed, light_model)
     run.run()
     return run.report(slo_s)

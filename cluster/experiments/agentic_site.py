@@ -1,4 +1,4 @@
-"""The machines of the agentic experiment, built from the shipped models, and its three runs."""
+"""The machines of the agentic experiment, built from the shipped models, and its runs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.experiments.agentic import DRAFT, PROMPT_MOST, TARGET, AgentSite, LpuModel, run_agents
+from cluster.experiments.agentic import (
+    DRAFT,
+    PROMPT_MOST,
+    TARGET,
+    AgentSite,
+    GroupModel,
+    LpuModel,
+    run_agents,
+)
 from cluster.experiments.agentic_graph import NEW_TOKENS, AgentRequest
 from cluster.experiments.agentic_routing import GPU, LPU, Always, Desk, Router, make_router
 from cluster.experiments.agentic_text import GpuWriter, LpuWriter
 from cluster.experiments.belt import belt_of
 from cluster.experiments.load import RooflineCost
-from cluster.experiments.machines import checkpoint_of
 from cluster.gpu.link import load_link
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture
+from programs.architectures import find_model
+
+COMPARED = (
+    ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),
+    ("routed", "gpu-only-target"), ("gpu-only", "gpu-only-target"),
+    ("lpu-only", "lpu-only-target"),
+)  # fmt: skip
+"""Pairs of runs whose times are divided: three on the same models, then others."""
 
 
 @dataclass(frozen=True)
 class AgentChoice:
     """What a user says about the machines; presets or TOML files, as their loaders know them.
 
-    chips: LPUs that share each model.  pipelines: of each model.  corrupt: see ``AgentSite``.
+    chips: LPUs that share each model.  pipelines, groups: of each model.  corrupt: see
+    ``AgentSite``.
     """
 
     gpu: str = "h100"
@@ -39,26 +54,29 @@ class AgentChoice:
 
 
 def build_site(choice: AgentChoice) -> AgentSite:
-    """Compile the shipped models for LPUs, and load the target for GPUs."""
+    """Compile the shipped models for LPUs, and load them for GPUs."""
     from cluster.compiling import compile_model, open_model
 
     group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
-    cost = RooflineCost(group, architecture(TARGET), choice.max_batch)
     link = load_link(choice.link)
-    lpu, checkpoints = {}, {}
+    lpu, gpu, checkpoints = {}, {}, {}
     for name in (DRAFT, TARGET):
-        directory = checkpoint_of(name)
-        assert directory is not None
-        checkpoint = checkpoints[name] = open_model(directory)
+        model = find_model(name)
+        assert model.checkpoint is not None
+        checkpoint = checkpoints[name] = open_model(model.checkpoint)
+        cost = RooflineCost(group, model.architecture, choice.max_batch)
+        gpu[name] = GroupModel(cost, GpuWriter(checkpoint), choice.groups)
         artifact = compile_model(
             checkpoint, tp=choice.chips, dtype=choice.dtype,
             context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=choice.chip,
         )  # fmt: skip
         lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), choice.pipelines)
-    target = checkpoints[TARGET]
-    return AgentSite(
-        lpu, cost, GpuWriter(target), target.tokenizer, link, choice.groups, choice.corrupt
-    )
+    machines = {
+        LPU: f"{choice.pipelines} x {choice.chips} {choice.chip} {choice.dtype}",
+        GPU: f"{choice.groups} x {choice.gpu_tp} {group.spec.name} {group.dtype}",
+    }
+    tokenizer = checkpoints[TARGET].tokenizer
+    return AgentSite(lpu, gpu, tokenizer, link, choice.corrupt, machines)
 
 
 def run_agentic(
@@ -72,19 +90,25 @@ def run_agentic(
 ) -> dict[str, Any]:
     """``requests`` with the named router, then with everything on one pool; plain data.
 
+    ``gpu-only`` and ``lpu-only`` run every step on the model that ``routed`` runs it on, so only
+    machines differ; ``gpu-only-target`` and ``lpu-only-target`` run all steps on the target.
     desk: where that router works already, if not in this process.
 
-    ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds.
+    ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds;
+    ``speedup`` is that of ``routed`` over ``gpu-only``, end to end, and ``speedups`` has them all,
+    each with the models and machines that it compares.
     """
-    routers: dict[str, Router | Desk] = {
-        "routed": desk or make_router(router, seed),
-        "gpu-only": Always(GPU),
-        "lpu-only": Always(LPU),
+    routers: dict[str, tuple[Router | Desk, str]] = {
+        "routed": (desk or make_router(router, seed), DRAFT),
+        "gpu-only": (Always(GPU), DRAFT),
+        "lpu-only": (Always(LPU), DRAFT),
+        "gpu-only-target": (Always(GPU), TARGET),
+        "lpu-only-target": (Always(LPU), TARGET),
     }
     runs = {}
-    for name, chosen in routers.items():
+    for name, (chosen, light) in routers.items():
         tell(f"{name} ...")
-        runs[name] = run_agents(requests, site, chosen, seed, slo_s)
+        runs[name] = run_agents(requests, site, chosen, seed, slo_s, light)
     return {
         "experiment": "agentic",
         "router": router,
@@ -92,6 +116,7 @@ def run_agentic(
         "requests": len(requests),
         "slo_s": slo_s,
         "link": site.link.name,
+        "machines_per_model": site.machines,
         "lpu_costs": {name: model.belt.source for name, model in site.lpu.items()},
         "lpu_decode_cycles": {
             name: list(model.belt.decode_cycles) for name, model in site.lpu.items()
@@ -101,9 +126,25 @@ def run_agentic(
             key: {name: run[key]["p50"] for name, run in runs.items()}
             for key in ("end_to_end_s", "ttft_s", "tpot_s")
         },
-        "speedup_over_gpu_only": _ratio(runs["gpu-only"], runs["routed"]),
+        "speedup": _ratio(runs["gpu-only"], runs["routed"]),
+        "speedups": [
+            {
+                "of": fast, "over": slow, "end_to_end": _ratio(runs[slow], runs[fast]),
+                "compares": f"{_setting(runs[fast], site)} against {_setting(runs[slow], site)}",
+            }
+            for fast, slow in COMPARED
+        ],
         "runs": runs,
-    }
+    }  # fmt: skip
+
+
+def _setting(run: dict[str, Any], site: AgentSite) -> str:
+    """Which model ran how many steps on which machines."""
+    parts = []
+    for name, steps in run["steps_of_models"].items():
+        pool, model = name.split("-", 1)
+        parts.append(f"{model} on {site.machines[pool]} ({steps} steps)")
+    return ", ".join(parts)
 
 
 def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> float | None:

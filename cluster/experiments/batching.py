@@ -13,12 +13,15 @@ The rules, exactly.  All times are integer picoseconds.  At one instant, in this
 A request whose answer is one token is complete after its prefill.  One that could never fit is
 refused on arrival.  Decode steps between two events are computed in one go, which changes nothing:
 a run of steps is cut at the first step that ends when the head of the queue could be taken.
+
+A pool may scale (``scaling``): servers that are down or still starting are passed over in all of
+this, and the rule for them is applied last.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,11 +31,15 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
-from cluster.experiments.serving import Served
+from cluster.experiments.scaling import MAX_GROUPS, Scaling, node_ps
+from cluster.experiments.serving import NOBODY, Served, Stage
+from cluster.gpu.link import TOKEN_BYTES
 
 I64 = NDArray[np.int64]
 
-MAX_SERVERS = 1024
+MAX_SERVERS = MAX_GROUPS
+WAKE = -1
+"""Instead of a server's number: an instant to look at the pool, when none of them ends anything."""
 RUN_STEPS = 256
 """Decode steps computed in one go at most."""
 
@@ -77,6 +84,11 @@ class _Server:
     context: int = 0
     reserved: int = 0
     busy: int = 0
+    prefill_busy: int = 0
+    up: bool = True
+    ready_ps: int = 0
+    """When it has started."""
+    idle_since: int = -1
 
     @property
     def idle(self) -> bool:
@@ -87,10 +99,15 @@ class Batching:
     """The servers and their queue, moved from instant to instant by whoever knows the arrivals.
 
     Requests are numbered in the order of ``add``.  start, first, second, done: per request, ps,
-    -1 where it has not come to that; a refused request never does.
+    -1 where it has not come to that; a refused request never does.  scaling: servers beyond
+    its least are down at first; then ``servers`` does not matter.
     """
 
-    def __init__(self, cost: BatchCost, servers: int) -> None:
+    def __init__(self, cost: BatchCost, servers: int, scaling: Scaling | None = None) -> None:
+        self.scaling = scaling
+        least = servers
+        if scaling is not None:
+            least, servers = scaling.least, scaling.most
         if not 1 <= servers <= MAX_SERVERS:
             raise InputError(f"GPU groups {servers}: use 1 to {MAX_SERVERS:,}")
         self.cost = cost
@@ -100,9 +117,14 @@ class Batching:
         self.first: list[int] = []
         self.second: list[int] = []
         self.done: list[int] = []
-        self.servers = [_Server(number) for number in range(servers)]
+        self.servers = [_Server(number, up=number < least) for number in range(servers)]
+        self.nodes = [(0, least)]
+        """(instant, servers that are up from then on)."""
+        self.came: dict[int, int] = {}
         self.queue: deque[int] = deque()
         self.steps = self.tokens = 0
+        self.steps_of: Counter[int] = Counter()
+        """Decode steps by size of the batch."""
         self._events: list[tuple[int, int, int]] = []  # end, server, version
         self._prefills: dict[int, int] = {}
         self._finished: list[int] = []
@@ -126,13 +148,18 @@ class Batching:
         for request in arriving:
             if self.prompt[request] + self.output[request] <= self.cost.kv_tokens:
                 self.queue.append(request)
+                self._wake(now, request)
         self._finished = []
         while self._events and self._events[0][0] == now:
             _, number, version = heapq.heappop(self._events)
+            if number == WAKE:
+                continue
             server = self.servers[number]
             if version == server.version:
                 self._end(server, now)
         for server in self.servers:
+            if not server.up or server.ready_ps > now:
+                continue
             if server.ends is not None and self.queue and self._fits(server):
                 self._cut(server, now)
             if server.idle:
@@ -141,7 +168,41 @@ class Batching:
             for server in self.servers:
                 if server.ends is not None and self._fits(server):
                     self._shorten(server, now)
+        if self.scaling is not None:
+            self._scale(self.scaling, now)
         return self._finished
+
+    def _wake(self, now: int, request: int) -> None:
+        """Come back when ``request`` has waited too long."""
+        if self.scaling is not None and self.scaling.wait_ps is not None:
+            self.came[request] = now
+            heapq.heappush(self._events, (now + self.scaling.wait_ps, WAKE, 0))
+
+    def _scale(self, rule: Scaling, now: int) -> None:
+        """Start and stop servers by the rule, and come back when it may say something else."""
+        for server in self.servers:
+            resting = server.up and server.ready_ps <= now and server.idle
+            if resting and server.idle_since < 0:
+                server.idle_since = now
+                heapq.heappush(self._events, (now + rule.idle_ps, WAKE, 0))
+            elif not resting:
+                server.idle_since = -1
+        before = up = sum(server.up for server in self.servers)
+        starting = sum(server.up and server.ready_ps > now for server in self.servers)
+        waited = now - self.came.get(self.queue[0], now) if self.queue else None
+        down = (server for server in self.servers if not server.up)
+        for _ in range(rule.more(up, starting, len(self.queue), waited)):
+            server = next(down)
+            server.up, server.ready_ps = True, now + rule.start_ps
+            heapq.heappush(self._events, (server.ready_ps, WAKE, 0))
+            up += 1
+        for server in reversed(self.servers):
+            idle = server.idle_since >= 0 and now - server.idle_since >= rule.idle_ps
+            if idle and up > rule.least and not self.queue:
+                server.up, server.idle_since = False, -1
+                up -= 1
+        if up != before:
+            self.nodes.append((now, up))
 
     def _fits(self, server: _Server) -> bool:
         head = self.queue[0]
@@ -182,6 +243,7 @@ class Batching:
         request = server.prefilling
         if request >= 0:
             server.prefilling = -1
+            server.prefill_busy += now - server.began
             self.first[request] = now
             if self.output[request] == 1:
                 self._leave(server, request, now)
@@ -197,6 +259,7 @@ class Batching:
         server.context += steps * batch
         self.steps += steps
         self.tokens += steps * batch
+        self.steps_of[batch] += steps
         while server.leaving and server.leaving[0][0] == server.steps:
             request = heapq.heappop(server.leaving)[1]
             server.context -= self.prompt[request] + self.output[request]
@@ -225,9 +288,18 @@ class Batching:
             self._expect(server, int(server.ends[-1]))
 
 
-def serve_batched(trace: Trace, cost: BatchCost, servers: int) -> Served:
+def serve_batched(
+    trace: Trace, cost: BatchCost, servers: int, scaling: Scaling | None = None
+) -> Served:
     """Serve ``trace`` on ``servers`` equal servers by the rules above."""
-    batching = Batching(cost, servers)
+    return served_by(run_batched(trace, cost, servers, scaling), trace)
+
+
+def run_batched(
+    trace: Trace, cost: BatchCost, servers: int, scaling: Scaling | None = None
+) -> Batching:
+    """``trace`` from its first arrival until nothing more can happen."""
+    batching = Batching(cost, servers, scaling)
     arrivals: list[int] = trace.arrival_ps.tolist()
     for prompt, output in zip(
         trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True
@@ -243,9 +315,30 @@ def serve_batched(trace: Trace, cost: BatchCost, servers: int) -> Served:
             until += 1
         batching.advance(now, range(coming, until))
         coming = until
+    return batching
+
+
+def served_by(batching: Batching, trace: Trace) -> Served:
+    """What ``run_batched`` of a trace came to: prefill and decode on the same servers."""
     busy = [server.busy for server in batching.servers]
     start, first, second, done, working = (
         np.array(values, np.int64)
         for values in (batching.start, batching.first, batching.second, batching.done, busy)
     )
-    return Served(start, first, second, done, working, batching.steps, batching.tokens)
+    fine = done >= 0
+    prefill = sum(server.prefill_busy for server in batching.servers)
+    horizon = int(done.max(initial=0))
+    nodes = [(at, count) for at, count in batching.nodes if at <= horizon]
+    time = None if batching.scaling is None else node_ps(nodes, horizon)
+    waits, decode = (trace.arrival_ps[fine], start[fine]), sum(busy) - prefill
+    stages = {
+        "prefill": Stage("GPU groups", len(busy), prefill, *waits, time),
+        "decode": Stage("GPU groups", len(busy), decode, NOBODY, NOBODY, time),
+    }
+    into = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
+    out = int(trace.output_tokens[fine].sum())
+    host = {"gpu_tokens_in": TOKEN_BYTES * into, "gpu_tokens_out": TOKEN_BYTES * out}
+    return Served(
+        start, first, second, done, working, batching.steps, batching.tokens, stages, {**host},
+        nodes,
+    )  # fmt: skip

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
-from cluster.experiments.serving import Served
+from cluster.experiments.serving import NOBODY, Served, Stage
 from programs.artifact import Artifact
 
 I64 = NDArray[np.int64]
@@ -36,6 +36,9 @@ MAX_PLACES = 4096
 """Places of one pipeline."""
 MOST_PLACES = 65_536
 """Places of all pipelines."""
+
+
+LPU_SERVERS = "places of LPU pipelines"
 
 
 class Spans(NamedTuple):
@@ -60,6 +63,7 @@ class Belt:
     interval_cycles: given cycles between two tokens of different requests; None, or one that
     leaves no second place: no overlap.
     source: where the cycles come from, for the report.
+    host_bytes: to the chips for every token, and back with logits; None where not known.
     """
 
     clock_hz: int
@@ -69,6 +73,7 @@ class Belt:
     host_cycles: tuple[int, int]
     source: str
     interval_cycles: int | None = None
+    host_bytes: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for value in (*self.prefill_cycles, *self.decode_cycles):
@@ -122,6 +127,13 @@ class Belt:
         """Whether requests fit the context: the last answer token is never fed."""
         return np.asarray(prompt + output - 1 <= self.context)
 
+    def crossing(self, fed: int, logits: int) -> dict[str, int | None]:
+        """Bytes between chips and host, by ``HOST_KINDS``: tokens fed, and those with logits."""
+        if self.host_bytes is None:
+            return {"lpu_inputs_in": None, "lpu_logits_out": None}
+        into, out = self.host_bytes
+        return {"lpu_inputs_in": into * fed, "lpu_logits_out": out * logits}
+
     def spans(self, prompt: I64, output: I64, cached: bool = False) -> Spans:
         """What requests take on a place; they must fit.
 
@@ -155,15 +167,20 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
     return -(-ps * clock_hz // PS)
 
 
+def host_bytes(artifact: Artifact) -> tuple[int, int]:
+    """Bytes that the host puts into the chips before a launch, and takes out with the logits."""
+    inputs = artifact.bindings["inputs"]
+    into = sum(320 * words for name in ("x", "cos", "sin") for _, _, words in inputs[name])
+    into += sum(320 for name in ("kv_map", "mask_map") for _ in inputs[name])
+    return into, 4 * 320 * artifact.bindings["outputs"]["logits"][0][2]
+
+
 def host_seconds(artifact: Artifact) -> tuple[float, float]:
     """Seconds of the host's transfers around a prefill and a decode launch, by the PCIe model.
 
     The same sums that ``programs.host.Host`` charges for ``prepare`` and ``read_logits``.
     """
-    inputs = artifact.bindings["inputs"]
-    into = sum(320 * words for name in ("x", "cos", "sin") for _, _, words in inputs[name])
-    into += sum(320 for name in ("kv_map", "mask_map") for _ in inputs[name])
-    out = 4 * 320 * artifact.bindings["outputs"]["logits"][0][2]
+    into, out = host_bytes(artifact)
     spec = artifact.spec
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     return before, before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
@@ -184,6 +201,7 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
         (host[0], host[1]),
         "compiled: exact cycles per token",
         interval_cycles,
+        host_bytes(artifact),
     )
 
 
@@ -267,4 +285,12 @@ def serve_on_belts(trace: Trace, belt: Belt, pipelines: int) -> Served:
     second[fine[several]] = _to_ps((went.entry + spans.second)[several], belt.clock_hz)
     done[fine] = _to_ps(went.entry + spans.done, belt.clock_hz)
     tokens = int(trace.output_tokens[fine].sum())
-    return Served(start, first, second, done, went.busy_ps, tokens, tokens)
+    busy, places = sum(went.busy_ps.tolist()), len(went.busy_ps)
+    prefill = min(cycles_to_ps(sum(spans.first.tolist()), belt.clock_hz), busy)
+    stages = {
+        "prefill": Stage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
+        "decode": Stage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
+    }
+    fed = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
+    host = belt.crossing(fed, tokens)
+    return Served(start, first, second, done, went.busy_ps, tokens, tokens, stages, host)

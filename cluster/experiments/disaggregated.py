@@ -8,9 +8,9 @@
 - ``cpx+lpu+gpu``: prompts on CPX, KV cache to GPUs, decode split as above.
 
 All KV caches cross one link, first come, first served.  Where layers are split every GPU group has
-a link and LPUs of its own, whatever the number of pipelines.  Stages
-feed forward only, so each is computed for all requests before the next; the first token is there
-when the prefill ends.
+a link of its own, and an equal share of the LPU pipelines.  Stages feed forward only, so each is
+computed for all requests before the next; the first token is there when the prefill ends and the
+host has it.  A GPU takes in a prompt's tokens before its prefill and gives out every token.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
-from cluster.experiments.batching import MAX_SERVERS, serve_batched
+from cluster.experiments.batching import MAX_SERVERS, run_batched, serve_batched, served_by
 from cluster.experiments.belt import (
+    LPU_SERVERS,
     MAX_CYCLES,
     MOST_PLACES,
     Belt,
@@ -33,17 +34,18 @@ from cluster.experiments.belt import (
     ride,
     serve_on_belts,
 )
+from cluster.experiments.kv_handover import HANDOVERS, exposed_by_formula, hand_over, kv_bytes
 from cluster.experiments.load import MAX_BATCH, RooflineCost
-from cluster.experiments.serving import Served, Slo, service_report
+from cluster.experiments.serving import NOBODY, Served, Slo, Stage, service_report
 from cluster.experiments.split_layers import SplitCost
-from cluster.gpu.link import LinkLedger, WorldLink
+from cluster.gpu.link import TOKEN_BYTES, LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from programs.architectures import ARCHITECTURES, Architecture
 
 I64 = NDArray[np.int64]
 
-HANDOVERS = ("serial", "layers")
-TOKEN_BYTES = 4
+SPLIT = ("gpu+lpu-ffn", "cpx+lpu+gpu")
+"""Platforms that split every layer."""
 KV_MODELS = (
     "llama-2-70b", "llama-3-70b", "opt-66b", "llama-3-405b", "deepseek-v3", "qwen3-8b",
     "qwen3-235b",
@@ -83,111 +85,95 @@ class Site:
 
     def split(self, prefilled: bool) -> SplitCost:
         """Attention on the GPUs, networks on the LPUs."""
+        self.check_split()
         return SplitCost(
             self.gpu, self.arch, self.link, self.ffn_cycles, self.belt.clock_hz,
             min(self.belt.interval_cycles or self.ffn_cycles, self.ffn_cycles),
-            self.max_batch, prefilled,
+            self.max_batch, prefilled, self.pipelines // self.groups,
         )  # fmt: skip
+
+    def check_split(self) -> None:
+        """Refuse pipelines that the GPU groups cannot share equally."""
+        if self.pipelines % self.groups:
+            raise InputError(
+                f"{self.pipelines} LPU pipelines with {self.groups} GPU groups: "
+                f"{' and '.join(SPLIT)} give every group as many pipelines; use a multiple of "
+                f"{self.groups}, or name other platforms"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A trace on a platform: bytes over the link by kind, and figures of stages before the last.
+    """A trace on a platform: bytes over the link by kind.
 
-    exposed_ps: from the end of a prefill to the arrival of its last KV byte, int64, -1 where
+    exposed_ps: from the end of a prefill's pass to the arrival of its last KV byte, int64, -1 where
     nothing was handed over; None where the platform hands nothing over.
     """
 
     served: Served
     nbytes: dict[str, int]
     exposed_ps: I64 | None = None
-    prefill_utilisation: float | None = None
-    link_utilisation: float | None = None
 
 
-def kv_bytes(arch: Architecture, prompt_tokens: int) -> int:
-    """Bytes of a prompt's KV cache, 16-bit values."""
-    return arch.kv_bytes_per_token() * prompt_tokens
+def one_by_one(
+    ready_ps: Sequence[int], span_ps: Sequence[int], servers: int
+) -> tuple[I64, I64, I64]:
+    """Begin and end of jobs on equal servers, first come, first served; ps, int64 [jobs].
 
-
-def exposed_by_formula(nbytes: int, link: WorldLink, prefill_s: float, layers: int) -> float:
-    """Seconds a layer-by-layer handover shows on an idle link, by the published kind of formula.
-
-    max(0, S/B - t_prefill (1 - 1/layers)) + last layer + latency; one layer stands for a serial
-    handover, S/B + latency.  An upper bound: where the link
-    is slower than the prefill it counts the last layer twice, at most one layer's S/(B layers).
+    Begins ascend if ready_ps does.  Third: the time each server worked, ps, int64 [servers].
     """
-    whole, last = link.occupied_seconds(nbytes), link.occupied_seconds(-(-nbytes // layers))
-    if layers == 1:
-        return whole + link.latency_s
-    return max(0.0, whole - prefill_s * (1 - 1 / layers)) + last + link.latency_s
-
-
-def one_by_one(ready_ps: Sequence[int], span_ps: Sequence[int], servers: int) -> tuple[I64, I64]:
-    """Begin and end of jobs on equal servers, first come, first served; ps, int64 [jobs]."""
     free = [0] * servers
+    busy = [0] * servers
     begin = []
     for ready, span in zip(ready_ps, span_ps, strict=True):
         server = free.index(min(free))
         begin.append(max(ready, free[server]))
         free[server] = begin[-1] + span
+        busy[server] += span
         check_time(free[server] / PS)
     started = np.array(begin, np.int64)
-    return started, started + np.array(span_ps, np.int64)
+    return started, started + np.array(span_ps, np.int64), np.array(busy, np.int64)
 
 
-def hand_over(
-    begin: I64, end: I64, nbytes: Sequence[int], layers: int, ledger: LinkLedger, handover: str
-) -> I64:
-    """When each request's KV cache and first token have crossed; ps, int64 [requests].
+@dataclass(frozen=True, eq=False)
+class _Prefilled:
+    """Requests ``fine`` of a trace after their prefill; ps, int64.
 
-    begin, end: of the prefills, ps; layers are done at equal intervals.  The token travels in
-    front of the last piece.
+    begin, end: the group has the request, [fine].  more: which of them have a second token, and of
+    those, [more], computed: end of the pass; left, arrived: of the last KV piece.
     """
-    sends: list[tuple[int, int, int, int]] = []
-    for request, (first, last, whole) in enumerate(
-        zip(begin.tolist(), end.tolist(), nbytes, strict=True)
-    ):
-        pieces = layers if handover == "layers" else 1
-        for piece in range(pieces):
-            at = first + (last - first) * (piece + 1) // pieces
-            part = whole * (piece + 1) // pieces - whole * piece // pieces
-            sends.append((at, request, piece, part))
-    sends.sort()
-    arrived = np.zeros(len(begin), np.int64)
-    for at, request, piece, part in sends:
-        if piece == (layers if handover == "layers" else 1) - 1:
-            ledger.send("tokens", TOKEN_BYTES, at / PS)
-        arrival = ledger.send("kv", part, at / PS)
-        check_time(arrival)
-        arrived[request] = round(arrival * PS)
-    return arrived
+
+    begin: I64
+    end: I64
+    more: I64
+    computed: I64
+    left: I64
+    arrived: I64
+    busy: I64
+    ledger: LinkLedger
 
 
-def _select(trace: Trace, rows: I64) -> Trace:
-    return Trace(
-        trace.arrival_ps[rows], trace.prompt_tokens[rows], trace.output_tokens[rows], trace.source
+def _prefill(trace: Trace, site: Site, group: GpuGroup, fine: I64) -> _Prefilled:
+    prompts = trace.prompt_tokens[fine].tolist()
+    into, passes = (
+        {tokens: round(seconds(tokens) * PS) for tokens in set(prompts)}
+        for seconds in (group.host_seconds, lambda n: group.prefill_seconds(site.arch, n))
     )
-
-
-def _prefilled(
-    trace: Trace, site: Site, group: GpuGroup, fine: I64
-) -> tuple[I64, I64, I64, I64, LinkLedger]:
-    """Begin and end of the prefill of requests ``fine``, those with more to come, their arrival."""
-    spans = {
-        tokens: round(group.prefill_seconds(site.arch, tokens) * PS)
-        for tokens in set(trace.prompt_tokens[fine].tolist())
-    }
-    begin, end = one_by_one(
-        trace.arrival_ps[fine].tolist(),
-        [spans[tokens] for tokens in trace.prompt_tokens[fine].tolist()],
-        site.groups,
+    out = round(group.host_seconds(1) * PS)
+    begin, end, busy = one_by_one(
+        trace.arrival_ps[fine].tolist(), [into[n] + passes[n] + out for n in prompts], site.groups
     )
     more = np.flatnonzero(trace.output_tokens[fine] > 1)
     ledger = LinkLedger(site.link)
-    nbytes = [kv_bytes(site.arch, n) for n in trace.prompt_tokens[fine[more]].tolist()]
-    arrived = hand_over(begin[more], end[more], nbytes, site.arch.layers, ledger, site.handover)
-    return begin, end, more, arrived, ledger
+    nbytes = [kv_bytes(site.arch, prompts[row]) for row in more.tolist()]
+    computing = begin[more] + np.array([into[prompts[row]] for row in more.tolist()], np.int64)
+    order = np.argsort(computing, kind="stable")
+    left, arrived = (np.zeros(len(more), np.int64) for _ in range(2))
+    left[order], arrived[order] = hand_over(
+        computing[order], end[more][order] - out, [nbytes[row] for row in order.tolist()],
+        site.arch.layers, ledger, site.handover,
+    )  # fmt: skip
+    return _Prefilled(begin, end, more, end[more] - out, left, arrived, busy, ledger)
 
 
 def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outcome:
@@ -199,38 +185,74 @@ def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outco
     else:
         fits &= site.belt.fits(trace.prompt_tokens, trace.output_tokens)
     fine = np.flatnonzero(fits)
-    begin, end, more, arrived, ledger = _prefilled(trace, site, group, fine)
+    went = _prefill(trace, site, group, fine)
     start, first, second, done, exposed = (np.full(len(trace), -1, np.int64) for _ in range(5))
-    start[fine], first[fine], done[fine] = begin, end, end
-    later = fine[more]
-    exposed[later] = arrived - end[more]
-    order = np.argsort(arrived, kind="stable")
-    rows = later[order]
-    nbytes = dict(ledger.bytes_by_kind)
+    start[fine], first[fine], done[fine] = went.begin, went.end, went.end
+    later = fine[went.more]
+    exposed[later] = went.arrived - went.computed
+    order = np.argsort(went.arrived, kind="stable")
+    rows, ready = later[order], went.arrived[order]
+    prompt, output = trace.prompt_tokens[rows], trace.output_tokens[rows]
+    nbytes = dict(went.ledger.bytes_by_kind)
+    into, out = int(trace.prompt_tokens[fine].sum()), len(fine)
+    steps = tokens = int((output - 1).sum())
     if split:
-        cost = site.split(True)
         # The first token is here already: a request joins with it, as after a prefill.
-        job = replace(_select(trace, rows), arrival_ps=arrived[order])
-        went = serve_batched(job, cost, site.groups)
-        second[rows], done[rows] = went.second_ps, went.done_ps
-        busy, steps, tokens = went.busy_ps, went.steps, went.tokens
-        nbytes["activations"] = 2 * site.arch.layers * cost.crossing_bytes(tokens)
+        job = Trace(ready, prompt, output, trace.source)
+        decoded, stages, crossed = _decode_split(job, site, prefilled=True)
+        second[rows], done[rows] = decoded.second_ps, decoded.done_ps
+        busy, steps = decoded.busy_ps, decoded.steps
+        nbytes["activations"] = crossed
+        into, out = into + tokens, out + tokens
+        host: dict[str, int | None] = {}
     else:
         clock = site.belt.clock_hz
-        spans = site.belt.spans(trace.prompt_tokens[rows], trace.output_tokens[rows], cached=True)
-        rode = ride(arrived[order], spans, site.belt, site.pipelines)
+        spans = site.belt.spans(prompt, output, cached=True)
+        rode = ride(ready, spans, site.belt, site.pipelines)
         for times, span in ((second, spans.second), (done, spans.done)):
             times[rows] = [cycles_to_ps(cycle, clock) for cycle in (rode.entry + span).tolist()]
         busy = rode.busy_ps
-        steps = tokens = int((trace.output_tokens[rows] - 1).sum())
-    horizon = int(done.max(initial=0))
+        entered = [cycles_to_ps(cycle, clock) for cycle in rode.entry.tolist()]
+        began = np.where(rode.entry == rode.ready, ready, np.array(entered, np.int64))
+        stages = {"decode": Stage(LPU_SERVERS, len(busy), sum(busy.tolist()), ready, began)}
+        host = site.belt.crossing(tokens, tokens)
+    stages |= {
+        "prefill": Stage(
+            "prefill GPU groups", site.groups, sum(went.busy.tolist()),
+            trace.arrival_ps[fine], went.begin,
+        ),
+        "handover": Stage(
+            "link", 1, round(went.ledger.busy_s * PS), went.computed, went.left,
+        ),
+    }  # fmt: skip
+    host |= {"gpu_tokens_in": TOKEN_BYTES * into, "gpu_tokens_out": TOKEN_BYTES * out}
+    everyone = np.concatenate([went.busy, busy])
     return Outcome(
-        Served(start, first, second, done, busy, steps, tokens),
-        nbytes,
-        exposed,
-        int((end - begin).sum()) / (site.groups * horizon) if horizon else 0.0,
-        ledger.utilisation(horizon / PS) if horizon else 0.0,
+        Served(start, first, second, done, everyone, steps, tokens, stages, host), nbytes, exposed
     )
+
+
+def _decode_split(
+    trace: Trace, site: Site, prefilled: bool
+) -> tuple[Served, dict[str, Stage], int]:
+    """Layers split between GPUs and LPUs: all stages, and bytes of activations over the links."""
+    cost = site.split(prefilled)
+    batching = run_batched(trace, cost, site.groups)
+    served = served_by(batching, trace)
+    cycles = sum(cost.ffn_busy_cycles(batch) * n for batch, n in batching.steps_of.items())
+    worked = cycles_to_ps(cycles, cost.clock_hz)
+    stages = dict(served.stages)
+    if prefilled:
+        fine = served.done_ps >= 0
+        groups = stages.pop("prefill").servers
+        busy = sum(served.busy_ps.tolist())
+        stages["decode"] = Stage(
+            "GPU groups", groups, busy, trace.arrival_ps[fine], served.start_ps[fine]
+        )
+    stages["ffn"] = Stage("LPU pipelines", site.pipelines, worked, NOBODY, NOBODY)
+    each = np.full(site.pipelines, worked // site.pipelines, np.int64)
+    everyone = replace(served, busy_ps=np.concatenate([served.busy_ps, each]), stages=stages)
+    return everyone, stages, 2 * site.arch.layers * cost.crossing_bytes(served.tokens)
 
 
 def _gpu_only(trace: Trace, site: Site) -> Outcome:
@@ -243,11 +265,8 @@ def _lpu_only(trace: Trace, site: Site) -> Outcome:
 
 
 def _gpu_with_networks(trace: Trace, site: Site) -> Outcome:
-    cost = site.split(False)
-    served = serve_batched(trace, cost, site.groups)
-    return Outcome(
-        served, {"activations": 2 * site.arch.layers * cost.crossing_bytes(served.tokens)}
-    )
+    served, _, crossed = _decode_split(trace, site, prefilled=False)
+    return Outcome(served, {"activations": crossed})
 
 
 PLATFORMS: dict[str, Callable[[Trace, Site], Outcome]] = {
@@ -270,6 +289,8 @@ def run_disaggregated(
     """
     zero, prompt, output = (np.array([value], np.int64) for value in (0, *single))
     alone = Trace(zero, prompt, output, "one request")
+    if not set(SPLIT).isdisjoint(platforms):
+        site.check_split()
     reports: dict[str, dict[str, Any]] = {}
     for name in platforms:
         if name not in PLATFORMS:
@@ -325,10 +346,14 @@ def _alone(alone: Trace, outcome: Outcome, site: Site, name: str) -> dict[str, A
     }
     if outcome.exposed_ps is not None:
         report["kv_exposed_s"] = int(outcome.exposed_ps[0]) / PS if several else None
-        whole = kv_bytes(site.arch, int(alone.prompt_tokens[0]))
+        prompt = int(alone.prompt_tokens[0])
+        group = site.cpx if name.startswith("cpx") else site.gpu
         layers = site.arch.layers if site.handover == "layers" else 1
+        took = group.prefill_seconds(site.arch, prompt)
         report["kv_exposed_formula_s"] = (
-            exposed_by_formula(whole, site.link, first / PS, layers) if several else None
+            exposed_by_formula(kv_bytes(site.arch, prompt), site.link, took, layers)
+            if several
+            else None
         )
     return report
 
@@ -341,6 +366,4 @@ def _under_load(trace: Trace, outcome: Outcome, slo: Slo) -> dict[str, Any]:
     return {
         **service_report(trace, outcome.served, slo),
         "bytes": _carried(outcome.nbytes),
-        "prefill_utilisation": outcome.prefill_utilisation,
-        "link_utilisation": outcome.link_utilisation,
     }

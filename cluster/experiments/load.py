@@ -7,7 +7,7 @@ beyond the seeded arrivals, so the same settings give the same report to the las
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +18,7 @@ from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Lengths, Trace, poisson
 from cluster.experiments.batching import serve_batched
 from cluster.experiments.belt import Belt, given_belt, serve_on_belts
+from cluster.experiments.scaling import Scaling
 from cluster.experiments.serving import Served, Slo, service_report
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, check_pass
@@ -33,8 +34,8 @@ MAX_BATCH = 4096
 class RooflineCost:
     """The roofline of ``group`` for ``arch`` as the cost of continuous batching.
 
-    The same sums in the same order as ``GpuGroup.decode_seconds``, for many steps at once; tests
-    compare them bit for bit.
+    The same sums in the same order as ``GpuGroup.decode_seconds``, for many steps at once (tests
+    compare them bit for bit), and each pass's transfers with the host.
     """
 
     group: GpuGroup
@@ -53,7 +54,8 @@ class RooflineCost:
 
     def prefill_ps(self, tokens: int) -> int:
         """See ``BatchCost``."""
-        return round(self.group.prefill_seconds(self.arch, tokens) * PS)
+        host = self.group.host_seconds(tokens) + self.group.host_seconds(1)
+        return round((self.group.prefill_seconds(self.arch, tokens) + host) * PS)
 
     def decode_ps(self, batch: int, context: int, steps: int) -> I64:
         """See ``BatchCost``."""
@@ -75,6 +77,7 @@ class RooflineCost:
         )
         seconds = np.maximum(memory, compute) + overhead
         seconds += 2 * arch.layers * min(exchange.values())
+        seconds += 2 * group.host_seconds(batch)
         check_pass(float(seconds.max()), spec)
         steps_ps: I64 = np.rint(seconds * PS).astype(np.int64)
         return steps_ps
@@ -82,14 +85,15 @@ class RooflineCost:
 
 @dataclass(frozen=True)
 class GpuServers:
-    """``groups`` equal GPU groups behind one queue."""
+    """``groups`` equal GPU groups behind one queue, or as many as ``scaling`` says."""
 
     cost: RooflineCost
     groups: int = 1
+    scaling: Scaling | None = None
 
     def serve(self, trace: Trace) -> Served:
         """Serve a trace; see ``cluster.experiments.batching``."""
-        return serve_batched(trace, self.cost, self.groups)
+        return serve_batched(trace, self.cost, self.groups, self.scaling)
 
     def describe(self) -> dict[str, Any]:
         """What was simulated, as plain data."""
@@ -104,17 +108,22 @@ class GpuServers:
             "max_batch": self.cost.max_batch,
             "kv_tokens": self.cost.kv_tokens,
             "costs": "estimated: roofline",
+            "scaling": None if self.scaling is None else asdict(self.scaling),
         }
 
 
 @dataclass(frozen=True)
 class LpuServers:
-    """``pipelines`` equal LPU pipelines behind one queue, ``chips`` chips each where known."""
+    """``pipelines`` equal LPU pipelines behind one queue.
+
+    chips: of each, and dtype of the weights, where known.
+    """
 
     belt: Belt
     model: str
     pipelines: int = 1
     chips: int | None = None
+    dtype: str | None = None
 
     def serve(self, trace: Trace) -> Served:
         """Serve a trace; see ``cluster.experiments.belt``."""
@@ -127,6 +136,7 @@ class LpuServers:
             "kind": "lpu",
             "model": self.model,
             "chips_per_pipeline": self.chips,
+            "dtype": self.dtype,
             "pipelines": self.pipelines,
             "places_per_pipeline": belt.places,
             "context": belt.context,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.experiments.belt import Belt, belt_of, given_belt
-from programs.architectures import Architecture
+from programs.architectures import Architecture, find_model
 
-SHIPPED = ("target", "draft")
 MOST_COMPILED = 2048
 """Positions compiled for when the user names none."""
 GIVEN_CONTEXT = 1 << 17
@@ -32,15 +30,6 @@ class LpuChoice:
     interval_cycles: int | None = None
 
 
-def checkpoint_of(model: str) -> Path | None:
-    """The directory with the weights of ``model``; None for a model known by its shape only."""
-    if model in SHIPPED:
-        from cluster.commands.options import shipped_model
-
-        return shipped_model().parent / model
-    return Path(model) if Path(model).is_dir() else None
-
-
 def lpu_belt(model: str, choice: LpuChoice) -> Belt:
     """The costs of an LPU pipeline for ``model``: compiled now and exact, or the given constant."""
     if choice.cycles_per_token is not None:
@@ -50,11 +39,12 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
             GIVEN_CONTEXT if choice.context is None else choice.context,
             choice.interval_cycles,
         )
-    directory = checkpoint_of(model)
+    directory = find_model(model).checkpoint
     if directory is None:
         raise InputError(
             f"--model {model}: its weights are not here to be compiled; give the LPU's cost with "
-            "--lpu-cycles-per-token, or use target, draft or a checkpoint directory"
+            "--lpu-cycles-per-token, or use target, draft or a checkpoint directory (./name, "
+            "where a shape is called the same)"
         )
     from cluster.compiling import compile_model, open_model
 

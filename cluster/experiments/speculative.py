@@ -17,31 +17,21 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from chip.spec import load_chip_spec
 from cluster.commands.options import shipped_model
 from cluster.compiling import compile_model
 from cluster.errors import InputError
 from cluster.experiments import speculative_time as time_of
-from cluster.experiments.lpu_session import LpuSession
+from cluster.experiments.belt import host_seconds
+from cluster.experiments.speculative_rig import Phase, Rig
+from cluster.experiments.speculative_serving import charge, charge_gpu_only
 from cluster.experiments.speculative_settings import (
     DRAFTERS,
     SWEEP_GAMMAS,
     SWEEP_TEMPERATURES,
     Settings,
 )
-from cluster.experiments.speculative_steps import (
-    Drafter,
-    GpuDrafter,
-    Job,
-    LookupDrafter,
-    LpuDrafter,
-    RequestTrace,
-    Work,
-    follow,
-    target_only,
-)
+from cluster.experiments.speculative_steps import Job, RequestTrace, Work, target_only
 from cluster.experiments.speculative_time import (
     GPU_DRAFT,
     GPU_ONLY,
@@ -53,102 +43,11 @@ from cluster.experiments.speculative_time import (
     Machines,
 )
 from cluster.gpu import link as links
-from cluster.gpu.forward import GpuModel
 from cluster.gpu.pool import GpuPool, ray_pool
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from programs.architectures import architecture
-from programs.checkpoint import Checkpoint, load_checkpoint
-
-#: Rounding that the exact law of emitted tokens may show in float64.
-LAW_TOLERANCE = 1e-12
-
-Phase = Callable[[str], None]
-
-
-class Rig:
-    """The shipped models on their machines, loaded once."""
-
-    def __init__(
-        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
-    ) -> None:
-        """positions: of the longest text with its proposals."""
-        home = shipped_model()
-        phase("compiling the draft")
-        self.draft = load_checkpoint(home.parent / "draft")
-        self.checkpoint = load_checkpoint(home)
-        self._settings, self._positions = settings, positions
-        self.session = LpuSession(self._compile(self.draft))
-        phase("loading the target")
-        self.target = GpuModel(self.checkpoint)
-        self.pool = pool or GpuPool.in_process(self.target, settings.gpu_nodes)
-        self._drafters: dict[str, Drafter] = {}
-
-    def _compile(self, checkpoint: Checkpoint) -> Any:
-        s = self._settings
-        return compile_model(
-            checkpoint, tp=s.chips, dtype="int8", context=self._positions, chip=s.chip
-        )
-
-    def drafter(self, name: str) -> Drafter:
-        """One of ``DRAFTERS``, made at first use."""
-        if name not in self._drafters:
-            self._drafters[name] = (
-                LpuDrafter(self.session) if name == "lpu"
-                else GpuDrafter(GpuModel(self.draft)) if name == "gpu"
-                else LookupDrafter(self.checkpoint.config.vocab)
-            )  # fmt: skip
-        return self._drafters[name]
-
-    def traces(
-        self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
-        on_step: Callable[[int, int], None] | None = None,
-    ) -> list[RequestTrace]:  # fmt: skip
-        """Every prompt decoded with ``drafter``; request n is prompt n."""
-        return [
-            follow(number, prompt, job, self.drafter(drafter), self.pool, on_step)
-            for number, prompt in enumerate(prompts)
-        ]
-
-    def lossless(
-        self, traces: Sequence[RequestTrace], greedy: Sequence[list[int]], temperature: float
-    ) -> bool:
-        """Whether the texts are the target's own, by decoding with the target alone.
-
-        Greedy: the same tokens, judged by the same logits, bit for bit.  Sampling: every token was
-        judged by the very logits that plain decoding of its text gives, and the exact law of what
-        the rule emits differs from the target's by no more than rounding.
-        """
-        for trace, own in zip(traces, greedy, strict=True):
-            text = None if temperature <= 0.0 else trace.tokens
-            tokens, rows = target_only(self.target, trace.prompt, text, len(trace.tokens))
-            if temperature <= 0.0 and not trace.tokens == tokens == own:
-                return False
-            if not all(map(np.array_equal, rows, trace.target_logits)):
-                return False
-            if trace.law_error > LAW_TOLERANCE:
-                return False
-        return True
-
-    def lpu_only(
-        self, prompts: Sequence[Sequence[int]], greedy: Sequence[list[int]]
-    ) -> tuple[Charge, float]:
-        """The target on the LPUs along the greedy texts: its time, and how often it agrees.
-
-        Its weights are int8, so its most likely token is not always the float32 target's.
-        """
-        session = LpuSession(self._compile(self.checkpoint))
-        total, same = Charge(), 0
-        for prompt, tokens in zip(prompts, greedy, strict=True):
-            began = session.seconds
-            rows = [session.read(prompt)]
-            middle = session.seconds
-            for number, token in enumerate(tokens[:-1]):
-                rows.append(session.logits(token, len(prompt) + number))
-            done = session.seconds
-            total += Charge(middle - began, middle - began, done - middle)
-            same += sum(int(np.argmax(r)) == t for r, t in zip(rows, tokens, strict=True))
-        return total, same / sum(map(len, greedy))
+from programs.checkpoint import load_checkpoint
 
 
 def run(
@@ -157,6 +56,11 @@ def run(
     """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer."""
     if not prompts or not all(prompts):
         raise InputError("a prompt is empty: give at least one character")
+    if settings.concurrent > len(prompts):
+        raise InputError(
+            f"--concurrent {settings.concurrent} with {len(prompts)} prompts: give as many prompts "
+            "with --prompts, or fewer at once"
+        )
     if settings.alpha is not None:
         return _Study(settings, prompts, phase).report()
     gamma = max(settings.gamma, *SWEEP_GAMMAS) if settings.sweep else settings.gamma
@@ -182,7 +86,9 @@ def _pool(settings: Settings, phase: Phase) -> Iterator[GpuPool | None]:
         yield None
     else:
         phase(f"starting {settings.gpu_nodes} GPU nodes")
-        with ray_pool(shipped_model(), settings.gpu_nodes) as pool:
+        with ray_pool(
+            shipped_model(), settings.gpu_nodes, replace_lost=settings.replace_lost
+        ) as pool:
             yield pool
 
 
@@ -201,16 +107,21 @@ class _Study:
             spec.clock_hz, group, architecture(settings.gpu_model),
             architecture(settings.draft_model),
         )  # fmt: skip
-        prompt = settings.prompt_tokens if rig is None else max(map(len, prompts))
-        group.check_fits(self.machines.target, 1, prompt + settings.max_new_tokens)
-        # Without weights at hand a launch has a host transfer before it, with logits one after.
-        self._transfer_s = spec.pcie_latency_s
-        self._steps = 0
         count = settings.max_new_tokens
         lengths = [settings.prompt_tokens if rig is None else len(p) for p in prompts]
-        self.baseline = sum(
-            (time_of.charge_gpu_only(n, count, self.machines) for n in lengths), Charge()
-        )
+        # A verification has all proposals in the cache, beside the text before them.
+        gamma = max(settings.gamma, *SWEEP_GAMMAS) if settings.sweep else settings.gamma
+        room = (settings.concurrent, max(lengths) + count + gamma)
+        group.check_fits(self.machines.target, *room)
+        self.left_out: dict[str, str] = {}
+        try:
+            group.check_fits(self.machines.target, *room, self.machines.draft)
+        except InputError as error:
+            if settings.drafter == "gpu":
+                raise
+            self.left_out[GPU_DRAFT] = str(error)
+        self._steps = 0
+        self.baseline = charge_gpu_only(lengths, count, self.machines, settings.concurrent)
         self.greedy = [] if rig is None else [
             target_only(rig.target, p, None, count)[0] for p in prompts
         ]  # fmt: skip
@@ -239,11 +150,14 @@ class _Study:
         ]
 
     @cached_property
-    def _lpu_cycles(self) -> int:
-        """Cycles of each of the draft's tokens: given, or the shipped draft's longest."""
+    def _lpu_costs(self) -> tuple[int, float, float]:
+        """Cycles of each of the draft's tokens, and seconds of transfers without and with logits.
+
+        The figure that was given, transfers included; or the shipped draft's longest program.
+        """
         s = self.s
         if s.lpu_cycles_per_token is not None:
-            return s.lpu_cycles_per_token
+            return s.lpu_cycles_per_token, 0.0, 0.0
         if s.draft_model != "draft":
             raise InputError(
                 f"--draft-model {s.draft_model} without --lpu-cycles-per-token: give the "
@@ -253,14 +167,15 @@ class _Study:
         positions = s.prompt_tokens + s.max_new_tokens + s.gamma
         context = min(positions, checkpoint.config.max_position)
         compiled = compile_model(checkpoint, tp=s.chips, dtype="int8", context=context, chip=s.chip)
-        return max(compiled.predicted_cycles.values())
+        return max(compiled.predicted_cycles.values()), *host_seconds(compiled)
 
     def _lpu_work(self) -> Callable[[int, int, int], Work]:
-        each, io = self._lpu_cycles, self._transfer_s
+        each, feeding, with_logits = self._lpu_costs
 
         def work(cached: int, pending: int, drafted: int) -> Work:
             launches = pending + max(0, drafted - 1)
-            return Work(launches, launches * each, (launches + drafted) * io)
+            io = (launches - drafted) * feeding + drafted * with_logits
+            return Work(launches, launches * each, io)
 
         return work
 
@@ -270,9 +185,7 @@ class _Study:
         self, variant: str, traces: list[RequestTrace], gamma: int, temperature: float, link: str
     ) -> dict[str, Any]:
         on, sampling = links.load_link(link), temperature > 0.0
-        total = sum(
-            (time_of.charge(t, self.machines, on, variant, sampling) for t in traces), Charge()
-        )
+        total = charge(traces, self.machines, on, variant, sampling, self.s.concurrent)
         crosses = variant in (LPU_TOKENS, LPU_KV)
         return {
             "variant": variant,
@@ -306,17 +219,33 @@ class _Study:
             for drafter in order:
                 if s.alpha is not None and drafter == "lookup":
                     continue
+                if drafter == "gpu" and GPU_DRAFT in self.left_out:
+                    continue
                 traces = self._traces(drafter, gamma, heat)
                 main = main or traces
-                honest = self.rig and self.rig.lossless(traces, self.greedy, heat)
+                honest = self._honesty(traces, heat)
                 new = self._rows_of(drafter, traces, gamma, heat, names, crossings)
-                rows += [{**row, "lossless": honest} for row in new]
+                rows += [{**row, **honest} for row in new]
         rows.append(self._alone(GPU_ONLY, self.baseline))
         if self.rig is not None:
             self.phase("the target on LPUs alone")
             total, same = self.rig.lpu_only(self.prompts, self.greedy)
             rows.append(self._alone(LPU_ONLY, total, agreement=same))
         return self._report(rows, crossings, main)
+
+    def _honesty(self, traces: list[RequestTrace], heat: float) -> dict[str, Any]:
+        """lossless, and what was checked for it."""
+        if self.rig is None:
+            return {"lossless": None, "lossless_check": "acceptance is drawn, no model ran"}
+        lossless, check = self.rig.lossless(traces, self.greedy, heat)
+        if check is None:
+            told = "every token and its logits are the target's own, bit for bit"
+            if not lossless:
+                told = "tokens or logits differ from the target's own"
+            return {"lossless": lossless, "lossless_check": told}
+        return {
+            "lossless": lossless, "lossless_check": check.told, "sampling_p_value": check.p_value,
+        }  # fmt: skip
 
     def _rows_of(
         self, drafter: str, traces: list[RequestTrace], gamma: int, heat: float,
@@ -334,6 +263,22 @@ class _Study:
                 rows += pair
         return rows
 
+    def _compares(self) -> str:
+        """Models and machines of the headline's speed-ups."""
+        s, m = self.s, self.machines
+        gpus = f"{s.gpu_tp} x {m.gpu.spec.name} {m.gpu.dtype}"
+        given = s.lpu_cycles_per_token
+        lpus = f"LPUs of {given:,} cycles per token" if given else f"{s.chips} x {s.chip} int8"
+        drafting = {
+            "lpu": f"{m.draft.name} on {lpus}",
+            "gpu": f"{m.draft.name} there too",
+            "lookup": "n-grams of the text",
+        }[s.drafter]  # fmt: skip
+        return (
+            f"{m.target.name} on {gpus} with drafts by {drafting}, against {m.target.name} alone "
+            f"on {gpus}; prompts at once: {s.concurrent}"
+        )
+
     def _report(
         self, rows: list[dict[str, Any]], crossings: list[dict[str, Any]],
         main: list[RequestTrace],
@@ -347,9 +292,11 @@ class _Study:
         pool = None if self.rig is None else self.rig.pool
         return {
             **headline,
-            "lossless": None if self.rig is None else all(
-                row["lossless"] for row in rows if "lossless" in row
-            ),
+            "lossless": False if any(row.get("lossless") is False for row in rows)
+            else headline["lossless"],
+            "compares": self._compares(),
+            "left_out": self.left_out,
+            "concurrent": s.concurrent,
             "link": s.link, "drafter": s.drafter, "mode": s.mode, "gpu": s.gpu,
             "gpu_tp": s.gpu_tp, "alpha": s.alpha, "seed": s.seed, "prompts": len(self.prompts),
             "gpu_model": s.gpu_model, "draft_model": s.draft_model,

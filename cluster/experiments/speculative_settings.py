@@ -22,8 +22,9 @@ class Settings:
     """One experiment.  gpu, link, chip: presets or TOML files; models: as ``architecture`` knows.
 
     alpha: draw acceptance instead of running the shipped models; then ``lpu_cycles_per_token``
-    is the draft's without host transfers (None: the shipped draft's, of its longest context needed)
+    is the draft's with host transfers (None: the shipped draft's, of its longest context needed)
     and ``prompt_tokens`` the length of each prompt.
+    concurrent: requests under way at once.  replace_lost: a GPU node starts for each lost one.
     chips: LPUs that share the draft (and, for LPU-only, the target).  nodes beyond one are Ray
     actors unless ``in_process``.  kill_after: GPU node 0 is ended after so many steps.
     """
@@ -48,12 +49,15 @@ class Settings:
     gpu_model: str = "target"
     draft_model: str = "draft"
     prompt_tokens: int = 512
+    concurrent: int = 1
+    replace_lost: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
             ("--gamma", self.gamma, 1, MOST_GAMMA),
             ("--max-new-tokens", self.max_new_tokens, 2, 1_000_000),
             ("--gpu-nodes", self.gpu_nodes, 1, 256),
+            ("--concurrent", self.concurrent, 1, 4096),
             ("--gpu-tp", self.gpu_tp, 1, 1024),
             ("--prompt-tokens", self.prompt_tokens, 1, 10_000_000),
             ("--seed", self.seed, 0, 2**63 - 1),
@@ -78,8 +82,10 @@ class Settings:
             _refuse_without_alpha(self)
         elif not 0 <= self.alpha <= 1:
             raise InputError(f"--alpha {self.alpha}: use a probability from 0 to 1")
-        elif self.kill_after is not None:
-            raise InputError("--kill-after with --alpha: no GPU node runs; leave one out")
+        elif self.kill_after is not None or self.replace_lost:
+            raise InputError(
+                "--kill-after and --replace-lost with --alpha: no GPU node runs; leave one out"
+            )
         elif self.drafter == "lookup":
             raise InputError("--alpha with --drafter lookup: use --drafter lpu or gpu")
 

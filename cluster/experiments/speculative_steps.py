@@ -84,8 +84,7 @@ class RequestTrace:
 
     tokens: the new ones, as many as asked for (the last step may have given more).  start: the
     drafter's reading of the prompt.  target_logits: per token the row it was judged by, float32
-    [vocab].  law_error: the largest difference between the distribution of an emitted token and
-    the target's, exact but for float64 rounding; 0 when greedy.
+    [vocab].
     """
 
     prompt: list[int]
@@ -93,7 +92,6 @@ class RequestTrace:
     start: Work = field(default_factory=Work)
     steps: list[Step] = field(default_factory=list)
     target_logits: list[F32] = field(default_factory=list)
-    law_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -301,9 +299,6 @@ def _judge(
     else:
         p = [acceptance.probabilities(row, job.temperature) for row in rows]
         verdict = acceptance.accept_sampled(tokens, q, p, position, draws)
-        for number in range(min(verdict.accepted + 1, len(tokens))):
-            error = np.abs(acceptance.emitted_law(p[number], q[number]) - p[number]).max()
-            trace.law_error = max(trace.law_error, float(error))
     trace.target_logits += [row.copy() for row in rows[: verdict.accepted + 1]]
     return verdict
 

@@ -1,7 +1,8 @@
 """What speculative decoding costs in virtual time: LPU cycles, link, GPU roofline.
 
-A request runs alone: draft, send, verify, answer, one after another.  The LPU part is exact cycles
-(plus host transfers by the chip's PCIe model); the link and the GPU are estimates.
+What each part takes, and the figures made of it; ``speculative_serving`` puts the parts in order.
+The LPU part is exact cycles (plus host transfers by the chip's PCIe model); the link and the GPU
+are estimates.
 
 - ``lpu-tokens``: token ids cross the link (when sampling also the draft's distributions, as float32
   logits); each side keeps its own KV cache and cuts it after a rejection by itself.
@@ -22,9 +23,8 @@ from typing import Any
 
 from cluster.experiments import acceptance
 from cluster.experiments.acceptance import Draws, Use
-from cluster.experiments.arrivals import check_time
 from cluster.experiments.speculative_steps import Job, RequestTrace, Step, Work
-from cluster.gpu.link import LinkLedger, WorldLink
+from cluster.gpu.link import TOKEN_BYTES, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from programs.architectures import Architecture
 
@@ -34,7 +34,6 @@ GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
 #: Causes of ``crossover`` that would not be without shipping KV.
 CAUSED_BY_KV = ("kv", "prompt kv")
 
-TOKEN_BYTES = 4
 #: An answer: how many proposals were accepted, and the target's own token.
 ANSWER_BYTES = 2 * TOKEN_BYTES
 LOGIT_BYTES = 4
@@ -57,11 +56,12 @@ class Machines:
 
 @dataclass(frozen=True)
 class Charge:
-    """Virtual seconds of requests served one after another.
+    """Virtual seconds, summed over requests, each from when it began; makespan: of all together.
 
     first: until the first token.  start: until the prompt is read on both sides and the first token
-    is known there.  decode: all steps; draft, verify and link are its parts.  Bytes: what crossed,
-    by kind; kv_prompt before the first step.
+    is known there.  decode: all steps; draft, verify, link, host (token ids to the GPUs and back)
+    and wait (for a machine that others use) are its parts.  Bytes: what crossed the link, by kind,
+    kv_prompt before the first step; host: between the GPUs and their host.
     """
 
     first: float = 0.0
@@ -70,10 +70,14 @@ class Charge:
     draft: float = 0.0
     verify: float = 0.0
     link: float = 0.0
+    host: float = 0.0
+    wait: float = 0.0
+    makespan: float = 0.0
     bytes_tokens: int = 0
     bytes_logits: int = 0
     bytes_kv: int = 0
     bytes_kv_prompt: int = 0
+    bytes_host: int = 0
 
     def __add__(self, other: Charge) -> Charge:
         return replace(self, **{n: v + getattr(other, n) for n, v in vars(self).items()})
@@ -85,66 +89,6 @@ def work_seconds(work: Work, machines: Machines) -> float:
     for cached, tokens in work.passes:
         seconds += machines.gpu.prefill_seconds(machines.draft, tokens, cached)
     return seconds
-
-
-def charge(
-    trace: RequestTrace, machines: Machines, link: WorldLink, variant: str, sampling: bool
-) -> Charge:
-    """What ``trace`` costs as ``variant``; for those without a link, ``link`` does not matter."""
-    gpu, target = machines.gpu, machines.target
-    crosses, ships = variant in (LPU_TOKENS, LPU_KV), variant == LPU_KV
-    up, down = LinkLedger(link), LinkLedger(link)
-    kv = machines.kv_bytes_per_token
-    prompt_kv = kv * len(trace.prompt) if ships else 0
-
-    def reply(nbytes: int, kv_bytes: int, at: float) -> float:
-        if not crosses:
-            return at
-        arrival = down.send("tokens", nbytes, at)
-        return down.send("kv", kv_bytes, at) if ships else arrival
-
-    prefill = gpu.prefill_seconds(target, len(trace.prompt))
-    reading = work_seconds(trace.start, machines)
-    # LPU and GPU read the prompt at the same time; a draft on the GPU waits for its turn.
-    start = max(reply(TOKEN_BYTES, prompt_kv, prefill), reading) if crosses else prefill + reading
-    at, drafting, verifying = start, 0.0, 0.0
-    for step in trace.steps:
-        draft = work_seconds(step.work, machines)
-        verify = gpu.verify_seconds(target, step.context, step.drafted + 1)
-        if step.replayed:
-            verify += gpu.prefill_seconds(target, step.replayed)
-        at += draft
-        if crosses:
-            sent = at
-            at = up.send("tokens", TOKEN_BYTES * step.drafted, sent)
-            if sampling:
-                at = up.send("logits", LOGIT_BYTES * target.vocab * step.drafted, sent)
-        at = reply(ANSWER_BYTES, kv * step.emitted, at + verify)
-        drafting += draft
-        verifying += verify
-    check_time(at)
-    return Charge(
-        first=prefill,
-        start=start,
-        decode=at - start,
-        draft=drafting,
-        verify=verifying,
-        link=at - start - drafting - verifying if crosses else 0.0,
-        bytes_tokens=up.bytes_by_kind["tokens"] + down.bytes_by_kind["tokens"],
-        bytes_logits=up.bytes_by_kind["logits"],
-        bytes_kv=down.bytes_by_kind["kv"] - prompt_kv,
-        bytes_kv_prompt=prompt_kv,
-    )
-
-
-def charge_gpu_only(prompt_tokens: int, new_tokens: int, machines: Machines) -> Charge:
-    """The target alone on the GPU: a prefill gives the first token, a pass every later one."""
-    decode = sum(
-        machines.gpu.decode_seconds(machines.target, [prompt_tokens + number])
-        for number in range(new_tokens - 1)
-    )
-    start = machines.gpu.prefill_seconds(machines.target, prompt_tokens)
-    return Charge(first=start, start=start, decode=decode, verify=decode)
 
 
 def simulate(
@@ -214,11 +158,11 @@ def seconds_of(total: Charge, tokens: int, requests: int, baseline: Charge) -> d
 
     tpot: decode seconds per token after each request's first.
     """
-    seconds = total.start + total.decode
+    seconds = total.makespan
     return {
         "ttft_s": total.first / requests,
         "tpot_s": total.decode / (tokens - requests),
-        "end_to_end_speedup": (baseline.start + baseline.decode) / seconds,
+        "end_to_end_speedup": baseline.makespan / seconds,
         "virtual_seconds": seconds,
         "start_seconds": total.start,
         "decode_seconds": total.decode,
@@ -226,12 +170,15 @@ def seconds_of(total: Charge, tokens: int, requests: int, baseline: Charge) -> d
         "draft_seconds": total.draft,
         "verify_seconds": total.verify,
         "link_seconds": total.link,
+        "host_seconds": total.host,
+        "wait_seconds": total.wait,
         "bytes": {
             "tokens": total.bytes_tokens,
             "logits": total.bytes_logits,
             "kv": total.bytes_kv,
             "kv_prompt": total.bytes_kv_prompt,
         },
+        "host_bytes": {"gpu_tokens": total.bytes_host},
     }
 
 
@@ -243,11 +190,12 @@ def crossover(
     tokens, kv: the two variants' figures over the same trace and ``link``.  cause: ``kv`` where the
     KV of each step makes decoding slower, ``prompt kv`` where the prompt's KV, shipped once, costs
     more than all steps gain; ``drafting`` and ``reading`` (of the prompt by the drafter) where the
-    same is so without shipping any KV.
+    same is so without shipping any KV.  The break-even is of requests that share nothing: it leaves
+    out that several at once also wait for each other's KV.
     """
     slack = (baseline.decode - tokens["decode_seconds"]) / tokens["steps"]
     slower = kv["decode_seconds"] > baseline.decode
-    whole = baseline.start + baseline.decode
+    whole = baseline.makespan
     late = kv["virtual_seconds"] > whole
     cause = None
     if slower:

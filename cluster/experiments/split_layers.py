@@ -1,8 +1,9 @@
 """Every layer split: attention on GPUs, the feed-forward network on LPUs.
 
 In each layer the activations of a batch cross the link twice, once each way, and nothing of the
-layer overlaps with anything else of it.  GPU times are the roofline's for what stays there
-(attention, its projections, the norms, the output head); LPU times are cycles.
+layer overlaps with anything else of it.  The LPU pipelines of a group share its batch: each has all
+networks, and works on its part of the tokens beside the others.  GPU times are the roofline's for
+what stays there (attention, its projections, the norms, the output head); LPU times are cycles.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class SplitCost:
     """A ``BatchCost``: GPUs of ``group`` and LPUs across ``link`` share every layer.
 
     ffn_cycles: one token's network of one layer on the LPUs, at ``clock_hz``; further tokens of a
-    batch follow every ``interval_cycles``.  prefilled: prompts come with their KV cache from
-    elsewhere, so that a prefill here takes no time; else the GPUs prefill with all weights.
+    batch follow every ``interval_cycles``.  pipelines: of this group.  prefilled: prompts come
+    with their KV cache from elsewhere, so that a prefill here takes no time; else the GPUs prefill
+    with all weights.
     """
 
     group: GpuGroup
@@ -43,6 +45,7 @@ class SplitCost:
     interval_cycles: int
     max_batch: int = 64
     prefilled: bool = False
+    pipelines: int = 1
 
     @property
     def kv_tokens(self) -> int:
@@ -53,15 +56,23 @@ class SplitCost:
         """See ``BatchCost``."""
         if self.prefilled:
             return 0
-        return round(self.group.prefill_seconds(self.arch, tokens) * PS)
+        host = self.group.host_seconds(tokens) + self.group.host_seconds(1)
+        return round((self.group.prefill_seconds(self.arch, tokens) + host) * PS)
 
     def crossing_bytes(self, batch: int) -> int:
         """Activations of a batch, one way: batch x hidden_size x 2 bytes."""
         return batch * self.arch.hidden_size * ACTIVATION_BYTES
 
     def ffn_seconds(self, batch: int) -> float:
-        """Seconds of one layer's networks of a batch on the LPUs."""
-        return (self.ffn_cycles + (batch - 1) * self.interval_cycles) / self.clock_hz
+        """Seconds of one layer's networks of a batch on the LPUs: of the largest part."""
+        part = -(-batch // self.pipelines)
+        return (self.ffn_cycles + (part - 1) * self.interval_cycles) / self.clock_hz
+
+    def ffn_busy_cycles(self, batch: int) -> int:
+        """Cycles that the pipelines work, together, on all layers' networks of a batch."""
+        parts = min(batch, self.pipelines)
+        one = parts * self.ffn_cycles + (batch - parts) * self.interval_cycles
+        return self.arch.layers * one
 
     def attention_seconds(self, batch: int, seen: I64) -> F64:
         """Seconds of one layer's attention on the GPUs; seen: int64 [steps], as the result.
@@ -91,11 +102,12 @@ class SplitCost:
         return bound / group.tensor_parallel + OUTER_KERNELS * spec.kernel_overhead_s
 
     def decode_ps(self, batch: int, context: int, steps: int) -> I64:
-        """See ``BatchCost``: layers x (attention + there + network + back) + what is outside."""
+        """See ``BatchCost``: layers x (attention + there + network + back) + outside + host."""
         seen = context + batch * np.arange(steps, dtype=np.int64)
         crossing = 2 * self.link.seconds(self.crossing_bytes(batch))
         layer = self.attention_seconds(batch, seen) + crossing + self.ffn_seconds(batch)
-        seconds: F64 = self.arch.layers * layer + self.outer_seconds(batch)
+        outside = self.outer_seconds(batch) + 2 * self.group.host_seconds(batch)
+        seconds: F64 = self.arch.layers * layer + outside
         check_pass(float(seconds.max()), self.group.spec)
         rounded: I64 = np.rint(seconds * PS).astype(np.int64)
         return rounded

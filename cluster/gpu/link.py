@@ -15,6 +15,8 @@ from cluster.gpu.spec import ASSUMED, CALIBRATED, PUBLISHED, check_number, load_
 
 #: What a link carries, by kind.
 KINDS = ("tokens", "logits", "kv", "json", "activations")
+TOKEN_BYTES = 4
+"""A token id on any link."""
 
 
 @dataclass(frozen=True)

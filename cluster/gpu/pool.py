@@ -5,9 +5,10 @@ text every time, keeps what agrees with its cache and computes the rest: rolling
 rejection, starting with a request it has never seen, and repeating a call are one and the same.
 
 A ``GpuPool`` gives every request a node.  When a node dies its requests go to the others, which
-compute the text so far again, so no token is lost or changed.  Nodes live in this process or are
-Ray actors; logits are bit-identical either way, because a forward pass does not depend on how its
-positions are batched.
+compute the text so far again, so no token is lost or changed.  A pool that knows how to start a
+node can grow (``add``), and can replace every node that dies (``replace_lost``).  Nodes live in
+this process or are Ray actors; logits are bit-identical either way, because a forward pass does not
+depend on how its positions are batched.
 
 Nothing here knows time: ``Answer.forwarded`` says what was computed, the caller charges it.
 """
@@ -15,7 +16,7 @@ Nothing here knows time: ``Answer.forwarded`` says what was computed, the caller
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -163,10 +164,14 @@ class RayMember:
         self._call("forget", request)
 
     def kill(self) -> None:
-        """End the actor's process."""
+        """End the actor's process; returns when it is gone."""
         import ray
 
         ray.kill(self._actor)
+        # Calls made right after ``ray.kill`` may still be answered.
+        with contextlib.suppress(NodeLostError):
+            while True:
+                self.forget(-1)
 
     def _call(self, method: str, *arguments: object) -> Any:
         import ray
@@ -185,9 +190,14 @@ class GpuPool:
     A request goes to the node with the fewest, the lowest number among equals, and stays there.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(
+        self, members: Sequence[Member], start: Callable[[], Member] | None = None,
+        replace_lost: bool = False,
+    ) -> None:  # fmt: skip
+        """start: starts one more node.  replace_lost: so is one for each that dies."""
         if not members:
             raise InputError("a GPU pool of 0 nodes: use 1 or more")
+        self._start, self._replace_lost = start, replace_lost
         self.members = list(members)
         self._alive = set(range(len(members)))
         self._node_of: dict[int, int] = {}
@@ -196,9 +206,23 @@ class GpuPool:
         self.replayed = 0
 
     @classmethod
-    def in_process(cls, model: Model, nodes: int = 1) -> GpuPool:
+    def in_process(cls, model: Model, nodes: int = 1, replace_lost: bool = False) -> GpuPool:
         """``nodes`` nodes in this process, which read one copy of the weights."""
-        return cls([LocalMember(model) for _ in range(nodes)])
+        members = [LocalMember(model) for _ in range(nodes)]
+        return cls(members, lambda: LocalMember(model), replace_lost)
+
+    @property
+    def alive(self) -> int:
+        """Nodes that are not known to be dead."""
+        return len(self._alive)
+
+    def add(self) -> int:
+        """Start one more node; its number.  It takes new requests first, having the fewest."""
+        if self._start is None:
+            raise InputError("this GPU pool cannot start nodes: it was given those it has")
+        self.members.append(self._start())
+        self._alive.add(len(self.members) - 1)
+        return len(self.members) - 1
 
     def node_of(self, request: int) -> int:
         """The node that serves ``request``, assigned now if it has none."""
@@ -242,13 +266,18 @@ class GpuPool:
         self._orphans.update(orphans)
         for request in orphans:
             del self._node_of[request]
+        if self._replace_lost:
+            self.add()
 
 
 @contextlib.contextmanager
-def ray_pool(checkpoint: Path, nodes: int, address: str | None = None) -> Iterator[GpuPool]:
+def ray_pool(
+    checkpoint: Path, nodes: int, address: str | None = None, replace_lost: bool = False
+) -> Iterator[GpuPool]:
     """A pool of ``nodes`` Ray actors, each with the checkpoint in its own process.
 
-    address: as for ``ray_session``.  The actors are gone afterwards.
+    address: as for ``ray_session``.  replace_lost: as for ``GpuPool``.  The actors are gone
+    afterwards, those started later too.
     """
     import ray
 
@@ -259,9 +288,14 @@ def ray_pool(checkpoint: Path, nodes: int, address: str | None = None) -> Iterat
         options = remote.options(
             scheduling_strategy=where, runtime_env={"env_vars": THREADS}, max_task_retries=0
         )
-        actors = [options.remote(str(checkpoint)) for _ in range(nodes)]
+        actors: list[Any] = []
+
+        def start() -> RayMember:
+            actors.append(options.remote(str(checkpoint)))
+            return RayMember(actors[-1])
+
         try:
-            yield GpuPool([RayMember(actor) for actor in actors])
+            yield GpuPool([start() for _ in range(nodes)], start, replace_lost)
         finally:
             for actor in actors:
                 with contextlib.suppress(Exception):

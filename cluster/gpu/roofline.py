@@ -21,6 +21,7 @@ import numpy as np
 
 from cluster.errors import InputError
 from cluster.gpu.collectives import collective_seconds
+from cluster.gpu.link import TOKEN_BYTES
 from cluster.gpu.spec import DTYPE_BYTES, GpuSpec, check_dtype, check_number
 from programs.architectures import Architecture
 
@@ -130,22 +131,41 @@ class GpuGroup:
         free = self.hbm_bytes - self.weight_bytes(arch)
         return max(free // (context * self.kv_bytes_per_token(arch)), 0)
 
-    def check_fits(self, arch: Architecture, sequences: int, context: int) -> None:
+    def check_fits(
+        self, arch: Architecture, sequences: int, context: int, *others: Architecture
+    ) -> None:
         """Raise InputError unless weights and the KV cache of all sequences fit the HBM.
 
-        weight_bytes + sequences x context x kv_bytes_per_token <= hbm_bytes.
+        weight_bytes + sequences x context x kv_bytes_per_token <= hbm_bytes.  others: models that
+        lie beside ``arch`` and keep a cache of the same sequences; all together must fit.
         """
         _check_count("sequences", sequences, 0)
         _check_count("context", context, 0)
-        cache = sequences * context * self.kv_bytes_per_token(arch)
-        excess = self.weight_bytes(arch) + cache - self.hbm_bytes
+        models = (arch, *others)
+        weights = sum(map(self.weight_bytes, models))
+        cache = sequences * context * sum(map(self.kv_bytes_per_token, models))
+        excess = weights + cache - self.hbm_bytes
         if excess > 0:
             raise InputError(
-                f"{arch.name} in {self.dtype} with {sequences:,} sequences of {context:,} tokens "
+                f"{' beside '.join(model.name for model in models)} in {self.dtype} with "
+                f"{sequences:,} sequences of {context:,} tokens "
                 f"exceeds {self.tensor_parallel} x {self.spec.name} by {excess:,} bytes: "
-                f"{self.weight_bytes(arch):,} of weights and {cache:,} of KV cache; use more GPUs, "
+                f"{weights:,} of weights and {cache:,} of KV cache; use more GPUs, "
                 "smaller numbers, or fewer or shorter sequences"
             )
+
+    def host_seconds(self, tokens: int) -> float:
+        """Seconds of one transfer of token ids between the host and the group, over PCIe.
+
+        host_latency_s + tokens x 4 bytes / (pcie_bytes_per_s x achieved_link_ratio).  A pass takes
+        its tokens in before it and gives tokens out after it, and waits for both, as the LPUs' host
+        transfers do not overlap with their programs either; no time of a pass includes them.
+        """
+        _check_count("tokens", tokens, 0)
+        rate = self.spec.pcie_bytes_per_s * self.spec.achieved_link_ratio
+        seconds = self.spec.host_latency_s + tokens * TOKEN_BYTES / rate
+        check_pass(seconds, self.spec)
+        return seconds
 
     def prefill_seconds(self, arch: Architecture, tokens: int, cached: int = 0) -> float:
         """Seconds to compute ``tokens`` positions after ``cached`` ones and the last one's logits.

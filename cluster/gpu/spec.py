@@ -52,7 +52,11 @@ class GpuSpec:
     gpus_per_node: int = _f(8, PUBLISHED, "GPUs of one NVLink domain: an HGX board")
     achieved_hbm_ratio: float = _f(0.8, PUBLISHED, "aiconfigurator: achieved HBM = 0.8 x peak")
     achieved_flops_ratio: float = _f(0.7, ASSUMED, "large matrix products reach 0.6 to 0.8")
-    achieved_link_ratio: float = _f(0.8, ASSUMED, "NVLink and network, as HBM")
+    achieved_link_ratio: float = _f(0.8, ASSUMED, "NVLink, network, PCIe, as HBM")
+    host_latency_s: float = _f(
+        10e-6, PUBLISHED, "aiconfigurator: 10 us point to point over PCIe; GroqFlow: as the LPU's",
+        least=0,
+    )  # fmt: skip
     kernel_overhead_s: float = _f(3e-6, PUBLISHED, "aiconfigurator: +3 us per kernel")
     kernels_per_layer: int = _f(
         10, ASSUMED, "2 norms, 4 products, rope, cache write, attention, activation"

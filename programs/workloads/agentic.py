@@ -1,4 +1,4 @@
-"""Agents from Python: the same requests with each router, and on one kind of machine only.
+"""Agents from Python: the same requests and models with each router, and on one kind of machine.
 
     python -m programs.workloads.agentic
 

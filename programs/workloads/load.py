@@ -21,7 +21,7 @@ def main() -> None:
     arch = architecture("target")
     pools: dict[str, GpuServers | LpuServers] = {
         "gpu": GpuServers(RooflineCost(GpuGroup(load_gpu_spec("h100")), arch)),
-        "lpu": LpuServers(lpu_belt("target", LpuChoice(chips=1)), arch.name, chips=1),
+        "lpu": LpuServers(lpu_belt("target", LpuChoice(chips=1)), arch.name, chips=1, dtype="int8"),
     }
     for rate in (50, 100, 200, 400):
         report = run_load(poisson(rate, 2000, Lengths(), seed=0), pools, Slo(0.02, 0.001))

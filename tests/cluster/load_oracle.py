@@ -16,6 +16,9 @@ Times = tuple[list[int], list[int], list[int], list[int]]
 class Machine:
     end: int | None = None
     prefill: int | None = None
+    up: bool = True
+    ready: int = 0
+    idle: int | None = None
     batch: dict[int, int] = field(default_factory=dict)  # request -> tokens it has
 
 
@@ -28,16 +31,31 @@ def batched(
     max_batch: int,
     kv_tokens: int,
     servers: int,
+    scaling: tuple[int, int, int | None, int, int] | None = None,
+    log: list[tuple[int, int]] | None = None,
 ) -> Times:
-    """step_ps takes the positions each request of the batch attends to."""
+    """step_ps takes the positions each request of the batch attends to.
+
+    scaling: fewest servers, waiting requests per server, longest wait, idleness, start-up; the most
+    is ``servers``.  log: (instant, servers up) is added at every change.
+    """
     requests = range(len(arrival))
     need = [prompt[r] + output[r] for r in requests]
     start, first, second, done = ([-1] * len(arrival) for _ in range(4))
     machines = [Machine() for _ in range(servers)]
     queue: list[int] = []
-    arrived = 0
+    arrived, now = 0, -1
+    if scaling:
+        for m in machines[scaling[0] :]:
+            m.up = False
     while True:
         instants = [m.end for m in machines if m.end is not None]
+        if scaling:
+            _, _, longest, rest, _ = scaling
+            later = [m.ready for m in machines if m.up]
+            later += [m.idle + rest for m in machines if m.up and m.idle is not None]
+            later += [arrival[r] + longest for r in queue if longest is not None]
+            instants += [at for at in later if at > now]
         instants += arrival[arrived : arrived + 1]
         if not instants:
             return start, first, second, done
@@ -63,7 +81,7 @@ def batched(
                 done[r] = now
                 del m.batch[r]
         for m in machines:
-            if m.end is not None:
+            if m.end is not None or not m.up or m.ready > now:
                 continue
             used = sum(need[r] for r in m.batch)
             if queue and len(m.batch) < max_batch and used + need[queue[0]] <= kv_tokens:
@@ -72,6 +90,27 @@ def batched(
                 m.end = now + prefill_ps(prompt[m.prefill])
             elif m.batch:
                 m.end = now + step_ps([prompt[r] + m.batch[r] for r in sorted(m.batch)])
+        if scaling:
+            least, most_waiting, longest, rest, starting = scaling
+            before = sum(m.up for m in machines)
+            for m in machines:
+                resting = m.up and m.ready <= now and m.end is None
+                m.idle = (now if m.idle is None else m.idle) if resting else None
+            busy_starting = any(m.up and m.ready > now for m in machines)
+            up = before
+            while up < servers and len(queue) > most_waiting * up:
+                up += 1
+            late = bool(queue) and longest is not None and now - arrival[queue[0]] >= longest
+            if up == before < servers and late and not busy_starting:
+                up += 1
+            for _ in range(up - before):
+                m = next(m for m in machines if not m.up)
+                m.up, m.ready = True, now + starting
+            for m in machines[::-1]:
+                if m.idle is not None and now - m.idle >= rest and not queue and up > least:
+                    m.up, m.idle, up = False, None, up - 1
+            if log is not None and up != before:
+                log.append((now, up))
 
 
 def belted(

@@ -13,7 +13,7 @@ import pytest
 
 from cluster.cli import run
 from cluster.errors import InputError
-from cluster.experiments.agentic import DRAFT, TARGET, AgentSite, LpuModel, run_agents
+from cluster.experiments.agentic import DRAFT, TARGET, AgentSite, GroupModel, LpuModel, run_agents
 from cluster.experiments.agentic_graph import (
     LIGHT,
     NEW_TOKENS,
@@ -67,7 +67,8 @@ class Seconds:
 LINK = WorldLink("test", 0.25, 1e12, 1.0)
 SITE = AgentSite(
     {name: LpuModel(given_belt(10_000_000, 10**9, 1000), Echo()) for name in (DRAFT, TARGET)},
-    Seconds(), Echo(), Words(), LINK,  # type: ignore[arg-type]
+    {name: GroupModel(Seconds(), Echo()) for name in (DRAFT, TARGET)},
+    Words(), LINK,  # type: ignore[arg-type]
 )  # fmt: skip
 CHAIN = AgentRequest(
     0,
@@ -88,18 +89,26 @@ def write_seconds(pool: str, kind: str) -> float:
 
 
 @pytest.mark.parametrize("pool", [LPU, GPU])
-def test_a_request_takes_its_longest_path(pool: str) -> None:
+@pytest.mark.parametrize("light", [DRAFT, TARGET])
+def test_a_request_takes_its_longest_path(pool: str, light: str) -> None:
     """Every step crosses the link twice; choosing and calling go on beside reasoning."""
-    run = run_agents([CHAIN], SITE, Always(pool), 0, 100.0)
+    run = run_agents([CHAIN], SITE, Always(pool), 0, 100.0, light)
     steps = {kind: 0.5 + write_seconds(pool, kind) for kind in NEW_TOKENS}
     beside = max(steps["choose_tool"] + TOOL_MS["search"] / 1000, steps["reason"])
     expected = steps["plan"] + beside + steps["summarise"]
-    if pool == GPU:  # reason waits for choose_tool's prefill: one batch, prefills first
+    if (pool, light) == (LPU, TARGET):  # reason waits for the one pipeline
+        beside = max(beside, write_seconds(pool, "choose_tool") + steps["reason"])
+        expected = steps["plan"] + beside + steps["summarise"]
+    if (pool, light) == (GPU, TARGET):  # one batch: reason waits for choose_tool's prefill
         beside = max(steps["choose_tool"] + 2, steps["reason"] + 1)
         expected = steps["plan"] + beside + steps["summarise"]
     assert run["end_to_end_s"]["p50"] == pytest.approx(expected, abs=1e-6)
     assert run["steps"][pool] == {"choose_tool": 1, "plan": 1, "reason": 1, "summarise": 1}
     assert run["steps"]["tool"] == {"call_tool": 1}
+    expected_models = {f"{pool}-{TARGET}": 4} if light == TARGET else {
+        f"{pool}-{DRAFT}": 3, f"{pool}-{TARGET}": 1,
+    }  # fmt: skip
+    assert run["steps_of_models"] == expected_models
     assert run["messages"] == {"accepted": 9, "rejected": 0, "reasons": {}}
     other = GPU if pool == LPU else LPU
     assert run["bytes"][f"json to {other}"] == 0 < run["bytes"][f"json to {pool}"]
@@ -178,8 +187,11 @@ def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) ->
     requests = draw_requests(50.0, 4, 0)
     report = run_agentic(requests, site, "rule", 0, 0.1)
     runs = report["runs"]
-    assert set(runs) == {"routed", "gpu-only", "lpu-only"}
-    assert len({run["text_digest"] for run in runs.values()}) == 3
+    only = {"gpu-only", "lpu-only"}
+    assert set(runs) == {"routed", *only, *(f"{name}-target" for name in only)}
+    # The draft's light steps show; the target writes the same on LPUs and GPUs, or nearly.
+    assert runs["routed"]["text_digest"] != runs["gpu-only-target"]["text_digest"]
+    assert runs["lpu-only"]["text_digest"] != runs["lpu-only-target"]["text_digest"]
     assert all(run["failed"] == 0 and run["first_answer"].strip() for run in runs.values())
     model = site.lpu[DRAFT]
     assert isinstance(model.writer, LpuWriter) and model.writer.cycles
@@ -188,6 +200,43 @@ def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) ->
         took = model.belt.spans(np.array([len(prompt)]), np.array([new])).done[0]
         assert took == cycles + (len(prompt) - 1) * before + new * after
     assert run_agentic(requests, site, "rule", 0, 0.1) == report
+
+
+def test_runs_that_are_compared_differ_in_what_they_name(site: AgentSite) -> None:
+    """Machines alone: every kind of step is on the same model as in the routed run."""
+    report = run_agentic(draw_requests(50.0, 4, 0), site, "rule", 0, 0.1)
+    runs = report["runs"]
+
+    def steps_of(run: dict[str, Any]) -> dict[str, int]:
+        counts = dict.fromkeys((DRAFT, TARGET), 0)
+        for name, count in run["steps_of_models"].items():
+            counts[name.split("-")[1]] += count
+        return counts
+
+    assert steps_of(runs["routed"]) == steps_of(runs["gpu-only"]) == steps_of(runs["lpu-only"])
+    assert set(runs["gpu-only"]["steps_of_models"]) == {"gpu-draft", "gpu-target"}
+    assert set(runs["gpu-only-target"]["steps_of_models"]) == {"gpu-target"}
+    assert runs["gpu-only"]["utilisation"]["gpu-draft"] > 0
+    medians = {name: run["end_to_end_s"]["p50"] for name, run in runs.items()}
+    for pair in report["speedups"]:
+        assert pair["end_to_end"] == medians[pair["over"]] / medians[pair["of"]]
+        mine, others = pair["compares"].split(" against ")
+        for text, ran in ((mine, runs[pair["of"]]), (others, runs[pair["over"]])):
+            for name, count in ran["steps_of_models"].items():
+                pool, model = name.split("-")
+                assert f"{model} on {site.machines[pool]} ({count} steps)" in text
+    assert report["speedup"] == medians["gpu-only"] / medians["routed"]
+
+
+def test_host_traffic_is_counted_by_kind(site: AgentSite) -> None:
+    runs = run_agentic(draw_requests(50.0, 2, 0), site, "rule", 0, 0.1)["runs"]
+    gpu, lpu = runs["gpu-only"]["host_bytes"], runs["lpu-only"]["host_bytes"]
+    written = sum(
+        NEW_TOKENS[kind] * count for kind, count in runs["gpu-only"]["steps"][GPU].items()
+    )
+    assert gpu["gpu_tokens_out"] == 4 * written < gpu["gpu_tokens_in"]
+    assert gpu["lpu_inputs_in"] == 0 < lpu["lpu_inputs_in"]
+    assert lpu["lpu_logits_out"] >= 4 * 1024 * written and lpu["gpu_tokens_out"] == 0
 
 
 def test_same_seed_same_json(capsys: pytest.CaptureFixture[str]) -> None:

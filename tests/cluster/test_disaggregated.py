@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cluster.cli import run
+from cluster.commands.experiment_disaggregated import NAMES
+from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Lengths, Trace, poisson
 from cluster.experiments.belt import given_belt
 from cluster.experiments.disaggregated import (
     PLATFORMS,
+    SPLIT,
     Site,
-    exposed_by_formula,
-    hand_over,
-    kv_bytes,
     one_by_one,
     run_disaggregated,
 )
-from cluster.experiments.serving import Slo
+from cluster.experiments.kv_handover import exposed_by_formula, kv_bytes
+from cluster.experiments.serving import STAGES, Slo, service_report
 from cluster.experiments.split_layers import SplitCost
 from cluster.gpu.link import PRESETS, LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
@@ -42,61 +41,10 @@ def one(prompt: int, output: int) -> Trace:
     return Trace(*(np.array([value], np.int64) for value in (0, prompt, output)), source="one")
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 100_000),
-    st.floats(1e-4, 10.0),
-    st.integers(1, 100),
-    st.floats(1e8, 1e12),
-)
-def test_a_handover_shows_what_the_formula_says(
-    tokens: int, prefill_s: float, layers: int, rate: float
-) -> None:
-    """Exactly max(last layer, S/B - t (1 - 1/layers)) + latency; the formula counts one more."""
-    link = WorldLink("test", 1e-5, rate, 1.0)
-    nbytes = 1280 * layers * tokens
-    end = round(prefill_s * PS)
-    arrived = hand_over(
-        np.array([0]), np.array([end]), [nbytes], layers, LinkLedger(link), "layers"
-    )
-    exposed = (int(arrived[0]) - end) / PS
-    last, whole = nbytes / layers / rate, nbytes / rate
-    exact = max(last, whole - prefill_s * (1 - 1 / layers)) + 1e-5
-    slack = 1e-9 + 4 / rate * (layers + 1) + 1e-12 * whole
-    assert exposed == pytest.approx(exact, rel=1e-9, abs=slack)
-    formula = exposed_by_formula(nbytes, link, prefill_s, layers)
-    assert exposed - slack <= formula <= exposed + last + slack
-
-
-def test_serial_handover_waits_for_all_and_the_link_is_shared_in_order() -> None:
-    link = WorldLink("test", 1.0, 100.0, 1.0)
-    ends = np.array([10 * PS, 11 * PS])
-    arrived = hand_over(ends - PS, ends, [996, 996], 4, LinkLedger(link), "serial")
-    assert arrived.tolist() == [21 * PS, 31 * PS]
-
-
-def test_every_byte_of_the_cache_crosses_once() -> None:
-    for handover in ("serial", "layers"):
-        ledger = LinkLedger(SITE.link)
-        hand_over(np.array([0, 5]), np.array([7, 9]), [1001, 13], 80, ledger, handover)
-        assert ledger.bytes_by_kind["kv"] == 1014 and ledger.bytes_by_kind["tokens"] == 8
-
-
-@pytest.mark.parametrize(
-    ("name", "bytes_per_token"),
-    [
-        ("llama-2-70b", 327_680), ("llama-3-70b", 327_680), ("opt-66b", 2_359_296),
-        ("llama-3-405b", 516_096), ("deepseek-v3", 70_272), ("qwen3-8b", 147_456),
-        ("qwen3-235b", 192_512),
-    ],
-)  # fmt: skip
-def test_kv_bytes_per_token_are_the_published_ones(name: str, bytes_per_token: int) -> None:
-    assert kv_bytes(architecture(name), 3) == 3 * bytes_per_token
-
-
 def test_one_by_one_is_first_come_first_served() -> None:
-    begin, end = one_by_one([0, 0, 1, 9], [5, 2, 4, 1], 2)
+    begin, end, busy = one_by_one([0, 0, 1, 9], [5, 2, 4, 1], 2)
     assert (begin.tolist(), end.tolist()) == ([0, 0, 2, 9], [5, 2, 6, 10])
+    assert busy.tolist() == [6, 6]
 
 
 def test_one_request_on_every_platform_is_the_sum_of_its_parts() -> None:
@@ -105,19 +53,26 @@ def test_one_request_on_every_platform_is_the_sum_of_its_parts() -> None:
     ttft, second = report["ttft_s"], report["second_token_s"]
     prefill = SITE.gpu.prefill_seconds(LLAMA, prompt)
     on_cpx = SITE.cpx.prefill_seconds(LLAMA, prompt)
-    assert ttft["gpu-only"] == ttft["gpu+lpu"] == ttft["gpu+lpu-ffn"] == pytest.approx(prefill)
-    assert ttft["cpx+lpu"] == ttft["cpx+lpu+gpu"] == pytest.approx(on_cpx)
+    # Each pass takes its token ids in and gives one out: 10 us and 4 bytes each at 0.8 of PCIe.
+    into, out = (1e-5 + 4 * n / (0.8 * 64e9) for n in (prompt, 1))
+    into_cpx, out_cpx = (1e-5 + 4 * n / (0.8 * 128e9) for n in (prompt, 1))
+    assert ttft["gpu-only"] == pytest.approx(into + prefill + out, abs=1e-12)
+    assert ttft["gpu+lpu"] == ttft["gpu+lpu-ffn"] == pytest.approx(ttft["gpu-only"], abs=3e-12)
+    assert ttft["cpx+lpu"] == ttft["cpx+lpu+gpu"]
+    assert ttft["cpx+lpu"] == pytest.approx(into_cpx + on_cpx + out_cpx, abs=3e-12)
     assert ttft["lpu-only"] == pytest.approx(1e-3 * prompt)
-    decode = SITE.gpu.decode_seconds(LLAMA, [prompt])
+    decode = SITE.gpu.decode_seconds(LLAMA, [prompt]) + 2 * out
     assert second["gpu-only"] == pytest.approx(decode, abs=1e-12)
     assert second["lpu-only"] == pytest.approx(1e-3)
-    for name, took in (("gpu+lpu", prefill), ("cpx+lpu", on_cpx)):
+    for name, took, back in (("gpu+lpu", prefill, out), ("cpx+lpu", on_cpx, out_cpx)):
         alone = report["platforms"][name]["alone"]
         handed = exposed_by_formula(kv_bytes(LLAMA, prompt), SITE.link, took, LLAMA.layers)
         assert alone["kv_exposed_s"] == pytest.approx(handed, rel=1e-6)
         assert alone["kv_exposed_formula_s"] == pytest.approx(handed)
-        assert second[name] == pytest.approx(1e-3 + handed, abs=2e-9)
-        assert report["end_to_end_s"][name] == pytest.approx(took + handed + 4e-3, abs=2e-9)
+        # The cache sets out while the first token goes to the host.
+        assert second[name] == pytest.approx(1e-3 + handed - back, abs=2e-9)
+        whole = report["ttft_s"][name] - back + handed + 4e-3
+        assert report["end_to_end_s"][name] == pytest.approx(whole, abs=2e-9)
         assert alone["bytes"] == {"kv": 327_680 * prompt, "tokens": 4}
     split = report["platforms"]["gpu+lpu-ffn"]["alone"]
     assert split["bytes"] == {"activations": 4 * 2 * 80 * 8192 * 2}
@@ -136,7 +91,7 @@ def test_a_split_layer_is_what_events_say() -> None:
     for _ in range(LLAMA.layers):
         now = there.send("activations", cost.crossing_bytes(batch), now + attention)
         now = back.send("activations", cost.crossing_bytes(batch), now + cost.ffn_seconds(batch))
-    now += cost.outer_seconds(batch)
+    now += cost.outer_seconds(batch) + 2 * SITE.gpu.host_seconds(batch)
     assert int(cost.decode_ps(batch, seen, 1)[0]) / PS == pytest.approx(now, rel=1e-9)
     assert there.total_bytes + back.total_bytes == 2 * 80 * 3 * 8192 * 2
     assert cost.ffn_seconds(1) == pytest.approx(1e-5)
@@ -150,6 +105,33 @@ def test_an_interval_of_the_pipeline_never_slows_one_layer() -> None:
     assert belted.ffn_seconds(8) == plain.ffn_seconds(8)
     quick = replace(SITE, belt=replace(SITE.belt, interval_cycles=3_000)).split(False)
     assert quick.ffn_seconds(8) == pytest.approx((9_000 + 7 * 3_000) / 9e8)
+
+
+def test_pipelines_share_the_networks_of_a_batch() -> None:
+    """Three tokens on two pipelines: two on one, one on the other, at the same time."""
+    cost = SplitCost(SITE.gpu, LLAMA, SITE.link, 9_000, 900_000_000, 3_000, pipelines=2)
+    assert cost.ffn_seconds(3) == pytest.approx(12_000 / 9e8)
+    assert cost.ffn_seconds(2) == cost.ffn_seconds(1) == pytest.approx(9_000 / 9e8)
+    assert cost.ffn_busy_cycles(3) == 80 * (12_000 + 9_000)
+    trace = poisson(50.0, 40, Lengths(500, 30, 0.3), 1)
+    for name in SPLIT:
+        ends = [
+            PLATFORMS[name](trace, replace(SITE, pipelines=n)).served.done_ps for n in (1, 2, 8)
+        ]
+        assert (ends[0] >= ends[1]).all() and ends[1].max() > ends[2].max()
+
+
+def test_pipelines_that_cannot_be_shared_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    uneven = replace(SITE, groups=2, pipelines=3)
+    for name in SPLIT:
+        with pytest.raises(InputError, match="3 LPU pipelines with 2 GPU groups"):
+            run_disaggregated(one(1, 1), (9, 2), uneven, Slo(), [name])
+    run_disaggregated(one(1, 1), (9, 2), uneven, Slo(), ["gpu+lpu"])
+    arguments = ["experiment", "disaggregated", "--requests", "5", "--gpu-groups", "2"]
+    assert run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pipelines"] == 2
+    assert run([*arguments, "--pipelines", "3"]) == 2
+    assert "use a multiple of 2" in capsys.readouterr().err
 
 
 def test_attention_and_network_together_are_about_a_whole_layer() -> None:
@@ -190,14 +172,27 @@ def test_under_load_a_seed_gives_one_report() -> None:
         load = platform["load"]
         assert load["requests"] == 60 and load["refused"] == 0
         assert 0 < load["utilisation"] <= 1
-        for share in ("prefill_utilisation", "link_utilisation"):
-            assert load[share] is None or 0 < load[share] <= 1
+        assert list(load["stages"]) == list(STAGES)
+        assert {tuple(stage) for stage in load["stages"].values()} == {
+            ("machine", "servers", "utilisation", "queue_mean", "queue_peak")
+        }
+        for stage in load["stages"].values():
+            if stage["servers"]:
+                assert 0 < stage["utilisation"] <= 1 and stage["queue_mean"] >= 0
+    has = {
+        name: {stage for stage, use in both["load"]["stages"].items() if use["servers"]}
+        for name, both in report(1)["platforms"].items()
+    }
+    assert has["gpu-only"] == has["lpu-only"] == {"prefill", "decode"}
+    assert has["gpu+lpu"] == has["cpx+lpu"] == {"prefill", "handover", "decode"}
+    assert has["gpu+lpu-ffn"] == {"prefill", "decode", "ffn"}
+    assert has["cpx+lpu+gpu"] == set(STAGES)
 
 
 def test_two_stages_under_load_are_what_a_plain_loop_says() -> None:
     """Two prefill groups, one link, three pipelines; one event after another."""
     site = replace(SITE, groups=2, pipelines=3, link=WorldLink("slow", 1e-3, 4e9, 1.0))
-    trace = poisson(12.0, 50, Lengths(1500, 8, 0.9), 9)
+    trace = poisson(12.0, 50, Lengths(1500, 250, 0.9), 9)
     rows = list(
         zip(
             trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
@@ -205,21 +200,31 @@ def test_two_stages_under_load_are_what_a_plain_loop_says() -> None:
         )
     )  # fmt: skip
     groups, pipelines, link_free = [0, 0], [0.0, 0.0, 0.0], 0.0
-    first, sends = [], []
+    first, sends, waits, busy = [], [], dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
     for request, (arrival, prompt, output) in enumerate(rows):
         begin = max(arrival, min(groups))
+        waits["prefill"] += (begin - arrival) / PS
         took = round(site.gpu.prefill_seconds(LLAMA, prompt) * PS)
-        groups[groups.index(min(groups))] = begin + took
-        first.append((begin + took) / PS)
+        into, out = (round(1e-5 * PS + 4 * n / (0.8 * 64e9) * PS) for n in (prompt, 1))
+        groups[groups.index(min(groups))] = begin + into + took + out
+        busy["prefill"] += (into + took + out) / PS / 2
+        first.append((begin + into + took + out) / PS)
         if output > 1:
+            begin += into
             sends += [(begin + took * (n + 1) // 80, request, n, prompt * 4096) for n in range(80)]
     there: dict[int, float] = {}
     for at, request, layer, nbytes in sorted(sends):
-        link_free = max(at / PS, link_free) + (nbytes + 4 * (layer == 79)) / 4e9
+        begins = max(at / PS, link_free)
+        link_free = begins + (nbytes + 4 * (layer == 79)) / 4e9
+        busy["handover"] += link_free - begins
+        if layer == 79:
+            waits["handover"] += begins - at / PS
         there[request] = link_free + 1e-3
     done, second = list(first), {}
     for request, ready in sorted(there.items(), key=lambda item: item[1]):
         begins = max(ready, min(pipelines))
+        waits["decode"] += begins - ready
+        busy["decode"] += 1e-3 * (rows[request][2] - 1) / 3
         second[request] = begins + 1e-3
         done[request] = begins + 1e-3 * (rows[request][2] - 1)
         pipelines[pipelines.index(min(pipelines))] = done[request]
@@ -230,6 +235,17 @@ def test_two_stages_under_load_are_what_a_plain_loop_says() -> None:
     for request, at in second.items():
         assert served.second_ps[request] / PS == pytest.approx(at, abs=1e-6)
     assert outcome.nbytes["kv"] == sum(327_680 * rows[request][1] for request in there)
+    report = service_report(trace, served, Slo())
+    for stage in ("prefill", "handover", "decode"):
+        use = report["stages"][stage]
+        assert use["utilisation"] == pytest.approx(busy[stage] / max(done), rel=1e-6)
+        assert use["queue_mean"] == pytest.approx(waits[stage] / max(done), rel=1e-6, abs=1e-8)
+        assert use["queue_mean"] > 0 < use["queue_peak"]
+    assert report["queue_mean"] == pytest.approx(sum(waits.values()) / max(done), rel=1e-6)
+    assert report["servers"] == 5
+    host = report["host_bytes"]
+    assert host["gpu_tokens_in"] == 4 * int(trace.prompt_tokens.sum())
+    assert host["gpu_tokens_out"] == 4 * len(trace) and host["lpu_inputs_in"] is None
     assert list(there.values()) != sorted(there.values())  # some overtake others
 
 
@@ -239,6 +255,10 @@ def test_requests_too_long_for_the_lpus_are_refused() -> None:
     refused = {name: both["alone"]["refused"] for name, both in report["platforms"].items()}
     assert refused == {name: name in ("lpu-only", "gpu+lpu", "cpx+lpu") for name in PLATFORMS}
     assert report["second_token_s"]["gpu+lpu"] is None
+
+
+def test_help_names_every_platform() -> None:
+    assert tuple(PLATFORMS) == NAMES
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

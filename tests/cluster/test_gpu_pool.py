@@ -8,7 +8,7 @@ import pytest
 from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.gpu.forward import GpuModel
-from cluster.gpu.pool import GpuNode, GpuPool, common_prefix, ray_pool
+from cluster.gpu.pool import GpuNode, GpuPool, LocalMember, common_prefix, ray_pool
 from programs.checkpoint import load_checkpoint
 
 TEXT = [70, 221, 304, 5, 9, 33, 700, 12, 12, 4]
@@ -62,6 +62,31 @@ def test_requests_are_spread_and_stay(model: GpuModel) -> None:
     assert [pool.node_of(r) for r in (10, 11, 12, 13)] == [0, 1, 2, 0]
     pool.forget(11)
     assert [pool.node_of(r) for r in (14, 10)] == [1, 0]
+
+
+def test_a_pool_grows_and_replaces_its_dead(model: GpuModel, expected: np.ndarray) -> None:
+    pool = GpuPool.in_process(model, 1)
+    assert [pool.node_of(r) for r in (0, 1)] == [0, 0]
+    assert (pool.add(), pool.alive) == (1, 2)
+    assert [pool.node_of(r) for r in (2, 3, 0)] == [1, 1, 0]
+    with pytest.raises(InputError, match="cannot start nodes"):
+        GpuPool([LocalMember(model)]).add()
+    renewed(GpuPool.in_process(model, 1, replace_lost=True), expected)
+
+
+def renewed(pool: GpuPool, expected: np.ndarray) -> None:
+    """The only node dies, twice."""
+    for length in (6, 8):
+        assert np.array_equal(pool.verify(0, TEXT[:length], 4).logits, expected[4:length])
+        pool.members[pool.node_of(0)].kill()
+    assert np.array_equal(pool.verify(0, TEXT, 8).logits, expected[8:])
+    assert (pool.lost, pool.alive, len(pool.members)) == (2, 1, 3)
+
+
+@pytest.mark.ray
+def test_a_dead_actor_is_replaced(expected: np.ndarray, local_ray: None) -> None:
+    with ray_pool(shipped_model(), 1, replace_lost=True) as pool:
+        renewed(pool, expected)
 
 
 def survive(pool: GpuPool, expected: np.ndarray) -> None:

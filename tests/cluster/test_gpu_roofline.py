@@ -178,3 +178,25 @@ def test_jitter_is_seeded_and_only_slows() -> None:
 def test_wrong_arguments(act, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(InputError, match=words):
         act()
+
+
+def test_host_transfers_have_latency_and_bytes() -> None:
+    slow = replace(H100.spec, host_latency_s=2e-3, pcie_bytes_per_s=1000.0)
+    group = replace(H100, spec=slow)
+    assert group.host_seconds(0) == 2e-3
+    assert group.host_seconds(200) == pytest.approx(2e-3 + 800 / (0.8 * 1000))
+    assert H100.host_seconds(1) == pytest.approx(1e-5, rel=1e-3)
+    with pytest.raises(InputError, match="check the units"):
+        replace(H100, spec=replace(slow, pcie_bytes_per_s=1e-9)).host_seconds(1)
+
+
+def test_models_beside_each_other_share_the_memory() -> None:
+    draft = ARCHITECTURES["smollm2-135m"]
+    need = sum(H100.weight_bytes(m) + 2 * 100 * H100.kv_bytes_per_token(m) for m in (LLAMA, draft))
+    for spare, fits in ((0, True), (-1, False)):
+        group = replace(H100, spec=replace(H100.spec, hbm_bytes=need + spare))
+        if fits:
+            group.check_fits(LLAMA, 2, 100, draft)
+            continue
+        with pytest.raises(InputError, match=r"beside smollm2-135m .* by 1 bytes"):
+            group.check_fits(LLAMA, 2, 100, draft)

@@ -12,22 +12,24 @@ from load_oracle import batched, belted
 
 from cluster.cli import run
 from cluster.compiling import compile_model, open_model
+from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Lengths, poisson
 from cluster.experiments.batching import serve_batched
 from cluster.experiments.belt import belt_of, cycles_to_ps, ps_to_cycles, serve_on_belts
 from cluster.experiments.load import RooflineCost, ten_thousand_requests
 from cluster.experiments.lpu_session import LpuSession
-from cluster.experiments.machines import checkpoint_of
+from cluster.experiments.machines import LpuChoice, lpu_belt
+from cluster.experiments.serving import Slo, service_report
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture
+from programs.architectures import architecture, find_model
 from programs.artifact import Artifact
 
 
 @pytest.fixture(scope="module")
 def draft() -> Artifact:
     """The shipped draft on one chip, 128 positions."""
-    directory = checkpoint_of("draft")
+    directory = find_model("draft").checkpoint
     assert directory is not None
     return compile_model(open_model(directory), tp=1, dtype="int8", context=128, chip="groq-lpu-1")
 
@@ -42,24 +44,71 @@ def test_batched_steps_cost_what_the_roofline_says(name: str, gpu: str, gpus: in
         several = cost.decode_ps(len(contexts), sum(contexts) + len(contexts), 5).tolist()
         for step in range(5):
             exact = group.decode_seconds(arch, [context + step for context in contexts])
-            assert several[step] == round(exact * PS)
+            # and the batch's token ids from the host and back
+            host = 2 * (1e-5 + 4 * len(contexts) / (0.8 * group.spec.pcie_bytes_per_s))
+            assert several[step] == round((exact + host) * PS)
 
 
 def test_a_gpu_pool_is_what_the_oracle_says() -> None:
     arch, group = architecture("llama-2-70b"), GpuGroup(load_gpu_spec("h100"), 2)
     cost = RooflineCost(group, arch, max_batch=5)
+    host = group.host_seconds
     assert cost.kv_tokens < 70_000
     trace = poisson(3.0, 40, Lengths(9000, 40, 1.0), 1)
     expected = batched(
         trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
-        lambda tokens: round(group.prefill_seconds(arch, tokens) * PS),
-        lambda seen: round(group.decode_seconds(arch, [s - 1 for s in seen]) * PS),
+        lambda tokens: round(
+            (group.prefill_seconds(arch, tokens) + group.host_seconds(tokens) + host(1)) * PS
+        ),
+        lambda seen: round(
+            (group.decode_seconds(arch, [s - 1 for s in seen]) + 2 * host(len(seen))) * PS
+        ),
         5, group.max_sequences(arch, 1), 2,
     )  # fmt: skip
     served = serve_batched(trace, cost, 2)
     found = (served.start_ps, served.first_ps, served.second_ps, served.done_ps)
     assert tuple(times.tolist() for times in found) == expected
     assert (served.start_ps > trace.arrival_ps).any()
+
+
+def test_stages_of_one_machine_share_its_time() -> None:
+    """Prefills and decode steps add up to what a group works; host traffic is of every token."""
+    arch, group = architecture("llama-2-70b"), GpuGroup(load_gpu_spec("h100"), 4)
+    trace = poisson(6.0, 60, Lengths(3000, 20, 0.7), 3)
+    report = service_report(trace, serve_batched(trace, RooflineCost(group, arch), 1), Slo())
+    stages, horizon = report["stages"], report["virtual_seconds"]
+    host = group.host_seconds
+    reading = sum(
+        group.prefill_seconds(arch, n) + host(n) + host(1) for n in trace.prompt_tokens.tolist()
+    )
+    assert stages["prefill"]["utilisation"] == pytest.approx(reading / horizon)
+    assert stages["prefill"]["utilisation"] + stages["decode"]["utilisation"] == pytest.approx(
+        report["utilisation"]
+    )
+    assert stages["prefill"]["queue_mean"] == report["queue_mean"] > 0
+    assert stages["decode"]["queue_peak"] == 0 and stages["handover"]["servers"] == 0
+    total = int((trace.prompt_tokens + trace.output_tokens - 1).sum())
+    assert report["host_bytes"]["gpu_tokens_in"] == 4 * total
+    assert report["host_bytes"]["gpu_tokens_out"] == 4 * int(trace.output_tokens.sum())
+
+
+def test_one_rule_finds_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is called like a shape: its name is the shape, ./name the directory."""
+    shipped = find_model("draft").checkpoint
+    assert shipped is not None
+    (tmp_path / "llama-2-70b").symlink_to(shipped)
+    (tmp_path / "target").symlink_to(shipped)
+    monkeypatch.chdir(tmp_path)
+    known = find_model("llama-2-70b")
+    assert known.checkpoint is None and known.architecture.layers == 80
+    with pytest.raises(InputError, match="its weights are not here"):
+        lpu_belt("llama-2-70b", LpuChoice(chips=1))
+    here = find_model("./llama-2-70b")
+    assert here.checkpoint == Path("./llama-2-70b")
+    assert here.architecture.layers == architecture("draft").layers
+    assert find_model("target").checkpoint != Path("target")
+    for name in ("target", "./target", "llama-2-70b", "./llama-2-70b"):
+        assert architecture(name) == find_model(name).architecture
 
 
 def test_an_lpu_pool_is_what_the_oracle_says(draft: Artifact) -> None:
@@ -94,6 +143,12 @@ def test_a_request_takes_the_cycles_that_emulated_chips_take(draft: Artifact) ->
     spans = belt.spans(np.array([10]), np.array([3]))
     assert spans.done.tolist() == [session.cycles + host]
     assert host == pytest.approx(session.io_seconds * draft.spec.clock_hz, abs=12)
+    # Twelve transfers in and three out; what is not latency is bytes.
+    moving = session.io_seconds - 15 * draft.spec.pcie_latency_s
+    crossed = belt.crossing(12, 3)
+    assert set(crossed) == {"lpu_inputs_in", "lpu_logits_out"}
+    total = sum(count or 0 for count in crossed.values())
+    assert total == pytest.approx(moving * draft.spec.pcie_bytes_per_s, rel=1e-6)
 
 
 def test_ten_thousand_requests_take_seconds() -> None:
