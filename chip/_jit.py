@@ -181,6 +181,9 @@ def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     return numba.int64(array, numba.intp), generate
 
 
+#: Let another thread have this core for a while; POSIX.
+yield_core: Any = types.ExternalFunction("sched_yield", types.int32())
+
 row_of: Any = intrinsic(_row_of)
 stream_row: Any = intrinsic(_stream_row)
 vector_at: Any = intrinsic(_vector_at)

@@ -55,6 +55,7 @@ from chip._jit import (
     row_of,
     store_release,
     vector_at,
+    yield_core,
 )
 from chip._links import copy, receive, send
 from chip._mixing import mix, mix64
@@ -70,7 +71,8 @@ from chip._vxm import decode_bytes, encode_byte, vxm
 
 Array = NDArray[Any]
 _FACTOR = np.uint64(1_000_003)
-_PATIENCE = 2000  # rounds without a move, some microseconds each, before a thread gives up
+_SPINS = 20  # rounds without a move before a thread lets others have its core each time
+_PATIENCE = 2000  # ... before it gives up
 _NAN = np.uint32(0x7FC00000).view(np.float32)
 
 
@@ -480,5 +482,7 @@ def run_chips(
             return ever  # the others had stopped before this round, which met all their vectors
         else:
             waited += 1
+            if waited > _SPINS:
+                yield_core()
     store_release(moving, own, 0)
     return ever
