@@ -11,10 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unit_bench import ACTIVATIONS, WEIGHTS, Bench, vector
 
 from chip.engine import Chip, Status, run_chips
 from chip.faults import ProgramFault
-from chip.isa import C2C_QUEUE, VXM_QUEUE, Op, drive_position, sample_position, slice_position
+from chip.isa import (
+    C2C_QUEUE,
+    VXM_QUEUE,
+    AccMode,
+    Op,
+    drive_position,
+    sample_position,
+    slice_position,
+)
 from chip.loader import ELEMENTS, OP, link
 from chip.program import Program, new_blocks
 from chip.reference import Port, ReferenceChip
@@ -189,3 +198,42 @@ def test_chips_that_lack_a_vector_stop_with_any_number_of_threads() -> None:
         chip.begin(link(rows_to_program(rows), SPEC), 0)
     assert run_chips(chips, rings, threads=3) == [Status.WAIT_RECEIVE] * 5
     assert {chip.waiting for chip in chips} == {(C2C_QUEUE, 700)}
+
+
+def test_a_product_that_feeds_the_next_one_of_its_block() -> None:
+    """Both ACCs are one block; the second multiplies a byte of the first, which a MOV returned."""
+    bench = Bench()
+    weights = np.random.default_rng(1).integers(-128, 128, (16, 320)).astype(np.int8)
+    bench.feed(WEIGHTS, 0, 40, weights.view(np.uint8))
+    bench.add(Op.LW, 40, WEIGHTS, s0=0)
+    bench.add(Op.IW, 41, WEIGHTS, a=1)
+    start = 41 + SPEC.mxm_install_cycles
+    back = 32 + IN  # westward, to the ALU
+    done = start + SPEC.mxm_multiply_cycles
+    taken = (
+        done + SPEC.mxm_accumulate_cycles + drive_position(ACTIVATIONS, back)
+        - sample_position(ALU, back)
+    )  # fmt: skip
+    again = (
+        taken + SPEC.alu_entry_cycles + SPEC.alu_cycles + sample_position(ACTIVATIONS, OUT)
+        - drive_position(ALU, OUT)
+    )  # fmt: skip
+    twice = {"n1": 2, "dc1": again - start}
+    bench.feed(ACTIVATIONS, OUT, start, vector(2))
+    bench.add(Op.ABC, start, ACTIVATIONS, s0=OUT, w0=1, **twice)
+    bench.add(Op.ACC, done, ACTIVATIONS, a=1, da1=1, mode=AccMode.SET_EMIT, out=back, **twice)
+    bench.add(Op.MOV, taken, ALU, s0=back, w0=1, s1=-1, out=OUT, wo=1)
+    last = done + again - start + SPEC.mxm_accumulate_cycles
+    places = bench.catch(ACTIVATIONS, back, last, 4)
+    p = bench.program()
+    chip = Chip(SPEC, 0)
+    chip.sram[:] = bench.chip.sram
+    chip.begin(link(p, SPEC), 0)
+    assert chip.run() == Status.DONE
+    assert tuple(chip.digest_sums.tolist()) == bench.run().digest_sums
+    first = weights.astype(np.int32) @ vector(2).view(np.int8).astype(np.int32)
+    low = np.zeros(320, np.int8)
+    low[:16] = (first & 255).astype(np.uint8).view(np.int8)
+    second = weights.astype(np.int32) @ low.astype(np.int32)
+    got = np.ascontiguousarray(np.stack([chip.sram[place] for place in places], axis=-1))
+    np.testing.assert_array_equal(got.view("<i4")[:16, 0], second)
