@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.reference_pages import DIRECTORY, PAGES
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md"), ROOT / "README.md"])
 SNIPPETS = [
@@ -19,3 +21,9 @@ SNIPPETS = [
 @pytest.mark.parametrize("code", SNIPPETS)
 def test_snippet_runs(code: str) -> None:
     exec(compile(code, "snippet", "exec"), {})
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_reference_page_is_what_the_code_says(name: str) -> None:
+    """Made anew by ``python -m cluster.reference_pages``."""
+    assert (DIRECTORY / name).read_text(encoding="utf-8") == PAGES[name]()
