@@ -216,7 +216,9 @@ def collective(
     chips_per_actor: Annotated[
         int | None, typer.Option(help="With --run: chips per process.", show_default="as fits")
     ] = None,
-    in_process: Annotated[bool, typer.Option(help="With --run: no actors.")] = False,
+    in_process: Annotated[
+        bool, typer.Option(help="With --run: no actors; every core steps chips in a thread.")
+    ] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
     seed: Seed = 0,
     as_json: options.Json = False,
