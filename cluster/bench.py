@@ -11,6 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from chip.engine import Chip, warm_up
@@ -28,7 +31,8 @@ from cluster.bench_row import Row
 from cluster.commands.options import shipped_model
 from cluster.compiling import join_images
 from cluster.errors import InputError, RunError
-from cluster.generation import GenerationResult, Listener, run_generation
+from cluster.generation import GenerationResult, Listener, launches_of, run_generation
+from cluster.tracing.request import TraceRequest
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_decoder
@@ -44,6 +48,8 @@ CONTEXT = 256
 PROMPT = (1, 2)
 #: Where in the context ``decode_vs_numpy`` decodes, on both sides.
 POSITION = 120
+#: Tokens of the run that is traced for ``trace_overhead``.
+TRACED_TOKENS = 32
 AIM_TOKENS_PER_SECOND = 5.0
 AIM_FIRST_TOKEN_SECONDS = 30.0
 AIM_SPECULATIVE_TOKENS_PER_SECOND = 10.0
@@ -204,6 +210,28 @@ def load_10000_requests() -> list[Row]:
     ]  # fmt: skip
 
 
+def trace_overhead() -> list[Row]:
+    """A decode step of eight chips with its trace written, against the step alone."""
+    subject = shipped()
+    result = _generate(subject, TRACED_TOKENS, Placement(CHIPS, in_process=True))
+    launches = launches_of(result, [""] * len(result.tokens))
+    spans = []
+    with TemporaryDirectory() as directory:
+        request = TraceRequest(Path(directory) / "trace.json")
+        for _ in range(5):
+            began = perf_counter()
+            request.write(subject.artifact, launches)
+            spans.append((perf_counter() - began) / len(launches))
+    step = result.steady_token_seconds
+    return [
+        Row(
+            "trace_overhead", step + median(spans), "s per token", step,
+            f"the step without; the trace is Chrome JSON of all {len(launches)} launches, every "
+            "block of every chip, its making and writing shared among them",
+        )
+    ]  # fmt: skip
+
+
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "decode_vs_numpy": decode_vs_numpy,
     "engine_vs_reference": engine_vs_reference,
@@ -215,11 +243,12 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "allreduce_functional_vs_numpy": allreduce_functional_vs_numpy,
     "speculative_tokens_per_wall_second": speculative_tokens_per_wall_second,
     "load_10000_requests": load_10000_requests,
+    "trace_overhead": trace_overhead,
 }
 #: Rows of the table whose feature does not exist yet.
 UNBUILT = (
     "plan_70b", "timing_chip_cycles", "smollm2_token_seconds", "recovery_seconds",
-    "snapshot_overhead", "metrics_overhead", "trace_overhead",
+    "snapshot_overhead", "metrics_overhead",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import typer
 
 from cluster.commands import artifacts, benchmarks, experiment, fabric
 from cluster.commands.generate import generate
+from cluster.commands.report import report
 from cluster.errors import InputError, RunError, one_line
 
 FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -32,6 +33,7 @@ app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)
 app.command()(benchmarks.bench)
+app.command()(report)
 app.add_typer(fabric.app, name="fabric")
 app.add_typer(experiment.app, name="experiment")
 

@@ -20,12 +20,13 @@ from cluster.errors import InputError, RunError
 from cluster.gpu.collectives import gpu_time
 from cluster.launching import Launch, launch_everywhere
 from cluster.whole_files import replace_file
-from interconnect.collective_plan import plan_collective
+from interconnect.collective_plan import CollectivePlan, plan_collective
 from interconnect.fabric_check import check_fabric
 from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
 from interconnect.fabric_steps import words_needed
 from interconnect.one_shot import MOST_WORDS, compile_one_shot
 from interconnect.topology import Topology
+from programs.artifact import Artifact
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 
 #: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
@@ -198,9 +199,12 @@ def compile_functional(
 def run_functional(
     wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
     sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
-    algorithm: str | None = None,
+    algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
 ) -> Row:  # fmt: skip
-    """Compile, prove legal, run with data, and compare every chip with NumPy."""
+    """Compile, prove legal, run with data, and compare every chip with NumPy.
+
+    planned: called with the artifact before it runs.
+    """
     phase("compiling programs")
     compiled = compile_functional(wiring, operation, nbytes, spec, dtype, algorithm)
     phase("checking programs")
@@ -215,6 +219,7 @@ def run_functional(
         raise RunError(f"the programs break a rule: {findings[0]}")
     data = random_words(wiring.chips, compiled.source_words, dtype, seed)
     artifact = collective_artifact(compiled, data)
+    planned(artifact)
     placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)
     launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase)
     tree = not compiled.barriers  # a one-shot has no steps
@@ -233,3 +238,34 @@ def run_functional(
         "equal": not differs, "differs": differs[0] if differs else None,
         "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
     }  # fmt: skip
+
+
+def collective_rows(facts: dict[str, Any], plan: CollectivePlan) -> list[tuple[str, str]]:
+    """The facts of a collective for people."""
+    rows = [
+        ("algorithm", f"{plan.algorithm}, {len(plan.launch_words):,} launches"),
+        ("time", f"{plan.latency_cycles:,} cycles, {plan.latency_ns:,.0f} ns"),
+        ("bandwidth", f"{plan.bandwidth_gb_s:.2f} GB/s of one chip's tensor"),
+        ("vectors", f"{plan.vectors:,} sent, {plan.vector_hops:,} vector-hops"),
+        ("link conflicts", f"{plan.link_conflicts}"),
+    ]
+    rows += [
+        (f"{name} bound", f"{bound.cycles:,} cycles ({bound.formula})")
+        for name, bound in plan.bounds.items()
+    ]
+    if (other := facts.get("gpu")) is not None:
+        rows.append((
+            f"{plan.chips} x {other['name']} (estimate)",
+            f"{other['best_ns']:,.0f} ns by {other['algorithm']}; with late kernels p50 "
+            f"{other['p50_ns']:,.0f}, p99 {other['p99_ns']:,.0f} ns",
+        ))  # fmt: skip
+    if (run := facts.get("run")) is not None:
+        rows += [
+            ("executed", f"{run['cycles']:,} cycles, predicted "
+                         f"{run['predicted_cycles']:,}, {run['actors']} actors"),
+            ("equals NumPy", "bit for bit" if run["equal"] else "NO"),
+            ("digest", run["digest"]),
+        ]  # fmt: skip
+    if (trace := facts.get("trace")) is not None:
+        rows.append(("trace", f"{trace['events']:,} events, {trace['blocks']:,} blocks"))
+    return rows

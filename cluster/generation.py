@@ -6,6 +6,7 @@ the end that every group picked the same tokens and every chip retired when it w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -20,6 +21,7 @@ from cluster.errors import RunError
 from cluster.launching import artifact_key
 from cluster.mapping import SharedMapping
 from cluster.node import ChipGroup, GroupResult, layout_of
+from cluster.tracing.plan import Launched
 from programs.artifact import Artifact
 from programs.partition import PartitionedModel
 from programs.runner import Generation
@@ -29,7 +31,10 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """A finished generation; lists have one entry per generated token."""
+    """A finished generation; lists have one entry per generated token.
+
+    entries, launch_cycles: of every launch, prompt included; decode: the launches that gave tokens.
+    """
 
     tokens: list[int]
     chips: int
@@ -43,6 +48,32 @@ class GenerationResult:
     first_token_seconds: float
     token_wall_seconds: float
     steady_token_seconds: float
+    entries: list[str]
+    launch_cycles: list[int]
+    decode: list[int]
+
+
+def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
+    """The launches of ``job`` if no token ends it early; tokens are not known yet."""
+    buckets, last = artifact.bindings["buckets"], len(job.prompt) - 1
+    launches = []
+    for position in range(last + job.max_new_tokens):
+        bucket = next(bucket for bucket in buckets if position < bucket)
+        entry = f"{'prefill' if position < last else 'decode'}-{bucket}"
+        token = None if position < last else ""
+        launches.append(Launched(entry, artifact.predicted_cycles[entry], token))
+    return launches
+
+
+def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched]:
+    """The launches of a finished generation; texts: of its tokens, in their order."""
+    said = dict(zip(result.decode, texts, strict=True))
+    return [
+        Launched(entry, cycles, said.get(number))
+        for number, (entry, cycles) in enumerate(
+            zip(result.entries, result.launch_cycles, strict=True)
+        )
+    ]
 
 
 class Listener:
@@ -190,4 +221,7 @@ def _conclude(
         first_token_seconds=stopwatch.first_token,
         token_wall_seconds=stopwatch.ended - stopwatch.begun,
         steady_token_seconds=_steady(groups[0].launch_seconds, first.decode),
+        entries=first.entries,
+        launch_cycles=lengths,
+        decode=first.decode,
     )

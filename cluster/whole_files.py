@@ -36,6 +36,15 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Put ``text`` as UTF-8 in place of ``path``, whole or not at all."""
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    replace_file(path, write)
+
+
 def check_writable(path: Path) -> None:
     """Refuse a path that `replace_file` could not write, before the work for it is done."""
     with _beside(path):

@@ -193,20 +193,52 @@ def pick_entry(artifact: Any, entry: str | None) -> str:
     raise InputError(f"--entry {entry}: the entry points are {', '.join(names) or 'none'}")
 
 
-def run(file: File, entry: Entry = None, as_json: options.Json = False) -> None:
+def run(
+    file: File,
+    entry: Entry = None,
+    trace: options.Trace = None,
+    trace_window: options.TraceWindow = None,
+    save: options.Save = None,
+    report: options.Report = None,
+    as_json: options.Json = False,
+) -> None:
     """Run one launch of an entry point with the inputs as stored."""
     from cluster.actor_session import Placement
     from cluster.launching import launch_everywhere
     from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.report.request import report_request
+    from cluster.tracing.plan import Launched
+    from cluster.tracing.request import trace_request
     from programs.artifact import load
     from programs.runner import LOOKAHEAD
 
-    with working("running ...", stderr_console()):
+    tracing = trace_request(trace, trace_window, None)
+    reporting = report_request(save, report)
+    traced = None
+    with working("running ...", stderr_console()) as tell:
         artifact = load(file)
         name = pick_entry(artifact, entry)
+        predicted = artifact.predicted_cycles.get(name)
+        if tracing is not None and predicted is not None:
+            tracing.plan(artifact, [Launched(name, predicted)])
         placement = Placement(artifact.chips, in_process=True)
         result = launch_everywhere(artifact, name, LOOKAHEAD, placement)
-    predicted = artifact.predicted_cycles.get(name, result.cycles)
+        launched = Launched(name, result.cycles)
+        if tracing is not None:
+            tell("writing the trace ...")
+            traced = tracing.write(artifact, [launched])
+    predicted = result.cycles if predicted is None else predicted
+    facts = [
+        ("entry point", name),
+        ("cycles", f"{result.cycles:,} (predicted {predicted:,})"),
+        ("digest", result.digest),
+    ]
+    if traced is not None:
+        facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
+    if reporting.wanted:
+        from cluster.report.from_launches import launch_run
+
+        reporting.finish(lambda: launch_run(facts, artifact, launched))
     if as_json:
         print_json(
             {
@@ -216,14 +248,8 @@ def run(file: File, entry: Entry = None, as_json: options.Json = False) -> None:
                 "cycles": result.cycles,
                 "predicted_cycles": predicted,
                 "outputs": result.outputs,
+                **({} if traced is None else {"trace": traced.summary()}),
             }
         )
     else:
-        print_table(
-            str(file),
-            [
-                ("entry point", name),
-                ("cycles", f"{result.cycles:,} (predicted {predicted:,})"),
-                ("digest", result.digest),
-            ],
-        )
+        print_table(str(file), facts)

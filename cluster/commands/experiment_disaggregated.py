@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.commands import experiment_load as load
 from cluster.commands import options
 
+if TYPE_CHECKING:
+    from cluster.experiments.serving import Served
+
 NAMES = ("gpu-only", "lpu-only", "gpu+lpu", "cpx+lpu", "gpu+lpu-ffn", "cpx+lpu+gpu")
+
+#: What of the experiment's figures its report lists.
+FACTS = (
+    "model", "arrivals", "seed", "gpu", "cpx", "groups", "link", "handover", "pipelines",
+    "lpu_costs",
+)  # fmt: skip
 
 
 def disaggregated(
@@ -62,6 +71,8 @@ def disaggregated(
         ),
     ] = None,
     plot: options.Plot = None,
+    save: options.Save = None,
+    report_page: load.ReportPage = None,
     as_json: options.Json = False,
 ) -> None:
     """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load.
@@ -82,10 +93,12 @@ def disaggregated(
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
     from cluster.output import print_json, stderr_console, working
+    from cluster.report.request import report_request
     from programs.architectures import architecture
 
     for name in platform or ():
         options.check_choice("--platform", name, tuple(PLATFORMS))
+    reporting = report_request(save, report_page)
     slo = Slo(slo_ttft, slo_tpot)
     arch = architecture(model)
     lengths = (prompt_tokens, output_tokens, spread)
@@ -106,10 +119,24 @@ def disaggregated(
             max_batch,
         )
         tell("serving ...")
+        served: dict[str, Served] = {}
         report = run_disaggregated(
-            wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS)
+            wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS), served
         )
     report["seed"] = seed
+    if reporting.wanted:
+        from chip.spec import load_chip_spec
+        from cluster.report.from_experiments import disaggregated_run
+
+        told = [(key, str(report[key])) for key in FACTS]
+        given = lpu_cycles_per_token is not None
+        reporting.finish(
+            lambda: disaggregated_run(
+                told, report, wanted, served, arch, site.gpu, gpu_groups, belt,
+                load_chip_spec(chip), None if given else chips, site.pipelines, dtype,
+                site.link.name,
+            )
+        )  # fmt: skip
     if plot is not None:
         draw_disaggregated(report, plot)
     if as_json:

@@ -63,6 +63,9 @@ OutputTokens = Annotated[int, typer.Option(help="Median tokens of an answer.")]
 Spread = Annotated[float, typer.Option(help="Sigma of the lengths' logarithm.")]
 SloTtft = Annotated[float, typer.Option(help="SLO: seconds to the first token.")]
 SloTpot = Annotated[float, typer.Option(help="SLO: seconds per further token.")]
+ReportPage = Annotated[
+    Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
 
@@ -123,6 +126,8 @@ def load(
     lpu_cycles_per_token: LpuCycles = None,
     lpu_interval_cycles: LpuInterval = None,
     plot: options.Plot = None,
+    save: options.Save = None,
+    report_page: ReportPage = None,
     as_json: options.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
@@ -137,20 +142,23 @@ def load(
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
     from cluster.output import print_json, stderr_console, working
+    from cluster.report.request import report_request
     from programs.architectures import architecture
 
     given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
              "start_s": scale_start}  # fmt: skip
     scaling = _scaling(pool, gpu_groups, gpu_groups_max, given)
+    reporting = report_request(save, report_page)
     slo = Slo(slo_ttft, slo_tpot)
     arch = architecture(model)
     wanted = make_trace(
         trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
     )
     pools: dict[str, GpuServers | LpuServers] = {}
+    group = GpuGroup(load_gpu_spec(gpu), gpu_tp, gpu_dtype)
+    belt = None
     with working("compiling ...", stderr_console()) as tell:
         if pool != "lpu":
-            group = GpuGroup(load_gpu_spec(gpu), gpu_tp, gpu_dtype)
             pools["gpu"] = GpuServers(RooflineCost(group, arch, max_batch), gpu_groups, scaling)
         if pool != "gpu":
             belt = lpu_belt(model, choice)
@@ -162,6 +170,16 @@ def load(
     report["seed"] = seed
     if plot is not None:
         draw_load({name: latencies(wanted, times) for name, times in served.items()}, plot)
+    if reporting.wanted:
+        from chip.spec import load_chip_spec
+        from cluster.report.from_experiments import load_run
+
+        reporting.finish(
+            lambda: load_run(
+                _facts(report), wanted, served, arch, group, gpu_groups, belt,
+                load_chip_spec(chip), None if lpu_cycles_per_token else chips, pipelines, dtype,
+            )
+        )  # fmt: skip
     if as_json:
         print_json(report)
     else:
@@ -183,6 +201,15 @@ def _scaling(
     if pool == "lpu":
         raise InputError("--gpu-groups-max with --pool lpu: no GPU serves; leave one out")
     return Scaling(least, most, **named)
+
+
+def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of every pool, as its column of the table shows them."""
+    facts = [("requests", f"{report['requests']:,}, {report['arrivals']}")]
+    for name, pool in report["pools"].items():
+        facts += [(f"{name}: machine", _machine(pool)), (f"{name}: costs", _costs(pool))]
+        facts += [(f"{name}: {heading}", cell) for heading, cell in service_cells(pool).items()]
+    return facts
 
 
 def lpu_choice(

@@ -87,6 +87,8 @@ def speculative(
         Path | None,
         typer.Option(help="With --sweep: write a picture, .png or .svg.", show_default="none"),
     ] = None,
+    save: options.Save = None,
+    report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone.
@@ -116,7 +118,9 @@ def speculative(
     from cluster.experiments.pictures import draw_speculative
     from cluster.experiments.speculative import run
     from cluster.output import print_json, stderr_console, working
+    from cluster.report.request import report_request
 
+    reporting = report_request(save, report)
     tokenizer = open_model(options.shipped_model()).tokenizer
     with working("reading prompts ...", stderr_console()) as tell:
         result = run(
@@ -126,6 +130,14 @@ def speculative(
     result["text"] = [tokenizer.decode(tokens) for tokens in result["texts"]]
     if plot is not None:
         draw_speculative(result["rows"], plot)
+    if reporting.wanted:
+        from chip.spec import load_chip_spec
+        from cluster.report.from_experiments import speculative_run
+
+        told = _facts(result)
+        if result["text"]:
+            told.append(("text", texts[0] + result["text"][0]))
+        reporting.finish(lambda: speculative_run(told, result, load_chip_spec(chip), chips))
     if as_json:
         print_json(result)
     else:
@@ -168,6 +180,11 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
     Console(highlight=False).print(table)
     if len(rows) > MOST_ROWS:
         typer.echo(f"{len(rows) - MOST_ROWS} more rows: see --json")
+    print_table("result", _facts(result))
+
+
+def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The headline and what stands behind it, for people."""
     slower = result["crossover"]["slower"]
     checked = result["crossover"]["checked"]
     facts = [
@@ -195,13 +212,13 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
     facts += [
         (row["variant"], f"the target in int8 on LPUs; it agrees with the GPUs' on "
                          f"{row['agreement']:.1%} of the tokens; one prompt after another")
-        for row in rows if "agreement" in row
+        for row in result["rows"] if "agreement" in row
     ]  # fmt: skip
     facts += [(f"no {name}", why) for name, why in result["left_out"].items()]
     if result["nodes_lost"]:
         replayed = result["positions_replayed"]
         facts.append(("GPU nodes lost", f"{result['nodes_lost']}; {replayed} positions replayed"))
-    print_table("result", facts)
+    return facts
 
 
 def _cells(row: dict[str, Any], swept: bool) -> list[str]:

@@ -13,6 +13,7 @@ from cluster.errors import InputError
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
     from interconnect.topology import Topology
+    from programs.artifact import Artifact
 
 app = typer.Typer(help="The wires between chips.", no_args_is_help=True)
 
@@ -27,6 +28,8 @@ Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
 #: Largest tensor and longest message: what comes of them stays far inside 64 bits.
 MOST_BYTES, MOST_VECTORS = 1 << 40, 1 << 32
+#: GPUs beside a collective in its report, where none are named.
+DEFAULT_GPU = "h100"
 
 
 def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
@@ -221,15 +224,23 @@ def collective(
     ] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
     seed: Seed = 0,
+    trace: options.Trace = None,
+    trace_window: options.TraceWindow = None,
+    save: options.Save = None,
+    report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Schedule, check and simulate a collective; with --run, execute it and compare with NumPy."""
-    from cluster.collective_runs import run_functional
+    from cluster.collective_runs import collective_rows, run_functional
     from cluster.errors import RunError
     from cluster.gpu.collectives import gpu_time
     from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.report.request import report_request
+    from cluster.tracing.plan import Launched
+    from cluster.tracing.request import trace_request
     from interconnect.collective_plan import plan_collective
     from interconnect.collective_traffic import ALGORITHMS, OPERATIONS
+    from programs.collective_artifact import ENTRY_POINT
     from programs.runner import SYNC_MODES
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -244,6 +255,18 @@ def collective(
     asked = dtype != "int32" or sync != "lookahead" or in_process or chips_per_actor is not None
     if asked and not run:
         raise InputError("--dtype, --sync, --in-process and --chips-per-actor: only with --run")
+    tracing = trace_request(trace, trace_window, None)
+    reporting = report_request(save, report)
+    if not run and (tracing is not None or reporting.wanted):
+        raise InputError("--trace, --save and --report: only with --run")
+    traced = None
+    compiled: list[Artifact] = []
+
+    def planned(artifact: Artifact) -> None:
+        compiled.append(artifact)
+        if tracing is not None:  # too large a trace is refused before the run
+            tracing.plan(artifact, [Launched(ENTRY_POINT, artifact.predicted_cycles[ENTRY_POINT])])
+
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)
@@ -256,8 +279,12 @@ def collective(
             functional = run_functional(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
-                algorithm=algorithm,
+                algorithm=algorithm, planned=planned,
             )  # fmt: skip
+            launched = Launched(ENTRY_POINT, functional["cycles"])
+            if tracing is not None:
+                tell("writing the trace ...")
+                traced = tracing.write(compiled[0], [launched])
     facts: dict[str, Any] = {
         "op": operation, "chips": plan.chips, "bytes": nbytes, "algorithm": plan.algorithm,
         "latency_cycles": plan.latency_cycles, "latency_ns": plan.latency_ns,
@@ -277,33 +304,20 @@ def collective(
         }  # fmt: skip
     if functional is not None:
         facts["run"] = functional
+    if traced is not None:
+        facts["trace"] = traced.summary()
+    rows = collective_rows(facts, plan)
+    if reporting.wanted:
+        from cluster.report.from_launches import collective_run
+
+        reporting.finish(
+            lambda: collective_run(
+                rows, operation, nbytes, compiled[0], launched, gpu or DEFAULT_GPU, seed
+            )
+        )
     if as_json:
         print_json(facts)
     else:
-        rows = [
-            ("algorithm", f"{plan.algorithm}, {len(plan.launch_words):,} launches"),
-            ("time", f"{plan.latency_cycles:,} cycles, {plan.latency_ns:,.0f} ns"),
-            ("bandwidth", f"{plan.bandwidth_gb_s:.2f} GB/s of one chip's tensor"),
-            ("vectors", f"{plan.vectors:,} sent, {plan.vector_hops:,} vector-hops"),
-            ("link conflicts", f"{plan.link_conflicts}"),
-        ]
-        rows += [
-            (f"{name} bound", f"{bound.cycles:,} cycles ({bound.formula})")
-            for name, bound in plan.bounds.items()
-        ]
-        if compared is not None:
-            rows.append((
-                f"{plan.chips} x {compared.gpu} (estimate)",
-                f"{1e9 * compared.best_s:,.0f} ns by {compared.algorithm}; with late kernels p50 "
-                f"{1e9 * compared.p50_s:,.0f}, p99 {1e9 * compared.p99_s:,.0f} ns",
-            ))  # fmt: skip
-        if functional is not None:
-            rows += [
-                ("executed", f"{functional['cycles']:,} cycles, predicted "
-                             f"{functional['predicted_cycles']:,}, {functional['actors']} actors"),
-                ("equals NumPy", "bit for bit" if functional["equal"] else "NO"),
-                ("digest", functional["digest"]),
-            ]  # fmt: skip
         print_table(f"{operation} of {nbytes:,} bytes on {plan.chips:,} chips", rows)
     if plan.findings:
         raise RunError(f"the schedule breaks a rule: {plan.findings[0]}")

@@ -46,6 +46,11 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
     ] = False,
+    trace: options.Trace = None,
+    trace_window: options.TraceWindow = None,
+    trace_launches: options.TraceLaunches = None,
+    save: options.Save = None,
+    report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Generate text on a node of emulated chips."""
@@ -65,11 +70,15 @@ def generate(
     from cluster.actor_session import Placement
     from cluster.actor_session import chips_per_actor as pack
     from cluster.compiling import adopt, compile_model, home_of, open_model
-    from cluster.generation import run_generation
+    from cluster.generation import launches_of, planned_launches, run_generation
     from cluster.output import Terminal, print_json, print_table
+    from cluster.report.request import report_request
+    from cluster.tracing.request import trace_request
     from programs.artifact import load
     from programs.runner import Generation
 
+    tracing = trace_request(trace, trace_window, trace_launches)
+    reporting = report_request(save, report)
     compiled = None if artifact is None else load(artifact)
     directory = model or (options.shipped_model() if compiled is None else home_of(compiled))
     checkpoint = open_model(directory)
@@ -95,10 +104,51 @@ def generate(
             stop=() if ignore_eos else options.end_tokens(_config(directory)),
             sync=sync,
         )
+        if tracing is not None:  # too large a trace is refused before the run, not after it
+            tracing.plan(compiled, planned_launches(compiled, job))
         placement = Placement(pack(compiled.chips, packing), address, in_process)
         result = run_generation(compiled, job, placement, terminal, started)
+        launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
+        traced = None
+        if tracing is not None:
+            terminal.phase("writing the trace")
+            traced = tracing.write(compiled, launches)
     text = tokenizer.decode(result.tokens)
     per_second = len(result.tokens) / result.virtual_seconds
+    low, high = min(result.cycles_per_token), max(result.cycles_per_token)
+    cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    exact = result.cycles_per_token == result.predicted_cycles_per_token
+    clock = compiled.spec.clock_hz / 1e6
+    facts = [
+        ("tokens", f"{len(result.tokens)} after a prompt of {len(ids)}"),
+        ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
+        (
+            "virtual speed",
+            f"{len(result.tokens) / result.decode_seconds:,.0f} tokens/s decoding, "
+            f"{per_second:,.0f} with the prompt ({clock:g} MHz, PCIe included)",
+        ),
+        ("wall speed", f"{len(result.tokens) / result.token_wall_seconds:,.1f} tokens/s"),
+        (
+            "wall time",
+            f"{result.wall_seconds:.1f} s, first token at {result.first_token_seconds:.1f} s",
+        ),
+        ("machine", f"{result.chips} chips, {_processes(result.actors)}, {sync}"),
+        ("digest", result.digest),
+    ]
+    if traced is not None:
+        facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
+    if reporting.wanted:
+        from cluster.report.from_launches import generation_run
+        from programs.architectures import architecture
+
+        shape = architecture(directory)
+        told = [*facts, ("text", prompt + text)]
+        reporting.finish(
+            lambda: generation_run(
+                told, f"{shape.name} on {result.chips} chips", compiled, launches, shape,
+                compiled.model["dtype"], seed,
+            )
+        )  # fmt: skip
     if as_json:
         print_json(
             {
@@ -117,32 +167,11 @@ def generate(
                 "wall_tokens_per_second": len(result.tokens) / result.token_wall_seconds,
                 "prompt_tokens": len(ids),
                 "sync": sync,
+                **({} if traced is None else {"trace": traced.summary()}),
             }
         )
         return
-    low, high = min(result.cycles_per_token), max(result.cycles_per_token)
-    cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    exact = result.cycles_per_token == result.predicted_cycles_per_token
-    clock = compiled.spec.clock_hz / 1e6
-    print_table(
-        "generated",
-        [
-            ("tokens", f"{len(result.tokens)} after a prompt of {len(ids)}"),
-            ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
-            (
-                "virtual speed",
-                f"{len(result.tokens) / result.decode_seconds:,.0f} tokens/s decoding, "
-                f"{per_second:,.0f} with the prompt ({clock:g} MHz, PCIe included)",
-            ),
-            ("wall speed", f"{len(result.tokens) / result.token_wall_seconds:,.1f} tokens/s"),
-            (
-                "wall time",
-                f"{result.wall_seconds:.1f} s, first token at {result.first_token_seconds:.1f} s",
-            ),
-            ("machine", f"{result.chips} chips, {_processes(result.actors)}, {sync}"),
-            ("digest", result.digest),
-        ],
-    )
+    print_table("generated", facts)
 
 
 def _packing(text: str) -> int | None:

@@ -30,6 +30,27 @@ Context = Annotated[
 Plot = Annotated[
     Path | None, typer.Option(help="Write a picture: .png or .svg.", show_default="none")
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", help="Write a trace: .json, .json.gz or .pftrace.", show_default="none"
+    ),
+]
+TraceWindow = Annotated[
+    str | None,
+    typer.Option(help="With --trace: cycles FIRST:LAST of the run.", show_default="all"),
+]
+TraceLaunches = Annotated[
+    int | None,
+    typer.Option(help="With --trace: the last so many launches.", show_default="all"),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", help="Write the run for lpu report: .json.", show_default="none"),
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
+]
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
 
 

@@ -280,12 +280,13 @@ PLATFORMS: dict[str, Callable[[Trace, Site], Outcome]] = {
 
 
 def run_disaggregated(
-    trace: Trace, single: tuple[int, int], site: Site, slo: Slo, platforms: Sequence[str]
-) -> dict[str, Any]:
+    trace: Trace, single: tuple[int, int], site: Site, slo: Slo, platforms: Sequence[str],
+    served: dict[str, Served] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Each platform with one request alone (``single``: prompt and answer tokens), then ``trace``.
 
     Plain data, times in seconds.  ``ttft_s``, ``second_token_s`` and ``tpot_s`` at the top are
-    those of the request alone.
+    those of the request alone.  served: filled with the times of every request by platform.
     """
     zero, prompt, output = (np.array([value], np.int64) for value in (0, *single))
     alone = Trace(zero, prompt, output, "one request")
@@ -295,9 +296,12 @@ def run_disaggregated(
     for name in platforms:
         if name not in PLATFORMS:
             raise InputError(f"platform {name}: known are {', '.join(PLATFORMS)}")
+        loaded = PLATFORMS[name](trace, site)
+        if served is not None:
+            served[name] = loaded.served
         reports[name] = {
             "alone": _alone(alone, PLATFORMS[name](alone, site), site, name),
-            "load": _under_load(trace, PLATFORMS[name](trace, site), slo),
+            "load": _under_load(trace, loaded, slo),
         }
     belt = site.belt
     return {

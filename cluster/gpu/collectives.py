@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.gpu.spec import GpuSpec, load_gpu_spec
@@ -67,11 +68,10 @@ def collective_seconds(
     return seconds
 
 
-def gpu_time(
-    gpu: str, operation: str, gpus: int, nbytes: int, *, seed: int = 0, samples: int = 10_000
-) -> GpuTime:
-    """The faster algorithm's time with seeded lateness; ``gpu`` is a preset or a TOML file."""
-    spec = load_gpu_spec(gpu)
+def collective_samples(
+    spec: GpuSpec, operation: str, gpus: int, nbytes: int, *, seed: int = 0, samples: int = 10_000
+) -> tuple[str, NDArray[np.float64]]:
+    """The faster algorithm, and its seconds with seeded lateness, float64 [samples]."""
     times = collective_seconds(spec, operation, gpus, nbytes)
     algorithm = min(times, key=lambda name: times[name])
     best = times[algorithm]
@@ -79,5 +79,17 @@ def gpu_time(
     random = np.random.Generator(np.random.PCG64(seed))
     uniform = random.random(samples)
     late = -spec.lateness_s * np.log1p(-(uniform ** (1.0 / max(gpus, 1))))
-    p50, p99 = (float(x) for x in np.quantile(best + late, (0.5, 0.99)))
+    return algorithm, best + late
+
+
+def gpu_time(
+    gpu: str, operation: str, gpus: int, nbytes: int, *, seed: int = 0, samples: int = 10_000
+) -> GpuTime:
+    """The faster algorithm's time with seeded lateness; ``gpu`` is a preset or a TOML file."""
+    spec = load_gpu_spec(gpu)
+    algorithm, seconds = collective_samples(
+        spec, operation, gpus, nbytes, seed=seed, samples=samples
+    )
+    best = collective_seconds(spec, operation, gpus, nbytes)[algorithm]
+    p50, p99 = (float(x) for x in np.quantile(seconds, (0.5, 0.99)))
     return GpuTime(spec.name, algorithm, best, p50, p99)

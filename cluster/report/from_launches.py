@@ -1,0 +1,105 @@
+"""The runs of commands that launch programs: ``generate``, ``run`` and ``fabric collective``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.gpu.collectives import collective_samples
+from cluster.gpu.spec import load_gpu_spec
+from cluster.report.from_models import (
+    default_groups,
+    gpu_token_seconds,
+    latency_section,
+    lpu_roof,
+    roofline_section,
+)
+from cluster.report.from_programs import (
+    belt_section,
+    bytes_read,
+    machine_section,
+    sram_section,
+    utilisation_sections,
+)
+from cluster.report.run_file import Run, new_run
+from cluster.tracing.plan import Launched
+from programs.architectures import Architecture
+from programs.artifact import Artifact
+
+Section = dict[str, Any]
+Facts = list[tuple[str, str]]
+
+
+def _program_sections(artifact: Artifact, launches: Sequence[Launched]) -> Section:
+    """The sections that the programs alone give; utilisation is that of the last launch."""
+    utilisation, links = utilisation_sections(artifact, launches[-1])
+    return {
+        "machine": machine_section(artifact),
+        "belts": belt_section(artifact, launches),
+        "sram": sram_section(artifact, sorted({launch.entry for launch in launches})),
+        "utilisation": utilisation,
+        "links": links,
+    }
+
+
+def launch_run(facts: Facts, artifact: Artifact, launched: Launched) -> Run:
+    """The run of ``lpu run``."""
+    return new_run("run", f"entry point {launched.entry}", facts, {
+        **_program_sections(artifact, [launched]),
+        "roofline": "one launch of an artifact: the model's shape is not known here",
+        "latencies": "one launch: every further one takes exactly as many cycles",
+    })  # fmt: skip
+
+
+def generation_run(
+    facts: Facts, title: str, artifact: Artifact, launches: Sequence[Launched],
+    arch: Architecture, dtype: str, seed: int,
+) -> Run:  # fmt: skip
+    """The run of ``lpu generate``; GPUs beside it are estimates for the same tokens."""
+    spec = artifact.spec
+    decode = [n for n, launch in enumerate(launches) if launch.token is not None]
+    seconds = np.array([launches[n].cycles / spec.clock_hz for n in decode])
+    context = decode[len(decode) // 2]
+    middle = launches[context]
+    groups = default_groups()
+    lpu = f"{artifact.chips} x {spec.name}"
+    times: dict[str, Any] = {lpu: (seconds, "exact")}
+    for group in groups:
+        samples = gpu_token_seconds(group, arch, context, seed)
+        times[f"1 x {group.spec.name}"] = (samples, "estimated")
+    note = (
+        f"Cycles of the {len(decode)} tokens that were generated, host transfers left out; each "
+        "GPU: the roofline of one token, batch 1, with seeded slowness of passes."
+    )
+    return new_run("generate", title, facts, {
+        **_program_sections(artifact, launches),
+        "roofline": roofline_section(
+            arch, context, groups, lpu_roof(spec, artifact.chips, dtype),
+            middle.cycles / spec.clock_hz, float(bytes_read(artifact, middle.entry)),
+            "what Reads and Gathers of the program take out of SRAM",
+        ),
+        "latencies": [latency_section("time of one token", times, note)],
+    })  # fmt: skip
+
+
+def collective_run(
+    facts: Facts, operation: str, nbytes: int, artifact: Artifact, launched: Launched, gpu: str,
+    seed: int,
+) -> Run:  # fmt: skip
+    """The run of ``lpu fabric collective --run``; as many GPUs beside it are an estimate."""
+    spec, chips = artifact.spec, artifact.chips
+    other = load_gpu_spec(gpu)
+    _, samples = collective_samples(other, operation, chips, nbytes, seed=seed)
+    exact = np.array([launched.cycles / spec.clock_hz])
+    times = {
+        f"{chips} x {spec.name}": (exact, "exact"),
+        f"{chips} x {other.name}": (samples, "estimated"),
+    }  # fmt: skip
+    note = "Chips: the cycles of the launch.  GPUs: ring or tree, with seeded lateness of kernels."
+    return new_run("collective", f"{operation} of {nbytes:,} bytes on {chips} chips", facts, {
+        **_program_sections(artifact, [launched]),
+        "roofline": "a collective moves data: its bound is the links",
+        "latencies": [latency_section(f"time of one {operation}", times, note)],
+    })  # fmt: skip

@@ -1,0 +1,1 @@
+"""Traces of what every functional unit did, for Perfetto and chrome://tracing."""
