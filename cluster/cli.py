@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from cluster.commands import artifacts, benchmarks, experiment, fabric
+from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric
 from cluster.commands.generate import generate
 from cluster.commands.report import report
 from cluster.errors import InputError, RunError, one_line
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command("compile")(artifacts.compile_)
+app.command()(assembling.assemble)
 app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)

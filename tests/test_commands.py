@@ -62,9 +62,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that the commands name."""
     directory = tmp_path_factory.mktemp("reader")
     (directory / "prompts.txt").write_text("def f(\nimport os\n", encoding="utf-8")
+    for path in DOCUMENTS:
+        for name, text in re.findall(r"```asm\n; (\S+)\n(.*?)```", path.read_text("utf-8"), re.S):
+            (directory / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         assert run(["compile", "-o", "model.lpu"]) == 0
+        assert run(["run", "model.lpu", "--save", "run.json"]) == 0
+        assert run(["assemble", "sender.asm", "receiver.asm", "-o", "pair.lpu"]) == 0
     return directory
 
 

@@ -13,6 +13,7 @@ from cluster.errors import InputError
 
 DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
+OUTPUTS_SHOWN = 8
 
 File = Annotated[Path, typer.Argument(help="An .lpu file.", metavar="FILE")]
 Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="the first one")]
@@ -233,6 +234,12 @@ def run(
         ("cycles", f"{result.cycles:,} (predicted {predicted:,})"),
         ("digest", result.digest),
     ]
+    facts += [
+        (f"{name} of chip {output['chip']}", _values(described))
+        for output in result.outputs
+        for name, described in output.items()
+        if name != "chip"
+    ][:OUTPUTS_SHOWN]
     if traced is not None:
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
@@ -253,3 +260,9 @@ def run(
         )
     else:
         print_table(str(file), facts)
+
+
+def _values(described: dict[str, Any]) -> str:
+    """The first values of an output, for people."""
+    first = ", ".join(f"{value:g}" for value in described["first"])
+    return f"{first}{', ...' if described['values'] > len(described['first']) else ''}"

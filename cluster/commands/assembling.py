@@ -1,0 +1,111 @@
+"""``lpu assemble``: assembler text, a file for every chip, becomes an artifact."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.commands import options
+from cluster.errors import InputError
+
+if TYPE_CHECKING:
+    from chip.program import Program
+
+_RESULT = re.compile(r"mem_([we])\[(\d+)-(\d+)\]:(\d+)(?::(\d+))?")
+MOST_BYTES = 64 << 20
+
+
+def assemble(
+    texts: Annotated[
+        list[Path], typer.Argument(help="Assembler text of chip 0, 1, ...: 1, 2, 4 or 8 files.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "program.lpu"
+    ),
+    result: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a run finds its 32-bit results: four slices, one for each byte, a word "
+            "and how many (1), as mem_e[0-3]:8 or mem_e[0-3]:8:20."
+        ),
+    ] = None,
+    chip: options.ChipType = "groq-lpu-1",
+    as_json: options.Json = False,
+) -> None:
+    """Assemble the programs of a node's chips to one .lpu file; the opposite of inspect."""
+    from chip.faults import ProgramFault
+    from chip.loader import link
+    from chip.spec import load_chip_spec
+    from cluster.output import print_json, print_table
+    from interconnect.node import NODE_SIZES, node_cables
+    from programs.artifact import Artifact, save
+
+    spec = load_chip_spec(chip)
+    if len(texts) not in NODE_SIZES:
+        sizes = ", ".join(map(str, NODE_SIZES))
+        raise InputError(f"{len(texts)} files: a node has {sizes} chips; give a file for each")
+    outputs = {} if result is None else {"result": _places(result, spec.words_per_slice)}
+    programs = [_assembled(path) for path in texts]
+    predicted: dict[str, int] = {}
+    try:
+        # A launch lasts as long on every chip.
+        predicted["main"] = max(link(program, spec).cycles for program in programs)
+        programs = [replace(program, cycles=predicted["main"]) for program in programs]
+    except ProgramFault as fault:
+        # An illegal program can be written down, too; lpu check names everything that is wrong.
+        typer.echo(f"lpu: {fault}; lpu check {output} tells all", err=True)
+    save(
+        Artifact(
+            spec=spec, topology="node", chips=len(programs), cables=node_cables(len(programs)),
+            programs={"main": programs}, program_of_chip=list(range(len(programs))),
+            memory=[[] for _ in programs], bindings={"inputs": {}, "outputs": outputs},
+            predicted_cycles=predicted,
+        ),
+        output,
+    )  # fmt: skip
+    blocks = sum(len(program.blocks) for program in programs)
+    if as_json:
+        print_json({"artifact": str(output), "chips": len(programs), "blocks": blocks,
+                    "predicted_cycles": predicted})  # fmt: skip
+        return
+    known = f"{predicted['main']:,}" if predicted else "not known"
+    print_table(
+        str(output),
+        [("chips", str(len(programs))), ("blocks", f"{blocks:,}"), ("cycles", known)],
+    )
+
+
+def _assembled(path: Path) -> Program:
+    from chip.assembly import AssemblyError
+    from chip.assembly import assemble as read
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes: no program of a chip is")
+        return read(path.read_text(encoding="utf-8"))
+    except AssemblyError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+
+
+def _places(text: str, words_per_slice: int) -> list[list[int]]:
+    """(slice, first word, words) of every byte of the results."""
+    from chip.isa import SLICES_PER_HEMISPHERE
+
+    match = _RESULT.fullmatch(text)
+    if match is not None:
+        first, last, word, count = int(match[2]), int(match[3]), int(match[4]), int(match[5] or 1)
+        base = SLICES_PER_HEMISPHERE if match[1] == "e" else 0
+        fits = last - first == 3 and last < SLICES_PER_HEMISPHERE
+        if fits and count >= 1 and word + count <= words_per_slice:
+            return [[base + number, word, count] for number in range(first, last + 1)]
+    raise InputError(
+        f"--result {text}: use four slices in ascending order, a word and how many, within "
+        f"{words_per_slice} words, as mem_e[0-3]:8:20"
+    )
