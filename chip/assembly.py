@@ -31,6 +31,7 @@ import re
 import struct
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -322,6 +323,11 @@ def _gang(text: str) -> tuple[int, ...]:
 
 # --- writing ------------------------------------------------------------------------------------
 
+_CYCLE, _QUEUE, _OP, _GANG = (_COLUMN[name] for name in ("cycle", "queue", "op", "gang"))
+_WRITTEN = [(key, _COLUMN[key], _NEUTRAL[_COLUMN[key]]) for key in _KEYS]
+_REPEAT_COLUMNS = [tuple(_COLUMN[name] for name in names) for names in _REPEATS]
+_queue_name, _stream_name = lru_cache(maxsize=None)(queue_name), lru_cache(maxsize=256)(stream_name)
+
 
 def disassemble(program: Program) -> str:
     """``program`` as assembler text; raises ProgramLimitError if it is outside the limits."""
@@ -357,20 +363,18 @@ def _block_text(
     row: tuple[int, ...], gangs: list[tuple[int, ...]], number: dict[tuple[int, ...], int]
 ) -> str:
     """One line; ``number`` is the gang that a list of queues means by itself."""
-    values = dict(zip(_COLUMN, row, strict=True))
-    op, gang = Op(values["op"]), values["gang"]
+    op, gang, queue = Op(row[_OP]), row[_GANG], row[_QUEUE]
     members = gangs[gang] if gang >= 0 else ()
-    unit = _gang_name(members) if members else queue_name(values["queue"])
-    words = [f"{values['cycle']}: {unit} {op.name}"]
-    for key in _KEYS:
-        value = values[key]
-        if value != _NEUTRAL[_COLUMN[key]]:
-            words.append(f"{key}={_value_text(key, value, op, values)}")
+    unit = _gang_name(members) if members else _queue_name(queue)
+    words = [f"{row[_CYCLE]}: {unit} {op.name}"]
+    for key, column, neutral in _WRITTEN:
+        if row[column] != neutral:
+            words.append(f"{key}={_value_text(key, row[column], op, row)}")
     if members and (len(members) == 1 or number[members] != gang):
         words.append(f"gang={gang}")
-    if members and members[0] != values["queue"]:
-        words.append(f"queue={queue_name(values['queue'])}")
-    repeats = [tuple(values[name] for name in names) for names in _REPEATS]
+    if members and members[0] != queue:
+        words.append(f"queue={_queue_name(queue)}")
+    repeats = [(row[n], row[dc], row[da]) for n, dc, da in _REPEAT_COLUMNS]
     while repeats and repeats[-1] == (1, 0, 0):
         repeats.pop()
     for n, dc, da in repeats:
@@ -378,12 +382,13 @@ def _block_text(
     return " ".join(words)
 
 
-def _value_text(key: str, value: int, op: Op, values: dict[str, int]) -> str:
+def _value_text(key: str, value: int, op: Op, row: tuple[int, ...]) -> str:
     if key in _OPERAND_KEYS:
-        return stream_name(value)
+        return _stream_name(value)
     if key == "mode" and op is Op.ACC:
         return AccMode(value).name
-    if key == "imm" and op.name.endswith("_F32") and IMM in (values["s0"], values["s1"]):
+    operands = row[_COLUMN["s0"]], row[_COLUMN["s1"]]
+    if key == "imm" and op.name.endswith("_F32") and IMM in operands:
         text = f"{np.array([value], np.int32).view(np.float32)[0]!s}f"
         if _FLOAT.fullmatch(text) and _value("imm", text) == value:
             return text
@@ -391,6 +396,7 @@ def _value_text(key: str, value: int, op: Op, values: dict[str, int]) -> str:
     return str(value)
 
 
+@lru_cache(maxsize=4096)
 def _gang_name(members: tuple[int, ...]) -> str:
     parts: list[tuple[str, list[int]]] = []
     for queue in members:
