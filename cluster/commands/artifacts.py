@@ -193,19 +193,32 @@ def pick_entry(artifact: Any, entry: str | None) -> str:
     raise InputError(f"--entry {entry}: the entry points are {', '.join(names) or 'none'}")
 
 
-def run(file: File, entry: Entry = None, as_json: options.Json = False) -> None:
+def run(
+    context: typer.Context,
+    file: File,
+    entry: Entry = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
+    as_json: options.Json = False,
+) -> None:
     """Run one launch of an entry point with the inputs as stored."""
     from cluster.actor_session import Placement
     from cluster.launching import launch_everywhere
+    from cluster.metrics.run_watch import RunWatch
     from cluster.output import print_json, print_table, stderr_console, working
     from programs.artifact import load
     from programs.runner import LOOKAHEAD
 
+    artifact = load(file)
+    name = pick_entry(artifact, entry)
+    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
     with working("running ...", stderr_console()):
-        artifact = load(file)
-        name = pick_entry(artifact, entry)
         placement = Placement(artifact.chips, in_process=True)
-        result = launch_everywhere(artifact, name, LOOKAHEAD, placement)
+        result = launch_everywhere(
+            artifact, name, LOOKAHEAD, placement,
+            watch=None if board is None else RunWatch(board, "run"),
+        )  # fmt: skip
     predicted = artifact.predicted_cycles.get(name, result.cycles)
     if as_json:
         print_json(

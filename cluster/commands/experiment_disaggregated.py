@@ -11,6 +11,7 @@ from cluster.commands import options
 
 
 def disaggregated(
+    context_: typer.Context,
     platform: Annotated[
         list[str] | None,
         typer.Option(help="Platform, may be repeated.", show_default="all"),
@@ -52,6 +53,9 @@ def disaggregated(
         ),
     ] = None,
     plot: options.Plot = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load."""
@@ -63,10 +67,11 @@ def disaggregated(
     from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
     from cluster.experiments.machines import ffn_cycles_per_layer, lpu_belt
     from cluster.experiments.pictures import draw_disaggregated
-    from cluster.experiments.serving import Slo
+    from cluster.experiments.serving import Latencies, Slo
     from cluster.gpu.link import load_link
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
+    from cluster.metrics.serving import publish_disaggregated
     from cluster.output import print_json, stderr_console, working
     from programs.architectures import architecture
 
@@ -76,6 +81,8 @@ def disaggregated(
     arch = architecture(model)
     lengths = (prompt_tokens, output_tokens, spread)
     wanted = load.make_trace(trace, limit, arrivals, rate, requests, burst, lengths, seed)
+    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
+    took: dict[str, Latencies] = {}
     with working("compiling ...", stderr_console()) as tell:
         belt = lpu_belt(model, choice)
         site = Site(
@@ -93,8 +100,10 @@ def disaggregated(
         )
         tell("serving ...")
         report = run_disaggregated(
-            wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS)
+            wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS), took
         )
+    if board is not None:
+        publish_disaggregated(board, report, took)
     report["seed"] = seed
     if plot is not None:
         draw_disaggregated(report, plot)

@@ -58,6 +58,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
 
 def load(
+    context_: typer.Context,
     pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both",
     model: Model = "target",
     trace: TraceFile = None,
@@ -85,6 +86,9 @@ def load(
     lpu_cycles_per_token: LpuCycles = None,
     lpu_interval_cycles: LpuInterval = None,
     plot: options.Plot = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
@@ -98,6 +102,7 @@ def load(
     from cluster.experiments.serving import Slo, latencies
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
+    from cluster.metrics.serving import publish_load
     from cluster.output import print_json, stderr_console, working
     from programs.architectures import architecture
 
@@ -106,6 +111,7 @@ def load(
     wanted = make_trace(
         trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
     )
+    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
     pools: dict[str, GpuServers | LpuServers] = {}
     with working("compiling ...", stderr_console()) as tell:
         if pool != "lpu":
@@ -119,8 +125,11 @@ def load(
         served = serve_load(wanted, pools)
         report = run_load(wanted, pools, slo, served)
     report["seed"] = seed
+    took = {name: latencies(wanted, times) for name, times in served.items()}
+    if board is not None:
+        publish_load(board, report, took)
     if plot is not None:
-        draw_load({name: latencies(wanted, times) for name, times in served.items()}, plot)
+        draw_load(took, plot)
     if as_json:
         print_json(report)
     else:

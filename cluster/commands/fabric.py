@@ -200,6 +200,7 @@ Gpu = Annotated[
 
 @app.command()
 def collective(
+    context: typer.Context,
     operation: Operation = "all-reduce",
     chips: Chips = "8",
     nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of one chip's tensor.")] = 1 << 20,
@@ -218,6 +219,9 @@ def collective(
     ] = None,
     in_process: Annotated[bool, typer.Option(help="With --run: no actors.")] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     seed: Seed = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -225,6 +229,7 @@ def collective(
     from cluster.collective_runs import run_functional
     from cluster.errors import RunError
     from cluster.gpu.collectives import gpu_time
+    from cluster.metrics.run_watch import RunWatch
     from cluster.output import print_json, print_table, stderr_console, working
     from interconnect.collective_plan import plan_collective
     from interconnect.collective_traffic import ALGORITHMS, OPERATIONS
@@ -242,6 +247,11 @@ def collective(
     asked = dtype != "int32" or sync != "lookahead" or in_process or chips_per_actor is not None
     if asked and not run:
         raise InputError("--dtype, --sync, --in-process and --chips-per-actor: only with --run")
+    if not run and options.given(context, "metrics_port"):
+        raise InputError("--metrics-port: without --run no chip runs; add --run")
+    board = (
+        options.open_board(context, metrics_port, metrics_host, metrics_linger) if run else None
+    )
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)
@@ -255,6 +265,7 @@ def collective(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
                 algorithm=algorithm,
+                watch=None if board is None else RunWatch(board, "fabric collective"),
             )  # fmt: skip
     facts: dict[str, Any] = {
         "op": operation, "chips": plan.chips, "bytes": nbytes, "algorithm": plan.algorithm,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.experiments.agentic import DRAFT, PROMPT_MOST, TARGET, AgentSite, LpuModel, run_agents
 from cluster.experiments.agentic_graph import NEW_TOKENS, AgentRequest
@@ -16,7 +17,11 @@ from cluster.experiments.machines import checkpoint_of
 from cluster.gpu.link import load_link
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
+from cluster.metrics.serving import publish_agents, publish_speedup
 from programs.architectures import architecture
+
+if TYPE_CHECKING:
+    from cluster.metrics.board import Board
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,12 @@ def run_agentic(
     slo_s: float,
     tell: Callable[[str], None] = lambda _: None,
     desk: Desk | None = None,
+    board: Board | None = None,
 ) -> dict[str, Any]:
     """``requests`` with the named router, then with everything on one pool; plain data.
 
-    desk: where that router works already, if not in this process.
+    desk: where that router works already, if not in this process.  board: published on when each
+    run has ended.
 
     ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds.
     """
@@ -84,7 +91,11 @@ def run_agentic(
     runs = {}
     for name, chosen in routers.items():
         tell(f"{name} ...")
-        runs[name] = run_agents(requests, site, chosen, seed, slo_s)
+        done = partial(publish_agents, board, name) if board is not None else lambda *_: None
+        runs[name] = run_agents(requests, site, chosen, seed, slo_s, done)
+    ratio = _ratio(runs["gpu-only"], runs["routed"])
+    if board is not None:
+        publish_speedup(board, "agentic", "routed", ratio)
     return {
         "experiment": "agentic",
         "router": router,
@@ -101,7 +112,7 @@ def run_agentic(
             key: {name: run[key]["p50"] for name, run in runs.items()}
             for key in ("end_to_end_s", "ttft_s", "tpot_s")
         },
-        "speedup_over_gpu_only": _ratio(runs["gpu-only"], runs["routed"]),
+        "speedup_over_gpu_only": ratio,
         "runs": runs,
     }
 

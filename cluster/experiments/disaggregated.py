@@ -34,7 +34,7 @@ from cluster.experiments.belt import (
     serve_on_belts,
 )
 from cluster.experiments.load import MAX_BATCH, RooflineCost
-from cluster.experiments.serving import Served, Slo, service_report
+from cluster.experiments.serving import Latencies, Served, Slo, latencies, service_report
 from cluster.experiments.split_layers import SplitCost
 from cluster.gpu.link import LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
@@ -261,10 +261,12 @@ PLATFORMS: dict[str, Callable[[Trace, Site], Outcome]] = {
 
 
 def run_disaggregated(
-    trace: Trace, single: tuple[int, int], site: Site, slo: Slo, platforms: Sequence[str]
-) -> dict[str, Any]:
+    trace: Trace, single: tuple[int, int], site: Site, slo: Slo, platforms: Sequence[str],
+    took: dict[str, Latencies] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Each platform with one request alone (``single``: prompt and answer tokens), then ``trace``.
 
+    took: is given the latencies of each platform's requests of ``trace``.
     Plain data, times in seconds.  ``ttft_s``, ``second_token_s`` and ``tpot_s`` at the top are
     those of the request alone.
     """
@@ -274,10 +276,13 @@ def run_disaggregated(
     for name in platforms:
         if name not in PLATFORMS:
             raise InputError(f"platform {name}: known are {', '.join(PLATFORMS)}")
+        outcome = PLATFORMS[name](trace, site)
         reports[name] = {
             "alone": _alone(alone, PLATFORMS[name](alone, site), site, name),
-            "load": _under_load(trace, PLATFORMS[name](trace, site), slo),
+            "load": _under_load(trace, outcome, slo),
         }
+        if took is not None:
+            took[name] = latencies(trace, outcome.served)
     belt = site.belt
     return {
         "experiment": "disaggregated",

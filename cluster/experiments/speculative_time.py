@@ -171,6 +171,13 @@ def simulate(
     return trace
 
 
+def gpu_work(cached: int, pending: int, drafted: int) -> Work:
+    """A GPU drafter's work for a step, as ``simulate`` asks for it."""
+    first = cached + pending
+    passes = [(cached, pending)] + [(first + n, 1) for n in range(max(0, drafted - 1))]
+    return Work(passes=tuple(passes))
+
+
 def acceptance_of(traces: Sequence[RequestTrace]) -> float | None:
     """Share of the decided proposals that were accepted; None when none was."""
     steps = [step for trace in traces for step in trace.steps]
