@@ -27,6 +27,7 @@ from cluster.bench_fabric import (
     allreduce_functional_vs_numpy,
     fabric_flit_hops,
 )
+from cluster.bench_metrics import metrics_overhead
 from cluster.bench_row import Row
 from cluster.commands.options import shipped_model
 from cluster.compiling import join_images
@@ -244,11 +245,12 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "speculative_tokens_per_wall_second": speculative_tokens_per_wall_second,
     "load_10000_requests": load_10000_requests,
     "trace_overhead": trace_overhead,
+    "metrics_overhead": metrics_overhead,
 }
 #: Rows of the table whose feature does not exist yet.
 UNBUILT = (
     "plan_70b", "timing_chip_cycles", "smollm2_token_seconds", "recovery_seconds",
-    "snapshot_overhead", "metrics_overhead",
+    "snapshot_overhead",
 )  # fmt: skip
 
 

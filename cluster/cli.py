@@ -44,14 +44,14 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main() -> NoReturn:
     """Run ``lpu`` with the process's arguments and exit."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
-    """Run ``lpu`` with ``arguments``; the exit code."""
+def run(arguments: list[str], verbs: typer.Typer = app, program: str = "lpu") -> int:
+    """Run ``lpu``, or another ``program`` with its verbs, with ``arguments``; the exit code."""
     try:
-        code = app(arguments, prog_name="lpu", standalone_mode=False)
+        code = verbs(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:
             return _complain("interrupted", INTERRUPTED)
@@ -117,7 +117,8 @@ def _complain(text: str, code: int) -> int:
     return code
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal handler: end the command as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -19,6 +19,7 @@ from cluster.actor_session import chips_per_actor as pack
 from cluster.errors import InputError, RunError
 from cluster.gpu.collectives import gpu_time
 from cluster.launching import Launch, launch_everywhere
+from cluster.metrics.run_watch import RunWatch
 from cluster.whole_files import replace_file
 from interconnect.collective_plan import CollectivePlan, plan_collective
 from interconnect.fabric_check import check_fabric
@@ -200,6 +201,7 @@ def run_functional(
     wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
     sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
     algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
+    watch: RunWatch | None = None,
 ) -> Row:  # fmt: skip
     """Compile, prove legal, run with data, and compare every chip with NumPy.
 
@@ -221,7 +223,9 @@ def run_functional(
     artifact = collective_artifact(compiled, data)
     planned(artifact)
     placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)
-    launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase)
+    launched: Launch = launch_everywhere(
+        artifact, ENTRY_POINT, sync, placement, phase, watch
+    )
     tree = not compiled.barriers  # a one-shot has no steps
     expected = expected_results(operation, data, compiled.topology.chips_per_node, tree)
     hashes: dict[int, str] = {}

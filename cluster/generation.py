@@ -6,7 +6,7 @@ the end that every group picked the same tokens and every chip retired when it w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -20,9 +20,11 @@ from cluster.clock import unexpected_retirements
 from cluster.errors import RunError
 from cluster.launching import artifact_key
 from cluster.mapping import SharedMapping
+from cluster.metrics.run_watch import RunWatch, watched
 from cluster.node import ChipGroup, GroupResult, layout_of
 from cluster.tracing.plan import Launched
 from programs.artifact import Artifact
+from programs.host import entry_at
 from programs.partition import PartitionedModel
 from programs.runner import Generation
 
@@ -93,32 +95,40 @@ def run_generation(
     listener: Listener,
     started: float,
     model: PartitionedModel | None = None,
+    watch: RunWatch | None = None,
 ) -> GenerationResult:
     """Generate with ``artifact``; ``started`` is the ``perf_counter`` when the command began.
 
     model: the partitioned model, if it is not in the directory that the artifact names.
+    watch: publishes the run while it goes on.
     """
-    stopwatch = _Stopwatch(started, listener)
+    stopwatch = _Stopwatch(started, listener, watch)
+
+    def entry_of(launch: int) -> str:
+        return entry_at(artifact, launch, prefill=launch < len(job.prompt) - 1)
+
     if placement.in_process:
         listener.phase("loading chips")
         layout = layout_of(artifact, 1)
         mapping = SharedMapping.private(layout)
         group = ChipGroup(artifact, range(artifact.chips), 0, mapping, model, stopwatch.report)
         listener.phase("generating")
-        stopwatch.begin()
-        results = [group.generate(job)]
-        stopwatch.end()
+        with watched(watch, artifact, mapping, entry_of):
+            stopwatch.begin()
+            results = [group.generate(job)]
+            stopwatch.end()
     else:
-        results = _run_actors(artifact, job, placement, stopwatch, model)
+        results = _run_actors(artifact, job, placement, stopwatch, model, entry_of)
     return _conclude(artifact, results, stopwatch, 0 if placement.in_process else len(results))
 
 
 class _Stopwatch:
     """Wall times of a run, and the way of tokens to the listener."""
 
-    def __init__(self, started: float, listener: Listener) -> None:
+    def __init__(self, started: float, listener: Listener, watch: RunWatch | None) -> None:
         self.started = started
         self.listener = listener
+        self.watch = watch
         self.told = 0
         self.first_token = 0.0
         self.begun = self.ended = started
@@ -139,6 +149,8 @@ class _Stopwatch:
             self.first_token = perf_counter() - self.started
         self.told += 1
         self.listener.token(token)
+        if self.watch is not None:
+            self.watch.token()
 
 
 def _run_actors(
@@ -147,13 +159,15 @@ def _run_actors(
     placement: Placement,
     stopwatch: _Stopwatch,
     model: PartitionedModel | None,
+    entry_of: Callable[[int], str],
 ) -> list[GroupResult]:
     listener = stopwatch.listener
     with chip_actors(artifact, placement, listener.phase, model) as (clock, actors, mapping):
         listener.phase("generating")
-        stopwatch.begin()
-        results = _collect(clock, actors, job, mapping, stopwatch)
-        stopwatch.end()
+        with watched(stopwatch.watch, artifact, mapping, entry_of):
+            stopwatch.begin()
+            results = _collect(clock, actors, job, mapping, stopwatch)
+            stopwatch.end()
     return results
 
 
@@ -197,6 +211,8 @@ def _conclude(
     sums = {chip: pair for result in results for chip, pair in result.sums.items()}
     predicted = artifact.predicted_cycles
     if problems := unexpected_retirements(first.entries, retired, predicted):
+        if stopwatch.watch is not None:
+            stopwatch.watch.retired_unexpectedly(len(problems))
         raise RunError(f"{problems[0]} ({len(problems)} such launches)")
     chips = sorted(retired)
     lengths = [max(retired[chip][i] for chip in chips) for i in range(len(first.entries))]

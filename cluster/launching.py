@@ -16,6 +16,7 @@ from cluster.chip_outputs import output_places
 from cluster.clock import unexpected_retirements
 from cluster.errors import RunError
 from cluster.mapping import SharedMapping
+from cluster.metrics.run_watch import RunWatch, watched
 from cluster.node import ChipGroup, LaunchPart, layout_of
 from programs.artifact import Artifact, content_hash
 
@@ -52,8 +53,9 @@ def launch_everywhere(
     sync: str,
     placement: Placement,
     phase: Callable[[str], None] = lambda _: None,
+    watch: RunWatch | None = None,
 ) -> Launch:
-    """Run ``entry`` once on all chips.
+    """Run ``entry`` once on all chips.  watch: publishes the run while it goes on.
 
     Raises RunError when a chip retires at another cycle than the artifact says, ArtifactError when
     its outputs are nowhere.
@@ -65,12 +67,15 @@ def launch_everywhere(
         mapping = SharedMapping.private(layout_of(artifact, 1))
         group = ChipGroup(artifact, range(artifact.chips), 0, mapping, threads=cores())
         phase("running")
-        parts = [group.launch(entry, sync)]
+        with watched(watch, artifact, mapping, lambda _: entry):
+            parts = [group.launch(entry, sync)]
     else:
-        parts = _launch_actors(artifact, entry, sync, placement, phase)
+        parts = _launch_actors(artifact, entry, sync, placement, phase, watch)
     retired = {chip: [cycle] for part in parts for chip, cycle in part.retired.items()}
     predicted = artifact.predicted_cycles
     if entry in predicted and (problems := unexpected_retirements([entry], retired, predicted)):
+        if watch is not None:
+            watch.retired_unexpectedly(len(problems))
         raise RunError(f"{problems[0]} ({len(problems)} such launches)")
     sums = {chip: pair for part in parts for chip, pair in part.sums.items()}
     chips = sorted(retired)
@@ -89,11 +94,15 @@ def launch_everywhere(
 
 
 def _launch_actors(
-    artifact: Artifact, entry: str, sync: str, placement: Placement, phase: Callable[[str], None]
-) -> list[LaunchPart]:
+    artifact: Artifact, entry: str, sync: str, placement: Placement,
+    phase: Callable[[str], None], watch: RunWatch | None,
+) -> list[LaunchPart]:  # fmt: skip
     import ray
 
-    with chip_actors(artifact, placement, phase) as (_, actors, mapping):
+    with (
+        chip_actors(artifact, placement, phase) as (_, actors, mapping),
+        watched(watch, artifact, mapping, lambda _: entry),
+    ):
         phase("running")
         calls = [actor.launch.remote(entry, sync) for actor in actors]
         waiting = list(calls)

@@ -2,8 +2,9 @@
 
 One file, mapped by every process.  It knows bytes and sequence numbers, not chips or programs:
 
-    header     magic, the run's random token, the abandon flag          one page
-    barrier    one int64 per process, a cache line pair apart
+    header     magic, the run's random token, the abandon and watch flags   one page
+    barrier    per process a cache line pair: its mark, seconds of host transfers
+    progress   per chip two int64: cycle reached, launches done; noted when somebody watches
     mailboxes  per chip two slots: sequence, checksum, count, float32 values
     rings      the links' vectors, laid out by ``chip.ring.Rings``
 
@@ -40,6 +41,7 @@ MAGIC = b"LPUMAP1\0"
 TOKEN_BYTES = 16
 PAGE = 4096
 ABANDONED_AT = 64
+WATCHED_AT = 72
 LINE = 128
 
 
@@ -71,9 +73,14 @@ class Layout:
         return LINE + _round_up(4 * self.values, LINE)
 
     @property
+    def progress_at(self) -> int:
+        """Offset of chip 0's progress."""
+        return PAGE + _round_up(self.processes * LINE, PAGE)
+
+    @property
     def mailbox_at(self) -> int:
         """Offset of chip 0's slots."""
-        return PAGE + _round_up(self.processes * LINE, PAGE)
+        return self.progress_at + _round_up(16 * self.chips, PAGE)
 
     @property
     def rings_at(self) -> int:
@@ -120,8 +127,13 @@ class SharedMapping:
         self._memory = memory
         self._view = memoryview(memory)
         self._flag = np.frombuffer(memory, np.int64, 1, ABANDONED_AT)
+        self._watch = np.frombuffer(memory, np.int64, 1, WATCHED_AT)
         counters = np.frombuffer(memory, np.int64, layout.processes * LINE // 8, PAGE)
-        self._arrived = counters.reshape(layout.processes, LINE // 8)[:, 0]
+        counters = counters.reshape(layout.processes, LINE // 8)
+        self._arrived = counters[:, 0]
+        self._io_seconds = counters.view(np.float64)[:, 1]
+        progress = np.frombuffer(memory, np.int64, 2 * layout.chips, layout.progress_at)
+        self._progress = progress.reshape(layout.chips, 2)
         self._heads: list[NDArray[np.int64]] = []
         self._values: list[NDArray[np.float32]] = []
         for slot in range(2 * layout.chips):
@@ -209,3 +221,36 @@ class SharedMapping:
     def everyone_reached(self, mark: int) -> bool:
         """True when no process is before ``mark``."""
         return bool((self._arrived >= mark).all())
+
+    # Progress, for those who watch
+
+    def watch(self) -> None:
+        """Ask all processes to note their chips' clocks."""
+        self._watch[0] = 1
+
+    @property
+    def watched(self) -> bool:
+        """True once somebody wants to see the chips' clocks."""
+        return bool(self._watch[0])
+
+    def note_clock(self, chip: int, cycle: int) -> None:
+        """``chip`` has reached ``cycle``, counted over all launches."""
+        self._progress[chip, 0] = cycle
+
+    def note_launches(self, chip: int, launches: int) -> None:
+        """``chip`` has finished so many launches."""
+        self._progress[chip, 1] = launches
+
+    def note_transfers(self, process: int, io_seconds: float) -> None:
+        """``process`` has charged so many virtual seconds of host transfers."""
+        self._io_seconds[process] = io_seconds
+
+    def progress(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Cycle reached and launches done, as the chips noted them; int64 [chips] each."""
+        now = self._progress.copy()
+        return now[:, 0], now[:, 1]
+
+    @property
+    def io_seconds(self) -> float:
+        """Virtual seconds of host transfers so far."""
+        return float(self._io_seconds.max())

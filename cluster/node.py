@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 #: At most one progress report in this time, besides those of the first token and the last.
 REPORT_SECONDS = 0.1
+#: Chips' clocks are noted no more often than this for each chip of the process, and only for
+#: somebody who watches.
+NOTE_SECONDS = 0.001
 
 
 class AbandonedError(RunError):
@@ -71,17 +74,34 @@ class MappedPeers:
         self._told = 0
         self._told_at = 0.0
         self.launch_times: list[float] = []
+        self._chips: Sequence[Chip] = ()
+        self._host: Host | None = None
+        self._watched = False
+        self._reached = 0
+        self._note_at = 0.0
+
+    def begin(self, chips: Sequence[Chip], host: Host | None) -> None:
+        """``chips`` of this process start a run, their clocks at 0."""
+        self.launch_times.clear()
+        self._chips, self._host = chips, host
+        self._watched, self._reached, self._note_at = self.mapping.watched, 0, 0.0
 
     def progressed(self) -> None:
         """The next wait starts with spinning."""
         self._wait.reset()
+        if self._watched:
+            self._note_clocks()
 
     def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
         """Wait a moment for vectors of another process."""
+        if self._watched:
+            self._note_clocks()
         self._pause()
 
     def gate(self, mark: int) -> None:
         """Wait until every process has reached ``mark``."""
+        if self._watched:
+            self._note_clocks()
         self.mapping.arrive(self.group, mark)
         self._until(lambda: self.mapping.everyone_reached(mark) or None)
 
@@ -99,6 +119,13 @@ class MappedPeers:
         """Note when a launch ended; tell progress, not more often than is useful."""
         now = perf_counter()
         self.launch_times.append(now)
+        if self._watched:
+            self._reached = cycle
+            self._note_at = 0.0
+            self.mapping.note_transfers(self.group, self._io_seconds())
+            for chip in self._chips:
+                self.mapping.note_clock(chip.chip_id, cycle)
+                self.mapping.note_launches(chip.chip_id, len(self.launch_times))
         first = self._told == 0 and len(tokens) > 0
         if first or now - self._told_at >= REPORT_SECONDS:
             self.flush(cycle, tokens)
@@ -109,6 +136,17 @@ class MappedPeers:
             self._report(self.group, cycle, list(tokens[self._told :]))
             self._told = len(tokens)
             self._told_at = perf_counter()
+
+    def _note_clocks(self) -> None:
+        """Where the own chips are inside the current launch, not more often than is useful."""
+        now = perf_counter()
+        if now >= self._note_at:
+            self._note_at = now + NOTE_SECONDS * len(self._chips)
+            for chip in self._chips:
+                self.mapping.note_clock(chip.chip_id, self._reached + chip.clock)
+
+    def _io_seconds(self) -> float:
+        return 0.0 if self._host is None else self._host.virtual_io_seconds
 
     def _until(self, ready: Callable[[], T | None]) -> T:
         self._wait.reset()
@@ -175,12 +213,12 @@ class ChipGroup:
         """
         self.mapping = mapping
         self.peers = MappedPeers(group, mapping, report)
-        host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
-        self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, host, threads)
+        self._host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
+        self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, self._host, threads)
 
     def generate(self, job: Generation) -> GroupResult:
         """Run the whole generation; every group of the run returns the same tokens."""
-        self.peers.launch_times.clear()
+        self.peers.begin(self.chips, self._host)
         try:
             result = self.runner.generate(job)
         except BaseException:
@@ -194,8 +232,10 @@ class ChipGroup:
     def launch(self, entry: str, sync: str) -> LaunchPart:
         """Run ``entry`` once, with memory as it is."""
         began = perf_counter()
+        self.peers.begin(self.chips, None)
         try:
             retired = self.runner.launch(entry, 0, sync)
+            self.peers.report(max(retired.values()), ())
         except BaseException:
             self.mapping.abandon()
             raise

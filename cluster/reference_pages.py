@@ -1,6 +1,6 @@
 """The pages of ``docs/reference``, made from the code: ``python -m cluster.reference_pages``.
 
-Instructions, fields of chip and GPU specs with the source of every value, and the command line.
+Instructions, chip and GPU specs with the source of every value, the command line, metrics.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from chip import spec as chip_spec
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE
 from cluster.gpu import spec as gpu_spec
+from cluster.metrics import reference as metrics
 from cluster.whole_files import replace_file
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "reference"
@@ -128,6 +129,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "chip-specs.md": chip_specs,
     "gpu-specs.md": gpu_specs,
     "command-line.md": command_line,
+    "metrics.md": metrics.page,
 }
 
 

@@ -70,15 +70,20 @@ class Host:
         self.virtual_io_seconds += spec.pcie_latency_s + bytes_moved / spec.pcie_bytes_per_s
 
     def entry(self, position: int, prefill: bool) -> str:
-        """The entry point for a token at ``position``; raises ValueError beyond the context."""
-        for bucket in self.artifact.bindings["buckets"]:
-            if position < bucket:
-                return f"{'prefill' if prefill else 'decode'}-{bucket}"
-        context = self.artifact.bindings["context"]
-        raise ValueError(
-            f"position {position}: the artifact was compiled for {context} positions; "
-            "compile with a longer --context"
-        )
+        """See ``entry_at``."""
+        return entry_at(self.artifact, position, prefill)
+
+
+def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
+    """The entry point for a token at ``position``; raises ValueError beyond the context."""
+    for bucket in artifact.bindings["buckets"]:
+        if position < bucket:
+            return f"{'prefill' if prefill else 'decode'}-{bucket}"
+    context = artifact.bindings["context"]
+    raise ValueError(
+        f"position {position}: the artifact was compiled for {context} positions; "
+        "compile with a longer --context"
+    )
 
 
 def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:

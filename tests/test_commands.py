@@ -21,8 +21,8 @@ OWN = {
 }
 #: Beginnings of commands that start several processes or take a minute.
 LONG = (
-    "lpu generate --chips", "lpu generate --model", "lpu bench", "lpu fabric collective",
-    "lpu fabric sweep", "lpu experiment",
+    "lpu generate --chips", "lpu generate --m", "lpu generate --trace", "lpu generate --report",
+    "lpu bench", "lpu fabric collective", "lpu fabric sweep", "lpu experiment",
 )  # fmt: skip
 NOT_RUN = {
     "lpu bench": "the whole table takes several minutes; its rows have tests of their own",
@@ -76,6 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", cases())
 def test_command_runs(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("LPU_METRICS_LINGER", "0")
     words = [OWN.get(word, word) for word in shlex.split(command)]
     assert words[0] == "lpu", "a command of another program: mark its block as not run, with why"
     assert run(words[1:]) == 0

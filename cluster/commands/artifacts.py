@@ -195,17 +195,22 @@ def pick_entry(artifact: Any, entry: str | None) -> str:
 
 
 def run(
+    context: typer.Context,
     file: File,
     entry: Entry = None,
     trace: options.Trace = None,
     trace_window: options.TraceWindow = None,
     save: options.Save = None,
     report: options.Report = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
     from cluster.actor_session import Placement
     from cluster.launching import launch_everywhere
+    from cluster.metrics.run_watch import RunWatch
     from cluster.output import print_json, print_table, stderr_console, working
     from cluster.report.request import report_request
     from cluster.tracing.plan import Launched
@@ -216,14 +221,18 @@ def run(
     tracing = trace_request(trace, trace_window, None)
     reporting = report_request(save, report)
     traced = None
+    artifact = load(file)
+    name = pick_entry(artifact, entry)
+    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
     with working("running ...", stderr_console()) as tell:
-        artifact = load(file)
-        name = pick_entry(artifact, entry)
         predicted = artifact.predicted_cycles.get(name)
         if tracing is not None and predicted is not None:
             tracing.plan(artifact, [Launched(name, predicted)])
         placement = Placement(artifact.chips, in_process=True)
-        result = launch_everywhere(artifact, name, LOOKAHEAD, placement)
+        result = launch_everywhere(
+            artifact, name, LOOKAHEAD, placement,
+            watch=None if board is None else RunWatch(board, "run"),
+        )  # fmt: skip
         launched = Launched(name, result.cycles)
         if tracing is not None:
             tell("writing the trace ...")

@@ -15,6 +15,7 @@ MOST_REQUESTS = 10_000
 
 
 def agentic(
+    context: typer.Context,
     router: Annotated[
         str,
         typer.Option(
@@ -38,6 +39,9 @@ def agentic(
     pipelines: Annotated[int, typer.Option(help="LPU pipelines of each model.")] = 1,
     dtype: load.LpuDtype = "int8",
     chip: options.ChipType = "groq-lpu-1",
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Agents' requests routed step by step, against GPU-only and LPU-only; the text is real.
@@ -61,13 +65,14 @@ def agentic(
         raise InputError(f"--slo {slo}: use a finite number of seconds above 0")
     drawn = draw_requests(rate, requests, seed)
     make_router(policy, seed)
+    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
     with working("compiling ...", stderr_console()) as tell:
         choice = AgentChoice(
             gpu, gpu_tp, gpu_groups, max_batch, link, chips, pipelines, dtype, chip, corrupt
         )
         site = build_site(choice)
         with actor_desk(policy, seed) if in_actor else nullcontext() as desk:
-            report = run_agentic(drawn, site, policy, seed, slo, tell, desk)
+            report = run_agentic(drawn, site, policy, seed, slo, tell, desk, board)
     if as_json:
         print_json(report)
     else:

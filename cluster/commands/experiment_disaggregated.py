@@ -22,6 +22,7 @@ FACTS = (
 
 
 def disaggregated(
+    context_: typer.Context,
     platform: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,6 +74,9 @@ def disaggregated(
     plot: options.Plot = None,
     save: options.Save = None,
     report_page: load.ReportPage = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Prefill here, decode there, against GPU-only and LPU-only: one request, then a load.
@@ -88,10 +92,11 @@ def disaggregated(
     from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
     from cluster.experiments.machines import ffn_cycles_per_layer, lpu_belt
     from cluster.experiments.pictures import draw_disaggregated
-    from cluster.experiments.serving import Slo
+    from cluster.experiments.serving import Slo, latencies
     from cluster.gpu.link import load_link
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
+    from cluster.metrics.serving import publish_disaggregated
     from cluster.output import print_json, stderr_console, working
     from cluster.report.request import report_request
     from programs.architectures import architecture
@@ -103,6 +108,7 @@ def disaggregated(
     arch = architecture(model)
     lengths = (prompt_tokens, output_tokens, spread)
     wanted = load.make_trace(trace, limit, arrivals, rate, requests, burst, lengths, seed)
+    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
     with working("compiling ...", stderr_console()) as tell:
         belt = lpu_belt(model, choice)
         site = Site(
@@ -122,6 +128,10 @@ def disaggregated(
         served: dict[str, Served] = {}
         report = run_disaggregated(
             wanted, (prompt_tokens, output_tokens), site, slo, platform or list(PLATFORMS), served
+        )
+    if board is not None:
+        publish_disaggregated(
+            board, report, {name: latencies(wanted, times) for name, times in served.items()}
         )
     report["seed"] = seed
     if reporting.wanted:

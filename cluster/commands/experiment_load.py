@@ -70,6 +70,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 
 
 def load(
+    context_: typer.Context,
     pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both",
     model: Model = "target",
     trace: TraceFile = None,
@@ -128,6 +129,9 @@ def load(
     plot: options.Plot = None,
     save: options.Save = None,
     report_page: ReportPage = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
@@ -141,6 +145,7 @@ def load(
     from cluster.experiments.serving import Slo, latencies
     from cluster.gpu.roofline import GpuGroup
     from cluster.gpu.spec import load_gpu_spec
+    from cluster.metrics.serving import publish_load
     from cluster.output import print_json, stderr_console, working
     from cluster.report.request import report_request
     from programs.architectures import architecture
@@ -154,6 +159,7 @@ def load(
     wanted = make_trace(
         trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
     )
+    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
     pools: dict[str, GpuServers | LpuServers] = {}
     group = GpuGroup(load_gpu_spec(gpu), gpu_tp, gpu_dtype)
     belt = None
@@ -168,8 +174,11 @@ def load(
         served = serve_load(wanted, pools)
         report = run_load(wanted, pools, slo, served)
     report["seed"] = seed
+    took = {name: latencies(wanted, times) for name, times in served.items()}
+    if board is not None:
+        publish_load(board, report, took)
     if plot is not None:
-        draw_load({name: latencies(wanted, times) for name, times in served.items()}, plot)
+        draw_load(took, plot)
     if reporting.wanted:
         from chip.spec import load_chip_spec
         from cluster.report.from_experiments import load_run

@@ -25,6 +25,7 @@ SWEEP_HEADINGS = (*HEADINGS[:5], "T", "link")
 
 
 def speculative(
+    context: typer.Context,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
     prompts: Annotated[
         Path | None,
@@ -89,6 +90,9 @@ def speculative(
     ] = None,
     save: options.Save = None,
     report: options.Report = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone.
@@ -112,11 +116,13 @@ def speculative(
         replace_lost=replace_lost,
     )  # fmt: skip
     texts = [prompt] if prompts is None else _lines(prompts)
+    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.compiling import open_model
     from cluster.experiments.pictures import draw_speculative
     from cluster.experiments.speculative import run
+    from cluster.metrics.drafting import DraftWatch
     from cluster.output import print_json, stderr_console, working
     from cluster.report.request import report_request
 
@@ -125,7 +131,7 @@ def speculative(
     with working("reading prompts ...", stderr_console()) as tell:
         result = run(
             [tokenizer.encode(text).ids for text in texts], settings,
-            lambda text: tell(f"{text} ..."),
+            lambda text: tell(f"{text} ..."), None if board is None else DraftWatch(board),
         )  # fmt: skip
     result["text"] = [tokenizer.decode(tokens) for tokens in result["texts"]]
     if plot is not None:

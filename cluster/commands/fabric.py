@@ -203,6 +203,7 @@ Gpu = Annotated[
 
 @app.command()
 def collective(
+    context: typer.Context,
     operation: Operation = "all-reduce",
     chips: Chips = "8",
     nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of one chip's tensor.")] = 1 << 20,
@@ -223,6 +224,9 @@ def collective(
         bool, typer.Option(help="With --run: no actors; every core steps chips in a thread.")
     ] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     seed: Seed = 0,
     trace: options.Trace = None,
     trace_window: options.TraceWindow = None,
@@ -234,6 +238,7 @@ def collective(
     from cluster.collective_runs import collective_rows, run_functional
     from cluster.errors import RunError
     from cluster.gpu.collectives import gpu_time
+    from cluster.metrics.run_watch import RunWatch
     from cluster.output import print_json, print_table, stderr_console, working
     from cluster.report.request import report_request
     from cluster.tracing.plan import Launched
@@ -267,6 +272,11 @@ def collective(
         if tracing is not None:  # too large a trace is refused before the run
             tracing.plan(artifact, [Launched(ENTRY_POINT, artifact.predicted_cycles[ENTRY_POINT])])
 
+    if not run and options.given(context, "metrics_port"):
+        raise InputError("--metrics-port: without --run no chip runs; add --run")
+    board = (
+        options.open_board(context, metrics_port, metrics_host, metrics_linger) if run else None
+    )
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)
@@ -280,6 +290,7 @@ def collective(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
                 algorithm=algorithm, planned=planned,
+                watch=None if board is None else RunWatch(board, "fabric collective"),
             )  # fmt: skip
             launched = Launched(ENTRY_POINT, functional["cycles"])
             if tracing is not None:

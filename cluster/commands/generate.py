@@ -17,6 +17,7 @@ DEFAULT_PROMPT = "def "
 
 
 def generate(
+    context_: typer.Context,
     model: options.Model = None,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 32,
@@ -51,6 +52,9 @@ def generate(
     trace_launches: options.TraceLaunches = None,
     save: options.Save = None,
     report: options.Report = None,
+    metrics_port: options.MetricsPort = 0,
+    metrics_host: options.MetricsHost = options.METRICS_HOST,
+    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
     """Generate text on a node of emulated chips."""
@@ -65,12 +69,15 @@ def generate(
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: use an integer from 0 to 2^63 - 1")
     packing = _packing(chips_per_actor)
+    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.actor_session import Placement
     from cluster.actor_session import chips_per_actor as pack
     from cluster.compiling import adopt, compile_model, home_of, open_model
     from cluster.generation import launches_of, planned_launches, run_generation
+    from cluster.metrics.generation import SERVED, publish_generation
+    from cluster.metrics.run_watch import RunWatch
     from cluster.output import Terminal, print_json, print_table
     from cluster.report.request import report_request
     from cluster.tracing.request import trace_request
@@ -107,12 +114,15 @@ def generate(
         if tracing is not None:  # too large a trace is refused before the run, not after it
             tracing.plan(compiled, planned_launches(compiled, job))
         placement = Placement(pack(compiled.chips, packing), address, in_process)
-        result = run_generation(compiled, job, placement, terminal, started)
+        watch = None if board is None else RunWatch(board, "generate", SERVED)
+        result = run_generation(compiled, job, placement, terminal, started, watch=watch)
         launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
         traced = None
         if tracing is not None:
             terminal.phase("writing the trace")
             traced = tracing.write(compiled, launches)
+    if board is not None:
+        publish_generation(board, result, len(ids))
     text = tokenizer.decode(result.tokens)
     per_second = len(result.tokens) / result.virtual_seconds
     low, high = min(result.cycles_per_token), max(result.cycles_per_token)

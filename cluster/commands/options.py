@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.errors import InputError
 from cluster.whole_files import check_writable
+
+if TYPE_CHECKING:
+    from cluster.metrics.board import Board
 
 CHIPS = (1, 2, 4, 8)
 
@@ -52,6 +55,42 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
 ]
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
+
+MetricsPort = Annotated[
+    int,
+    typer.Option(
+        help="Serve Prometheus metrics on this port.",
+        envvar="LPU_METRICS_PORT",
+        show_default="none",
+    ),
+]
+MetricsHost = Annotated[
+    str, typer.Option(help="With --metrics-port: address to serve on.", envvar="LPU_METRICS_HOST")
+]
+MetricsLinger = Annotated[
+    float,
+    typer.Option(
+        help="With --metrics-port: seconds to stay after the end, at most, until two scrapes have "
+        "taken the final values.",
+        envvar="LPU_METRICS_LINGER",
+    ),
+]
+METRICS_HOST = "127.0.0.1"
+METRICS_LINGER_SECONDS = 15.0
+
+
+def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
+    """The board that is exported until the command's end; None where no port is given."""
+    from cluster.metrics.exporter import Exporter, exported
+
+    board: Board | None = context.with_resource(exported(Exporter(port, host, linger)))
+    return board
+
+
+def given(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter stood on the command line, and not in the environment."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def shipped_model() -> Path:

@@ -42,7 +42,7 @@ from cluster.experiments.agentic_text import Writer
 from cluster.experiments.arrivals import PS, check_time
 from cluster.experiments.batching import BatchCost, Batching
 from cluster.experiments.belt import Belt, Places, cycles_to_ps, ps_to_cycles
-from cluster.experiments.serving import HOST_KINDS, percentiles
+from cluster.experiments.serving import HOST_KINDS, Latencies, percentiles
 from cluster.gpu.link import TOKEN_BYTES, LinkLedger, WorldLink
 
 DRAFT, TARGET = "draft", "target"
@@ -282,18 +282,26 @@ class _Run:
             state.done_ps = now
         self.advance(result.request, now)
 
+    def latencies(self) -> Latencies:
+        """To the first token of each finished answer, and per further one."""
+        fine = [n for n, state in enumerate(self.running) if state.done_ps >= 0]
+        arrivals, firsts, lasts = (
+            np.array(times, np.int64)
+            for times in (
+                [self.requests[n].arrival_ps for n in fine],
+                [self.running[n].answer_first_ps for n in fine],
+                [self.running[n].answer_last_ps for n in fine],
+            )
+        )
+        return Latencies(firsts - arrivals, (lasts - firsts) / (NEW_TOKENS["summarise"] - 1))
+
     def report(self, slo_s: float) -> dict[str, Any]:
+        took = self.latencies()
         fine = [n for n, state in enumerate(self.running) if state.done_ps >= 0]
         horizon = max((self.running[n].done_ps for n in fine), default=0)
 
-        def since(times: list[int], starts: list[int]) -> dict[str, float | None]:
-            return percentiles(np.array(times, np.int64) - np.array(starts, np.int64))
-
         arrivals = [self.requests[n].arrival_ps for n in fine]
         done = [self.running[n].done_ps for n in fine]
-        firsts = [self.running[n].answer_first_ps for n in fine]
-        lasts = [self.running[n].answer_last_ps for n in fine]
-        further = NEW_TOKENS["summarise"] - 1
         good = sum(d - a <= slo_s * PS for d, a in zip(done, arrivals, strict=True))
         texts = hashlib.sha256()
         for number, state in enumerate(self.running):
@@ -313,9 +321,9 @@ class _Run:
             "requests": len(self.requests),
             "failed": len(self.requests) - len(fine),
             "virtual_seconds": horizon / PS,
-            "end_to_end_s": since(done, arrivals),
-            "ttft_s": since(firsts, arrivals),
-            "tpot_s": percentiles((np.array(lasts) - np.array(firsts)) / further),
+            "end_to_end_s": percentiles(np.array(done, np.int64) - np.array(arrivals, np.int64)),
+            "ttft_s": percentiles(took.ttft_ps),
+            "tpot_s": percentiles(took.tpot_ps),
             "goodput_per_s": good * PS / horizon if horizon else 0.0,
             "good_ratio": good / len(self.requests),
             "models": {"light": self.light_model, "heavy": TARGET},
@@ -341,8 +349,11 @@ def run_agents(
     seed: int,
     slo_s: float,
     light_model: str = DRAFT,
+    done: Callable[[dict[str, Any], Latencies], None] = lambda report, took: None,
 ) -> dict[str, Any]:
     """Run ``requests`` to their end; the figures as plain data, times in seconds.
+
+    done: told the same, and the latencies of all answers.
 
     end_to_end_s: from arrival to the last result at the orchestrator.  ttft_s: to the first token
     of the last step, at its pool; tpot_s: per further token of that step.
@@ -356,4 +367,6 @@ def run_agents(
         raise InputError("each pool needs two models, draft and target")
     run = _Run(requests, site, router, seed, light_model)
     run.run()
-    return run.report(slo_s)
+    report = run.report(slo_s)
+    done(report, run.latencies())
+    return report

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.experiments.agentic import (
     DRAFT,
@@ -23,6 +24,7 @@ from cluster.experiments.load import RooflineCost
 from cluster.gpu.link import load_link
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
+from cluster.metrics.serving import publish_agents, publish_speedup
 from programs.architectures import find_model
 
 COMPARED = (
@@ -31,6 +33,9 @@ COMPARED = (
     ("lpu-only", "lpu-only-target"),
 )  # fmt: skip
 """Pairs of runs whose times are divided: three on the same models, then others."""
+
+if TYPE_CHECKING:
+    from cluster.metrics.board import Board
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,14 @@ def run_agentic(
     slo_s: float,
     tell: Callable[[str], None] = lambda _: None,
     desk: Desk | None = None,
+    board: Board | None = None,
 ) -> dict[str, Any]:
     """``requests`` with the named router, then with everything on one pool; plain data.
 
     ``gpu-only`` and ``lpu-only`` run every step on the model that ``routed`` runs it on, so only
     machines differ; ``gpu-only-target`` and ``lpu-only-target`` run all steps on the target.
-    desk: where that router works already, if not in this process.
+    desk: where that router works already, if not in this process.  board: published on when each
+    run has ended.
 
     ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds;
     ``speedup`` is that of ``routed`` over ``gpu-only``, end to end, and ``speedups`` has them all,
@@ -108,7 +115,11 @@ def run_agentic(
     runs = {}
     for name, (chosen, light) in routers.items():
         tell(f"{name} ...")
-        runs[name] = run_agents(requests, site, chosen, seed, slo_s, light)
+        done = partial(publish_agents, board, name) if board is not None else lambda *_: None
+        runs[name] = run_agents(requests, site, chosen, seed, slo_s, light, done)
+    ratio = _ratio(runs["gpu-only"], runs["routed"])
+    if board is not None:
+        publish_speedup(board, "agentic", "routed", ratio)
     return {
         "experiment": "agentic",
         "router": router,
@@ -126,7 +137,7 @@ def run_agentic(
             key: {name: run[key]["p50"] for name, run in runs.items()}
             for key in ("end_to_end_s", "ttft_s", "tpot_s")
         },
-        "speedup": _ratio(runs["gpu-only"], runs["routed"]),
+        "speedup": ratio,
         "speedups": [
             {
                 "of": fast, "over": slow, "end_to_end": _ratio(runs[slow], runs[fast]),

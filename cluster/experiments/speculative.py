@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -31,7 +30,7 @@ from cluster.experiments.speculative_settings import (
     SWEEP_TEMPERATURES,
     Settings,
 )
-from cluster.experiments.speculative_steps import Job, RequestTrace, Work, target_only
+from cluster.experiments.speculative_steps import Job, RequestTrace, Step, Work, target_only
 from cluster.experiments.speculative_time import (
     GPU_DRAFT,
     GPU_ONLY,
@@ -46,14 +45,19 @@ from cluster.gpu import link as links
 from cluster.gpu.pool import GpuPool, ray_pool
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
+from cluster.metrics.drafting import DraftWatch
 from programs.architectures import architecture
 from programs.checkpoint import load_checkpoint
 
 
 def run(
-    prompts: Sequence[Sequence[int]], settings: Settings, phase: Phase = lambda _: None
-) -> dict[str, Any]:
-    """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer."""
+    prompts: Sequence[Sequence[int]], settings: Settings, phase: Phase = lambda _: None,
+    watch: DraftWatch | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer.
+
+    watch: publishes it while it goes on.
+    """
     if not prompts or not all(prompts):
         raise InputError("a prompt is empty: give at least one character")
     if settings.concurrent > len(prompts):
@@ -62,22 +66,18 @@ def run(
             "with --prompts, or fewer at once"
         )
     if settings.alpha is not None:
-        return _Study(settings, prompts, phase).report()
+        return _Study(settings, prompts, phase, watch=watch).report()
     gamma = max(settings.gamma, *SWEEP_GAMMAS) if settings.sweep else settings.gamma
     positions = max(map(len, prompts)) + settings.max_new_tokens + gamma
-    most = architecture_positions(shipped_model())
+    most = load_checkpoint(shipped_model()).config.max_position
     if positions > most:
         raise InputError(
             f"{positions} positions needed (prompt, --max-new-tokens and --gamma), but the shipped "
             f"models were made for {most}; shorten the prompt or lower --max-new-tokens"
         )
     with _pool(settings, phase) as pool:
-        return _Study(settings, prompts, phase, Rig(settings, positions, phase, pool)).report()
-
-
-def architecture_positions(home: Path) -> int:
-    """Positions that the checkpoint in ``home`` was made for."""
-    return load_checkpoint(home).config.max_position
+        rig = Rig(settings, positions, phase, pool)
+        return _Study(settings, prompts, phase, rig, watch).report()
 
 
 @contextlib.contextmanager
@@ -97,9 +97,10 @@ class _Study:
 
     def __init__(
         self, settings: Settings, prompts: Sequence[Sequence[int]], phase: Phase,
-        rig: Rig | None = None,
+        rig: Rig | None = None, watch: DraftWatch | None = None,
     ) -> None:  # fmt: skip
         self.s, self.prompts, self.phase, self.rig = settings, list(prompts), phase, rig
+        self.watch = watch
         self.link = links.load_link(settings.link)
         spec = load_chip_spec(settings.chip)
         group = GpuGroup(load_gpu_spec(settings.gpu), settings.gpu_tp)
@@ -141,13 +142,26 @@ class _Study:
         job = self._job(gamma, temperature)
         if self.rig is not None:
             self.phase(f"drafter {drafter}, gamma {gamma}, temperature {temperature:g}")
-            return self.rig.traces(self.prompts, job, drafter, self._kill)
+            traces = self.rig.traces(
+                self.prompts, job, drafter, self._kill, lambda step: self._done(drafter, step)
+            )
+            if self.watch is not None:
+                self.watch.pool(self.rig.pool)
+            return traces
         assert self.s.alpha is not None
-        work = self._lpu_work() if drafter == "lpu" else _gpu_work
-        return [
+        work = self._lpu_work() if drafter == "lpu" else time_of.gpu_work
+        traces = [
             time_of.simulate(self.s.alpha, job, number, self.s.prompt_tokens, work)
             for number in range(len(self.prompts))
         ]
+        for trace in traces:
+            for step in trace.steps:
+                self._done(drafter, step)
+        return traces
+
+    def _done(self, drafter: str, step: Step) -> None:
+        if self.watch is not None:
+            self.watch.step(drafter, step)
 
     @cached_property
     def _lpu_costs(self) -> tuple[int, float, float]:
@@ -187,12 +201,14 @@ class _Study:
         on, sampling = links.load_link(link), temperature > 0.0
         total = charge(traces, self.machines, on, variant, sampling, self.s.concurrent)
         crosses = variant in (LPU_TOKENS, LPU_KV)
-        return {
-            "variant": variant,
-            "link": link if crosses else None,
-            "temperature": temperature,
+        row = {
+            "variant": variant, "link": link if crosses else None, "temperature": temperature,
             **time_of.figures(traces, total, self.baseline, gamma),
-        }
+        }  # fmt: skip
+        asked = (self.s.gamma, self.s.temperature, self.s.link)
+        if self.watch is not None and (gamma, temperature, link) == asked:
+            self.watch.variant(row, traces, total)
+        return row
 
     def _alone(self, variant: str, total: Charge, **more: Any) -> dict[str, Any]:
         tokens = self.s.max_new_tokens * len(self.prompts)
@@ -311,12 +327,6 @@ class _Study:
                 "points": crossings,
             },
         }  # fmt: skip
-
-
-def _gpu_work(cached: int, pending: int, drafted: int) -> Work:
-    first = cached + pending
-    passes = [(cached, pending)] + [(first + n, 1) for n in range(max(0, drafted - 1))]
-    return Work(passes=tuple(passes))
 
 
 def tokens_per_wall_second(gamma: int = 4, new_tokens: int = 128) -> float:

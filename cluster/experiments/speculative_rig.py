@@ -23,6 +23,7 @@ from cluster.experiments.speculative_steps import (
     LookupDrafter,
     LpuDrafter,
     RequestTrace,
+    Step,
     follow,
     target_only,
 )
@@ -73,10 +74,11 @@ class Rig:
     def traces(
         self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
         on_step: Callable[[int, int], None] | None = None,
+        done: Callable[[Step], None] | None = None,
     ) -> list[RequestTrace]:  # fmt: skip
         """Every prompt decoded with ``drafter``; request n is prompt n."""
         return [
-            follow(number, prompt, job, self.drafter(drafter), self.pool, on_step)
+            follow(number, prompt, job, self.drafter(drafter), self.pool, on_step, done)
             for number, prompt in enumerate(prompts)
         ]
 

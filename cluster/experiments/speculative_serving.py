@@ -49,6 +49,7 @@ class _Request:
     admitted_s: float = 0.0
     waits_for: int = 1
     began_s: float = 0.0
+    first_s: float = 0.0
     step: int = 0
     ready_s: float = 0.0
 
@@ -73,6 +74,7 @@ class _Serving:
         self.first = self.start = self.decode = 0.0
         self.draft = self.verify = self.on_link = self.host = self.wait = 0.0
         self.host_tokens = 0
+        self.each: list[tuple[float, float]] = []
         self.bytes_kv_prompt = 0
 
     def plan(self, at: float, what: Callable[[], None]) -> None:
@@ -96,6 +98,7 @@ class _Serving:
             bytes_tokens=self.up.bytes_by_kind["tokens"] + self.down.bytes_by_kind["tokens"],
             bytes_kv=self.down.bytes_by_kind["kv"] - self.bytes_kv_prompt,
             bytes_kv_prompt=self.bytes_kv_prompt, bytes_host=TOKEN_BYTES * self.host_tokens,
+            each=tuple(self.each),
         )  # fmt: skip
 
     def admit(self) -> None:
@@ -143,7 +146,8 @@ class _Serving:
         )
         out = computed + gpu.host_seconds(1)
         self.host_tokens += tokens + 1
-        self.first += out - request.admitted_s
+        request.first_s = out - request.admitted_s
+        self.first += request.first_s
         reading = 0.0 if self.crosses else work_seconds(request.trace.start, self.machines)
         if self.crosses:
             self.plan(computed, lambda: self.hand_first(request))
@@ -184,7 +188,9 @@ class _Serving:
 
     def next_step(self, request: _Request) -> None:
         if request.step == len(request.trace.steps):
-            self.decode += self.now - request.began_s
+            decode = self.now - request.began_s
+            self.decode += decode
+            self.each.append((request.first_s, decode))
             self.admit()
         elif self.crosses:
             work = request.trace.steps[request.step].work

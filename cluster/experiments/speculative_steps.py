@@ -256,11 +256,13 @@ def follow(
     drafter: Drafter,
     pool: GpuPool,
     on_step: Callable[[int, int], None] | None = None,
+    done: Callable[[Step], None] | None = None,
 ) -> RequestTrace:
     """Decode ``job.max_new_tokens`` tokens after ``prompt``; the request is then forgotten.
 
     The first token comes with the prompt's own pass; every later one from a step that drafts and
-    verifies.  on_step: told (request, number of steps done) before each step.
+    verifies.  on_step: told (request, number of steps done) before each step.  done: told each step
+    when its verdict is known.
     """
     trace = RequestTrace(list(prompt))
     draws = Draws(job.seed, request)
@@ -282,6 +284,8 @@ def follow(
                 proposal.work,
             )
         )  # fmt: skip
+        if done is not None:
+            done(trace.steps[-1])
         text += [*proposal.tokens[: verdict.accepted], verdict.token]
     pool.forget(request)
     trace.tokens = text[len(prompt) : wanted]

@@ -61,7 +61,8 @@ class Charge:
     first: until the first token.  start: until the prompt is read on both sides and the first token
     is known there.  decode: all steps; draft, verify, link, host (token ids to the GPUs and back)
     and wait (for a machine that others use) are its parts.  Bytes: what crossed the link, by kind,
-    kv_prompt before the first step; host: between the GPUs and their host.
+    kv_prompt before the first step; host: between the GPUs and their host.  each: (first, decode)
+    of every request, in the order in which they ended.
     """
 
     first: float = 0.0
@@ -78,6 +79,7 @@ class Charge:
     bytes_kv: int = 0
     bytes_kv_prompt: int = 0
     bytes_host: int = 0
+    each: tuple[tuple[float, float], ...] = ()
 
     def __add__(self, other: Charge) -> Charge:
         return replace(self, **{n: v + getattr(other, n) for n, v in vars(self).items()})
@@ -113,6 +115,13 @@ def simulate(
         pending = 2 if accepted == job.gamma else 1
         length += accepted + 1
     return trace
+
+
+def gpu_work(cached: int, pending: int, drafted: int) -> Work:
+    """A GPU drafter's work for a step, as ``simulate`` asks for it."""
+    first = cached + pending
+    passes = [(cached, pending)] + [(first + n, 1) for n in range(max(0, drafted - 1))]
+    return Work(passes=tuple(passes))
 
 
 def acceptance_of(traces: Sequence[RequestTrace]) -> float | None:

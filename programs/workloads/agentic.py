@@ -1,6 +1,6 @@
 """Agents from Python: the same requests and models with each router, and on one kind of machine.
 
-    python -m programs.workloads.agentic
+    python programs/workloads/agentic.py [--json FILE] [--metrics-port N]
 
 Prints what ``lpu experiment agentic`` measures.  A router of one's own is a function like
 ``short_to_lpu``: a plain dict in, "lpu" or "gpu" out.
@@ -8,12 +8,16 @@ Prints what ``lpu experiment agentic`` measures.  A router of one's own is a fun
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from cluster.experiments.agentic import run_agents
 from cluster.experiments.agentic_graph import draw_requests
 from cluster.experiments.agentic_routing import GPU, LPU, Always, Learned, Router, Rule
 from cluster.experiments.agentic_site import AgentChoice, build_site
+from cluster.experiments.serving import Latencies
+from cluster.metrics.serving import publish_agents
+from cluster.workload import Workload, run_workload
 
 SEED = 0
 
@@ -23,18 +27,26 @@ def short_to_lpu(view: dict[str, Any]) -> str:
     return LPU if view["max_new_tokens"] <= 16 else GPU
 
 
-def main() -> None:
+def work(job: Workload) -> dict[str, Any]:
     """One line per way of routing."""
+    job.say("compiling the shipped models ...")
     requests = draw_requests(50.0, 8, SEED)
     site = build_site(AgentChoice())
     routers: dict[str, Router] = {
         "rule": Rule(), "learned": Learned(SEED), "gpu-only": Always(GPU), "lpu-only": Always(LPU),
     }  # fmt: skip
+    runs = {}
     for name, router in routers.items():
-        run = run_agents(requests, site, router, SEED, slo_s=0.1)
+        done = partial(publish_agents, job.board, name) if job.board is not None else nothing
+        run = runs[name] = run_agents(requests, site, router, SEED, 0.1, done=done)
         counts = ", ".join(f"{sum(k.values())} {pool}" for pool, k in run["steps"].items())
-        print(f"{name:9} end to end {1e3 * run['end_to_end_s']['p50']:.2f} ms  steps: {counts}")
+        job.say(f"{name:9} end to end {1e3 * run['end_to_end_s']['p50']:.2f} ms  steps: {counts}")
+    return {"seed": SEED, "runs": runs}
+
+
+def nothing(report: dict[str, Any], took: Latencies) -> None:
+    """Nobody watches."""
 
 
 if __name__ == "__main__":
-    main()
+    run_workload("agentic", work)

@@ -1,6 +1,6 @@
 """Prefill and decode on different machines, from Python: Llama-2-70B on every platform.
 
-    python -m programs.workloads.disaggregated
+    python programs/workloads/disaggregated.py [--json FILE] [--metrics-port N]
 
 Prints what ``lpu experiment disaggregated`` measures of one request.  The LPU's cycles per token
 are a constant given here, an assumption.
@@ -8,24 +8,29 @@ are a constant given here, an assumption.
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.experiments.arrivals import Lengths, poisson
 from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
 from cluster.experiments.machines import LpuChoice, ffn_cycles_per_layer, lpu_belt
-from cluster.experiments.serving import Slo
+from cluster.experiments.serving import Served, Slo, latencies
 from cluster.gpu.link import load_link
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
+from cluster.metrics.serving import publish_disaggregated
+from cluster.workload import Workload, run_workload
 from programs.architectures import architecture
 
 CYCLES_PER_TOKEN = 2_500_000
 PROMPT, ANSWER = 1024, 128
 
 
-def main() -> None:
+def work(job: Workload) -> dict[str, Any]:
     """One line per platform and link."""
     arch = architecture("llama-2-70b")
     belt = lpu_belt(arch.name, LpuChoice(cycles_per_token=CYCLES_PER_TOKEN))
     trace = poisson(1.0, 100, Lengths(PROMPT, ANSWER), seed=0)
+    reports = {}
     for link in ("100gbe", "pcie5-x16"):
         site = Site(
             arch,
@@ -36,15 +41,21 @@ def main() -> None:
             ffn_cycles_per_layer(belt, arch),
             "estimated",
         )
-        report = run_disaggregated(trace, (PROMPT, ANSWER), site, Slo(), list(PLATFORMS))
+        served: dict[str, Served] = {}
+        report = run_disaggregated(trace, (PROMPT, ANSWER), site, Slo(), list(PLATFORMS), served)
+        reports[link] = report
+        if job.board is not None:
+            took = {name: latencies(trace, times) for name, times in served.items()}
+            publish_disaggregated(job.board, report, took)
         for name in PLATFORMS:
-            print(
+            job.say(
                 f"{link:10} {name:12} first token {1e3 * report['ttft_s'][name]:8.1f} ms  "
                 f"second {1e3 * report['second_token_s'][name]:6.2f} ms later  "
                 f"per token {1e3 * report['tpot_s'][name]:6.2f} ms  "
                 f"all {report['end_to_end_s'][name]:.2f} s"
             )
+    return {"links": reports}
 
 
 if __name__ == "__main__":
-    main()
+    run_workload("disaggregated", work)

@@ -1,34 +1,42 @@
 """Speculative decoding from Python: the shipped draft on an LPU, the shipped target on a GPU.
 
-    python -m programs.workloads.speculative
+    python programs/workloads/speculative.py [--json FILE] [--metrics-port N]
 
 Prints what ``lpu experiment speculative`` measures, for gamma 1 to 8.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.commands.options import shipped_model
 from cluster.experiments.speculative import run
 from cluster.experiments.speculative_settings import Settings
+from cluster.metrics.drafting import DraftWatch
+from cluster.workload import Workload, run_workload
 from programs.checkpoint import load_checkpoint
 
 PROMPTS = ("def ", "class ", "import ")
 
 
-def main() -> None:
+def work(job: Workload) -> dict[str, Any]:
     """One line per gamma and way of drafting."""
     tokenizer = load_checkpoint(shipped_model()).tokenizer
     prompts = [tokenizer.encode(text).ids for text in PROMPTS]
+    watch = None if job.board is None else DraftWatch(job.board)
+    results = {}
     for gamma in range(1, 9):
-        result = run(prompts, Settings(gamma=gamma))
+        job.say(f"gamma {gamma} ...")
+        result = results[gamma] = run(prompts, Settings(gamma=gamma), watch=watch)
         for row in result["rows"]:
             if row["gamma"]:
-                print(
+                job.say(
                     f"gamma {gamma}  {row['variant']:10}  {row['tokens_per_step']:.2f} tokens per "
                     f"step (formula {row['formula_tokens_per_step'] or 1:.2f})  "
                     f"{row['speedup']:.2f} x GPU-only  lossless: {row['lossless']}"
                 )
+    return {"gammas": results}
 
 
 if __name__ == "__main__":
-    main()
+    run_workload("speculative", work)

@@ -344,14 +344,16 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "lossless" in done.output
 
 
-def test_workload_runs_from_a_checkout() -> None:
+def test_workload_runs_from_a_checkout(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "programs.workloads.speculative"], cwd=Path(__file__).parents[2],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "programs.workloads.speculative", "--json", tmp_path / "r.json"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 8 * 4
+    assert done.stdout.count("lossless: True") == 8 * 4
     assert "lossless: False" not in done.stdout
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [result["gammas"][str(gamma)]["lossless"] for gamma in range(1, 9)] == [True] * 8
 
 
 def test_fast_enough() -> None:

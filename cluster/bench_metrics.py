@@ -1,0 +1,87 @@
+"""What watching costs: decoding with metrics published and scraped, against decoding without.
+
+Measured in CPU time of the process with all its threads.  All chips run in one thread, so that is
+the wall time of an idle machine; on a busy one wall times differ by more than what is measured.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING
+
+from chip.spec import ChipSpec
+from cluster.actor_session import Placement
+from cluster.bench_row import Row
+from cluster.commands.options import shipped_model
+from cluster.generation import Listener, run_generation
+from programs.checkpoint import load_checkpoint
+from programs.compiler import compile_decoder
+from programs.partition import partition
+from programs.runner import Generation
+
+if TYPE_CHECKING:
+    from cluster.metrics.board import Board
+
+CHIPS, CONTEXT = 8, 128
+PROMPT = (1, 2)
+#: Alternating runs with and without, after a first pair that is thrown away.
+PAIRS = 24
+#: Five times as often as the shipped Prometheus configuration asks.
+SCRAPE_SECONDS = 1.0
+
+
+def metrics_overhead() -> list[Row]:
+    """Decoding with metrics on against off, alternating in one process."""
+    from cluster.metrics.board import Board
+    from cluster.metrics.run_watch import RunWatch
+
+    model = partition(load_checkpoint(shipped_model()), CHIPS, "int8")
+    artifact = compile_decoder(model, ChipSpec(), CONTEXT)
+    job, placement = Generation(PROMPT, CONTEXT - len(PROMPT)), Placement(CHIPS, in_process=True)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+
+    def run(watch: RunWatch | None) -> float:
+        began = process_time()
+        run_generation(artifact, job, placement, Listener(), perf_counter(), watch=watch)
+        return process_time() - began
+
+    for pair in range(PAIRS + 1):
+        for on in (pair % 2 == 0, pair % 2 == 1):
+            if on:
+                board = Board()
+                with _scraped(board):
+                    took = run(RunWatch(board, "bench", ("generate", "lpu")))
+            else:
+                took = run(None)
+            if pair:  # the first pair links programs and touches memory
+                seconds[on].append(took)
+    return [
+        Row(
+            "metrics_overhead", min(seconds[True]), f"CPU s for {job.max_new_tokens} tokens",
+            min(seconds[False]), "the same without metrics; the best of alternating runs of the "
+            "shipped model on eight chips in one process, scraped once a second",
+        )
+    ]  # fmt: skip
+
+
+@contextmanager
+def _scraped(board: Board) -> Iterator[None]:
+    """Render the board once a second, as a scrape would."""
+    from prometheus_client import generate_latest
+
+    stop = threading.Event()
+
+    def scrape() -> None:
+        while not stop.wait(SCRAPE_SECONDS):
+            generate_latest(board.registry)
+
+    scraper = threading.Thread(target=scrape, daemon=True)
+    scraper.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        scraper.join()

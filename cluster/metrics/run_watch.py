@@ -1,0 +1,217 @@
+"""Publishes a run of chips: a thread of the driver looks at the shared mapping now and then.
+
+Chips note their clocks there in passing and processes their finished launches; nobody is asked
+anything and nobody waits.  What a launch does is known from its program (``activity``), so the
+watch multiplies and publishes once a second, and once more at the end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.faults import LockstepViolation
+from cluster.errors import one_line
+from cluster.mapping import SharedMapping
+from cluster.metrics.activity import Done, RunActivity
+from cluster.metrics.board import Board, Totals
+from cluster.metrics.places import Places, places_of
+from cluster.metrics.table import UNITS
+from programs.artifact import Artifact
+
+LOOK_SECONDS = 0.2
+PUBLISH_SECONDS = 1.0
+
+Ints = NDArray[np.int64]
+
+
+class RunWatch:
+    """Watches the runs of one command, one after another, on ``board``.
+
+    experiment, platform: the labels of the tokens; None for runs without tokens.
+    """
+
+    def __init__(self, board: Board, verb: str, served: tuple[str, str] | None = None) -> None:
+        self._board, self._verb, self._served = board, verb, served
+        self._tokens = 0
+        self._totals = Totals(board)
+
+    @contextmanager
+    def watching(
+        self, artifact: Artifact, mapping: SharedMapping, entry_of: Callable[[int], str]
+    ) -> Iterator[None]:
+        """Inside, the chips of ``artifact`` run in ``mapping``; entry_of: of launch n, from 0."""
+        mapping.watch()
+        run = _Run(self._board, artifact, mapping, entry_of)
+        spec, board = artifact.spec, self._board
+        board.set("lpu_run_info", 1, self._verb, artifact.topology, _known(spec.name))
+        board.set("lpu_chips", artifact.chips)
+        board.set("lpu_processes", mapping.layout.processes)
+        run.show_memory()
+        self._publish(run)
+        stop = threading.Event()
+        looker = threading.Thread(
+            target=self._look, args=(run, stop), name="lpu-metrics", daemon=True
+        )
+        looker.start()
+        try:
+            yield
+        except BaseException as error:
+            if is_lockstep_violation(error):
+                board.add("lpu_lockstep_violations", 1, "arrival")
+            raise
+        finally:
+            stop.set()
+            looker.join()
+            self._publish(run)
+
+    def token(self) -> None:
+        """One more token is there."""
+        self._tokens += 1
+
+    def retired_unexpectedly(self, launches: int) -> None:
+        """So many launches of chips ended at another cycle than predicted."""
+        self._board.add("lpu_lockstep_violations", launches, "retirement")
+
+    def _look(self, run: _Run, stop: threading.Event) -> None:
+        due = perf_counter() + PUBLISH_SECONDS
+        while not stop.wait(LOOK_SECONDS):
+            run.look()
+            if perf_counter() >= due:
+                self._publish(run)
+                due = perf_counter() + PUBLISH_SECONDS
+
+    def _publish(self, run: _Run) -> None:
+        run.publish()
+        if self._served is not None:
+            board = self._board
+            self._totals.raise_to("lpu_tokens", self._tokens, *self._served)
+            for name, seconds in (("virtual", run.virtual_seconds), ("wall", run.wall_seconds)):
+                rate = self._tokens / seconds if seconds else 0.0
+                board.set(f"lpu_{name}_tokens_per_second", rate, *self._served)
+
+
+def watched(
+    watch: RunWatch | None, artifact: Artifact, mapping: SharedMapping,
+    entry_of: Callable[[int], str],
+) -> AbstractContextManager[None]:  # fmt: skip
+    """``watch.watching``, or nothing without a watch."""
+    return nullcontext() if watch is None else watch.watching(artifact, mapping, entry_of)
+
+
+def is_lockstep_violation(error: BaseException) -> bool:
+    """Whether a LockstepViolation ended a run, here or in an actor (which tells it in text)."""
+    return isinstance(error, LockstepViolation) or one_line(error).startswith("LockstepViolation")
+
+
+def _known(chip_type: str) -> str:
+    from chip.spec import PRESETS
+
+    return chip_type if chip_type in PRESETS else "custom"
+
+
+class _Run:
+    """One run: what was seen of it, and how that is published."""
+
+    def __init__(
+        self, board: Board, artifact: Artifact, mapping: SharedMapping,
+        entry_of: Callable[[int], str],
+    ) -> None:  # fmt: skip
+        self.board, self.artifact, self.mapping, self.entry_of = board, artifact, mapping, entry_of
+        self.places: Places = places_of(artifact)
+        self.activity = RunActivity(artifact)
+        self.began = perf_counter()
+        self.skew_cycles = 0
+        self.virtual_seconds = self.wall_seconds = 0.0
+        self._entries: list[str] = []
+        self.totals = Totals(board)
+
+    def look(self) -> None:
+        """Notice how far chips are apart now."""
+        clocks, _ = self.mapping.progress()
+        self.skew_cycles = max(self.skew_cycles, int(clocks.max() - clocks.min()))
+
+    def show_memory(self) -> None:
+        """Used and existing SRAM, which a run does not change."""
+        used = np.array(
+            [sum(rows.nbytes for _, _, rows in image) for image in self.artifact.memory], np.int64
+        )
+        capacity = np.full(self.artifact.chips, self.artifact.spec.sram_bytes, np.int64)
+        for name, nbytes in (("used", used), ("capacity", capacity)):
+            sums = self._by_chip_series(nbytes)
+            for labels, value in zip(self.places.chips, sums.tolist(), strict=True):
+                self.board.set(f"lpu_sram_{name}_bytes", value, *labels)
+
+    def publish(self) -> None:
+        """Everything as it is now."""
+        board, totals, mapping = self.board, self.totals, self.mapping
+        self.look()
+        clocks, launches = mapping.progress()
+        cycles = int(clocks.min())
+        self.virtual_seconds = cycles / self.artifact.spec.clock_hz + mapping.io_seconds
+        self.wall_seconds = perf_counter() - self.began
+        totals.raise_to("lpu_virtual_cycles", cycles)
+        totals.raise_to("lpu_virtual_seconds", self.virtual_seconds)
+        totals.raise_to("lpu_wall_seconds", self.wall_seconds)
+        if self.virtual_seconds:
+            board.set("lpu_wall_slowdown_ratio", self.wall_seconds / self.virtual_seconds)
+        board.set("lpu_lockstep_skew_cycles", self.skew_cycles)
+        self.skew_cycles = 0
+        totals.raise_to("lpu_launches", int(launches.min()))
+        totals.raise_to("lpu_replays", 0)
+        totals.raise_to("lpu_replayed_positions", 0)
+        slowest = np.full(len(self.places.chips), np.iinfo(np.int64).max)
+        np.minimum.at(slowest, self.places.chip_series, clocks)
+        for labels, cycle in zip(self.places.chips, slowest.tolist(), strict=True):
+            totals.raise_to("lpu_chip_virtual_cycles", cycle, *labels)
+        done = self.activity.after(self._launches_by_entry(launches))
+        self._publish_units(done)
+        self._publish_links(done)
+
+    def _launches_by_entry(self, launches: Ints) -> dict[str, Ints]:
+        """Per entry point, how often each chip has run it, int64 [chips]."""
+        while len(self._entries) < int(launches.max()):
+            self._entries.append(self.entry_of(len(self._entries)))
+        return {
+            entry: np.searchsorted(
+                np.flatnonzero([name == entry for name in self._entries]), launches
+            ).astype(np.int64)
+            for entry in dict.fromkeys(self._entries)
+        }
+
+    def _by_chip_series(self, values: Ints) -> Ints:
+        sums = np.zeros((len(self.places.chips), *values.shape[1:]), np.int64)
+        np.add.at(sums, self.places.chip_series, values)
+        return sums
+
+    def _publish_units(self, done: Done) -> None:
+        for name, values in (("blocks", done.blocks), ("instructions", done.instructions)):
+            for labels, row in zip(
+                self.places.chips, self._by_chip_series(values).tolist(), strict=True
+            ):
+                for unit, count in zip(UNITS, row, strict=True):
+                    self.totals.raise_to(f"lpu_retired_{name}", count, *labels, unit)
+
+    def _publish_links(self, done: Done) -> None:
+        spec, ends = self.artifact.spec, self.places.link_ends
+        vectors = done.vectors[ends[:, 0], ends[:, 1]]
+        busy = vectors * float(spec.cycles_per_vector)
+        ratio = busy / np.maximum(done.cycles[ends[:, 0]], 1)
+        count = len(self.places.links)
+        sums, busy_sums, greatest = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
+        np.add.at(sums, self.places.link_series, vectors)
+        np.add.at(busy_sums, self.places.link_series, busy)
+        np.maximum.at(greatest, self.places.link_series, ratio)
+        for series, labels in enumerate(self.places.links):
+            totals, sent = self.totals, int(sums[series])
+            totals.raise_to("lpu_link_vectors", sent, *labels)
+            totals.raise_to("lpu_link_bytes", sent * spec.packet_bytes, *labels)
+            totals.raise_to("lpu_link_busy_cycles", float(busy_sums[series]), *labels)
+            self.board.set("lpu_link_busy_ratio", float(greatest[series]), *labels)
+            totals.raise_to("lpu_fec_corrected_vectors", 0, *labels)
+            totals.raise_to("lpu_fec_uncorrectable_vectors", 0, *labels)
