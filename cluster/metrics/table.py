@@ -1,8 +1,8 @@
 """Every metric there is, in one table: name, type, unit, labels, meaning and where it comes from.
 
 The collectors (``board``), ``docs/reference/metrics.md`` (``reference``) and the tests are made
-from this table and nothing else.  Names follow Prometheus: base units, the unit at the end of the name,
-``_total`` behind counters.  Every label has a bounded set of values: chips and links are labelled
+from this table and nothing else.  Names follow Prometheus: base units, the unit at the end of the
+name, ``_total`` behind counters.  Every label has a bounded set of values: chips and links are labelled
 one by one only in small machines (``places``), names that a user chooses become ``custom``.
 """
 
