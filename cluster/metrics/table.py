@@ -2,8 +2,9 @@
 
 The collectors (``board``), ``docs/reference/metrics.md`` (``reference``) and the tests are made
 from this table and nothing else.  Names follow Prometheus: base units, the unit at the end of the
-name, ``_total`` behind counters.  Every label has a bounded set of values: chips and links are labelled
-one by one only in small machines (``places``), names that a user chooses become ``custom``.
+name, ``_total`` behind counters.  Every label has a bounded set of values: chips and links are
+labelled one by one only in small machines (``places``), names that a user chooses become
+``custom``.
 """
 
 from __future__ import annotations
