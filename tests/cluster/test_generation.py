@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,8 +46,30 @@ def expected(artifact: Artifact) -> GenerationResult:
     return run(artifact, Placement(8, in_process=True))
 
 
-def leftovers() -> set[str]:
-    return {p.name for p in Path("/dev/shm").glob("lpu-*")} if os.path.isdir("/dev/shm") else set()
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The temporary files and directories that this process makes for a run."""
+    paths: list[Path] = []
+    make_file, make_directory = tempfile.mkstemp, tempfile.mkdtemp
+
+    def file(*arguments: Any, **options: Any) -> tuple[int, str]:
+        handle, name = make_file(*arguments, **options)
+        paths.append(Path(name))
+        return handle, name
+
+    def directory(*arguments: Any, **options: Any) -> str:
+        paths.append(Path(make_directory(*arguments, **options)))
+        return str(paths[-1])
+
+    monkeypatch.setattr(tempfile, "mkstemp", file)
+    monkeypatch.setattr(tempfile, "mkdtemp", directory)
+    return paths
+
+
+def leftovers(made: list[Path]) -> list[Path]:
+    """What is still there of them."""
+    assert made
+    return [path for path in made if path.exists()]
 
 
 def test_runner_alone_picks_the_same_tokens(artifact: Artifact, expected: GenerationResult) -> None:
@@ -71,10 +95,10 @@ def test_every_packing_gives_one_digest(
     artifact: Artifact,
     expected: GenerationResult,
     local_ray: None,
+    made: list[Path],
     chips_per_actor: int,
     sync: str,
 ) -> None:
-    before = leftovers()
     result = run(artifact, Placement(chips_per_actor), sync=sync)
     assert result.actors == 8 // chips_per_actor
     assert result.tokens == expected.tokens
@@ -82,7 +106,7 @@ def test_every_packing_gives_one_digest(
     assert result.cycles_per_token == result.predicted_cycles_per_token
     assert result.digest == expected.digest
     assert result.virtual_seconds == expected.virtual_seconds
-    assert leftovers() == before
+    assert leftovers(made) == []
 
 
 def chip_processes() -> list[int]:
@@ -105,8 +129,9 @@ def chip_processes() -> list[int]:
 
 
 @pytest.mark.ray
-def test_a_killed_actor_ends_the_run_with_one_error(artifact: Artifact, local_ray: None) -> None:
-    before = leftovers()
+def test_a_killed_actor_ends_the_run_with_one_error(
+    artifact: Artifact, local_ray: None, made: list[Path]
+) -> None:
     work = Generation(PROMPT, 55)
 
     class Killer(Heard):
@@ -117,7 +142,7 @@ def test_a_killed_actor_ends_the_run_with_one_error(artifact: Artifact, local_ra
 
     with pytest.raises(RunError, match="an actor died"):
         run_generation(artifact, work, Placement(4), Killer(), perf_counter())
-    assert leftovers() == before
+    assert leftovers(made) == []
 
 
 def test_cycles_do_not_depend_on_the_tokens(artifact: Artifact) -> None:
