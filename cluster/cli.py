@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric
+from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
 from cluster.commands.generate import generate
 from cluster.commands.report import report
 from cluster.errors import InputError, RunError, one_line
@@ -37,6 +37,7 @@ app.command()(benchmarks.bench)
 app.command()(report)
 app.add_typer(fabric.app, name="fabric")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(workload.app, name="workload")
 
 #: The command line's own complaints (an unknown option, a number that is none).
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

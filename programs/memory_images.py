@@ -1,0 +1,34 @@
+"""Pieces of a chip's memory before a launch, and words read after it, by place."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.engine import Chip
+from chip.isa import LANES
+from chip.reservation import Place
+from programs.product import Weights
+
+#: (slice, first word, uint8 [words, 320]).
+Image = list[tuple[int, int, NDArray[np.uint8]]]
+
+
+def put_weights(image: Image, weights: Weights, planes: list[NDArray[np.uint8]]) -> None:
+    """Add a column block, byte planes [K steps, 16 * groups, 320], to a memory image."""
+    for place, plane in zip(weights.halves, planes, strict=True):
+        words = plane.reshape(-1, 16, LANES)
+        for s, queue in enumerate(place.queues):
+            image.append((queue, place.address, np.ascontiguousarray(words[:, s])))
+
+
+def put_rows(image: Image, place: Place, planes: list[NDArray[np.uint8]]) -> None:
+    """Add byte planes [words, 320] at ``place``."""
+    for queue, plane in zip(place.queues, planes, strict=True):
+        image.append((queue, place.address, plane.reshape(-1, LANES)))
+
+
+def read_words(chip: Chip, place: Place, words: int) -> NDArray[np.uint8]:
+    """The words at ``place``, uint8 [words, 320, slices of the place]."""
+    planes = [chip.read_words(queue, place.address, words) for queue in place.queues]
+    return np.ascontiguousarray(np.stack(planes, axis=-1))

@@ -1,0 +1,293 @@
+"""Matrix products of many rows: weights stay on a plane while activation rows stream past.
+
+One *item* is one column block (up to 320 columns) times up to 320 rows on one plane (int8) or one
+plane pair (fp16).  For every K step the next weights are loaded in the shadow of the rows that
+stream through the installed ones, so a step costs one cycle (fp16: two) per row and the three of
+the install.  The rows' sums stay in the plane's accumulators; the last step emits them, and a
+callback takes them from there: to SRAM as they are, or through the VXM.
+
+Weights travel on outward streams 0..15 of their hemisphere, the two halves of an fp16 matrix one
+after the other; activations on 16 and above; results come back on stream group 0 or 1 (even or odd
+plane) in the east and 4 or 5 in the west, so that either half of the VXM serves one hemisphere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.passes import CompileError, Pass, Stream
+from chip.reservation import Place, Schedule
+from chip.spec import ChipSpec
+
+WEST, EAST = 0, 1
+#: What schedules int8 work, and fp16 work (a pair is named by its even plane): east first.
+PLANES = (2, 0, 3, 1)
+PAIRS = (2, 0)
+#: First stream group of the results of a hemisphere's even plane, inward (west, east).
+RESULT_GROUP = (4, 0)
+_ACTIVATIONS = 16
+#: Cycles of a pass before its first install: room for reads that cross the chip.
+_LEAD = 70
+
+
+@dataclass(frozen=True)
+class Rows:
+    """nx * ny rows: row (x, y) lies x * dx + y * dy words behind the first."""
+
+    nx: int
+    ny: int = 1
+    dx: int = 1
+    dy: int = 0
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.nx * self.ny
+
+    def repeats(self, spacing: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(n, dc, da) of a block that takes the rows in order, one each ``spacing`` cycles."""
+        return (self.nx, self.ny), (spacing, spacing * self.nx), (self.dx, self.dy)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """16 * groups columns: K step k's word g is at (place of its byte).at(k * groups + g).
+
+    halves: one place of sixteen slices (int8), or those of the low and the high bytes (fp16).
+    offsets: where given, K step k begins offsets[k] words behind its place instead; ``same``: all
+    columns of a step are the words of its first group.
+    """
+
+    halves: tuple[Place, ...]
+    groups: int
+    offsets: tuple[int, ...] | None = None
+    same: bool = False
+
+
+@dataclass(frozen=True)
+class RowOperand:
+    """Activation rows on one slice (int8) or two (fp16: low, high bytes).
+
+    offsets: first word of each K step.  ``joined``: every row adds to one sum (int8 pooling).
+    """
+
+    place: Place
+    rows: Rows
+    offsets: tuple[int, ...]
+    joined: bool = False
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The results of an item: ``stream`` passes the hemisphere's edge at ``edge_cycle`` + i *
+    ``spacing`` and reaches the VXM at ``vxm_cycle`` + i * ``spacing``, i < ``count``."""
+
+    stream: Stream
+    side: int
+    edge_cycle: int
+    vxm_cycle: int
+    count: int
+    spacing: int
+
+
+Finish = Callable[[Pass, Emitted], None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An item in the schedule: when its rows are read (first, last), when its results are there.
+
+    last_result: the cycle at which the last result reaches the VXM; next_read: the earliest cycle
+    at which an item after it on the same plane can read its first row.
+    """
+
+    first_read: int
+    last_read: int
+    last_result: int
+    ready: int
+    next_read: int
+
+
+def step_cycles(spec: ChipSpec, rows: int, groups: int, halves: int) -> int:
+    """Cycles from one K step of an item to the next."""
+    streaming = spec.mxm_install_cycles + halves * rows
+    return max(streaming, halves * groups + 1, groups + spec.mxm_reload_gap_cycles)
+
+
+def result_code(plane: int) -> int:
+    """First inward stream code on which ``plane`` returns its results."""
+    side = plane // 2
+    return 32 * side + 4 * (RESULT_GROUP[side] + plane % 2)
+
+
+def product(
+    schedule: Schedule,
+    spec: ChipSpec,
+    plane: int,
+    weights: Weights,
+    operand: RowOperand,
+    earliest_read: int,
+    earliest_weights: int,
+    finish: Finish,
+    earliest_result: int = 0,
+) -> Placed:
+    """Schedule one item on ``plane`` (fp16: the pair of that even plane).
+
+    earliest_read, earliest_weights: cycles from which activations and weights are readable;
+    earliest_result: cycle before which no result may reach the VXM.
+    Raises CompileError for more rows than the plane has accumulators.
+    """
+    p = Pass(schedule, spec)
+    side = plane // 2
+    halves = len(weights.halves)
+    count, steps, groups = operand.rows.count, len(operand.offsets), weights.groups
+    if (1 if operand.joined else count) > spec.mxm_accumulator_rows:
+        raise CompileError(
+            f"{count} rows in one product: a plane has {spec.mxm_accumulator_rows} accumulators"
+        )
+    install, queue = spec.mxm_install_cycles, isa.MXM_QUEUE + 2 * plane
+    outward = 32 if side == WEST else 0
+    period = step_cycles(spec, count, groups, halves)
+    end = _LEAD + halves * groups
+    first_weights = 1 << 30
+    for half, place in enumerate(weights.halves):
+        loaded = end - (halves - half) * groups
+        lw_queue = queue + 2 * half
+        value = _read_weights(p, weights, place, outward, loaded, lw_queue, steps, period)
+        first_weights = min(first_weights, *(b["cycle"] for b in p.blocks if b["op"] == Op.READ))
+        p.emit(Op.LW, lw_queue, loaded, n=(groups, steps), dc=(1, period), da=(1, 0), a=0,
+               s0=outward, w0=16, want0=value.tag)  # fmt: skip
+        p.emit(Op.IW, lw_queue, end, n=steps, dc=period, a=groups)
+        reloadable = max(end, loaded + groups + spec.mxm_reload_gap_cycles - 1)
+        for step in range(steps):
+            p.hold_buffer(plane + half, loaded + step * period, reloadable + step * period)
+        last = end + (steps - 1) * period + install + halves * count - 1
+        p.hold_plane(plane + half, end, last)
+        if half:
+            p.hold(lw_queue + 1, end + install, last)
+    meet = end + install
+    code = outward + _ACTIVATIONS + (plane % 2 if halves == 1 else 0)
+    tag, before = schedule.tag(), len(p.blocks)
+    _read_rows(p, operand, code, meet, queue, period, halves, tag)
+    reads = [block["cycle"] for block in p.blocks[before:]]
+    p.emit(Op.ABC, queue + 1, meet, n=(count, steps), dc=(halves, period), s0=code, w0=halves,
+           want0=tag)  # fmt: skip
+    emitted = _accumulate(p, operand, plane, meet + spec.mxm_multiply_cycles, period, halves)
+    finish(p, emitted)
+    earliest = max(
+        earliest_read - min(reads), earliest_weights - first_weights,
+        earliest_result - emitted.vxm_cycle,
+    )  # fmt: skip
+    start = schedule.place(p, earliest)
+    return Placed(
+        first_read=start + min(reads),
+        last_read=start + min(reads) + steps * period,
+        last_result=start + emitted.vxm_cycle + (emitted.count - 1) * emitted.spacing,
+        ready=start + p.ready,
+        next_read=start + min(reads) + steps * period,
+    )
+
+
+def _read_weights(
+    p: Pass, weights: Weights, place: Place, code: int, when: int, queue: int, steps: int,
+    period: int,
+) -> Stream:  # fmt: skip
+    """Read one half of every K step's words: one block where the steps are evenly spaced."""
+    groups, inner = weights.groups, 0 if weights.same else 1
+    if weights.offsets is None:
+        return p.load(place, code, when, queue, n=(groups, steps), dc=(1, period),
+                      da=(inner, groups))  # fmt: skip
+    tag = p.schedule.tag()
+    for step, offset in enumerate(weights.offsets):
+        value = p.load(place.at(offset), code, when + step * period, queue, n=groups, da=inner,
+                       tag=tag)  # fmt: skip
+    return value
+
+
+def _read_rows(
+    p: Pass, operand: RowOperand, code: int, meet: int, queue: int, period: int, spacing: int,
+    tag: int,
+) -> None:  # fmt: skip
+    """Read every K step's rows: one block for all steps where the words allow it."""
+    n, dc, da = operand.rows.repeats(spacing)
+    offsets = operand.offsets
+    stride = offsets[1] - offsets[0] if len(offsets) > 1 else 0
+    even = all(b - a == stride for a, b in pairwise(offsets))
+    flat = operand.rows.ny == 1 or operand.rows.dy == operand.rows.nx * operand.rows.dx
+    if even and flat:
+        every = (operand.rows.count, len(offsets))
+        p.load(operand.place.at(offsets[0]), code, meet, queue, n=every, dc=(spacing, period),
+               da=(operand.rows.dx, stride), tag=tag)  # fmt: skip
+        return
+    for step, offset in enumerate(offsets):
+        p.load(operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da,
+               tag=tag)  # fmt: skip
+
+
+def _accumulate(
+    p: Pass, operand: RowOperand, plane: int, start: int, period: int, spacing: int
+) -> Emitted:
+    """ACC of all steps: SET the first product of every row, ADD the others, emit the last."""
+    spec, side = p.spec, plane // 2
+    queue = isa.MXM_QUEUE + 2 * plane + 1
+    count, steps = operand.rows.count, len(operand.offsets)
+    out, tag = result_code(plane), p.schedule.tag()
+    final = start + (steps - 1) * period
+    emits: dict[str, Any] = {"out": out, "wo": 4, "tag": tag}
+    if operand.joined:
+        rest = count * steps > 1
+        mode = AccMode.SET if rest else AccMode.SET_EMIT
+        p.emit(Op.ACC, queue, start, mode=int(mode), **({} if rest else emits))
+        p.emit(Op.ACC, queue, start + spacing, n=count - 1 - (steps == 1), dc=spacing,
+               mode=int(AccMode.ADD))  # fmt: skip
+        p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period),
+               mode=int(AccMode.ADD))  # fmt: skip
+        if steps > 1:
+            p.emit(Op.ACC, queue, final, n=count - 1, dc=spacing, mode=int(AccMode.ADD))
+        final += spacing * (count - 1)
+        if rest:
+            p.emit(Op.ACC, queue, final, mode=int(AccMode.ADD_EMIT), **emits)
+        count = 1
+    else:
+        if steps > 1:
+            p.emit(Op.ACC, queue, start, n=count, dc=spacing, da=1, mode=int(AccMode.SET))
+        if steps > 2:
+            p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period),
+                   da=(1, 0), mode=int(AccMode.ADD))  # fmt: skip
+        mode = AccMode.SET_EMIT if steps == 1 else AccMode.ADD_EMIT
+        p.emit(Op.ACC, queue, final, n=count, dc=spacing, da=1, mode=int(mode), **emits)
+    at = final + spec.mxm_accumulate_cycles
+    edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
+    border = isa.sample_position(isa.VXM_QUEUE, out)
+    p.drive(out, 4, isa.diagonal(out, edge, at) + spacing * np.arange(count), edge, border)
+    return Emitted(Stream(out, 4, tag), side, at, at + abs(edge - border), count, spacing)
+
+
+def store_results(target: Place, rows: Rows) -> Finish:
+    """A finish that writes the 4-byte results to ``target`` (four slices of the hemisphere)."""
+
+    def finish(p: Pass, emitted: Emitted) -> None:
+        n, dc, da = rows.repeats(emitted.spacing)
+        edge = isa.EAST_EDGE if emitted.side == EAST else isa.WEST_EDGE
+        p.store(target, emitted.stream, emitted.edge_cycle, edge, n=n, dc=dc, da=da)
+
+    return finish
+
+
+def cut(total: int, most: int) -> list[int]:
+    """``total`` cut into the fewest parts of at most ``most``, sizes as equal as can be."""
+    parts = -(-total // most)
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def tiles_of(values: int) -> int:
+    """Words of 320 lanes that ``values`` values take."""
+    return -(-values // isa.LANES)
+

@@ -1,0 +1,63 @@
+"""The workloads' programs on the executor that defines the machine: no fault, the same memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chip.engine import Chip
+from chip.loader import link
+from chip.reference import ReferenceChip
+from chip.spec import ChipSpec
+from programs.artifact import Artifact
+from programs.dense import compile_matmul
+from programs.dense_places import MatmulShape
+from programs.encoder import EncoderShape, random_encoder, random_tokens
+from programs.encoder_compiler import compile_encoder
+from programs.network import INPUT, Layer, Network
+from programs.network_compiler import compile_network
+from programs.resnet import random_input, randomise
+
+SPEC = ChipSpec()
+
+
+def product(dtype: str) -> Artifact:
+    rng = np.random.Generator(np.random.Philox(key=[1, 0]))
+    a, b = rng.integers(-9, 9, (20, 400)), rng.integers(-9, 9, (400, 40))
+    wanted = np.int8 if dtype == "int8" else np.float16
+    return compile_matmul(MatmulShape(20, 400, 40, dtype), SPEC, a.astype(wanted), b.astype(wanted))
+
+
+def network() -> Artifact:
+    layers = [
+        Layer("stem", INPUT, 40, pooled=True),
+        Layer("short", "stem", 20, relu=False),
+        Layer("middle", "stem", 20, 3, 1, 1),
+        Layer("sum", "middle", 20, residual="short"),
+        Layer("out", "sum", 5, joined=True, relu=False, logits=True),
+    ]
+    network = Network("small", (4, 6, 30), layers)
+    image = random_input(network, 0)
+    randomise(network, image, 0)
+    return compile_network(network, SPEC, image)
+
+
+def encoder() -> Artifact:
+    shape = EncoderShape(1, 32, 2, 40, 16)
+    return compile_encoder(shape, SPEC, 1, random_encoder(shape, 0), random_tokens(shape, 0))
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16", "network", "encoder"])
+def test_reference_and_engine_agree(kind: str) -> None:
+    artifact = {"network": network, "encoder": encoder}.get(kind, lambda: product(kind))()
+    (program,) = next(iter(artifact.programs.values()))
+    reference, engine = ReferenceChip(SPEC), Chip(SPEC, 0)
+    for queue, address, rows in artifact.memory[0]:
+        reference.sram[queue, address : address + len(rows)] = rows
+        engine.write_words(queue, address, rows)
+    result = reference.run(program)
+    engine.begin(link(program, SPEC), 0)
+    engine.run()
+    assert result.cycles == engine.retired_cycles == program.cycles
+    assert list(result.digest_sums) == [int(value) for value in engine.digest_sums]
+    assert np.array_equal(reference.sram, engine.sram)
