@@ -16,6 +16,7 @@ import typer
 
 from cluster.commands import artifacts, benchmarks, experiment, fabric
 from cluster.commands.generate import generate
+from cluster.commands.plan import plan
 from cluster.errors import InputError, RunError, one_line
 
 FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -31,6 +32,7 @@ app.command("compile")(artifacts.compile_)
 app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)
+app.command()(plan)
 app.command()(benchmarks.bench)
 app.add_typer(fabric.app, name="fabric")
 app.add_typer(experiment.app, name="experiment")
