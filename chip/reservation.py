@@ -33,6 +33,9 @@ _MARGIN = 64  # diagonals of streams start before cycle 0
 
 _BIAS = 1 << 20  # group cycles may be negative; keys pack (row, cycle + bias)
 
+#: How many collisions of a start are looked at, and how far, to skip starts that collide as well.
+_USES_TRIED, _SHIFT_TRIED = 64, 4096
+
 _MIDDLE = 22  # VXM centre: the border between the hemispheres' stream segments
 
 
@@ -207,13 +210,14 @@ class Schedule:
         start = max(earliest, -int(cycles.min()))
         last = int(cycles.max())
         while True:
-            if start + last + 1 > self._occupied.shape[1]:
+            while start + last + 1 > self._occupied.shape[1]:
                 self._occupied = np.concatenate(
                     [self._occupied, np.zeros_like(self._occupied)], axis=1
                 )
-            if not self._occupied[rows, cycles + start].any():
+            taken = np.flatnonzero(self._occupied[rows, cycles + start])
+            if not len(taken):
                 break
-            start += 1
+            start += self._least_shift(rows, cycles + start, taken)
         self._occupied[rows, cycles + start] = True
         for block, symbol, gang in zip(group.blocks, group.symbols, group.gang_of, strict=True):
             placed = dict(block)
@@ -223,6 +227,16 @@ class Schedule:
             self._blocks.append(placed)
             self._symbols.append(symbol)
         return start
+
+    def _least_shift(
+        self, rows: NDArray[np.int64], at: NDArray[np.int64], taken: NDArray[np.int64]
+    ) -> int:
+        """Cycles by which every start in between would meet some of the ``taken`` uses again."""
+        most = 1
+        for use in taken[:: max(1, len(taken) // _USES_TRIED)]:
+            busy = self._occupied[rows[use], at[use] : at[use] + _SHIFT_TRIED]
+            most = max(most, len(busy) if busy.all() else int(busy.argmin()))
+        return most
 
     def blocks(self) -> tuple[BlockTable, list[Symbol | None], list[tuple[int, ...]]]:
         """The placed blocks, the symbol of each block's address, and the gangs they name."""

@@ -16,6 +16,7 @@ import typer
 
 from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
 from cluster.commands.generate import generate
+from cluster.commands.plan import plan
 from cluster.commands.report import report
 from cluster.errors import InputError, RunError, one_line
 
@@ -33,6 +34,7 @@ app.command()(assembling.assemble)
 app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)
+app.command()(plan)
 app.command()(benchmarks.bench)
 app.command()(report)
 app.add_typer(fabric.app, name="fabric")

@@ -34,8 +34,8 @@ def home_of(artifact: Artifact) -> Path:
 
 def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifact:
     """``artifact`` with ``checkpoint`` for its embeddings, if the two belong together."""
-    layout = Layout.of(checkpoint.config, artifact.chips)
     try:
+        layout = Layout.of(checkpoint.config, artifact.model["tp"])
         sizes = (
             artifact.bindings["inputs"]["x"][0][2],
             artifact.bindings["outputs"]["logits"][0][2],
@@ -58,9 +58,9 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
 
 
 def compile_model(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1
 ) -> Artifact:
-    """Compile ``checkpoint`` for ``tp`` chips of type ``chip`` and ``context`` positions."""
+    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions."""
     most = checkpoint.config.max_position
     if context > most:
         raise InputError(
@@ -68,7 +68,7 @@ def compile_model(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition(checkpoint, tp, dtype)
-    compiled = compile_decoder(model, load_chip_spec(chip), context)
+    compiled = compile_decoder(model, load_chip_spec(chip), context, pp=pp)
     join_images(compiled)
     return compiled
 

@@ -56,27 +56,63 @@ def _send(
     p: Pass, spec: ChipSpec, source: Place, words: int, neighbours: Sequence[int], start: int
 ) -> None:
     """Send ``words`` words of ``source`` at ``start`` on the links to neighbours of one edge."""
+    links = [link_to(k) for k in neighbours]
+    send_words(p, spec, source, words, links, _SEND[neighbours[0]], start)
+
+
+def send_words(
+    p: Pass, spec: ChipSpec, source: Place, words: int, links: Sequence[int], code: int, start: int
+) -> None:
+    """Send ``words`` words of ``source`` from ``start`` on over links of one edge at once.
+
+    code: the outward stream, below 32 for links 8..15.
+    """
     spacing = spec.send_spacing_cycles
-    code = _SEND[neighbours[0]]
-    queue = isa.C2C_QUEUE + link_to(neighbours[0])
+    queue = isa.C2C_QUEUE + links[0]
     value = p.load(source, code, start, queue, n=words, dc=4 * spacing, da=1, dsg=0, dcg=spacing)
-    for k in neighbours:
-        p.emit(Op.SEND, isa.C2C_QUEUE + link_to(k), start, n=4 * words, dc=spacing, s0=code, w0=1,
+    for link in links:
+        p.emit(Op.SEND, isa.C2C_QUEUE + link, start, n=4 * words, dc=spacing, s0=code, w0=1,
                want0=value.tag)  # fmt: skip
 
 
 def _receive(p: Pass, spec: ChipSpec, target: Place, words: int, k: int, sent: int) -> None:
     """Take the ``words`` words that neighbour ``k`` sent from cycle ``sent`` on to ``target``."""
+    receive_words(p, spec, target, words, link_to(k), _RECEIVE[k], sent)
+
+
+def receive_words(
+    p: Pass, spec: ChipSpec, target: Place, words: int, link: int, code: int, sent: int
+) -> None:
+    """Take ``words`` words sent from ``sent`` on over ``link``, by stream ``code``, to ``target``.
+
+    code: inward from the edge of the link, so below 32 for links 0..7.
+    """
     spacing = spec.send_spacing_cycles
     arrive = sent + spec.send_to_receive_cycles
-    code, tag = _RECEIVE[k], p.schedule.tag()
-    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link_to(k), arrive, n=4 * words, dc=spacing, out=code, wo=1,
+    tag = p.schedule.tag()
+    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=4 * words, dc=spacing, out=code, wo=1,
            tag=tag)  # fmt: skip
-    position = isa.EAST_EDGE if k >= 4 else isa.WEST_EDGE
+    position = isa.WEST_EDGE if code < isa.EAST_STREAMS else isa.EAST_EDGE
     at = arrive + spec.receive_cycles
     diagonals = isa.diagonal(code, position, at) + spacing * np.arange(4 * words)
     p.drive(code, 1, diagonals, position, target.position)
     p.store(target, Stream(code, 1, tag), at, position, n=words, dc=4 * spacing, da=1, dcg=spacing)
+
+
+def spread_words(
+    p: Pass, spec: ChipSpec, chips: int, source: Place | None, words: Sequence[int], start: int,
+    received: dict[int, Place],
+) -> None:  # fmt: skip
+    """An all-gather of unequal shares: ``words[k]`` words of each neighbour k, to received[k].
+
+    source: the own words[0] words, sent to every neighbour; None: nothing is sent.
+    """
+    for i, group in enumerate(_edges(range(1, chips))):
+        if source is not None:
+            _send(p, spec, source, words[0], group, start + i)
+        for k in group:
+            if words[k]:
+                _receive(p, spec, received[k], words[k], k, start + i)
 
 
 _START = 80  # room for a Read to reach an edge
@@ -98,27 +134,39 @@ def _first_read(p: Pass) -> int:
     return min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
 
 
+#: Words a pass of ``reduce`` adds: a longer one would write a slice while it still reads it.
+_WORDS_PER_PASS = 10
+
+
 def reduce(
     schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces,
-    add: Op = Op.ADD_F32,
+    add: Op = Op.ADD_F32, target: Place | None = None,
 ) -> int:  # fmt: skip
-    """Add the chips' words by the tree, then to ``residual`` in place; returns when readable."""
-    p = Pass(schedule, spec)
-    t = 40
-    terms: list[Operand] = []
-    for k in range(chips):
-        place = places.partial if k == 0 else places.received[k]
-        terms.append(p.load(place, 4 * k + place.inward, t, n=words, da=1))
-    first_read = _first_read(p)
-    when = t
-    while len(terms) > 1:
-        pairs = zip(terms[::2], terms[1::2], strict=True)
-        terms = [p.op(add, when, a, b, n=words)[0] for a, b in pairs]
-        when += spec.alu_cycles
-    residual = p.load(places.residual, 36, when, n=words, da=1)
-    _, out = p.op(add, when, terms[0], residual, n=words, out=12, reach=33)
-    p.keep(places.residual, out, when, n=words)
-    return schedule.place(p, ready - first_read) + p.ready
+    """Add the chips' words by the tree, then ``residual``; returns when the sums are readable.
+
+    They go to ``target``, an east quad like the residual's, or take the residual's place.
+    """
+    goal = places.residual if target is None else target
+    done = ready
+    for first in range(0, words, _WORDS_PER_PASS):
+        n = min(_WORDS_PER_PASS, words - first)
+        p = Pass(schedule, spec)
+        t = 40
+        terms: list[Operand] = []
+        for k in range(chips):
+            place = (places.partial if k == 0 else places.received[k]).at(first)
+            terms.append(p.load(place, 4 * k + place.inward, t, n=n, da=1))
+        first_read = _first_read(p)
+        when = t
+        while len(terms) > 1:
+            pairs = zip(terms[::2], terms[1::2], strict=True)
+            terms = [p.op(add, when, a, b, n=n)[0] for a, b in pairs]
+            when += spec.alu_cycles
+        residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
+        _, out = p.op(add, when, terms[0], residual, n=n, out=12, reach=33)
+        p.keep(goal.at(first), out, when, n=n)
+        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+    return done
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from chip.passes import Alu, Pass, Self, Stream
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
 
+#: Tiles of a pass: a longer one would write a slice while it still reads it.
+_TILES_PER_PASS = 10
 _PAIR = 2  # scores run on the east plane pair
 _DISTRIBUTOR = isa.SXM_QUEUE + 8
 
@@ -74,9 +76,26 @@ def rope(
     ``x``: adjacent fp32 words in the east, queries first.  With ``scatter`` a key goes to the
     word its position names.  Returns when (rotated queries, keys) are readable.
     """
+    tiles = query_tiles + key_tiles
+    rotated = done = ready
+    for first in range(0, tiles, _TILES_PER_PASS):
+        last = min(first + _TILES_PER_PASS, tiles)
+        queries = range(min(first, query_tiles), min(last, query_tiles))
+        own = keys[max(first - query_tiles, 0) : max(last - query_tiles, 0)]
+        ends = _rope_pass(schedule, spec, x.at(first), queries, own, ready, places, scatter)
+        rotated, done = max(rotated, ends[0]), max(done, ends[1])
+    return rotated, done
+
+
+def _rope_pass(
+    schedule: Schedule, spec: ChipSpec, x: Place, queries: range, keys: list[Place], ready: int,
+    places: AttentionPlaces, scatter: bool,
+) -> tuple[int, int]:  # fmt: skip
+    """As ``rope``, of the query tiles ``queries`` and then the key tiles for ``keys``."""
     p = Pass(schedule, spec)
     t = 70
-    tiles = query_tiles + key_tiles
+    n = len(queries)
+    tiles = n + len(keys)
     swapped = _swapped(p, spec, x, tiles, t, places.swap_map)
     first_read = p.blocks[0]["cycle"]
     value = p.load(x, 36, t, n=tiles, da=1)
@@ -85,10 +104,13 @@ def rope(
     a, _ = p.op(Op.MUL_F32, t, value, cos, n=tiles)
     b, _ = p.op(Op.MUL_F32, t, swapped, sin, n=tiles)
     add = p.pick(16)
-    _, out = p.op(Op.ADD_F32, t + 3, a, b, alu=add, n=query_tiles, out=16, reach=33)
-    rotated = p.keep(places.rotated, out, t + 3, n=query_tiles)
-    p.op(Op.ADD_F32, t + 3 + query_tiles, a, b, alu=add, n=key_tiles)
-    done = _append(p, Alu(add), t + 6 + query_tiles, keys, places, scatter)
+    rotated = done = 0
+    if n:
+        _, out = p.op(Op.ADD_F32, t + 3, a, b, alu=add, n=n, out=16, reach=33)
+        rotated = p.keep(places.rotated.at(queries.start), out, t + 3, n=n)
+    if keys:
+        p.op(Op.ADD_F32, t + 3 + n, a, b, alu=add, n=len(keys))
+        done = _append(p, Alu(add), t + 6 + n, keys, places, scatter)
     start = schedule.place(p, ready - first_read)
     return start + rotated, start + done
 
@@ -115,28 +137,30 @@ def _append(
 
 def append_values(
     schedule: Schedule, spec: ChipSpec, x: Place, ready: int, places: AttentionPlaces,
-    targets: list[Place], scatter: bool, fp16: bool = False,
+    targets: list[Place], scatter: bool,
 ) -> int:  # fmt: skip
-    """fp32 tiles (or fp16 ones) from adjacent words ``x`` to the fp16 ``targets``."""
-    p = Pass(schedule, spec)
-    t = 40
-    value = p.load(x, 40, t, n=len(targets), da=1)
-    first_read = p.blocks[0]["cycle"]
-    source: Alu | Stream = value
-    if fp16:
-        source, _ = p.op(Op.CVT_F16_F32, t, value, n=len(targets))
-        t += 3
-    done = _append(p, source, t, targets, places, scatter)
-    return schedule.place(p, ready - first_read) + done
+    """fp32 tiles from adjacent words ``x`` to the fp16 ``targets``."""
+    done = ready
+    for first in range(0, len(targets), _TILES_PER_PASS):
+        own = targets[first : first + _TILES_PER_PASS]
+        p = Pass(schedule, spec)
+        value = p.load(x.at(first), 40, 40, n=len(own), da=1)
+        first_read = p.blocks[0]["cycle"]
+        ends = _append(p, value, 40, own, places, scatter)
+        done = max(done, schedule.place(p, ready - first_read) + ends)
+    return done
 
 
 def attend(
-    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
-    queries_ready: int, keys_ready: int, values_ready: int, places: AttentionPlaces,
+    schedule: Schedule, spec: ChipSpec, tile: int, cached: int, heads: int, head_lanes: int,
+    context: int, queries_ready: int, keys_ready: int, values_ready: int, places: AttentionPlaces,
 ) -> int:  # fmt: skip
-    """Scores, softmax and weighted values of one tile of heads; returns when they are readable."""
+    """Scores, softmax and weighted values of one tile of heads; returns when they are readable.
+
+    cached: which tile of the cache they attend to.
+    """
     copied = _copy_queries(schedule, spec, tile, heads, queries_ready, places)
-    scored = _score(schedule, spec, tile, heads, head_lanes, context, copied, keys_ready, places)
+    scored = _score(schedule, spec, cached, heads, head_lanes, context, copied, keys_ready, places)
     p = Pass(schedule, spec)
     t = 40
     pair = p.load(places.maxima, 8, t, n=2, dc=3, da=1)
@@ -146,7 +170,7 @@ def attend(
     p.hold_alu(largest, t + 1, t + 2)
     p.keep(places.maximum, out, t + 3)
     maximum_ready = schedule.place(p, scored - p.blocks[0]["cycle"]) + p.ready
-    summed = _weigh(schedule, spec, tile, context, max(maximum_ready, values_ready), places)
+    summed = _weigh(schedule, spec, cached, context, max(maximum_ready, values_ready), places)
     p = Pass(schedule, spec)
     value = p.load(places.outputs, 44, t, n=3, dc=3, da=1)
     weight = p.load(places.sums, 8, t, n=3, dc=3, da=1)
@@ -180,7 +204,7 @@ def _copy_queries(
 
 
 def _score(
-    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, head_lanes: int, context: int,
+    schedule: Schedule, spec: ChipSpec, cached: int, heads: int, head_lanes: int, context: int,
     queries_ready: int, keys_ready: int, places: AttentionPlaces,
 ) -> int:  # fmt: skip
     """Masked scores of all positions to ``scores``, their two running maxima to ``maxima``."""
@@ -201,7 +225,7 @@ def _score(
         p.hold_plane(plane, end, end + spec.mxm_install_cycles + 2 * context)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
     meet = end + spec.mxm_install_cycles
-    key = p.load(places.keys[tile], 0, meet, queue, n=context, dc=2, da=1)
+    key = p.load(places.keys[cached], 0, meet, queue, n=context, dc=2, da=1)
     first_key = p.blocks[-1]["cycle"]
     p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
     p.hold(queue + 2, meet, meet + 2 * context - 1)
@@ -213,20 +237,31 @@ def _score(
     t = leave + 21
     mask = _mask(p, spec, t, context, places)
     a, out = p.op(Op.ADD_F32, t, Stream(32, 4, tag), mask, n=context, dc=2, out=36, reach=0)
-    p.keep(places.scores, out, t, n=context, dc=2)
+    if places.scores.queues[0] == places.mask_table.queues[0]:
+        # three cycles later the slices' Writes fall between the Gathers of the mask
+        _, out = p.op(Op.MOV, t + 3, a, n=context, dc=2, out=44, reach=0)
+        p.keep(places.scores, out, t + 3, n=context, dc=2)
+    else:
+        p.keep(places.scores, out, t, n=context, dc=2)
     _running(p, Op.MAX_F32, t + 3, a, context, 2, 2, places.maxima, 40, 0)
     return schedule.place(p, max(queries_ready - first_query, keys_ready - first_key)) + p.ready
 
 
 def _mask(p: Pass, spec: ChipSpec, t: int, context: int, places: AttentionPlaces) -> Stream:
-    """The sliding mask table from the word the map names, one row per score, on E8..E11."""
-    table = places.mask_table
+    """The sliding mask table from the words the map names, one row per score, on E8..E11.
+
+    Each window of half the table's words takes its own offset from the map.
+    """
+    table, window = places.mask_table, places.mask_words // 2
+    tag, map_tag = p.schedule.tag(), p.schedule.tag()
     gather = t - spec.gather_cycles - abs(20 - table.position)
-    offset = p.load(places.mask_map, 20, gather, table.queues[0], n=context, dc=2, da=0)
-    tag = p.schedule.tag()
-    p.emit(Op.GATHER, 0, gather, n=context, dc=2, da=1, place=table, dsg=1, out=8, wo=1,
-           s1=20, w1=2, want1=offset.tag, tag=tag,
-           lo=table.address, hi=table.address + places.mask_words - 1)  # fmt: skip
+    for number, first in enumerate(range(0, context, window)):
+        n = min(window, context - first)
+        at = gather + 2 * first
+        p.load(places.mask_map.at(number), 20, at, table.queues[0], n=n, dc=2, da=0, tag=map_tag)
+        p.emit(Op.GATHER, 0, at, n=n, dc=2, da=1, place=table, dsg=1, out=8, wo=1,
+               s1=20, w1=2, want1=map_tag, tag=tag,
+               lo=table.address, hi=table.address + places.mask_words - 1)  # fmt: skip
     p.drive(8, 4, t - 20 + 2 * np.arange(context), table.position, 20)
     return Stream(8, 4, tag)
 
@@ -247,7 +282,7 @@ def _running(
 
 
 def _weigh(
-    schedule: Schedule, spec: ChipSpec, tile: int, context: int, ready: int,
+    schedule: Schedule, spec: ChipSpec, cached: int, context: int, ready: int,
     places: AttentionPlaces,
 ) -> int:  # fmt: skip
     """exp(score - maximum), its three running sums, and those of its products with the values."""
@@ -255,7 +290,7 @@ def _weigh(
     t = 40
     score = p.load(places.scores, 8, t, n=context, da=1)
     maximum = p.load(places.maximum, 12, t, n=context, da=0)
-    value = p.load(places.values[tile], 40, t + 3, n=context, da=1)
+    value = p.load(places.values[cached], 40, t + 3, n=context, da=1)
     first_read = min(b["cycle"] for b in p.blocks)
     a, _ = p.op(Op.SUB_F32, t, score, maximum, n=context)
     weight, _ = p.op(Op.EXP, t + 3, a, n=context)

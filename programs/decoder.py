@@ -1,4 +1,4 @@
-"""Where a decoder lies in a chip's SRAM, and the memory image of each chip.
+"""Where a stage of a decoder lies in a chip's SRAM.
 
 The same places hold on every chip; only the contents differ.  Everything that repeats from layer
 to layer (weights, scales, KV cache) is addressed by a symbol whose base differs per layer, so one
@@ -7,29 +7,24 @@ scheduled layer serves all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise, permutations
-
-import numpy as np
-from numpy.typing import NDArray
 
 from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
 from programs.attention import AttentionPlaces
+from programs.layout import Layout
 from programs.matmul import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock
 from programs.norm import Constants
-from programs.partition import ChipWeights, Layout, Matrix
 from programs.placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement
+from programs.stages import ATTENTION, Stage, part_tiles, single_stage
 
-Rows = NDArray[np.uint8]
-Image = list[tuple[int, int, Rows]]
-
-_MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 #: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
 LAYER_VARIANTS = 4
+#: Positions up to which scores lie on weight slices; the mask table's window as well.
+_SHORT = 1024
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
 _EAST_2 = (52, 53, 54, 55)
 _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
@@ -45,18 +40,33 @@ class MatrixPlaces:
 
 
 @dataclass
-class LayerMatrices:
-    """The matrices of the layers that share one assignment of blocks to planes."""
+class AttentionMatrices:
+    """What attention blocks share that have one assignment to planes and slices."""
 
     qkv: MatrixPlaces
     o: MatrixPlaces
+    keys: tuple[Place, ...]  # of each cached tile
+    values: tuple[Place, ...]
+
+
+@dataclass
+class FfnMatrices:
+    """What FFN blocks share: the matrices of ``tiles`` tiles from ``first_tile`` on."""
+
     gate_up: MatrixPlaces
     down: MatrixPlaces
+    first_tile: int
+    tiles: int
+    part: int
+    parts: int
+
+
+Matrices = AttentionMatrices | FfnMatrices
 
 
 @dataclass
 class DecoderPlaces:
-    """Every place of a decoder on a chip; ``bases[layer]`` gives the symbols' addresses."""
+    """Every place of a stage on a chip; ``bases[sequence][block]``: the symbols' addresses."""
 
     layout: Layout
     dtype: str
@@ -67,8 +77,10 @@ class DecoderPlaces:
     factor: Place
     dynamic: Place
     act: Activations
-    variants: list[LayerMatrices]  # layer n is of variant n mod their number
-    head: MatrixPlaces
+    stage: Stage
+    variants: list[Matrices]
+    variant_of: list[int]  # of each block
+    head: MatrixPlaces | None
     replicate: list[list[ColumnBlock]]
     results: Place  # fp32 words q tiles, k tiles, v tiles; later gate tiles
     up: Place
@@ -78,37 +90,59 @@ class DecoderPlaces:
     logits: Place
     attention: AttentionPlaces
     reduce: ReducePlaces
-    bases: list[dict[Symbol, int]] = field(default_factory=list)
+    between: Place  # x with a part of an FFN added, beside x
+    inbox: Place  # what another stage sent, before it is spread over the group
+    bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
 
 
 class _Symbols:
-    """Allocates what every layer has once: first layer by layer, then known by symbol."""
+    """Allocates what every block has once: first block by block, then known by symbol."""
 
-    def __init__(self, layers: int) -> None:
-        self.bases: list[dict[Symbol, int]] = [{} for _ in range(layers)]
+    def __init__(self, sequences: int, blocks: int) -> None:
+        self.bases: list[list[dict[Symbol, int]]] = [
+            [{} for _ in range(blocks)] for _ in range(sequences)
+        ]
 
     def place(self, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has in some layers."""
+        """The symbol for the places that ``name`` has in some blocks, whatever the sequence."""
+        for number in range(len(self.bases)):
+            place = self.place_of(number, name, places)
+        return place
+
+    def place_of(self, sequence: int, name: str, places: dict[int, Place]) -> Place:
+        """The symbol for the places that ``name`` has for one sequence."""
         symbol = Symbol(name)
-        for layer, place in places.items():
-            self.bases[layer][symbol] = place.address
+        for block, place in places.items():
+            self.bases[sequence][block][symbol] = place.address
         return Place(next(iter(places.values())).queues, 0, symbol)
 
 
-def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> DecoderPlaces:
-    """Allocate every word of a decoder; raises CompileError when it does not fit."""
+def place_decoder(
+    spec: ChipSpec, layout: Layout, dtype: str, context: int, stage: Stage | None = None,
+    sequences: int = 1, split: bool = False,
+) -> DecoderPlaces:  # fmt: skip
+    """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
+
+    split: some stage of the model computes a part of an FFN.  Inputs and outputs have the same
+    places in every stage.  Raises CompileError when it does not fit.
+    """
+    stage = stage or single_stage(layout.layers)[0]
     pm = Placement(spec)
-    symbols = _Symbols(layout.layers)
+    symbols = _Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
-    if 2 * context > spec.words_per_bank:
-        most = spec.words_per_bank // 2
-        raise CompileError(f"context {context}: the mask table holds at most {most:,} positions")
+    if context > spec.words_per_bank:
+        raise CompileError(
+            f"context {context}: a cached tile lies in one bank of {spec.words_per_bank:,} words; "
+            f"use --context {spec.words_per_bank} or less"
+        )
+    chunk = mask_positions(context)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = max(t, qt, layout.ffn_tiles)
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
     attention_temporaries = {
-        "scores": pm.top(_WEST_2, context), "maxima": pm.top(_WEST_3, 2),
+        "scores": pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context),
+        "maxima": pm.top(_WEST_3, 2),
         "maximum": pm.top(_WEST_3, 1), "sums": pm.top(WEST_QUAD, 3),
         "rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, 3 + qt),
         "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
@@ -116,7 +150,8 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
     }  # fmt: skip
     partial = pm.top(_EAST_2, t)
     x = pm.top(EAST_QUAD, t)
-    received = {k: pm.top(RECEIVED_QUADS[k], t) for k in range(1, layout.tp)}
+    between = pm.top(EAST_QUAD, t) if split else x
+    received = {k: pm.top(RECEIVED_QUADS[k], t * (1 + split)) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
     results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.ffn_tiles))
     up = pm.top(_EAST_2, layout.ffn_tiles)
@@ -126,42 +161,125 @@ def place_decoder(spec: ChipSpec, layout: Layout, dtype: str, context: int) -> D
     west_constants = {
         "cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1),
         "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
-        "mask_table": pm.bottom(WEST_QUAD, 2 * context, one_bank=True),
-        "kv_map": pm.top(MAP_PAIR, 1), "mask_map": pm.top(MAP_PAIR, 1),
+        "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
+        "kv_map": pm.top(MAP_PAIR, 1), "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
         "swap_map": pm.top(KV_QUAD[:1], 1),
     }  # fmt: skip
     factor = pm.top(WEST_QUAD, 1)
     dynamic = pm.top(KV_QUAD, 1)
-    keys, values = [], []
-    for tile in range(qt):
-        every = range(layout.layers)
-        k = {n: pm.bottom(KV_QUAD[:2], context, one_bank=True) for n in every}
-        v = {n: pm.bottom(KV_QUAD[2:], context, one_bank=True) for n in every}
-        keys.append(symbols.place(f"keys{tile}", k))
-        values.append(symbols.place(f"values{tile}", v))
-    shapes = matrix_shapes(layout)
-    count = min(LAYER_VARIANTS, layout.layers)
-    variants = []
-    for variant in range(count):
-        of = _MatrixPlacer(pm, symbols, list(range(variant, layout.layers, count)), dtype, shapes)
-        variants.append(
-            LayerMatrices(
-                of.place(f"{variant}.qkv", ["q", "k", "v"]), of.place(f"{variant}.o", ["o"]),
-                of.place(f"{variant}.gate_up", ["gate", "up"]),
-                of.place(f"{variant}.down", ["down"]),
-            )
-        )  # fmt: skip
-    head = _MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+    inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
+    caches = _place_caches(pm, symbols, layout, stage, context, sequences)
+    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
+    head = None
+    if stage.head:
+        shapes = matrix_shapes(layout)
+        k_tiles, blocks, groups = shapes["head"]
+        own = part_tiles(blocks, stage.head_part, stage.head_parts)
+        shapes["head"] = (k_tiles, len(own), groups)
+        head = _MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     attention = AttentionPlaces(
-        mask_words=2 * context, context_words=context, keys=tuple(keys), values=tuple(values),
+        mask_words=2 * chunk, context_words=context, keys=(), values=(),
         **attention_temporaries, **west_constants,
     )  # fmt: skip
     return DecoderPlaces(
-        layout, dtype, context, pm, constants, x, factor, dynamic, act, variants, head,
-        replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]), logits,
-        attention, reduce, symbols.bases,
+        layout, dtype, context, pm, constants, x, factor, dynamic, act, stage, variants,
+        variant_of, head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]),
+        logits, attention, reduce, between, inbox, symbols.bases,
     )  # fmt: skip
+
+
+def mask_positions(context: int) -> int:
+    """Positions one window of the mask table serves; longer contexts take several windows."""
+    return min(context, _SHORT)
+
+
+Caches = dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]]
+
+
+def _place_caches(
+    pm: Placement, symbols: _Symbols, layout: Layout, stage: Stage, context: int, sequences: int
+) -> Caches:
+    """Keys and values of the stage's attention blocks: by variant, symbolic places.
+
+    Two slices of a quad take keys, two values.  What fits lies on KV_QUAD; otherwise the variants
+    take turns on it and EAST_QUAD, or on these and the weight slices of the east planes.
+    """
+    own = [i for i, block in enumerate(stage.blocks) if block.kind == ATTENTION]
+    if not own:
+        return {}
+    planes = [pm.weight_slices(2), pm.weight_slices(3)]
+    quads = [KV_QUAD, EAST_QUAD]
+    quads += [(s[i], s[i + 1], s[i + 2], s[i + 3]) for i in range(0, 16, 4) for s in planes]
+    for used in (1, 2, len(quads)):
+        each = -(-len(own) // used) * layout.cache_tiles * sequences
+        if all(_tiles_held(pm, quad, context) >= each for quad in quads[:used]):
+            break
+    quads = quads[:used]
+    count = min(len(own), max(LAYER_VARIANTS, used))
+    caches: Caches = {}
+    for variant in range(count):
+        quad, members = quads[variant % len(quads)], own[variant::count]
+        pairs: list[tuple[Place, ...]] = []
+        for name, queues in (("keys", quad[:2]), ("values", quad[2:])):
+            tiles = []
+            for tile in range(layout.cache_tiles):
+                for q in range(sequences):
+                    places = {n: pm.bottom(queues, context, one_bank=True) for n in members}
+                    place = symbols.place_of(q, f"{name}{tile}", places)
+                tiles.append(place)
+            pairs.append(tuple(tiles))
+        caches[variant] = (pairs[0], pairs[1])
+    return caches
+
+
+def _tiles_held(pm: Placement, quad: tuple[int, ...], context: int) -> int:
+    """Cached tiles of ``context`` positions that a quad has room for, each within one bank."""
+    bank = pm.words // 2
+    low, high = max(pm.low[q] for q in quad), min(pm.high[q] for q in quad)
+    return max(0, bank - low) // context + max(0, high - max(low, bank)) // context
+
+
+def _place_blocks(
+    pm: Placement, symbols: _Symbols, layout: Layout, dtype: str, stage: Stage, caches: Caches
+) -> tuple[list[Matrices], list[int]]:
+    """The variants of the stage's blocks, and which of them each block is of."""
+    shapes = matrix_shapes(layout)
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for i, block in enumerate(stage.blocks):
+        groups.setdefault((block.kind, block.part, block.parts), []).append(i)
+    variants: list[Matrices] = []
+    variant_of = [0] * len(stage.blocks)
+    for variant in range(max(LAYER_VARIANTS, len(caches))):
+        for (kind, part, parts), own in groups.items():
+            count = len(caches) if kind == ATTENTION else min(LAYER_VARIANTS, len(own))
+            members = own[variant::count] if variant < count else []
+            if not members:
+                continue
+            for member in members:
+                variant_of[member] = len(variants)
+            if kind == ATTENTION:
+                of = _MatrixPlacer(pm, symbols, members, dtype, shapes)
+                qkv = of.place("qkv", ["q", "k", "v"])
+                variants.append(
+                    AttentionMatrices(qkv, of.place("o", ["o"]), *caches[variant])
+                )
+                continue
+            tiles = part_tiles(layout.ffn_tiles, part, parts)
+            of = _MatrixPlacer(pm, symbols, members, dtype, _part_shapes(shapes, len(tiles)))
+            gate_up = of.place("gate_up", ["gate", "up"])
+            down = of.place("down", ["down"])
+            variants.append(FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts))
+    return variants, variant_of
+
+
+Shapes = dict[str, tuple[int, int, int]]
+
+
+def _part_shapes(shapes: Shapes, tiles: int) -> Shapes:
+    """The shapes of the matrices of an FFN part of ``tiles`` tiles."""
+    (k, _, w), (_, n, v) = shapes["gate"], shapes["down"]
+    return {"gate": (k, tiles, w), "up": (k, tiles, w), "down": (tiles, n, v)}
 
 
 def _pairs(places: list[Place]) -> Activations:
@@ -224,7 +342,7 @@ class _MatrixPlacer:
 
     def _words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
         each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
-        return each[0] if self.symbols is None else self.symbols.place(label, each)
+        return each[self.layers[0]] if self.symbols is None else self.symbols.place(label, each)
 
 
 def _level_planes(pm: Placement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
@@ -253,89 +371,9 @@ def _replicate_rounds(pm: Placement, layout: Layout) -> list[list[ColumnBlock]]:
     return [
         [
             ColumnBlock(
-                pm.bottom(pm.weight_slices(2), words), groups, 2,
-                pm.bottom(pm.weight_slices(3), words),
+                pm.top(pm.weight_slices(2), words), groups, 2,
+                pm.top(pm.weight_slices(3), words),
             )
         ]
-        for _ in range(layout.q_tiles)
+        for _ in range(layout.cache_tiles)
     ]  # fmt: skip
-
-
-def fp32_rows(values: NDArray[np.float32]) -> Rows:
-    """fp32 words [n, 320] as byte planes uint8 [4, n, 320]."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(*values.shape, 4)
-    return np.ascontiguousarray(np.moveaxis(bits, -1, 0))
-
-
-def put_fp32(image: Image, place: Place, base: int, values: NDArray[np.float32]) -> None:
-    """Add fp32 words [n, 320] at ``place`` to an image."""
-    for queue, plane in zip(place.queues, fp32_rows(values), strict=True):
-        image.append((queue, base + place.address, plane))
-
-
-def _put_columns(image: Image, place: Place, base: int, words: Rows) -> None:
-    """Add weight words [words * 16, 320], column 16c+s in word c of slice s."""
-    by_slice = words.reshape(-1, 16, 320)
-    for s, queue in enumerate(place.queues):
-        rows = np.ascontiguousarray(by_slice[:, s])
-        image.append((queue, base + place.address, rows))
-
-
-def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], values: Rows) -> None:
-    """Add one column block [K tiles, columns, 320] (int8, or uint16 for a plane pair)."""
-    flat = values.reshape(-1, 320)
-    for half, place in enumerate((block.weights, block.high)):
-        if place is None:
-            continue
-        base = 0 if place.symbol is None else bases[place.symbol]
-        if flat.dtype == np.uint16:
-            _put_columns(image, place, base, ((flat >> (8 * half)) & 0xFF).astype(np.uint8))
-        else:
-            _put_columns(image, place, base, flat.view(np.uint8))
-
-
-def _put_matrices(
-    image: Image, places: MatrixPlaces, bases: dict[Symbol, int], matrices: dict[str, Matrix]
-) -> None:
-    slots: Iterator[tuple[str, int]] = iter(places.columns)
-    for number, blocks in enumerate(places.rounds):
-        scale_rows = []
-        for block in blocks:
-            name, index = next(slots)
-            matrix = matrices[name]
-            _put_block(image, block, bases, matrix.values[:, index])
-            if matrix.scale is not None:
-                scale_rows.append(matrix.scale[index])
-        if scale_rows:
-            place = places.scales[number]
-            base = 0 if place.symbol is None else bases[place.symbol]
-            put_fp32(image, place, base, np.stack(scale_rows))
-
-
-def memory_image(places: DecoderPlaces, weights: ChipWeights) -> Image:
-    """Everything that lies in one chip's SRAM before the first launch."""
-    image: Image = []
-    layout, a = places.layout, places.attention
-    for number, (layer, bases) in enumerate(zip(weights.layers, places.bases, strict=True)):
-        matrices = {name: getattr(layer, name) for name in _MATRICES}
-        m = places.variants[number % len(places.variants)]
-        for each in (m.qkv, m.o, m.gate_up, m.down):
-            _put_matrices(image, each, bases, matrices)
-    _put_matrices(image, places.head, {}, {"head": weights.head})
-    if weights.replicate is not None:
-        for tile, blocks in enumerate(places.replicate):
-            _put_block(image, blocks[0], {}, weights.replicate[tile])
-    for place, byte in ((places.constants.zero, 0), (places.constants.one_high, 0x3C)):
-        row = np.full((1, 320), byte, np.uint8)
-        image.extend((queue, place.address, row) for queue in place.queues)
-    lane = np.arange(320)
-    masks = np.stack(
-        [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
-    )
-    put_fp32(image, a.head_masks, 0, masks)
-    table = np.zeros((2 * places.context, 320), np.float32)
-    table[places.context :] = -np.inf
-    put_fp32(image, a.mask_table, 0, table)
-    swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
-    image.append((a.swap_map.queues[0], a.swap_map.address, swap))
-    return image

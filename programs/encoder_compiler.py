@@ -20,13 +20,12 @@ from chip.spec import ChipSpec
 from interconnect.node import NODE_SIZES, link_to, node_cables
 from programs import encoder_kernels as k
 from programs.artifact import Artifact
-from programs.compiler import _rename_tags as rename_tags
-from programs.compiler import _translate_gangs as translate_gangs
 from programs.encoder import Bits, EncoderLayer, EncoderShape
 from programs.encoder_image import encoder_image
 from programs.encoder_places import EncoderPlaces, place_encoder, side_of
 from programs.memory_images import Image
 from programs.product import EAST, Finish, RowOperand, Rows, Weights, product
+from programs.stage_code import rename_tags, translate_gangs
 
 ENTRY = "encoder"
 _PLANE = (0, 2)  # the pair of each hemisphere

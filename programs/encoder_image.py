@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from chip.engine import Chip
 from chip.isa import LANES
 from chip.reservation import Place, Symbol
-from programs.decoder import put_fp32
 from programs.encoder import MATRICES, Bits, EncoderLayer, EncoderShape
 from programs.encoder_places import SIDES, EncoderPlaces
-from programs.memory_images import Image, put_rows, put_weights, read_words
+from programs.memory_images import Image, put_fp32, put_rows, put_weights, read_words
 from programs.product import EAST, Weights
 
 

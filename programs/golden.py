@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from programs.partition import ChipWeights, Layout, Matrix, PartitionedModel
+from programs.stages import part_tiles
 
 __all__ = ["GoldenDecoder"]
 
@@ -67,13 +68,13 @@ class _Multiplier:
             else:
                 self._int8.append(weights.astype(np.float32))
 
-    def __call__(self, x: _Activation) -> F32:
-        """Return float32 [n_blocks, 320]."""
+    def __call__(self, x: _Activation, tiles: slice = slice(None)) -> F32:
+        """Return float32 [n_blocks, 320]; ``x`` has the K tiles ``tiles``."""
         width = self._k_width  # at most 320, so each int8 sum below is exact in float32
         y = np.zeros((self._blocks, LANES), dtype=np.float32)
         if x.bits is not None:
             total: F32 | None = None
-            for tile, split in enumerate(self._fp16):
+            for tile, split in enumerate(self._fp16[tiles]):
                 part = numerics.dot_f16_split(split, numerics.split_f16(x.bits[tile, :width]))
                 total = part if total is None else total + part
             assert total is not None
@@ -81,7 +82,7 @@ class _Multiplier:
             return y
         assert x.hi is not None and x.lo is not None and self._scale is not None
         sums = np.zeros((2, self._blocks * self._columns), dtype=np.int64)
-        for tile, weights in enumerate(self._int8):
+        for tile, weights in enumerate(self._int8[tiles]):
             sums[0] += (weights @ x.hi[tile, :width]).astype(np.int64)
             sums[1] += (weights @ x.lo[tile, :width]).astype(np.int64)
         value = ((sums[0] << 7) + sums[1]).astype(np.int32)  # 32 bits, as the chip's
@@ -184,12 +185,15 @@ class GoldenDecoder:
         x = self._model.embedding(token)
         for number in range(self._layout.layers):
             normed = self._norm(x)
-            parts = [
-                self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips
-            ]
-            x = x + _tree(parts)
+            x = x + _tree(
+                [self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips]
+            )
             normed = self._norm(x)
-            x = x + _tree([self._feed_forward(chip, number, normed) for chip in self._chips])
+            parts = self._model.split.get(number, 1)
+            for part in range(parts):  # all of the same normed x
+                tiles = part_tiles(self._layout.ffn_tiles, part, parts)
+                own = slice(tiles.start, tiles.stop)
+                x = x + _tree([self._feed_forward(c, number, normed, own) for c in self._chips])
         normed = self._norm(x)
         width = self._layout.vocab_width
         logits = [
@@ -277,13 +281,15 @@ class GoldenDecoder:
             out[:, q_tile, :columns] = numerics.to_f16_bits(total)
         return out[0], out[1]
 
-    def _feed_forward(self, chip: _Chip, layer: int, normed: _Activation) -> F32:
-        """Return the chip's partial sum [T, 320] of the gated feed-forward block."""
+    def _feed_forward(
+        self, chip: _Chip, layer: int, normed: _Activation, tiles: slice
+    ) -> F32:
+        """Return the chip's partial sum [T, 320] of ``tiles`` of the gated feed-forward block."""
         matrices = chip.layers[layer]
-        gate, up = matrices["gate"](normed), matrices["up"](normed)
+        gate, up = matrices["gate"](normed)[tiles], matrices["up"](normed)[tiles]
         t = numerics.tanh(gate * HALF)
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
-        return matrices["down"](self._dynamic(hidden))
+        return matrices["down"](self._dynamic(hidden), tiles)
 
 
 def _rsqrt(x: np.float32) -> np.float32:

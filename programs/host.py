@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chip.engine import Chip
 from programs.artifact import Artifact
 from programs.checkpoint import load_checkpoint
-from programs.decoder import fp32_rows
+from programs.memory_images import fp32_rows
 from programs.partition import Layout, PartitionedModel
 
 F32 = NDArray[np.float32]
@@ -26,43 +26,66 @@ class Host:
         """``model``: the partitioned model, else it is read from the artifact's checkpoint."""
         if model is None:
             checkpoint = load_checkpoint(artifact.model["checkpoint"])
-            layout = Layout.of(checkpoint.config, artifact.chips)
+            layout = Layout.of(checkpoint.config, artifact.model["tp"])
             model = PartitionedModel(checkpoint, layout, artifact.model["dtype"])
         self.model = model
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
 
+    def stage_of(self, chip: int) -> int:
+        """The pipeline stage of a chip, -1 for one that no stage is on."""
+        groups = self.artifact.model["group_of_stage"]
+        group = chip // self.model.layout.tp
+        return groups.index(group) if group in groups else -1
+
     def prepare(self, chip: Chip, token: int, position: int) -> None:
-        """Write the inputs of the launch for ``token`` at ``position`` into a chip's SRAM."""
+        """Write the inputs of the launch for ``token`` at ``position`` into a chip's SRAM.
+
+        The embedding goes to the first stage only.
+        """
+        stage = self.stage_of(chip.chip_id)
+        if stage < 0:
+            return
         inputs = self.artifact.bindings["inputs"]
-        context = int(self.artifact.bindings["context"])
         cos, sin = self.model.rope_rows(position)
         bytes_moved = 0
-        words = (("x", self.model.embedding(token)), ("cos", cos[None]), ("sin", sin[None]))
+        words = [("cos", cos[None]), ("sin", sin[None])]
+        if stage == 0:
+            words.append(("x", self.model.embedding(token)))
         for name, values in words:
             for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
                 chip.write_words(queue, address, plane)
                 bytes_moved += plane.size
-        for name, offset in (("kv_map", position), ("mask_map", context - 1 - position)):
+        for name, offsets in (("kv_map", [position]), ("mask_map", self._mask_offsets(position))):
             for byte, (queue, address, _) in enumerate(inputs[name]):
-                row = np.full((1, 320), 0xFF, np.uint8)
-                row[0, ::16] = (offset >> (8 * byte)) & 0xFF
-                chip.write_words(queue, address, row)
-                bytes_moved += row.size
-        if chip.chip_id == 0:
+                rows = np.full((len(offsets), 320), 0xFF, np.uint8)
+                rows[:, ::16] = (np.array(offsets)[:, None] >> (8 * byte)) & 0xFF
+                chip.write_words(queue, address, rows)
+                bytes_moved += rows.size
+        if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
             self._charge(bytes_moved)
 
+    def _mask_offsets(self, position: int) -> list[int]:
+        """Where each window of the mask begins in the table: zeros, then minus infinities."""
+        window = int(self.artifact.bindings["mask_positions"])
+        context = int(self.artifact.bindings["context"])
+        starts = range(0, context, window)
+        return [min(max(window - 1 - (position - first), 0), window) for first in starts]
+
     def read_logits(self, chip: Chip) -> F32:
-        """The chip's slice of the vocabulary, float32 [tokens it holds]."""
+        """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""
+        outputs = self.artifact.bindings["outputs"]["logits"]
+        stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
+        if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
+            self._charge(4 * 320 * outputs[0][2])
+        if stage != self.artifact.model["pp"] - 1:
+            return np.zeros(0, np.float32)
         planes = [
             chip.read_words(queue, address, words)
-            for queue, address, words in self.artifact.bindings["outputs"]["logits"]
+            for queue, address, words in outputs
         ]
         values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
-        layout = self.model.layout
-        axis = layout.vocab_axis(chip.chip_id)
-        if chip.chip_id == 0:
-            self._charge(4 * 320 * len(values))
+        axis = self.model.layout.vocab_axis(local)
         return np.asarray(values[axis >= 0], np.float32)
 
     def _charge(self, bytes_moved: int) -> None:

@@ -159,6 +159,27 @@ class Layout:
         i = np.arange(self.head_dim // 2, dtype=np.int64)
         return 16 * (i // 8) + i % 8
 
+    @property
+    def cache_of_tile(self) -> tuple[int, ...]:
+        """[q_tiles]: the cached K and V tile that each q tile attends to.
+
+        Tiles whose query heads use the same KV heads on every chip share one.
+        """
+        if not self.replicate:
+            return tuple(range(self.q_tiles))
+        patterns: list[tuple[tuple[int, ...], ...]] = []
+        slots = [self.kv_slots(chip) for chip in range(self.tp)]
+        for tile in range(self.q_tiles):
+            first = tile * self.heads_per_tile
+            patterns.append(tuple(tuple(s[first : first + self.heads_per_tile]) for s in slots))
+        distinct = list(dict.fromkeys(patterns))
+        return tuple(distinct.index(pattern) for pattern in patterns)
+
+    @property
+    def cache_tiles(self) -> int:
+        """Tiles of K, and of V, that a position occupies in the cache of a layer."""
+        return max(self.cache_of_tile) + 1
+
     def kv_slots(self, chip: int) -> list[int]:
         """Return the KV slot each non-null query head of `chip` uses, in head order."""
         used = _kv_heads_of(self.heads_total, self.kv_heads_total, self.query_heads, chip)

@@ -14,6 +14,18 @@ from programs.product import Weights
 Image = list[tuple[int, int, NDArray[np.uint8]]]
 
 
+def fp32_rows(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """fp32 words [n, 320] as byte planes uint8 [4, n, 320]."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(*values.shape, 4)
+    return np.ascontiguousarray(np.moveaxis(bits, -1, 0))
+
+
+def put_fp32(image: Image, place: Place, base: int, values: NDArray[np.float32]) -> None:
+    """Add fp32 words [n, 320] at ``place`` to an image."""
+    for queue, plane in zip(place.queues, fp32_rows(values), strict=True):
+        image.append((queue, base + place.address, plane))
+
+
 def put_weights(image: Image, weights: Weights, planes: list[NDArray[np.uint8]]) -> None:
     """Add a column block, byte planes [K steps, 16 * groups, 320], to a memory image."""
     for place, plane in zip(weights.halves, planes, strict=True):

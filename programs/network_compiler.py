@@ -19,8 +19,7 @@ from chip.passes import CompileError
 from chip.reservation import Place, Schedule, program_of
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
-from programs.decoder import put_fp32
-from programs.memory_images import Image, put_rows, put_weights, read_words
+from programs.memory_images import Image, put_fp32, put_rows, put_weights, read_words
 from programs.network import INPUT, POOL_PAD, POOL_STRIDE, Layer, Network
 from programs.network_places import (
     GROUP,

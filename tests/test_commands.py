@@ -23,7 +23,7 @@ OWN = {
 LONG = (
     "lpu generate --chips", "lpu generate --m", "lpu generate --trace", "lpu generate --report",
     "lpu bench", "lpu fabric collective", "lpu fabric sweep", "lpu experiment",
-    "lpu workload",
+    "lpu workload", "lpu plan", "lpu generate --tp",
 )  # fmt: skip
 NOT_RUN = {
     "lpu bench": "the whole table takes several minutes; its rows have tests of their own",

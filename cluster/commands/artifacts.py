@@ -14,6 +14,8 @@ from cluster.errors import InputError
 DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
 OUTPUTS_SHOWN = 8
+#: Chips up to which links are checked one by one; beyond, all links of the fabric at once.
+MOST_LINKED = 8
 
 File = Annotated[Path, typer.Argument(help="An .lpu file.", metavar="FILE")]
 Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="the first one")]
@@ -24,16 +26,16 @@ def compile_(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
         "model.lpu"
     ),
-    chips: options.Chips = 8,
+    chips: options.Chips = None,
     tp: options.Tp = None,
-    pp: options.Pp = 1,
+    pp: options.Pp = None,
     dtype: options.Dtype = "int8",
     context: options.Context = None,
     chip: options.ChipType = "groq-lpu-1",
     as_json: options.Json = False,
 ) -> None:
     """Compile a checkpoint to one .lpu file."""
-    tp_asked = options.check_parallelism(chips, tp, pp)
+    tp_asked, stages = options.check_parallelism(chips, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     from cluster.compiling import compile_model, open_model
@@ -43,7 +45,9 @@ def compile_(
     with working("compiling ...", stderr_console()) as tell:
         checkpoint = open_model(model or options.shipped_model())
         positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
-        compiled = compile_model(checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip)
+        compiled = compile_model(
+            checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip, pp=stages
+        )
         tell("writing ...")
         save(compiled, output)
     used = [sum(rows.nbytes for _, _, rows in image) for image in compiled.memory]
@@ -74,6 +78,7 @@ def check(file: File, as_json: options.Json = False) -> None:
     """Prove every program of an artifact legal, or say why not."""
     from chip import checker
     from cluster.output import print_json, stderr_console, working
+    from interconnect.fabric_check import check_fabric
     from programs.artifact import load
 
     found: list[tuple[str, Any]] = []
@@ -86,7 +91,13 @@ def check(file: File, as_json: options.Json = False) -> None:
             for number in sorted(first.values()):
                 findings = checker.check(each[number], artifact.spec, chip=number)
                 found += [(name, finding) for finding in findings]
-            links = checker.check_links(each, artifact.cables, artifact.spec)
+            if artifact.chips <= MOST_LINKED:
+                links = checker.check_links(each, artifact.cables, artifact.spec)
+            else:
+                links = check_fabric(
+                    artifact.programs[name], artifact.program_of_chip, artifact.cables,
+                    artifact.spec,
+                )  # fmt: skip
             found += [(name, finding) for finding in links]
     errors = [pair for pair in found if pair[1].severity == checker.ERROR]
     if as_json:

@@ -49,7 +49,7 @@ def agentic(
     Light steps run on the draft model and heavy ones on the target, on whichever machines; the
     runs that end in -target have all steps on the target.
     """
-    options.check_parallelism(chips, None, 1)
+    options.check_node(chips)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     if not 1 <= requests <= MOST_REQUESTS:
         raise InputError(f"--requests {requests}: use 1 to {MOST_REQUESTS:,}")

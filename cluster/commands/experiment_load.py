@@ -37,7 +37,7 @@ GpuTp = Annotated[int, typer.Option(help="GPUs that share the model: a group.")]
 Groups = Annotated[int, typer.Option(help="GPU groups behind one queue.")]
 GpuDtype = Annotated[str, typer.Option(help="Number type of weights on GPUs.")]
 MaxBatch = Annotated[int, typer.Option(help="Requests in a GPU group's batch at most.")]
-Chips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4 or 8.")]
+Chips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4, 8 or nodes of 8.")]
 Pipelines = Annotated[int, typer.Option(help="LPU pipelines behind one queue.")]
 CYCLES_HELP = "Cycles of one token on the LPUs, host transfers included."
 LpuCycles = Annotated[int | None, typer.Option(help=CYCLES_HELP, show_default="compiled, exact")]
@@ -73,6 +73,10 @@ def load(
     context_: typer.Context,
     pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both",
     model: Model = "target",
+    lpu_model: Annotated[
+        str | None,
+        typer.Option(help="Model of the LPU pool, if another.", show_default="--model"),
+    ] = None,
     trace: TraceFile = None,
     limit: Limit = None,
     arrivals: Arrivals = "poisson",
@@ -156,6 +160,7 @@ def load(
     reporting = report_request(save, report_page)
     slo = Slo(slo_ttft, slo_tpot)
     arch = architecture(model)
+    served_by_lpus = architecture(lpu_model or model).name
     wanted = make_trace(
         trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
     )
@@ -167,9 +172,9 @@ def load(
         if pool != "lpu":
             pools["gpu"] = GpuServers(RooflineCost(group, arch, max_batch), gpu_groups, scaling)
         if pool != "gpu":
-            belt = lpu_belt(model, choice)
+            belt = lpu_belt(lpu_model or model, choice)
             known = (chips, dtype) if lpu_cycles_per_token is None else ()
-            pools["lpu"] = LpuServers(belt, arch.name, pipelines, *known)
+            pools["lpu"] = LpuServers(belt, served_by_lpus, pipelines, *known)
         tell(f"serving {len(wanted):,} requests ...")
         served = serve_load(wanted, pools)
         report = run_load(wanted, pools, slo, served)
@@ -225,7 +230,7 @@ def lpu_choice(
     chips: int, chip: str, dtype: str, context: int | None, cycles: int | None, interval: int | None
 ) -> LpuChoice:
     """The options about LPUs, checked."""
-    options.check_parallelism(chips, None, 1)
+    options.check_at_least("--chips", chips, 1)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     options.check_at_least("--lpu-cycles-per-token", cycles, 1)

@@ -21,9 +21,9 @@ def generate(
     model: options.Model = None,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 32,
-    chips: options.Chips = 8,
+    chips: options.Chips = None,
     tp: options.Tp = None,
-    pp: options.Pp = 1,
+    pp: options.Pp = None,
     chips_per_actor: Annotated[str, typer.Option(help="Chips per process, or auto.")] = "auto",
     sync: Annotated[str, typer.Option(help="lookahead or barrier.")] = "lookahead",
     dtype: options.Dtype = "int8",
@@ -57,9 +57,9 @@ def generate(
     metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
     as_json: options.Json = False,
 ) -> None:
-    """Generate text on a node of emulated chips."""
+    """Generate text on emulated chips: one node, or a pipeline of nodes."""
     started = perf_counter()
-    tp_asked = options.check_parallelism(chips, tp, pp)
+    tp_asked, stages = options.check_parallelism(chips, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_choice("--sync", sync, ("lookahead", "barrier"))
     options.check_at_least("--max-new-tokens", max_new_tokens, 1)
@@ -101,7 +101,7 @@ def generate(
         else:
             terminal.phase("compiling")
             compiled = compile_model(
-                checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip
+                checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip, pp=stages
             )
         job = Generation(
             prompt=tuple(ids),

@@ -21,11 +21,18 @@ Model = Annotated[
     Path | None,
     typer.Option(help="Hugging Face checkpoint directory.", show_default="shipped model"),
 ]
-Chips = Annotated[int, typer.Option(help="Chips of the node: 1, 2, 4 or 8.")]
-Tp = Annotated[
-    int | None, typer.Option(help="Chips that share every matrix.", show_default="all chips")
+Chips = Annotated[
+    int | None,
+    typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),
 ]
-Pp = Annotated[int, typer.Option(help="Pipeline stages; only 1 is built.")]
+Tp = Annotated[
+    int | None,
+    typer.Option(help="Chips that share every matrix: 1, 2, 4 or 8.", show_default="chips / pp"),
+]
+Pp = Annotated[
+    int | None,
+    typer.Option(help="Pipeline stages of tp chips each.", show_default="chips / tp"),
+]
 Dtype = Annotated[str, typer.Option(help="Number type of weights: int8 or fp16.")]
 Context = Annotated[
     int | None, typer.Option(help="Positions to compile for.", show_default="what is needed")
@@ -98,18 +105,33 @@ def shipped_model() -> Path:
     return Path(str(files("programs") / "checkpoints" / "target"))
 
 
-def check_parallelism(chips: int, tp: int | None, pp: int) -> int:
-    """The tensor parallelism that the three options ask for."""
+def check_parallelism(
+    chips: int | None, tp: int | None = None, pp: int | None = None
+) -> tuple[int, int]:
+    """The tensor parallelism and the pipeline stages that the three options ask for."""
+    for option, value in (("--chips", chips), ("--tp", tp), ("--pp", pp)):
+        check_at_least(option, value, 1)
+    if chips is None:
+        chips = (tp or (8 if pp is None else 0)) * (pp or 1) or 8 * (pp or 1)
+    if tp is None:
+        tp = chips // pp if pp else min(chips, 8)
+    if tp not in CHIPS:
+        raise InputError(
+            f"--chips {chips} --pp {pp or 1}: {tp} chips would share every matrix; use 1, 2, 4 or 8"
+        )
+    stages = pp or chips // tp
+    if tp * stages != chips:
+        raise InputError(
+            f"--chips {chips} with --tp {tp} and {stages} pipeline stages: {tp} x {stages} are "
+            f"{tp * stages}; use --chips {tp * stages}"
+        )
+    return tp, stages
+
+
+def check_node(chips: int) -> None:
+    """Refuse a number of chips that no node has."""
     if chips not in CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
-    if pp != 1:
-        raise InputError(f"--pp {pp}: pipeline stages are not built yet; use --pp 1")
-    if tp is not None and tp != chips:
-        raise InputError(
-            f"--tp {tp} with --chips {chips}: without pipeline stages every chip shares every "
-            f"matrix; use --tp {chips} or leave it out"
-        )
-    return chips
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:

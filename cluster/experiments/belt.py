@@ -26,6 +26,8 @@ from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.serving import NOBODY, Served, Stage
 from programs.artifact import Artifact
+from programs.decoder import mask_positions
+from programs.whole_model import Plan
 
 I64 = NDArray[np.int64]
 
@@ -203,6 +205,22 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
         interval_cycles,
         host_bytes(artifact),
     )
+
+
+def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
+    """The costs of a plan: exact cycles of its one context, the host by the PCIe model."""
+    tiles, spec = plan.layout.x_tiles, plan.spec
+    windows = -(-plan.context // mask_positions(plan.context))
+    into = 320 * (4 * (tiles + 2) + 2 * (1 + windows))  # x, two rope rows; the maps' byte planes
+    out = 4 * 320 * plan.layout.vocab_blocks
+    before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
+    after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
+    host = [math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after)]
+    head = plan.body(len(plan.starts) - 1).head_cycles
+    return Belt(
+        spec.clock_hz, (plan.context,), (plan.cycles - head,), (plan.cycles,), (host[0], host[1]),
+        "compiled: exact cycles per token, of a plan without weights", interval_cycles, (into, out),
+    )  # fmt: skip
 
 
 def given_belt(

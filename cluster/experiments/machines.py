@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip.spec import load_chip_spec
-from cluster.errors import InputError
-from cluster.experiments.belt import Belt, belt_of, given_belt
+from cluster.commands.options import check_parallelism
+from cluster.experiments.belt import Belt, belt_of, belt_of_plan, given_belt
 from programs.architectures import Architecture, find_model
 
 MOST_COMPILED = 2048
@@ -31,7 +31,10 @@ class LpuChoice:
 
 
 def lpu_belt(model: str, choice: LpuChoice) -> Belt:
-    """The costs of an LPU pipeline for ``model``: compiled now and exact, or the given constant."""
+    """The costs of an LPU pipeline for ``model``: compiled now and exact, or the given constant.
+
+    Of a model by name without weights, the compiled cycles of its plan.
+    """
     if choice.cycles_per_token is not None:
         return given_belt(
             choice.cycles_per_token,
@@ -41,19 +44,30 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
         )
     directory = find_model(model).checkpoint
     if directory is None:
-        raise InputError(
-            f"--model {model}: its weights are not here to be compiled; give the LPU's cost with "
-            "--lpu-cycles-per-token, or use target, draft or a checkpoint directory (./name, "
-            "where a shape is called the same)"
-        )
+        return _planned_belt(model, choice)
     from cluster.compiling import compile_model, open_model
 
     checkpoint = open_model(directory)
     context = choice.context or min(checkpoint.config.max_position, MOST_COMPILED)
+    tp, pp = check_parallelism(choice.chips)
     artifact = compile_model(
-        checkpoint, tp=choice.chips, dtype=choice.dtype, context=context, chip=choice.chip
+        checkpoint, tp=tp, dtype=choice.dtype, context=context, chip=choice.chip, pp=pp
     )
     return belt_of(artifact, choice.interval_cycles)
+
+
+def _planned_belt(model: str, choice: LpuChoice) -> Belt:
+    """The costs of a model without weights: its plan, compiled and checked for one context."""
+    from programs.named_models import config_of
+    from programs.whole_model import check_plan, compile_plan
+
+    name, config = config_of(model)
+    plan = compile_plan(
+        name, config, load_chip_spec(choice.chip), dtype=choice.dtype, chips=choice.chips,
+        context=choice.context or min(config.max_position, MOST_COMPILED),
+    )  # fmt: skip
+    check_plan(plan)
+    return belt_of_plan(plan, choice.interval_cycles)
 
 
 def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from load_oracle import batched, belted
 
+from chip.passes import CompileError
 from cluster.cli import run
 from cluster.compiling import compile_model, open_model
-from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Lengths, poisson
 from cluster.experiments.batching import serve_batched
 from cluster.experiments.belt import belt_of, cycles_to_ps, ps_to_cycles, serve_on_belts
@@ -101,7 +101,7 @@ def test_one_rule_finds_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     known = find_model("llama-2-70b")
     assert known.checkpoint is None and known.architecture.layers == 80
-    with pytest.raises(InputError, match="its weights are not here"):
+    with pytest.raises(CompileError, match="does not fit 1 chips"):
         lpu_belt("llama-2-70b", LpuChoice(chips=1))
     here = find_model("./llama-2-70b")
     assert here.checkpoint == Path("./llama-2-70b")
@@ -247,3 +247,21 @@ def test_no_simulation_outgrows_its_integers(
     assert run(["experiment", "load", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
+
+
+def test_a_model_without_weights_costs_what_its_plan_does(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--lpu-model by name: the LPU side is charged the compiled cycles of the plan."""
+    arguments = ["--model", "target", "--lpu-model", "smollm2-135m", "--chips", "8", "--context",
+                 "64", "--requests", "3", "--prompt-tokens", "8", "--output-tokens", "8",
+                 "--pool", "both", "--json"]  # fmt: skip
+    assert run(["experiment", "load", *arguments]) == 0
+    report = json.loads(capsys.readouterr().out)
+    lpu = report["pools"]["lpu"]
+    plan = ["plan", "--model", "smollm2-135m", "--chips", "8", "--context", "64", "--json"]
+    assert run(plan) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["checked"] and planned["run_cycles"] == planned["cycles_per_token"]
+    assert lpu["decode_cycles"] == [planned["cycles_per_token"]]
+    assert lpu["model"] == "smollm2-135m" and lpu["cycles_exact"]

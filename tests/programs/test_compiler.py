@@ -103,12 +103,12 @@ def test_logits_on_chips_of_another_sram(words_per_bank: int, tp: int, dtype: st
 
 
 def test_the_longest_context_is_the_banks() -> None:
-    """The mask table, twice the context, is gathered from one bank."""
+    """A cached tile is scattered into one bank."""
     layout = partition(_awkward(0), 1).layout
-    for words, most in ((4_096, "2,048"), (8_878, "4,439"), (600, "300")):
+    for words, most in ((4_096, "4,096"), (8_878, "8,878"), (600, "600")):
         spec = replace(SPEC, words_per_bank=words)
-        with pytest.raises(CompileError, match=f"the mask table holds at most {most} positions"):
-            place_decoder(spec, layout, "int8", words // 2 + 1)
+        with pytest.raises(CompileError, match=f"lies in one bank of {most} words"):
+            place_decoder(spec, layout, "int8", words + 1)
 
 
 def test_a_model_too_large_says_by_how_much() -> None:

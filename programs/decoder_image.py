@@ -1,0 +1,108 @@
+"""What lies in each chip's SRAM before the first launch: weights, scales, tables, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.reservation import Place, Symbol
+from programs.decoder import (
+    AttentionMatrices,
+    DecoderPlaces,
+    FfnMatrices,
+    Matrices,
+    MatrixPlaces,
+    mask_positions,
+)
+from programs.matmul import ColumnBlock
+from programs.memory_images import Image, put_fp32
+from programs.partition import ChipWeights, LayerWeights, Matrix
+from programs.stages import ATTENTION, Block, Stage
+
+Rows = NDArray[np.uint8]
+
+
+def _put_columns(image: Image, place: Place, base: int, words: Rows) -> None:
+    """Add weight words [words * 16, 320], column 16c+s in word c of slice s."""
+    by_slice = words.reshape(-1, 16, 320)
+    for s, queue in enumerate(place.queues):
+        rows = np.ascontiguousarray(by_slice[:, s])
+        image.append((queue, base + place.address, rows))
+
+
+def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], values: Rows) -> None:
+    """Add one column block [K tiles, columns, 320] (int8, or uint16 for a plane pair)."""
+    flat = values.reshape(-1, 320)
+    for half, place in enumerate((block.weights, block.high)):
+        if place is None:
+            continue
+        base = 0 if place.symbol is None else bases[place.symbol]
+        if flat.dtype == np.uint16:
+            _put_columns(image, place, base, ((flat >> (8 * half)) & 0xFF).astype(np.uint8))
+        else:
+            _put_columns(image, place, base, flat.view(np.uint8))
+
+
+def _put_matrices(
+    image: Image, places: MatrixPlaces, bases: dict[Symbol, int], matrices: dict[str, Matrix]
+) -> None:
+    slots: Iterator[tuple[str, int]] = iter(places.columns)
+    for number, blocks in enumerate(places.rounds):
+        scale_rows = []
+        for block in blocks:
+            name, index = next(slots)
+            matrix = matrices[name]
+            _put_block(image, block, bases, matrix.values[:, index])
+            if matrix.scale is not None:
+                scale_rows.append(matrix.scale[index])
+        if scale_rows:
+            place = places.scales[number]
+            base = 0 if place.symbol is None else bases[place.symbol]
+            put_fp32(image, place, base, np.stack(scale_rows))
+
+
+def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str, Matrix]:
+    """The matrices of one block, cut to its part."""
+    if block.kind == ATTENTION:
+        return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
+    assert isinstance(m, FfnMatrices)
+    own = slice(m.first_tile, m.first_tile + m.tiles)
+    return {
+        name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
+        for name, w in (("gate", layer.gate), ("up", layer.up))
+    } | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+
+
+def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
+    """What one chip of ``stage``, of the shape of ``places``, holds before the first launch."""
+    image: Image = []
+    layout, a = places.layout, places.attention
+    for number, block in enumerate(stage.blocks):
+        m = places.variants[places.variant_of[number]]
+        matrices = _block_matrices(block, m, weights.layers[block.layer])
+        pairs = (m.qkv, m.o) if isinstance(m, AttentionMatrices) else (m.gate_up, m.down)
+        for each in pairs:
+            _put_matrices(image, each, places.bases[0][number], matrices)
+    if places.head is not None:
+        _put_matrices(image, places.head, {}, {"head": weights.head})
+    if weights.replicate is not None:
+        for tile, blocks in enumerate(places.replicate):
+            q_tile = layout.cache_of_tile.index(tile)
+            _put_block(image, blocks[0], {}, weights.replicate[q_tile])
+    for place, byte in ((places.constants.zero, 0), (places.constants.one_high, 0x3C)):
+        row = np.full((1, 320), byte, np.uint8)
+        image.extend((queue, place.address, row) for queue in place.queues)
+    lane = np.arange(320)
+    masks = np.stack(
+        [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
+    )
+    put_fp32(image, a.head_masks, 0, masks)
+    chunk = mask_positions(places.context)
+    table = np.zeros((2 * chunk, 320), np.float32)
+    table[chunk:] = -np.inf
+    put_fp32(image, a.mask_table, 0, table)
+    swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
+    image.append((a.swap_map.queues[0], a.swap_map.address, swap))
+    return image

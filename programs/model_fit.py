@@ -1,0 +1,224 @@
+"""How a model is dealt to chips: tensor parallelism, stages and wiring, by SRAM and by cycles.
+
+Whether a stage fits is found by placing every word of it; what it costs is estimated from its
+weights and its context, only to deal blocks evenly.  Nothing is scheduled here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from chip.passes import CompileError
+from chip.spec import ChipSpec
+from interconnect.topology import Topology, topology
+from programs.checkpoint import ModelConfig
+from programs.decoder import place_decoder
+from programs.layout import Layout
+from programs.stages import Stage, deal, model_blocks, pack, whole_again
+
+NODE = 8
+#: Parts an FFN is cut into at most, to fit chips that are too small for a whole one.
+MOST_PARTS = 8
+#: Chips of the largest wiring.
+MOST_CHIPS = 10_440
+
+
+class _Sizes:
+    """Which stages fit a group of chips, found by placing every word of each shape once."""
+
+    def __init__(self, spec: ChipSpec, layout: Layout, dtype: str, context: int, batch: int):
+        self._fixed = (spec, layout, dtype, context)
+        self._batch = batch
+        self._known: dict[tuple[object, ...], str] = {}
+
+    def problem(self, stage: Stage, split: bool) -> str:
+        """Why a stage does not fit, or nothing."""
+        key = (split, *stage.shape)
+        if key not in self._known:
+            try:
+                place_decoder(*self._fixed, stage, self._batch, split)
+                self._known[key] = ""
+            except CompileError as error:
+                self._known[key] = str(error)
+        return self._known[key]
+
+    def head_parts(self, split: bool) -> int:
+        """The fewest parts of the vocabulary of which one fits a group alone."""
+        for parts in range(1, MOST_PARTS + 1):
+            if self.fits(Stage((), True, 0, parts), split):
+                return parts
+        return 1
+
+    def fits(self, stage: Stage, split: bool) -> bool:
+        """True when a stage fits, an FFN whose parts are all here taken as whole."""
+        return not self.problem(whole_again([stage])[0], split)
+
+
+def _cost(layout: Layout, context: int, spec: ChipSpec, stage: Stage) -> float:
+    """Cycles of a stage, estimated for dealing: weights by bandwidth, the rest by counts."""
+    rate = 4 * spec.mxm_reload_gap_cycles / 27 + 4  # planes' columns of sixteen words
+    t, width = layout.x_tiles, layout.x_width
+    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
+    attention = (qkv + layout.q_tiles * t * width) / 16
+    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
+    exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
+    scores = 3 * context * layout.q_tiles + 1500
+    total = 0.0
+    for block in stage.blocks:
+        if block.kind == "attention":
+            total += attention / rate * 1.4 + scores + exchange + 500
+        else:
+            total += ffn / block.parts / rate * 1.4 + exchange + 800
+    if stage.head:
+        head = t * layout.vocab_blocks * layout.vocab_width / 16 / stage.head_parts
+        total += head / rate * 1.4 + 300
+    return total
+
+
+def machine_sizes() -> list[int]:
+    """Numbers of chips there is a wiring for, ascending."""
+    sizes = [1, 2, 4, 8, *range(16, 265, 8), *range(288, MOST_CHIPS + 1, 72)]
+    return sizes
+
+
+def _tp_of(chips: int) -> int:
+    return next(tp for tp in (8, 4, 2, 1) if chips % tp == 0)
+
+
+def deal_model(
+    name: str, config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int,
+    chips: int | None = None, tp: int | None = None,
+) -> tuple[Layout, list[Stage], Topology]:  # fmt: skip
+    """Tensor parallelism, stages and wiring; the fewest chips that fit unless ``chips`` is given.
+
+    Raises CompileError with one line when it does not fit: by how much, and what would.
+    """
+    if chips is not None:
+        wiring = topology(chips)  # refuses sizes without a wiring
+        width = tp or _tp_of(chips)
+        if chips % width:
+            raise CompileError(f"{chips} chips in groups of {width}: use a multiple of {width}")
+        layout = Layout.of(config, width)
+        stages = _deal(layout, spec, dtype, context, batch, chips // width)
+        if stages is None:
+            raise CompileError(_too_big(name, config, spec, dtype, context, batch, chips))
+        return layout, stages, wiring
+    found = _fewest(config, spec, dtype, context, batch, tp)
+    if found is None:
+        raise CompileError(_too_big(name, config, spec, dtype, context, batch, None, tp))
+    layout, stages = found
+    need = layout.tp * len(stages)
+    size = next(s for s in machine_sizes() if s >= need and s % layout.tp == 0)
+    return layout, stages, topology(size)
+
+
+def _fewest(
+    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int, tp: int | None
+) -> tuple[Layout, list[Stage]] | None:
+    """The smallest group that holds the model, else the fewest groups of eight."""
+    for width in (tp,) if tp else (1, 2, 4, 8):
+        layout = Layout.of(config, width)
+        stages = _deal(layout, spec, dtype, context, batch, 1)
+        if stages is not None:
+            return layout, stages
+    layout = Layout.of(config, tp or NODE)
+    best: tuple[int, list[Stage]] | None = None
+    for parts in range(1, MOST_PARTS + 1):
+        stages = _pack(layout, spec, dtype, context, batch, parts)
+        if stages is None or layout.tp * len(stages) > MOST_CHIPS:
+            continue
+        if best is None or len(stages) < len(best[1]):
+            best = (parts, stages)
+    if best is None:
+        return None
+    even = _deal(layout, spec, dtype, context, batch, len(best[1]), best[0])
+    return layout, even or whole_again(best[1])
+
+
+def _pack(
+    layout: Layout, spec: ChipSpec, dtype: str, context: int, batch: int, parts: int
+) -> list[Stage] | None:
+    """As few stages as hold the model, each filled to the brim; None when a block does not fit."""
+    if parts > layout.ffn_tiles:
+        return None
+    sizes, split = _Sizes(spec, layout, dtype, context, batch), parts > 1
+    heads = sizes.head_parts(split)
+    return pack(model_blocks(layout.layers, parts), partial(sizes.fits, split=split), heads)
+
+
+def _deal(
+    layout: Layout, spec: ChipSpec, dtype: str, context: int, batch: int, groups: int,
+    parts: int | None = None,
+) -> list[Stage] | None:  # fmt: skip
+    """Stages on at most ``groups`` groups, the slowest as fast as it can be."""
+    for each in (parts,) if parts else range(1, MOST_PARTS + 1):
+        if each > layout.ffn_tiles:
+            return None
+        sizes, split = _Sizes(spec, layout, dtype, context, batch), each > 1
+        blocks = model_blocks(layout.layers, each)
+        stages = deal(
+            blocks, min(groups, len(blocks) + 1),
+            lambda stage: _cost(layout, context, spec, stage),
+            partial(sizes.fits, split=split),
+            sizes.head_parts(split),
+        )  # fmt: skip
+        if stages is not None:
+            return whole_again(stages)
+        if groups == 1:
+            return None
+    return None
+
+
+def _too_big(
+    name: str, config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int,
+    chips: int | None, tp: int | None = None,
+) -> str:  # fmt: skip
+    """One line: what does not fit, by how much, and what would."""
+    need = memory_bytes(Layout.of(config, NODE), dtype, context, batch)
+    asked = f"{name} with context {context:,} and batch {batch}"
+    fewest = _fewest(config, spec, dtype, context, batch, None)
+    sizes = f"{_size(need['weights'])} of weights and {_size(need['cache'])} of cache"
+    if fewest is None:
+        layout = Layout.of(config, NODE)
+        alone = [
+            _Sizes(spec, layout, dtype, context, batch).problem(Stage((block,), False), True)
+            for block in model_blocks(1, min(MOST_PARTS, layout.ffn_tiles))
+        ]
+        reason = next((text for text in alone if text), "no wiring has so many chips")
+        return (
+            f"{asked}: {sizes} fit no number of {spec.name} chips ({reason}); use a shorter "
+            "context, a smaller batch or int8"
+        )
+    layout, stages = fewest
+    fits = next(
+        s for s in machine_sizes() if s >= layout.tp * len(stages) and s % layout.tp == 0
+    )
+    if chips is None:
+        return (
+            f"{asked}: {sizes} fit no number of groups of {tp} chips; {fits} chips in groups of "
+            f"{layout.tp} fit: leave out --tp"
+        )
+    have = (chips or 0) * spec.sram_bytes
+    short = fits * spec.sram_bytes - have
+    return (
+        f"{asked} does not fit {chips} chips: {sizes} in {_size(have)} of SRAM, of which planes' "
+        f"slices hold the weights; {fits} chips fit, {_size(short)} more: use --chips {fits}"
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[str, int]:
+    """Bytes of a model on one group of chips for all its chips: weights, cache (padding too)."""
+    item = 1 if dtype == "int8" else 2
+    t, x = layout.x_tiles, layout.x_width
+    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
+    o = layout.q_tiles * t * x
+    ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
+    head = t * layout.vocab_blocks * layout.vocab_width
+    words = layout.layers * (qkv + o + ffn) + head
+    cache = layout.layers * layout.cache_tiles * context * batch * 4
+    return {"weights": 320 * item * words * layout.tp, "cache": 320 * cache * layout.tp}

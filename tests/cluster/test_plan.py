@@ -1,0 +1,107 @@
+"""``lpu plan`` on the command line: the contract's keys, what-ifs, sweeps, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chip.spec import PRESETS
+from cluster.cli import run
+from programs.architectures import ARCHITECTURES
+
+KEYS = {
+    "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
+    "tokens_per_second_total", "sram_used_ratio", "bottleneck", "checked", "wall_seconds",
+}  # fmt: skip
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["plan", *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_plan_has_the_contract_s_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    row = planned(capsys, "--model", "target", "--chips", "16", "--context", "64")
+    assert row.keys() >= KEYS
+    assert (row["chips"], row["tp"], row["pp"], row["checked"]) == (16, 8, 2, True)
+    assert row["run_cycles"] == row["cycles_per_token"] == sum(row["phases"].values())
+    clock = PRESETS["groq-lpu-1"].clock_hz
+    assert row["tokens_per_second_per_user"] == clock / row["cycles_per_token"]
+    assert row["tokens_per_second_total"] == pytest.approx(row["tokens_per_second_per_user"])
+    assert 0 < row["sram_used_ratio"] < 1
+
+
+def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:
+    row = planned(
+        capsys, "--model", "target", "--chips", "16", "--context", "64", "--batch", "2", "--no-run"
+    )
+    assert row["mode"] == "conveyor belt"
+    interval, clock = row["initiation_interval_cycles"], PRESETS["groq-lpu-1"].clock_hz
+    assert row["tokens_per_second_total"] == pytest.approx(clock / interval)
+    assert row["tokens_per_second_per_user"] == pytest.approx(clock / interval / 2)
+    assert "run_cycles" not in row
+
+
+def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "draft", "--chips", "8", "--context", "64", "--no-run")
+    slow = planned(capsys, *asked)
+    fast = planned(capsys, *asked, "--set", "chip.hop_cycles=400", "--set", "chip.clock_hz=1000")
+    hops = (slow["cycles_per_token"] - fast["cycles_per_token"]) / 250
+    layers = ARCHITECTURES["draft"].layers
+    assert hops == 2 * layers  # two all-reduces in each
+    assert fast["tokens_per_second_per_user"] == 1000 / fast["cycles_per_token"]
+
+
+def test_a_sweep_is_a_table_a_file_and_a_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table, picture = tmp_path / "rows.csv", tmp_path / "rows.svg"
+    found = planned(
+        capsys, "--model", "tinyllama-1.1b", "--context", "64", "--sweep", "chips=4..16",
+        "--no-run", "--csv", str(table), "--plot", str(picture),
+    )  # fmt: skip
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [int(row["chips"]) for row in rows] == [4, 8, 16]
+    problems = [row["problem"] for row in rows]
+    assert problems == [plan.get("problem", "") for plan in found["plans"]]
+    assert problems[0] and "use --chips" in problems[0] and not problems[-1]
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", "draft", "--context", "64", "--chips", "8"]) == 0
+    text = capsys.readouterr().out
+    for word in ("machine", "weights install", "kv cache", "roofline", "bottleneck", "legal"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
+        (("--model", "tinyllama-1.1b", "--context", "5000"), ("one bank", "--context 4096")),
+        (("--model", "target", "--context", "100000"), ("was made for", "--context")),
+        (("--model", "mixtral-8x7b"), ("expert routing", "no kernels")),
+        (("--model", "qwen3-8b"), ("norms of queries and keys", "no kernels")),
+        (("--model", "nobody"), ("nobody", "no such file")),
+        (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
+        (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),
+        (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "int")),
+        (("--model", "target", "--sweep", "chips=9..3"), ("chips=9..3", "chips=64..1024")),
+        (("--model", "target", "--batch", "0"), ("--batch 0", "1 or more")),
+        (("--model", "target", "--tp", "3"), ("--tp 3", "1, 2, 4 or 8")),
+    ],
+)
+def test_refusals_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert run(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err

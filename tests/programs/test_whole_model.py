@@ -1,0 +1,175 @@
+"""Plans: legal, executed as predicted chip by chip, of bounded size, and honest about what fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chip.checker import check
+from chip.engine import Chip, run_chips
+from chip.loader import link
+from chip.passes import CompileError
+from chip.ring import Rings
+from chip.spec import ChipSpec
+from chip.timing import join, timing_part
+from interconnect.handover import group_path
+from interconnect.node import wire
+from interconnect.topology import topology
+from programs.architectures import ARCHITECTURES
+from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
+from programs.compiler import compile_decoder
+from programs.named_models import config_of, missing_kernels
+from programs.partition import partition
+from programs.plan_report import report
+from programs.plan_run import run_timing, timing_programs
+from programs.stages import ATTENTION, Stage, deal, model_blocks, whole_again
+from programs.whole_model import check_plan, compile_plan
+
+SPEC = ChipSpec()
+SMALL = ModelConfig(700, 5, 8, 2, 64, 2000, 900)
+#: So little SRAM that LARGE needs several groups, and parts of FFNs.
+LARGE = replace(SMALL, ffn=16000)
+SHALLOW = replace(SPEC, words_per_bank=160)
+
+
+def test_a_plan_is_executed_as_it_is_predicted() -> None:
+    """Sequence of one and belt of several: every chip with a stage retires where the plan says."""
+    plan = compile_plan("small", SMALL, SPEC, context=64, batch=3, chips=24)
+    assert check_plan(plan) > 0 and plan.checked
+    for belt, cycles in ((False, plan.cycles), (True, plan.interval_cycles)):
+        done = run_timing(plan, timing_programs(plan, belt), threads=2)
+        assert set(done.retired.tolist()) == {cycles}
+
+
+def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
+    """The same shape with weights: the plan's cycles and the artifact's are one number."""
+    model = partition(random_checkpoint(SMALL, 0), 8, "int8")
+    plan = compile_plan("small", SMALL, SPEC, context=64, chips=8)
+    artifact = compile_decoder(model, SPEC, 64)
+    assert artifact.predicted_cycles["decode-64"] == plan.cycles
+
+
+def test_timing_programs_have_the_effects_of_linked_ones() -> None:
+    """The same digest, clock and vectors as the loader's program, on two chips without data."""
+    model = partition(random_checkpoint(replace(SMALL, layers=1), 0), 2, "int8")
+    artifact = compile_decoder(model, SPEC, 64, weights=False)
+    program = artifact.program("decode-64", 0)
+    joined = join([(timing_part(program, SPEC), 0)], program.cycles)
+    digests = []
+    for linked in (link(program, SPEC), joined):
+        rings = Rings.allocate(2)
+        chips = [Chip(SPEC, number, data=False) for number in range(2)]
+        for chip in chips:
+            wire(chip, artifact.cables)
+            chip.begin(linked, 0)
+        run_chips(chips, rings)
+        assert [chip.retired_cycles for chip in chips] == [program.cycles] * 2
+        digests.append([chip.digest_sums.tolist() for chip in chips])
+    assert digests[0] == digests[1]
+    assert link(program, SPEC).elements == joined.elements
+
+
+def test_too_little_memory_splits_ffns_or_is_refused() -> None:
+    plan = compile_plan("small", LARGE, SHALLOW, context=32)
+    assert plan.chips > 8 and plan.pipeline.split
+    check_plan(plan)
+    fewer = plan.chips - 8
+    with pytest.raises(CompileError, match=f"use --chips {plan.chips}") as refused:
+        compile_plan("small", LARGE, SHALLOW, context=32, chips=fewer)
+    text = str(refused.value)
+    assert f"does not fit {fewer} chips" in text and "B more" in text and "\n" not in text
+    with pytest.raises(CompileError, match="fit no number of"):
+        compile_plan("small", LARGE, SHALLOW, context=500)
+
+
+def test_work_of_a_report_adds_up() -> None:
+    plan = compile_plan("small", SMALL, SPEC, context=64, batch=4, chips=16)
+    r = report(plan)
+    assert sum(r.phases.values()) == r.cycles_per_token and min(r.phases.values()) >= 0
+    assert sum(r.sram.values()) == SPEC.sram_bytes and min(r.sram.values()) >= 0
+    assert r.total == pytest.approx(4 * r.per_user)
+    assert r.roofline_cycles < r.cycles_per_token
+    assert all(0 <= share <= 1 for share in r.units.values())
+
+
+def test_twice_the_layers_schedule_no_more_blocks() -> None:
+    """Equal blocks are scheduled once, however many layers and stages there are."""
+    once = compile_plan("small", replace(SMALL, layers=4), SPEC, context=64, chips=16)
+    twice = compile_plan("small", replace(SMALL, layers=8), SPEC, context=64, chips=16)
+    more = compile_plan("small", replace(SMALL, layers=8), SPEC, context=64, chips=32)
+    scheduled = [len(p.pipeline.code[0].known) for p in (once, twice, more)]
+    assert scheduled[1] <= scheduled[0] + 8 and scheduled[2] <= scheduled[0]
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "mixtral-8x7b", "deepseek-v3", "opt-66b"])
+def test_unsupported_architectures_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(CheckpointError, match="there are no kernels; use one of llama-2-7b") as e:
+        config_of(name)
+    for lacking in missing_kernels(ARCHITECTURES[name]):
+        assert lacking in str(e.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    layers=st.integers(1, 9), parts=st.integers(1, 3), stages=st.integers(1, 12),
+    room=st.integers(1, 12), head=st.integers(0, 3),
+)  # fmt: skip
+def test_dealing_keeps_order_and_room(
+    layers: int, parts: int, stages: int, room: int, head: int
+) -> None:
+    """All blocks once and in order, no stage over its room, none without blocks but the head's."""
+    blocks = model_blocks(layers, parts)
+
+    def cost(stage: Stage) -> float:
+        weights = (3 if b.kind == ATTENTION else 2 / b.parts for b in stage.blocks)
+        return sum(weights) + head * stage.head
+
+    dealt = deal(blocks, stages, cost, lambda stage: cost(stage) <= room)
+    if dealt is None:
+        return
+    assert len(dealt) == stages
+    assert tuple(b for stage in dealt for b in stage.blocks) == blocks
+    assert [stage.head for stage in dealt] == [False] * (stages - 1) + [True]
+    assert all(cost(stage) <= room for stage in dealt)
+    assert all(stage.blocks for stage in dealt[:-1])
+    joined = whole_again(dealt)
+    assert sum(1 / b.parts for s in joined for b in s.blocks if b.kind != ATTENTION) == (
+        pytest.approx(layers)
+    )
+
+
+@pytest.mark.parametrize(("chips", "tp"), [(8, 2), (24, 4), (264, 8), (576, 8), (1440, 8)])
+def test_groups_of_a_path_are_joined_by_cables(chips: int, tp: int) -> None:
+    wiring = topology(chips)
+    path = group_path(wiring, tp, chips // tp)
+    assert sorted(path) == list(range(chips // tp))
+    ends = wiring.cables[:, ::2] // tp
+    joined = {tuple(sorted(pair)) for pair in ends.tolist()}
+    assert all(tuple(sorted(pair)) in joined for pair in pairwise(path))
+
+
+def test_pieces_that_are_legal_alone_are_legal_together() -> None:
+    """What ``check_plan`` checks in pieces, the checker finds legal as whole programs too."""
+    plan = compile_plan("small", SMALL, SPEC, context=64, chips=32)
+    programs, _ = plan.pipeline.programs(64, True)
+    for program in programs:
+        assert [str(f) for f in check(program, SPEC)] == []
+    assert len({p.cycles for p in programs}) == 1 and programs[0].cycles == plan.cycles
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if not missing_kernels(a)])
+def test_every_known_architecture_is_planned(name: str) -> None:
+    _, config = config_of(name)
+    context = min(2048, config.max_position)
+    plan = compile_plan(name, config, SPEC, context=context)
+    check_plan(plan)
+    programs = timing_programs(plan)
+    done = run_timing(plan, programs)
+    used = np.array([program is not None for program in programs])
+    assert set(done.retired[used].tolist()) == {plan.cycles}
