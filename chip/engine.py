@@ -221,13 +221,14 @@ class Chip:
             f"it is of launch {s[_frames.SEEN_LAUNCH]}, not {self._launch}",
             f"it is vector {s[_frames.SEEN_SEQUENCE]}, not {self._links[_frames.RECEIVED, link]}",
             f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
-            "its checksum does not match its bytes",
+            "its checksum does not match its bytes and the key of these links",
         )[int(s[_frames.DETAIL])]
         text = (
             f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[_frames.PC]))} got a "
             f"vector on link {link} that SEND of {sender} issued at cycle {seen}: {reason}"
         )
-        return LockstepViolation(self.chip_id, peer, cycle, seen, text)
+        forged = int(s[_frames.DETAIL]) == 3
+        return LockstepViolation(self.chip_id, peer, cycle, seen, text, forged=forged)
 
 
 def run_chips(
@@ -252,6 +253,7 @@ def run_chips(
     frames = np.array([chip._frame for chip in chips]).reshape(-1, _frames.LENGTH)
     codes = np.full(len(chips), _frames.READY, np.int64)
     r = _NO_RINGS if rings is None else rings
+    frames[:, _frames.KEY] = np.uint64(r.key).astype(np.int64)
     until = _FOREVER if until_cycle is None else until_cycle
     shares = max(1, min(threads, len(chips)))
     moving = np.ones(shares, np.int64)

@@ -219,6 +219,7 @@ def collective(
     in_process: Annotated[bool, typer.Option(help="With --run: no actors.")] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
     seed: Seed = 0,
+    faults: options.Faults = None,
     as_json: options.Json = False,
 ) -> None:
     """Schedule, check and simulate a collective; with --run, execute it and compare with NumPy."""
@@ -228,6 +229,7 @@ def collective(
     from cluster.output import print_json, print_table, stderr_console, working
     from interconnect.collective_plan import plan_collective
     from interconnect.collective_traffic import ALGORITHMS, OPERATIONS
+    from programs.fault_plan import load_fault_plan
     from programs.runner import SYNC_MODES
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -240,8 +242,11 @@ def collective(
     if algorithm is not None:
         options.check_choice("--algorithm", algorithm, ALGORITHMS)
     asked = dtype != "int32" or sync != "lookahead" or in_process or chips_per_actor is not None
-    if asked and not run:
-        raise InputError("--dtype, --sync, --in-process and --chips-per-actor: only with --run")
+    if (asked or faults is not None) and not run:
+        raise InputError(
+            "--dtype, --sync, --in-process, --chips-per-actor and --faults: only with --run"
+        )
+    fault_plan = None if faults is None else load_fault_plan(faults)
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)
@@ -254,7 +259,7 @@ def collective(
             functional = run_functional(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
-                algorithm=algorithm,
+                algorithm=algorithm, faults=fault_plan,
             )  # fmt: skip
     facts: dict[str, Any] = {
         "op": operation, "chips": plan.chips, "bytes": nbytes, "algorithm": plan.algorithm,
@@ -302,6 +307,11 @@ def collective(
                 ("equals NumPy", "bit for bit" if functional["equal"] else "NO"),
                 ("digest", functional["digest"]),
             ]  # fmt: skip
+            if functional["faults"]:
+                rows += [
+                    ("faults", options.fault_summary(functional["faults"])),
+                    ("nodes in use", ", ".join(map(str, functional["nodes"]))),
+                ]
         print_table(f"{operation} of {nbytes:,} bytes on {plan.chips:,} chips", rows)
     if plan.findings:
         raise RunError(f"the schedule breaks a rule: {plan.findings[0]}")

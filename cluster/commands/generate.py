@@ -46,6 +46,7 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
     ] = False,
+    faults: options.Faults = None,
     as_json: options.Json = False,
 ) -> None:
     """Generate text on a node of emulated chips."""
@@ -60,6 +61,9 @@ def generate(
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: use an integer from 0 to 2^63 - 1")
     packing = _packing(chips_per_actor)
+    from programs.fault_plan import load_fault_plan
+
+    plan = None if faults is None else load_fault_plan(faults)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.actor_session import Placement
@@ -95,7 +99,7 @@ def generate(
             stop=() if ignore_eos else options.end_tokens(_config(directory)),
             sync=sync,
         )
-        placement = Placement(pack(compiled.chips, packing), address, in_process)
+        placement = Placement(pack(compiled.chips, packing), address, in_process, faults=plan)
         result = run_generation(compiled, job, placement, terminal, started)
     text = tokenizer.decode(result.tokens)
     per_second = len(result.tokens) / result.virtual_seconds
@@ -117,6 +121,10 @@ def generate(
                 "wall_tokens_per_second": len(result.tokens) / result.token_wall_seconds,
                 "prompt_tokens": len(ids),
                 "sync": sync,
+                "recoveries": len(result.recoveries),
+                "recovery_seconds": [recovery.seconds for recovery in result.recoveries],
+                "refused": dict(zip(("attachments", "vectors"), result.refused, strict=True)),
+                "faults": result.faults or None,
             }
         )
         return
@@ -140,6 +148,9 @@ def generate(
                 f"{result.wall_seconds:.1f} s, first token at {result.first_token_seconds:.1f} s",
             ),
             ("machine", f"{result.chips} chips, {_processes(result.actors)}, {sync}"),
+            *([("lost processes", f"{len(result.recoveries)} times replaced")]
+              if result.recoveries else []),
+            *([("faults", options.fault_summary(result.faults))] if result.faults else []),
             ("digest", result.digest),
         ],
     )

@@ -30,6 +30,10 @@ Context = Annotated[
 Plot = Annotated[
     Path | None, typer.Option(help="Write a picture: .png or .svg.", show_default="none")
 ]
+Faults = Annotated[
+    Path | None,
+    typer.Option(help="Faults of the modelled machine, a TOML file.", show_default="none"),
+]
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
 
 
@@ -85,3 +89,13 @@ def end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
     value = model.get("eos_token_id")
     values = value if isinstance(value, list) else [value]
     return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+
+
+def fault_summary(counts: dict[str, int]) -> str:
+    """What befell the modelled machine, in words."""
+    return (
+        f"{counts['fec_corrected']:,} packets corrected, {counts['uncorrectable']:,} not; SRAM "
+        f"{counts['sram_corrected']:,} corrected, {counts['sram_detected']:,} detected; "
+        f"{counts['replays']:,} replays, {counts['spare_used']} spares; "
+        f"cost {counts['cost_cycles']:,} cycles"
+    )
