@@ -99,13 +99,17 @@ def _gang_bounds(program: Program) -> tuple[I64, I64]:
     bounds = np.zeros((2, len(blocks)), np.int64)
     consumer = np.isin(blocks["op"], (Op.WRITE, Op.SCATTER))
     west = (np.where(consumer, blocks["s0"], blocks["out"]) >= EAST_STREAMS).astype(np.int64)
-    kinds = np.stack([blocks["gang"], blocks["dcg"], west], axis=1)
     ganged = np.flatnonzero(blocks["gang"] >= 0)
-    distinct, which = np.unique(kinds[ganged], axis=0, return_inverse=True)
-    for number, (gang, dcg, westward) in enumerate(distinct.tolist()):
-        queues = program.gangs[gang]
-        late = np.arange(len(queues)) * dcg + gang_skew(queues, EAST_STREAMS * westward)
-        bounds[:, ganged[which.reshape(-1) == number]] = [[late.min()], [late.max()]]
+    delays, delay = np.unique(blocks["dcg"][ganged], return_inverse=True)
+    kind = (blocks["gang"][ganged].astype(np.int64) * 2 + west[ganged]) * len(delays) + delay
+    _, examples, which = np.unique(kind, return_index=True, return_inverse=True)
+    of_kind = np.zeros((2, len(examples)), np.int64)
+    for number, block in enumerate(ganged[examples].tolist()):
+        queues = program.gangs[int(blocks["gang"][block])]
+        late = np.arange(len(queues)) * int(blocks["dcg"][block])
+        late += gang_skew(queues, EAST_STREAMS * int(west[block]))
+        of_kind[:, number] = late.min(), late.max()
+    bounds[:, ganged] = of_kind[:, which]
     return bounds[0], bounds[1]
 
 
