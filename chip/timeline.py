@@ -14,6 +14,7 @@ it knows neither files nor whether a program ever ran.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,13 @@ def _occupied(op: I64, spec: ChipSpec) -> I64:
     return np.where(op == Op.SEND, wire_cycles(spec), 1).astype(np.int64)
 
 
+@lru_cache(maxsize=4096)
+def _late(queues: tuple[int, ...], dcg: int, westward: bool) -> tuple[int, int]:
+    """How much later than member 0 the first and the last member of a gang work."""
+    late = np.arange(len(queues)) * dcg + gang_skew(queues, EAST_STREAMS * westward)
+    return int(late.min()), int(late.max())
+
+
 def _gang_bounds(program: Program) -> tuple[I64, I64]:
     """Per block, how much earlier and later than member 0 the members of its gang work."""
     blocks = program.blocks
@@ -106,9 +114,7 @@ def _gang_bounds(program: Program) -> tuple[I64, I64]:
     of_kind = np.zeros((2, len(examples)), np.int64)
     for number, block in enumerate(ganged[examples].tolist()):
         queues = program.gangs[int(blocks["gang"][block])]
-        late = np.arange(len(queues)) * int(blocks["dcg"][block])
-        late += gang_skew(queues, EAST_STREAMS * int(west[block]))
-        of_kind[:, number] = late.min(), late.max()
+        of_kind[:, number] = _late(queues, int(blocks["dcg"][block]), bool(west[block]))
     bounds[:, ganged] = of_kind[:, which]
     return bounds[0], bounds[1]
 
