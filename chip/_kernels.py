@@ -20,6 +20,7 @@ from chip._frames import (
     FAULT,
     FINITE,
     HOP,
+    KEY,
     LAID,
     LAUNCH_NUMBER,
     LINK_STATE,
@@ -293,6 +294,7 @@ def execute(
     totals = vector_at(frame[SUMS], 2, np.uint64)
     launch = frame[LAUNCH_NUMBER]
     hop = frame[HOP]
+    key = np.uint64(frame[KEY])
     slice_words = frame[SLICE_WORDS]
     data = frame[DATA] != 0
     base = mix64(mix64(np.uint64(frame[CHIP] + 1)) + np.uint64(launch))
@@ -318,7 +320,7 @@ def execute(
                 k = send(
                     k, elements, first, stride, arguments, quads, data, row_of(counts, ring),
                     meta, link_data, ring * capacity, capacity, sent, link, queue, launch, base,
-                    totals,
+                    totals, key,
                 )  # fmt: skip
                 if k < elements:
                     return stop(state, WAIT_SEND, k, queue, arguments[first + k * stride + 1])
@@ -326,7 +328,7 @@ def execute(
                 k = receive(
                     k, elements, first, stride, arguments, quads, data, row_of(counts, ring),
                     meta, link_data, ring * capacity, capacity, received, link, queue, launch,
-                    base, totals, hop, slice_words, state,
+                    base, totals, hop, slice_words, state, key,
                 )  # fmt: skip
                 if k < elements:
                     code = LOCKSTEP if state[DETAIL] >= 0 else WAIT_RECEIVE

@@ -35,7 +35,7 @@ def copy(source: Array, target: Array) -> None:
 def send(
     k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
     own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, sent: Array,
-    link: int, queue: int, launch: int, base: Any, totals: Array,
+    link: int, queue: int, launch: int, base: Any, totals: Array, key: Any,
 ) -> int:
     """Send vectors k .. elements - 1 as far as the ring has room; returns the next one."""
     idle = quads.shape[0] - 1
@@ -56,7 +56,7 @@ def send(
         about = row_of(meta, ring_at + place)
         about[0] = cycle
         about[1] = sequence
-        about[2] = np.int64(mix64(a))
+        about[2] = np.int64(mix64(a + key))
         about[3] = launch
         about[4] = np.int64(b)
         mix_known(totals, a, b, base, cycle, 192, queue, link)
@@ -74,14 +74,15 @@ def receive(
     k: int, elements: int, first: int, stride: int, arguments: Array, quads: Array, data: bool,
     own: Array, meta: Array, link_data: Array, ring_at: int, capacity: int, received: Array,
     link: int, queue: int, launch: int, base: Any, totals: Array, hop: int, slice_words: int,
-    state: Array,
+    state: Array, key: Any,
 ) -> int:
     """Receive vectors k .. elements - 1 as far as they are there; returns the next one.
 
     Arguments of each: its row (-1: none), its cycle, and, where a WRITE takes it straight from
     the link, that WRITE's cycle (else -1) and slice; the row is then the word written.
     The vector that is not the scheduled one stays in the ring; state[DETAIL] says why, else -1.
-    Its second keyed sum comes with it; the first is computed from the bytes and must agree.
+    Its second keyed sum comes with it; the first is computed from the bytes and must agree, with
+    the key of these rings: a vector of someone who does not hold it is none.
     """
     idle = quads.shape[0] - 1
     head = own[8]
@@ -97,14 +98,14 @@ def receive(
         if data:
             prefetch_row(link_data, ring_at + (place + _AHEAD) % capacity)
         a = products(source, KEY_A)
-        if about[3] != launch:
+        if about[2] != np.int64(mix64(a + key)):
+            state[DETAIL] = 3
+        elif about[3] != launch:
             state[DETAIL] = 0
         elif about[1] != sequence:
             state[DETAIL] = 1
         elif about[0] + hop != cycle:
             state[DETAIL] = 2
-        elif about[2] != np.int64(mix64(a)):
-            state[DETAIL] = 3
         if state[DETAIL] >= 0:
             state[SEEN_CYCLE] = about[0]
             state[SEEN_SEQUENCE] = about[1]

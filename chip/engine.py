@@ -223,13 +223,14 @@ class Chip:
             f"it is of launch {s[_frames.SEEN_LAUNCH]}, not {self._launch}",
             f"it is vector {s[_frames.SEEN_SEQUENCE]}, not {self._links[_frames.RECEIVED, link]}",
             f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
-            "its checksum does not match its bytes",
+            "its checksum does not match its bytes and the key of these links",
         )[int(s[_frames.DETAIL])]
         text = (
             f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[_frames.PC]))} got a "
             f"vector on link {link} that SEND of {sender} issued at cycle {seen}: {reason}"
         )
-        return LockstepViolation(self.chip_id, peer, cycle, seen, text)
+        forged = int(s[_frames.DETAIL]) == 3
+        return LockstepViolation(self.chip_id, peer, cycle, seen, text, forged=forged)
 
 
 def run_chips(
@@ -257,12 +258,14 @@ def run_chips(
     if len(chips) == 1:  # a process with one chip asks often; this way costs least
         (chip,) = chips
         chip._code[0] = _frames.READY
+        chip._frame[_frames.KEY] = r.key
         _kernels.run_chips(
             chip._frame.reshape(1, -1), chip._code, 0, 1, r.counts, r.meta, r.data, until, rounds,
             _ALONE, 0,
         )  # fmt: skip
         return [chip._stopped(int(chip._code[0]))]
     frames = np.array([chip._frame for chip in chips]).reshape(-1, _frames.LENGTH)
+    frames[:, _frames.KEY] = r.key
     codes = np.full(len(chips), _frames.READY, np.int64)
     shares = max(1, min(threads, len(chips)))
     moving = np.ones(shares, np.int64)

@@ -31,11 +31,18 @@ class ProgramFault(Exception):  # noqa: N818 (a name of the design)
 
 
 class LockstepViolation(Exception):  # noqa: N818 (a name of the design)
-    """A vector arrived that is not the one this Receive was scheduled for."""
+    """A vector arrived that is not the one this Receive was scheduled for.
 
-    def __init__(self, chip: int, peer: int, cycle: int, send_cycle: int, message: str) -> None:
+    forged: its checksum is wrong, so no chip of the run sent it as it is.
+    """
+
+    def __init__(
+        self, chip: int, peer: int, cycle: int, send_cycle: int, message: str, *,
+        forged: bool = False,
+    ) -> None:  # fmt: skip
         self.chip = chip
         self.peer = peer
         self.cycle = cycle
         self.send_cycle = send_cycle
+        self.forged = forged
         super().__init__(message)

@@ -93,6 +93,20 @@ def validate_program(program: Program) -> None:
         total += _validate_slice(blocks[start : start + _SLICE_OF_TABLE], start, members, total)
 
 
+def expanded_elements(program: Program) -> int:
+    """Instructions of ``program`` and the stream elements they take and drive, all together.
+
+    What looking at every single one of them costs is proportional to this.
+    """
+    blocks = program.blocks
+    members = np.array([len(gang) for gang in program.gangs] + [1], np.int64)  # [-1]: no gang
+    streams = sum(blocks[name].astype(np.int64) for name in ("w0", "w1", "wo"))
+    for op, fixed in ((Op.LW, 16), (Op.TRANSPOSE, 32)):
+        streams = np.where(blocks["op"] == op, fixed, streams)
+    times = blocks["n1"].astype(np.int64) * blocks["n2"] * members[blocks["gang"]]
+    return int((times * (1 + streams)).sum())
+
+
 def _validate_gangs(program: Program) -> None:
     """Every gang has 1..88 members, each a MEM queue."""
     if len(program.gangs) > MAX_GANGS:

@@ -38,11 +38,14 @@ class Rings:
     """counts int64 [n, 16], meta int64 [n * capacity, META], data uint32 [n * capacity, 80]."""
 
     def __init__(
-        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint32]
-    ) -> None:
+        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint32],
+        key: int = 0,
+    ) -> None:  # fmt: skip
+        """key: an int64 that goes into every vector's checksum, on both sides."""
         self.counts = counts
         self.meta = meta
         self.data = data
+        self.key = key
 
     @staticmethod
     def nbytes(n: int, capacity: int = CAPACITY) -> int:
@@ -55,7 +58,7 @@ class Rings:
         return cls.attach(own_memory(cls.nbytes(n, capacity), large_pages=True), n, capacity)
 
     @classmethod
-    def attach(cls, buffer: Any, n: int, capacity: int = CAPACITY) -> Rings:
+    def attach(cls, buffer: Any, n: int, capacity: int = CAPACITY, key: int = 0) -> Rings:
         """Rings in a writable buffer (zeroed by whoever made it) shared with other processes."""
         counts_end = n * 16 * 8
         meta_end = counts_end + n * capacity * META * 8
@@ -64,6 +67,7 @@ class Rings:
             raw[:counts_end].view(np.int64).reshape(n, 16),
             raw[counts_end:meta_end].view(np.int64).reshape(-1, META),
             raw[meta_end:].view(np.uint32).reshape(-1, LANES // 4),
+            key,
         )
 
     def clear(self) -> None:

@@ -8,19 +8,33 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from chip.isa import MAX_WORDS_PER_BANK
+from chip.isa import LINKS, MAX_WORDS_PER_BANK
 
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
 
 
+#: Size of a spec file at most.
+MAX_FILE_BYTES = 1 << 20
+
+
 class SpecError(ValueError):
     """A chip spec that cannot exist; the message says which field and what would mend it."""
+
+
+#: Largest values of numbers in a spec, by the end of their names; the first match counts.
+_LARGEST = {"_cycles": 2**20, "_rows": 2**16, "links": LINKS, "packet_bytes": 2**16, "": 2**40}
+
+
+def largest_value(name: str) -> int:
+    """The largest value that a number of a spec may have: beyond, sums would leave 64 bits."""
+    return next(most for end, most in _LARGEST.items() if name.endswith(end))
 
 
 def _f(default: Any, source: str, note: str) -> Any:
@@ -76,8 +90,16 @@ class ChipSpec:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-                raise SpecError(f"chip.{f.name} is {value}: it must be positive")
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                if value <= 0:
+                    raise SpecError(f"chip.{f.name} is {value}: it must be positive")
+                if not value < math.inf or value > (most := largest_value(f.name)):
+                    given = value if isinstance(value, float) else "larger"
+                    raise SpecError(f"chip.{f.name} is {given}: use {most} or less")
+        for name in ("reserved_slices_west", "reserved_slices_east"):
+            slices = getattr(self, name)
+            if len(set(slices)) != len(slices) or not set(slices) <= set(range(44)):
+                raise SpecError(f"chip.{name}: list different slices of 0..43")
         fixed = {"hemispheres": 2, "slices_per_hemisphere": 44, "banks_per_slice": 2, "lanes": 320}
         for name, value in fixed.items():
             if getattr(self, name) != value:
@@ -182,20 +204,35 @@ def load_chip_spec(source: str | Path) -> ChipSpec:
     if not path.is_file():
         raise SpecError(f"chip spec {text!r}: no such preset ({', '.join(PRESETS)}) and no file")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not valid TOML: {error}") from None
-    chip = dict(table.get("chip", {}))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise SpecError(f"{path}: more than {MAX_FILE_BYTES} bytes; use a smaller file")
+        table = tomllib.loads(data.decode("utf-8"))
+    except SpecError:
+        raise
+    except OSError as error:
+        raise SpecError(f"{path}: not readable: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not valid TOML: {' '.join(str(error).split())[:200]}") from None
+    given = table.get("chip", {})
+    if not isinstance(given, dict):
+        raise SpecError(f"{path}: chip is no table; put the fields under [chip]")
+    chip = dict(given)
     base_name = chip.pop("base", "groq-lpu-1")
-    if base_name not in PRESETS:
-        raise SpecError(f"{path}: chip.base {base_name!r} is not one of {', '.join(PRESETS)}")
+    if not isinstance(base_name, str) or base_name not in PRESETS:
+        raise SpecError(f"{path}: chip.base {base_name!r:.60} is not one of {', '.join(PRESETS)}")
     base = PRESETS[base_name]
     known = {f.name: f for f in fields(ChipSpec)}
     for name, value in chip.items():
         if name not in known:
-            raise SpecError(f"{path}: chip.{name} is no field; known: {', '.join(known)}")
+            raise SpecError(f"{path}: chip.{name:.60} is no field; known: {', '.join(known)}")
         current = getattr(base, name)
+        if type(value) is int and abs(value) >= 1 << 63:
+            raise SpecError(f"{path}: chip.{name} does not fit 64 bits: give a smaller number")
         if isinstance(current, tuple) and isinstance(value, list):
+            if any(type(item) is not int for item in value):
+                raise SpecError(f"{path}: chip.{name} must be a list of whole numbers")
             chip[name] = tuple(value)
         elif type(current) is float and type(value) is int:
             chip[name] = float(value)
@@ -203,4 +240,7 @@ def load_chip_spec(source: str | Path) -> ChipSpec:
             raise SpecError(
                 f"{path}: chip.{name} must be {type(current).__name__}, not {type(value).__name__}"
             )
-    return replace(base, **chip)
+    try:
+        return replace(base, **chip)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -16,7 +17,14 @@ import ray
 from cluster.clock import Progress, VirtualClock
 from cluster.errors import RunError, one_line
 from cluster.mapping import SharedMapping
-from cluster.node import ChipGroup, GroupPlan, GroupResult, LaunchPart
+from cluster.node import (
+    AbandonedError,
+    ChipGroup,
+    GroupPlan,
+    GroupResult,
+    LaunchPart,
+    Ticket,
+)
 from programs.artifact import load
 from programs.runner import Generation
 
@@ -36,69 +44,115 @@ def _in_one_line(work: Callable[[], T]) -> T:
 
 
 class ClockActor:
-    """``VirtualClock`` as an actor."""
+    """``VirtualClock`` as an actor, for one run of its groups after another."""
 
     def __init__(self, groups: int) -> None:
+        self._groups = groups
+        self._run = 0
         self._clock = VirtualClock(groups)
 
-    def report(self, group: int, cycle: int, tokens: list[int]) -> None:
-        """See ``VirtualClock.report``."""
-        self._clock.report(group, cycle, tokens)
+    def report(self, run: int, group: int, cycle: int, tokens: list[int]) -> None:
+        """See ``VirtualClock.report``; a late report of an earlier run is not heard."""
+        if run > self._run:
+            self._run, self._clock = run, VirtualClock(self._groups)
+        if run == self._run:
+            self._clock.report(group, cycle, tokens)
 
-    def progress(self) -> Progress:
-        """See ``VirtualClock.progress``."""
-        return self._clock.progress()
+    def progress(self, run: int) -> Progress:
+        """See ``VirtualClock.progress``; that of a run nobody reported on yet is nothing."""
+        return self._clock.progress() if run == self._run else Progress(0, ())
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """An actor's process id, and what kept it from getting ready if anything did."""
+
+    process: int
+    failure: str | None
 
 
 class ChipActor:
     """A ``ChipGroup`` as an actor.
 
     Errors leave it as ``RunError`` with one line, so that the driver needs no class of an
-    actor's own failure to read it.
+    actor's own failure to read it.  An epoch that was given up is no error: None comes back.
     """
 
     def __init__(self, plan: GroupPlan, clock: Any) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._group: ChipGroup | None = None
+        self._launch = self._run = 0
         try:
-            artifact = load(plan.artifact)
-            mapping = SharedMapping.attach(plan.mapping, plan.layout, plan.token)
-            self._group = ChipGroup(
-                artifact, plan.chips, plan.group, mapping, plan.model, self._report
-            )
+            self._artifact = load(plan.artifact)
         except Exception as error:
             self._failure: str | None = one_line(error)
         else:
             self._failure = None
-        self._clock = clock
 
-    def ready(self) -> str | None:
-        """What kept the actor from starting; None when it is ready."""
-        return self._failure
+    def ready(self, ticket: Ticket) -> Readiness:
+        """Enter the epoch of ``ticket``, with chips as before the first launch."""
+        failure = self._failure
+        if failure is None:
+            try:
+                self._enter(ticket)
+            except Exception as error:
+                failure = one_line(error)
+        return Readiness(os.getpid(), failure)
+
+    def _enter(self, ticket: Ticket) -> None:
+        plan = self._plan
+        mapping = SharedMapping.attach(ticket.mapping, ticket.layout, ticket.token)
+        self._launch, self._run = ticket.launch, ticket.run
+        if self._group is None:
+            self._group = ChipGroup(
+                self._artifact, plan.chips, plan.group, mapping, plan.model, self._report,
+                faults=plan.faults,
+            )  # fmt: skip
+        else:
+            self._group.enter(mapping)
+
+    def _in_epoch(self, work: Callable[[ChipGroup], T]) -> T | None:
+        group = self._group
+        if group is None:
+            raise RunError("the actor was told to work before it was ready")
+        try:
+            return _in_one_line(lambda: work(group))
+        except AbandonedError:
+            return None
 
     def process(self) -> int:
         """The process id, for tests and for people who look at their machine."""
         return os.getpid()
 
-    def generate(self, job: Generation) -> GroupResult:
-        """Run the whole generation."""
-        return _in_one_line(lambda: self._group.generate(job))
+    def generate(self, job: Generation) -> GroupResult | None:
+        """Run the whole generation, from the ticket's launch on."""
+        return self._in_epoch(lambda group: group.generate(job, self._plan, self._launch))
 
-    def launch(self, entry: str, sync: str) -> LaunchPart:
+    def launch(self, entry: str, sync: str) -> LaunchPart | None:
         """Run one entry point once."""
-        return _in_one_line(lambda: self._group.launch(entry, sync))
+        return self._in_epoch(lambda group: group.launch(entry, sync))
 
     def _report(self, group: int, cycle: int, tokens: list[int]) -> None:
         # Fire and forget: the reference is dropped, nobody waits for the clock.
-        self._clock.report.remote(group, cycle, tokens)
+        self._clock.report.remote(self._run, group, cycle, tokens)
 
 
 def start_clock(groups: int, placement: Any) -> Any:
-    """A clock actor on the driver's host."""
-    remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ClockActor)
+    """A clock actor on the driver's host; Ray starts it again when it dies.
+
+    It has nothing to lose: every report says all there is to know.
+    """
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(ClockActor)
     return remote.options(scheduling_strategy=placement).remote(groups)
 
 
 def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
-    """An actor for one group on the driver's host."""
+    """An actor for one group on the driver's host.
+
+    Ray does not start it again when it dies: ``cluster.supervision`` starts another, which works
+    for an actor that was ended on purpose as well.
+    """
     remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
     options = remote.options(
         scheduling_strategy=placement, runtime_env={"env_vars": THREADS}, max_task_retries=0

@@ -94,11 +94,12 @@ def _input_errors() -> type[Exception] | object:
     from interconnect.topology import FabricError
     from programs.artifact import ArtifactError
     from programs.checkpoint import CheckpointError
+    from programs.fault_plan import FaultPlanError
     from programs.partition import PartitionError
 
     return (
         CompileError | SpecError | ArtifactError | CheckpointError | PartitionError | FabricError
-        | ClockError | LinkFramesError
+        | ClockError | LinkFramesError | FaultPlanError
     )  # fmt: skip
 
 
@@ -107,11 +108,12 @@ def _run_errors() -> type[Exception] | object:
     from cluster.mapping import MappingError
     from interconnect.clock_tree import AlignmentError
     from interconnect.clocks import DriftError
+    from programs.modelled_faults import UnrecoverableError
     from programs.runner import StuckError
 
     return (
         ProgramFault | LockstepViolation | AlignmentError | DriftError | MappingError | StuckError
-        | MemoryError
+        | MemoryError | UnrecoverableError
     )  # fmt: skip
 
 

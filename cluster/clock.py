@@ -26,9 +26,12 @@ class VirtualClock:
         self._tokens: list[list[int]] = [[] for _ in range(groups)]
 
     def report(self, group: int, cycle: int, tokens: list[int]) -> None:
-        """Group ``group`` has reached ``cycle`` and picked ``tokens`` since its last report."""
+        """Group ``group`` has reached ``cycle`` and picked ``tokens``, all of them so far.
+
+        A group that was rolled back reports again what was known; nothing known is forgotten.
+        """
         self._cycles[group] = max(self._cycles[group], cycle)
-        self._tokens[group] += tokens
+        self._tokens[group] = max(self._tokens[group], tokens, key=len)
 
     def progress(self) -> Progress:
         """The slowest group's cycle; the tokens any group has told (they are the same)."""

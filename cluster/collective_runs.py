@@ -29,6 +29,9 @@ from interconnect.one_shot import MOST_WORDS, compile_one_shot
 from interconnect.topology import Topology
 from programs.artifact import Artifact
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
+from programs.collective_spares import linked_onto_spares
+from programs.fault_plan import FaultPlan
+from programs.modelled_faults import fault_summary, without_dead_nodes
 
 #: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
 COLUMNS = (
@@ -201,31 +204,33 @@ def run_functional(
     wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
     sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
     algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
-    watch: RunWatch | None = None,
+    watch: RunWatch | None = None, faults: FaultPlan | None = None,
 ) -> Row:  # fmt: skip
     """Compile, prove legal, run with data, and compare every chip with NumPy.
 
-    planned: called with the artifact before it runs.
+    planned: called with the artifact before it runs.  faults: what befalls the modelled machine.
+    With them a wiring of several nodes keeps ``spare_nodes`` of its nodes spare, the last ones.
     """
-    phase("compiling programs")
-    compiled = compile_functional(wiring, operation, nbytes, spec, dtype, algorithm)
-    phase("checking programs")
-    findings = [str(finding) for program in compiled.programs for finding in check(program, spec)]
-    findings += [
-        str(finding)
-        for finding in check_fabric(
-            compiled.programs, compiled.program_of_chip, wiring.cables, spec
-        )
-    ]
-    if findings:
-        raise RunError(f"the programs break a rule: {findings[0]}")
+
+    def programs_on(part: Topology) -> FabricCollective:
+        phase("compiling programs")
+        compiled = compile_functional(part, operation, nbytes, spec, dtype, algorithm)
+        phase("checking programs")
+        _require_legal(compiled, part, spec)
+        return compiled
+
+    moved = linked_onto_spares(wiring, faults, spec, programs_on)
+    compiled, wiring = moved.compiled, moved.compiled.topology
+    faults = None if faults is None else without_dead_nodes(faults)
     data = random_words(wiring.chips, compiled.source_words, dtype, seed)
     artifact = collective_artifact(compiled, data)
     planned(artifact)
-    placement = Placement(pack(wiring.chips, chips_per_actor), in_process=in_process)
-    launched: Launch = launch_everywhere(
-        artifact, ENTRY_POINT, sync, placement, phase, watch
+    if watch is not None:
+        watch.replaced_nodes(moved.spare_used)
+    placement = Placement(
+        pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
     )
+    launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase, watch)
     tree = not compiled.barriers  # a one-shot has no steps
     expected = expected_results(operation, data, compiled.topology.chips_per_node, tree)
     hashes: dict[int, str] = {}
@@ -241,6 +246,8 @@ def run_functional(
         "predicted_cycles": compiled.cycles, "digest": launched.digest,
         "equal": not differs, "differs": differs[0] if differs else None,
         "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
+        "chips": wiring.chips, "nodes": moved.nodes, "recoveries": launched.recoveries,
+        "faults": moved.counted(launched.faults),
     }  # fmt: skip
 
 
@@ -270,6 +277,25 @@ def collective_rows(facts: dict[str, Any], plan: CollectivePlan) -> list[tuple[s
             ("equals NumPy", "bit for bit" if run["equal"] else "NO"),
             ("digest", run["digest"]),
         ]  # fmt: skip
+        if run["recoveries"]:
+            rows.append(("lost processes", f"{run['recoveries']} times replaced"))
+        if run["faults"]:
+            rows += [
+                ("faults", fault_summary(run["faults"])),
+                ("nodes in use", ", ".join(map(str, run["nodes"]))),
+            ]
     if (trace := facts.get("trace")) is not None:
         rows.append(("trace", f"{trace['events']:,} events, {trace['blocks']:,} blocks"))
     return rows
+
+
+def _require_legal(compiled: FabricCollective, wiring: Topology, spec: ChipSpec) -> None:
+    findings = [str(finding) for program in compiled.programs for finding in check(program, spec)]
+    findings += [
+        str(finding)
+        for finding in check_fabric(
+            compiled.programs, compiled.program_of_chip, wiring.cables, spec
+        )
+    ]
+    if findings:
+        raise RunError(f"the programs break a rule: {findings[0]}")

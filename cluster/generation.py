@@ -6,8 +6,10 @@ the end that every group picked the same tokens and every chip retired when it w
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -15,20 +17,19 @@ from typing import Any
 import numpy as np
 
 from chip.digest import finish
-from cluster.actor_session import Placement, chip_actors, raise_failure
+from cluster.actor_session import Placement, chip_actors
 from cluster.clock import unexpected_retirements
 from cluster.errors import RunError
 from cluster.launching import artifact_key
 from cluster.mapping import SharedMapping
-from cluster.metrics.run_watch import RunWatch, watched
+from cluster.metrics.run_watch import OneEpoch, RunWatch, watched
 from cluster.node import ChipGroup, GroupResult, layout_of
+from cluster.supervision import Recovery, Supervisor
 from cluster.tracing.plan import Launched
 from programs.artifact import Artifact
 from programs.host import entry_at
 from programs.partition import PartitionedModel
 from programs.runner import Generation
-
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class GenerationResult:
     """A finished generation; lists have one entry per generated token.
 
     entries, launch_cycles: of every launch, prompt included; decode: the launches that gave tokens.
+    recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
+    machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
+    attachments and vectors.
     """
 
     tokens: list[int]
@@ -53,6 +57,9 @@ class GenerationResult:
     entries: list[str]
     launch_cycles: list[int]
     decode: list[int]
+    recoveries: tuple[Recovery, ...] = ()
+    faults: dict[str, int] = field(default_factory=dict)
+    refused: tuple[int, int] = (0, 0)
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
@@ -107,19 +114,28 @@ def run_generation(
     def entry_of(launch: int) -> str:
         return entry_at(artifact, launch, prefill=launch < len(job.prompt) - 1)
 
+    recoveries: list[Recovery] = []
+    refused = (0, 0)
     if placement.in_process:
         listener.phase("loading chips")
         layout = layout_of(artifact, 1)
         mapping = SharedMapping.private(layout)
-        group = ChipGroup(artifact, range(artifact.chips), 0, mapping, model, stopwatch.report)
+        group = ChipGroup(
+            artifact, range(artifact.chips), 0, mapping, model, stopwatch.report,
+            faults=placement.setting(artifact),
+        )  # fmt: skip
         listener.phase("generating")
-        with watched(watch, artifact, mapping, entry_of):
+        with watched(watch, artifact, OneEpoch(mapping), entry_of, group.faults):
             stopwatch.begin()
             results = [group.generate(job)]
             stopwatch.end()
     else:
-        results = _run_actors(artifact, job, placement, stopwatch, model, entry_of)
-    return _conclude(artifact, results, stopwatch, 0 if placement.in_process else len(results))
+        results, recoveries, refused = _run_actors(
+            artifact, job, placement, stopwatch, model, entry_of
+        )
+    actors = 0 if placement.in_process else len(results)
+    done = _conclude(artifact, results, stopwatch, actors, recoveries)
+    return replace(done, refused=refused)
 
 
 class _Stopwatch:
@@ -141,7 +157,7 @@ class _Stopwatch:
 
     def report(self, group: int, cycle: int, tokens: list[int]) -> None:
         """Tokens of a group in this process."""
-        for token in tokens:
+        for token in tokens[self.told :]:
             self.tell(token)
 
     def tell(self, token: int) -> None:
@@ -160,35 +176,37 @@ def _run_actors(
     stopwatch: _Stopwatch,
     model: PartitionedModel | None,
     entry_of: Callable[[int], str],
-) -> list[GroupResult]:
+) -> tuple[list[GroupResult], list[Recovery], tuple[int, int]]:
     listener = stopwatch.listener
-    with chip_actors(artifact, placement, listener.phase, model) as (clock, actors, mapping):
+    with chip_actors(artifact, placement, listener.phase, model) as supervisor:
         listener.phase("generating")
-        with watched(stopwatch.watch, artifact, mapping, entry_of):
+        faults = placement.setting(artifact)
+        with watched(stopwatch.watch, artifact, supervisor, entry_of, faults):
             stopwatch.begin()
-            results = _collect(clock, actors, job, mapping, stopwatch)
+            results = _collect(supervisor, job, stopwatch)
             stopwatch.end()
-    return results
+    return results, supervisor.recoveries, supervisor.refused
 
 
 def _collect(
-    clock: Any, actors: list[Any], job: Generation, mapping: SharedMapping, stopwatch: _Stopwatch
+    supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch
 ) -> list[GroupResult]:
     """Run the job on all actors, streaming tokens; the results in the order of actors."""
     import ray
 
-    calls = [actor.generate.remote(job) for actor in actors]
-    waiting = list(calls)
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS)
-        for call in done:
-            raise_failure(call, calls, mapping)
-        progress = ray.get(clock.progress.remote())
-        for token in progress.tokens[stopwatch.told :]:
-            stopwatch.tell(token)
-    results: list[GroupResult] = ray.get(calls)
-    for token in results[0].run.tokens[stopwatch.told :]:
-        stopwatch.tell(token)
+    asked: list[Any] = []
+
+    def poll() -> None:
+        # The clock may have died and be starting again: never wait for it.
+        if not asked:
+            asked.append(supervisor.progress())
+        elif ray.wait(asked, timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):
+                stopwatch.report(0, 0, list(ray.get(asked[0]).tokens))
+            asked.clear()
+
+    results: list[GroupResult] = supervisor.run("generate", job, poll=poll)
+    stopwatch.report(0, 0, results[0].run.tokens)
     return results
 
 
@@ -196,17 +214,21 @@ def _steady(launch_seconds: list[float], decode: list[int]) -> float:
     """Median wall seconds of the decode launches after the first; 0 when there are none."""
     # Entry i is the time from the end of launch i to that of launch i + 1.
     later = [launch_seconds[launch - 1] for launch in decode[1:]]
+    later = [seconds for seconds in later if not math.isnan(seconds)]
     return median(later) if later else 0.0
 
 
 def _conclude(
-    artifact: Artifact, groups: list[GroupResult], stopwatch: _Stopwatch, actors: int
+    artifact: Artifact, groups: list[GroupResult], stopwatch: _Stopwatch, actors: int,
+    recoveries: list[Recovery],
 ) -> GenerationResult:
     results = [group.run for group in groups]
     first = results[0]
     for result in results[1:]:
         if result.tokens != first.tokens or result.entries != first.entries:
             raise RunError("processes picked different tokens: the run is not deterministic")
+        if result.faults != first.faults:
+            raise RunError("processes met different faults: the run is not deterministic")
     retired = {chip: cycles for result in results for chip, cycles in result.retired.items()}
     sums = {chip: pair for result in results for chip, pair in result.sums.items()}
     predicted = artifact.predicted_cycles
@@ -231,7 +253,7 @@ def _conclude(
             np.array([sums[chip] for chip in chips], np.uint64),
             [cycle for chip in chips for cycle in retired[chip]],
         ),
-        virtual_seconds=sum(lengths) / clock_hz + io_seconds,
+        virtual_seconds=(sum(lengths) + first.faults.get("cost_cycles", 0)) / clock_hz + io_seconds,
         decode_seconds=sum(decode_cycles) / clock_hz + decode_io,
         wall_seconds=perf_counter() - stopwatch.started,
         first_token_seconds=stopwatch.first_token,
@@ -240,4 +262,6 @@ def _conclude(
         entries=first.entries,
         launch_cycles=lengths,
         decode=first.decode,
+        recoveries=tuple(recoveries),
+        faults=first.faults,
     )

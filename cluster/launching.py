@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from chip.digest import finish
-from cluster.actor_session import Placement, chip_actors, raise_failure
+from cluster.actor_session import Placement, chip_actors
 from cluster.chip_outputs import output_places
 from cluster.clock import unexpected_retirements
 from cluster.errors import RunError
 from cluster.mapping import SharedMapping
-from cluster.metrics.run_watch import RunWatch, watched
+from cluster.metrics.run_watch import OneEpoch, RunWatch, watched
 from cluster.node import ChipGroup, LaunchPart, layout_of
 from programs.artifact import Artifact, content_hash
 
@@ -36,7 +36,8 @@ def cores() -> int:
 class Launch:
     """digest and cycles of the launch; outputs: per chip, what it holds for the host.
 
-    launch_seconds: wall time of the slowest process's launch, without start-up.
+    launch_seconds: wall time of the slowest process's launch, without start-up.  recoveries: how
+    often lost processes were replaced.  faults: as of ``GenerationResult``.
     """
 
     digest: str
@@ -45,6 +46,8 @@ class Launch:
     actors: int
     launch_seconds: float
     wall_seconds: float
+    recoveries: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 def launch_everywhere(
@@ -62,21 +65,27 @@ def launch_everywhere(
     """
     began = perf_counter()
     output_places(artifact)
+    recoveries = 0
     if placement.in_process:
         phase("loading chips")
         mapping = SharedMapping.private(layout_of(artifact, 1))
-        group = ChipGroup(artifact, range(artifact.chips), 0, mapping, threads=cores())
+        group = ChipGroup(
+            artifact, range(artifact.chips), 0, mapping, threads=cores(),
+            faults=placement.setting(artifact),
+        )  # fmt: skip
         phase("running")
-        with watched(watch, artifact, mapping, lambda _: entry):
+        with watched(watch, artifact, OneEpoch(mapping), lambda _: entry, group.faults):
             parts = [group.launch(entry, sync)]
     else:
-        parts = _launch_actors(artifact, entry, sync, placement, phase, watch)
+        parts, recoveries = _launch_actors(artifact, entry, sync, placement, phase, watch)
     retired = {chip: [cycle] for part in parts for chip, cycle in part.retired.items()}
     predicted = artifact.predicted_cycles
     if entry in predicted and (problems := unexpected_retirements([entry], retired, predicted)):
         if watch is not None:
             watch.retired_unexpectedly(len(problems))
         raise RunError(f"{problems[0]} ({len(problems)} such launches)")
+    if any(part.faults != parts[0].faults for part in parts):
+        raise RunError("processes met different faults: the run is not deterministic")
     sums = {chip: pair for part in parts for chip, pair in part.sums.items()}
     chips = sorted(retired)
     return Launch(
@@ -90,25 +99,20 @@ def launch_everywhere(
         actors=0 if placement.in_process else len(parts),
         launch_seconds=max(part.wall_seconds for part in parts),
         wall_seconds=perf_counter() - began,
+        recoveries=recoveries,
+        faults=parts[0].faults,
     )
 
 
 def _launch_actors(
     artifact: Artifact, entry: str, sync: str, placement: Placement,
     phase: Callable[[str], None], watch: RunWatch | None,
-) -> list[LaunchPart]:  # fmt: skip
-    import ray
-
+) -> tuple[list[LaunchPart], int]:  # fmt: skip
+    faults = placement.setting(artifact)
     with (
-        chip_actors(artifact, placement, phase) as (_, actors, mapping),
-        watched(watch, artifact, mapping, lambda _: entry),
+        chip_actors(artifact, placement, phase) as supervisor,
+        watched(watch, artifact, supervisor, lambda _: entry, faults),
     ):
         phase("running")
-        calls = [actor.launch.remote(entry, sync) for actor in actors]
-        waiting = list(calls)
-        while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
-            for call in done:
-                raise_failure(call, calls, mapping)
-        parts: list[LaunchPart] = ray.get(calls)
-    return parts
+        parts: list[LaunchPart] = supervisor.run("launch", entry, sync)
+    return parts, len(supervisor.recoveries)

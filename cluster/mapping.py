@@ -2,14 +2,18 @@
 
 One file, mapped by every process.  It knows bytes and sequence numbers, not chips or programs:
 
-    header     magic, the run's random token, the abandon and watch flags   one page
-    barrier    per process a cache line pair: its mark, seconds of host transfers
+    header     magic, hash of the run's random token, abandon flag, refused attachments,
+               refused vectors, watch flag                                  one page
+    barrier    per process a cache line pair: barrier mark, launch kept, seconds of host transfers
     progress   per chip two int64: cycle reached, launches done; noted when somebody watches
     mailboxes  per chip two slots: sequence, checksum, count, float32 values
     rings      the links' vectors, laid out by ``chip.ring.Rings``
 
 The driver creates the file with mode 0600 under a name nobody can guess and removes it at the end;
-a process that maps it must show the same token, so that two runs never meet by accident.
+a process that maps it must show the same token, so that two runs never meet by accident.  The token
+is not in the file, only its hash; checksums of vectors and mailboxes are keyed with it, so what a
+stranger writes is refused and counted.  That guards against strays, not against an attacker of the
+same user, who can read everything the run can.
 
 A mailbox slot carries its sequence number and a CRC-32 of its contents, and a reader takes it only
 when both agree; nothing is assumed about the order in which another core sees the stores.  Two
@@ -24,6 +28,7 @@ they write after they have read n.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import secrets
@@ -40,13 +45,17 @@ from chip.ring import CAPACITY, Rings
 MAGIC = b"LPUMAP1\0"
 TOKEN_BYTES = 16
 PAGE = 4096
-ABANDONED_AT = 64
-WATCHED_AT = 72
+ABANDONED_AT, REFUSED_AT, WATCHED_AT = 64, 72, 88
 LINE = 128
 
 
 class MappingError(Exception):
     """A mapping that is not the one of this run."""
+
+
+def _shown(token: bytes) -> bytes:
+    """What the file says of a token."""
+    return hashlib.sha256(b"token" + token).digest()[:TOKEN_BYTES]
 
 
 def _round_up(value: int, unit: int) -> int:
@@ -127,11 +136,13 @@ class SharedMapping:
         self._memory = memory
         self._view = memoryview(memory)
         self._flag = np.frombuffer(memory, np.int64, 1, ABANDONED_AT)
+        self._refused = np.frombuffer(memory, np.int64, 2, REFUSED_AT)
         self._watch = np.frombuffer(memory, np.int64, 1, WATCHED_AT)
+        self._key = hashlib.sha256(b"vectors" + token).digest() if token else bytes(8)
         counters = np.frombuffer(memory, np.int64, layout.processes * LINE // 8, PAGE)
-        counters = counters.reshape(layout.processes, LINE // 8)
-        self._arrived = counters[:, 0]
-        self._io_seconds = counters.view(np.float64)[:, 1]
+        lines = counters.reshape(layout.processes, LINE // 8)
+        self._arrived, self._kept = lines[:, 0], lines[:, 1]
+        self._io_seconds = lines.view(np.float64)[:, 2]
         progress = np.frombuffer(memory, np.int64, 2 * layout.chips, layout.progress_at)
         self._progress = progress.reshape(layout.chips, 2)
         self._heads: list[NDArray[np.int64]] = []
@@ -146,7 +157,7 @@ class SharedMapping:
         """A new file in ``directory`` (default: shared memory, else the temporary directory)."""
         token = secrets.token_bytes(TOKEN_BYTES)
         memory, path = _new_file(layout.nbytes, directory)
-        memory[: len(MAGIC) + TOKEN_BYTES] = MAGIC + token
+        memory[: len(MAGIC) + TOKEN_BYTES] = MAGIC + _shown(token)
         return cls(memory, layout, path, token)
 
     @classmethod
@@ -165,14 +176,17 @@ class SharedMapping:
                 f"{path} cannot be mapped ({error}): actors and driver must share one host"
             ) from None
         head = memory[: len(MAGIC) + TOKEN_BYTES]
-        if head != MAGIC + token or len(memory) != layout.nbytes:
+        if head != MAGIC + _shown(token) or len(memory) != layout.nbytes:
+            if head.startswith(MAGIC) and len(memory) >= PAGE:
+                np.frombuffer(memory, np.int64, 1, REFUSED_AT)[0] += 1
             raise MappingError(f"{path} belongs to another run")
         return cls(memory, layout, path, token)
 
     def rings(self) -> Rings:
         """The links' rings."""
         part = self._view[self.layout.rings_at : self.layout.rings_at + self.layout.ring_bytes]
-        return Rings.attach(part, self.layout.rings, self.layout.capacity)
+        key = int.from_bytes(self._key[:8], "little", signed=True)
+        return Rings.attach(part, self.layout.rings, self.layout.capacity, key)
 
     def unlink(self) -> None:
         """Remove the file's name; processes that have it mapped keep the memory."""
@@ -190,14 +204,28 @@ class SharedMapping:
         """True once some process (or the driver) gave the run up."""
         return bool(self._flag[0])
 
+    # Strangers
+
+    def refuse_vector(self) -> None:
+        """A vector or a mailbox was found that nobody of the run wrote."""
+        self._refused[1] += 1
+
+    @property
+    def refused(self) -> tuple[int, int]:
+        """Attachments without the token, and vectors or mailboxes not written with it."""
+        return int(self._refused[0]), int(self._refused[1])
+
     # Mailboxes
+
+    def _checksum(self, values: NDArray[np.float32], sequence: int) -> int:
+        return zlib.crc32(values.data, zlib.crc32(self._key + sequence.to_bytes(8, "little")))
 
     def post(self, chip: int, sequence: int, values: NDArray[np.float32]) -> None:
         """Write ``values`` of ``chip`` under ``sequence`` (from 1, ascending)."""
         slot = 2 * chip + sequence % 2
         head, target = self._heads[slot], self._values[slot][: len(values)]
         target[:] = values
-        head[1] = zlib.crc32(target.data, sequence & 0xFFFF)
+        head[1] = self._checksum(target, sequence)
         head[2] = len(values)
         head[0] = sequence
 
@@ -207,10 +235,14 @@ class SharedMapping:
         head = self._heads[slot]
         if head[0] != sequence:
             return None
-        values = self._values[slot][: int(head[2])].copy()
-        if zlib.crc32(values.data, sequence & 0xFFFF) != head[1]:
+        values = self._values[slot][: max(0, int(head[2]))].copy()
+        if self._checksum(values, sequence) != head[1]:
             return None
         return values
+
+    def is_under(self, chip: int, sequence: int) -> bool:
+        """The mailbox of ``chip`` says ``sequence``, whether its contents are whole or not."""
+        return bool(self._heads[2 * chip + sequence % 2][0] == sequence)
 
     # Barrier
 
@@ -254,3 +286,10 @@ class SharedMapping:
     def io_seconds(self) -> float:
         """Virtual seconds of host transfers so far."""
         return float(self._io_seconds.max())
+
+    # Snapshots
+
+    def keep(self, process: int, launch: int) -> int:
+        """``process`` has a snapshot before ``launch``; the latest launch that all have kept."""
+        self._kept[process] = launch
+        return int(self._kept.min())

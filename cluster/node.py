@@ -11,19 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from chip.engine import Chip
+from chip.faults import LockstepViolation
 from chip.isa import LANES
 from chip.ring import Rings, ring_vectors
 from cluster.chip_outputs import describe_outputs
-from cluster.errors import RunError
+from cluster.errors import RunError, one_line
 from cluster.mapping import Layout, SharedMapping
+from cluster.snapshots import forget_before, restore, take
 from cluster.waiting import Wait
 from programs.artifact import Artifact
 from programs.host import Host
+from programs.modelled_faults import FaultSetting, ModelledFaults
 from programs.partition import PartitionedModel
 from programs.runner import Generation, Logits, Runner, RunResult
 
@@ -34,6 +38,8 @@ REPORT_SECONDS = 0.1
 #: Chips' clocks are noted no more often than this for each chip of the process, and only for
 #: somebody who watches.
 NOTE_SECONDS = 0.001
+#: A mailbox whose checksum is wrong for so long is not being written: someone else wrote it.
+FORGED_SECONDS = 2.0
 
 
 class AbandonedError(RunError):
@@ -41,7 +47,10 @@ class AbandonedError(RunError):
 
 
 class Report(Protocol):
-    """Where a group tells its progress: group, virtual cycle, the tokens not told yet."""
+    """Where a group tells its progress: group, virtual cycle, all tokens so far.
+
+    All of them each time, so that a report lost, repeated or made again after a rollback is right.
+    """
 
     def __call__(self, group: int, cycle: int, tokens: list[int]) -> None: ...
 
@@ -69,7 +78,7 @@ class MappedPeers:
     def __init__(self, group: int, mapping: SharedMapping, report: Report | None) -> None:
         self.group = group
         self.mapping = mapping
-        self._report = report
+        self.told_to = report
         self._wait = Wait(mapping.layout.processes)
         self._told = 0
         self._told_at = 0.0
@@ -77,14 +86,17 @@ class MappedPeers:
         self._chips: Sequence[Chip] = ()
         self._host: Host | None = None
         self._watched = False
-        self._reached = 0
+        self._launches_before = self._reached = 0
         self._note_at = 0.0
 
-    def begin(self, chips: Sequence[Chip], host: Host | None) -> None:
-        """``chips`` of this process start a run, their clocks at 0."""
+    def begin(
+        self, chips: Sequence[Chip], host: Host | None, launches: int = 0, reached: int = 0
+    ) -> None:
+        """``chips`` of this process start, or go on after ``launches`` at cycle ``reached``."""
         self.launch_times.clear()
         self._chips, self._host = chips, host
-        self._watched, self._reached, self._note_at = self.mapping.watched, 0, 0.0
+        self._watched, self._note_at = self.mapping.watched, 0.0
+        self._launches_before, self._reached = launches, reached
 
     def progressed(self) -> None:
         """The next wait starts with spinning."""
@@ -113,7 +125,20 @@ class MappedPeers:
         return [own[chip] if chip in own else self._read(chip, sequence) for chip in chips]
 
     def _read(self, chip: int, sequence: int) -> Logits:
-        return self._until(lambda: self.mapping.peek(chip, sequence))
+        looked = 0.0
+
+        def ready() -> Logits | None:
+            nonlocal looked
+            values = self.mapping.peek(chip, sequence)
+            if values is None and self.mapping.is_under(chip, sequence):
+                looked = looked or perf_counter()
+                if perf_counter() > looked + FORGED_SECONDS:
+                    self.mapping.refuse_vector()
+                    self.mapping.abandon()
+                    raise AbandonedError(f"refused: the mailbox of chip {chip} is not its own")
+            return values
+
+        return self._until(ready)
 
     def report(self, cycle: int, tokens: Sequence[int]) -> None:
         """Note when a launch ended; tell progress, not more often than is useful."""
@@ -123,17 +148,18 @@ class MappedPeers:
             self._reached = cycle
             self._note_at = 0.0
             self.mapping.note_transfers(self.group, self._io_seconds())
+            launches = self._launches_before + len(self.launch_times)
             for chip in self._chips:
                 self.mapping.note_clock(chip.chip_id, cycle)
-                self.mapping.note_launches(chip.chip_id, len(self.launch_times))
+                self.mapping.note_launches(chip.chip_id, launches)
         first = self._told == 0 and len(tokens) > 0
         if first or now - self._told_at >= REPORT_SECONDS:
             self.flush(cycle, tokens)
 
     def flush(self, cycle: int, tokens: Sequence[int]) -> None:
-        """Tell everything not told yet."""
-        if self._report is not None:
-            self._report(self.group, cycle, list(tokens[self._told :]))
+        """Tell everything."""
+        if self.told_to is not None:
+            self.told_to(self.group, cycle, list(tokens))
             self._told = len(tokens)
             self._told_at = perf_counter()
 
@@ -163,21 +189,41 @@ class MappedPeers:
 class GroupPlan:
     """Everything a process needs to find its part of a run; small enough to send.
 
-    artifact: a file with the memory images of the group's own chips.
+    artifact: a file with the memory images of the group's own chips.  snapshots: where the run
+    keeps them.  snapshot_launches: launches between two, 0 for none.  faults: as for ``Runner``.
     """
 
     artifact: Path
     chips: tuple[int, ...]
     group: int
+    snapshots: Path
+    snapshot_launches: int
+    model: PartitionedModel | None = None
+    faults: FaultSetting | None = None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What admits a group to one epoch of a run: the memory to meet in, and where to go on.
+
+    Every epoch has memory and a token of its own, so a process left over from an earlier one can
+    disturb nobody.  run: number of the work among that of these actors.  launch: the snapshot all
+    groups go on from; 0 for the beginning.
+    """
+
     mapping: Path
     layout: Layout
     token: bytes
-    model: PartitionedModel | None = None
+    run: int = 0
+    launch: int = 0
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What a group hands back; launch_seconds: wall time from each launch's end to the next's."""
+    """What a group hands back.
+
+    launch_seconds: wall time from each launch's end to the next's; nan of those before a recovery.
+    """
 
     run: RunResult
     launch_seconds: list[float]
@@ -185,12 +231,16 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class LaunchPart:
-    """One launch of a group: per chip its retire cycle, digest sums, and outputs in words."""
+    """One launch of a group: per chip its retire cycle, digest sums, and outputs in words.
+
+    faults: what was counted, empty without a plan.
+    """
 
     retired: dict[int, int]
     sums: dict[int, tuple[int, int]]
     outputs: list[dict[str, Any]]
     wall_seconds: float
+    faults: dict[str, int]
 
 
 class ChipGroup:
@@ -205,45 +255,94 @@ class ChipGroup:
         model: PartitionedModel | None = None,
         report: Report | None = None,
         threads: int = 1,
+        faults: FaultSetting | None = None,
     ) -> None:
         """``model``: as for ``Host``, the partitioned model if it is not in a directory.
 
-        threads: as for ``Runner``.  An artifact of no model has no host side: its entry points
-        can be launched, no more.
+        threads, faults: as for ``Runner``.  An artifact of no model has no host side: its entry
+        points can be launched, no more.
         """
         self.mapping = mapping
+        self.faults = faults
         self.peers = MappedPeers(group, mapping, report)
         self._host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
-        self.runner = Runner(artifact, numbers, mapping.rings(), self.peers, self._host, threads)
+        self.runner = Runner(
+            artifact, numbers, mapping.rings(), self.peers, self._host, threads, faults
+        )
 
-    def generate(self, job: Generation) -> GroupResult:
-        """Run the whole generation; every group of the run returns the same tokens."""
+    def enter(self, mapping: SharedMapping) -> None:
+        """Leave the epoch of before for that of ``mapping``; chips as before the first launch."""
+        self.mapping = mapping
+        self.peers = MappedPeers(self.peers.group, mapping, self.peers.told_to)
+        self.runner.reload(mapping.rings(), self.peers)
+
+    def generate(
+        self, job: Generation, plan: GroupPlan | None = None, launch: int = 0
+    ) -> GroupResult:
+        """Run the whole generation; every group of the run returns the same tokens.
+
+        plan: says how to keep snapshots; None keeps none.  launch: go on from that snapshot, the
+        group having just entered its epoch.
+        """
         self.peers.begin(self.chips, self._host)
+
+        def between(result: RunResult) -> None:
+            number = len(result.entries)
+            if self.mapping.abandoned:
+                raise AbandonedError("the run was given up: another process failed")
+            every = plan.snapshot_launches if plan is not None else 0
+            if plan is not None and every and number > launch and number % every == 0:
+                self._keep_snapshot(plan, result)
+
         try:
-            result = self.runner.generate(job)
-        except BaseException:
-            self.mapping.abandon()
-            raise
+            resume = None
+            if plan is not None and launch:
+                resume = restore(plan.snapshots, plan.group, launch, self.runner)
+                reached = sum(map(max, zip(*resume.retired.values(), strict=True)))
+                self.peers.begin(self.chips, self._host, launch, reached)
+            result = self.runner.generate(job, resume, between)
+        except BaseException as error:
+            raise self._give_up(error) from None
         launches = zip(*result.retired.values(), strict=True)
         self.peers.flush(sum(max(cycles) for cycles in launches), result.tokens)
         times = self.peers.launch_times
-        return GroupResult(result, [b - a for a, b in pairwise(times)])
+        unknown = [nan] * (len(result.entries) - len(times))
+        return GroupResult(result, unknown + [b - a for a, b in pairwise(times)])
+
+    def _give_up(self, error: BaseException) -> BaseException:
+        """Tell the others; what to raise.  A forged vector is refused: no fault of the run."""
+        if isinstance(error, LockstepViolation) and error.forged and self.mapping.path is not None:
+            self.mapping.refuse_vector()
+            error = AbandonedError(f"refused: {one_line(error)}")
+        self.mapping.abandon()
+        return error
+
+    def _keep_snapshot(self, plan: GroupPlan, result: RunResult) -> None:
+        number = len(result.entries)
+        try:
+            take(plan.snapshots, plan.group, self.runner, result)
+            kept = self.mapping.keep(plan.group, number)
+        except OSError:  # no room: give back what there is; a recovery begins at the beginning
+            self.mapping.keep(plan.group, number)
+            kept = number
+        forget_before(plan.snapshots, plan.group, kept)
 
     def launch(self, entry: str, sync: str) -> LaunchPart:
         """Run ``entry`` once, with memory as it is."""
         began = perf_counter()
         self.peers.begin(self.chips, None)
         try:
-            retired = self.runner.launch(entry, 0, sync)
+            counts = {} if self.faults is None else ModelledFaults.new_counts()
+            retired = self.runner.launch(entry, 0, sync, counts)
             self.peers.report(max(retired.values()), ())
-        except BaseException:
-            self.mapping.abandon()
-            raise
+        except BaseException as error:
+            raise self._give_up(error) from None
         return LaunchPart(
             retired=retired,
             sums={c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips},
             outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
             wall_seconds=perf_counter() - began,
+            faults=counts,
         )
 
     @property

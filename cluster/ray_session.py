@@ -7,6 +7,7 @@ Other Ray processes of the host are never touched.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,10 @@ from cluster.errors import InputError, one_line
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 #: Paths of Unix sockets have at most 107 bytes, and Ray puts some 60 under its directory.
 LONGEST_DIRECTORY = 40
+LOOPBACK = "127.0.0.1"
+_CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+#: Ray's last processes are gone after about a second.
+LONGEST_REMOVAL_SECONDS = 3.0
 
 
 def _short_directory() -> str:
@@ -34,6 +40,19 @@ def _short_directory() -> str:
         parent = "/tmp"
     return tempfile.mkdtemp(prefix="lpu-ray-", dir=parent)
 
+
+#: Directories of this process's private Rays.  After a start that was interrupted, Ray tidies up
+#: when the process exits and makes its directory anew.  What is registered first runs last, so this
+#: is registered before Ray is imported.
+_PRIVATE: list[str] = []
+
+
+def _remove_all() -> None:
+    for directory in _PRIVATE:
+        _remove(directory)
+
+
+atexit.register(_remove_all)
 
 #: Ray gives it to the driver of a submitted job: the job's packages, which lie in its cluster only,
 #: so that a Ray of its own could not start a worker.
@@ -66,16 +85,52 @@ def ray_session(address: str | None, workers: int) -> Iterator[Any]:
             with _own_termination():
                 if address is None:
                     directory = _short_directory()
+                    _PRIVATE.append(directory)
                     _start(ray, directory, workers)
                 else:
                     _join(ray, address)
+                _keep_quiet()
         node = ray.get_runtime_context().get_node_id()
         yield NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     finally:
-        if not joined:
-            ray.shutdown()
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+        try:
+            if not joined:
+                ray.shutdown()
+        finally:
+            if directory is not None:
+                _remove(directory)
+
+
+def _keep_quiet() -> None:
+    """Keep Ray from printing on our stdout that a worker died: who lost it says so itself."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
+
+
+def _end_processes_of(directory: str) -> bool:
+    """End what Ray started in our own private ``directory``; whether there was anything.
+
+    Only after a start that was interrupted is there: Ray does not know of its processes then.
+    """
+    found = False
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if directory.encode() in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+                found = True
+    return found
+
+
+def _remove(directory: str) -> None:
+    """Remove Ray's files; its processes, told to end, may still make some, and the directory."""
+    deadline = time.monotonic() + LONGEST_REMOVAL_SECONDS
+    gone = 0 if os.path.exists(directory) else 3
+    while gone < 3 and time.monotonic() < deadline:
+        there = _end_processes_of(directory) or os.path.exists(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        gone = 0 if there else gone + 1
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -94,8 +149,27 @@ def _own_termination() -> Iterator[None]:
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
+@contextlib.contextmanager
+def _one_machine() -> Iterator[None]:
+    """Tell Ray, and the processes it starts, that no other machine will ever join.
+
+    Ray then takes the loopback address, as it does where it knows no clusters; given that address
+    without this, it looks for another one.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[_CLUSTERS_VARIABLE] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[_CLUSTERS_VARIABLE]
+
+
 def _start(ray: Any, directory: str, workers: int) -> None:
-    with warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT):
+    with warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT), _one_machine():
         warnings.simplefilter("ignore")
         ray.init(
             address="local",
@@ -106,6 +180,8 @@ def _start(ray: Any, directory: str, workers: int) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
+            # Ray's servers then listen on loopback only: its protocol lets who reaches it run code.
+            _node_ip_address=LOOPBACK,
             _temp_dir=directory,
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 from chip.isa import LANES, LINKS, SLICES, SLICES_PER_HEMISPHERE
 from chip.program import BLOCK_DTYPE
 from chip.program_limits import MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GANGS, MAX_MAPS
-from chip.spec import ChipSpec, SpecError
+from chip.spec import ChipSpec, SpecError, largest_value
 
 VERSION = 1
 #: (Fewest, most) chips of every topology an artifact can be for; the last five are those of
@@ -36,8 +36,6 @@ MAX_PROGRAMS = 4096  # over all entry points, as the next two
 MAX_TOTAL_BLOCKS = 2**25
 MAX_TOTAL_GANGS = 2**18
 COLUMNS = [[name, BLOCK_DTYPE[name].str] for name in BLOCK_DTYPE.names or ()]
-#: Largest value of a ChipSpec integer, by the end of its name; the first match counts.
-_SPEC_LIMITS = {"_cycles": 2**20, "_rows": 2**16, "links": LINKS, "packet_bytes": 2**16, "": 2**40}
 
 
 class ArtifactError(ValueError):
@@ -239,8 +237,7 @@ def _parse_spec(value: Any) -> ChipSpec:
     for name in names:
         kind, what = type(getattr(default, name)), f"spec.{name}"
         if kind is int:
-            limit = next(most for end, most in _SPEC_LIMITS.items() if name.endswith(end))
-            _number(values[name], what, 1, limit)
+            _number(values[name], what, 1, largest_value(name))
         elif kind is tuple:
             last = SLICES_PER_HEMISPHERE - 1
             slices = tuple(_number(v, what, 0, last) for v in _list(values[name], what))

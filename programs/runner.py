@@ -17,7 +17,7 @@ Two independent ways to keep chips in step, which must give the same digest:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -28,13 +28,15 @@ from chip.isa import C2C_QUEUE, queue_name
 from chip.loader import LinkedProgram, link
 from chip.ring import Rings, ring_vectors
 from chip.spec import ChipSpec
+from chip.touched import touched_words
 from interconnect.node import wire
 from programs.artifact import Artifact
 from programs.host import Host, pick_token
+from programs.modelled_faults import FaultSetting, ModelledFaults, UnrecoverableError
 
 LOOKAHEAD, BARRIER = "lookahead", "barrier"
 SYNC_MODES = (LOOKAHEAD, BARRIER)
-#: Barrier marks are ``launch * LAUNCH_MARK + window``, so they ascend over a whole generation.
+#: Barrier marks are ``launches so far * LAUNCH_MARK + window``, so they ascend over a run.
 LAUNCH_MARK = 1 << 32
 
 #: Share of SRAM that a memory image fills for the chip to count as dense.
@@ -69,6 +71,7 @@ class RunResult:
 
     entries: the entry point of each launch; decode: the launches that gave a token;
     retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
+    faults: what ``programs.modelled_faults`` counted, empty without a plan.
     """
 
     tokens: list[int]
@@ -77,6 +80,7 @@ class RunResult:
     retired: dict[int, list[int]]
     sums: dict[int, tuple[int, int]]
     io_seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 class Peers(Protocol):
@@ -199,26 +203,61 @@ class Runner:
         peers: Peers,
         host: Host | None = None,
         threads: int = 1,
+        faults: FaultSetting | None = None,
     ) -> None:
         """``host``: needed to generate, not to launch an entry point as it is.
 
-        threads: how many step the chips in lookahead mode; the result is the same.
+        threads: how many step the chips in lookahead mode; the result is the same.  faults: what
+        befalls the modelled machine.
         """
+        self._faults = None if faults is None else ModelledFaults(faults, artifact)
+        self._launched = 0
         self.artifact = artifact
         self._host = host
         self._threads = threads
         self.rings = rings
         self.peers = peers
-        self.chips: list[Chip] = []
         self._linked: dict[tuple[str, int], LinkedProgram] = {}
-        for number in numbers:
-            image = artifact.memory[number]
-            used = sum(rows.nbytes for _, _, rows in image)
-            chip = Chip(artifact.spec, number, dense=used > DENSE_RATIO * artifact.spec.sram_bytes)
-            wire(chip, artifact.cables)
-            for place, address, rows in image:
-                chip.write_words(place, address, rows)
-            self.chips.append(chip)
+        self._touched: dict[int, NDArray[np.int64]] = {}
+        self._touched_programs: dict[int, int] = {}
+        self.chips = [self._new_chip(number) for number in numbers]
+
+    def _new_chip(self, number: int) -> Chip:
+        """A wired chip with its memory image."""
+        image, spec = self.artifact.memory[number], self.artifact.spec
+        used = sum(rows.nbytes for _, _, rows in image)
+        chip = Chip(spec, number, dense=used > DENSE_RATIO * spec.sram_bytes)
+        wire(chip, self.artifact.cables)
+        for place, address, rows in image:
+            chip.write_words(place, address, rows)
+        return chip
+
+    def reload(self, rings: Rings, peers: Peers) -> None:
+        """New chips and a host as before the first launch, in other rings among other peers."""
+        self.rings, self.peers = rings, peers
+        self._launched = 0
+        if self._host is not None:
+            self._host.virtual_io_seconds = 0.0
+        self._new_chips()
+
+    def _new_chips(self) -> None:
+        numbers = [chip.chip_id for chip in self.chips]
+        self.chips.clear()
+        self.chips += [self._new_chip(number) for number in numbers]
+
+    def touched(self, chip: Chip) -> NDArray[np.int64]:
+        """Rows of SRAM that may differ from the chip's image: what programs and host wrote."""
+        number = self.artifact.program_of_chip[chip.chip_id]
+        keys = [key for key in self._linked if key[1] == number]
+        if len(keys) != self._touched_programs.get(number):
+            words = self.artifact.spec.words_per_slice
+            parts = [touched_words(self._linked[key]) for key in keys]
+            for places in self.artifact.bindings.get("inputs", {}).values():
+                parts += [slice_ * words + first + np.arange(n) for slice_, first, n in places]
+            rows = np.concatenate([np.zeros(0, np.int64), *parts])
+            self._touched[number] = np.unique(rows.astype(np.int64))
+            self._touched_programs[number] = len(keys)
+        return self._touched[number]
 
     def linked(self, entry: str, chip: int) -> LinkedProgram:
         """The executable form of a chip's program, made once for chips that share it."""
@@ -234,30 +273,91 @@ class Runner:
             raise ValueError("this runner was made without a host side")
         return self._host
 
-    def launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
-        """Run one launch of all own chips; the cycle at which each retired."""
+    def launch(
+        self, entry: str, number: int, sync: str, counts: dict[str, int] | None = None,
+        from_first: Callable[[], int] | None = None,
+    ) -> dict[int, int]:  # fmt: skip
+        """Run one launch of all own chips; the cycle at which each retired.
+
+        counts: of faults, is added to.  from_first: see ``ModelledFaults``; new chips by default.
+        """
+        if self._faults is None:
+            return self._launch(entry, number, sync)
+
+        def again() -> int:
+            self._new_chips()
+            return 0
+
+        for chip in self.chips:
+            self.linked(entry, chip.chip_id)
+        return self._faults.launch(
+            self.chips, number, entry, {} if counts is None else counts,
+            lambda: self._launch(entry, number, sync), self.touched, from_first or again,
+        )  # fmt: skip
+
+    def _launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
         for chip in self.chips:
             chip.begin(self.linked(entry, chip.chip_id), number)
         if sync == BARRIER:
+            # Marks ascend although a launch that failed runs again under its number.
             window = window_cycles(self.artifact.spec)
-            step_windows(self.chips, self.rings, self.peers, window, number)
+            step_windows(self.chips, self.rings, self.peers, window, self._launched)
         else:
             step_lookahead(self.chips, self.rings, self.peers, self._threads)
+        self._launched += 1
         return {chip.chip_id: chip.retired_cycles for chip in self.chips}
 
-    def generate(self, job: Generation) -> RunResult:
-        """Feed the prompt, then pick tokens until ``max_new_tokens`` or the stop token."""
-        result = RunResult([], [], [], {c.chip_id: [] for c in self.chips}, {}, 0.0)
+    def _repeat(self, job: Generation, result: RunResult) -> int:
+        """On new chips every launch so far again, from the known tokens; their cycles."""
+        before = [chip.digest_sums.copy() for chip in self.chips]
+        io_seconds = self.host.virtual_io_seconds
+        self._new_chips()
+        tokens = [*job.prompt, *result.tokens]
+        cycles = 0
+        for position, entry in enumerate(result.entries):
+            for chip in self.chips:
+                self.host.prepare(chip, tokens[position], position)
+            self._launch(entry, position, job.sync)
+            cycles += self.artifact.predicted_cycles[entry]
+        self.host.virtual_io_seconds = io_seconds
+        for chip, sums in zip(self.chips, before, strict=True):
+            if (chip.digest_sums != sums).any():
+                raise UnrecoverableError(f"chip {chip.chip_id} computed other things on the spare")
+        token = tokens[len(result.entries)]
+        for chip in self.chips:
+            self.host.prepare(chip, token, len(result.entries))
+        self.host.virtual_io_seconds = io_seconds
+        return cycles
+
+    def generate(
+        self,
+        job: Generation,
+        resume: RunResult | None = None,
+        between: Callable[[RunResult], None] = lambda _: None,
+    ) -> RunResult:
+        """Feed the prompt, then pick tokens until ``max_new_tokens`` or the stop token.
+
+        resume: what the launches so far gave, the chips being as they were after them.  between:
+        called before every launch with the result so far; ``len(entries)`` is the launch's number.
+        """
+        result = resume or RunResult([], [], [], {c.chip_id: [] for c in self.chips}, {}, 0.0)
+        if self._faults is not None and not result.faults:
+            result.faults.update(self._faults.new_counts())
         io_before = self.host.virtual_io_seconds
-        reached = 0
+        if resume is not None:
+            self.host.virtual_io_seconds, io_before = resume.io_seconds, 0.0
+        reached = sum(map(max, zip(*result.retired.values(), strict=True)))
         last = len(job.prompt) - 1
-        for position in range(last + job.max_new_tokens):
+        for position in range(len(result.entries), last + job.max_new_tokens):
+            between(result)
             prefill = position < last
             token = job.prompt[position] if position <= last else result.tokens[-1]
             for chip in self.chips:
                 self.host.prepare(chip, token, position)
             entry = self.host.entry(position, prefill)
-            retired = self.launch(entry, position, job.sync)
+            retired = self.launch(
+                entry, position, job.sync, result.faults, lambda: self._repeat(job, result)
+            )
             for number, cycle in retired.items():
                 result.retired[number].append(cycle)
             result.entries.append(entry)
@@ -265,13 +365,13 @@ class Runner:
             if not prefill:
                 result.decode.append(position)
                 result.tokens.append(self._pick(job, len(result.decode)))
+            result.io_seconds = self.host.virtual_io_seconds - io_before
             self.peers.report(reached, result.tokens)
             if result.tokens and result.tokens[-1] in job.stop:
                 break
         for chip in self.chips:
             low, high = (int(value) for value in chip.digest_sums)
             result.sums[chip.chip_id] = (low, high)
-        result.io_seconds = self.host.virtual_io_seconds - io_before
         return result
 
     def _pick(self, job: Generation, step: int) -> int:

@@ -23,7 +23,7 @@ OWN = {
 LONG = (
     "lpu generate --chips", "lpu generate --m", "lpu generate --trace", "lpu generate --report",
     "lpu bench", "lpu fabric collective", "lpu fabric sweep", "lpu experiment",
-    "lpu workload", "lpu plan", "lpu generate --tp",
+    "lpu workload", "lpu plan", "lpu generate --tp", "lpu generate --faults",
 )  # fmt: skip
 NOT_RUN = {
     "lpu bench": "the whole table takes several minutes; its rows have tests of their own",
@@ -65,6 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "prompts.txt").write_text("def f(\nimport os\n", encoding="utf-8")
     for path in DOCUMENTS:
         for name, text in re.findall(r"```asm\n; (\S+)\n(.*?)```", path.read_text("utf-8"), re.S):
+            (directory / name).write_text(text, encoding="utf-8")
+        for name, text in re.findall(r"```toml\n# (\S+)\n(.*?)```", path.read_text("utf-8"), re.S):
             (directory / name).write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)

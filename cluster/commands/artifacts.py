@@ -14,8 +14,8 @@ from cluster.errors import InputError
 DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
 OUTPUTS_SHOWN = 8
-#: Chips up to which links are checked one by one; beyond, all links of the fabric at once.
-MOST_LINKED = 8
+#: Instructions and stream elements of a program; within them checking stays below 1 GiB.
+MOST_ELEMENTS = 1 << 22
 
 File = Annotated[Path, typer.Argument(help="An .lpu file.", metavar="FILE")]
 Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="the first one")]
@@ -74,31 +74,23 @@ def compile_(
     )
 
 
-def check(file: File, as_json: options.Json = False) -> None:
+def check(
+    file: File,
+    most_elements: Annotated[
+        int, typer.Option(help="Refuse programs that expand to more; a million take 0.2 GiB.")
+    ] = MOST_ELEMENTS,
+    as_json: options.Json = False,
+) -> None:
     """Prove every program of an artifact legal, or say why not."""
     from chip import checker
+    from cluster.artifact_check import check_artifact
     from cluster.output import print_json, stderr_console, working
-    from interconnect.fabric_check import check_fabric
     from programs.artifact import load
 
-    found: list[tuple[str, Any]] = []
+    options.check_at_least("--most-elements", most_elements, 1)
     with working("checking ...", stderr_console()) as tell:
         artifact = load(file)
-        for name in artifact.programs:
-            tell(f"checking {name} ...")
-            each = [artifact.program(name, number) for number in range(artifact.chips)]
-            first = {id(program): number for number, program in reversed(list(enumerate(each)))}
-            for number in sorted(first.values()):
-                findings = checker.check(each[number], artifact.spec, chip=number)
-                found += [(name, finding) for finding in findings]
-            if artifact.chips <= MOST_LINKED:
-                links = checker.check_links(each, artifact.cables, artifact.spec)
-            else:
-                links = check_fabric(
-                    artifact.programs[name], artifact.program_of_chip, artifact.cables,
-                    artifact.spec,
-                )  # fmt: skip
-            found += [(name, finding) for finding in links]
+        found = check_artifact(artifact, most_elements, lambda name: tell(f"checking {name} ..."))
     errors = [pair for pair in found if pair[1].severity == checker.ERROR]
     if as_json:
         print_json(

@@ -232,6 +232,7 @@ def collective(
     trace_window: options.TraceWindow = None,
     save: options.Save = None,
     report: options.Report = None,
+    faults: options.Faults = None,
     as_json: options.Json = False,
 ) -> None:
     """Schedule, check and simulate a collective; with --run, execute it and compare with NumPy."""
@@ -246,6 +247,7 @@ def collective(
     from interconnect.collective_plan import plan_collective
     from interconnect.collective_traffic import ALGORITHMS, OPERATIONS
     from programs.collective_artifact import ENTRY_POINT
+    from programs.fault_plan import load_fault_plan
     from programs.runner import SYNC_MODES
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -258,8 +260,11 @@ def collective(
     if algorithm is not None:
         options.check_choice("--algorithm", algorithm, ALGORITHMS)
     asked = dtype != "int32" or sync != "lookahead" or in_process or chips_per_actor is not None
-    if asked and not run:
-        raise InputError("--dtype, --sync, --in-process and --chips-per-actor: only with --run")
+    if (asked or faults is not None) and not run:
+        raise InputError(
+            "--dtype, --sync, --in-process, --chips-per-actor and --faults: only with --run"
+        )
+    fault_plan = None if faults is None else load_fault_plan(faults)
     tracing = trace_request(trace, trace_window, None)
     reporting = report_request(save, report)
     if not run and (tracing is not None or reporting.wanted):
@@ -289,7 +294,7 @@ def collective(
             functional = run_functional(
                 wiring, operation, nbytes, spec, dtype=dtype, seed=seed, sync=sync,
                 chips_per_actor=chips_per_actor, in_process=in_process, phase=tell,
-                algorithm=algorithm, planned=planned,
+                algorithm=algorithm, planned=planned, faults=fault_plan,
                 watch=None if board is None else RunWatch(board, "fabric collective"),
             )  # fmt: skip
             launched = Launched(ENTRY_POINT, functional["cycles"])

@@ -55,6 +55,7 @@ def generate(
     metrics_port: options.MetricsPort = 0,
     metrics_host: options.MetricsHost = options.METRICS_HOST,
     metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
+    faults: options.Faults = None,
     as_json: options.Json = False,
 ) -> None:
     """Generate text on emulated chips: one node, or a pipeline of nodes."""
@@ -82,10 +83,13 @@ def generate(
     from cluster.report.request import report_request
     from cluster.tracing.request import trace_request
     from programs.artifact import load
+    from programs.fault_plan import load_fault_plan
+    from programs.modelled_faults import fault_summary
     from programs.runner import Generation
 
     tracing = trace_request(trace, trace_window, trace_launches)
     reporting = report_request(save, report)
+    fault_plan = None if faults is None else load_fault_plan(faults)
     compiled = None if artifact is None else load(artifact)
     directory = model or (options.shipped_model() if compiled is None else home_of(compiled))
     checkpoint = open_model(directory)
@@ -113,7 +117,9 @@ def generate(
         )
         if tracing is not None:  # too large a trace is refused before the run, not after it
             tracing.plan(compiled, planned_launches(compiled, job))
-        placement = Placement(pack(compiled.chips, packing), address, in_process)
+        placement = Placement(
+            pack(compiled.chips, packing), address, in_process, faults=fault_plan
+        )
         watch = None if board is None else RunWatch(board, "generate", SERVED)
         result = run_generation(compiled, job, placement, terminal, started, watch=watch)
         launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
@@ -145,6 +151,10 @@ def generate(
         ("machine", f"{result.chips} chips, {_processes(result.actors)}, {sync}"),
         ("digest", result.digest),
     ]
+    if result.recoveries:
+        facts.append(("lost processes", f"{len(result.recoveries)} times replaced"))
+    if result.faults:
+        facts.append(("faults", fault_summary(result.faults)))
     if traced is not None:
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
@@ -177,6 +187,10 @@ def generate(
                 "wall_tokens_per_second": len(result.tokens) / result.token_wall_seconds,
                 "prompt_tokens": len(ids),
                 "sync": sync,
+                "recoveries": len(result.recoveries),
+                "recovery_seconds": [recovery.seconds for recovery in result.recoveries],
+                "refused": dict(zip(("attachments", "vectors"), result.refused, strict=True)),
+                "faults": result.faults or None,
                 **({} if traced is None else {"trace": traced.summary()}),
             }
         )

@@ -61,6 +61,10 @@ Save = Annotated[
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
 ]
+Faults = Annotated[
+    Path | None,
+    typer.Option(help="Faults of the modelled machine, a TOML file.", show_default="none"),
+]
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
 
 MetricsPort = Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cluster.errors import InputError, RunError, one_line
@@ -17,6 +17,8 @@ from cluster.experiments.agentic_routing import Desk, LocalDesk, View, make_rout
 from cluster.ray_session import ray_session
 
 PLACE = "actor"
+#: Losses after which a desk is given up: something ends it again and again.
+MOST_LOST = 3
 
 
 def split_name(name: str) -> tuple[str, bool]:
@@ -52,19 +54,27 @@ class RouterActor:
 class ActorDesk(Desk):
     """The desk in a Ray actor, seen from here.
 
-    An actor takes one caller's calls in their order, so ``observe`` need not wait.
+    An actor takes one caller's calls in their order, so ``observe`` need not wait.  A desk is what
+    its messages made of it: when its process is lost, another hears the same ones again and goes
+    on with the same decisions.  ``lost`` counts that.
     """
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, start: Callable[[], Any]) -> None:
+        """start: starts a new desk's actor."""
+        self._start = start
+        self.actor = start()
+        self.lost = 0
+        self._heard: list[tuple[str, tuple[object, ...]]] = []
 
     def route(self, raw: bytes, in_flight: dict[str, int]) -> tuple[View, str] | None:
         """See ``Desk``."""
-        answer: tuple[View, str] | None = self._call("route", raw, in_flight)
+        answer: tuple[View, str] | None = self._call("route", raw, dict(in_flight))
+        self._heard.append(("route", (raw, dict(in_flight))))
         return answer
 
     def observe(self, view: View, pool: str, seconds: float) -> None:
         """See ``Router``."""
+        self._heard.append(("observe", (view, pool, seconds)))
         self.actor.observe.remote(view, pool, seconds)
 
     def counts(self) -> dict[str, Any]:
@@ -76,9 +86,18 @@ class ActorDesk(Desk):
         import ray
 
         try:
-            return ray.get(getattr(self.actor, method).remote(*arguments))
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"the router's actor is lost: {one_line(error)[:200]}") from None
+            while True:
+                try:
+                    return ray.get(getattr(self.actor, method).remote(*arguments))
+                except ray.exceptions.RayActorError as error:
+                    if self.lost == MOST_LOST:
+                        raise RunError(
+                            f"the router's actor is lost again and again: {one_line(error)[:200]}"
+                        ) from None
+                    self.lost += 1
+                    self.actor = self._start()
+                    for name, given in self._heard:
+                        getattr(self.actor, name).remote(*given)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise InputError(one_line(error.cause)) from None
@@ -97,11 +116,10 @@ def actor_desk(name: str, seed: int, address: str | None = None) -> Iterator[Act
     here = os.getcwd()
     with ray_session(address, 1) as where:
         remote: Any = ray.remote(num_cpus=0, max_restarts=0)(RouterActor)
-        actor = remote.options(scheduling_strategy=where, max_task_retries=0).remote(
-            name, seed, here
-        )
+        options = remote.options(scheduling_strategy=where, max_task_retries=0)
+        desk = ActorDesk(lambda: options.remote(name, seed, here))
         try:
-            yield ActorDesk(actor)
+            yield desk
         finally:
             with contextlib.suppress(Exception):
-                ray.kill(actor)
+                ray.kill(desk.actor)

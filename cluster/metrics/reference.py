@@ -12,8 +12,7 @@ Made from the one table in `cluster/metrics/table.py`; how to watch them is in
 
 Where a value comes from: *exact*: cycles and programs; *estimated*: a model of GPUs, of links to
 them or of host transfers is part of it; *wall clock*: this machine's clock; *fact of the run*: a
-plain count or property; *not counted yet*: the series exist and are 0, because what they count is
-not built.
+plain count or property.
 
 `rack`, `node` and `chip` place a chip, `link` is the sending chip's link number. Machines of up to
 {MOST_CHIPS} chips have a series for each chip and directed link; larger ones are summed by node

@@ -1,16 +1,22 @@
 """Publishes a run of chips: a thread of the driver looks at the shared mapping now and then.
 
 Chips note their clocks there in passing and processes their finished launches; nobody is asked
-anything and nobody waits.  What a launch does is known from its program (``activity``), so the
-watch multiplies and publishes once a second, and once more at the end.
+anything and nobody waits.  What a launch does is known from its program (``activity``), and what
+befell it from the fault plan (``fault_counts``), so the watch multiplies and publishes once a
+second, and once more at the end.
+
+A run that lost processes goes on in other memory, from an earlier launch; what was seen of it
+stays the furthest that it ever was.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +26,45 @@ from cluster.errors import one_line
 from cluster.mapping import SharedMapping
 from cluster.metrics.activity import Done, RunActivity
 from cluster.metrics.board import Board, Totals
+from cluster.metrics.fault_counts import FaultCounts
 from cluster.metrics.places import Places, places_of
 from cluster.metrics.table import UNITS
 from programs.artifact import Artifact
+from programs.modelled_faults import FaultSetting
 
 LOOK_SECONDS = 0.2
 PUBLISH_SECONDS = 1.0
 
 Ints = NDArray[np.int64]
+
+
+class Epochs(Protocol):
+    """A run that may go on in other memory: a ``Supervisor``, or ``OneEpoch``."""
+
+    @property
+    def mapping(self) -> SharedMapping | None:
+        """The memory of the moment; None between two."""
+
+    @property
+    def recoveries(self) -> Sequence[object]:
+        """One per time that processes were replaced."""
+
+    @property
+    def refused(self) -> tuple[int, int]:
+        """Attachments and vectors of strangers."""
+
+
+@dataclass(frozen=True)
+class OneEpoch:
+    """A run in this process, which cannot lose another."""
+
+    mapping: SharedMapping
+    recoveries: Sequence[object] = ()
+
+    @property
+    def refused(self) -> tuple[int, int]:
+        """Attachments and vectors of strangers."""
+        return self.mapping.refused
 
 
 class RunWatch:
@@ -43,11 +80,19 @@ class RunWatch:
 
     @contextmanager
     def watching(
-        self, artifact: Artifact, mapping: SharedMapping, entry_of: Callable[[int], str]
-    ) -> Iterator[None]:
-        """Inside, the chips of ``artifact`` run in ``mapping``; entry_of: of launch n, from 0."""
+        self, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+        faults: FaultSetting | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """Inside, the chips of ``artifact`` run in ``epochs``; entry_of: of launch n, from 0.
+
+        faults: what befalls the modelled machine.
+        """
+        mapping = epochs.mapping
+        if mapping is None:
+            raise ValueError("a run can be watched only once it has its memory")
         mapping.watch()
-        run = _Run(self._board, artifact, mapping, entry_of)
+        counts = None if faults is None else FaultCounts(faults, artifact)
+        run = _Run(self._board, artifact, epochs, entry_of, counts)
         spec, board = artifact.spec, self._board
         board.set("lpu_run_info", 1, self._verb, artifact.topology, _known(spec.name))
         board.set("lpu_chips", artifact.chips)
@@ -69,6 +114,11 @@ class RunWatch:
             stop.set()
             looker.join()
             self._publish(run)
+
+    def replaced_nodes(self, nodes: int) -> None:
+        """So many spares took a node's place before the programs began; a lost launch each."""
+        self._board.add("lpu_recoveries", nodes, "spare_node")
+        self._board.add("lpu_replays", nodes)
 
     def token(self) -> None:
         """One more token is there."""
@@ -97,11 +147,11 @@ class RunWatch:
 
 
 def watched(
-    watch: RunWatch | None, artifact: Artifact, mapping: SharedMapping,
-    entry_of: Callable[[int], str],
+    watch: RunWatch | None, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+    faults: FaultSetting | None,
 ) -> AbstractContextManager[None]:  # fmt: skip
     """``watch.watching``, or nothing without a watch."""
-    return nullcontext() if watch is None else watch.watching(artifact, mapping, entry_of)
+    return nullcontext() if watch is None else watch.watching(artifact, epochs, entry_of, faults)
 
 
 def is_lockstep_violation(error: BaseException) -> bool:
@@ -119,22 +169,35 @@ class _Run:
     """One run: what was seen of it, and how that is published."""
 
     def __init__(
-        self, board: Board, artifact: Artifact, mapping: SharedMapping,
-        entry_of: Callable[[int], str],
+        self, board: Board, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+        faults: FaultCounts | None,
     ) -> None:  # fmt: skip
-        self.board, self.artifact, self.mapping, self.entry_of = board, artifact, mapping, entry_of
+        self.board, self.artifact, self.epochs, self.entry_of = board, artifact, epochs, entry_of
+        self.faults = faults
         self.places: Places = places_of(artifact)
         self.activity = RunActivity(artifact)
         self.began = perf_counter()
         self.skew_cycles = 0
         self.virtual_seconds = self.wall_seconds = 0.0
         self._entries: list[str] = []
+        self._clocks = np.zeros(artifact.chips, np.int64)
+        self._launches = np.zeros(artifact.chips, np.int64)
+        self._io_seconds = 0.0
+        rings = {(a, link): 2 * n for n, (a, link, _, _) in enumerate(artifact.cables)}
+        rings |= {(b, link): 2 * n + 1 for n, (_, _, b, link) in enumerate(artifact.cables)}
+        self._ring_of_link = [rings[a, link] for a, link in self.places.link_ends.tolist()]
         self.totals = Totals(board)
 
     def look(self) -> None:
         """Notice how far chips are apart now."""
-        clocks, _ = self.mapping.progress()
-        self.skew_cycles = max(self.skew_cycles, int(clocks.max() - clocks.min()))
+        mapping = self.epochs.mapping
+        if mapping is None:
+            return
+        clocks, launches = mapping.progress()
+        np.maximum(self._clocks, clocks, out=self._clocks)
+        np.maximum(self._launches, launches, out=self._launches)
+        self._io_seconds = max(self._io_seconds, mapping.io_seconds)
+        self.skew_cycles = max(self.skew_cycles, int(self._clocks.max() - self._clocks.min()))
 
     def show_memory(self) -> None:
         """Used and existing SRAM, which a run does not change."""
@@ -149,11 +212,14 @@ class _Run:
 
     def publish(self) -> None:
         """Everything as it is now."""
-        board, totals, mapping = self.board, self.totals, self.mapping
+        board, totals = self.board, self.totals
         self.look()
-        clocks, launches = mapping.progress()
+        clocks, launches = self._clocks, self._launches
         cycles = int(clocks.min())
-        self.virtual_seconds = cycles / self.artifact.spec.clock_hz + mapping.io_seconds
+        by_entry = self._launches_by_entry(launches)
+        lost_cycles = self._publish_faults(int(launches.min()))
+        clock_hz = self.artifact.spec.clock_hz
+        self.virtual_seconds = (cycles + lost_cycles) / clock_hz + self._io_seconds
         self.wall_seconds = perf_counter() - self.began
         totals.raise_to("lpu_virtual_cycles", cycles)
         totals.raise_to("lpu_virtual_seconds", self.virtual_seconds)
@@ -163,13 +229,15 @@ class _Run:
         board.set("lpu_lockstep_skew_cycles", self.skew_cycles)
         self.skew_cycles = 0
         totals.raise_to("lpu_launches", int(launches.min()))
-        totals.raise_to("lpu_replays", 0)
         totals.raise_to("lpu_replayed_positions", 0)
+        totals.raise_to("lpu_recoveries", len(self.epochs.recoveries), "chip_process")
+        for kind, count in zip(("attachment", "vector"), self.epochs.refused, strict=True):
+            totals.raise_to("lpu_refused_accesses", count, kind)
         slowest = np.full(len(self.places.chips), np.iinfo(np.int64).max)
         np.minimum.at(slowest, self.places.chip_series, clocks)
         for labels, cycle in zip(self.places.chips, slowest.tolist(), strict=True):
             totals.raise_to("lpu_chip_virtual_cycles", cycle, *labels)
-        done = self.activity.after(self._launches_by_entry(launches))
+        done = self.activity.after(by_entry)
         self._publish_units(done)
         self._publish_links(done)
 
@@ -183,6 +251,20 @@ class _Run:
             ).astype(np.int64)
             for entry in dict.fromkeys(self._entries)
         }
+
+    def _publish_faults(self, launches: int) -> int:
+        """Those of the first ``launches``, but for links; the cycles they cost."""
+        counts: dict[str, int] = {}
+        if self.faults is not None:
+            self.faults.go_on(self._entries[:launches])
+            counts = self.faults.totals
+        totals = self.totals
+        totals.raise_to("lpu_replays", counts.get("replays", 0))
+        totals.raise_to("lpu_recoveries", counts.get("spare_used", 0), "spare_node")
+        totals.raise_to("lpu_fault_cost_cycles", counts.get("cost_cycles", 0))
+        for verdict in ("corrected", "detected"):
+            totals.raise_to("lpu_sram_upset_words", counts.get(f"sram_{verdict}", 0), verdict)
+        return counts.get("cost_cycles", 0)
 
     def _by_chip_series(self, values: Ints) -> Ints:
         sums = np.zeros((len(self.places.chips), *values.shape[1:]), np.int64)
@@ -207,11 +289,15 @@ class _Run:
         np.add.at(sums, self.places.link_series, vectors)
         np.add.at(busy_sums, self.places.link_series, busy)
         np.maximum.at(greatest, self.places.link_series, ratio)
+        errors = np.zeros((count, 2), np.int64)
+        if self.faults is not None:
+            by_link = self.faults.by_ring[self._ring_of_link]
+            np.add.at(errors, self.places.link_series, by_link)
         for series, labels in enumerate(self.places.links):
             totals, sent = self.totals, int(sums[series])
             totals.raise_to("lpu_link_vectors", sent, *labels)
             totals.raise_to("lpu_link_bytes", sent * spec.packet_bytes, *labels)
             totals.raise_to("lpu_link_busy_cycles", float(busy_sums[series]), *labels)
             self.board.set("lpu_link_busy_ratio", float(greatest[series]), *labels)
-            totals.raise_to("lpu_fec_corrected_vectors", 0, *labels)
-            totals.raise_to("lpu_fec_uncorrectable_vectors", 0, *labels)
+            totals.raise_to("lpu_fec_corrected_vectors", int(errors[series, 0]), *labels)
+            totals.raise_to("lpu_fec_uncorrectable_vectors", int(errors[series, 1]), *labels)

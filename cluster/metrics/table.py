@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 #: How a value comes about: cycles of programs; a model of GPU, link or host transfers; this
-#: machine's clock; or nothing counts it yet.
-EXACT, ESTIMATED, WALL, FACT, NOT_YET = (
-    "exact", "estimated", "wall clock", "fact of the run", "not counted yet"
-)  # fmt: skip
+#: machine's clock; or a plain count.
+EXACT, ESTIMATED, WALL, FACT = "exact", "estimated", "wall clock", "fact of the run"
 
 PLACE = ("rack", "node", "chip")
 LINK = (*PLACE, "link")
@@ -78,7 +76,8 @@ METRICS: tuple[Metric, ...] = (
             "The virtual global clock: cycles that every chip has reached.",
             "the least of all chips' clocks in the shared mapping"),
     _metric(COUNTER, "lpu_virtual_seconds", "seconds", (), EXACT,
-            "Virtual time: cycles by the chip's clock rate, and host transfers (estimated).",
+            "Virtual time: cycles by the chip's clock rate, those that faults cost too, and host "
+            "transfers (estimated).",
             "the virtual clock, plus the PCIe model of the launches done"),
     _metric(COUNTER, "lpu_wall_seconds", "seconds", (), WALL,
             "Wall time since the chips of the run began.", "the driver's clock"),
@@ -124,18 +123,32 @@ METRICS: tuple[Metric, ...] = (
     _metric(GAUGE, "lpu_link_busy_ratio", "ratio", LINK, EXACT,
             "Share of the finished launches' cycles for which a directed link was busy; of a node "
             "or rack, its busiest link.", "busy cycles / cycles of the launches"),
-    _metric(COUNTER, "lpu_fec_corrected_vectors", "vectors", LINK, NOT_YET,
-            "Vectors with an error that FEC corrected. Links do not fail yet: always 0.", "-"),
-    _metric(COUNTER, "lpu_fec_uncorrectable_vectors", "vectors", LINK, NOT_YET,
-            "Vectors with an error beyond FEC. Links do not fail yet: always 0.", "-"),
+    _metric(COUNTER, "lpu_fec_corrected_vectors", "vectors", LINK, EXACT,
+            "Vectors with one wrong bit, which FEC corrected. Links fail as --faults says.",
+            "the fault plan's draws of the finished launches"),
+    _metric(COUNTER, "lpu_fec_uncorrectable_vectors", "vectors", LINK, EXACT,
+            "Vectors with an error beyond FEC: detected, their launch replayed.",
+            "the fault plan's draws of the finished launches"),
     # --- what failed and went on -----------------------------------------------------------------
-    _metric(COUNTER, "lpu_replays", "replays", (), NOT_YET,
-            "Launches run again after an error. Chips' launches are not replayed yet: always 0.",
-            "-"),
+    _metric(COUNTER, "lpu_sram_upset_words", "words", ("verdict",), EXACT,
+            "Parts of 16 bytes of stored words with one wrong bit, which SECDED corrected, or with "
+            "two, which it detected.",
+            "the fault plan's draws of the finished launches", (("corrected", "detected"),)),
+    _metric(COUNTER, "lpu_replays", "replays", (), EXACT,
+            "Attempts at a launch that failed on the modelled machine, the launch being run again.",
+            "the fault plan's draws of the finished launches"),
+    _metric(COUNTER, "lpu_fault_cost_cycles", "cycles", (), EXACT,
+            "Cycles that faults of the modelled machine cost beside those of the launches.",
+            "the fault plan's draws of the finished launches"),
     _metric(COUNTER, "lpu_recoveries", "recoveries", ("kind",), FACT,
-            "Failures that the run survived: GPU nodes whose requests went to others. Chip "
-            "processes and spare nodes are not recovered yet: 0.",
-            "the GPU pool", (("gpu_node", "chip_process", "spare_node"),)),
+            "Failures that the run survived: GPU nodes whose requests went to others, chip "
+            "processes replaced, nodes of the modelled machine whose place a spare took.",
+            "the GPU pool, the supervisor, the fault plan",
+            (("gpu_node", "chip_process", "spare_node"),)),
+    _metric(COUNTER, "lpu_refused_accesses", "accesses", ("kind",), FACT,
+            "Strangers refused: attachments to the shared mapping without the run's token, and "
+            "vectors or logits not written with it.", "counts in the shared mapping",
+            (("attachment", "vector"),)),
     _metric(COUNTER, "lpu_replayed_positions", "positions", (), FACT,
             "Positions that GPU nodes computed again because another node was lost.",
             "the GPU pool"),

@@ -51,7 +51,6 @@ def refused(*arguments: str | Path) -> str:
         (("generate", "--colour"), ("--colour",)),
         (("check", "/no/such/file.lpu"), ("/no/such/file.lpu",)),
         (("bench", "fastest"), ("fastest", "decode_vs_numpy")),
-        (("bench", "recovery_seconds"), ("recovery_seconds", "not built yet")),
         (("dance",), ("dance",)),
     ],
 )

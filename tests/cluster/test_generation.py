@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from cluster.actor_session import Placement
-from cluster.errors import RunError
 from cluster.generation import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
 from programs.runner import BARRIER, LOOKAHEAD, Generation, generate
@@ -129,10 +128,11 @@ def chip_processes() -> list[int]:
 
 
 @pytest.mark.ray
-def test_a_killed_actor_ends_the_run_with_one_error(
+def test_a_killed_actor_is_replaced_and_the_text_goes_on(
     artifact: Artifact, local_ray: None, made: list[Path]
 ) -> None:
     work = Generation(PROMPT, 55)
+    calm = run_generation(artifact, work, Placement(8, in_process=True), Heard(), perf_counter())
 
     class Killer(Heard):
         def token(self, token: int) -> None:
@@ -140,8 +140,13 @@ def test_a_killed_actor_ends_the_run_with_one_error(
                 os.kill(chip_processes()[0], signal.SIGKILL)
             super().token(token)
 
-    with pytest.raises(RunError, match="an actor died"):
-        run_generation(artifact, work, Placement(4), Killer(), perf_counter())
+    heard = Killer()
+    result = run_generation(artifact, work, Placement(4), heard, perf_counter())
+    assert heard.tokens == result.tokens == calm.tokens
+    assert (result.digest, result.virtual_seconds) == (calm.digest, calm.virtual_seconds)
+    assert result.cycles_per_token == calm.cycles_per_token
+    # The text may be over before the kill strikes; tests/chaos kills in the middle for certain.
+    assert all(len(recovery.groups) == 1 for recovery in result.recoveries)
     assert leftovers(made) == []
 
 

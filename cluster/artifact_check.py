@@ -1,0 +1,47 @@
+"""Every program of an artifact proven legal, within bounded memory whatever the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chip import checker
+from chip.program_limits import expanded_elements
+from cluster.errors import InputError
+from interconnect.fabric_check import check_fabric
+from programs.artifact import Artifact
+
+#: Chips up to which links are checked one by one; beyond, all links of the fabric at once.
+MOST_LINKED = 8
+
+
+def check_artifact(
+    artifact: Artifact, most_elements: int, tell: Callable[[str], None] = lambda _: None
+) -> list[tuple[str, checker.Finding]]:
+    """(entry point, finding) of all programs and links; ``tell`` gets the entry points' names.
+
+    Raises InputError for a program that expands to more instructions and stream elements than
+    ``most_elements``: a few blocks may stand for millions.
+    """
+    found: list[tuple[str, checker.Finding]] = []
+    for name in artifact.programs:
+        tell(name)
+        each = [artifact.program(name, number) for number in range(artifact.chips)]
+        first = {id(program): number for number, program in reversed(list(enumerate(each)))}
+        for number in sorted(first.values()):
+            elements = expanded_elements(each[number])
+            if elements > most_elements:
+                raise InputError(
+                    f"{name} of chip {number} expands to {elements:,} instructions and stream "
+                    f"elements, more than {most_elements:,}: checking it takes memory; raise "
+                    "--most-elements if you trust the file"
+                )
+            findings = checker.check(each[number], artifact.spec, chip=number)
+            found += [(name, finding) for finding in findings]
+        if artifact.chips <= MOST_LINKED:
+            links = checker.check_links(each, artifact.cables, artifact.spec)
+        else:
+            links = check_fabric(
+                artifact.programs[name], artifact.program_of_chip, artifact.cables, artifact.spec
+            )
+        found += [(name, finding) for finding in links]
+    return found

@@ -1,0 +1,35 @@
+"""One local Ray for all chaos runs, and the undisturbed runs they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kills import Calm, calm_generation
+
+from chip.spec import ChipSpec
+from cluster.commands.options import shipped_model
+from cluster.ray_session import ray_session
+from programs.artifact import Artifact
+from programs.checkpoint import load_checkpoint
+from programs.compiler import compile_decoder
+from programs.partition import partition
+
+
+@pytest.fixture(scope="session")
+def artifact() -> Artifact:
+    """The shipped model on eight chips."""
+    return compile_decoder(partition(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
+
+
+@pytest.fixture(scope="session")
+def calm(artifact: Artifact) -> Calm:
+    """A generation nobody disturbs."""
+    return calm_generation(artifact)
+
+
+@pytest.fixture(scope="session")
+def chaos_ray() -> Iterator[None]:
+    """A private Ray that lives as long as the tests."""
+    with ray_session(None, 9):
+        yield
