@@ -195,6 +195,8 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
         "split_layers": len(found.pipeline.split),
+        "experts_computed": config.experts,
+        "experts_chosen": config.experts_per_token,
         "energy": None,
     }
     if run:
@@ -248,6 +250,10 @@ def _show(row: Row) -> None:
     if "run_seconds" in row:
         rate = row["run_chip_cycles_per_second"]
         ran = f"all chips retired at cycle {cycles:,} ({rate:.2g} chip-cycles/s)"
+    experts = []
+    if row["experts_computed"] > 1:
+        text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
+        experts.append(("experts of a layer", text))
     print_table(
         f"{row['model']} on {row['chips']} {row['chip']}",
         [
@@ -273,6 +279,7 @@ def _show(row: Row) -> None:
                 f"{row['operations_per_byte']:g} operations per byte",
             ),
             ("bottleneck", row["bottleneck"]),
+            *experts,
             ("layers with a split FFN", str(row["split_layers"])),
             ("checked", f"{row['checked_pieces']} distinct pieces and all links: legal"),
             ("timing-only run", ran),
