@@ -45,6 +45,19 @@ def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["tokens_per_second_total"] == pytest.approx(clock / interval)
     assert row["tokens_per_second_per_user"] == pytest.approx(clock / interval / 2)
     assert "run_cycles" not in row
+    energy = row["energy"]
+    assert energy["estimate"] and energy["machine_power_w"] == pytest.approx(16 * 185)
+    one, every = energy["joules_per_token_of_one_user"], energy["joules_per_token_in_all"]
+    assert one == pytest.approx(16 * 185 * row["cycles_per_token"] / clock)
+    assert every == pytest.approx(16 * 185 * interval / clock)
+
+
+def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "draft", "--chips", "1", "--context", "64", "--no-run")
+    assert planned(capsys, *asked, "--chip", "groq-3-lp30")["energy"] is None
+    assert planned(capsys, *asked, "--set", "chip.average_power_w=0")["energy"] is None
+    assert run(["plan", *asked, "--set", "chip.average_power_w=-1"]) == 2
+    assert "average_power_w" in capsys.readouterr().err
 
 
 def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
