@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chip.engine import Chip
 from chip.spec import PRESETS
 from cluster.cli import run
+from cluster.experiments.belt import belt_of_plan, host_bytes
 from programs.architectures import ARCHITECTURES
+from programs.checkpoint import ModelConfig, random_checkpoint
+from programs.compiler import compile_belt
+from programs.host import Host
+from programs.partition import partition
+from programs.whole_model import compile_plan
 
 KEYS = {
     "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
@@ -45,6 +53,20 @@ def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["tokens_per_second_total"] == pytest.approx(clock / interval)
     assert row["tokens_per_second_per_user"] == pytest.approx(clock / interval / 2)
     assert "run_cycles" not in row
+
+
+@pytest.mark.parametrize(("context", "sequences"), [(64, 1), (256, 1), (64, 5)])
+def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> None:
+    """A plan and an artifact say what the host then charges: one map word for each segment."""
+    spec = replace(PRESETS["groq-lpu-1"], words_per_bank=128)
+    model = partition(random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8")
+    artifact = compile_belt(model, spec, context, 1, sequences=sequences)
+    host = Host(artifact, model)
+    host.prepare(Chip(spec, 0), 3, 0)
+    charged = (host.virtual_io_seconds - spec.pcie_latency_s) * spec.pcie_bytes_per_s
+    plan = compile_plan("small", model.checkpoint.config, spec, context=context, batch=sequences)
+    assert host_bytes(artifact) == belt_of_plan(plan).host_bytes
+    assert host_bytes(artifact)[0] == round(charged)
 
 
 def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +106,11 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
-        (("--model", "tinyllama-1.1b", "--context", "5000"), ("one bank", "--context 4096")),
+        (("--model", "tinyllama-1.1b", "--context", "99999"), ("of scores", "use --context 6")),
+        (
+            ("--model", "tinyllama-1.1b", "--context", "20000", "--batch", "40"),
+            ("too many of caches", "or less or a smaller batch"),
+        ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
         (("--model", "mixtral-8x7b"), ("expert routing", "no kernels")),
         (("--model", "qwen3-8b"), ("norms of queries and keys", "no kernels")),
