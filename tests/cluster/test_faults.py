@@ -34,6 +34,7 @@ def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> Gene
     return run_generation(artifact, job, placement, Listener(), perf_counter())
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> None:
     calm = run(artifact, Placement(8, in_process=True))
