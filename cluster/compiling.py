@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
+from interconnect.topology import Topology
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, load_checkpoint
 from programs.compiler import compile_decoder
@@ -58,9 +59,13 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
 
 
 def compile_model(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1
-) -> Artifact:
-    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions."""
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
+
+    wiring: as for ``compile_decoder``.
+    """
     most = checkpoint.config.max_position
     if context > most:
         raise InputError(
@@ -68,7 +73,7 @@ def compile_model(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition(checkpoint, tp, dtype)
-    compiled = compile_decoder(model, load_chip_spec(chip), context, pp=pp)
+    compiled = compile_decoder(model, load_chip_spec(chip), context, pp=pp, wiring=wiring)
     join_images(compiled)
     return compiled
 

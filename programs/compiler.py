@@ -19,8 +19,8 @@ from chip.program import Program
 from chip.reservation import Place
 from chip.spec import ChipSpec
 from interconnect.node import node_cables
-from interconnect.topology import topology
-from programs.artifact import Artifact
+from interconnect.topology import Topology, topology
+from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
 from programs.decoder import mask_positions
 from programs.decoder_image import memory_image
@@ -49,13 +49,14 @@ def numbers_of(model: PartitionedModel) -> Numbers:
 
 def compile_decoder(
     model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, weights: bool = True,
-    pp: int = 1, stages: Sequence[Stage] | None = None,
+    pp: int = 1, stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
 ) -> Artifact:  # fmt: skip
     """Compile a partitioned decoder; raises CompileError when it does not fit.
 
     ``max_context``: positions the KV cache holds; programs are made for every bucket up to it.
     ``weights=False`` leaves the memory images empty (timing only).  ``pp``: pipeline stages of
     ``model.layout.tp`` chips each; ``stages``: the stages themselves, if not even ones.
+    ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     """
     layout = model.layout
     dealt = list(stages) if stages is not None else even_stages(layout.layers, pp)
@@ -65,9 +66,8 @@ def compile_decoder(
         raise CompileError("the stages split other FFNs than the partitioned model does")
     buckets = buckets_up_to(max_context)
     chips = layout.tp * len(dealt)
-    wiring = topology(chips)
     pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
-                              wiring)  # fmt: skip
+                              wiring or topology(chips))  # fmt: skip
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -128,7 +128,8 @@ def decoder_artifact(
         else:
             memory.append(memory_image(pipeline.code[here].places, pipeline.stages[here],
                                        model.chip(local)))  # fmt: skip
-    name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else wiring.name
+    known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
+    name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
     return Artifact(
         spec=pipeline.spec,
