@@ -21,6 +21,7 @@ from chip._frames import (
     FINITE,
     HOP,
     KEY,
+    LAID,
     LAUNCH_NUMBER,
     LINK_STATE,
     LOCKSTEP,
@@ -44,7 +45,6 @@ from chip._frames import (
     WAIT_RECEIVE,
     WAIT_SEND,
     WEIGHTS,
-    WIDENED,
     WINDOW,
     WORDS,
 )
@@ -66,7 +66,7 @@ from chip._mxm import (
     dot_fp16,
     dot_int8,
     find_repeats,
-    widen_int8,
+    lay_int8,
 )
 from chip._vxm import decode_bytes, encode_byte, vxm
 
@@ -123,13 +123,13 @@ def accumulate(
 def run_acc(
     arguments: Array, at: int, left: int, stride: int, weights: Array, rows: Array,
     signed: Array, words: Array, words_f: Array, accumulators: Array, accumulators_f: Array,
-    plane_rows: int, scratch_i: Array, scratch_u: Array, scratch_f: Array, widened: Array,
+    plane_rows: int, scratch_i: Array, scratch_u: Array, scratch_f: Array, laid: Array,
     bits: Array, values: Array, finite: Array, quads: Array, repeats: Array, compared: int,
 ) -> int:
     """The next ACC and those after it of the same install, as many as one pass over the weights
     takes; returns how many.
 
-    scratch: products [ACTIVATIONS, 320] in three views; widened int16 [2, 320]; bits, values and
+    scratch: products [ACTIVATIONS, 320] in three views; laid int16 [2, 320]; bits, values and
     finite as of ``dot_fp16``; repeats: equal neighbour columns of the fp16 install whose columns
     start at ``compared``.
     """
@@ -144,9 +144,9 @@ def run_acc(
         done += 1
     if number_type == 1:
         for k in range(done):  # when it is one, the second product is of no use
-            widen_int8(row_of(signed, arguments[at + k * stride + 6]), row_of(widened, k))
+            lay_int8(row_of(signed, arguments[at + k * stride + 6]), row_of(laid, k))
         dot_int8(
-            signed, weights, install, arguments[at + 3], row_of(widened, 0), row_of(widened, 1),
+            signed, weights, install, arguments[at + 3], row_of(laid, 0), row_of(laid, 1),
             row_of(scratch_i, 0), row_of(scratch_i, 1),
         )  # fmt: skip
     else:
@@ -280,7 +280,7 @@ def execute(
     scratch_i = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.int32)
     scratch_u = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.uint32)
     scratch_f = matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], 320, np.float32)
-    widened = matrix_at(frame[WIDENED], frame[WIDENED + 1], 320, np.int16)
+    laid = matrix_at(frame[LAID], frame[LAID + 1], 320, np.int16)
     bits = matrix_at(frame[BITS], frame[BITS + 1], 320, np.uint16)
     values = matrix_at(frame[VALUES], frame[VALUES + 1], 320, np.float32)
     finite = vector_at(frame[FINITE], frame[FINITE + 1], np.bool_)
@@ -383,7 +383,7 @@ def execute(
                 k += run_acc(
                     arguments, at, elements - k, stride, weights, rows, signed, words, words_f,
                     accumulators, accumulators_f, plane_rows, scratch_i, scratch_u, scratch_f,
-                    widened, bits, values, finite, quads, repeats, compared,
+                    laid, bits, values, finite, quads, repeats, compared,
                 )  # fmt: skip
                 if arguments[at + 2] != 1:
                     compared = arguments[at + 4]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip._dot_int8 import dot, lay
 from chip._jit import jit_any_order, jit_uncounted, prefetch_row, row_of
 
 Array = NDArray[Any]
@@ -22,10 +23,9 @@ ACTIVATIONS = 16
 
 
 @jit_uncounted
-def widen_int8(row: Array, out: Array) -> None:
-    """int16 [320] of int8 [320]."""
-    for i in range(320):
-        out[i] = np.int16(row[i])
+def lay_int8(row: Array, out: Array) -> None:
+    """An activation int8 [320] as ``dot_int8`` takes it, into int16 [320]."""
+    lay(row, out)
 
 
 @jit_uncounted
@@ -34,7 +34,8 @@ def dot_int8(
 ) -> None:
     """p[c] = weights of column c . a and q[c] the same with b, in one pass over the weights.
 
-    signed int8 [rows, 320]; a, b int16 [320]; p, q int32 [320], zero beyond 16 * groups columns.
+    signed int8 [rows, 320]; a, b int16 [320] as ``lay_int8`` left them; p, q int32 [320], zero
+    beyond 16 * groups columns.
     Column 16 * g + j comes from the j-th of 16 slices, so columns are taken slice by slice: their
     words lie one behind the other in memory.
     """
@@ -59,12 +60,7 @@ def dot_int8(
                 q[c] = q[c - 16]
                 continue
             w = row_of(signed, r)
-            s = np.int32(0)  # two loops of one sum each become vector loops, one of two does not
-            for i in range(320):
-                s = np.int32(s + np.int32(np.int16(w[i])) * np.int32(a[i]))
-            t = np.int32(0)
-            for i in range(320):
-                t = np.int32(t + np.int32(np.int16(w[i])) * np.int32(b[i]))
+            s, t = dot(w, a, b)
             p[c] = s
             q[c] = t
     for c in range(16 * groups, 320):

@@ -1,6 +1,7 @@
 """Assembler text: a program as lines people can read, edit, diff and grep.
 
-One line is one block; a table survives ``assemble(disassemble(p))`` column for column::
+``chip.disassembly`` writes it, this module reads it.  One line is one block; a table survives
+``assemble(disassemble(p))`` column for column::
 
     .cycles 4000
     .gang 0 mem_w[0-3]+mem_e[7]          ; only where the order of the gangs has to be said
@@ -31,7 +32,6 @@ import re
 import struct
 from array import array
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ from chip.program_limits import (
     validate_program,
 )
 
-__all__ = ["AssemblyError", "assemble", "disassemble", "format_block"]
+__all__ = ["AssemblyError", "assemble", "immediate_text"]
 
 MAX_LINE = 10_000  # characters
 
@@ -83,9 +83,6 @@ _GANG_PART = re.compile(r"mem_([we])\[([0-9,-]+)\]", re.ASCII)
 
 class AssemblyError(ValueError):
     """Text that is no program: one line with its number, what is wrong and what would mend it."""
-
-
-# --- reading ------------------------------------------------------------------------------------
 
 
 def assemble(text: str) -> Program:
@@ -321,103 +318,9 @@ def _gang(text: str) -> tuple[int, ...]:
     return tuple(members)
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-_CYCLE, _QUEUE, _OP, _GANG = (_COLUMN[name] for name in ("cycle", "queue", "op", "gang"))
-_WRITTEN = [(key, _COLUMN[key], _NEUTRAL[_COLUMN[key]]) for key in _KEYS]
-_REPEAT_COLUMNS = [tuple(_COLUMN[name] for name in names) for names in _REPEATS]
-_queue_name, _stream_name = lru_cache(maxsize=None)(queue_name), lru_cache(maxsize=256)(stream_name)
-
-
-def disassemble(program: Program) -> str:
-    """``program`` as assembler text; raises ProgramLimitError if it is outside the limits."""
-    validate_program(program)
-    lines = [f".cycles {program.cycles}"]
-    _, first_use = np.unique(program.blocks["gang"], return_index=True)
-    in_use = [int(program.blocks["gang"][i]) for i in np.sort(first_use)]
-    if (
-        [gang for gang in in_use if gang >= 0] != list(range(len(program.gangs)))
-        or len(set(program.gangs)) != len(program.gangs)
-        or any(len(gang) == 1 for gang in program.gangs)
-    ):
-        lines += [f".gang {i} {_gang_name(gang)}" for i, gang in enumerate(program.gangs)]
-    lines += [f".map {i} {_run_text(lanes.tolist())}" for i, lanes in enumerate(program.maps)]
-    number: dict[tuple[int, ...], int] = {}
-    for i, gang in enumerate(program.gangs):
-        number.setdefault(gang, i)
-    for start in range(0, len(program.blocks), _CHUNK):
-        for row in program.blocks[start : start + _CHUNK].tolist():
-            lines.append(_block_text(row, program.gangs, number))
-    return "\n".join(lines) + "\n"
-
-
-def format_block(program: Program, index: int) -> str:
-    """One block of a program inside the limits as its line of assembler text."""
-    row: tuple[int, ...] = program.blocks[index].item()
-    gang = row[_COLUMN["gang"]]
-    number = {program.gangs[gang]: program.gangs.index(program.gangs[gang])} if gang >= 0 else {}
-    return _block_text(row, program.gangs, number)
-
-
-def _block_text(
-    row: tuple[int, ...], gangs: list[tuple[int, ...]], number: dict[tuple[int, ...], int]
-) -> str:
-    """One line; ``number`` is the gang that a list of queues means by itself."""
-    op, gang, queue = Op(row[_OP]), row[_GANG], row[_QUEUE]
-    members = gangs[gang] if gang >= 0 else ()
-    unit = _gang_name(members) if members else _queue_name(queue)
-    words = [f"{row[_CYCLE]}: {unit} {op.name}"]
-    for key, column, neutral in _WRITTEN:
-        if row[column] != neutral:
-            words.append(f"{key}={_value_text(key, row[column], op, row)}")
-    if members and (len(members) == 1 or number[members] != gang):
-        words.append(f"gang={gang}")
-    if members and members[0] != queue:
-        words.append(f"queue={_queue_name(queue)}")
-    repeats = [(row[n], row[dc], row[da]) for n, dc, da in _REPEAT_COLUMNS]
-    while repeats and repeats[-1] == (1, 0, 0):
-        repeats.pop()
-    for n, dc, da in repeats:
-        words.append(f"x{n}/{dc}/{da}" if da else f"x{n}/{dc}" if dc else f"x{n}")
-    return " ".join(words)
-
-
-def _value_text(key: str, value: int, op: Op, row: tuple[int, ...]) -> str:
-    if key in _OPERAND_KEYS:
-        return _stream_name(value)
-    if key == "mode" and op is Op.ACC:
-        return AccMode(value).name
-    operands = row[_COLUMN["s0"]], row[_COLUMN["s1"]]
-    if key == "imm" and op.name.endswith("_F32") and IMM in operands:
-        text = f"{np.array([value], np.int32).view(np.float32)[0]!s}f"
-        if _FLOAT.fullmatch(text) and _value("imm", text) == value:
-            return text
-        return f"0x{value & 0xFFFFFFFF:08x}"
-    return str(value)
-
-
-@lru_cache(maxsize=4096)
-def _gang_name(members: tuple[int, ...]) -> str:
-    parts: list[tuple[str, list[int]]] = []
-    for queue in members:
-        side = "we"[queue // SLICES_PER_HEMISPHERE]
-        if not parts or parts[-1][0] != side:
-            parts.append((side, []))
-        parts[-1][1].append(queue % SLICES_PER_HEMISPHERE)
-    return "+".join(f"mem_{side}[{_run_text(slices)}]" for side, slices in parts)
-
-
-def _run_text(numbers: list[int]) -> str:
-    """``0-3,7`` for 0, 1, 2, 3, 7; runs go up or down by one."""
-    pieces: list[str] = []
-    i = 0
-    while i < len(numbers):
-        end = i
-        for step in (1, -1):
-            while end + 1 < len(numbers) and numbers[end + 1] - numbers[i] == step * (end + 1 - i):
-                end += 1
-            if end > i:
-                break
-        pieces.append(f"{numbers[i]}-{numbers[end]}" if end > i + 1 else str(numbers[i]))
-        i = end + 1 if end > i + 1 else i + 1
-    return ",".join(pieces)
+def immediate_text(value: int) -> str:
+    """An immediate (int32 bits) as the float32 that an instruction takes it for, exactly."""
+    text = f"{np.array([value], np.int32).view(np.float32)[0]!s}f"
+    if _FLOAT.fullmatch(text) and _value("imm", text) == value:
+        return text
+    return f"0x{value & 0xFFFFFFFF:08x}"

@@ -80,7 +80,7 @@ class Chip:
         return {
             f.ACCUMULATORS: np.zeros((PLANES * self.spec.mxm_accumulator_rows, LANES), np.uint32),
             f.PRODUCTS: np.zeros((ACTIVATIONS, LANES), np.uint32),
-            f.WIDENED: np.zeros((2, LANES), np.int16),
+            f.LAID: np.zeros((2, LANES), np.int16),
             f.BITS: np.zeros((lanes, LANES), np.uint16),
             f.VALUES: np.zeros((lanes, LANES), np.float32),
             f.FINITE: np.zeros(ACTIVATIONS, np.bool_),

@@ -14,6 +14,7 @@ it knows neither files nor whether a program ever ran.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,19 +94,28 @@ def _occupied(op: I64, spec: ChipSpec) -> I64:
     return np.where(op == Op.SEND, wire_cycles(spec), 1).astype(np.int64)
 
 
+@lru_cache(maxsize=4096)
+def _late(queues: tuple[int, ...], dcg: int, westward: bool) -> tuple[int, int]:
+    """How much later than member 0 the first and the last member of a gang work."""
+    late = np.arange(len(queues)) * dcg + gang_skew(queues, EAST_STREAMS * westward)
+    return int(late.min()), int(late.max())
+
+
 def _gang_bounds(program: Program) -> tuple[I64, I64]:
     """Per block, how much earlier and later than member 0 the members of its gang work."""
     blocks = program.blocks
     bounds = np.zeros((2, len(blocks)), np.int64)
     consumer = np.isin(blocks["op"], (Op.WRITE, Op.SCATTER))
     west = (np.where(consumer, blocks["s0"], blocks["out"]) >= EAST_STREAMS).astype(np.int64)
-    kinds = np.stack([blocks["gang"], blocks["dcg"], west], axis=1)
     ganged = np.flatnonzero(blocks["gang"] >= 0)
-    distinct, which = np.unique(kinds[ganged], axis=0, return_inverse=True)
-    for number, (gang, dcg, westward) in enumerate(distinct.tolist()):
-        queues = program.gangs[gang]
-        late = np.arange(len(queues)) * dcg + gang_skew(queues, EAST_STREAMS * westward)
-        bounds[:, ganged[which.reshape(-1) == number]] = [[late.min()], [late.max()]]
+    delays, delay = np.unique(blocks["dcg"][ganged], return_inverse=True)
+    kind = (blocks["gang"][ganged].astype(np.int64) * 2 + west[ganged]) * len(delays) + delay
+    _, examples, which = np.unique(kind, return_index=True, return_inverse=True)
+    of_kind = np.zeros((2, len(examples)), np.int64)
+    for number, block in enumerate(ganged[examples].tolist()):
+        queues = program.gangs[int(blocks["gang"][block])]
+        of_kind[:, number] = _late(queues, int(blocks["dcg"][block]), bool(west[block]))
+    bounds[:, ganged] = of_kind[:, which]
     return bounds[0], bounds[1]
 
 

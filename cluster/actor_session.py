@@ -16,6 +16,7 @@ from cluster.ray_session import ray_session
 from cluster.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.supervision import Supervisor
 from programs.artifact import Artifact, save
+from programs.decoder_image import ChipImages
 from programs.fault_plan import FaultPlan
 from programs.modelled_faults import FaultSetting
 from programs.partition import PartitionedModel
@@ -56,10 +57,12 @@ def chip_actors(
     placement: Placement,
     phase: Callable[[str], None],
     model: PartitionedModel | None = None,
+    images: ChipImages | None = None,
 ) -> Iterator[Supervisor]:
     """The actors of a run, one per group of chips, under a supervisor that replaces the dead.
 
-    phase: told what goes on.  model: as for ``Host``.  Files, shared memory and actors are gone
+    phase: told what goes on.  model: as for ``Host``.  images: lets every actor make those of its
+    own chips, which ``artifact`` then lacks.  Files, shared memory and actors are gone
     afterwards.
     """
     groups = split_chips(artifact.chips, placement.chips_per_actor)
@@ -77,7 +80,7 @@ def chip_actors(
         plans = [
             GroupPlan(
                 paths[number], tuple(chips), number, snapshots, placement.snapshot_launches,
-                light, faults,
+                light, faults, None if images is None else images.unread(),
             )
             for number, chips in enumerate(groups)
         ]  # fmt: skip

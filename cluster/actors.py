@@ -2,7 +2,7 @@
 
 Ray places, starts and ends the processes; vectors and logits go through the shared mapping.  One
 actor call covers a whole generation.  An actor loads an artifact file that the driver wrote for it,
-with the memory images of its own chips only.
+with the memory images of its own chips only, or makes these from its slices of the checkpoint.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class ClockActor:
 
 @dataclass(frozen=True)
 class Readiness:
-    """An actor's process id, and what kept it from getting ready if anything did."""
+    """An actor's process id, what kept it from getting ready if anything did, and the bytes of its
+    chips' memory images."""
 
     process: int
     failure: str | None
+    image_bytes: dict[int, int]
 
 
 class ChipActor:
@@ -85,6 +87,8 @@ class ChipActor:
         self._launch = self._run = 0
         try:
             self._artifact = load(plan.artifact)
+            if plan.images is not None:
+                self._artifact.memory = plan.images.of(plan.chips)
         except Exception as error:
             self._failure: str | None = one_line(error)
         else:
@@ -98,7 +102,8 @@ class ChipActor:
                 self._enter(ticket)
             except Exception as error:
                 failure = one_line(error)
-        return Readiness(os.getpid(), failure)
+        group = self._group
+        return Readiness(os.getpid(), failure, {} if group is None else group.runner.image_bytes)
 
     def _enter(self, ticket: Ticket) -> None:
         plan = self._plan

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from interconnect.topology import Topology
+from programs import compiler
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, load_checkpoint
-from programs.compiler import compile_decoder
+from programs.decoder_image import ChipImages
 from programs.layout import Layout
 from programs.partition import partition
 
@@ -66,6 +67,19 @@ def compile_model(
 
     wiring: as for ``compile_decoder``.
     """
+    compiled, images = compile_apart(
+        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp, wiring=wiring
+    )
+    compiled.memory = images.of(range(compiled.chips))
+    join_images(compiled)
+    return compiled
+
+
+def compile_apart(
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
     most = checkpoint.config.max_position
     if context > most:
         raise InputError(
@@ -73,9 +87,9 @@ def compile_model(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition(checkpoint, tp, dtype)
-    compiled = compile_decoder(model, load_chip_spec(chip), context, pp=pp, wiring=wiring)
-    join_images(compiled)
-    return compiled
+    return compiler.compile_apart(
+        model, load_chip_spec(chip), context, pp=pp, wiring=wiring
+    )
 
 
 def join_images(artifact: Artifact) -> None:

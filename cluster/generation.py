@@ -27,6 +27,7 @@ from cluster.node import ChipGroup, GroupResult, layout_of
 from cluster.supervision import Recovery, Supervisor
 from cluster.tracing.plan import Launched
 from programs.artifact import Artifact
+from programs.decoder_image import ChipImages
 from programs.host import entry_at
 from programs.partition import PartitionedModel
 from programs.runner import Generation
@@ -103,13 +104,19 @@ def run_generation(
     started: float,
     model: PartitionedModel | None = None,
     watch: RunWatch | None = None,
+    images: ChipImages | None = None,
 ) -> GenerationResult:
     """Generate with ``artifact``; ``started`` is the ``perf_counter`` when the command began.
 
     model: the partitioned model, if it is not in the directory that the artifact names.
-    watch: publishes the run while it goes on.
+    watch: publishes the run while it goes on.  images: of an artifact without memory images, made
+    from a checkpoint directory by the processes that have the chips.
     """
     stopwatch = _Stopwatch(started, listener, watch)
+    if images is not None and (placement.in_process or placement.faults is not None):
+        listener.phase("reading weights")
+        artifact = replace(artifact, memory=images.of(range(artifact.chips)))
+        images = None
 
     def entry_of(launch: int) -> str:
         return entry_at(artifact, launch, prefill=launch < len(job.prompt) - 1)
@@ -125,13 +132,14 @@ def run_generation(
             faults=placement.setting(artifact),
         )  # fmt: skip
         listener.phase("generating")
-        with watched(watch, artifact, OneEpoch(mapping), entry_of, group.faults):
+        epoch = OneEpoch(mapping, group.runner.image_bytes)
+        with watched(watch, artifact, epoch, entry_of, group.faults):
             stopwatch.begin()
             results = [group.generate(job)]
             stopwatch.end()
     else:
         results, recoveries, refused = _run_actors(
-            artifact, job, placement, stopwatch, model, entry_of
+            artifact, job, placement, stopwatch, model, images, entry_of
         )
     actors = 0 if placement.in_process else len(results)
     done = _conclude(artifact, results, stopwatch, actors, recoveries)
@@ -175,10 +183,11 @@ def _run_actors(
     placement: Placement,
     stopwatch: _Stopwatch,
     model: PartitionedModel | None,
+    images: ChipImages | None,
     entry_of: Callable[[int], str],
 ) -> tuple[list[GroupResult], list[Recovery], tuple[int, int]]:
     listener = stopwatch.listener
-    with chip_actors(artifact, placement, listener.phase, model) as supervisor:
+    with chip_actors(artifact, placement, listener.phase, model, images) as supervisor:
         listener.phase("generating")
         faults = placement.setting(artifact)
         with watched(stopwatch.watch, artifact, supervisor, entry_of, faults):
@@ -249,7 +258,7 @@ def _conclude(
         cycles_per_token=decode_cycles,
         predicted_cycles_per_token=[predicted[first.entries[i]] for i in first.decode],
         digest=finish(
-            artifact_key(artifact),
+            artifact_key(artifact, {c: d for group in groups for c, d in group.images.items()}),
             np.array([sums[chip] for chip in chips], np.uint64),
             [cycle for chip in chips for cycle in retired[chip]],
         ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -21,10 +22,17 @@ from cluster.node import ChipGroup, LaunchPart, layout_of
 from programs.artifact import Artifact, content_hash
 
 
-def artifact_key(artifact: Artifact) -> bytes:
-    """What a digest knows of the artifact: all of it but where the checkpoint lay."""
+def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
+    """What a digest knows of the artifact: all of it but where the checkpoint lay.
+
+    images: the digest of every chip's memory image, by whoever has it; the artifact need not.
+    """
     model = {**artifact.model, "checkpoint": ""}
-    return bytes.fromhex(content_hash(replace(artifact, model=model)))
+    rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
+    whole = hashlib.sha256(bytes.fromhex(rest))
+    for chip in sorted(images):
+        whole.update(images[chip])
+    return whole.digest()
 
 
 def cores() -> int:
@@ -74,7 +82,8 @@ def launch_everywhere(
             faults=placement.setting(artifact),
         )  # fmt: skip
         phase("running")
-        with watched(watch, artifact, OneEpoch(mapping), lambda _: entry, group.faults):
+        epoch = OneEpoch(mapping, group.runner.image_bytes)
+        with watched(watch, artifact, epoch, lambda _: entry, group.faults):
             parts = [group.launch(entry, sync)]
     else:
         parts, recoveries = _launch_actors(artifact, entry, sync, placement, phase, watch)
@@ -90,7 +99,7 @@ def launch_everywhere(
     chips = sorted(retired)
     return Launch(
         digest=finish(
-            artifact_key(artifact),
+            artifact_key(artifact, {c: d for part in parts for c, d in part.images.items()}),
             np.array([sums[chip] for chip in chips], np.uint64),
             [retired[chip][0] for chip in chips],
         ),

@@ -26,6 +26,7 @@ from cluster.mapping import Layout, SharedMapping
 from cluster.snapshots import forget_before, restore, take
 from cluster.waiting import Wait
 from programs.artifact import Artifact
+from programs.decoder_image import ChipImages
 from programs.host import Host
 from programs.modelled_faults import FaultSetting, ModelledFaults
 from programs.partition import PartitionedModel
@@ -189,8 +190,9 @@ class MappedPeers:
 class GroupPlan:
     """Everything a process needs to find its part of a run; small enough to send.
 
-    artifact: a file with the memory images of the group's own chips.  snapshots: where the run
-    keeps them.  snapshot_launches: launches between two, 0 for none.  faults: as for ``Runner``.
+    artifact: a file with the memory images of the group's own chips, or without any where
+    ``images`` says how to make them.  snapshots: where the run keeps them.  snapshot_launches:
+    launches between two, 0 for none.  faults: as for ``Runner``.
     """
 
     artifact: Path
@@ -200,6 +202,7 @@ class GroupPlan:
     snapshot_launches: int
     model: PartitionedModel | None = None
     faults: FaultSetting | None = None
+    images: ChipImages | None = None
 
 
 @dataclass(frozen=True)
@@ -223,21 +226,24 @@ class GroupResult:
     """What a group hands back.
 
     launch_seconds: wall time from each launch's end to the next's; nan of those before a recovery.
+    images: the digest of each chip's memory image.
     """
 
     run: RunResult
     launch_seconds: list[float]
+    images: dict[int, bytes]
 
 
 @dataclass(frozen=True)
 class LaunchPart:
     """One launch of a group: per chip its retire cycle, digest sums, and outputs in words.
 
-    faults: what was counted, empty without a plan.
+    faults: what was counted, empty without a plan.  images: as of ``GroupResult``.
     """
 
     retired: dict[int, int]
     sums: dict[int, tuple[int, int]]
+    images: dict[int, bytes]
     outputs: list[dict[str, Any]]
     wall_seconds: float
     faults: dict[str, int]
@@ -307,7 +313,8 @@ class ChipGroup:
         self.peers.flush(sum(max(cycles) for cycles in launches), result.tokens)
         times = self.peers.launch_times
         unknown = [nan] * (len(result.entries) - len(times))
-        return GroupResult(result, unknown + [b - a for a, b in pairwise(times)])
+        seconds = unknown + [b - a for a, b in pairwise(times)]
+        return GroupResult(result, seconds, self.runner.images)
 
     def _give_up(self, error: BaseException) -> BaseException:
         """Tell the others; what to raise.  A forged vector is refused: no fault of the run."""
@@ -340,6 +347,7 @@ class ChipGroup:
         return LaunchPart(
             retired=retired,
             sums={c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips},
+            images=self.runner.images,
             outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
             wall_seconds=perf_counter() - began,
             faults=counts,

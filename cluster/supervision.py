@@ -74,6 +74,7 @@ class Supervisor:
         self.processes = [0] * len(plans)
         self._handles: list[int | None] = [None] * len(plans)
         self.recoveries: list[Recovery] = []
+        self.image_bytes: dict[int, int] = {}  # by chip
         self._run = 0
 
     def __enter__(self) -> Supervisor:
@@ -269,6 +270,7 @@ class Supervisor:
                 continue
             if state.failure is not None:
                 raise RunError(f"an actor did not start: {state.failure}")
+            self.image_bytes |= state.image_bytes
             if self._handles[group] is None:
                 self.processes[group] = state.process
                 with contextlib.suppress(OSError):  # gone already: the next call will say so

@@ -50,19 +50,31 @@ class FlightError(Exception):
 
 @dataclass(frozen=True)
 class _Ends:
-    """Vectors of one program by link: blocks and cycles in time order."""
+    """Vectors of all programs by (program, link), in time order; ``first``: where each begins."""
 
-    block: list[I64]
-    cycle: list[I64]
+    block: I64
+    cycle: I64
+    first: I64
+
+    def of(self, program: I64, link: I64) -> tuple[I64, I64]:
+        """Where the vectors of these ends begin, and how many they are."""
+        end = program * LINKS + link
+        return self.first[end], self.first[end + 1] - self.first[end]
 
 
-def _ends(program: Program, op: Op) -> _Ends:
-    wanted = np.flatnonzero(program.blocks["op"] == op)
-    vectors = expand_columns(Program(program.blocks[wanted]))
-    link = vectors.queue - C2C_QUEUE
-    order = np.lexsort((vectors.block, vectors.cycle))
-    rows = [order[link[order] == k] for k in range(LINKS)]
-    return _Ends([wanted[vectors.block[r]] for r in rows], [vectors.cycle[r] for r in rows])
+def _ends(programs: Sequence[Program], op: Op) -> _Ends:
+    blocks, cycles, counts = [], [], []
+    for program in programs:
+        wanted = np.flatnonzero(program.blocks["op"] == op)
+        vectors = expand_columns(Program(program.blocks[wanted]))
+        link = vectors.queue - C2C_QUEUE
+        order = np.lexsort((vectors.block, vectors.cycle, link))
+        blocks.append(wanted[vectors.block[order]])
+        cycles.append(vectors.cycle[order])
+        counts.append(np.bincount(link, minlength=LINKS))
+    nothing = [np.zeros(0, np.int64)]
+    first = np.cumsum(np.concatenate([[0], *counts]))
+    return _Ends(np.concatenate(nothing + blocks), np.concatenate(nothing + cycles), first)
 
 
 def find_flights(
@@ -75,41 +87,43 @@ def find_flights(
 
     Raises FlightError where a link carries vectors that nobody receives in time.
     """
-    sends = [_ends(program, Op.SEND) for program in programs]
-    receives = [_ends(program, Op.RECEIVE) for program in programs]
-    parts = [np.zeros((0, 9), np.int64)]
-    for a, link_a, b, link_b in cables:
-        for ends in ((a, link_a, b, link_b), (b, link_b, a, link_a)):
-            source, target = sends[program_of_chip[ends[0]]], receives[program_of_chip[ends[2]]]
-            parts.append(_of_link(source, target, ends, spec))
-    rows = np.concatenate(parts)
-    return Flights(*(np.ascontiguousarray(rows[:, i]) for i in range(9)))
-
-
-def _of_link(
-    sends: _Ends, receives: _Ends, ends: tuple[int, int, int, int], spec: ChipSpec
-) -> I64:
-    """Flights of one direction of a cable, int64 [flights, 9] in the columns of ``Flights``."""
-    chip, link, to_chip, to_link = ends
-    sent, taken = sends.cycle[link], receives.cycle[to_link]
-    where = f"chip {chip} link {link} to chip {to_chip} link {to_link}"
-    if len(sent) != len(taken):
+    there = np.array(cables, np.int64).reshape(-1, 4)
+    ends = np.stack([there, there[:, [2, 3, 0, 1]]], axis=1).reshape(-1, 4)
+    chip, link, to_chip, to_link = ends.T
+    of = np.array(program_of_chip, np.int64)
+    sends, receives = _ends(programs, Op.SEND), _ends(programs, Op.RECEIVE)
+    send, sent = sends.of(of[chip], link)
+    receive, taken = receives.of(of[to_chip], to_link)
+    uneven = np.flatnonzero(sent != taken)
+    if len(uneven):
+        i = int(uneven[0])
         raise FlightError(
-            f"{where}: {len(sent)} vectors sent, {len(taken)} received; prove the programs with "
-            "lpu check"
+            f"{_where(ends[i])}: {sent[i]} vectors sent, {taken[i]} received; prove the programs "
+            "with lpu check"
         )
-    wrong = np.flatnonzero(taken - sent != spec.send_to_receive_cycles)
+    way = np.repeat(np.arange(len(ends)), sent)  # of each vector
+    nth = np.arange(len(way)) - np.repeat(np.cumsum(sent) - sent, sent)
+    send, receive = send[way] + nth, receive[way] + nth
+    leaves, arrives = sends.cycle[send], receives.cycle[receive]
+    wrong = np.flatnonzero(arrives - leaves != spec.send_to_receive_cycles)
     if len(wrong):
-        first = int(wrong[0])
+        i = int(wrong[0])
         raise FlightError(
-            f"{where}: a vector sent at cycle {sent[first]} is received at {taken[first]}, not "
-            f"{spec.send_to_receive_cycles} cycles later; prove the programs with lpu check"
+            f"{_where(ends[way[i]])}: a vector sent at cycle {leaves[i]} is received at "
+            f"{arrives[i]}, not {spec.send_to_receive_cycles} cycles later; prove the programs "
+            "with lpu check"
         )
-    pairs = np.stack([sends.block[link], receives.block[to_link]], axis=1)
-    begins = np.flatnonzero(np.r_[True, np.any(pairs[1:] != pairs[:-1], axis=1)][: len(pairs)])
-    rows = np.empty((len(begins), 9), np.int64)
-    rows[:, [0, 1, 4, 5]] = ends
-    rows[:, 2], rows[:, 6] = pairs[begins, 0], pairs[begins, 1]
-    rows[:, 3], rows[:, 7] = sent[begins], taken[begins]
-    rows[:, 8] = np.diff(np.r_[begins, len(pairs)])
-    return rows
+    from_block, to_block = sends.block[send], receives.block[receive]
+    new = np.ones(len(way), bool)
+    new[1:] = (np.diff(way) != 0) | (np.diff(from_block) != 0) | (np.diff(to_block) != 0)
+    begins = np.flatnonzero(new)
+    at = way[begins]
+    return Flights(
+        chip[at], link[at], from_block[begins], leaves[begins], to_chip[at], to_link[at],
+        to_block[begins], arrives[begins], np.diff(np.r_[begins, len(way)]),
+    )  # fmt: skip
+
+
+def _where(ends: I64) -> str:
+    chip, link, to_chip, to_link = ends.tolist()
+    return f"chip {chip} link {link} to chip {to_chip} link {to_link}"

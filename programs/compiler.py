@@ -22,9 +22,8 @@ from interconnect.node import node_cables
 from interconnect.topology import Topology, topology
 from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
-from programs.decoder import mask_positions
-from programs.decoder_image import memory_image
-from programs.memory_images import Image
+from programs.decoder import DecoderPlaces, mask_positions
+from programs.decoder_image import ChipImages
 from programs.partition import PartitionedModel
 from programs.pipeline import Pipeline, build_pipeline
 from programs.stages import Stage, even_stages, split_layers
@@ -58,6 +57,19 @@ def compile_decoder(
     ``model.layout.tp`` chips each; ``stages``: the stages themselves, if not even ones.
     ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     """
+    artifact, images = compile_apart(
+        model, spec, max_context, pp=pp, stages=stages, wiring=wiring
+    )
+    if weights:
+        artifact.memory = images.of(range(artifact.chips))
+    return artifact
+
+
+def compile_apart(
+    model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, pp: int = 1,
+    stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
     dealt = list(stages) if stages is not None else even_stages(layout.layers, pp)
     if any(stage.head_parts > 1 for stage in dealt):
@@ -73,9 +85,8 @@ def compile_decoder(
     for context in buckets:
         for name, head in (("decode", True), ("prefill", False)):
             programs[f"{name}-{context}"], program_of_chip = pipeline.programs(context, head)
-    return decoder_artifact(
-        pipeline, model, programs, program_of_chip, buckets, weights=weights
-    )
+    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
+    return artifact, chip_images(pipeline, model)
 
 
 def compile_belt(
@@ -103,31 +114,21 @@ def compile_belt(
     for number in range(count):
         entry = f"belt-{context}-{number}"
         programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
-    artifact = decoder_artifact(
-        pipeline, model, programs, program_of_chip, [context], weights=weights
-    )
+    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context])
     artifact.model["sequences"] = count
+    if weights:
+        artifact.memory = chip_images(pipeline, model).of(range(artifact.chips))
     return artifact
 
 
 def decoder_artifact(
     pipeline: Pipeline, model: PartitionedModel, programs: dict[str, list[Program]],
-    program_of_chip: list[int], buckets: list[int], *, weights: bool,
+    program_of_chip: list[int], buckets: list[int],
 ) -> Artifact:  # fmt: skip
-    """The artifact of a pipeline's programs; bindings are the same on all chips."""
+    """The artifact of a pipeline's programs without weights; all chips have the same bindings."""
     layout, wiring = model.layout, pipeline.topology
     places = pipeline.code[-1].places
     a, chips = places.attention, wiring.chips
-    stage_of = {group: number for number, group in enumerate(pipeline.groups)}
-    memory: list[Image] = []
-    for chip in range(chips):
-        group, local = divmod(chip, layout.tp)
-        here = stage_of.get(group)
-        if here is None or not weights:
-            memory.append([])
-        else:
-            memory.append(memory_image(pipeline.code[here].places, pipeline.stages[here],
-                                       model.chip(local)))  # fmt: skip
     known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
@@ -138,7 +139,7 @@ def decoder_artifact(
         cables=node_cables(chips) if chips <= 8 else cables,
         programs=programs,
         program_of_chip=program_of_chip,
-        memory=memory,
+        memory=[[] for _ in range(chips)],
         bindings={
             "inputs": {
                 "x": _binding(places.x, layout.x_tiles),
@@ -162,6 +163,15 @@ def decoder_artifact(
         },
         predicted_cycles={entry: table[0].cycles for entry, table in programs.items()},
     )
+
+
+def chip_images(pipeline: Pipeline, model: PartitionedModel) -> ChipImages:
+    """How to make what the chips of a pipeline hold before the first launch."""
+    groups = pipeline.topology.chips // model.layout.tp
+    codes: list[tuple[DecoderPlaces, Stage] | None] = [None] * groups
+    for number, group in enumerate(pipeline.groups):
+        codes[group] = pipeline.code[number].places, pipeline.stages[number]
+    return ChipImages(model, tuple(codes))
 
 
 def _binding(place: Place, words: int) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from programs.decoder import (
 )
 from programs.matmul import ColumnBlock
 from programs.memory_images import Image, put_fp32
-from programs.partition import ChipWeights, LayerWeights, Matrix
+from programs.partition import ChipWeights, LayerWeights, Matrix, PartitionedModel, chip_weights
 from programs.stages import ATTENTION, Block, Stage
 
 Rows = NDArray[np.uint8]
@@ -81,7 +82,7 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
     layout, a = places.layout, places.attention
     for number, block in enumerate(stage.blocks):
         m = places.variants[places.variant_of[number]]
-        matrices = _block_matrices(block, m, weights.layers[block.layer])
+        matrices = _block_matrices(block, m, weights.layer(block.layer))
         pairs = (m.qkv, m.o) if isinstance(m, AttentionMatrices) else (m.gate_up, m.down)
         for each in pairs:
             _put_matrices(image, each, places.bases[0][number], matrices)
@@ -106,3 +107,43 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
     swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
     image.append((a.swap_map.queues[0], a.swap_map.address, swap))
     return image
+
+
+@dataclass(frozen=True, eq=False)
+class ChipImages:
+    """How to make the image of every chip of a compiled decoder, from the checkpoint itself.
+
+    Small, so it can be sent to the process that has the chip: of a checkpoint of any size that one
+    then reads only the rows and columns which its own chips hold.  codes: the places and the stage
+    of each group of ``tp`` chips, None where a group is idle.
+    """
+
+    model: PartitionedModel
+    codes: tuple[tuple[DecoderPlaces, Stage] | None, ...]
+
+    def image(self, chip: int) -> Image:
+        """What ``chip`` holds before the first launch."""
+        group, local = divmod(chip, self.model.layout.tp)
+        code = self.codes[group]
+        if code is None:
+            return []
+        places, stage = code
+        return memory_image(places, stage, self._weights(stage, local))
+
+    def _weights(self, stage: Stage, local: int) -> ChipWeights:
+        model = self.model
+        numbers = tuple(sorted({block.layer for block in stage.blocks}))
+        if model.is_built(local) or len(numbers) == model.layout.layers:
+            return model.chip(local)
+        return chip_weights(
+            model.checkpoint, model.layout, model.dtype, local, numbers, stage.head
+        )
+
+    def of(self, chips: Collection[int]) -> list[Image]:
+        """The images of some chips; those of all others are empty."""
+        count = len(self.codes) * self.model.layout.tp
+        return [self.image(chip) if chip in chips else [] for chip in range(count)]
+
+    def unread(self) -> ChipImages:
+        """The same without any weights that were read already."""
+        return replace(self, model=replace(self.model, _built={}))

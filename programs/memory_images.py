@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,3 +47,27 @@ def read_words(chip: Chip, place: Place, words: int) -> NDArray[np.uint8]:
     """The words at ``place``, uint8 [words, 320, slices of the place]."""
     planes = [chip.read_words(queue, place.address, words) for queue in place.queues]
     return np.ascontiguousarray(np.stack(planes, axis=-1))
+
+
+def image_bytes(image: Image) -> int:
+    """Bytes that an image puts into SRAM."""
+    return sum(rows.nbytes for _, _, rows in image)
+
+
+def image_digest(image: Image) -> bytes:
+    """sha256 of what an image puts where, however it is cut into pieces that do not overlap."""
+    sha = hashlib.sha256()
+    ordered = sorted(image, key=lambda piece: piece[:2])
+    at = 0
+    while at < len(ordered):
+        slice_, first, _ = ordered[at]
+        end = first
+        run = []
+        while at < len(ordered) and ordered[at][:2] == (slice_, end):
+            run.append(ordered[at][2])
+            end += len(run[-1])
+            at += 1
+        sha.update(struct.pack("<3q", slice_, first, end - first))
+        for rows in run:
+            sha.update(np.ascontiguousarray(rows).data)
+    return sha.digest()

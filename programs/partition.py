@@ -77,13 +77,19 @@ class LayerWeights:
 
 @dataclass
 class ChipWeights:
-    """All that one chip holds of a model."""
+    """All that one chip holds of a model, or of the layers of its pipeline stage."""
 
     layers: list[LayerWeights]
     head: Matrix
     """x_tiles -> vocab_blocks blocks of vocab_width columns."""
     replicate: NDArray[np.uint16] | None
     """One-hot fp16 bits [q_tiles, kv_tiles, q_width, 320] (column: q lane, lane: kv lane)."""
+    numbers: tuple[int, ...] = ()
+    """Numbers of the model's layers that these are; empty: of all of them."""
+
+    def layer(self, number: int) -> LayerWeights:
+        """The weights of layer ``number`` of the model."""
+        return self.layers[self.numbers.index(number) if self.numbers else number]
 
 
 @dataclass
@@ -113,6 +119,10 @@ class PartitionedModel:
         if number not in self._built:
             self._built[number] = chip_weights(self.checkpoint, self.layout, self.dtype, number)
         return self._built[number]
+
+    def is_built(self, number: int) -> bool:
+        """Whether the weights of a chip are kept already."""
+        return number in self._built
 
     @property
     def inv_h(self) -> np.float32:
@@ -162,8 +172,14 @@ def partition(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> Partition
     return PartitionedModel(checkpoint, Layout.of(checkpoint.config, tp), dtype)
 
 
-def chip_weights(checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int) -> ChipWeights:
-    """Build the weights of one chip, reading only its slices of the checkpoint."""
+def chip_weights(
+    checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int,
+    numbers: tuple[int, ...] | None = None, head: bool = True,
+) -> ChipWeights:  # fmt: skip
+    """Build the weights of one chip, reading only its slices of the checkpoint.
+
+    numbers: only these layers; without ``head`` the output head is read as if it had no tokens.
+    """
     _check_dtype(dtype)
     _check_chip(layout, chip)
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
@@ -176,7 +192,7 @@ def chip_weights(checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int) 
         return _build(checkpoint, name, k_axis, n_axis, width, gain, factor, dtype)
 
     layers = []
-    for number in range(layout.layers):
+    for number in range(layout.layers) if numbers is None else numbers:
         prefix = f"model.layers.{number}"
         attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         first, second = (
@@ -194,8 +210,9 @@ def chip_weights(checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int) 
                 down=build(f"{mlp}.down_proj.weight", ffn, x, layout.x_width),
             )
         )
-    head = build(checkpoint.head_name, x, vocab, layout.vocab_width, "model.norm.weight")
-    return ChipWeights(layers, head, _one_hot(layout, chip))
+    own = vocab if head else vocab[:0]
+    last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight")
+    return ChipWeights(layers, last, _one_hot(layout, chip), numbers or ())
 
 
 def _build(checkpoint: Checkpoint, name: str, k_axis: Axis, n_axis: Axis, width: int,

@@ -32,6 +32,7 @@ from chip.touched import touched_words
 from interconnect.node import wire
 from programs.artifact import Artifact
 from programs.host import Host, pick_token
+from programs.memory_images import image_bytes, image_digest
 from programs.modelled_faults import FaultSetting, ModelledFaults, UnrecoverableError
 
 LOOKAHEAD, BARRIER = "lookahead", "barrier"
@@ -221,12 +222,14 @@ class Runner:
         self._touched: dict[int, NDArray[np.int64]] = {}
         self._touched_programs: dict[int, int] = {}
         self.chips = [self._new_chip(number) for number in numbers]
+        own = {number: artifact.memory[number] for number in numbers}
+        self.images = {number: image_digest(image) for number, image in own.items()}
+        self.image_bytes = {number: image_bytes(image) for number, image in own.items()}
 
     def _new_chip(self, number: int) -> Chip:
         """A wired chip with its memory image."""
         image, spec = self.artifact.memory[number], self.artifact.spec
-        used = sum(rows.nbytes for _, _, rows in image)
-        chip = Chip(spec, number, dense=used > DENSE_RATIO * spec.sram_bytes)
+        chip = Chip(spec, number, dense=image_bytes(image) > DENSE_RATIO * spec.sram_bytes)
         wire(chip, self.artifact.cables)
         for place, address, rows in image:
             chip.write_words(place, address, rows)

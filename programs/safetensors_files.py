@@ -68,6 +68,10 @@ class FileSource:
         self._tensors = tensors
         self._maps: dict[Path, NDArray[np.uint8]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the files itself."""
+        return {"_tensors": self._tensors, "_maps": {}}
+
     def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
         """Decode the elements asked for; see `TensorSource.read`."""
         stored = self._tensors.get(name)

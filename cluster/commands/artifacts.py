@@ -142,7 +142,7 @@ def inspect(
 ) -> None:
     """Show an artifact's program as assembler text."""
     options.check_at_least("--limit", limit, 0)
-    from chip.assembly import disassemble
+    from chip.disassembly import disassemble
     from chip.program import Program
     from cluster.output import print_json, print_table
     from programs.artifact import load

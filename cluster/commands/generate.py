@@ -75,7 +75,7 @@ def generate(
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.actor_session import Placement
     from cluster.actor_session import chips_per_actor as pack
-    from cluster.compiling import adopt, compile_model, home_of, open_model
+    from cluster.compiling import adopt, compile_apart, compile_model, home_of, open_model
     from cluster.generation import launches_of, planned_launches, run_generation
     from cluster.metrics.generation import SERVED, publish_generation
     from cluster.metrics.run_watch import RunWatch
@@ -101,13 +101,16 @@ def generate(
     need = len(ids) + max_new_tokens - 1
     terminal = Terminal(ids, tokenizer.decode, stream=not as_json)
     with closing(terminal):
+        images = None
         if compiled is not None:
             compiled = adopt(compiled, checkpoint, need)
         else:
             terminal.phase("compiling")
-            compiled = compile_model(
+            compiled, images = compile_apart(
                 checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip, pp=stages
             )
+            if reporting.wanted:  # it shows what lies in SRAM
+                compiled.memory, images = images.of(range(compiled.chips)), None
         job = Generation(
             prompt=tuple(ids),
             max_new_tokens=max_new_tokens,
@@ -133,7 +136,9 @@ def generate(
             )  # fmt: skip
             compiled, result, nodes = survived.artifact, survived.result, survived.nodes
         else:
-            result = run_generation(compiled, job, placement, terminal, started, watch=watch)
+            result = run_generation(
+                compiled, job, placement, terminal, started, watch=watch, images=images
+            )
         launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
         traced = None
         if tracing is not None:

@@ -12,7 +12,7 @@ stays the furthest that it ever was.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -46,6 +46,10 @@ class Epochs(Protocol):
         """The memory of the moment; None between two."""
 
     @property
+    def image_bytes(self) -> Mapping[int, int]:
+        """Bytes of the memory image of every chip."""
+
+    @property
     def recoveries(self) -> Sequence[object]:
         """One per time that processes were replaced."""
 
@@ -59,6 +63,7 @@ class OneEpoch:
     """A run in this process, which cannot lose another."""
 
     mapping: SharedMapping
+    image_bytes: Mapping[int, int]
     recoveries: Sequence[object] = ()
 
     @property
@@ -202,9 +207,8 @@ class _Run:
 
     def show_memory(self) -> None:
         """Used and existing SRAM, which a run does not change."""
-        used = np.array(
-            [sum(rows.nbytes for _, _, rows in image) for image in self.artifact.memory], np.int64
-        )
+        sizes = self.epochs.image_bytes
+        used = np.array([sizes.get(chip, 0) for chip in range(self.artifact.chips)], np.int64)
         capacity = np.full(self.artifact.chips, self.artifact.spec.sram_bytes, np.int64)
         for name, nbytes in (("used", used), ("capacity", capacity)):
             sums = self._by_chip_series(nbytes)

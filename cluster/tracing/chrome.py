@@ -22,8 +22,10 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.assembly import disassemble
+from chip._jit import jit
+from chip.disassembly import write_instructions
 from chip.isa import Op
+from chip.text_columns import Rendered, TextColumns
 from chip.timeline import SEND_UNIT, unit_name
 from cluster.tracing.plan import MACHINE_ROWS, ProgramRows, TracedLaunch, TracePlan
 from interconnect.vector_flights import Flights
@@ -33,6 +35,10 @@ Bytes = NDArray[np.uint8]
 
 #: Process of the whole machine, and of chip 0; 0 is the idle process to viewers.
 MACHINE_PID, FIRST_CHIP_PID = 1, 100
+
+
+#: By number of the operation.
+_OP_NAMES = tuple(Op(n).name if n in list(Op) else "" for n in range(max(Op) + 1))
 
 
 def chip_pid(chip: int) -> int:
@@ -52,24 +58,39 @@ class _Widths:
 
 @dataclass(frozen=True, eq=False)
 class _Records:
-    """Records one after another, uint8, with blanks.
+    """Records one after another, with blanks."""
 
-    places: by the name of a blank, where its characters are, int64 [records, width].
-    """
+    rendered: Rendered
 
-    text: Bytes
-    lengths: I64
-    places: dict[str, I64]
+    def put(self, name: str, digits: Bytes, which: I64 | None = None) -> None:
+        """Fill the blanks called ``name`` with rows of ``digits``, uint8 [numbers, width].
 
-    def put(self, name: str, digits: Bytes) -> None:
-        """Fill the blanks called ``name``: characters of one number for all, or of each one."""
-        self.text[self.places[name]] = digits
+        which: the row that each record takes, int64 [records]; without it row after row.
+        """
+        places = self.rendered.places[name]
+        which = np.arange(len(places)) if which is None else which
+        _put(self.rendered.text, places, digits, which)
 
     def put_time(self, cycles: I64, widths: _Widths) -> None:
         """Write cycles as microseconds with three decimals."""
         micros, nanos = np.divmod(cycles, 1000)
         self.put("micros", _digits(micros, widths.micros))
         self.put("nanos", _digits(nanos, 3, "0"))
+
+    def only(self, seen: NDArray[np.bool_]) -> memoryview:
+        """The text of some records; it lasts until digits are put in again."""
+        if seen.all():
+            return self.rendered.text.data
+        return self.rendered.text[np.repeat(seen, self.rendered.lengths)].data
+
+
+@jit
+def _put(text: Bytes, places: I64, digits: Bytes, which: I64) -> None:
+    """Copy to the place of each record its row of digits."""
+    for record in range(len(places)):
+        at, row = places[record], which[record]
+        for i in range(digits.shape[1]):
+            text[at + i] = digits[row, i]
 
 
 def _digits(values: I64, width: int, fill: str = " ") -> Bytes:
@@ -80,67 +101,56 @@ def _digits(values: I64, width: int, fill: str = " ") -> Bytes:
     return digits
 
 
-def _records(head: list[bytes | tuple[str, int]], tails: list[bytes]) -> _Records:
-    """Records of one head and a tail each; (name, width) in the head is a blank."""
-    front, at = b"", {}
-    for piece in head:
-        if isinstance(piece, tuple):
-            at[piece[0]] = len(front)
-            front += b" " * piece[1]
-        else:
-            front += piece
-    text = np.frombuffer(bytearray(b"".join(front + tail for tail in tails)), np.uint8)
-    lengths = np.array([len(front) + len(tail) for tail in tails], np.int64)
-    starts = np.cumsum(lengths) - lengths
-    places = {
-        name: starts[:, None] + at[name] + np.arange(width)
-        for name, width in (piece for piece in head if isinstance(piece, tuple))
-    }
-    return _Records(text, lengths, places)
-
-
-def _time(widths: _Widths) -> list[bytes | tuple[str, int]]:
-    return [b',"ts":', ("micros", widths.micros), b".", ("nanos", 3)]
-
-
-def _micros(cycles: int) -> str:
-    return f"{cycles // 1000}.{cycles % 1000:03d}"
-
-
 def instruction_texts(program: ProgramRows) -> list[str]:
     """Every block as its line of assembler text, without the cycle."""
-    lines = disassemble(program.program).splitlines()
-    return [line.partition(": ")[2] for line in lines[len(lines) - len(program) :]]
+    columns = TextColumns(len(program))
+    write_instructions(program.program, columns)
+    columns.text("\n")
+    return columns.render().text.tobytes().decode("ascii").splitlines()
+
+
+def _write_row_and_time(columns: TextColumns, widths: _Widths) -> None:
+    for before, name, width in (
+        (',"pid":', "pid", widths.pid), (',"tid":', "tid", widths.tid),
+        (',"ts":', "micros", widths.micros), (".", "nanos", 3),
+    ):  # fmt: skip
+        columns.text(before)
+        columns.blank(name, width)
 
 
 def _block_records(program: ProgramRows, widths: _Widths) -> _Records:
-    lines = program.lines
-    head: list[bytes | tuple[str, int]] = [
-        b'{"ph":"X","pid":', ("pid", widths.pid), b',"tid":', ("tid", widths.tid), *_time(widths),
-    ]  # fmt: skip
-    names = {int(op): op.name for op in Op}
+    lines, op = program.lines, program.program.blocks["op"].astype(np.int64)
+    columns = TextColumns(len(program))
+    columns.text('{"ph":"X"')
+    _write_row_and_time(columns, widths)
+    micros, nanos = np.divmod(lines.end - lines.first, 1000)
+    columns.text(',"dur":')
+    columns.integer(micros)
+    columns.text(".")
+    columns.thousandths(nanos)
+    columns.text(',"name":"')
+    columns.choice(_OP_NAMES, op)
+    columns.text('","args":{"block":')
+    columns.integer(np.arange(len(program)))
+    columns.text(',"instructions":')
+    columns.integer(lines.instructions)
     # Assembler text has no character that JSON would escape.
-    tails = [
-        f',"dur":{_micros(dur)},"name":"{names[op]}","args":{{"block":{block},'
-        f'"instructions":{count},"instruction":"{text}"}}}},\n'.encode()
-        for block, (dur, op, count, text) in enumerate(
-            zip(
-                (lines.end - lines.first).tolist(), program.program.blocks["op"].tolist(),
-                lines.instructions.tolist(), instruction_texts(program), strict=True,
-            )
-        )
-    ]  # fmt: skip
-    return _records(head, tails)
+    columns.text(',"instruction":"')
+    write_instructions(program.program, columns)
+    columns.text('"}},\n')
+    return _Records(columns.render())
 
 
 def _flow_records(flights: Flights, widths: _Widths, phase: str) -> _Records:
-    bind = b',"bp":"e"' if phase == "f" else b""
-    head: list[bytes | tuple[str, int]] = [
-        f'{{"ph":"{phase}"'.encode() + bind + b',"cat":"link","name":"vectors","id":',
-        ("id", widths.flow), b',"pid":', ("pid", widths.pid), b',"tid":', ("tid", widths.tid),
-        *_time(widths), b',"args":{"vectors":',
-    ]  # fmt: skip
-    return _records(head, [f"{n}}}}},\n".encode() for n in flights.vectors.tolist()])
+    columns = TextColumns(len(flights))
+    bind = ',"bp":"e"' if phase == "f" else ""
+    columns.text(f'{{"ph":"{phase}"{bind},"cat":"link","name":"vectors","id":')
+    columns.blank("id", widths.flow)
+    _write_row_and_time(columns, widths)
+    columns.text(',"args":{"vectors":')
+    columns.integer(flights.vectors)
+    columns.text("}},\n")
+    return _Records(columns.render())
 
 
 class _Writer:
@@ -186,8 +196,8 @@ class _Writer:
                 "args": event.details,
             }  # fmt: skip
             file.write(json.dumps(whole).encode() + b",\n")
-        names = [json.dumps(event).encode() for event in self._names()]
-        file.write(b",\n".join(names) + b"\n]}\n")
+        file.write(",\n".join(self._names()).encode())
+        file.write(b"\n]}\n")
 
     def _launch(self, launch: TracedLaunch) -> Iterator[memoryview]:
         plan, name = self.plan, launch.launched.entry
@@ -202,9 +212,10 @@ class _Writer:
             records.put_time(program.lines.first + launch.start, self.widths)
             seen = plan.seen(launch, program)
             for chip in chips:
-                records.put("pid", _digits(np.array([chip_pid(chip)]), self.widths.pid))
-                records.put("tid", self._tids[chip][row])
-                yield _only(records, seen)
+                own = _digits(np.array([chip_pid(chip)]), self.widths.pid)
+                records.put("pid", own, np.zeros(len(program), np.int64))
+                records.put("tid", self._tids[chip], row)
+                yield records.only(seen)
         yield from self._flows(launch)
 
     def _flows(self, launch: TracedLaunch) -> Iterator[memoryview]:
@@ -235,9 +246,9 @@ class _Writer:
             records.put("id", _digits(base + np.arange(len(flights)), self.widths.flow))
             records.put("pid", _digits(np.asarray(FIRST_CHIP_PID + chip), self.widths.pid))
             records.put("tid", self._tids[chip, row])
-            yield _only(records, seen)
+            yield records.only(seen)
 
-    def _names(self) -> Iterator[dict[str, Any]]:
+    def _names(self) -> Iterator[str]:
         """Names and order of processes and rows."""
         yield from _named("process", MACHINE_PID, 0, "machine", 0)
         for number, name in enumerate(MACHINE_ROWS):
@@ -245,22 +256,19 @@ class _Writer:
         for chip in range(self.plan.artifact.chips):
             pid = chip_pid(chip)
             yield from _named("process", pid, 0, f"chip[{chip}]", chip + 1)
-            for row in self.plan.rows_of_chip(chip):
-                tid = int(self.tid(chip, np.array(row)))
+            rows = self.plan.rows_of_chip(chip)
+            tids = self.tid(chip, np.array(rows, np.int64)).tolist()
+            for row, tid in zip(rows, tids, strict=True):
                 yield from _named("thread", pid, tid, row_name(self.plan, chip, row), row)
 
 
-def _named(kind: str, pid: int, tid: int, name: str, order: int) -> Iterator[dict[str, Any]]:
-    who = {"ph": "M", "pid": pid, "tid": tid, "ts": 0}
-    yield {**who, "name": f"{kind}_name", "args": {"name": name}}
-    yield {**who, "name": f"{kind}_sort_index", "args": {"sort_index": order}}
-
-
-def _only(records: _Records, seen: NDArray[np.bool_]) -> memoryview:
-    """The text of those records; it lasts until digits are put in again."""
-    if seen.all():
-        return records.text.data
-    return records.text[np.repeat(seen, records.lengths)].data
+def _named(kind: str, pid: int, tid: int, name: str, order: int) -> tuple[str, str]:
+    """Two records; names have no character that JSON would escape."""
+    who = f'{{"ph": "M", "pid": {pid}, "tid": {tid}, "ts": 0, "name": "{kind}'
+    return (
+        f'{who}_name", "args": {{"name": "{name}"}}}}',
+        f'{who}_sort_index", "args": {{"sort_index": {order}}}}}',
+    )
 
 
 def row_name(plan: TracePlan, chip: int, row: int, lane: bool = True) -> str:

@@ -9,7 +9,6 @@ of the host between launches take no cycles on it.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from chip._jit import jit
 from chip.program import Program
 from chip.timeline import RECEIVE_UNIT, SEND_UNIT, Timeline, timeline
 from cluster.errors import InputError, RunError
@@ -77,6 +77,11 @@ class ProgramRows:
     def __len__(self) -> int:
         return len(self.lane)
 
+    @property
+    def row_key(self) -> I64:
+        """Unit and lane as one number; int64 [blocks]."""
+        return self.lines.unit << 32 | self.lane
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
@@ -101,29 +106,35 @@ class MachineEvent:
     details: dict[str, int]
 
 
+@jit
+def _lanes_in_order(unit: I64, first: I64, end: I64) -> I64:
+    """As ``lanes``, for blocks sorted by unit and first cycle."""
+    lane = np.zeros(len(unit), np.int64)
+    ends = np.zeros(1, np.int64)  # of the last block on each lane of this unit
+    used = 0
+    for block in range(len(unit)):
+        if block and unit[block] != unit[block - 1]:
+            used = 0
+        mine = 0
+        while mine < used and ends[mine] > first[block]:
+            mine += 1
+        if mine == used:
+            used += 1
+            if used > len(ends):
+                ends = np.concatenate((ends, np.zeros(len(ends), np.int64)))
+        ends[mine] = end[block]
+        lane[block] = mine
+    return lane
+
+
 def lanes(unit: I64, first: I64, end: I64) -> I64:
     """The lane of each block: the lowest that is free when it begins; int64 [blocks].
 
     Blocks of one unit take lanes in the order of their first cycles, then of their numbers.
     """
-    lane = np.zeros(len(unit), np.int64)
     order = np.lexsort((first, unit))
-    busy: list[tuple[int, int]] = []  # (end, lane)
-    free: list[int] = []
-    used, last_unit = 0, -1
-    columns = zip(order.tolist(), unit[order].tolist(), first[order].tolist(),
-                  end[order].tolist(), strict=True)  # fmt: skip
-    for block, its_unit, begins, ends in columns:
-        if its_unit != last_unit:
-            busy, free, used, last_unit = [], [], 0, its_unit
-        while busy and busy[0][0] <= begins:
-            heapq.heappush(free, heapq.heappop(busy)[1])
-        if free:
-            lane[block] = heapq.heappop(free)
-        else:
-            lane[block] = used
-            used += 1
-        heapq.heappush(busy, (ends, int(lane[block])))
+    lane = np.empty(len(unit), np.int64)
+    lane[order] = _lanes_in_order(unit[order], first[order], end[order])
     return lane
 
 
@@ -215,13 +226,11 @@ class TracePlan:
     @cached_property
     def rows(self) -> list[tuple[int, int]]:
         """(unit, lane) of every row that any chip has, in the order in which they are shown."""
-        pairs = {
-            pair
-            for entry in self.entries.values()
-            for program in entry.programs
-            for pair in zip(program.lines.unit.tolist(), program.lane.tolist(), strict=True)
-        }
-        return sorted(pairs)
+        keys = np.unique(
+            np.concatenate([program.row_key for entry in self.entries.values()
+                            for program in entry.programs] or [np.zeros(0, np.int64)])
+        )  # fmt: skip
+        return list(zip((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist(), strict=True))
 
     @cached_property
     def peers(self) -> dict[tuple[int, int], int]:
@@ -237,13 +246,19 @@ class TracePlan:
     def row_of(self, program: ProgramRows) -> I64:
         """The number in ``rows`` of each block's row; int64 [blocks]."""
         keys = np.array([unit << 32 | lane for unit, lane in self.rows], np.int64)
-        return np.searchsorted(keys, program.lines.unit << 32 | program.lane)
+        return np.searchsorted(keys, program.row_key)
 
     def rows_of_chip(self, chip: int) -> list[int]:
         """The numbers in ``rows`` of the rows that a chip has."""
-        number = self.artifact.program_of_chip[chip]
-        used = [self.row_of(entry.programs[number]) for entry in self.entries.values()]
-        return np.unique(np.concatenate(used)).tolist() if used else []
+        return self._rows_of_program[self.artifact.program_of_chip[chip]]
+
+    @cached_property
+    def _rows_of_program(self) -> list[list[int]]:
+        used = [
+            [self.row_of(entry.programs[number]) for entry in self.entries.values()]
+            for number in range(len(self.chips_of_program))
+        ]
+        return [np.unique(np.concatenate(rows)).tolist() if rows else [] for rows in used]
 
     def seen(self, launch: TracedLaunch, program: ProgramRows) -> NDArray[np.bool_]:
         """Which blocks of a program are seen in the window during a launch."""

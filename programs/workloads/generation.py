@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.actor_session import Placement
 from cluster.commands.options import shipped_model
-from cluster.compiling import compile_model, open_model
+from cluster.compiling import compile_apart, open_model
 from cluster.generation import Listener, run_generation
 from cluster.metrics.generation import SERVED, publish_generation
 from cluster.metrics.run_watch import RunWatch
@@ -48,13 +48,14 @@ def work(job: Workload) -> dict[str, Any]:
     checkpoint = open_model(shipped_model())
     prompt = tuple(checkpoint.tokenizer.encode(PROMPT).ids)
     job.say("compiling ...")
-    artifact = compile_model(
+    artifact, images = compile_apart(
         checkpoint, tp=CHIPS, dtype="int8", context=len(prompt) + NEW_TOKENS, chip="groq-lpu-1"
     )
     watch = None if job.board is None else RunWatch(job.board, "generate", SERVED)
     result = run_generation(
-        artifact, Generation(prompt, NEW_TOKENS), Placement(1), Progress(job), started, watch=watch
-    )
+        artifact, Generation(prompt, NEW_TOKENS), Placement(1), Progress(job), started,
+        watch=watch, images=images,
+    )  # fmt: skip
     if job.board is not None:
         publish_generation(job.board, result, len(prompt))
     text = checkpoint.tokenizer.decode(result.tokens)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chip.assembly import AssemblyError, assemble, disassemble, format_block
+from chip.assembly import AssemblyError, assemble
+from chip.disassembly import disassemble
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE, Program, new_blocks
 from chip.program_limits import COLUMN_RANGES, ProgramLimitError, validate_program
@@ -104,9 +105,10 @@ def test_notation() -> None:
     assert (blocks["s0"][5], blocks["s1"][5], blocks["imm"][5]) == (79, 80, -1)
     assert (blocks["queue"][6], blocks["mode"][6]) == (109, AccMode.ADD_EMIT)
     assert blocks["queue"].tolist()[7:] == [121, 131]
-    assert format_block(program, 0) == ("100: mem_w[12] READ a=20 out=E5 wo=1 x8/1/2 x4/320/-8")
-    assert format_block(program, 2) == "101: mem_e[3-1]+mem_w[0] READ out=E4 wo=1"
-    assert format_block(program, 4) == "130: alu[5] MUL_F32 s0=E4 w0=4 s1=imm imm=1.5f"
+    lines = disassemble(program).splitlines()
+    assert "100: mem_w[12] READ a=20 out=E5 wo=1 x8/1/2 x4/320/-8" in lines
+    assert "101: mem_e[3-1]+mem_w[0] READ out=E4 wo=1" in lines
+    assert "130: alu[5] MUL_F32 s0=E4 w0=4 s1=imm imm=1.5f" in lines
     assert_same(program, assemble(disassemble(program)))
 
 

@@ -72,6 +72,8 @@ def head() -> Iterator[Head]:
         process = subprocess.Popen(
             ["ray", "start", "--head", "--block", "--port", str(head_port()), "--num-cpus", "4",
              "--temp-dir", str(directory / "ray"), "--dashboard-port", str(dashboard),
+             # any free port: another Ray of this host may have taken the agents' usual one
+             "--dashboard-agent-listen-port", "0",
              "--metrics-export-port", str(metrics), "--disable-usage-stats",
              "--object-store-memory", str(100 << 20)],
             env=environment, stdout=log, stderr=log, cwd=directory,
@@ -82,7 +84,11 @@ def head() -> Iterator[Head]:
         while True:
             assert process.poll() is None, (directory / "head.log").read_text()
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{found.address}/api/version", timeout=5).close()
+                ask = urllib.request.Request(
+                    f"{found.address}/api/jobs/", b'{"entrypoint": "true"}',
+                    {"Content-Type": "application/json"},
+                )  # fmt: skip
+                urllib.request.urlopen(ask, timeout=60).close()  # an error while no agent is up
                 break
             assert time.monotonic() < end, (directory / "head.log").read_text()
             time.sleep(0.5)

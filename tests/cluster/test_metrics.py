@@ -208,7 +208,7 @@ def test_metrics_change_no_digest(artifact: Artifact) -> None:
 def test_skew_is_the_distance_of_the_chips_clocks(artifact: Artifact) -> None:
     board = Board()
     mapping = SharedMapping.private(layout_of(artifact, 1))
-    with RunWatch(board, "run").watching(artifact, OneEpoch(mapping), lambda _: "decode-64"):
+    with RunWatch(board, "run").watching(artifact, OneEpoch(mapping, {}), lambda _: "decode-64"):
         assert mapping.watched
         for chip in range(8):
             mapping.note_clock(chip, 1000 + 7 * chip)
@@ -229,7 +229,7 @@ def test_a_violation_is_counted(artifact: Artifact) -> None:
         board = Board()
         mapping = SharedMapping.private(layout_of(artifact, 1))
         watch = RunWatch(board, "run")
-        seen = OneEpoch(mapping)
+        seen = OneEpoch(mapping, {})
         with pytest.raises(type(error)), watch.watching(artifact, seen, lambda _: "decode-64"):
             raise error
         assert total(board, "lpu_lockstep_violations_total", kind="arrival") == (number < 2)
@@ -391,6 +391,6 @@ def test_spec_of_a_user_is_custom(artifact: Artifact) -> None:
     board = Board()
     own = replace(artifact, spec=replace(ChipSpec(), name="mine-4711"))
     mapping = SharedMapping.private(layout_of(own, 1))
-    with RunWatch(board, "run").watching(own, OneEpoch(mapping), lambda _: "decode-64"):
+    with RunWatch(board, "run").watching(own, OneEpoch(mapping, {}), lambda _: "decode-64"):
         pass
     assert total(board, "lpu_run_info", chip_type="custom", topology="node-8") == 1

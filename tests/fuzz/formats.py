@@ -17,8 +17,9 @@ from typing import Any
 
 import msgpack
 
-from chip.assembly import AssemblyError, assemble, disassemble
+from chip.assembly import AssemblyError, assemble
 from chip.checker import check
+from chip.disassembly import disassemble
 from chip.program import Program
 from chip.program_limits import expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
