@@ -32,6 +32,10 @@ class SpecError(ValueError):
 _LARGEST = {"_cycles": 2**20, "_rows": 2**16, "links": LINKS, "packet_bytes": 2**16, "": 2**40}
 
 
+#: Fields of which 0 says that nobody knows.
+_MAY_BE_UNKNOWN = ("average_power_w",)
+
+
 def largest_value(name: str) -> int:
     """The largest value that a number of a spec may have: beyond, sums would leave 64 bits."""
     return next(most for end, most in _LARGEST.items() if name.endswith(end))
@@ -80,6 +84,7 @@ class ChipSpec:
     wired_links: int = _f(11, PUBLISHED, "ISCA'22: 7 local + 4 global")
     pcie_latency_s: float = _f(10e-6, PUBLISHED, "GroqFlow cost model: 10 us")
     pcie_bytes_per_s: float = _f(24e9, PUBLISHED, "GroqFlow cost model: 24 GB/s")
+    average_power_w: float = _f(185.0, PUBLISHED, "first-party card data: chip 185 W on average")
     reserved_slices_west: tuple[int, ...] = _f(
         (16, 20, 24, 28, 38), PUBLISHED, "SDK programs keep these for the system"
     )
@@ -91,6 +96,8 @@ class ChipSpec:
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
+                if value == 0 and f.name in _MAY_BE_UNKNOWN:
+                    continue
                 if value <= 0:
                     raise SpecError(f"chip.{f.name} is {value}: it must be positive")
                 if not value < math.inf or value > (most := largest_value(f.name)):
@@ -168,6 +175,7 @@ _OVERRIDES: dict[str, dict[str, tuple[Any, str, str]]] = {"groq-3-lp30": {
         6, ASSUMED, "328 B at 84 GB/s are 5.86 cycles of the assumed clock, rounded up"
     ),
     "links": (16, ASSUMED, "the instruction set's; how the 96 lanes are grouped is not public"),
+    "average_power_w": (0.0, ASSUMED, "not public: 0 says so, and no energy is estimated"),
     "wired_links": (16, ASSUMED, "95 of 96 lanes are wired in the rack as analysts describe it"),
 }}  # fmt: skip
 

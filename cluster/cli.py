@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
+from cluster.commands.belt import belt
 from cluster.commands.generate import generate
 from cluster.commands.plan import plan
 from cluster.commands.report import report
@@ -35,6 +36,7 @@ app.command()(artifacts.check)
 app.command()(artifacts.inspect)
 app.command()(artifacts.run)
 app.command()(plan)
+app.command()(belt)
 app.command()(benchmarks.bench)
 app.command()(report)
 app.add_typer(fabric.app, name="fabric")

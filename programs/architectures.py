@@ -64,6 +64,8 @@ class Architecture:
     """Rows of a learned table of positions; 0 for rotary models."""
     head_norms: bool = False
     """A gain over head_dim for queries and one for keys in each layer, as in Qwen3."""
+    gemma: bool = False
+    """As in Gemma: GeGLU (tanh form), gains of 1 + what is stored, scaled embeddings."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -199,8 +201,9 @@ SHIPPED = ("target", "draft")
 def _from_config(path: Path, name: str) -> Architecture:
     c = read_config(path)
     return Architecture(
-        name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, tied=c.tied
-    )
+        name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, c.experts,
+        c.experts_per_token, c.tied, head_norms=c.head_norms, gemma=c.unit_gain,
+    )  # fmt: skip
 
 
 def _table() -> dict[str, Architecture]:
@@ -229,6 +232,8 @@ def _table() -> dict[str, Architecture]:
             experts=256, experts_per_token=8, latent=LatentAttention(),
             shared_experts=1, dense_layers=3, dense_ffn=18432,
         ),
+        Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
+        Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
         Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
         *(_from_config(_CHECKPOINTS / name, name) for name in SHIPPED),

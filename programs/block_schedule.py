@@ -12,9 +12,12 @@ from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import exchange, reduce
 from programs.attention import AttentionPlaces, append_values, attend, rope
-from programs.decoder import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices, MatrixPlaces
-from programs.ffn import swiglu
+from programs.decoder import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.experts import route
+from programs.ffn import gated_product
+from programs.head_norm import norm_heads
 from programs.matmul import Activations, matmul16_round, matmul_round
+from programs.matrix_places import MatrixPlaces
 from programs.norm import dynamic_factor, halve, norm_factor, quantise
 
 #: What the critical path of a block is at: norms, gates, quantisation and sums; products with
@@ -29,6 +32,8 @@ class Numbers:
     inv_h: float
     eps: float
     gain: float
+    inv_d: float
+    activation: str
 
 
 class BlockScheduler:
@@ -129,14 +134,22 @@ class BlockScheduler:
         ready = self._normed(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]
         done = self._matmul(m.qkv, layout.x_tiles, ready, None, words)
-        v_words = words[qt + kt]
+        v_words, heads = words[qt + kt], words[0]
+        projected = max(done[: qt + kt])
+        if s.head_norm is not None and m.gains is not None:
+            heads = s.head_norm.normed
+            projected = norm_heads(
+                d, self.spec, words[0], qt, kt, projected, self.numbers.inv_d, self.numbers.eps,
+                m.gains, s.constants, s.head_norm,
+            )  # fmt: skip
+            self._did(VXM, projected)
         if layout.replicate:
             narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
-            queries, keys = rope(d, self.spec, words[0], qt, kt, max(done[: qt + kt]), a, narrow,
+            queries, keys = rope(d, self.spec, heads, qt, kt, projected, a, narrow,
                                  scatter=False)  # fmt: skip
             keys, values = self._append(max(keys, *done), max(done), v_words, a)
         else:
-            queries, keys = rope(d, self.spec, words[0], qt, kt, max(done[: qt + kt]), a,
+            queries, keys = rope(d, self.spec, heads, qt, kt, projected, a,
                                  list(a.keys), scatter=True)  # fmt: skip
             values = append_values(d, self.spec, v_words, max(done), a, list(a.values),
                                    scatter=True)  # fmt: skip
@@ -154,10 +167,19 @@ class BlockScheduler:
         """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
         s, d, layout = self.places, self.schedule, self.places.layout
         ready = self._normed(ready)
+        if s.routing is not None and m.router is not None:
+            logits = self._matmul(m.router, layout.x_tiles, ready, None, s.routing.targets())
+            routed = self._did(VXM, route(d, self.spec, max(logits), s.routing))
+        else:
+            routed = ready
         gates = [s.results.at(i) for i in range(m.tiles)]
         ups = [s.up.at(i) for i in range(m.tiles)]
         done = self._matmul(m.gate_up, layout.x_tiles, ready, None, gates + ups)
-        ready = swiglu(d, self.spec, s.results, s.up, m.tiles, max(done), s.hidden)
+        factors = None
+        if s.routing is not None:
+            factors = [s.routing.gate_of(m.first_tile + tile) for tile in range(m.tiles)]
+        ready = gated_product(d, self.spec, self.numbers.activation, s.results, s.up, m.tiles,
+                              max(routed, *done), s.hidden, factors)  # fmt: skip
         self._did(VXM, ready)
         ready, dynamic = self._activated(s.hidden, m.tiles, ready)
         residual = s.x if m.part == 0 else s.between

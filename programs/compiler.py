@@ -43,7 +43,10 @@ def buckets_up_to(max_context: int) -> list[int]:
 
 def numbers_of(model: PartitionedModel) -> Numbers:
     """The constants that a model's kernels need."""
-    return Numbers(float(model.inv_h), float(model.eps), float(model.quant_gain))
+    return Numbers(
+        float(model.inv_h), float(model.eps), float(model.quant_gain), float(model.inv_d),
+        model.config.activation,
+    )  # fmt: skip
 
 
 def compile_decoder(

@@ -8,15 +8,24 @@ scheduled layer serves all.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise, permutations
 
 from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
 from programs.attention import AttentionPlaces
+from programs.expert_weights import router_parts
+from programs.experts import RoutingPlaces, place_routing
+from programs.head_norm import HeadNormPlaces, place_head_norm
 from programs.layout import Layout
-from programs.matmul import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock
+from programs.matmul import Activations, ColumnBlock
+from programs.matrix_places import (
+    MatrixPlacer,
+    MatrixPlaces,
+    Symbols,
+    matrix_shapes,
+    part_shapes,
+)
 from programs.norm import Constants
 from programs.placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement
 from programs.stages import ATTENTION, Stage, part_tiles, single_stage
@@ -31,15 +40,6 @@ _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
 
 
 @dataclass
-class MatrixPlaces:
-    """Rounds of column blocks of one or more matrices, and the scale words of each round."""
-
-    rounds: list[list[ColumnBlock]]
-    scales: list[Place]
-    columns: list[tuple[str, int]]  # (matrix, block) of each slot, round after round
-
-
-@dataclass
 class AttentionMatrices:
     """What attention blocks share that have one assignment to planes and slices."""
 
@@ -47,6 +47,7 @@ class AttentionMatrices:
     o: MatrixPlaces
     keys: tuple[Place, ...]  # of each cached tile
     values: tuple[Place, ...]
+    gains: Place | None = None  # of query and key heads
 
 
 @dataclass
@@ -59,6 +60,7 @@ class FfnMatrices:
     tiles: int
     part: int
     parts: int
+    router: MatrixPlaces | None = None  # of all experts, with every part
 
 
 Matrices = AttentionMatrices | FfnMatrices
@@ -93,28 +95,8 @@ class DecoderPlaces:
     between: Place  # x with a part of an FFN added, beside x
     inbox: Place  # what another stage sent, before it is spread over the group
     bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
-
-
-class _Symbols:
-    """Allocates what every block has once: first block by block, then known by symbol."""
-
-    def __init__(self, sequences: int, blocks: int) -> None:
-        self.bases: list[list[dict[Symbol, int]]] = [
-            [{} for _ in range(blocks)] for _ in range(sequences)
-        ]
-
-    def place(self, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has in some blocks, whatever the sequence."""
-        for number in range(len(self.bases)):
-            place = self.place_of(number, name, places)
-        return place
-
-    def place_of(self, sequence: int, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has for one sequence."""
-        symbol = Symbol(name)
-        for block, place in places.items():
-            self.bases[sequence][block][symbol] = place.address
-        return Place(next(iter(places.values())).queues, 0, symbol)
+    head_norm: HeadNormPlaces | None = None
+    routing: RoutingPlaces | None = None
 
 
 def place_decoder(
@@ -128,7 +110,7 @@ def place_decoder(
     """
     stage = stage or single_stage(layout.layers)[0]
     pm = Placement(spec)
-    symbols = _Symbols(sequences, len(stage.blocks))
+    symbols = Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
     if context > spec.words_per_bank:
         raise CompileError(
@@ -170,6 +152,10 @@ def place_decoder(
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
     caches = _place_caches(pm, symbols, layout, stage, context, sequences)
+    head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
+    routing = None
+    if layout.experts > 1:
+        routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
     head = None
     if stage.head:
@@ -177,7 +163,7 @@ def place_decoder(
         k_tiles, blocks, groups = shapes["head"]
         own = part_tiles(blocks, stage.head_part, stage.head_parts)
         shapes["head"] = (k_tiles, len(own), groups)
-        head = _MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+        head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     attention = AttentionPlaces(
         mask_words=2 * chunk, context_words=context, keys=(), values=(),
         **attention_temporaries, **west_constants,
@@ -185,7 +171,8 @@ def place_decoder(
     return DecoderPlaces(
         layout, dtype, context, pm, constants, x, factor, dynamic, act, stage, variants,
         variant_of, head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]),
-        logits, attention, reduce, between, inbox, symbols.bases,
+        logits, attention, reduce, between, inbox, symbols.bases, head_norm,
+        routing,
     )  # fmt: skip
 
 
@@ -198,7 +185,7 @@ Caches = dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]]
 
 
 def _place_caches(
-    pm: Placement, symbols: _Symbols, layout: Layout, stage: Stage, context: int, sequences: int
+    pm: Placement, symbols: Symbols, layout: Layout, stage: Stage, context: int, sequences: int
 ) -> Caches:
     """Keys and values of the stage's attention blocks: by variant, symbolic places.
 
@@ -241,7 +228,7 @@ def _tiles_held(pm: Placement, quad: tuple[int, ...], context: int) -> int:
 
 
 def _place_blocks(
-    pm: Placement, symbols: _Symbols, layout: Layout, dtype: str, stage: Stage, caches: Caches
+    pm: Placement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage, caches: Caches
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""
     shapes = matrix_shapes(layout)
@@ -259,27 +246,25 @@ def _place_blocks(
             for member in members:
                 variant_of[member] = len(variants)
             if kind == ATTENTION:
-                of = _MatrixPlacer(pm, symbols, members, dtype, shapes)
+                of = MatrixPlacer(pm, symbols, members, dtype, shapes)
                 qkv = of.place("qkv", ["q", "k", "v"])
+                gains = of.words("gains", WEST_QUAD, 2) if layout.head_norms else None
                 variants.append(
-                    AttentionMatrices(qkv, of.place("o", ["o"]), *caches[variant])
+                    AttentionMatrices(qkv, of.place("o", ["o"]), *caches[variant], gains)
                 )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)
-            of = _MatrixPlacer(pm, symbols, members, dtype, _part_shapes(shapes, len(tiles)))
+            own_shapes = part_shapes(shapes, len(tiles))
+            blocks = layout.experts * router_parts(dtype)
+            own_shapes["router"] = (layout.x_tiles, blocks, layout.ffn_width // 16)
+            of = MatrixPlacer(pm, symbols, members, dtype, own_shapes)
             gate_up = of.place("gate_up", ["gate", "up"])
             down = of.place("down", ["down"])
-            variants.append(FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts))
+            router = of.place("router", ["router"], same=True) if layout.experts > 1 else None
+            variants.append(
+                FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts, router)
+            )
     return variants, variant_of
-
-
-Shapes = dict[str, tuple[int, int, int]]
-
-
-def _part_shapes(shapes: Shapes, tiles: int) -> Shapes:
-    """The shapes of the matrices of an FFN part of ``tiles`` tiles."""
-    (k, _, w), (_, n, v) = shapes["gate"], shapes["down"]
-    return {"gate": (k, tiles, w), "up": (k, tiles, w), "down": (tiles, n, v)}
 
 
 def _pairs(places: list[Place]) -> Activations:
@@ -289,77 +274,6 @@ def _pairs(places: list[Place]) -> Activations:
         (Place(west.queues[:1], west.address), Place(east.queues[:1], east.address)),
         (Place(west.queues[1:], west.address), Place(east.queues[1:], east.address)),
     )
-
-
-def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
-    """(K tiles, column blocks, column groups of 16 per block) of every matrix."""
-    t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
-    x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
-    return {
-        "q": (t, layout.q_tiles, q), "k": (t, layout.kv_tiles, kv), "v": (t, layout.kv_tiles, kv),
-        "o": (layout.q_tiles, t, x), "gate": (t, layout.ffn_tiles, f),
-        "up": (t, layout.ffn_tiles, f), "down": (layout.ffn_tiles, t, x),
-        "head": (t, layout.vocab_blocks, v),
-    }  # fmt: skip
-
-
-@dataclass
-class _MatrixPlacer:
-    """Places the blocks of matrices plane after plane, for some layers at once."""
-
-    placement: Placement
-    symbols: _Symbols | None  # None: what is there once, at fixed addresses
-    layers: list[int]
-    dtype: str
-    shapes: dict[str, tuple[int, int, int]]
-
-    def place(self, name: str, matrices: list[str]) -> MatrixPlaces:
-        """Rounds and scales of ``matrices``, whose column blocks run one after another."""
-        order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
-        halves = 1 if self.dtype == "int8" else 2
-        slots = [(m, b) for m in matrices for b in range(self.shapes[m][1])]
-        rounds: list[list[ColumnBlock]] = []
-        scales: list[Place] = []
-        for first in range(0, len(slots), len(order)):
-            chosen = slots[first : first + len(order)]
-            sizes = [self.shapes[m][0] * self.shapes[m][2] for m, _ in chosen]
-            blocks = []
-            planes = _level_planes(self.placement, order, sizes)
-            for slot, plane, words in zip(chosen, planes, sizes, strict=True):
-                places = [
-                    self._words(
-                        f"{name}{first}.{plane + half}",
-                        self.placement.weight_slices(plane + half), words,
-                    )
-                    for half in range(halves)
-                ]  # fmt: skip
-                groups = self.shapes[slot[0]][2]
-                blocks.append(ColumnBlock(places[0], groups, plane, *places[1:]))
-            rounds.append(blocks)
-            if self.dtype == "int8":
-                scales.append(self._words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
-        return MatrixPlaces(rounds, scales, slots)
-
-    def _words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
-        each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
-        return each[self.layers[0]] if self.symbols is None else self.symbols.place(label, each)
-
-
-def _level_planes(pm: Placement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
-    """The plane of each block of a round (east ones first) that fills the slices most evenly."""
-
-    def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
-        filled = {plane: pm.low[pm.weight_slices(plane)[0]] for plane in order}
-        for plane, size in zip(planes, sizes, strict=True):
-            filled[plane] += size
-        return tuple(sorted(filled.values(), reverse=True))
-
-    candidates = [
-        planes
-        for planes in permutations(order, len(sizes))
-        if all(a // 2 >= b // 2 for a, b in pairwise(planes))
-    ]
-    return min(candidates, key=fullest)
 
 
 def _replicate_rounds(pm: Placement, layout: Layout) -> list[list[ColumnBlock]]:

@@ -14,10 +14,11 @@ from programs.decoder import (
     DecoderPlaces,
     FfnMatrices,
     Matrices,
-    MatrixPlaces,
     mask_positions,
 )
+from programs.head_norm import HeadNormPlaces
 from programs.matmul import ColumnBlock
+from programs.matrix_places import MatrixPlaces
 from programs.memory_images import Image, put_fp32
 from programs.partition import ChipWeights, LayerWeights, Matrix, PartitionedModel, chip_weights
 from programs.stages import ATTENTION, Block, Stage
@@ -70,10 +71,18 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
         return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
     assert isinstance(m, FfnMatrices)
     own = slice(m.first_tile, m.first_tile + m.tiles)
-    return {
+    router = {} if layer.router is None else {"router": layer.router}
+    return router | {
         name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
         for name, w in (("gate", layer.gate), ("up", layer.up))
     } | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+
+
+def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:
+    """High bytes of fp16 ones on the lanes of each head slot, on every slice."""
+    head = np.arange(320) // places.head_lanes
+    rows = np.where(head == np.arange(places.slots)[:, None], 0x3C, 0).astype(np.uint8)
+    image.extend((queue, places.ones.address, rows) for queue in places.ones.queues)
 
 
 def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
@@ -83,9 +92,16 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
     for number, block in enumerate(stage.blocks):
         m = places.variants[places.variant_of[number]]
         matrices = _block_matrices(block, m, weights.layer(block.layer))
-        pairs = (m.qkv, m.o) if isinstance(m, AttentionMatrices) else (m.gate_up, m.down)
-        for each in pairs:
-            _put_matrices(image, each, places.bases[0][number], matrices)
+        own = [m.qkv, m.o] if isinstance(m, AttentionMatrices) else [m.gate_up, m.down]
+        if isinstance(m, FfnMatrices) and m.router is not None:
+            own.append(m.router)
+        bases = places.bases[0][number]
+        for each in own:
+            _put_matrices(image, each, bases, matrices)
+        gains = weights.layer(block.layer).head_gains
+        if isinstance(m, AttentionMatrices) and m.gains is not None and gains is not None:
+            assert m.gains.symbol is not None
+            put_fp32(image, m.gains, bases[m.gains.symbol], gains)
     if places.head is not None:
         _put_matrices(image, places.head, {}, {"head": weights.head})
     if weights.replicate is not None:
@@ -96,6 +112,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         row = np.full((1, 320), byte, np.uint8)
         image.extend((queue, place.address, row) for queue in place.queues)
     lane = np.arange(320)
+    if places.head_norm is not None:
+        _put_head_ones(image, places.head_norm)
     masks = np.stack(
         [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
     )

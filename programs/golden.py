@@ -11,6 +11,7 @@ It knows numbers and their order only: no cycles, no memory, no instructions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import numerics
+from programs.model_config import CHOSEN, GELU_TANH
 from programs.partition import ChipWeights, Layout, Matrix, PartitionedModel
 from programs.stages import part_tiles
 
-__all__ = ["GoldenDecoder"]
+__all__ = ["GoldenDecoder", "expert_shares"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -35,7 +37,9 @@ SLACK = np.float32(1.0 + 2.0**-7)
 TINY = np.float32(1e-30)
 UP, DOWN = np.float32(2.0**12), np.float32(2.0**-12)
 HALF = np.float32(0.5)
-ONES = np.full(LANES, 0x3C00, dtype=np.uint16)
+GELU_LINEAR = np.float32(math.sqrt(2 / math.pi))
+GELU_CUBIC = np.float32(0.044715 * math.sqrt(2 / math.pi))
+ONES = numerics.split_f16(np.full((1, LANES), 0x3C00, dtype=np.uint16))
 
 
 @dataclass
@@ -132,8 +136,10 @@ class _Chip:
                 "up": _Multiplier(layer.up, x),
                 "down": _Multiplier(layer.down, f),
             }
+            | ({} if layer.router is None else {"router": _Multiplier(layer.router, x)})
             for layer in weights.layers
         ]
+        self.head_gains = [layer.head_gains for layer in weights.layers]
         self.head = _Multiplier(weights.head, x)
         self.replicate = None
         if weights.replicate is not None:
@@ -158,6 +164,11 @@ class GoldenDecoder:
         self._head_lanes = lanes[None, :] // layout.head_lanes == slots[:, None]
         """[heads_per_tile, 320]: the lanes of each head slot."""
         self._swap = lanes ^ 8
+        same = lanes[:, None] // layout.head_lanes == lanes // layout.head_lanes
+        whole = lanes < LANES // layout.head_lanes * layout.head_lanes
+        ones = np.where(same & whole & whole[:, None], np.uint16(0x3C00), np.uint16(0))
+        self._ones = numerics.split_f16(ones)
+        """[320, 320]: one where two lanes are of one head slot."""
 
     def reset(self) -> None:
         """Forget every position."""
@@ -229,8 +240,12 @@ class GoldenDecoder:
     ) -> F32:
         """Return the chip's partial sum [T, 320] of the attention output."""
         matrices, cache = chip.layers[layer], chip.caches[layer]
-        q = numerics.to_f16_bits(self._rotate(matrices["q"](normed), rope))
-        k = numerics.to_f16_bits(self._rotate(matrices["k"](normed), rope))
+        q32, k32 = matrices["q"](normed), matrices["k"](normed)
+        gains = chip.head_gains[layer]
+        if gains is not None:
+            q32, k32 = self._norm_heads(q32, gains[0]), self._norm_heads(k32, gains[1])
+        q = numerics.to_f16_bits(self._rotate(q32, rope))
+        k = numerics.to_f16_bits(self._rotate(k32, rope))
         v = numerics.to_f16_bits(matrices["v"](normed))
         if chip.replicate is not None:
             k, v = self._spread(chip.replicate, k, v)
@@ -259,6 +274,14 @@ class GoldenDecoder:
         out: F32 = ((o[0] + o[1]) + o[2]) * (r * r)[self._head_of_lane]
         return out
 
+    def _norm_heads(self, x: F32, gain: F32) -> F32:
+        """Norm every head of tiles [*, 320], each over its own lanes."""
+        normed = np.empty_like(x)
+        for tile, row in enumerate(x):
+            mean = _lane_sums(row * row, self._ones) * self._model.inv_d
+            normed[tile] = (row * numerics.rsqrt(mean + self._model.eps)) * gain
+        return normed
+
     def _rotate(self, x: F32, rope: tuple[F32, F32]) -> F32:
         """Apply the rotary rows to tiles [*, 320]."""
         cos, sin = rope
@@ -281,15 +304,37 @@ class GoldenDecoder:
             out[:, q_tile, :columns] = numerics.to_f16_bits(total)
         return out[0], out[1]
 
+    def _inner(self, gate: F32) -> F32:
+        """What the gate's activation takes the tanh of."""
+        if self._model.config.activation == GELU_TANH:
+            polynomial: F32 = gate * gate * GELU_CUBIC + GELU_LINEAR
+            return polynomial * gate
+        return gate * HALF
+
     def _feed_forward(
         self, chip: _Chip, layer: int, normed: _Activation, tiles: slice
     ) -> F32:
         """Return the chip's partial sum [T, 320] of ``tiles`` of the gated feed-forward block."""
         matrices = chip.layers[layer]
         gate, up = matrices["gate"](normed)[tiles], matrices["up"](normed)[tiles]
-        t = numerics.tanh(gate * HALF)
+        t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
+        if "router" in matrices:
+            results = matrices["router"](normed)[:, 0]
+            count = self._layout.experts  # int8: coarse parts, then fine ones
+            shares = expert_shares(results[:count] + results[count:] if self._int8 else results)
+            hidden = hidden * np.repeat(shares, self._layout.expert_tiles)[tiles, None]
         return matrices["down"](self._dynamic(hidden), tiles)
+
+
+def expert_shares(logits: F32) -> F32:
+    """Return float32 [experts]: the shares of the two best experts, zero for the others."""
+    chosen = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:CHOSEN]
+    weights = np.zeros(len(logits), np.float32)
+    weights[chosen] = numerics.exp(logits[chosen] - logits.max())
+    r = _rsqrt(np.add.accumulate(weights)[-1])
+    shares: F32 = weights * (r * r)
+    return shares
 
 
 def _rsqrt(x: np.float32) -> np.float32:
@@ -303,12 +348,18 @@ def _square_sum(x: F32) -> np.float32:
     s = x[0] * x[0]
     for tile in x[1:]:
         s = s + tile * tile
+    total: np.float32 = _lane_sums(s, ONES)[0]
+    return total
+
+
+def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:
+    """Return the sums of lanes [320] over the rows of fp16 ``ones`` [*, 320], in three pieces."""
     a = numerics.to_f16_bits(s * DOWN)
     rest = s - numerics.from_f16_bits(a) * UP
     b = numerics.to_f16_bits(rest)
     c = numerics.to_f16_bits((rest - numerics.from_f16_bits(b)) * UP)
-    sums = numerics.dot_f16_exact(np.stack([a, b, c]), ONES)
-    total: np.float32 = (sums[0] * UP + sums[1]) + sums[2] * DOWN
+    sums = [numerics.dot_f16_split(ones, numerics.split_f16(piece)) for piece in (a, b, c)]
+    total: F32 = (sums[0] * UP + sums[1]) + sums[2] * DOWN
     return total
 
 

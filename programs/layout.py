@@ -58,7 +58,7 @@ class Layout:
     kv_heads_total: int
     """Key/value heads of the model."""
     ffn: int
-    """Feed-forward elements of the model."""
+    """Feed-forward elements of the model, or of each expert."""
     vocab: int
     """Tokens of the model's vocabulary."""
     x_tiles: int
@@ -82,9 +82,9 @@ class Layout:
     replicate: bool
     """K and V are spread to the lanes of their query heads by one-hot matrices."""
     ffn_per_chip: int
-    """F"""
+    """F, of each expert"""
     ffn_tiles: int
-    """nf"""
+    """nf, of all experts together"""
     ffn_width: int
     """wf"""
     vocab_per_chip: int
@@ -93,6 +93,10 @@ class Layout:
     """nv"""
     vocab_width: int
     """wv"""
+    head_norms: bool = False
+    """Every query and key head is normed."""
+    experts: int = 1
+    """FFNs side by side: the tiles of the first, then those of the second, and so on."""
 
     @classmethod
     def of(cls, config: ModelConfig, tp: int) -> Layout:
@@ -136,11 +140,13 @@ class Layout:
             kv_heads_per_tile=_ceil(kv_heads, kv_tiles),
             replicate=not aligned,
             ffn_per_chip=ffn_per_chip,
-            ffn_tiles=ffn_tiles,
+            ffn_tiles=config.experts * ffn_tiles,
             ffn_width=ffn_width,
             vocab_per_chip=vocab_per_chip,
             vocab_blocks=vocab_blocks,
             vocab_width=vocab_width,
+            head_norms=config.head_norms,
+            experts=config.experts,
         )
 
     @property
@@ -152,6 +158,11 @@ class Layout:
     def kv_width(self) -> int:
         """Columns of a k or v block: the lanes used of a kv tile."""
         return self.kv_heads_per_tile * self.head_lanes
+
+    @property
+    def expert_tiles(self) -> int:
+        """FFN tiles of one expert."""
+        return self.ffn_tiles // self.experts
 
     @property
     def half_lanes(self) -> NDArray[np.int64]:
@@ -202,10 +213,12 @@ class Layout:
         return self._head_axis(sorted(set(used)), self.kv_tiles, self.kv_heads_per_tile)
 
     def ffn_axis(self, chip: int) -> Axis:
-        """Feed-forward elements of `chip` on [ffn_tiles, 320]."""
+        """Feed-forward elements of `chip` on [ffn_tiles, 320]; expert e's begin at e * ffn."""
         first = chip * self.ffn_per_chip
         last = min(first + self.ffn_per_chip, self.ffn)
-        return _straight_axis(first, last, self.ffn_tiles, self.ffn_width)
+        own = _straight_axis(first, last, self.expert_tiles, self.ffn_width)
+        each = [np.where(own >= 0, own + e * self.ffn, -1) for e in range(self.experts)]
+        return np.concatenate(each)
 
     def vocab_axis(self, chip: int) -> Axis:
         """Tokens of `chip` on [vocab_blocks, 320]."""

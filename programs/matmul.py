@@ -35,12 +35,19 @@ class ColumnBlock:
     """16*groups output columns: words [k*groups + cycle] on the sixteen slices of a plane.
 
     fp16: ``high`` holds the high bytes on the odd plane's slices, ``weights`` the low ones.
+    ``same``: all columns of a K tile are the one word [k].
     """
 
     weights: Place
     groups: int
     plane: int
     high: Place | None = None
+    same: bool = False
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Words from a column group to the next, and from a K tile to the next."""
+        return (0, 1) if self.same else (1, self.groups)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def matmul_round(
         end = i + widest
         weights = p.load(
             block.weights, code, end - block.groups, queue,
-            n=(block.groups, k_tiles), dc=(1, period), da=(1, block.groups),
+            n=(block.groups, k_tiles), dc=(1, period), da=block.strides,
         )  # fmt: skip
         p.emit(Op.LW, queue, end - block.groups, n=(block.groups, k_tiles), dc=(1, period),
                da=(1, 0), a=0, s0=code, w0=16, want0=weights.tag)  # fmt: skip
@@ -195,7 +202,7 @@ def matmul16_round(
         for half, place in enumerate((block.weights, block.high)):
             code, lw_queue = outward + 16 * half, queue + 2 * half
             weights = p.load(place, code, end - block.groups, lw_queue, n=n, dc=(1, period),
-                             da=(1, block.groups))  # fmt: skip
+                             da=block.strides)  # fmt: skip
             p.emit(Op.LW, lw_queue, end - block.groups, n=n, dc=(1, period), da=(1, 0), a=0,
                    s0=code, w0=16, want0=weights.tag)  # fmt: skip
             p.emit(Op.IW, lw_queue, end, n=k_tiles, dc=period, a=block.groups)

@@ -13,6 +13,7 @@ from chip.spec import ChipSpec
 from interconnect.topology import Topology, topology
 from programs.checkpoint import ModelConfig
 from programs.decoder import place_decoder
+from programs.expert_weights import router_columns
 from programs.layout import Layout
 from programs.stages import Stage, deal, model_blocks, pack, whole_again
 
@@ -61,6 +62,7 @@ def _cost(layout: Layout, context: int, spec: ChipSpec, stage: Stage) -> float:
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * width) / 16
     ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
+    router = 2 * t * layout.experts * width / 16 if layout.experts > 1 else 0
     exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
     scores = 3 * context * layout.q_tiles + 1500
     total = 0.0
@@ -68,7 +70,7 @@ def _cost(layout: Layout, context: int, spec: ChipSpec, stage: Stage) -> float:
         if block.kind == "attention":
             total += attention / rate * 1.4 + scores + exchange + 500
         else:
-            total += ffn / block.parts / rate * 1.4 + exchange + 800
+            total += (ffn / block.parts + router) / rate * 1.4 + exchange + 800
     if stage.head:
         head = t * layout.vocab_blocks * layout.vocab_width / 16 / stage.head_parts
         total += head / rate * 1.4 + 300
@@ -222,6 +224,6 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     o = layout.q_tiles * t * x
     ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
     head = t * layout.vocab_blocks * layout.vocab_width
-    words = layout.layers * (qkv + o + ffn) + head
+    words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
     cache = layout.layers * layout.cache_tiles * context * batch * 4
     return {"weights": 320 * item * words * layout.tp, "cache": 320 * cache * layout.tp}

@@ -1,7 +1,8 @@
 """The configuration of a model by name or file, if the compiler's kernels can run it.
 
-The kernels are those of Llama-family decoders: rotary positions, RMS norms, grouped queries,
-SwiGLU.  What else an architecture has is refused in one line that names it.
+The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
+SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU) and of Mixtral (a router that
+chooses two experts).  What else an architecture has is refused in one line that names it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from programs.architectures import ARCHITECTURES, SHIPPED, Architecture
 from programs.checkpoint import CheckpointError, ModelConfig, read_config
+from programs.model_config import GELU_TANH, SILU, routable
 
 #: Positions of a model by name: its own limit is not part of its shape.
 UNLIMITED = 1 << 30
@@ -32,6 +34,9 @@ def config_of(source: str) -> tuple[str, ModelConfig]:
         return source, ModelConfig(
             shape.hidden_size, shape.layers, shape.heads, shape.kv_heads, shape.head_dim,
             shape.ffn, shape.vocab, tied=shape.tied, max_position=UNLIMITED,
+            head_norms=shape.head_norms, activation=GELU_TANH if shape.gemma else SILU,
+            unit_gain=shape.gemma, scaled_embedding=shape.gemma,
+            experts=shape.experts, experts_per_token=shape.experts_per_token,
         )  # fmt: skip
     path = Path(__file__).resolve().parent / "checkpoints" / source
     if source not in SHIPPED:
@@ -47,9 +52,11 @@ def config_of(source: str) -> tuple[str, ModelConfig]:
 def missing_kernels(shape: Architecture) -> list[str]:
     """What an architecture has that no kernel computes."""
     known = {
-        "expert routing": shape.experts > 1 or shape.shared_experts > 0,
+        f"routing to {shape.experts_per_token} of {shape.experts} experts": (
+            shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
+        ),
+        "shared experts": shape.shared_experts > 0,
         "latent attention": shape.latent is not None,
-        "norms of queries and keys": shape.head_norms,
         "an FFN without a gate": not shape.gated,
         "biases": shape.biases,
         "learned positions": shape.learned_positions > 0,

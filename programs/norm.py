@@ -7,13 +7,12 @@ each piece meets the ones on the east plane pair, and every lane receives the th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.passes import Alu, Pass, Self, Stream
+from chip.passes import Alu, Pass, Repeat, Self, Stream, offsets
 from chip.reservation import Place, Schedule
 from chip.spec import ChipSpec
 from programs.matmul import Activations
@@ -44,42 +43,61 @@ def square_sum(
     p.op(Op.MOV, start + 3, Alu(product), alu=total)
     if tiles > 1:
         p.op(Op.ADD_F32, start + 6, Alu(product), Self(), alu=total, n=tiles - 1, dc=3)
+    t = start + 3 + 3 * tiles
+    result, at = lane_sums(p, spec, total, t, lambda meet: _install_ones(p, spec, constants, meet))
+    p.hold_alu(total, start + 4, t + 20)
+    return result, at
+
+
+def lane_sums(
+    p: Pass, spec: ChipSpec, total: int, t: int, install: Callable[[int], None], n: int = 1,
+    dc: int = 1,
+) -> tuple[Alu, int]:  # fmt: skip
+    """Sums over lanes of ``n`` fp32 results of ALU ``total``, ``dc`` >= 36 apart, in one ALU.
+
+    The first is chained at ``t`` and must stay the ALU's latest until t + 20.  ``install`` puts
+    fp16 ones, in force at the cycle it is given, on the east plane pair: a lane gets the sum over
+    the lanes with a one in its column.  Returns as ``square_sum``.
+    """
     # Split into fp16 pieces; the total stays in its ALU as `self`.
     scale, narrow, widen = p.pick(), p.pick(0), p.pick()
-    t = start + 3 + 3 * tiles
     up, down = float(2.0**12), float(2.0**-12)
     tag = p.schedule.tag()
     pieces = (t + 3, t + 15, t + 27)
-    p.op(Op.MUL_F32, t, Alu(total), imm=down, alu=scale)
-    p.op(Op.CVT_F32_F16, pieces[0], Alu(scale), alu=narrow, out=0, width=2, tag=tag)
-    p.op(Op.CVT_F16_F32, t + 6, Alu(narrow), alu=widen)
-    p.op(Op.MUL_F32, t + 9, Alu(widen), imm=up, alu=scale)
-    p.op(Op.SUB_F32, t + 12, Self(), Alu(scale), alu=total)
-    p.op(Op.CVT_F32_F16, pieces[1], Alu(total), alu=narrow, out=0, width=2, tag=tag)
-    p.op(Op.CVT_F16_F32, t + 18, Alu(narrow), alu=widen)
-    p.op(Op.SUB_F32, t + 21, Self(), Alu(widen), alu=total)
-    p.op(Op.MUL_F32, t + 24, Alu(total), imm=up, alu=scale)
-    p.op(Op.CVT_F32_F16, pieces[2], Alu(scale), alu=narrow, out=0, width=2, tag=tag)
-    p.hold_alu(total, start + 4, t + 20)
+    p.op(Op.MUL_F32, t, Alu(total), imm=down, alu=scale, n=n, dc=dc)
+    p.op(Op.CVT_F32_F16, pieces[0], Alu(scale), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
+    p.op(Op.CVT_F16_F32, t + 6, Alu(narrow), alu=widen, n=n, dc=dc)
+    p.op(Op.MUL_F32, t + 9, Alu(widen), imm=up, alu=scale, n=n, dc=dc)
+    p.op(Op.SUB_F32, t + 12, Self(), Alu(scale), alu=total, n=n, dc=dc)
+    p.op(Op.CVT_F32_F16, pieces[1], Alu(total), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
+    p.op(Op.CVT_F16_F32, t + 18, Alu(narrow), alu=widen, n=n, dc=dc)
+    p.op(Op.SUB_F32, t + 21, Self(), Alu(widen), alu=total, n=n, dc=dc)
+    p.op(Op.MUL_F32, t + 24, Alu(total), imm=up, alu=scale, n=n, dc=dc)
+    p.op(Op.CVT_F32_F16, pieces[2], Alu(scale), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
     # Through the ones.
+    three: Repeat = 3 if n == 1 else (3, n)
+    apart: Repeat = 12 if n == 1 else (12, dc)
     meet = p.driven(pieces[0]) + isa.EAST_EDGE - isa.drive_position(isa.VXM_QUEUE, 0)
-    _install_ones(p, spec, constants, meet)
+    install(meet)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
-    p.emit(Op.ABC, queue, meet, n=3, dc=12, s0=0, w0=2, want0=tag)
-    p.hold(queue + 2, meet, meet + 25)
+    last = meet + (n - 1) * dc + 25
+    for half in range(2):
+        p.hold_plane(_PAIR + half, meet, last)
+    p.emit(Op.ABC, queue, meet, n=three, dc=apart, s0=0, w0=2, want0=tag)
+    p.hold(queue + 2, meet, last)
     out_tag = p.schedule.tag()
-    p.emit(Op.ACC, queue, meet + spec.mxm_multiply_cycles, n=3, dc=12,
+    p.emit(Op.ACC, queue, meet + spec.mxm_multiply_cycles, n=three, dc=apart,
            mode=int(AccMode.SET_EMIT), out=32, wo=4, tag=out_tag)  # fmt: skip
     leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
-    p.drive(32, 4, leave + isa.EAST_EDGE + 12 * np.arange(3), isa.EAST_EDGE, 24)
+    p.drive(32, 4, leave + isa.EAST_EDGE + offsets(three, apart), isa.EAST_EDGE, 24)
     at = leave + 21
     piece = Stream(32, 4, out_tag)
     join, low = p.pick(32), p.pick(32)
-    p.op(Op.MUL_F32, at, piece, imm=up, alu=join)
-    p.op(Op.ADD_F32, at + 12, piece, Self(), alu=join)
-    p.op(Op.MUL_F32, at + 24, piece, imm=down, alu=low)
-    p.op(Op.ADD_F32, at + 27, Alu(low), Self(), alu=join)
-    p.hold_alu(join, at + 1, at + 26)
+    p.op(Op.MUL_F32, at, piece, imm=up, alu=join, n=n, dc=dc)
+    p.op(Op.ADD_F32, at + 12, piece, Self(), alu=join, n=n, dc=dc)
+    p.op(Op.MUL_F32, at + 24, piece, imm=down, alu=low, n=n, dc=dc)
+    p.op(Op.ADD_F32, at + 27, Alu(low), Self(), alu=join, n=n, dc=dc)
+    p.hold_alu(join, at + 1, at + 26 + (n - 1) * dc)
     return Alu(join), at + 30
 
 
@@ -93,7 +111,7 @@ def _install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> N
         p.emit(Op.LW, queue, end - 20, n=20, da=1, a=0, s0=16 * half, w0=16, want0=ones.tag)
         p.emit(Op.IW, queue, end, a=20)
         p.hold_buffer(plane, end - 20, end + spec.mxm_reload_gap_cycles - 1)
-        p.hold_plane(plane, end, meet + 25)
+        p.hold_plane(plane, end, meet)
 
 
 def norm_factor(

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from programs.checkpoint import Checkpoint, ModelConfig
+from programs.expert_weights import router_values, side_by_side
 from programs.layout import LANES, Axis, Layout, PartitionError
+from programs.model_config import ffn_names
 from programs.rope import inverse_frequencies, sin_cos
 
 __all__ = [
@@ -57,7 +59,7 @@ class Matrix:
 
 @dataclass
 class LayerWeights:
-    """The seven matrices of one layer on one chip."""
+    """The matrices and other numbers of one layer on one chip."""
 
     q: Matrix
     """x_tiles -> q_tiles blocks of q_width columns."""
@@ -73,6 +75,10 @@ class LayerWeights:
     """As `gate`."""
     down: Matrix
     """ffn_tiles -> x_tiles blocks of x_width columns."""
+    head_gains: F32 | None = None
+    """float32 [2, 320] in lane order: of query heads (1 / sqrt(head_dim) in it), of key heads."""
+    router: Matrix | None = None
+    """x_tiles -> one block per expert (int8: coarse ones, then fine ones) of 16 equal columns."""
 
 
 @dataclass
@@ -135,6 +141,11 @@ class PartitionedModel:
         return np.float32(self.config.eps)
 
     @property
+    def inv_d(self) -> np.float32:
+        """fp32(1 / head_dim)."""
+        return np.float32(1.0 / self.layout.head_dim)
+
+    @property
     def quant_gain(self) -> np.float32:
         """fp32(16256 / sqrt(H (1 + 2^-7)))."""
         return np.float32(QUANT_RANGE / math.sqrt(self.layout.hidden_size * SLACK))
@@ -142,6 +153,8 @@ class PartitionedModel:
     def embedding(self, token: int) -> F32:
         """Return the embedding of `token` on its lanes, float32 [x_tiles, 320]."""
         row = self.checkpoint.embedding_row(token)
+        if self.config.scaled_embedding:
+            row = row * np.float32(math.sqrt(self.config.hidden_size))
         axis = self.layout.x_axis()
         return np.where(axis >= 0, row[np.maximum(axis, 0)], np.float32(0))
 
@@ -185,29 +198,34 @@ def chip_weights(
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
     ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
     inner = 1.0 / math.sqrt(layout.head_dim)
+    query_factor = 1.0 if layout.head_norms else inner
 
-    def build(name: str, k_axis: Axis, n_axis: Axis, width: int, norm: str | None = None,
-              factor: float = 1.0) -> Matrix:  # fmt: skip
-        gain = None if norm is None else checkpoint.tensor(norm)
-        return _build(checkpoint, name, k_axis, n_axis, width, gain, factor, dtype)
+    def build(name: str | list[str], k_axis: Axis, n_axis: Axis, width: int,
+              norm: str | None = None, factor: float = 1.0) -> Matrix:  # fmt: skip
+        gain = None if norm is None else _gain(checkpoint, norm)
+        names = [name] if isinstance(name, str) else name
+        return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
 
     layers = []
     for number in range(layout.layers) if numbers is None else numbers:
         prefix = f"model.layers.{number}"
-        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        attention = f"{prefix}.self_attn"
+        gates, ups, downs = map(list, zip(*ffn_names(checkpoint.config, number), strict=True))
         first, second = (
             f"{prefix}.input_layernorm.weight",
             f"{prefix}.post_attention_layernorm.weight",
         )
         layers.append(
             LayerWeights(
-                q=build(f"{attention}.q_proj.weight", x, q, layout.q_width, first, inner),
+                q=build(f"{attention}.q_proj.weight", x, q, layout.q_width, first, query_factor),
                 k=build(f"{attention}.k_proj.weight", x, kv, layout.kv_width, first),
                 v=build(f"{attention}.v_proj.weight", x, kv, layout.kv_width, first),
                 o=build(f"{attention}.o_proj.weight", q, x, layout.x_width),
-                gate=build(f"{mlp}.gate_proj.weight", x, ffn, layout.ffn_width, second),
-                up=build(f"{mlp}.up_proj.weight", x, ffn, layout.ffn_width, second),
-                down=build(f"{mlp}.down_proj.weight", ffn, x, layout.x_width),
+                gate=build(gates, x, ffn, layout.ffn_width, second),
+                up=build(ups, x, ffn, layout.ffn_width, second),
+                down=build(downs, ffn, x, layout.x_width),
+                head_gains=_head_gains(checkpoint, layout, attention, inner),
+                router=_router(checkpoint, layout, prefix, second, dtype),
             )
         )
     own = vocab if head else vocab[:0]
@@ -215,12 +233,44 @@ def chip_weights(
     return ChipWeights(layers, last, _one_hot(layout, chip), numbers or ())
 
 
-def _build(checkpoint: Checkpoint, name: str, k_axis: Axis, n_axis: Axis, width: int,
-           gain: F32 | None, factor: float, dtype: str) -> Matrix:  # fmt: skip
-    """Fold, quantise and place tensor `name` [N, K], one block of columns at a time.
+def _gain(checkpoint: Checkpoint, name: str) -> F64:
+    """Return a norm's gain, float64."""
+    stored = checkpoint.tensor(name).astype(np.float64)
+    return stored + 1.0 if checkpoint.config.unit_gain else stored
 
-    `gain` [K] multiplies the K rows, `factor` everything; a normed matrix (one with a gain) also
-    gets the constant of its activations' quantisation in its scale.
+
+def _head_gains(checkpoint: Checkpoint, layout: Layout, prefix: str, inner: float) -> F32 | None:
+    """Return the head norms' gains on the lanes of every head slot; zero on padding."""
+    if not layout.head_norms:
+        return None
+    rows = np.zeros((2, LANES), np.float32)
+    half, lanes = layout.head_dim // 2, layout.half_lanes
+    for row, (name, factor) in zip(rows, (("q_norm", inner), ("k_norm", 1.0)), strict=True):
+        gain = (_gain(checkpoint, f"{prefix}.{name}.weight") * factor).astype(np.float32)
+        for first in range(0, LANES - layout.head_lanes + 1, layout.head_lanes):
+            row[first + lanes], row[first + lanes + 8] = gain[:half], gain[half:]
+    return rows
+
+
+def _router(
+    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str, dtype: str
+) -> Matrix | None:
+    """Return the router of a layer's experts, if there are several."""
+    if layout.experts == 1:
+        return None
+    weights = checkpoint.tensor(f"{prefix}.block_sparse_moe.gate.weight").astype(np.float64)
+    weights *= _gain(checkpoint, norm)
+    constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+    return Matrix(*router_values(weights, layout.x_axis(), dtype, constant))
+
+
+def _build(checkpoint: Checkpoint, names: list[str], k_axis: Axis, n_axis: Axis, width: int,
+           gain: F64 | None, factor: float, dtype: str) -> Matrix:  # fmt: skip
+    """Fold, quantise and place a tensor [N, K], one block of columns at a time.
+
+    Several `names` are those of experts (see `side_by_side`).  `gain` [K] multiplies the K rows,
+    `factor` everything; a normed matrix (one with a gain) also gets the constant of its
+    activations' quantisation in its scale.
     """
     k_tiles, n_blocks = len(k_axis), len(n_axis)
     int8 = dtype == "int8"
@@ -237,14 +287,17 @@ def _build(checkpoint: Checkpoint, name: str, k_axis: Axis, n_axis: Axis, width:
         column = np.flatnonzero(n_axis[block] >= 0)
         if not len(column) or not len(rows):
             continue
-        weights = checkpoint.block(name, n_axis[block, column], rows).astype(np.float64)
+        outputs, ffn = n_axis[block, column], checkpoint.config.ffn
+        weights = side_by_side(checkpoint, names, ffn, outputs, rows).astype(np.float64)
         if gain is not None:
-            weights *= gain[rows].astype(np.float64)
+            weights *= gain[rows]
         if factor != 1.0:
             weights *= factor
         peak = np.abs(weights).max(axis=1)
         if not np.isfinite(peak).all():
-            raise PartitionError(f"tensor {name!r} holds a NaN or infinity; fetch the model again")
+            raise PartitionError(
+                f"tensor {names[0]!r} holds a NaN or infinity; fetch the model again"
+            )
         if int8:
             scale = peak / 127.0
             divisor = np.where(scale > 0.0, scale, 1.0)
@@ -298,6 +351,20 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             scale *= math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
         return Matrix(values, np.where(n_axis >= 0, np.float32(scale), np.float32(0)))
 
+    def gains() -> F32 | None:
+        if not layout.head_norms:
+            return None
+        spread = random.random((2, LANES), dtype=np.float32) + np.float32(0.5)
+        return spread * (q >= 0).any(axis=0) / np.float32(layout.head_dim**0.25)
+
+    def router() -> Matrix | None:
+        if layout.experts == 1:
+            return None
+        deviation = layout.hidden_size**-0.5
+        rows = (random.random((layout.experts, layout.hidden_size)) - 0.5) * deviation
+        constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+        return Matrix(*router_values(rows, x, dtype, constant))
+
     layers = [
         LayerWeights(
             q=draw(x, q, layout.q_width),
@@ -307,6 +374,8 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             gate=draw(x, ffn, layout.ffn_width),
             up=draw(x, ffn, layout.ffn_width),
             down=draw(ffn, x, layout.x_width, normed=False),
+            head_gains=gains(),
+            router=router(),
         )
         for _ in range(layout.layers)
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from chip.isa import ALUS, C2C_QUEUE, LINKS, MXM_QUEUE, SLICES, VXM_QUEUE, Op
 from chip.program import BlockTable
 from programs.block_schedule import C2C, MATMUL, SOFTMAX, VXM
+from programs.expert_weights import router_columns
 from programs.model_fit import NODE, memory_bytes
 from programs.whole_model import Plan, instruction_bytes, system_bytes
 
@@ -145,9 +146,10 @@ def _sram(plan: Plan) -> dict[str, int]:
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * x) * 320
     ffn = 3 * t * layout.ffn_tiles * layout.ffn_width * 320
+    router = router_columns(layout, plan.dtype) * 320
     weights, blocks = head // stage.head_parts * stage.head, 0
     for block in stage.blocks:
-        weights += attention if block.kind == "attention" else ffn // block.parts
+        weights += attention if block.kind == "attention" else ffn // block.parts + router
         blocks += block.kind == "attention"
     weights *= item
     cache = whole["cache"] // layout.tp // layout.layers * blocks

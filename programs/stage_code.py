@@ -66,7 +66,7 @@ class StageCode:
         p = self.places
         key = repr((context, matrices or p.head, p.constants, p.x, p.factor, p.dynamic, p.act,
                     p.results, p.up, p.hidden, p.narrow, p.logits, p.attention, p.reduce,
-                    p.between, p.replicate))  # fmt: skip
+                    p.between, p.replicate, p.head_norm, p.routing))  # fmt: skip
         if key not in self.known:
             block = BlockScheduler(self.spec, p, self.numbers, context)
             try:

@@ -99,8 +99,9 @@ def compile_plan(
         )
     layout, stages, wiring = deal_model(name, config, spec, dtype, context, batch, chips, tp)
     numbers = Numbers(
-        1.0 / layout.hidden_size, config.eps, QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK)
-    )
+        1.0 / layout.hidden_size, config.eps, QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
+        1.0 / layout.head_dim, config.activation,
+    )  # fmt: skip
     pipeline = build_pipeline(stages, layout, dtype, spec, context, numbers, wiring, batch)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)

@@ -195,7 +195,9 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
         "split_layers": len(found.pipeline.split),
-        "energy": None,
+        "experts_computed": config.experts,
+        "experts_chosen": config.experts_per_token,
+        "energy": _energy(spec, found.chips, r.cycles_per_token, r.total),
     }
     if run:
         tell("running ...")
@@ -215,6 +217,30 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
                 row["run_chip_cycles_per_second"] = found.chips * cycles / seconds
     row["wall_seconds"] = perf_counter() - began
     return row
+
+
+def _energy(spec: ChipSpec, chips: int, cycles: int, per_second: float) -> Row | None:
+    """An estimate: every chip of the machine at its average power, whatever it does."""
+    if not spec.average_power_w:
+        return None
+    watts = chips * spec.average_power_w
+    return {
+        "estimate": True,
+        "machine_power_w": watts,
+        "joules_per_token_of_one_user": watts * cycles / spec.clock_hz,
+        "joules_per_token_in_all": watts / per_second,
+    }
+
+
+def _energy_text(row: Row) -> str:
+    energy = row["energy"]
+    if energy is None:
+        return "no estimate: the chip spec gives no power (average_power_w)"
+    return (
+        f"about {energy['joules_per_token_of_one_user']:.3g} J per token of one user, "
+        f"{energy['joules_per_token_in_all']:.3g} J in all (estimate: {row['chips']} chips at "
+        f"their average power, {energy['machine_power_w'] / 1000:,.1f} kW)"
+    )
 
 
 def _write_csv(path: Path, rows: list[Row]) -> None:
@@ -248,6 +274,10 @@ def _show(row: Row) -> None:
     if "run_seconds" in row:
         rate = row["run_chip_cycles_per_second"]
         ran = f"all chips retired at cycle {cycles:,} ({rate:.2g} chip-cycles/s)"
+    experts = []
+    if row["experts_computed"] > 1:
+        text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
+        experts.append(("experts of a layer", text))
     print_table(
         f"{row['model']} on {row['chips']} {row['chip']}",
         [
@@ -273,10 +303,11 @@ def _show(row: Row) -> None:
                 f"{row['operations_per_byte']:g} operations per byte",
             ),
             ("bottleneck", row["bottleneck"]),
+            *experts,
             ("layers with a split FFN", str(row["split_layers"])),
             ("checked", f"{row['checked_pieces']} distinct pieces and all links: legal"),
             ("timing-only run", ran),
-            ("energy", "no estimate: the chip spec gives no power"),
+            ("energy", _energy_text(row)),
             ("wall time", f"{row['wall_seconds']:.1f} s"),
         ],
     )  # fmt: skip

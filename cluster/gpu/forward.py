@@ -92,6 +92,11 @@ class GpuModel:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = c = checkpoint.config
+        if not c.plain:
+            raise InputError(
+                f"{checkpoint.path or 'the model'}: a GPU node computes Llama-family models alone "
+                "(no head norms, GeGLU or experts); use a LlamaForCausalLM model"
+            )
 
         def matrix(*names: str) -> F32:
             parts = [checkpoint.tensor(f"{name}.weight").T for name in names]

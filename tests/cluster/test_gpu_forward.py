@@ -160,3 +160,12 @@ def test_a_product_is_summed_upwards(positions: int, inputs: int, columns: int) 
     for k in range(inputs):
         expected = expected + x[:, k : k + 1] * weights[k]
     assert same_bits(out, expected)
+
+
+def test_other_families_are_refused_in_one_line() -> None:
+    """The GPU's forward computes Llama alone; it says so before it reads a tensor."""
+    for change in ({"head_norms": True}, {"experts": 4, "experts_per_token": 2}):
+        config = replace(ODD, **change)
+        with pytest.raises(InputError, match="use a LlamaForCausalLM model") as caught:
+            GpuModel(random_checkpoint(config, 0))
+        assert "\n" not in str(caught.value)

@@ -45,6 +45,19 @@ def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:
     assert row["tokens_per_second_total"] == pytest.approx(clock / interval)
     assert row["tokens_per_second_per_user"] == pytest.approx(clock / interval / 2)
     assert "run_cycles" not in row
+    energy = row["energy"]
+    assert energy["estimate"] and energy["machine_power_w"] == pytest.approx(16 * 185)
+    one, every = energy["joules_per_token_of_one_user"], energy["joules_per_token_in_all"]
+    assert one == pytest.approx(16 * 185 * row["cycles_per_token"] / clock)
+    assert every == pytest.approx(16 * 185 * interval / clock)
+
+
+def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "draft", "--chips", "1", "--context", "64", "--no-run")
+    assert planned(capsys, *asked, "--chip", "groq-3-lp30")["energy"] is None
+    assert planned(capsys, *asked, "--set", "chip.average_power_w=0")["energy"] is None
+    assert run(["plan", *asked, "--set", "chip.average_power_w=-1"]) == 2
+    assert "average_power_w" in capsys.readouterr().err
 
 
 def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,14 +93,31 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in text
 
 
+def test_a_plan_says_that_all_experts_are_computed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fields = {
+        "model_type": "mixtral", "hidden_size": 96, "intermediate_size": 200, "vocab_size": 61,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1,
+        "num_local_experts": 4,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    asked = ["plan", "--model", str(tmp_path / "config.json"), "--context", "64", "--chips", "2"]
+    assert run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["experts_computed"], found["experts_chosen"], found["checked"]) == (4, 2, True)
+    assert run(asked) == 0
+    assert "all 4 computed, 2 of them count" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
         (("--model", "tinyllama-1.1b", "--context", "5000"), ("one bank", "--context 4096")),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
-        (("--model", "mixtral-8x7b"), ("expert routing", "no kernels")),
-        (("--model", "qwen3-8b"), ("norms of queries and keys", "no kernels")),
+        (("--model", "qwen3-235b"), ("routing to 8 of 128 experts", "no kernels")),
+        (("--model", "deepseek-v3"), ("latent attention", "no kernels")),
         (("--model", "nobody"), ("nobody", "no such file")),
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
         (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),

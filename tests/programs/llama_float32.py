@@ -1,4 +1,4 @@
-"""A plain float32 Llama forward in NumPy, straight from the architecture.
+"""A plain float32 forward of Llama, Qwen3, Gemma or Mixtral in NumPy, from the architecture.
 
 The independent yardstick of the tests: it reads a checkpoint's tensors and nothing else of the
 project, works on whole sequences of [positions, features], and knows no tiles, chips or number
@@ -33,12 +33,17 @@ class LlamaFloat32:
         cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
         causal = np.triu(np.full((n, n), -np.inf, dtype=np.float32), 1)
         x = self._get("model.embed_tokens.weight")[np.array(tokens)]
+        if c.scaled_embedding:
+            x = x * np.float32(math.sqrt(c.hidden_size))
         for layer in range(c.layers):
             prefix = f"model.layers.{layer}."
             h = self._norm(x, prefix + "input_layernorm.weight")
             q = self._linear(h, prefix + "self_attn.q_proj.weight").reshape(n, c.heads, d)
             k = self._linear(h, prefix + "self_attn.k_proj.weight").reshape(n, c.kv_heads, d)
             v = self._linear(h, prefix + "self_attn.v_proj.weight").reshape(n, c.kv_heads, d)
+            if c.head_norms:
+                q = self._norm(q, prefix + "self_attn.q_norm.weight")
+                k = self._norm(k, prefix + "self_attn.k_norm.weight")
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
             k = np.repeat(k, c.heads // c.kv_heads, axis=1)
             v = np.repeat(v, c.heads // c.kv_heads, axis=1)
@@ -48,12 +53,34 @@ class LlamaFloat32:
             mixed = np.einsum("hqk,khd->qhd", shares, v).reshape(n, c.heads * d)
             x = x + self._linear(mixed, prefix + "self_attn.o_proj.weight")
             h = self._norm(x, prefix + "post_attention_layernorm.weight")
-            gate = self._linear(h, prefix + "mlp.gate_proj.weight")
-            up = self._linear(h, prefix + "mlp.up_proj.weight")
-            gated = gate / (np.float32(1) + np.exp(-gate)) * up
-            x = x + self._linear(gated, prefix + "mlp.down_proj.weight")
+            if c.experts > 1:
+                x = x + self._experts(h, prefix + "block_sparse_moe.")
+            else:
+                x = x + self._ffn(h, *(f"{prefix}mlp.{n}_proj" for n in ("gate", "up", "down")))
         h = self._norm(x, "model.norm.weight")
         return self._linear(h, "model.embed_tokens.weight" if c.tied else "lm_head.weight")
+
+    def _ffn(self, h: F32, gate: str, up: str, down: str) -> F32:
+        g = self._linear(h, gate + ".weight")
+        if self.config.activation == "silu":
+            active = g / (np.float32(1) + np.exp(-g))
+        else:
+            inner = math.sqrt(2 / math.pi) * (g + 0.044715 * g**3)
+            active = (0.5 * g * (1 + np.tanh(inner))).astype(np.float32)
+        return self._linear(active * self._linear(h, up + ".weight"), down + ".weight")
+
+    def _experts(self, h: F32, prefix: str) -> F32:
+        """Each position's best two experts by softmax, their shares made to add up to one."""
+        logits = self._linear(h, prefix + "gate.weight")
+        out = np.zeros_like(h)
+        for row, scores in enumerate(logits):
+            shares = np.exp(scores - scores.max())
+            chosen = np.argsort(-shares, kind="stable")[:2]
+            for e in chosen:
+                names = (f"{prefix}experts.{e}.{w}" for w in ("w1", "w3", "w2"))
+                part = self._ffn(h[row : row + 1], *names)[0]
+                out[row] += shares[e] / shares[chosen].sum() * part
+        return out
 
     def _get(self, name: str) -> F32:
         if name not in self._tensors:
@@ -66,7 +93,8 @@ class LlamaFloat32:
 
     def _norm(self, x: F32, name: str) -> F32:
         mean = np.mean(x * x, axis=-1, keepdims=True)
-        result: F32 = x / np.sqrt(mean + np.float32(self.config.eps)) * self._get(name)
+        gain = self._get(name) + np.float32(self.config.unit_gain)
+        result: F32 = x / np.sqrt(mean + np.float32(self.config.eps)) * gain
         return result
 
 

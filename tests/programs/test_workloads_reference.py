@@ -10,12 +10,16 @@ from chip.loader import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
+from programs.checkpoint import ModelConfig, random_checkpoint
+from programs.compiler import compile_decoder
 from programs.dense import compile_matmul
 from programs.dense_places import MatmulShape
 from programs.encoder import EncoderShape, random_encoder, random_tokens
 from programs.encoder_compiler import compile_encoder
+from programs.host import Host
 from programs.network import INPUT, Layer, Network
 from programs.network_compiler import compile_network
+from programs.partition import partition
 from programs.resnet import random_input, randomise
 
 SPEC = ChipSpec()
@@ -45,6 +49,28 @@ def network() -> Artifact:
 def encoder() -> Artifact:
     shape = EncoderShape(1, 32, 2, 40, 16)
     return compile_encoder(shape, SPEC, 1, random_encoder(shape, 0), random_tokens(shape, 0))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
+    """Head norms, GeGLU and routing in one layer, second position of a sequence."""
+    config = ModelConfig(40, 1, 2, 1, 18, 30, 20, head_norms=True, activation="gelu_tanh",
+                         experts=3, experts_per_token=2)  # fmt: skip
+    model = partition(random_checkpoint(config, 0), 1, dtype)
+    artifact = compile_decoder(model, SPEC, 64)
+    host = Host(artifact, model)
+    reference, engine = ReferenceChip(SPEC), Chip(SPEC, 0)
+    for queue, address, rows in artifact.memory[0]:
+        engine.write_words(queue, address, rows)
+    host.prepare(engine, 3, 1)
+    reference.sram[:] = engine.sram
+    (program,) = artifact.programs["decode-64"]
+    result = reference.run(program)
+    engine.begin(link(program, SPEC), 0)
+    engine.run()
+    assert result.cycles == engine.retired_cycles == program.cycles
+    assert list(result.digest_sums) == [int(value) for value in engine.digest_sums]
+    assert np.array_equal(reference.sram, engine.sram)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp16", "network", "encoder"])

@@ -1,0 +1,51 @@
+"""``lpu belt``: every prompt says what it says alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cluster.cli import run
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run([*arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_sequences_are_as_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["def main(", "x = [", "import "]
+    prompts = [word for text in texts for word in ("--prompt", text)]
+    asked = ("--tp", "2", "--pp", "2", "--max-new-tokens", "5")
+    belt = said(capsys, "belt", *asked, *prompts)
+    assert (belt["chips"], belt["sequences"]) == (4, 3) and belt["retired_as_predicted"]
+    for text, tokens in zip(texts, belt["tokens"], strict=True):
+        alone = said(
+            capsys, "generate", "--prompt", text, *asked, "--in-process", "--ignore-eos"
+        )
+        assert alone["tokens"] == tokens
+    rate = 900e6 / belt["interval_cycles"]
+    assert belt["tokens_per_second_total"] == pytest.approx(rate)
+    assert belt["tokens_per_second_per_user"] == pytest.approx(rate / 3)
+    assert belt["latency_cycles"] == 2 * belt["interval_cycles"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "about"),
+    [
+        (("--prompt", ""), "--prompt"),
+        (("--context", "3", "--prompt", "def main("), "--context 3"),
+        (("--tp", "3"), "--chips"),
+        (("--max-new-tokens", "0"), "--max-new-tokens"),
+        (("--max-new-tokens", "100000"), "--max-new-tokens"),
+    ],
+)
+def test_refusals(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], about: str
+) -> None:
+    assert run(["belt", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert about in error and error.count("\n") == 1

@@ -1,0 +1,161 @@
+"""Configurations of every family: published files are read, what has no kernels is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from programs.architectures import ARCHITECTURES, architecture
+from programs.checkpoint import (
+    CheckpointError,
+    ModelConfig,
+    load_checkpoint,
+    random_checkpoint,
+    read_config,
+    tensor_shapes,
+)
+from programs.named_models import config_of
+from programs.partition import chip_weights, partition
+
+Fields = dict[str, Any]
+#: What the models' published config.json files say, fields without a meaning here left out.
+PUBLISHED: dict[str, Fields] = {
+    "qwen3-8b": {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 12288,
+        "max_position_embeddings": 40960, "max_window_layers": 36, "num_attention_heads": 32,
+        "num_hidden_layers": 36, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936,
+    },
+    "gemma-2b": {
+        "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "attention_bias": False,
+        "head_dim": 256, "hidden_act": "gelu", "hidden_size": 2048, "intermediate_size": 16384,
+        "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 18,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-06, "rope_scaling": None,
+        "rope_theta": 10000.0, "vocab_size": 256000,
+    },
+    "gemma-7b": {
+        "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "attention_bias": False,
+        "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": None,
+        "hidden_size": 3072, "intermediate_size": 24576, "max_position_embeddings": 8192,
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16,
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0, "vocab_size": 256000,
+    },
+    "mixtral-8x7b": {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu",
+        "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
+    "mistral-7b": {
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu",
+        "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,
+        "tie_word_embeddings": False, "vocab_size": 32000,
+    },
+}  # fmt: skip
+#: Positions each may have: what it was trained for, at most its sliding window.
+POSITIONS = {"qwen3-8b": 40960, "gemma-2b": 8192, "gemma-7b": 8192, "mixtral-8x7b": 32768,
+             "mistral-7b": 4096}  # fmt: skip
+
+
+def written(path: Path, fields: Fields, **changes: Any) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(fields | changes))
+    return path
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configurations_are_the_named_models(name: str, tmp_path: Path) -> None:
+    """By name or by file: one shape, and one computation but for the limits of positions."""
+    path = written(tmp_path / name, PUBLISHED[name])
+    assert architecture(path) == ARCHITECTURES[name]
+    config, (_, named) = read_config(path), config_of(name)
+    assert config.max_position == POSITIONS[name]
+    limits = ("eps", "rope_theta", "max_position")
+    for field in ModelConfig.__dataclass_fields__:
+        assert field in limits or getattr(config, field) == getattr(named, field), field
+    assert config.parameters == ARCHITECTURES[name].parameters
+    only_type = {k: v for k, v in PUBLISHED[name].items() if k != "architectures"}
+    assert read_config(written(tmp_path / "untitled", only_type)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mixtral-8x7b", {"num_experts_per_tok": 3}, "3 of 8 experts"),
+        ("mixtral-8x7b", {"num_local_experts": 1, "num_experts_per_tok": 1}, "without a router"),
+        ("mixtral-8x7b", {"num_local_experts": "8"}, "num_local_experts"),
+        ("gemma-2b", {"hidden_activation": "gelu"}, "gelu_pytorch_tanh is"),
+        ("gemma-7b", {"hidden_act": "silu"}, "activation 'silu'"),
+        ("qwen3-8b", {"hidden_act": "gelu_pytorch_tanh"}, "silu is"),
+        ("qwen3-8b", {"attention_bias": True}, "attention_bias"),
+        ("gemma-7b", {"architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM"),
+        ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
+        ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
+        ("qwen3-8b", {"architectures": None, "model_type": "qwen3_moe"}, "qwen3_moe"),
+    ],
+)
+def test_what_has_no_kernels_is_refused_in_one_line(
+    name: str, changes: Fields, words: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "model", PUBLISHED[name], **changes)
+    with pytest.raises(CheckpointError) as caught:
+        read_config(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "positions"),
+    [
+        ({"sliding_window": None}, 32768),
+        ({"sliding_window": 100}, 100),
+        ({"sliding_window": 10**6}, 32768),
+    ],
+)
+def test_a_window_limits_positions(changes: Fields, positions: int, tmp_path: Path) -> None:
+    """Up to its length a sliding window changes nothing; beyond it there is no kernel."""
+    path = written(tmp_path / "model", PUBLISHED["mistral-7b"], **changes)
+    assert read_config(path).max_position == positions
+    qwen = written(tmp_path / "qwen", PUBLISHED["qwen3-8b"], **changes)
+    assert read_config(qwen).max_position == 40960
+    on = changes | {"use_sliding_window": True}
+    wanted = {32768: 40960}.get(positions, positions)
+    assert read_config(written(qwen, PUBLISHED["qwen3-8b"], **on)).max_position == wanted
+
+
+@pytest.mark.parametrize("name", ["qwen3-8b", "gemma-2b", "mixtral-8x7b"])
+def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path: Path) -> None:
+    """The tensors' published names; a file's chip holds what the same model's in memory does."""
+    small: Fields = {
+        "hidden_size": 48, "intermediate_size": 56, "num_attention_heads": 4, "head_dim": 12,
+        "num_hidden_layers": 1, "num_key_value_heads": 2, "vocab_size": 67,
+        "num_local_experts": 3,
+    }  # fmt: skip
+    path = written(tmp_path / name, PUBLISHED[name], **small)
+    config = read_config(path)
+    drawn = random_checkpoint(config, 5)
+    tensors = {key: drawn.tensor(key) for key in tensor_shapes(config)}
+    save_file(tensors, path / "model.safetensors")
+    stored = load_checkpoint(path)
+    assert stored.config == config
+    layout = partition(stored, 2, "int8").layout
+    mine, real = (chip_weights(c, layout, "int8", 1).layers[0] for c in (stored, drawn))
+    for field in ("q", "gate", "down", "router"):
+        if getattr(real, field) is not None:
+            np.testing.assert_array_equal(getattr(mine, field).values, getattr(real, field).values)
+    special = {"qwen3-8b": "self_attn.q_norm.weight", "gemma-2b": "mlp.up_proj.weight",
+               "mixtral-8x7b": "block_sparse_moe.experts.2.w3.weight"}[name]  # fmt: skip
+    del tensors[f"model.layers.0.{special}"]
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_checkpoint(path)
