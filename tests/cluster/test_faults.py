@@ -43,6 +43,7 @@ def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> Gene
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> None:
     calm = run(artifact, Placement(8, in_process=True))
     alone = run(artifact, Placement(8, in_process=True, faults=PLAN))
@@ -58,6 +59,7 @@ def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_kill_in_a_faulty_run_counts_nothing_twice(
     artifact: Artifact, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -354,10 +354,10 @@ FORMATS: dict[str, Format] = {
     "config": Format(_configs, damage_json, _read_config, (CheckpointError,)),
     "safetensors": Format(_tensors, _damage_tensors, _read_tensors, (CheckpointError,)),
     "shape-json": Format(
-        _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 100
+        _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
-    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 25),
+    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 12),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
     ),
