@@ -31,8 +31,6 @@ _PLANE = _BUFFER + 4
 _ROWS = _PLANE + 4
 _MARGIN = 64  # diagonals of streams start before cycle 0
 
-_BIAS = 1 << 20  # group cycles may be negative; keys pack (row, cycle + bias)
-
 #: How many collisions of a start are looked at, and how far, to skip starts that collide as well.
 _USES_TRIED, _SHIFT_TRIED = 64, 4096
 
@@ -174,11 +172,27 @@ class Group:
         return max(int(c.max()) for c in self.cycles) + 1
 
 
-def _double(used: NDArray[np.int64]) -> str:
-    """The first resource row and cycle that a group takes twice."""
-    keys, counts = np.unique(used, return_counts=True)
-    first = int(keys[counts > 1][0])
-    return f"row {first >> 32}, cycle {(first & 0xFFFFFFFF) - _BIAS}"
+def _claimed(group: Group) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rows, cycles) of everything a group takes or holds, int64 [n] each, each pair once.
+
+    Raises ValueError for what it takes twice.
+    """
+    rows, cycles = np.concatenate(group.rows), np.concatenate(group.cycles)
+    first = min([int(cycles.min()), *(a for _, a, _ in group.held)])
+    width = max([int(cycles.max()), *(b for _, _, b in group.held)]) - first + 1
+    taken = np.zeros(_ROWS * width, bool)
+    used = rows * width + (cycles - first)
+    taken[used] = True
+    if np.count_nonzero(taken) != len(used):
+        keys, counts = np.unique(used, return_counts=True)
+        row, cycle = divmod(int(keys[counts > 1][0]), width)
+        raise ValueError(f"a group takes one resource twice: row {row}, cycle {cycle + first}")
+    if not group.held:
+        return rows, cycles
+    for row, a, b in group.held:
+        taken[row * width + a - first : row * width + b - first + 1] = True
+    used = np.flatnonzero(taken)
+    return used // width, used % width + first
 
 
 class Schedule:
@@ -198,15 +212,7 @@ class Schedule:
 
     def place(self, group: Group, earliest: int) -> int:
         """Put ``group`` at the first free cycle >= earliest and return that cycle."""
-        rows = np.concatenate(group.rows)
-        cycles = np.concatenate(group.cycles)
-        used = (rows << 32) + cycles + _BIAS
-        if len(np.unique(used)) != len(used):
-            raise ValueError("a group takes one resource twice: " + _double(used))
-        held = [(row << 32) + np.arange(a, b + 1) + _BIAS for row, a, b in group.held]
-        if held:
-            used = np.unique(np.concatenate([used, *held]))
-            rows, cycles = used >> 32, (used & 0xFFFFFFFF) - _BIAS
+        rows, cycles = _claimed(group)
         start = max(earliest, -int(cycles.min()))
         last = int(cycles.max())
         while True:

@@ -8,6 +8,7 @@ Positions are data: the append is a Scatter, the mask a Gather from a sliding ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,29 @@ _DISTRIBUTOR = isa.SXM_QUEUE + 8
 
 
 @dataclass(frozen=True)
+class Segment:
+    """``positions`` adjacent words of a run that may go on elsewhere; ``number``: of its word of
+    the cache's map.
+    """
+
+    place: Place
+    positions: int
+    number: int = 0
+
+
+Segments = tuple[Segment, ...]
+"""A word for each position of the context, in order."""
+
+
+@dataclass(frozen=True)
 class AttentionPlaces:
     """Words attention uses; fp32 places are quads, fp16 places pairs of slices.
 
     cos, sin, head_masks, mask_table: west constants and inputs; kv_map, mask_map: MAP_PAIR words
-    with Scatter and Gather offsets; swap_map: one east slice; query_low/high: sixteen slices each;
-    scores, maxima, maximum, sums: west temporaries; rotated, outputs: east ones; keys, values:
-    (east pair) of each q tile, ``context_words`` long.
+    with Scatter offsets for each segment and Gather offsets for each window; swap_map: one east
+    slice; query_low/high: sixteen slices each; scores, maxima, maximum, sums: west temporaries;
+    rotated, outputs: east ones; keys, values: (east pair) of each cached tile.  In a tile of
+    several segments each has a word more than positions.
     """
 
     cos: Place
@@ -44,21 +61,80 @@ class AttentionPlaces:
     swap_map: Place
     query_low: Place
     query_high: Place
-    scores: Place
+    scores: Segments
     maxima: Place
     maximum: Place
     sums: Place
     rotated: Place
     outputs: Place
-    keys: tuple[Place, ...]
-    values: tuple[Place, ...]
-    context_words: int
+    keys: tuple[Segments, ...]
+    values: tuple[Segments, ...]
 
 
-def _swapped(p: Pass, spec: ChipSpec, x: Place, tiles: int, t: int, swap_map: Place) -> Stream:
+Targets = Sequence[Place | Segments]
+"""Where tiles go: to a Place by a plain Write, to segments by a Scatter to each."""
+
+
+@dataclass(frozen=True)
+class _Append:
+    """One tile to one place: a Write, or a Scatter by word ``number`` of the map."""
+
+    place: Place
+    number: int | None = None
+    last: int = 0  # word of the place that the map may name
+
+
+def _passes(others: int, targets: Targets) -> Iterator[tuple[int, int, range, list[_Append]]]:
+    """(first tile, step to the next, which of them are of ``others``, what to append) of passes.
+
+    Tiles follow each other.  Where they go to several segments each, one is taken again and
+    again: what is driven in one cycle is written once in a slice.
+    """
+    rows: list[list[_Append]] = []
+    for target in targets:
+        if isinstance(target, Place):
+            rows.append([_Append(target)])
+        else:
+            spare = len(target) > 1
+            rows.append([_Append(s.place, s.number, s.positions - 1 + spare) for s in target])
+    cut = [(others + i, row) for i, row in enumerate(rows) if len(row) > 1]
+    whole = [] if cut else [row[0] for row in rows]
+    tiles = others + len(whole)
+    for first in range(0, tiles, _TILES_PER_PASS):
+        last = min(first + _TILES_PER_PASS, tiles)
+        own = whole[max(first - others, 0) : max(last - others, 0)]
+        yield first, 1, range(min(first, others), min(last, others)), own
+    for tile, row in cut:
+        for first in range(0, len(row), _TILES_PER_PASS):
+            yield tile, 0, range(0), row[first : first + _TILES_PER_PASS]
+
+
+def _load_run(
+    p: Pass, run: Segments, code: int, when: int, unit: int, context: int, dc: int = 1
+) -> Stream:
+    """The first ``context`` words of a run, one every ``dc`` cycles from ``when`` at ``unit``."""
+    tag = p.schedule.tag()
+    for segment, first, n in _within(run, context):
+        value = p.load(segment.place, code, when + first * dc, unit, n=n, dc=dc, da=1, tag=tag)
+    return value
+
+
+def _within(run: Segments, context: int) -> Iterator[tuple[Segment, int, int]]:
+    """The segments that hold the first ``context`` words: (segment, its first word, words)."""
+    first = 0
+    for segment in run:
+        n = min(segment.positions, context - first)
+        if n > 0:
+            yield segment, first, n
+        first += segment.positions
+
+
+def _swapped(
+    p: Pass, spec: ChipSpec, x: Place, tiles: int, step: int, t: int, swap_map: Place
+) -> Stream:
     """x with its half-head partners exchanged, arriving at the VXM from ``t`` on (SG4 W0)."""
     sxm = t - 12 - spec.distribute_cycles
-    value = p.load(x, 0, sxm, _DISTRIBUTOR, n=tiles, da=1)
+    value = p.load(x, 0, sxm, _DISTRIBUTOR, n=tiles, da=step)
     lanes = p.load(swap_map, 8, sxm, _DISTRIBUTOR, n=tiles, da=0)
     tag = p.schedule.tag()
     p.emit(Op.DISTRIBUTE, _DISTRIBUTOR, sxm, n=tiles, s0=0, w0=4, want0=value.tag, s1=8, w1=1,
@@ -68,37 +144,33 @@ def _swapped(p: Pass, spec: ChipSpec, x: Place, tiles: int, t: int, swap_map: Pl
 
 
 def rope(
-    schedule: Schedule, spec: ChipSpec, x: Place, query_tiles: int, key_tiles: int, ready: int,
-    places: AttentionPlaces, keys: list[Place], scatter: bool,
+    schedule: Schedule, spec: ChipSpec, x: Place, query_tiles: int, ready: int,
+    places: AttentionPlaces, keys: Targets,
 ) -> tuple[int, int]:  # fmt: skip
-    """Rotate query tiles (to places.rotated, fp32) and key tiles (fp16, to ``keys``).
+    """Rotate query tiles (to places.rotated, fp32) and then key tiles (fp16, to ``keys``).
 
-    ``x``: adjacent fp32 words in the east, queries first.  With ``scatter`` a key goes to the
-    word its position names.  Returns when (rotated queries, keys) are readable.
+    ``x``: adjacent fp32 words in the east, queries first.  Returns when (rotated queries, keys)
+    are readable.
     """
-    tiles = query_tiles + key_tiles
     rotated = done = ready
-    for first in range(0, tiles, _TILES_PER_PASS):
-        last = min(first + _TILES_PER_PASS, tiles)
-        queries = range(min(first, query_tiles), min(last, query_tiles))
-        own = keys[max(first - query_tiles, 0) : max(last - query_tiles, 0)]
-        ends = _rope_pass(schedule, spec, x.at(first), queries, own, ready, places, scatter)
+    for first, step, queries, own in _passes(query_tiles, keys):
+        ends = _rope_pass(schedule, spec, x.at(first), step, queries, own, ready, places)
         rotated, done = max(rotated, ends[0]), max(done, ends[1])
     return rotated, done
 
 
 def _rope_pass(
-    schedule: Schedule, spec: ChipSpec, x: Place, queries: range, keys: list[Place], ready: int,
-    places: AttentionPlaces, scatter: bool,
+    schedule: Schedule, spec: ChipSpec, x: Place, step: int, queries: range,
+    keys: list[_Append], ready: int, places: AttentionPlaces,
 ) -> tuple[int, int]:  # fmt: skip
-    """As ``rope``, of the query tiles ``queries`` and then the key tiles for ``keys``."""
+    """As ``rope``, of the query tiles ``queries`` and then of keys, ``step`` words apart."""
     p = Pass(schedule, spec)
     t = 70
     n = len(queries)
     tiles = n + len(keys)
-    swapped = _swapped(p, spec, x, tiles, t, places.swap_map)
+    swapped = _swapped(p, spec, x, tiles, step, t, places.swap_map)
     first_read = p.blocks[0]["cycle"]
-    value = p.load(x, 36, t, n=tiles, da=1)
+    value = p.load(x, 36, t, n=tiles, da=step)
     cos = p.load(places.cos, 8, t, n=tiles, da=0)
     sin = p.load(places.sin, 12, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, cos, n=tiles)
@@ -110,43 +182,42 @@ def _rope_pass(
         rotated = p.keep(places.rotated.at(queries.start), out, t + 3, n=n)
     if keys:
         p.op(Op.ADD_F32, t + 3 + n, a, b, alu=add, n=len(keys))
-        done = _append(p, Alu(add), t + 6 + n, keys, places, scatter)
+        done = _append(p, Alu(add), t + 6 + n, keys, places)
     start = schedule.place(p, ready - first_read)
     return start + rotated, start + done
 
 
 def _append(
-    p: Pass, value: Alu | Stream, t: int, targets: list[Place], places: AttentionPlaces,
-    scatter: bool,
-) -> int:  # fmt: skip
-    """fp32 tiles, one per cycle from ``t``, as fp16 to the targets (Scatter or plain Write)."""
+    p: Pass, value: Alu | Stream, t: int, targets: list[_Append], places: AttentionPlaces
+) -> int:
+    """fp32 tiles, one per cycle from ``t``, as fp16 to the targets."""
     n = len(targets)
     _, out = p.op(Op.CVT_F32_F16, t, value, n=n, out=20, width=2, reach=33)
     done = 0
     for i, target in enumerate(targets):
         at = p.driven(t + i)
-        if not scatter:
-            done = p.store(target, out, at, 24)
+        place = target.place
+        if target.number is None:
+            done = max(done, p.store(place, out, at, 24))
             continue
-        arrive = at + target.position - 24
-        offsets = p.load(places.kv_map, 24, arrive, target.queues[0])
-        done = p.store(target, out, at, 24, window=(0, places.context_words - 1),
-                       map_code=24, map_tag=offsets.tag)  # fmt: skip
+        arrive = at + place.position - 24
+        offsets = p.load(places.kv_map.at(target.number), 24, arrive, place.queues[0])
+        done = max(done, p.store(place, out, at, 24, window=(0, target.last), map_code=24,
+                                 map_tag=offsets.tag))  # fmt: skip
     return done
 
 
 def append_values(
     schedule: Schedule, spec: ChipSpec, x: Place, ready: int, places: AttentionPlaces,
-    targets: list[Place], scatter: bool,
+    targets: Targets,
 ) -> int:  # fmt: skip
     """fp32 tiles from adjacent words ``x`` to the fp16 ``targets``."""
     done = ready
-    for first in range(0, len(targets), _TILES_PER_PASS):
-        own = targets[first : first + _TILES_PER_PASS]
+    for first, step, _, own in _passes(0, targets):
         p = Pass(schedule, spec)
-        value = p.load(x.at(first), 40, 40, n=len(own), da=1)
+        value = p.load(x.at(first), 40, 40, n=len(own), da=step)
         first_read = p.blocks[0]["cycle"]
-        ends = _append(p, value, 40, own, places, scatter)
+        ends = _append(p, value, 40, own, places)
         done = max(done, schedule.place(p, ready - first_read) + ends)
     return done
 
@@ -225,8 +296,9 @@ def _score(
         p.hold_plane(plane, end, end + spec.mxm_install_cycles + 2 * context)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
     meet = end + spec.mxm_install_cycles
-    key = p.load(places.keys[cached], 0, meet, queue, n=context, dc=2, da=1)
-    first_key = p.blocks[-1]["cycle"]
+    others = len(p.blocks)
+    key = _load_run(p, places.keys[cached], 0, meet, queue, context, dc=2)
+    first_key = min(b["cycle"] for b in p.blocks[others:])
     p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
     p.hold(queue + 2, meet, meet + 2 * context - 1)
     tag = schedule.tag()
@@ -237,12 +309,13 @@ def _score(
     t = leave + 21
     mask = _mask(p, spec, t, context, places)
     a, out = p.op(Op.ADD_F32, t, Stream(32, 4, tag), mask, n=context, dc=2, out=36, reach=0)
-    if places.scores.queues[0] == places.mask_table.queues[0]:
+    kept = t
+    if any(s.place.queues[0] == places.mask_table.queues[0] for s in places.scores):
         # three cycles later the slices' Writes fall between the Gathers of the mask
-        _, out = p.op(Op.MOV, t + 3, a, n=context, dc=2, out=44, reach=0)
-        p.keep(places.scores, out, t + 3, n=context, dc=2)
-    else:
-        p.keep(places.scores, out, t, n=context, dc=2)
+        kept = t + 3
+        _, out = p.op(Op.MOV, kept, a, n=context, dc=2, out=44, reach=0)
+    for segment, first, n in _within(places.scores, context):
+        p.keep(segment.place, out, kept + 2 * first, n=n, dc=2)
     _running(p, Op.MAX_F32, t + 3, a, context, 2, 2, places.maxima, 40, 0)
     return schedule.place(p, max(queries_ready - first_query, keys_ready - first_key)) + p.ready
 
@@ -288,9 +361,9 @@ def _weigh(
     """exp(score - maximum), its three running sums, and those of its products with the values."""
     p = Pass(schedule, spec)
     t = 40
-    score = p.load(places.scores, 8, t, n=context, da=1)
+    score = _load_run(p, places.scores, 8, t, isa.VXM_QUEUE, context)
     maximum = p.load(places.maximum, 12, t, n=context, da=0)
-    value = p.load(places.values[cached], 40, t + 3, n=context, da=1)
+    value = _load_run(p, places.values[cached], 40, t + 3, isa.VXM_QUEUE, context)
     first_read = min(b["cycle"] for b in p.blocks)
     a, _ = p.op(Op.SUB_F32, t, score, maximum, n=context)
     weight, _ = p.op(Op.EXP, t + 3, a, n=context)

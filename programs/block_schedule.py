@@ -105,7 +105,7 @@ class BlockScheduler:
         kt = layout.kv_tiles
         narrow = Place(s.narrow.queues, s.narrow.address)
         values = [narrow.at(kt + i) for i in range(kt)]
-        ready_v = append_values(d, self.spec, v, ready_v, a, values, scatter=False)
+        ready_v = append_values(d, self.spec, v, ready_v, a, values)
         done: list[int] = []
         for first, ready, targets in ((0, ready_k, a.keys), (kt, ready_v, a.values)):
             act = Activations(
@@ -116,9 +116,7 @@ class BlockScheduler:
             ready = max([ready, *done])  # values take the words that keys have left
             for blocks, word in zip(s.replicate, spread, strict=True):
                 ready = matmul16_round(d, self.spec, blocks, kt, act, ready, [word])
-            done.append(
-                append_values(d, self.spec, spread[0], ready, a, list(targets), scatter=True)
-            )
+            done.append(append_values(d, self.spec, spread[0], ready, a, targets))
         return done[0], done[1]
 
     def block(self, m: Matrices, ready: int) -> int:
@@ -145,14 +143,11 @@ class BlockScheduler:
             self._did(VXM, projected)
         if layout.replicate:
             narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
-            queries, keys = rope(d, self.spec, heads, qt, kt, projected, a, narrow,
-                                 scatter=False)  # fmt: skip
+            queries, keys = rope(d, self.spec, heads, qt, projected, a, narrow)
             keys, values = self._append(max(keys, *done), max(done), v_words, a)
         else:
-            queries, keys = rope(d, self.spec, heads, qt, kt, projected, a,
-                                 list(a.keys), scatter=True)  # fmt: skip
-            values = append_values(d, self.spec, v_words, max(done), a, list(a.values),
-                                   scatter=True)  # fmt: skip
+            queries, keys = rope(d, self.spec, heads, qt, projected, a, a.keys)
+            values = append_values(d, self.spec, v_words, max(done), a, a.values)
         attended = 0
         for tile, cached in enumerate(layout.cache_of_tile):
             attended = attend(

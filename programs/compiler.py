@@ -22,14 +22,14 @@ from interconnect.node import node_cables
 from interconnect.topology import Topology, topology
 from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
-from programs.decoder import DecoderPlaces, mask_positions
+from programs.decoder import DecoderPlaces
 from programs.decoder_image import ChipImages
 from programs.partition import PartitionedModel
 from programs.pipeline import Pipeline, build_pipeline
 from programs.stages import Stage, even_stages, split_layers
 
 #: Context buckets in positions; a program scores every position of its bucket.
-BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+BUCKETS = tuple(1 << n for n in range(6, 16))
 
 
 def buckets_up_to(max_context: int) -> list[int]:
@@ -148,13 +148,14 @@ def decoder_artifact(
                 "x": _binding(places.x, layout.x_tiles),
                 "cos": _binding(a.cos, 1),
                 "sin": _binding(a.sin, 1),
-                "kv_map": _binding(a.kv_map, 1),
+                "kv_map": _binding(a.kv_map, len(places.cache_maps)),
                 "mask_map": _binding(a.mask_map, -(-places.context // (a.mask_words // 2))),
             },
             "outputs": {"logits": _binding(places.logits, layout.vocab_blocks)},
             "buckets": buckets,
             "context": places.context,
-            "mask_positions": mask_positions(places.context),
+            "mask_positions": a.mask_words // 2,
+            "cache_segments": [list(segment) for segment in places.cache_maps],
         },
         model={
             "dtype": model.dtype,

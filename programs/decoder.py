@@ -13,7 +13,8 @@ from chip.passes import CompileError
 from chip.reservation import Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
-from programs.attention import AttentionPlaces
+from programs.attention import AttentionPlaces, Segment, Segments
+from programs.cache_places import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
 from programs.expert_weights import router_parts
 from programs.experts import RoutingPlaces, place_routing
 from programs.head_norm import HeadNormPlaces, place_head_norm
@@ -22,18 +23,18 @@ from programs.matmul import Activations, ColumnBlock
 from programs.matrix_places import (
     MatrixPlacer,
     MatrixPlaces,
-    Symbols,
     matrix_shapes,
     part_shapes,
 )
 from programs.norm import Constants
-from programs.placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement
+from programs.placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
 from programs.stages import ATTENTION, Stage, part_tiles, single_stage
 
-#: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
-LAYER_VARIANTS = 4
-#: Positions up to which scores lie on weight slices; the mask table's window as well.
+#: Positions up to which scores lie on weight slices.
 _SHORT = 1024
+#: Contexts up to which one window of the mask table serves, and the window of longer ones: the
+#: checker bounds the words in reach of a program's Gathers.
+_ONE_WINDOW, _WINDOW = 512, 64
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
 _EAST_2 = (52, 53, 54, 55)
 _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
@@ -45,8 +46,8 @@ class AttentionMatrices:
 
     qkv: MatrixPlaces
     o: MatrixPlaces
-    keys: tuple[Place, ...]  # of each cached tile
-    values: tuple[Place, ...]
+    keys: tuple[Segments, ...]  # of each cached tile
+    values: tuple[Segments, ...]
     gains: Place | None = None  # of query and key heads
 
 
@@ -73,6 +74,7 @@ class DecoderPlaces:
     layout: Layout
     dtype: str
     context: int
+    cache_maps: list[tuple[int, int]]  # (first position, positions) of each word of kv_map
     placement: Placement
     constants: Constants
     x: Place
@@ -112,18 +114,16 @@ def place_decoder(
     pm = Placement(spec)
     symbols = Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
-    if context > spec.words_per_bank:
-        raise CompileError(
-            f"context {context}: a cached tile lies in one bank of {spec.words_per_bank:,} words; "
-            f"use --context {spec.words_per_bank} or less"
-        )
-    chunk = mask_positions(context)
+    chunk = mask_positions(context, spec)
+    cuts = cache_cuts(context, spec.words_per_bank, sequences)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = max(t, qt, layout.ffn_tiles)
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
+    short: Segments = ()
+    if context <= spec.words_per_bank:
+        short = (Segment(pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context), context),)
     attention_temporaries = {
-        "scores": pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context),
         "maxima": pm.top(_WEST_3, 2),
         "maximum": pm.top(_WEST_3, 1), "sums": pm.top(WEST_QUAD, 3),
         "rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, 3 + qt),
@@ -144,18 +144,22 @@ def place_decoder(
         "cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1),
         "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
         "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
-        "kv_map": pm.top(MAP_PAIR, 1), "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
+        "kv_map": pm.top(MAP_PAIR, len(cuts.maps)),
+        "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
         "swap_map": pm.top(KV_QUAD[:1], 1),
     }  # fmt: skip
     factor = pm.top(WEST_QUAD, 1)
     dynamic = pm.top(KV_QUAD, 1)
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
-    caches = _place_caches(pm, symbols, layout, stage, context, sequences)
     head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
     routing = None
     if layout.experts > 1:
         routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
+    # the same places for most stages, so that they share the code of their blocks
+    scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
+    scores = short or _long_scores(pm, context, scales)
+    caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
     head = None
     if stage.head:
@@ -165,70 +169,68 @@ def place_decoder(
         shapes["head"] = (k_tiles, len(own), groups)
         head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     attention = AttentionPlaces(
-        mask_words=2 * chunk, context_words=context, keys=(), values=(),
-        **attention_temporaries, **west_constants,
+        mask_words=2 * chunk, scores=scores, keys=(), values=(), **attention_temporaries,
+        **west_constants,
     )  # fmt: skip
     return DecoderPlaces(
-        layout, dtype, context, pm, constants, x, factor, dynamic, act, stage, variants,
+        layout, dtype, context, cuts.maps, pm, constants, x, factor, dynamic, act, stage, variants,
         variant_of, head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]),
         logits, attention, reduce, between, inbox, symbols.bases, head_norm,
         routing,
     )  # fmt: skip
 
 
-def mask_positions(context: int) -> int:
+def mask_positions(context: int, spec: ChipSpec) -> int:
     """Positions one window of the mask table serves; longer contexts take several windows."""
-    return min(context, _SHORT)
+    most = spec.words_per_bank // 4
+    return context if context <= min(_ONE_WINDOW, most) else min(_WINDOW, most)
 
 
-Caches = dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]]
-
-
-def _place_caches(
-    pm: Placement, symbols: Symbols, layout: Layout, stage: Stage, context: int, sequences: int
-) -> Caches:
-    """Keys and values of the stage's attention blocks: by variant, symbolic places.
-
-    Two slices of a quad take keys, two values.  What fits lies on KV_QUAD; otherwise the variants
-    take turns on it and EAST_QUAD, or on these and the weight slices of the east planes.
+def _long_scores(pm: Placement, context: int, scales: int) -> Segments:
+    """Scores of more than a bank of positions: WEST_QUAD but for ``scales`` words, and quads of
+    the west planes' slices; not _WEST_3, whose maximum is read while scores are.
     """
-    own = [i for i, block in enumerate(stage.blocks) if block.kind == ATTENTION]
-    if not own:
-        return {}
-    planes = [pm.weight_slices(2), pm.weight_slices(3)]
-    quads = [KV_QUAD, EAST_QUAD]
-    quads += [(s[i], s[i + 1], s[i + 2], s[i + 3]) for i in range(0, 16, 4) for s in planes]
-    for used in (1, 2, len(quads)):
-        each = -(-len(own) // used) * layout.cache_tiles * sequences
-        if all(_tiles_held(pm, quad, context) >= each for quad in quads[:used]):
-            break
-    quads = quads[:used]
-    count = min(len(own), max(LAYER_VARIANTS, used))
-    caches: Caches = {}
-    for variant in range(count):
-        quad, members = quads[variant % len(quads)], own[variant::count]
-        pairs: list[tuple[Place, ...]] = []
-        for name, queues in (("keys", quad[:2]), ("values", quad[2:])):
-            tiles = []
-            for tile in range(layout.cache_tiles):
-                for q in range(sequences):
-                    places = {n: pm.bottom(queues, context, one_bank=True) for n in members}
-                    place = symbols.place_of(q, f"{name}{tile}", places)
-                tiles.append(place)
-            pairs.append(tuple(tiles))
-        caches[variant] = (pairs[0], pairs[1])
-    return caches
+    room = min(pm.high[q] for q in WEST_QUAD) - max(pm.low[q] for q in WEST_QUAD) - scales
+    first = min(context, max(room, 0))
+    found = [Segment(pm.top(WEST_QUAD, first), first)] if first else []
+    quads = []
+    for plane in (0, 1):
+        own = [q for q in pm.weight_slices(plane) if q not in _WEST_3]
+        quads += [tuple(own[i : i + 4]) for i in range(0, len(own) - 3, 4)]
+    each = -(-(context - first) // len(quads))
+    over = sum(max(0, each - min(pm.high[q] for q in quad)) for quad in quads)
+    if over:
+        raise CompileError(
+            f"the model does not fit: {over * 4 * 320:,} bytes too many of scores on a chip; use a "
+            "shorter context"
+        )
+    for quad in quads:
+        words = min(each, context - sum(s.positions for s in found))
+        if words:
+            found.append(Segment(pm.top(quad, words), words))
+    return tuple(found)
 
 
-def _tiles_held(pm: Placement, quad: tuple[int, ...], context: int) -> int:
-    """Cached tiles of ``context`` positions that a quad has room for, each within one bank."""
-    bank = pm.words // 2
-    low, high = max(pm.low[q] for q in quad), min(pm.high[q] for q in quad)
-    return max(0, bank - low) // context + max(0, high - max(low, bank)) // context
+def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
+    """Words of a stage's scales, one for each column block, and of its head norms' gains."""
+    words = 2 * layout.head_norms * sum(block.kind == ATTENTION for block in stage.blocks)
+    if dtype != "int8":
+        return words
+    for block in stage.blocks:
+        words += layout.x_tiles
+        if block.kind == ATTENTION:
+            words += layout.q_tiles + 2 * layout.kv_tiles
+        else:
+            words += 2 * len(part_tiles(layout.ffn_tiles, block.part, block.parts))
+            words += layout.experts * router_parts(dtype) if layout.experts > 1 else 0
+    if stage.head:
+        words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
+    return words
 
 
 def _place_blocks(
-    pm: Placement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage, caches: Caches
+    pm: Placement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage,
+    caches: list[CacheForm],
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""
     shapes = matrix_shapes(layout)
@@ -239,8 +241,11 @@ def _place_blocks(
     variant_of = [0] * len(stage.blocks)
     for variant in range(max(LAYER_VARIANTS, len(caches))):
         for (kind, part, parts), own in groups.items():
-            count = len(caches) if kind == ATTENTION else min(LAYER_VARIANTS, len(own))
-            members = own[variant::count] if variant < count else []
+            if kind == ATTENTION:
+                members = caches[variant].members if variant < len(caches) else []
+            else:
+                count = min(LAYER_VARIANTS, len(own))
+                members = own[variant::count] if variant < count else []
             if not members:
                 continue
             for member in members:
@@ -249,8 +254,9 @@ def _place_blocks(
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
                 qkv = of.place("qkv", ["q", "k", "v"])
                 gains = of.words("gains", WEST_QUAD, 2) if layout.head_norms else None
+                cache = caches[variant]
                 variants.append(
-                    AttentionMatrices(qkv, of.place("o", ["o"]), *caches[variant], gains)
+                    AttentionMatrices(qkv, of.place("o", ["o"]), cache.keys, cache.values, gains)
                 )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)

@@ -14,7 +14,6 @@ from programs.decoder import (
     DecoderPlaces,
     FfnMatrices,
     Matrices,
-    mask_positions,
 )
 from programs.head_norm import HeadNormPlaces
 from programs.matmul import ColumnBlock
@@ -118,7 +117,7 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
     )
     put_fp32(image, a.head_masks, 0, masks)
-    chunk = mask_positions(places.context)
+    chunk = a.mask_words // 2
     table = np.zeros((2 * chunk, 320), np.float32)
     table[chunk:] = -np.inf
     put_fp32(image, a.mask_table, 0, table)

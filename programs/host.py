@@ -56,7 +56,8 @@ class Host:
             for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
                 chip.write_words(queue, address, plane)
                 bytes_moved += plane.size
-        for name, offsets in (("kv_map", [position]), ("mask_map", self._mask_offsets(position))):
+        maps = (("kv_map", self._cache_words(position)), ("mask_map", self._mask_offsets(position)))
+        for name, offsets in maps:
             for byte, (queue, address, _) in enumerate(inputs[name]):
                 rows = np.full((len(offsets), 320), 0xFF, np.uint8)
                 rows[:, ::16] = (np.array(offsets)[:, None] >> (8 * byte)) & 0xFF
@@ -64,6 +65,15 @@ class Host:
                 bytes_moved += rows.size
         if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
             self._charge(bytes_moved)
+
+    def _cache_words(self, position: int) -> list[int]:
+        """The word of each segment that takes the new key: the spare one but where it lies."""
+        words = []
+        bindings = self.artifact.bindings
+        for first, positions in bindings.get("cache_segments", [[0, bindings["context"]]]):
+            here = first <= position < first + positions
+            words.append(position - first if here else int(positions))
+        return words
 
     def _mask_offsets(self, position: int) -> list[int]:
         """Where each window of the mask begins in the table: zeros, then minus infinities."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
-from chip.reservation import Place, Symbol
+from chip.reservation import Place
 from programs.layout import Layout
 from programs.matmul import PAIR_ORDER, PLANE_ORDER, ColumnBlock
-from programs.placement import WEST_QUAD, Placement
+from programs.placement import WEST_QUAD, Placement, Symbols
 
 
 @dataclass
@@ -22,28 +22,6 @@ class MatrixPlaces:
     rounds: list[list[ColumnBlock]]
     scales: list[Place]
     columns: list[tuple[str, int]]  # (matrix, block) of each slot, round after round
-
-
-class Symbols:
-    """Allocates what every block has once: first block by block, then known by symbol."""
-
-    def __init__(self, sequences: int, blocks: int) -> None:
-        self.bases: list[list[dict[Symbol, int]]] = [
-            [{} for _ in range(blocks)] for _ in range(sequences)
-        ]
-
-    def place(self, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has in some blocks, whatever the sequence."""
-        for number in range(len(self.bases)):
-            place = self.place_of(number, name, places)
-        return place
-
-    def place_of(self, sequence: int, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has for one sequence."""
-        symbol = Symbol(name)
-        for block, place in places.items():
-            self.bases[sequence][block][symbol] = place.address
-        return Place(next(iter(places.values())).queues, 0, symbol)
 
 
 Shapes = dict[str, tuple[int, int, int]]

@@ -184,15 +184,13 @@ def _too_big(
     fewest = _fewest(config, spec, dtype, context, batch, None)
     sizes = f"{_size(need['weights'])} of weights and {_size(need['cache'])} of cache"
     if fewest is None:
-        layout = Layout.of(config, NODE)
-        alone = [
-            _Sizes(spec, layout, dtype, context, batch).problem(Stage((block,), False), True)
-            for block in model_blocks(1, min(MOST_PARTS, layout.ffn_tiles))
-        ]
-        reason = next((text for text in alone if text), "no wiring has so many chips")
+        reason = _alone_problem(config, spec, dtype, context, batch) or "no wiring is so large"
+        longest = _longest_context(config, spec, dtype, context, batch)
+        mends = [f"--context {longest} or less"] if longest else []
+        mends += ["a smaller batch"] * (batch > 1) + ["int8"] * (dtype != "int8")
         return (
-            f"{asked}: {sizes} fit no number of {spec.name} chips ({reason}); use a shorter "
-            "context, a smaller batch or int8"
+            f"{asked}: {sizes} fit no number of {spec.name} chips ({reason.split(';')[0]}); use "
+            + (" or ".join(mends) or "a narrower model")
         )
     layout, stages = fewest
     fits = next(
@@ -209,6 +207,32 @@ def _too_big(
         f"{asked} does not fit {chips} chips: {sizes} in {_size(have)} of SRAM, of which planes' "
         f"slices hold the weights; {fits} chips fit, {_size(short)} more: use --chips {fits}"
     )
+
+
+def _alone_problem(
+    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int
+) -> str:
+    """Why a group of eight chips does not hold one block or the smallest part of an FFN."""
+    layout = Layout.of(config, NODE)
+    sizes = _Sizes(spec, layout, dtype, context, batch)
+    blocks = model_blocks(1, min(MOST_PARTS, layout.ffn_tiles))
+    return next(filter(None, (sizes.problem(Stage((b,), False), True) for b in blocks)), "")
+
+
+def _longest_context(
+    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int
+) -> int:
+    """The most positions below ``context`` that some number of chips holds; 0 if none does."""
+    fits, less = 0, context
+    while less - fits > 1:
+        middle = (fits + less) // 2
+        if _alone_problem(config, spec, dtype, middle, batch):
+            less = middle
+        else:
+            fits = middle
+    while fits and _fewest(config, spec, dtype, fits, batch, None) is None:
+        fits //= 2
+    return fits
 
 
 def _size(count: float) -> str:

@@ -79,6 +79,23 @@ class Placement:
         return 320 * sum(used)
 
 
-def symbolic(place: Place, symbol: Symbol) -> Place:
-    """``place`` with its address replaced by ``symbol`` + 0."""
-    return Place(place.queues, 0, symbol)
+class Symbols:
+    """What every block has once: allocated block by block, then known by symbol."""
+
+    def __init__(self, sequences: int, blocks: int) -> None:
+        self.bases: list[list[dict[Symbol, int]]] = [
+            [{} for _ in range(blocks)] for _ in range(sequences)
+        ]
+
+    def place(self, name: str, places: dict[int, Place]) -> Place:
+        """The symbol for the places that ``name`` has in some blocks, whatever the sequence."""
+        for number in range(len(self.bases)):
+            place = self.place_of(number, name, places)
+        return place
+
+    def place_of(self, sequence: int, name: str, places: dict[int, Place]) -> Place:
+        """The symbol for the places that ``name`` has for one sequence."""
+        symbol = Symbol(name)
+        for block, place in places.items():
+            self.bases[sequence][block][symbol] = place.address
+        return Place(next(iter(places.values())).queues, 0, symbol)

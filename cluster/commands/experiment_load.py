@@ -72,7 +72,13 @@ Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 def load(
     context_: typer.Context,
     pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both",
-    model: Model = "target",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "--gpu-model",
+            help="target, draft, a checkpoint directory, or a shape by name.",
+        ),
+    ] = "target",
     lpu_model: Annotated[
         str | None,
         typer.Option(help="Model of the LPU pool, if another.", show_default="--model"),

@@ -64,7 +64,14 @@ def speculative(
         bool, typer.Option("--replace-lost", help="Start a GPU node for each one that ends.")
     ] = False,
     link: load.Link = "pcie5-x16",
-    chips: Annotated[int, typer.Option(help="LPUs that share a model: 1, 2, 4 or 8.")] = 1,
+    chips: Annotated[
+        int | None,
+        typer.Option(
+            help="LPUs that share a model: 1, 2, 4 or 8; of a --draft-model without weights those "
+            "of its plan.",
+            show_default="1, or as few as hold it",
+        ),
+    ] = None,
     chip: options.ChipType = "groq-lpu-1",
     alpha: Annotated[
         float | None,
@@ -75,11 +82,17 @@ def speculative(
     lpu_cycles_per_token: Annotated[
         int | None,
         typer.Option(
-            help=f"With --alpha: {load.CYCLES_HELP}", show_default="the shipped draft's, compiled"
+            help=f"With --alpha: {load.CYCLES_HELP}", show_default="the draft's, compiled"
         ),
     ] = None,
     gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target",
-    draft_model: Annotated[str, typer.Option(help="With --alpha: the draft's shape.")] = "draft",
+    draft_model: Annotated[
+        str,
+        typer.Option(
+            "--draft-model", "--lpu-model",
+            help="With --alpha: the draft's shape; LPUs are charged the cycles of its plan.",
+        ),
+    ] = "draft",
     prompt_tokens: Annotated[int, typer.Option(help="With --alpha: length of the prompt.")] = 512,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Every gamma to 8, link preset and temperature 0 to 1.")
@@ -100,7 +113,7 @@ def speculative(
     Speed-ups are against the target alone on the same GPUs, with as many prompts at once;
     lpu-only is the target alone on LPUs, one prompt after another.
     """
-    if chips not in options.CHIPS:
+    if draft_model == "draft" and chips is not None and chips not in options.CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
     if plot is not None and not sweep:
         raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")
@@ -143,7 +156,7 @@ def speculative(
         told = _facts(result)
         if result["text"]:
             told.append(("text", texts[0] + result["text"][0]))
-        reporting.finish(lambda: speculative_run(told, result, load_chip_spec(chip), chips))
+        reporting.finish(lambda: speculative_run(told, result, load_chip_spec(chip), chips or 1))
     if as_json:
         print_json(result)
     else:

@@ -26,7 +26,6 @@ from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.serving import NOBODY, Served, Stage
 from programs.artifact import Artifact
-from programs.decoder import mask_positions
 from programs.whole_model import Plan
 
 I64 = NDArray[np.int64]
@@ -172,8 +171,7 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
 def host_bytes(artifact: Artifact) -> tuple[int, int]:
     """Bytes that the host puts into the chips before a launch, and takes out with the logits."""
     inputs = artifact.bindings["inputs"]
-    into = sum(320 * words for name in ("x", "cos", "sin") for _, _, words in inputs[name])
-    into += sum(320 for name in ("kv_map", "mask_map") for _ in inputs[name])
+    into = sum(320 * words for planes in inputs.values() for _, _, words in planes)
     return into, 4 * 320 * artifact.bindings["outputs"]["logits"][0][2]
 
 
@@ -210,8 +208,9 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
 def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
     """The costs of a plan: exact cycles of its one context, the host by the PCIe model."""
     tiles, spec = plan.layout.x_tiles, plan.spec
-    windows = -(-plan.context // mask_positions(plan.context))
-    into = 320 * (4 * (tiles + 2) + 2 * (1 + windows))  # x, two rope rows; the maps' byte planes
+    places = plan.pipeline.code[0].places
+    maps = len(places.cache_maps) - (-plan.context // (places.attention.mask_words // 2))
+    into = 320 * (4 * (tiles + 2) + 2 * maps)  # x, two rope rows; the maps' byte planes
     out = 4 * 320 * plan.layout.vocab_blocks
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s

@@ -18,11 +18,12 @@ GIVEN_CONTEXT = 1 << 17
 class LpuChoice:
     """What a user says about LPUs; None where nothing was said.
 
-    chips: of one pipeline.  context: positions.  cycles_per_token: a constant instead of a
-    compiled program.  interval_cycles: see ``Belt``.
+    chips: of one pipeline; None: 8, or of a model without weights the fewest that hold it.
+    context: positions.  cycles_per_token: a constant instead of a compiled program.
+    interval_cycles: see ``Belt``.
     """
 
-    chips: int = 8
+    chips: int | None = 8
     chip: str = "groq-lpu-1"
     dtype: str = "int8"
     context: int | None = None

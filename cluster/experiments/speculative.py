@@ -22,6 +22,7 @@ from cluster.compiling import compile_model
 from cluster.errors import InputError
 from cluster.experiments import speculative_time as time_of
 from cluster.experiments.belt import host_seconds
+from cluster.experiments.machines import LpuChoice, lpu_belt
 from cluster.experiments.speculative_rig import Phase, Rig
 from cluster.experiments.speculative_serving import charge, charge_gpu_only
 from cluster.experiments.speculative_settings import (
@@ -167,20 +168,23 @@ class _Study:
     def _lpu_costs(self) -> tuple[int, float, float]:
         """Cycles of each of the draft's tokens, and seconds of transfers without and with logits.
 
-        The figure that was given, transfers included; or the shipped draft's longest program.
+        The figure that was given, transfers included; the shipped draft's longest program; or the
+        plan of a draft without weights.
         """
         s = self.s
         if s.lpu_cycles_per_token is not None:
             return s.lpu_cycles_per_token, 0.0, 0.0
-        if s.draft_model != "draft":
-            raise InputError(
-                f"--draft-model {s.draft_model} without --lpu-cycles-per-token: give the "
-                "cycles that LPUs need for one of its tokens"
-            )
-        checkpoint = load_checkpoint(shipped_model().parent / "draft")
         positions = s.prompt_tokens + s.max_new_tokens + s.gamma
+        if s.draft_model != "draft":
+            choice = LpuChoice(s.chips, s.chip, context=positions)
+            belt = lpu_belt(s.draft_model, choice)
+            feeding, with_logits = (cycles / belt.clock_hz for cycles in belt.host_cycles)
+            return belt.decode_cycles[-1], feeding, with_logits
+        checkpoint = load_checkpoint(shipped_model().parent / "draft")
         context = min(positions, checkpoint.config.max_position)
-        compiled = compile_model(checkpoint, tp=s.chips, dtype="int8", context=context, chip=s.chip)
+        compiled = compile_model(
+            checkpoint, tp=s.chips or 1, dtype="int8", context=context, chip=s.chip
+        )
         return max(compiled.predicted_cycles.values()), *host_seconds(compiled)
 
     def _lpu_work(self) -> Callable[[int, int, int], Work]:
@@ -284,7 +288,9 @@ class _Study:
         s, m = self.s, self.machines
         gpus = f"{s.gpu_tp} x {m.gpu.spec.name} {m.gpu.dtype}"
         given = s.lpu_cycles_per_token
-        lpus = f"LPUs of {given:,} cycles per token" if given else f"{s.chips} x {s.chip} int8"
+        lpus = f"{s.chips or 1} x {s.chip} int8"
+        if given or s.draft_model != "draft":
+            lpus = f"LPUs of {self._lpu_costs[0]:,} cycles per token"
         drafting = {
             "lpu": f"{m.draft.name} on {lpus}",
             "gpu": f"{m.draft.name} there too",

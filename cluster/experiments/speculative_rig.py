@@ -58,7 +58,7 @@ class Rig:
     def _compile(self, checkpoint: Checkpoint) -> Any:
         s = self._settings
         return compile_model(
-            checkpoint, tp=s.chips, dtype="int8", context=self._positions, chip=s.chip
+            checkpoint, tp=s.chips or 1, dtype="int8", context=self._positions, chip=s.chip
         )
 
     def drafter(self, name: str) -> Drafter:

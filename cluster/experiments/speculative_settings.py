@@ -25,7 +25,8 @@ class Settings:
     is the draft's with host transfers (None: the shipped draft's, of its longest context needed)
     and ``prompt_tokens`` the length of each prompt.
     concurrent: requests under way at once.  replace_lost: a GPU node starts for each lost one.
-    chips: LPUs that share the draft (and, for LPU-only, the target).  nodes beyond one are Ray
+    chips: LPUs that share the draft (and, for LPU-only, the target); None: 1, or the fewest that
+    hold a draft without weights.  nodes beyond one are Ray
     actors unless ``in_process``.  kill_after: GPU node 0 is ended after so many steps.
     """
 
@@ -40,7 +41,7 @@ class Settings:
     link: str = links.DEFAULT_PRESET
     gpu_nodes: int = 1
     in_process: bool = False
-    chips: int = 1
+    chips: int | None = None
     chip: str = "groq-lpu-1"
     sweep: bool = False
     kill_after: int | None = None

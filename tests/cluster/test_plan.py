@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chip.engine import Chip
 from chip.spec import PRESETS
 from cluster.cli import run
+from cluster.experiments.belt import belt_of_plan, host_bytes
 from programs.architectures import ARCHITECTURES
+from programs.checkpoint import ModelConfig, random_checkpoint
+from programs.compiler import compile_belt
+from programs.host import Host
+from programs.partition import partition
+from programs.whole_model import compile_plan
 
 KEYS = {
     "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
@@ -58,6 +66,20 @@ def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
     assert planned(capsys, *asked, "--set", "chip.average_power_w=0")["energy"] is None
     assert run(["plan", *asked, "--set", "chip.average_power_w=-1"]) == 2
     assert "average_power_w" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("context", "sequences"), [(64, 1), (256, 1), (64, 5)])
+def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> None:
+    """A plan and an artifact say what the host then charges: one map word for each segment."""
+    spec = replace(PRESETS["groq-lpu-1"], words_per_bank=128)
+    model = partition(random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8")
+    artifact = compile_belt(model, spec, context, 1, sequences=sequences)
+    host = Host(artifact, model)
+    host.prepare(Chip(spec, 0), 3, 0)
+    charged = (host.virtual_io_seconds - spec.pcie_latency_s) * spec.pcie_bytes_per_s
+    plan = compile_plan("small", model.checkpoint.config, spec, context=context, batch=sequences)
+    assert host_bytes(artifact) == belt_of_plan(plan).host_bytes
+    assert host_bytes(artifact)[0] == round(charged)
 
 
 def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +136,11 @@ def test_a_plan_says_that_all_experts_are_computed(
     ("arguments", "words"),
     [
         (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
-        (("--model", "tinyllama-1.1b", "--context", "5000"), ("one bank", "--context 4096")),
+        (("--model", "tinyllama-1.1b", "--context", "99999"), ("of scores", "use --context 6")),
+        (
+            ("--model", "tinyllama-1.1b", "--context", "20000", "--batch", "40"),
+            ("too many of caches", "or less or a smaller batch"),
+        ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
         (("--model", "qwen3-235b"), ("routing to 8 of 128 experts", "no kernels")),
         (("--model", "deepseek-v3"), ("latent attention", "no kernels")),

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from chip.spec import load_chip_spec
+from chip.passes import CompileError
+from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import InputError
 from cluster.experiments import acceptance
 from cluster.experiments.speculative import run
@@ -14,6 +15,8 @@ from cluster.experiments.speculative_settings import Settings
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from programs.architectures import architecture
+from programs.named_models import config_of
+from programs.whole_model import compile_plan
 
 
 def test_alpha_needs_no_models() -> None:
@@ -73,8 +76,20 @@ def test_large_models_by_their_shape() -> None:
     assert quick["crossover"]["slower"][0]["prompt_kv_bytes"] == 327_680 * 8192
     with pytest.raises(InputError, match="exceeds 1 x H100"):
         run([[1]], replace(settings, gpu_tp=1))
-    with pytest.raises(InputError, match="without --lpu-cycles-per-token"):
-        run([[1]], replace(settings, lpu_cycles_per_token=None))
+
+
+def test_a_draft_without_weights_costs_its_plan() -> None:
+    settings = Settings(
+        alpha=0.8, gpu_model="llama-2-7b", draft_model="smollm2-135m", max_new_tokens=20,
+        prompt_tokens=64, chips=8,
+    )  # fmt: skip
+    result = run([[1]], settings)
+    name, config = config_of("smollm2-135m")
+    plan = compile_plan(name, config, ChipSpec(), context=64 + 20 + 4, chips=8)
+    assert f"LPUs of {plan.cycles:,} cycles per token" in result["compares"]
+    assert result["draft_cycles"] % plan.cycles == 0
+    with pytest.raises(CompileError, match="does not fit 1 chips"):
+        run([[1]], replace(settings, draft_model="llama-2-7b", chips=1))
 
 
 def test_a_draft_on_the_gpu_takes_its_memory() -> None:

@@ -15,7 +15,6 @@ from chip.spec import PRESETS, ChipSpec
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.decoder import place_decoder
 from programs.golden import GoldenDecoder
 from programs.host import Host
 from programs.partition import partition
@@ -100,15 +99,6 @@ def test_logits_on_chips_of_another_sram(words_per_bank: int, tp: int, dtype: st
     artifact = _compare(_awkward(0), tp, dtype, [3, 141, 59, 26, 5], 12, spec)
     used = [p.blocks["a"].max() for programs in artifact.programs.values() for p in programs]
     assert max(used) == spec.words_per_slice - 1
-
-
-def test_the_longest_context_is_the_banks() -> None:
-    """A cached tile is scattered into one bank."""
-    layout = partition(_awkward(0), 1).layout
-    for words, most in ((4_096, "4,096"), (8_878, "8,878"), (600, "600")):
-        spec = replace(SPEC, words_per_bank=words)
-        with pytest.raises(CompileError, match=f"lies in one bank of {most} words"):
-            place_decoder(spec, layout, "int8", words + 1)
 
 
 def test_a_model_too_large_says_by_how_much() -> None:

@@ -105,7 +105,8 @@ def test_a_stage_may_hold_the_head_alone() -> None:
 
 def test_contexts_of_several_mask_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long contexts keep scores beside the mask's table and take its windows in turn."""
-    monkeypatch.setattr(decoder, "_SHORT", 16)
+    for name in ("_SHORT", "_ONE_WINDOW", "_WINDOW"):
+        monkeypatch.setattr(decoder, name, 16)
     config = ModelConfig(100, 2, 8, 1, 24, 130, 331)  # four q tiles share one cached tile
     model = partition(random_checkpoint(config, 0), 1, "int8")
     artifact = compile_decoder(model, SPEC, 64)

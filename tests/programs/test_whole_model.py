@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from chip.checker import check
 from chip.engine import Chip, run_chips
@@ -20,7 +25,7 @@ from chip.timing import join, timing_part
 from interconnect.handover import group_path
 from interconnect.node import wire
 from interconnect.topology import topology
-from programs.architectures import ARCHITECTURES
+from programs.architectures import ARCHITECTURES, SHIPPED
 from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
 from programs.named_models import config_of, missing_kernels
@@ -83,8 +88,33 @@ def test_too_little_memory_splits_ffns_or_is_refused() -> None:
         compile_plan("small", LARGE, SHALLOW, context=32, chips=fewer)
     text = str(refused.value)
     assert f"does not fit {fewer} chips" in text and "B more" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(("asked", "batch"), [(5000, 1), (400, 6)])
+def test_too_long_a_context_names_the_longest(asked: int, batch: int) -> None:
+    """By how much it is too long; the context that the refusal names fits, one more does not."""
+    config = replace(LARGE, max_position=asked)
+    with pytest.raises(CompileError, match="fit no number of") as refused:
+        compile_plan("small", config, SHALLOW, context=asked, batch=batch)
+    text = str(refused.value)
+    found = re.search(r"([\d,]+) bytes too many.* use --context (\d+) or less", text)
+    assert found is not None and int(found[1].replace(",", "")) > 0 and "\n" not in text
+    longest = int(found[2])
+    check_plan(compile_plan("small", config, SHALLOW, context=longest, batch=batch))
     with pytest.raises(CompileError, match="fit no number of"):
-        compile_plan("small", LARGE, SHALLOW, context=500)
+        compile_plan("small", config, SHALLOW, context=longest + 1, batch=batch)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_plan_of_a_context_beyond_a_bank(batch: int) -> None:
+    """Caches in segments: legal, and executed as predicted, one sequence or a belt of several."""
+    spec = replace(SPEC, words_per_bank=256)
+    plan = compile_plan("small", SMALL, spec, context=700, batch=batch)
+    assert len(plan.pipeline.code[0].places.cache_maps) > 1
+    assert check_plan(plan) > 0
+    for belt, cycles in ((False, plan.cycles), (True, plan.interval_cycles)):
+        done = run_timing(plan, timing_programs(plan, belt), threads=2)
+        assert set(done.retired[done.retired > 0].tolist()) == {cycles}
 
 
 def test_work_of_a_report_adds_up() -> None:
@@ -162,14 +192,70 @@ def test_pieces_that_are_legal_alone_are_legal_together() -> None:
     assert len({p.cycles for p in programs}) == 1 and programs[0].cycles == plan.cycles
 
 
+PLANNED = [
+    (name, context)
+    for name, shape in ARCHITECTURES.items() if not missing_kernels(shape)
+    for context in (2048, 8192) if context == 2048 or name not in SHIPPED
+]  # fmt: skip
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if not missing_kernels(a)])
-def test_every_known_architecture_is_planned(name: str) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("name", "context"), PLANNED)
+def test_every_known_architecture_is_planned(name: str, context: int) -> None:
     _, config = config_of(name)
-    context = min(2048, config.max_position)
+    context = min(context, config.max_position)
     plan = compile_plan(name, config, SPEC, context=context)
     check_plan(plan)
     programs = timing_programs(plan)
     done = run_timing(plan, programs)
     used = np.array([program is not None for program in programs])
     assert set(done.retired[used].tolist()) == {plan.cycles}
+
+
+#: Compiles and checks a plan of the shape of a 70B model; prints the CPU seconds and the bytes
+#: beyond those of a process that has compiled nothing, after compiling and after checking too.
+_MEASURED = """
+import json, sys
+from pathlib import Path
+from time import process_time
+from chip.spec import ChipSpec
+from programs.checkpoint import ModelConfig
+from programs.whole_model import check_plan, compile_plan
+
+def spent():  # getrusage would begin with the memory of the parent
+    status = Path("/proc/self/status").read_text()
+    return process_time(), 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+layers, chips = map(int, sys.argv[1:])
+config = ModelConfig(8192, layers, 64, 8, 128, 28672, 128256)
+begun = spent()
+plan = compile_plan("measured", config, ChipSpec(), context=2048, chips=chips or None)
+compiled = spent()
+check_plan(plan)
+print(json.dumps([at - began for now in (compiled, spent()) for at, began in zip(now, begun)]))
+"""
+
+
+def _measured(layers: int, chips: int) -> NDArray[np.float64]:
+    """[compiled, checked too] x [CPU seconds, bytes] in a process of its own; best of 3."""
+    command = [sys.executable, "-c", _MEASURED, str(layers), str(chips)]
+    runs = [
+        json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    least: NDArray[np.float64] = np.array(runs, np.float64).min(axis=0).reshape(2, 2)
+    return least
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_compiling_grows_no_faster_than_the_model_and_the_machine() -> None:
+    """Twice the layers on the chips they need: less than twice the memory, at most twice the
+    time.  Twice the chips for one model: at most 2.2 times of both.
+    """
+    once, twice = _measured(40, 0), _measured(80, 0)
+    given, wide = _measured(80, 504), _measured(80, 1008)
+    print(f"layers {(twice / once).tolist()}, chips {(wide / given).tolist()} of {once.tolist()}")
+    assert (twice <= 2 * once).all() and (twice[:, 1] < 2 * once[:, 1]).all()
+    assert (wide <= 2.2 * given).all()
