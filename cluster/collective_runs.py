@@ -226,7 +226,7 @@ def run_functional(
     artifact = collective_artifact(compiled, data)
     planned(artifact)
     if watch is not None:
-        watch.replaced_nodes(moved.spare_used)
+        watch.replaced_nodes(moved.spare_used, moved.cost_cycles)
     placement = Placement(
         pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
     )

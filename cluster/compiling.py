@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
+from interconnect.topology import Topology
 from programs import compiler
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, load_checkpoint
@@ -59,11 +60,15 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
 
 
 def compile_model(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1
-) -> Artifact:
-    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions."""
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
+
+    wiring: as for ``compile_decoder``.
+    """
     compiled, images = compile_apart(
-        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp
+        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp, wiring=wiring
     )
     compiled.memory = images.of(range(compiled.chips))
     join_images(compiled)
@@ -71,8 +76,9 @@ def compile_model(
 
 
 def compile_apart(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1
-) -> tuple[Artifact, ChipImages]:
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
     """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
     most = checkpoint.config.max_position
     if context > most:
@@ -81,7 +87,9 @@ def compile_apart(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition(checkpoint, tp, dtype)
-    return compiler.compile_apart(model, load_chip_spec(chip), context, pp=pp)
+    return compiler.compile_apart(
+        model, load_chip_spec(chip), context, pp=pp, wiring=wiring
+    )
 
 
 def join_images(artifact: Artifact) -> None:

@@ -28,6 +28,8 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 #: Paths of Unix sockets have at most 107 bytes, and Ray puts some 60 under its directory.
 LONGEST_DIRECTORY = 40
 LOOPBACK = "127.0.0.1"
+#: Given to the processes of a private Ray, to know them by.
+_DIRECTORY_VARIABLE = "LPU_RAY_DIRECTORY"
 _CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Ray's last processes are gone after about a second.
 LONGEST_REMOVAL_SECONDS = 3.0
@@ -111,12 +113,14 @@ def _keep_quiet() -> None:
 def _end_processes_of(directory: str) -> bool:
     """End what Ray started in our own private ``directory``; whether there was anything.
 
-    Only after a start that was interrupted is there: Ray does not know of its processes then.
+    After a start that was interrupted there is, for Ray does not know of its processes then, and
+    on a busy host some are slow to notice that the others are gone.  They are known by their
+    environment: Ray gives several a command line that says nothing.
     """
-    found = False
+    found, mark = False, f"{_DIRECTORY_VARIABLE}={directory}".encode() + b"\0"
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if directory.encode() in (entry / "cmdline").read_bytes():
+            if mark in (entry / "environ").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
                 found = True
     return found
@@ -168,8 +172,21 @@ def _one_machine() -> Iterator[None]:
         del os.environ[_CLUSTERS_VARIABLE]
 
 
+@contextlib.contextmanager
+def _marked(directory: str) -> Iterator[None]:
+    """Processes that are started inside, and theirs, are known as those of ``directory``."""
+    os.environ[_DIRECTORY_VARIABLE] = directory
+    try:
+        yield
+    finally:
+        del os.environ[_DIRECTORY_VARIABLE]
+
+
 def _start(ray: Any, directory: str, workers: int) -> None:
-    with warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT), _one_machine():
+    with (
+        warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT), _one_machine(),
+        _marked(directory),
+    ):  # fmt: skip
         warnings.simplefilter("ignore")
         ray.init(
             address="local",

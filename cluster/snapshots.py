@@ -7,7 +7,8 @@ else a restarted process finds in its shard.  It knows files and chips, not who 
     magic | length of the head u32 | head, msgpack | words uint8, chip after chip | CRC-32
 
 Files lie in memory where the host allows it.  A group keeps its snapshots until every group has a
-later one, so there is always a launch of which all have one.
+later one, so there is always a launch of which all have one.  The file of a forgotten snapshot is
+written over by the next: memory that the host has given already costs a third of new one.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def _path(directory: Path, group: int, launch: int) -> Path:
     return directory / f"group-{group}-launch-{launch}.snapshot"
 
 
+def _spare(directory: Path, group: int) -> Path:
+    """A file whose contents nobody needs, to be written over."""
+    return directory / f"group-{group}.spare"
+
+
 def _rows(chip: Chip) -> NDArray[np.uint8]:
     """The chip's SRAM as rows uint8 [words, 320], a view."""
     return chip.sram.reshape(-1, LANES)
@@ -74,7 +80,9 @@ def take(directory: Path, group: int, runner: Runner, result: RunResult) -> int:
     path = _path(directory, group, len(result.entries))
     partial = path.with_suffix(".partial")
     try:
-        with open(partial, "wb", buffering=0) as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(_spare(directory, group), partial)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=0) as file:
             checksum, length = 0, 0
             words = (_rows(c)[rows] for c, rows in zip(runner.chips, places, strict=True))
             for piece in (_HEAD.pack(MAGIC, len(head)), head, *words):
@@ -84,6 +92,7 @@ def take(directory: Path, group: int, runner: Runner, result: RunResult) -> int:
                     written = file.write(view)
                     view, length = view[written:], length + written
             file.write(checksum.to_bytes(4, "little"))
+            file.truncate()
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
@@ -98,10 +107,11 @@ def launches(directory: Path, group: int) -> set[int]:
 
 
 def forget_before(directory: Path, group: int, launch: int) -> None:
-    """Remove the group's snapshots of launches before ``launch``."""
+    """Remove the group's snapshots of launches before ``launch``; one file of them stays spare."""
     for earlier in launches(directory, group):
         if earlier < launch:
-            _path(directory, group, earlier).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(_path(directory, group, earlier), _spare(directory, group))
 
 
 def restore(directory: Path, group: int, launch: int, runner: Runner) -> RunResult:

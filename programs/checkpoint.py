@@ -30,6 +30,7 @@ from programs.safetensors_files import (
     TensorSource,
     find_tensors,
 )
+from programs.tokenizer_files import read_tokenizer
 
 __all__ = [
     "Checkpoint",
@@ -87,12 +88,7 @@ class Checkpoint:
         file = self.path / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; copy it from where the model was published")
-        try:
-            return Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(
-                f"{file} is no readable tokenizer ({_one_line(error)}); fetch the file again"
-            ) from error
+        return read_tokenizer(file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -162,8 +158,3 @@ class _RandomSource:
 def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
     """Return a model of seeded random weights (uniform, sensible scales), without any file."""
     return Checkpoint(config, _RandomSource(config, seed))
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the message of `error` without line breaks, at most 120 characters."""
-    return " ".join(str(error).split())[:120]

@@ -19,8 +19,8 @@ from chip.program import Program
 from chip.reservation import Place
 from chip.spec import ChipSpec
 from interconnect.node import node_cables
-from interconnect.topology import topology
-from programs.artifact import Artifact
+from interconnect.topology import Topology, topology
+from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
 from programs.decoder import DecoderPlaces
 from programs.decoder_image import ChipImages
@@ -51,15 +51,18 @@ def numbers_of(model: PartitionedModel) -> Numbers:
 
 def compile_decoder(
     model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, weights: bool = True,
-    pp: int = 1, stages: Sequence[Stage] | None = None,
+    pp: int = 1, stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
 ) -> Artifact:  # fmt: skip
     """Compile a partitioned decoder; raises CompileError when it does not fit.
 
     ``max_context``: positions the KV cache holds; programs are made for every bucket up to it.
     ``weights=False`` leaves the memory images empty (timing only).  ``pp``: pipeline stages of
     ``model.layout.tp`` chips each; ``stages``: the stages themselves, if not even ones.
+    ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     """
-    artifact, images = compile_apart(model, spec, max_context, pp=pp, stages=stages)
+    artifact, images = compile_apart(
+        model, spec, max_context, pp=pp, stages=stages, wiring=wiring
+    )
     if weights:
         artifact.memory = images.of(range(artifact.chips))
     return artifact
@@ -67,7 +70,7 @@ def compile_decoder(
 
 def compile_apart(
     model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, pp: int = 1,
-    stages: Sequence[Stage] | None = None,
+    stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
 ) -> tuple[Artifact, ChipImages]:  # fmt: skip
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
@@ -78,9 +81,8 @@ def compile_apart(
         raise CompileError("the stages split other FFNs than the partitioned model does")
     buckets = buckets_up_to(max_context)
     chips = layout.tp * len(dealt)
-    wiring = topology(chips)
     pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
-                              wiring)  # fmt: skip
+                              wiring or topology(chips))  # fmt: skip
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -130,7 +132,8 @@ def decoder_artifact(
     layout, wiring = model.layout, pipeline.topology
     places = pipeline.code[-1].places
     a, chips = places.attention, wiring.chips
-    name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else wiring.name
+    known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
+    name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
     return Artifact(
         spec=pipeline.spec,

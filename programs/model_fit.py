@@ -118,6 +118,9 @@ def _fewest(
     config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int, tp: int | None
 ) -> tuple[Layout, list[Stage]] | None:
     """The smallest group that holds the model, else the fewest groups of eight."""
+    need = memory_bytes(Layout.of(config, tp or NODE), dtype, context, batch)
+    if sum(need.values()) > MOST_CHIPS * spec.sram_bytes:
+        return None  # dealing thousands of layers out would take long to say the same
     for width in (tp,) if tp else (1, 2, 4, 8):
         layout = Layout.of(config, width)
         stages = _deal(layout, spec, dtype, context, batch, 1)

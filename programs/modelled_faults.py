@@ -80,7 +80,7 @@ class FaultSetting:
             if nodes > 1:
                 raise FaultPlanError(
                     f"dead_node {dead.node}: a run of {nodes} nodes cannot be linked again from "
-                    "its artifact; compile it again without that node"
+                    "its artifact: leave out --artifact, and keep a spare"
                 )
         for upset in plan.upsets:
             if upset.chip >= artifact.chips or not words[upset.chip]:

@@ -75,12 +75,13 @@ def generate(
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.actor_session import Placement
     from cluster.actor_session import chips_per_actor as pack
-    from cluster.compiling import adopt, compile_apart, home_of, open_model
+    from cluster.compiling import adopt, compile_apart, compile_model, home_of, open_model
     from cluster.generation import launches_of, planned_launches, run_generation
     from cluster.metrics.generation import SERVED, publish_generation
     from cluster.metrics.run_watch import RunWatch
     from cluster.output import Terminal, print_json, print_table
     from cluster.report.request import report_request
+    from cluster.spare_generation import generate_on_spares, needs_spares
     from cluster.tracing.request import trace_request
     from programs.artifact import load
     from programs.fault_plan import load_fault_plan
@@ -124,9 +125,20 @@ def generate(
             pack(compiled.chips, packing), address, in_process, faults=fault_plan
         )
         watch = None if board is None else RunWatch(board, "generate", SERVED)
-        result = run_generation(
-            compiled, job, placement, terminal, started, watch=watch, images=images
-        )
+        nodes: list[int] = []
+        if artifact is None and needs_spares(fault_plan, compiled.chips):
+            survived = generate_on_spares(
+                lambda wiring: compile_model(
+                    checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip,
+                    pp=stages, wiring=wiring,
+                ),
+                compiled.chips, job, placement, terminal, started, watch=watch,
+            )  # fmt: skip
+            compiled, result, nodes = survived.artifact, survived.result, survived.nodes
+        else:
+            result = run_generation(
+                compiled, job, placement, terminal, started, watch=watch, images=images
+            )
         launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
         traced = None
         if tracing is not None:
@@ -160,6 +172,8 @@ def generate(
         facts.append(("lost processes", f"{len(result.recoveries)} times replaced"))
     if result.faults:
         facts.append(("faults", fault_summary(result.faults)))
+    if nodes:
+        facts.append(("nodes in use", ", ".join(map(str, nodes))))
     if traced is not None:
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
@@ -196,6 +210,7 @@ def generate(
                 "recovery_seconds": [recovery.seconds for recovery in result.recoveries],
                 "refused": dict(zip(("attachments", "vectors"), result.refused, strict=True)),
                 "faults": result.faults or None,
+                "nodes": nodes or None,
                 **({} if traced is None else {"trace": traced.summary()}),
             }
         )

@@ -120,8 +120,9 @@ class RunWatch:
             looker.join()
             self._publish(run)
 
-    def replaced_nodes(self, nodes: int) -> None:
+    def replaced_nodes(self, nodes: int, cost_cycles: int) -> None:
         """So many spares took a node's place before the programs began; a lost launch each."""
+        self._board.add("lpu_fault_cost_cycles", cost_cycles)
         self._board.add("lpu_recoveries", nodes, "spare_node")
         self._board.add("lpu_replays", nodes)
 

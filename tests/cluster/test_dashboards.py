@@ -172,7 +172,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """The runs of ``RUNS``, scraped."""
-    ports = free_ports(len(RUNS) + 3)
+    ports = free_ports(len(RUNS) + 4)
     with prometheus(tmp_path_factory.mktemp("prometheus"), ports) as server:
         outs: list[str] = []
         for first in range(0, len(RUNS), 2):  # two at a time, as there are cores
@@ -313,6 +313,31 @@ def test_recoveries_again_and_again_fire(watched: Watched) -> None:
 
     with exported(Exporter(port, "127.0.0.1", 0)) as board:
         server.wait(loops)
+
+
+@needs_prometheus
+@pytest.mark.long
+def test_a_run_that_replays_fires(watched: Watched, tmp_path: Path) -> None:
+    """A text on a machine with bad links: replayed again and again, and it says so."""
+    server, port = watched.server, watched.ports[-4]
+    here = f'instance="127.0.0.1:{port}"'
+    plan = tmp_path / "faults.toml"
+    plan.write_text("[links]\nbit_error_rate = 4e-6\n")
+    with started(port, "generate", "--in-process", "--max-new-tokens", "192", "--ignore-eos",
+                 "--faults", plan) as process:  # fmt: skip
+        wanted = {("LpuRecoveryLoop", f"127.0.0.1:{port}")}
+        server.wait(
+            lambda: wanted <= {(a["alertname"], a.get("instance", "")) for a in server.firing()}
+        )
+        faults = json.loads(finish(process))["faults"]
+    for query, count in (
+        (f"lpu_replays_total{{{here}}}", "replays"),
+        (f"sum(lpu_fec_corrected_vectors_total{{{here}}})", "fec_corrected"),
+        (f"sum(lpu_fec_uncorrectable_vectors_total{{{here}}})", "uncorrectable"),
+        (f"lpu_fault_cost_cycles_total{{{here}}}", "cost_cycles"),
+    ):
+        (series,) = server.values(query)
+        assert series[-1] == faults[count] > 3
 
 
 def test_the_board_is_whole_before_any_run() -> None:

@@ -74,6 +74,7 @@ LOOPBACKS = {"0100007F", "00000000000000000000000001000000", "0000000000000000FF
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_private_ray_listens_on_loopback_only() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LISTENING], capture_output=True, text=True, check=True, cwd=ROOT,

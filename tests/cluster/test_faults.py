@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,14 @@ from cluster import cli
 from cluster.actor_session import Placement, chip_actors
 from cluster.collective_runs import run_functional
 from cluster.generation import GenerationResult, Listener, run_generation
-from cluster.snapshots import SnapshotError, launches, restore, snapshot_directory, take
+from cluster.snapshots import (
+    SnapshotError,
+    forget_before,
+    launches,
+    restore,
+    snapshot_directory,
+    take,
+)
 from interconnect.topology import FabricError, topology
 from programs.artifact import Artifact
 from programs.fault_plan import DeadNode, FaultPlan, Upset, load_fault_plan
@@ -36,6 +44,7 @@ def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> Gene
 
 @pytest.mark.long
 @pytest.mark.ray
+@pytest.mark.long
 def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> None:
     calm = run(artifact, Placement(8, in_process=True))
     alone = run(artifact, Placement(8, in_process=True, faults=PLAN))
@@ -51,6 +60,7 @@ def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_kill_in_a_faulty_run_counts_nothing_twice(
     artifact: Artifact, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +128,17 @@ def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
         for chip, words in zip(runner.chips, memory, strict=True):
             assert (chip.sram == words).all()
             assert tuple(int(s) for s in chip.digest_sums) == result.sums[chip.chip_id]
-        path = next(directory.iterdir())
+        # A forgotten snapshot's file is written over, by one that is shorter as well.
+        longer = replace(result, entries=[*result.entries, "x" * 100_000])
+        take(directory, 0, runner, longer)
+        forget_before(directory, 0, number + 2)
+        assert launches(directory, 0) == set()
+        (spare,) = directory.iterdir()
+        before = spare.stat()
+        take(directory, 0, runner, result)
+        assert restore(directory, 0, number, runner) == again
+        (path,) = directory.iterdir()
+        assert path.stat().st_ino == before.st_ino and path.stat().st_size < before.st_size
         whole = path.read_bytes()
         for bad in (whole[:-1], whole[:200], b"", whole[:5000] + b"x" + whole[5001:]):
             path.write_bytes(bad)

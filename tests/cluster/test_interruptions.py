@@ -37,6 +37,11 @@ def environment(place: Path) -> dict[str, str]:
     return os.environ | {"TMPDIR": str(place)}
 
 
+def heed_interrupts() -> None:
+    """In the child: a shell may have started these tests in the background, deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def processes_of(place: Path) -> list[str]:
     """Command lines of the processes that were started with this temporary directory."""
     mark = f"TMPDIR={place}".encode() + b"\0"
@@ -72,7 +77,7 @@ def test_an_interrupted_run_leaves_nothing(place: Path, running: bool) -> None:
     command = [*LPU, "generate", "--chips-per-actor", "4", "--max-new-tokens", "120"]
     run = subprocess.Popen(
         [*command, "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment(place), start_new_session=True,
+        env=environment(place), start_new_session=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
     assert run.stdout is not None
     if running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -22,6 +23,7 @@ from chip.disassembly import disassemble
 from chip.program import Program
 from chip.program_limits import expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
+from cluster import cli
 from cluster.artifact_check import check_artifact
 from cluster.commands.artifacts import MOST_ELEMENTS
 from cluster.commands.options import shipped_model
@@ -31,12 +33,16 @@ from cluster.experiments.agentic_routing import LocalDesk, Rule
 from cluster.experiments.arrivals import read_trace
 from cluster.gpu.link import load_link
 from cluster.gpu.spec import load_gpu_spec
+from cluster.report.page import write_page
+from cluster.report.run_file import load_run
 from interconnect.topology import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
-from programs.compiler import compile_decoder
+from programs.compiler import CompileError, compile_decoder
 from programs.fault_plan import FaultPlanError, load_fault_plan
-from programs.partition import partition
+from programs.model_fit import deal_model
+from programs.named_models import config_of
+from programs.partition import PartitionError, partition
 from programs.safetensors_files import CheckpointError
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
@@ -44,12 +50,14 @@ from .mutation import damage_bytes, damage_json, damage_toml, damage_value
 
 @dataclass(frozen=True)
 class Format:
-    """read: takes the input and a scratch directory; refusals: how it may say no."""
+    """read: takes the input and a scratch directory; refusals: how it may say no; few: inputs of a
+    short run."""
 
     samples: Callable[[Path], Iterable[bytes]]
     damage: Callable[[bytes, random.Random], bytes]
     read: Callable[[bytes, Path], None]
     refusals: tuple[type[Exception], ...]
+    few: int = 250
 
 
 # --- .lpu -----------------------------------------------------------------------------------------
@@ -160,6 +168,57 @@ def _read_tensors(data: bytes, directory: Path) -> None:
     home = _checkpoint_home(directory)
     (home / "model.safetensors").write_bytes(data)
     partition(load_checkpoint(home), 2, "int8").embedding(0)
+
+
+def _shapes(_: Path) -> list[bytes]:
+    small = json.loads(_configs(_)[0])
+    large = {**small, "hidden_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 32,
+             "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336,
+             "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
+    return [json.dumps(config).encode() for config in (small, large)]
+
+
+def _read_shape(data: bytes, directory: Path) -> None:
+    """What ``lpu plan`` does with a config before it compiles for the chips it found."""
+    path = directory / "config.json"
+    path.write_bytes(data)
+    name, config = config_of(str(path))
+    deal_model(name, config, ChipSpec(), "int8", min(4096, config.max_position), 1)
+
+
+def _tokenizers(_: Path) -> list[bytes]:
+    return [(shipped_model().parent / "draft" / "tokenizer.json").read_bytes()]
+
+
+def _read_tokenizer(data: bytes, directory: Path) -> None:
+    home = _checkpoint_home(directory)
+    (home / "tokenizer.json").write_bytes(data)
+    tokenizer = load_checkpoint(home).tokenizer
+    tokenizer.decode(tokenizer.encode("def f(x):").ids)
+
+
+# --- saved runs -----------------------------------------------------------------------------------
+
+
+def _runs(directory: Path) -> list[bytes]:
+    """A launch of a model, and a collective."""
+    artifact, paths = directory / "sample.lpu", [directory / f"run-{n}.json" for n in range(2)]
+    save(_small_artifact(), artifact)
+    commands = (
+        ["run", str(artifact)],
+        ["fabric", "collective", "--run", "--in-process", "--chips", "2", "--bytes", "2560"],
+    )
+    for command, path in zip(commands, paths, strict=True):
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert cli.run([*command, "--save", str(path)]) == 0
+    return [path.read_bytes() for path in paths]
+
+
+def _read_run(data: bytes, directory: Path) -> None:
+    """What ``lpu report`` does."""
+    path = directory / "input.json"
+    path.write_bytes(data)
+    write_page(load_run(path), directory / "page.html")
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -294,6 +353,11 @@ FORMATS: dict[str, Format] = {
     ),
     "config": Format(_configs, damage_json, _read_config, (CheckpointError,)),
     "safetensors": Format(_tensors, _damage_tensors, _read_tensors, (CheckpointError,)),
+    "shape-json": Format(
+        _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
+    ),
+    "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
+    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 12),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
     ),

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from time import perf_counter
+
 import pytest
+
+from programs.checkpoint import CheckpointError
+from programs.compiler import CompileError
 
 from .engine import MOST_BYTES, MOST_SECONDS, fuzz
 from .formats import FORMATS
@@ -20,7 +27,7 @@ def _feed(name: str, inputs: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_hostile_input(name: str) -> None:
-    _feed(name, 250, 1)
+    _feed(name, FORMATS[name].few, 1)
 
 
 @pytest.mark.long
@@ -40,3 +47,20 @@ def test_a_reader_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "broken", replace(FORMATS["link-toml"], read=broken))
     found = fuzz("broken", 100, 0)
     assert found.crashes and "KeyError" in found.crashes[0][1]
+
+
+def test_a_prefix_without_merges_does_not_end_the_process(tmp_path: Path) -> None:
+    """The library would cut it off the merges' second halves and abort; so it never gets to."""
+    plain = json.loads(next(iter(FORMATS["tokenizer"].samples(tmp_path))))
+    plain["model"]["continuing_subword_prefix"] = "{"
+    with pytest.raises(CheckpointError, match="continuing_subword_prefix"):
+        FORMATS["tokenizer"].read(json.dumps(plain).encode(), tmp_path)
+
+
+def test_a_shape_beyond_every_machine_is_refused_at_once(tmp_path: Path) -> None:
+    plain = json.loads(list(FORMATS["shape-json"].samples(tmp_path))[1])
+    plain["num_hidden_layers"] = 16_383
+    began = perf_counter()
+    with pytest.raises(CompileError, match="fit no number of"):
+        FORMATS["shape-json"].read(json.dumps(plain).encode(), tmp_path)
+    assert perf_counter() - began < MOST_SECONDS
