@@ -50,6 +50,7 @@ def survive(seed: int, count: int = 1) -> tuple[int, float]:
     return int(found["recoveries"]), perf_counter() - began
 
 
+@pytest.mark.long
 def test_a_kill_changes_nothing(chaos_ray: None) -> None:
     survive(0)
 

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -30,10 +30,15 @@ ROOT = DASHBOARDS.parent
 RULES = SHIPPED.parent / "rules"
 JSON = DASHBOARDS / "grafana" / "dashboards"
 
-needs_prometheus = pytest.mark.skipif(
+HAS_PROMETHEUS = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
     reason="prometheus and promtool are not installed (Debian: apt-get install prometheus)",
 )
+
+
+def needs_prometheus(test: Callable[..., None]) -> Callable[..., None]:
+    """A test with a real Prometheus: a long one, skipped where there is none."""
+    return cast(Callable[..., None], pytest.mark.long(HAS_PROMETHEUS(test)))
 
 
 # --- what is shipped ------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def same_digests(chips: int, nbytes: int) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.parametrize(("chips", "nbytes"), [(8, 20_000), (64, 100_000)])
 def test_one_digest_in_any_number_of_actors(local_ray: None, chips: int, nbytes: int) -> None:

@@ -42,6 +42,7 @@ def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> Gene
     return run_generation(artifact, job, placement, Listener(), perf_counter())
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.long
 def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> None:

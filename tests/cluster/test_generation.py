@@ -88,8 +88,14 @@ def test_stop_token_ends_the_text(artifact: Artifact, expected: GenerationResult
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("sync", [LOOKAHEAD, BARRIER])
-@pytest.mark.parametrize("chips_per_actor", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("chips_per_actor", "sync"),
+    [
+        (1, LOOKAHEAD), (4, BARRIER), (8, LOOKAHEAD),
+        *(pytest.param(*rest, marks=pytest.mark.long)
+          for rest in ((2, LOOKAHEAD), (4, LOOKAHEAD), (1, BARRIER), (2, BARRIER), (8, BARRIER))),
+    ],
+)  # fmt: skip
 def test_every_packing_gives_one_digest(
     artifact: Artifact,
     expected: GenerationResult,

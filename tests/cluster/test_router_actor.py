@@ -76,7 +76,11 @@ def test_a_malformed_message_never_ends_the_actor(local_ray: None) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("policy", ["rule", "learned", "my_actor_router:alternate"])
+@pytest.mark.parametrize(
+    "policy",
+    ["rule", *(pytest.param(p, marks=pytest.mark.long)
+               for p in ("learned", "my_actor_router:alternate"))],
+)  # fmt: skip
 def test_the_same_json_as_in_process(
     local_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, policy: str,

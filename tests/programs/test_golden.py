@@ -102,7 +102,13 @@ def check_perplexity(
     assert abs(ratio) <= PERPLEXITY[dtype], figures
 
 
-@pytest.mark.parametrize(("tp", "dtype"), [(1, "int8"), (8, "int8"), (1, "fp16")])
+@pytest.mark.parametrize(
+    ("tp", "dtype"),
+    [
+        (1, "int8"), pytest.param(8, "int8", marks=pytest.mark.long),
+        pytest.param(1, "fp16", marks=pytest.mark.long),
+    ],
+)  # fmt: skip
 def test_held_out_perplexity(target: Checkpoint, tp: int, dtype: str) -> None:
     """Quantisation costs at most 2 % of perplexity in int8 and 0.1 % in fp16."""
     check_perplexity(target, tp, dtype, 5, WINDOW)
