@@ -55,7 +55,7 @@ def test_a_kill_changes_nothing(chaos_ray: None) -> None:
     survive(0)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_many_kills_change_nothing(
     chaos_ray: None, capsys: pytest.CaptureFixture[str]

@@ -54,7 +54,7 @@ def test_two_kills_change_nothing(artifact: Artifact, calm: Calm) -> None:
     survive(artifact, calm, 1000, 2)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("runs", "count"), [(60, 1), (20, 2)])
 def test_many_kills_change_nothing(

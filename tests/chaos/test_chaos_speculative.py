@@ -82,7 +82,7 @@ def test_a_kill_changes_nothing(
     survive(rig, pool, expected, 0, monkeypatch)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_many_kills_change_nothing(
     rig: Rig, pool: GpuPool, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch,

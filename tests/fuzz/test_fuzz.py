@@ -1,4 +1,4 @@
-"""Hostile input ends in one line, soon, within little memory; ``-m long`` feeds 10,000 a format."""
+"""Hostile input ends in one line, soon, within little memory; ``-m soak`` feeds 10,000 a format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_hostile_input(name: str) -> None:
     _feed(name, FORMATS[name].few, 1)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FORMATS)
 def test_much_hostile_input(name: str) -> None:
