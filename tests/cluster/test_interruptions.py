@@ -49,7 +49,7 @@ def processes_of(place: Path) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:80])
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
     return [line for line in found if line]
@@ -83,6 +83,7 @@ def test_an_interrupted_run_leaves_nothing(place: Path, running: bool) -> None:
     if running:
         assert run.stdout.read(4)  # the first token is there
     while not running and not any("gcs_server" in line for line in processes_of(place)):
+        assert run.poll() is None, run.stderr.read().decode() if run.stderr else ""
         time.sleep(0.02)
     os.kill(run.pid, signal.SIGINT)
     _, errors = run.communicate(timeout=60)
