@@ -11,9 +11,10 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgpack
 
@@ -33,8 +34,9 @@ from cluster.experiments.agentic_routing import LocalDesk, Rule
 from cluster.experiments.arrivals import read_trace
 from cluster.gpu.link import load_link
 from cluster.gpu.spec import load_gpu_spec
-from cluster.report.page import write_page
+from cluster.report import page, pictures
 from cluster.report.run_file import load_run
+from cluster.report.topology_picture import topology
 from interconnect.topology import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
@@ -87,8 +89,10 @@ def _signed(header: dict[str, Any], sections: list[bytes]) -> bytes:
             for number, (data, entry) in enumerate(zip(sections, entries, strict=False))
         ] + entries[len(sections) :]
     raw = msgpack.packb({key: header[key] for key in sorted(header, key=str)})
-    return _PREAMBLE.pack(b"LPU\0", 1, len(raw), hashlib.sha256(raw).digest()) + raw + b"".join(
-        sections
+    return (
+        _PREAMBLE.pack(b"LPU\0", 1, len(raw), hashlib.sha256(raw).digest())
+        + raw
+        + b"".join(sections)
     )
 
 
@@ -214,11 +218,25 @@ def _runs(directory: Path) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
+def _once(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """A picture is drawn once of each section: damage leaves most of them as they were."""
+    drawn = lru_cache(64)(lambda section: draw(*json.loads(section)))
+    return lambda *section: drawn(json.dumps(section))
+
+
+_PICTURES = {
+    name: _once(getattr(pictures, name))
+    for name in ("bars", "latencies", "links", "roofline", "sram", "utilisation")
+}
+_TOPOLOGY = _once(topology)
+
+
 def _read_run(data: bytes, directory: Path) -> None:
     """What ``lpu report`` does."""
     path = directory / "input.json"
     path.write_bytes(data)
-    write_page(load_run(path), directory / "page.html")
+    with patch.multiple(pictures, **_PICTURES), patch.object(page, "topology", _TOPOLOGY):
+        page.write_page(load_run(path), directory / "page.html")
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -348,16 +366,14 @@ def _read_message(data: bytes, _: Path) -> None:
 
 
 FORMATS: dict[str, Format] = {
-    "lpu": Format(
-        _artifacts, _damage_artifact, _read_artifact, (ArtifactError, InputError)
-    ),
+    "lpu": Format(_artifacts, _damage_artifact, _read_artifact, (ArtifactError, InputError)),
     "config": Format(_configs, damage_json, _read_config, (CheckpointError,)),
     "safetensors": Format(_tensors, _damage_tensors, _read_tensors, (CheckpointError,)),
     "shape-json": Format(
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
-    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 12),
+    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 100),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
     ),
