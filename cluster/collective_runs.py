@@ -29,9 +29,9 @@ from interconnect.one_shot import MOST_WORDS, compile_one_shot
 from interconnect.topology import Topology
 from programs.artifact import Artifact
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
-from programs.collective_spares import linked_onto_spares
 from programs.fault_plan import FaultPlan
-from programs.modelled_faults import fault_summary, without_dead_nodes
+from programs.modelled_faults import fault_summary
+from programs.spare_linking import linked_onto_spares, loses_nodes
 
 #: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
 COLUMNS = (
@@ -212,21 +212,25 @@ def run_functional(
     With them a wiring of several nodes keeps ``spare_nodes`` of its nodes spare, the last ones.
     """
 
-    def programs_on(part: Topology) -> FabricCollective:
+    def programs_on(part: Topology) -> tuple[FabricCollective, NDArray[Any], Artifact]:
         phase("compiling programs")
         compiled = compile_functional(part, operation, nbytes, spec, dtype, algorithm)
         phase("checking programs")
         _require_legal(compiled, part, spec)
-        return compiled
+        data = random_words(part.chips, compiled.source_words, dtype, seed)
+        return compiled, data, collective_artifact(compiled, data)
 
-    moved = linked_onto_spares(wiring, faults, spec, programs_on)
-    compiled, wiring = moved.compiled, moved.compiled.topology
-    faults = None if faults is None else without_dead_nodes(faults)
-    data = random_words(wiring.chips, compiled.source_words, dtype, seed)
-    artifact = collective_artifact(compiled, data)
+    linked = None
+    if faults is not None and loses_nodes(faults, wiring.chips):
+        linked = linked_onto_spares(
+            wiring, faults, programs_on, lambda made: made[2], lambda _: [ENTRY_POINT]
+        )
+        faults = linked.plan
+        if watch is not None:
+            watch.replaced_nodes(linked.lost)
+    compiled, data, artifact = programs_on(wiring) if linked is None else linked.programs
+    wiring = compiled.topology
     planned(artifact)
-    if watch is not None:
-        watch.replaced_nodes(moved.spare_used, moved.cost_cycles)
     placement = Placement(
         pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
     )
@@ -246,8 +250,9 @@ def run_functional(
         "predicted_cycles": compiled.cycles, "digest": launched.digest,
         "equal": not differs, "differs": differs[0] if differs else None,
         "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
-        "chips": wiring.chips, "nodes": moved.nodes, "recoveries": launched.recoveries,
-        "faults": moved.counted(launched.faults),
+        "chips": wiring.chips, "recoveries": launched.recoveries,
+        "nodes": list(range(wiring.nodes)) if linked is None else linked.nodes,
+        "faults": (linked.counted(launched.faults) if linked else launched.faults) or None,
     }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ Everything follows from (plan, launch, attempt), so every process of a run knows
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -40,7 +40,7 @@ from interconnect.fec import (
 )
 from interconnect.node import NODE_SIZES
 from programs.artifact import Artifact
-from programs.fault_plan import FaultPlan, FaultPlanError
+from programs.fault_plan import DeadNode, FaultPlan, FaultPlanError
 
 #: What is counted, over all attempts; ``cost_cycles``: beside the cycles of a machine without
 #: faults.
@@ -70,11 +70,14 @@ class FaultSetting:
     image_words: tuple[int, ...]
 
     @classmethod
-    def of(cls, plan: FaultPlan, artifact: Artifact) -> FaultSetting:
-        """The setting of a run of the whole ``artifact``; FaultPlanError if they do not fit."""
+    def of(cls, plan: FaultPlan, artifact: Artifact, relinks: bool = False) -> FaultSetting:
+        """The setting of a run of the whole ``artifact``; FaultPlanError if they do not fit.
+
+        relinks: nodes that die are replaced by others, whose programs are compiled then.
+        """
         words = tuple(sum(len(rows) for _, _, rows in image) for image in artifact.memory)
         nodes = -(-artifact.chips // max(NODE_SIZES))
-        for dead in plan.dead_nodes:
+        for dead in plan.dead_nodes if not relinks else ():
             if dead.node >= nodes:
                 raise FaultPlanError(f"dead_node {dead.node}: the run has nodes 0..{nodes - 1}")
             if nodes > 1:
@@ -122,6 +125,20 @@ class _Verdict:
         return bool(len(self.bad_cables)) or self.doubles > 0 or self.drifted or self.dead
 
 
+@dataclass(frozen=True)
+class LostNode:
+    """A node that cannot go on: ``node`` of the machine, in launch ``launch``.
+
+    counts: everything until a spare has taken its place, with the launches that were lost with it.
+    death: the one of the plan; None when a cable of the node kept failing.
+    """
+
+    node: int
+    launch: int
+    counts: Counts
+    death: DeadNode | None
+
+
 class ModelledFaults:
     """The faults of one run; knows plan and artifact, keeps nothing but what it is handed."""
 
@@ -133,7 +150,9 @@ class ModelledFaults:
         wire = artifact.spec.link_wire_cycles
         self._start_cycles = HAC_PERIOD_CYCLES * start_cost_epochs(wire, HAC_PERIOD_CYCLES, height)
         inputs = artifact.bindings.get("inputs", {}).values()
-        self._input_bytes = LANES * sum(n for places in inputs for _, _, n in places)
+        self._inputs_cycles = self._pcie_cycles(
+            LANES * sum(n for places in inputs for _, _, n in places)
+        )
         self._drift = draw_drift(artifact.chips, self._plan.ppm, self._plan.seed)
 
     @staticmethod
@@ -153,30 +172,64 @@ class ModelledFaults:
         by_ring: int64 [2 * cables, 2] is added to, packets corrected and not.
         Raises UnrecoverableError when it never succeeds or no spare is left.
         """
+        for verdict, broken in self._failures(chips, number, entry, counts, by_ring):
+            self._fail(chips, once, touched)
+            if verdict.dead or broken:
+                self._bring_spare(broken, counts)
+                counts["cost_cycles"] += from_first() + number * self._inputs_cycles
+        return once()
+
+    def lost_node(self, entries: Sequence[str], nodes: Sequence[int]) -> LostNode | None:
+        """The first node of several that a run of these launches loses, before anything runs.
+
+        nodes: of the machine, which is in use as node 0, 1, ...; ``dead_nodes`` name the machine's.
+        A cable between two nodes is taken as the fault of the one with the lower number (assumed).
+        Raises UnrecoverableError for a launch that never succeeds.
+        """
+        counts, reached = self.new_counts(), 0
+        for number, entry in enumerate(entries):
+            for verdict, broken in self._failures([], number, entry, counts, None):
+                if not (verdict.dead or broken):
+                    continue
+                death = min(self._deaths(number), key=lambda d: d.cycle) if verdict.dead else None
+                if death is None:
+                    a, _, b, _ = self._artifact.cables[broken[0]]
+                    node = nodes[min(a, b) // max(NODE_SIZES)]
+                else:
+                    node = death.node
+                self._pay_spare(counts)
+                counts["cost_cycles"] += reached + number * self._inputs_cycles
+                return LostNode(node, number, counts, death)
+            reached += self._artifact.predicted_cycles[entry]
+        return None
+
+    def _failures(
+        self, chips: list[Chip], number: int, entry: str, counts: Counts, by_ring: Ints | None
+    ) -> Iterator[tuple[_Verdict, list[int]]]:
+        """Every attempt at a launch that fails, and the cables that are broken by then."""
         in_a_row: dict[int, int] = {}
         for attempt in range(MOST_ATTEMPTS):
             verdict = self._judge(chips, number, attempt, entry, counts, by_ring)
             if not verdict.failed:
-                return once()
-            self._fail(chips, once, touched)
+                return
             counts["replays"] += 1
             counts["cost_cycles"] += (
-                verdict.lost_cycles + self._start_cycles + self._pcie_cycles(self._input_bytes)
+                verdict.lost_cycles + self._start_cycles + self._inputs_cycles
                 + verdict.doubles * self._pcie_cycles(LANES)
             )  # fmt: skip
             again = {int(cable) for cable in verdict.bad_cables}
             in_a_row = {cable: in_a_row.get(cable, 0) + 1 for cable in again}
             broken = [c for c, times in in_a_row.items() if times >= self._plan.spare_after]
+            yield verdict, sorted(broken)
             if verdict.dead or broken:
-                self._bring_spare(broken, counts)
-                counts["cost_cycles"] += from_first() + number * self._pcie_cycles(
-                    self._input_bytes
-                )
                 in_a_row = {}
         raise UnrecoverableError(
             f"launch {number} ({entry}) failed {MOST_ATTEMPTS} times in a row: the modelled faults "
             "are too many; lower their rates"
         )
+
+    def _deaths(self, number: int) -> list[DeadNode]:
+        return [dead for dead in self._plan.dead_nodes if dead.launch == number]
 
     def _judge(
         self, chips: list[Chip], number: int, attempt: int, entry: str, counts: Counts,
@@ -197,10 +250,10 @@ class ModelledFaults:
         verdict.doubles = self._upset(chips, number, attempt, counts)
         if len(verdict.bad_cables) or verdict.doubles:
             verdict.lost_cycles = length
-        if attempt == 0 and any(dead.launch == number for dead in plan.dead_nodes):
-            cycles = [dead.cycle for dead in plan.dead_nodes if dead.launch == number]
+        if attempt == 0 and (deaths := self._deaths(number)):
             verdict.dead = True
-            verdict.lost_cycles = max(verdict.lost_cycles, min(min(cycles), length))
+            first = min(dead.cycle for dead in deaths)
+            verdict.lost_cycles = max(verdict.lost_cycles, min(first, length))
         if plan.ppm and self._artifact.cables:
             self._keep_time(length, counts, verdict)
         return verdict
@@ -298,13 +351,17 @@ class ModelledFaults:
         """
         if self._artifact.chips > max(NODE_SIZES):
             raise UnrecoverableError(
-                f"cable {broken[0] if broken else '?'} keeps failing and the run has more than one "
-                "node: it cannot be linked again from its artifact; compile it without that node"
+                f"cable {broken[0]} keeps failing and the run has more than one node: it cannot be "
+                "linked again while it runs; name the cable under [[links.cable]], keep a spare "
+                "node and leave out --artifact"
             )
         if counts["spare_used"] == self._plan.spare_nodes:
             raise UnrecoverableError(
                 f"a node failed and no spare is left of {self._plan.spare_nodes}; give more"
             )
+        self._pay_spare(counts)
+
+    def _pay_spare(self, counts: Counts) -> None:
         counts["spare_used"] += 1
         image = LANES * int(self._words.max())
         counts["cost_cycles"] += self._pcie_cycles(image) + self._start_cycles
@@ -312,11 +369,6 @@ class ModelledFaults:
     def _pcie_cycles(self, nbytes: int) -> int:
         spec = self._artifact.spec
         return math.ceil((spec.pcie_latency_s + nbytes / spec.pcie_bytes_per_s) * spec.clock_hz)
-
-
-def without_dead_nodes(plan: FaultPlan) -> FaultPlan:
-    """The plan for whoever deals with dead nodes itself."""
-    return replace(plan, dead_nodes=())
 
 
 def fault_summary(counts: Counts) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import accumulate
 
 from chip.passes import CompileError
 
@@ -125,51 +127,77 @@ def deal(
             low = middle
         else:
             best, high = found, middle
-    return _spread(best, stages, cost, fits)
+    return _spread(best, stages, cost)
 
 
 def _fill(
     blocks: Sequence[Block], stages: int, limit: float, cost: Cost, fits: Fits, heads: int
 ) -> list[Stage] | None:
     """Stages filled one after another up to ``limit``; None when there are too few."""
+
+    def good(stage: Stage) -> bool:
+        return cost(stage) <= limit and fits(stage)
+
     found: list[Stage] = []
-    own: list[Block] = []
-    for block in blocks:
-        more = Stage((*own, block), False)
-        if own and (cost(more) > limit or not fits(more)):
-            found.append(Stage(tuple(own), False))
-            own, more = [], Stage((block,), False)
-        if cost(more) > limit or not fits(more) or len(found) >= stages:
+    at = 0
+    while True:
+        rest = blocks[at:]
+        n = _most(len(rest), lambda n: good(Stage(tuple(rest[:n]), False)))  # noqa: B023 - at once
+        if n == len(rest):
+            break
+        if n == 0 or len(found) >= stages:
             return None
-        own.append(block)
-    last = Stage(tuple(own), True, 0, heads)
-    while cost(last) > limit or not fits(last):  # the head takes the place of blocks
-        if len(last.blocks) == 0:
-            return None
-        if len(last.blocks) == len(own):
-            found.append(Stage((), False))
-        last = Stage(last.blocks[1:], True, 0, heads)
-        found[-1] = Stage(tuple(own[: len(own) - len(last.blocks)]), False)
-    found.append(last)
-    found += [Stage((), True, part, heads) for part in range(1, heads)]
+        found.append(Stage(tuple(rest[:n]), False))
+        at += n
+    # The head takes the place of the first blocks of the last stage.
+    kept = _most(n, lambda n: good(Stage(tuple(rest[len(rest) - n :]), True, 0, heads)))
+    head = Stage(tuple(rest[len(rest) - kept :]), True, 0, heads)
+    if kept == 0 and not good(head):
+        return None
+    if kept < n:
+        found.append(Stage(tuple(rest[: n - kept]), False))
+    found += [head, *(Stage((), True, part, heads) for part in range(1, heads))]
     if any(cost(stage) > limit for stage in found[-heads:]):
         return None
     return found if len(found) <= stages else None
 
 
-def _spread(found: list[Stage], stages: int, cost: Cost, fits: Fits) -> list[Stage] | None:
+def _most(most: int, good: Callable[[int], bool]) -> int:
+    """The largest number up to ``most`` that is good, 0 being so: what is too many stays it."""
+    low, step = 0, 1
+    while low + step <= most and good(low + step):
+        low, step = low + step, 2 * step
+    high = min(low + step, most + 1)  # not good, or beyond
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low
+
+
+def _spread(found: list[Stage], stages: int, cost: Cost) -> list[Stage] | None:
     """Divide the dearest stages until there are ``stages``; None when blocks run out."""
-    while len(found) < stages:
-        divisible = [i for i, s in enumerate(found) if len(s.blocks) > (0 if s.head else 1)]
-        if not divisible:
+    # Each with the number of its first block, by which they are put in order again.
+    first = [0, *accumulate(len(stage.blocks) for stage in found)]
+    dearest: list[tuple[float, int, Stage]] = []
+    whole: list[tuple[int, Stage]] = []
+
+    def keep(at: int, stage: Stage) -> None:
+        if len(stage.blocks) > (0 if stage.head else 1):
+            heappush(dearest, (-cost(stage), at, stage))
+        else:
+            whole.append((at, stage))
+
+    for at, stage in zip(first, found, strict=False):
+        keep(at, stage)
+    while len(dearest) + len(whole) < stages:
+        if not dearest:
             return None
-        i = max(divisible, key=lambda i: cost(found[i]))
-        stage = found[i]
+        _, at, stage = heappop(dearest)
         cut = max(1, len(stage.blocks) // 2)
-        found[i : i + 1] = [
-            Stage(stage.blocks[:cut], False), replace(stage, blocks=stage.blocks[cut:])
-        ]  # fmt: skip
-    return found
+        keep(at, Stage(stage.blocks[:cut], False))
+        keep(at + cut, replace(stage, blocks=stage.blocks[cut:]))
+    every = whole + [(at, stage) for _, at, stage in dearest]
+    return [s for _, s in sorted(every, key=lambda one: (one[0], one[1].head, one[1].head_part))]
 
 
 def even_stages(layers: int, stages: int) -> list[Stage]:

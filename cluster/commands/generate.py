@@ -81,12 +81,13 @@ def generate(
     from cluster.metrics.run_watch import RunWatch
     from cluster.output import Terminal, print_json, print_table
     from cluster.report.request import report_request
-    from cluster.spare_generation import generate_on_spares, needs_spares
+    from cluster.spare_generation import generate_on_spares
     from cluster.tracing.request import trace_request
     from programs.artifact import load
     from programs.fault_plan import load_fault_plan
     from programs.modelled_faults import fault_summary
     from programs.runner import Generation
+    from programs.spare_linking import loses_nodes
 
     tracing = trace_request(trace, trace_window, trace_launches)
     reporting = report_request(save, report)
@@ -126,7 +127,7 @@ def generate(
         )
         watch = None if board is None else RunWatch(board, "generate", SERVED)
         nodes: list[int] = []
-        if artifact is None and needs_spares(fault_plan, compiled.chips):
+        if artifact is None and loses_nodes(fault_plan, compiled.chips):
             survived = generate_on_spares(
                 lambda wiring: compile_model(
                     checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip,

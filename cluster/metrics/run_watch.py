@@ -30,7 +30,7 @@ from cluster.metrics.fault_counts import FaultCounts
 from cluster.metrics.places import Places, places_of
 from cluster.metrics.table import UNITS
 from programs.artifact import Artifact
-from programs.modelled_faults import FaultSetting
+from programs.modelled_faults import FaultSetting, LostNode
 
 LOOK_SECONDS = 0.2
 PUBLISH_SECONDS = 1.0
@@ -120,11 +120,12 @@ class RunWatch:
             looker.join()
             self._publish(run)
 
-    def replaced_nodes(self, nodes: int, cost_cycles: int) -> None:
-        """So many spares took a node's place before the programs began; a lost launch each."""
-        self._board.add("lpu_fault_cost_cycles", cost_cycles)
-        self._board.add("lpu_recoveries", nodes, "spare_node")
-        self._board.add("lpu_replays", nodes)
+    def replaced_nodes(self, lost: Sequence[LostNode]) -> None:
+        """Spares took these nodes' places before the programs began."""
+        for one in lost:
+            self._board.add("lpu_fault_cost_cycles", one.counts["cost_cycles"])
+            self._board.add("lpu_recoveries", one.counts["spare_used"], "spare_node")
+            self._board.add("lpu_replays", one.counts["replays"])
 
     def token(self) -> None:
         """One more token is there."""

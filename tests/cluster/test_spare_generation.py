@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 
 import pytest
@@ -11,14 +12,15 @@ from cluster.actor_session import Placement
 from cluster.generation import Listener, run_generation
 from cluster.metrics.board import Board
 from cluster.metrics.run_watch import RunWatch
-from cluster.spare_generation import Survived, generate_on_spares, needs_spares
+from cluster.spare_generation import Survived, generate_on_spares
 from interconnect.topology import FabricError, Topology, topology
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.fault_plan import DeadNode, FaultPlan
+from programs.fault_plan import CableFault, DeadNode, FaultPlan
 from programs.partition import partition
 from programs.runner import Generation
+from programs.spare_linking import loses_nodes
 
 CONFIG = ModelConfig(64, 8, 8, 8, 8, 96, 128, tied=True)
 MODEL = partition(random_checkpoint(CONFIG, 5), 8)
@@ -63,6 +65,30 @@ def test_72_chips_lose_node_4_in_the_middle_of_a_text(calm: Survived) -> None:
     assert cost == found["cost_cycles"]
 
 
+def test_a_cable_that_keeps_failing_costs_its_node(calm: Survived) -> None:
+    """It fails from launch 3 on; another that corrects stays, under its number among the new."""
+    cables = calm.artifact.cables
+    broken = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 4 and b // 8 == 4)
+    other = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 6 and b // 8 == 6)
+    board = Board()
+    plan = FaultPlan(
+        cables=(CableFault(broken, 0.1, 3), CableFault(other, 3e-6, 1)), spare_after=2
+    )
+    lost = generate(plan, RunWatch(board, "generate"))
+    assert lost.nodes == [0, 1, 2, 3, 8, 5, 6, 7]
+    assert lost.result.tokens == calm.result.tokens
+    assert lost.result.digest == generate(replace(CALM, dead_nodes=(DeadNode(4),))).result.digest
+    found = lost.result.faults
+    # Both attempts at launch 3, after three launches that have to run again.
+    assert found["spare_used"] == 1 and found["replays"] >= 2
+    assert found["cost_cycles"] > sum(calm.result.launch_cycles[:5])
+    assert found["fec_corrected"] > 0  # the other one, before and after
+    counted = {family.name: family for family in board.registry.collect()}
+    assert sum(s.value for s in counted["lpu_replays"].samples if s.name.endswith("_total")) == (
+        found["replays"]
+    )
+
+
 def test_the_text_is_that_of_the_usual_machine(calm: Survived) -> None:
     usual = run_generation(
         on(topology(64)), JOB, Placement(64, in_process=True), Listener(), perf_counter(), MODEL
@@ -73,6 +99,6 @@ def test_the_text_is_that_of_the_usual_machine(calm: Survived) -> None:
 
 def test_a_second_death_needs_a_second_spare() -> None:
     plan = FaultPlan(dead_nodes=(DeadNode(4), DeadNode(5, 1)))
-    assert needs_spares(plan, 64) and not needs_spares(plan, 8) and not needs_spares(None, 64)
+    assert loses_nodes(plan, 64) and not loses_nodes(plan, 8) and not loses_nodes(None, 64)
     with pytest.raises(FabricError, match="no spare is left of 1"):
         generate(plan)

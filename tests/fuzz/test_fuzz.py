@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import pytest
 
@@ -64,3 +64,11 @@ def test_a_shape_beyond_every_machine_is_refused_at_once(tmp_path: Path) -> None
     with pytest.raises(CompileError, match="fit no number of"):
         FORMATS["shape-json"].read(json.dumps(plain).encode(), tmp_path)
     assert perf_counter() - began < MOST_SECONDS
+
+
+def test_a_deep_narrow_shape_is_dealt_soon(tmp_path: Path) -> None:
+    plain = json.loads(next(iter(FORMATS["shape-json"].samples(tmp_path))))
+    plain["num_hidden_layers"] = 8192
+    began = process_time()
+    FORMATS["shape-json"].read(json.dumps(plain).encode(), tmp_path)
+    assert process_time() - began < MOST_SECONDS
