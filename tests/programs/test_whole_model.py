@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -32,7 +33,7 @@ from programs.named_models import config_of, missing_kernels
 from programs.partition import partition
 from programs.plan_report import report
 from programs.plan_run import run_timing, timing_programs
-from programs.stages import ATTENTION, Stage, deal, model_blocks, whole_again
+from programs.stages import ATTENTION, Block, Stage, deal, model_blocks, whole_again
 from programs.whole_model import check_plan, compile_plan
 
 SPEC = ChipSpec()
@@ -144,6 +145,23 @@ def test_unsupported_architectures_are_refused_in_one_line(name: str) -> None:
         assert lacking in str(e.value)
 
 
+def cheapest_dearest(
+    blocks: tuple[Block, ...], stages: int, cost: Callable[[Stage], float]
+) -> float:
+    """Over all ways to cut ``blocks``: the least that the dearest stage can cost."""
+    n = len(blocks)
+    reach = [cost(Stage(blocks[i:], True)) for i in range(n + 1)]  # the last stage from block i
+    for _ in range(stages - 1):
+        reach = [
+            min(
+                (max(cost(Stage(blocks[i:j], False)), reach[j]) for j in range(i + 1, n + 1)),
+                default=float("inf"),
+            )
+            for i in range(n + 1)
+        ]
+    return reach[0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     layers=st.integers(1, 9), parts=st.integers(1, 3), stages=st.integers(1, 12),
@@ -160,8 +178,11 @@ def test_dealing_keeps_order_and_room(
         return sum(weights) + head * stage.head
 
     dealt = deal(blocks, stages, cost, lambda stage: cost(stage) <= room)
+    best = cheapest_dearest(blocks, stages, cost)
+    assert (dealt is None) == (best > room)
     if dealt is None:
         return
+    assert max(map(cost, dealt)) <= best * 1.002 + 1e-9  # the bisection ends a thousandth above
     assert len(dealt) == stages
     assert tuple(b for stage in dealt for b in stage.blocks) == blocks
     assert [stage.head for stage in dealt] == [False] * (stages - 1) + [True]
