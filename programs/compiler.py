@@ -24,9 +24,10 @@ from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
 from programs.decoder import DecoderPlaces
 from programs.decoder_image import ChipImages
+from programs.model_fit import deal_stages
 from programs.partition import PartitionedModel
 from programs.pipeline import Pipeline, build_pipeline
-from programs.stages import Stage, even_stages, split_layers
+from programs.stages import Stage, split_layers
 
 #: Context buckets in positions; a program scores every position of its bucket.
 BUCKETS = tuple(1 << n for n in range(6, 16))
@@ -57,7 +58,8 @@ def compile_decoder(
 
     ``max_context``: positions the KV cache holds; programs are made for every bucket up to it.
     ``weights=False`` leaves the memory images empty (timing only).  ``pp``: pipeline stages of
-    ``model.layout.tp`` chips each; ``stages``: the stages themselves, if not even ones.
+    ``model.layout.tp`` chips each, dealt so that the slowest is as fast as can be; ``stages``: the
+    stages themselves instead.
     ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     """
     artifact, images = compile_apart(
@@ -74,12 +76,15 @@ def compile_apart(
 ) -> tuple[Artifact, ChipImages]:  # fmt: skip
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
-    dealt = list(stages) if stages is not None else even_stages(layout.layers, pp)
+    buckets = buckets_up_to(max_context)
+    dealt = (
+        list(stages) if stages is not None
+        else deal_stages(layout, spec, model.dtype, buckets[-1], pp)
+    )  # fmt: skip
     if any(stage.head_parts > 1 for stage in dealt):
         raise CompileError("a head in parts is for plans alone: the host reads one stage's logits")
     if model.split != split_layers(dealt):
         raise CompileError("the stages split other FFNs than the partitioned model does")
-    buckets = buckets_up_to(max_context)
     chips = layout.tp * len(dealt)
     pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
                               wiring or topology(chips))  # fmt: skip
@@ -108,7 +113,7 @@ def compile_belt(
             f"{count} sequences on a belt of {pp} stages: use {pp} or more, stages would idle"
         )
     context = buckets_up_to(context)[-1]
-    dealt = even_stages(model.layout.layers, pp)
+    dealt = deal_stages(model.layout, spec, model.dtype, context, pp, count)
     wiring = topology(model.layout.tp * pp)
     pipeline = build_pipeline(dealt, model.layout, model.dtype, spec, context, numbers_of(model),
                               wiring, count)  # fmt: skip

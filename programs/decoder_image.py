@@ -20,7 +20,7 @@ from programs.matmul import ColumnBlock
 from programs.matrix_places import MatrixPlaces
 from programs.memory_images import Image, put_fp32
 from programs.partition import ChipWeights, LayerWeights, Matrix, PartitionedModel, chip_weights
-from programs.stages import ATTENTION, Block, Stage
+from programs.stages import ATTENTION, FFN, Block, Stage
 
 Rows = NDArray[np.uint8]
 
@@ -149,11 +149,15 @@ class ChipImages:
 
     def _weights(self, stage: Stage, local: int) -> ChipWeights:
         model = self.model
-        numbers = tuple(sorted({block.layer for block in stage.blocks}))
-        if model.is_built(local) or len(numbers) == model.layout.layers:
+        attention, ffn = (
+            {block.layer for block in stage.blocks if block.kind == kind}
+            for kind in (ATTENTION, FFN)
+        )
+        everything = stage.head and len(attention) == len(ffn) == model.layout.layers
+        if model.is_built(local) or everything:
             return model.chip(local)
         return chip_weights(
-            model.checkpoint, model.layout, model.dtype, local, numbers, stage.head
+            model.checkpoint, model.layout, model.dtype, local, attention, ffn, stage.head
         )
 
     def of(self, chips: Collection[int]) -> list[Image]:

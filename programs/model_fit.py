@@ -103,15 +103,48 @@ def deal_model(
         layout = Layout.of(config, width)
         stages = _deal(layout, spec, dtype, context, batch, chips // width)
         if stages is None:
-            raise CompileError(_too_big(name, config, spec, dtype, context, batch, chips))
+            fewest = _fewest(config, spec, dtype, context, batch, None)
+            raise CompileError(_too_big(name, config, spec, dtype, context, batch, fewest, chips))
         return layout, stages, wiring
     found = _fewest(config, spec, dtype, context, batch, tp)
     if found is None:
-        raise CompileError(_too_big(name, config, spec, dtype, context, batch, None, tp))
+        fewest = _fewest(config, spec, dtype, context, batch, None) if tp else None
+        raise CompileError(_too_big(name, config, spec, dtype, context, batch, fewest, None, tp))
     layout, stages = found
     need = layout.tp * len(stages)
     size = next(s for s in machine_sizes() if s >= need and s % layout.tp == 0)
     return layout, stages, topology(size)
+
+
+def deal_stages(
+    layout: Layout, spec: ChipSpec, dtype: str, context: int, stages: int, batch: int = 1
+) -> list[Stage]:
+    """The blocks on exactly ``stages`` groups of chips, no FFN in parts, the slowest as fast as
+    it can be.
+
+    Raises CompileError with one line for too many stages, or too few to hold the model.
+    """
+    blocks = model_blocks(layout.layers, 1)
+    if not 1 <= stages <= len(blocks) + 1:
+        raise CompileError(
+            f"{stages} pipeline stages for {layout.layers} layers: use 1 to {len(blocks) + 1}, a "
+            "stage holds an attention, an FFN or the head at least"
+        )
+    if stages == 1:
+        return [Stage(blocks, True)]
+    sizes = _Sizes(spec, layout, dtype, context, batch)
+    cost, fits = partial(_cost, layout, context, spec), partial(sizes.fits, split=False)
+    dealt = deal(blocks, stages, cost, fits)
+    if dealt is not None:
+        return dealt
+    fewest = pack(blocks, fits)
+    if fewest is None:
+        alone = [Stage((block,), False) for block in blocks[:2]] + [Stage((), True)]
+        raise CompileError(next(p for stage in alone if (p := sizes.problem(stage, False))))
+    raise CompileError(
+        f"the model does not fit {stages} pipeline stages of {layout.tp} chips; use "
+        f"{len(fewest)} stages or more"
+    )
 
 
 def _fewest(
@@ -130,7 +163,7 @@ def _fewest(
     best: tuple[int, list[Stage]] | None = None
     for parts in range(1, MOST_PARTS + 1):
         stages = _pack(layout, spec, dtype, context, batch, parts)
-        if stages is None or layout.tp * len(stages) > MOST_CHIPS:
+        if stages is None:
             continue
         if best is None or len(stages) < len(best[1]):
             best = (parts, stages)
@@ -148,7 +181,8 @@ def _pack(
         return None
     sizes, split = _Sizes(spec, layout, dtype, context, batch), parts > 1
     heads = sizes.head_parts(split)
-    return pack(model_blocks(layout.layers, parts), partial(sizes.fits, split=split), heads)
+    fits, most = partial(sizes.fits, split=split), MOST_CHIPS // layout.tp
+    return pack(model_blocks(layout.layers, parts), fits, heads, most)
 
 
 def _deal(
@@ -163,7 +197,7 @@ def _deal(
         blocks = model_blocks(layout.layers, each)
         stages = deal(
             blocks, min(groups, len(blocks) + 1),
-            lambda stage: _cost(layout, context, spec, stage),
+            partial(_cost, layout, context, spec),
             partial(sizes.fits, split=split),
             sizes.head_parts(split),
         )  # fmt: skip
@@ -176,12 +210,11 @@ def _deal(
 
 def _too_big(
     name: str, config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int,
-    chips: int | None, tp: int | None = None,
+    fewest: tuple[Layout, list[Stage]] | None, chips: int | None, tp: int | None = None,
 ) -> str:  # fmt: skip
-    """One line: what does not fit, by how much, and what would."""
+    """One line: what does not fit, by how much, and what would; fewest: the fewest that do."""
     need = memory_bytes(Layout.of(config, NODE), dtype, context, batch)
     asked = f"{name} with context {context:,} and batch {batch}"
-    fewest = _fewest(config, spec, dtype, context, batch, None)
     sizes = f"{_size(need['weights'])} of weights and {_size(need['cache'])} of cache"
     if fewest is None:
         reason = _alone_problem(config, spec, dtype, context, batch) or "no wiring is so large"
@@ -230,7 +263,9 @@ def _longest_context(
             less = middle
         else:
             fits = middle
-    while fits and _fewest(config, spec, dtype, fits, batch, None) is None:
+    if not fits or _fewest(config, spec, dtype, 1, batch, None) is None:
+        return 0
+    while _fewest(config, spec, dtype, fits, batch, None) is None:
         fits //= 2
     return fits
 

@@ -11,6 +11,7 @@ quantising.  It does not know memory slices, cycles or instructions, and it neve
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -187,16 +188,20 @@ def partition(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> Partition
 
 def chip_weights(
     checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int,
-    numbers: tuple[int, ...] | None = None, head: bool = True,
+    attention: Collection[int] | None = None, ffn: Collection[int] | None = None, head: bool = True,
 ) -> ChipWeights:  # fmt: skip
     """Build the weights of one chip, reading only its slices of the checkpoint.
 
-    numbers: only these layers; without ``head`` the output head is read as if it had no tokens.
+    attention, ffn: of these layers only.  What is left out of a layer, and without ``head`` the
+    output head, is built as if it had no columns.
     """
     _check_dtype(dtype)
     _check_chip(layout, chip)
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
-    ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    hidden, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    every = range(layout.layers)
+    attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
+    numbers = sorted(attention | ffn)
     inner = 1.0 / math.sqrt(layout.head_dim)
     query_factor = 1.0 if layout.head_norms else inner
 
@@ -207,30 +212,33 @@ def chip_weights(
         return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
 
     layers = []
-    for number in range(layout.layers) if numbers is None else numbers:
+    for number in numbers:
         prefix = f"model.layers.{number}"
-        attention = f"{prefix}.self_attn"
+        scores = f"{prefix}.self_attn"
         gates, ups, downs = map(list, zip(*ffn_names(checkpoint.config, number), strict=True))
         first, second = (
             f"{prefix}.input_layernorm.weight",
             f"{prefix}.post_attention_layernorm.weight",
         )
+        has, also = number in attention, number in ffn
+        own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
+        own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
         layers.append(
             LayerWeights(
-                q=build(f"{attention}.q_proj.weight", x, q, layout.q_width, first, query_factor),
-                k=build(f"{attention}.k_proj.weight", x, kv, layout.kv_width, first),
-                v=build(f"{attention}.v_proj.weight", x, kv, layout.kv_width, first),
-                o=build(f"{attention}.o_proj.weight", q, x, layout.x_width),
-                gate=build(gates, x, ffn, layout.ffn_width, second),
-                up=build(ups, x, ffn, layout.ffn_width, second),
-                down=build(downs, ffn, x, layout.x_width),
-                head_gains=_head_gains(checkpoint, layout, attention, inner),
-                router=_router(checkpoint, layout, prefix, second, dtype),
+                q=build(f"{scores}.q_proj.weight", x, own_q, layout.q_width, first, query_factor),
+                k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
+                v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
+                o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width),
+                gate=build(gates, x, own_hidden, layout.ffn_width, second),
+                up=build(ups, x, own_hidden, layout.ffn_width, second),
+                down=build(downs, hidden, own_down, layout.x_width),
+                head_gains=_head_gains(checkpoint, layout, scores, inner) if has else None,
+                router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
             )
         )
     own = vocab if head else vocab[:0]
     last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight")
-    return ChipWeights(layers, last, _one_hot(layout, chip), numbers or ())
+    return ChipWeights(layers, last, _one_hot(layout, chip), tuple(numbers))
 
 
 def _gain(checkpoint: Checkpoint, name: str) -> F64:

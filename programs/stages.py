@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import accumulate
 
-from chip.passes import CompileError
-
 ATTENTION, FFN = "attention", "ffn"
 
 
@@ -99,9 +97,13 @@ Cost = Callable[[Stage], float]
 Fits = Callable[[Stage], bool]
 
 
-def pack(blocks: Sequence[Block], fits: Fits, heads: int = 1) -> list[Stage] | None:
-    """``blocks`` on few stages, each filled before the next; None when one does not fit alone."""
-    return _fill(blocks, 1 << 30, 0.0, lambda stage: 0.0, fits, heads)
+def pack(
+    blocks: Sequence[Block], fits: Fits, heads: int = 1, most: int = 1 << 30
+) -> list[Stage] | None:
+    """``blocks`` on few stages, each filled before the next; None when one does not fit alone or
+    it takes more than ``most``.
+    """
+    return _fill(blocks, most, 0.0, lambda stage: 0.0, fits, heads)
 
 
 def deal(
@@ -109,9 +111,10 @@ def deal(
 ) -> list[Stage] | None:
     """``blocks`` on exactly ``stages`` stages that all fit, the dearest as cheap as it can be.
 
-    cost: of a stage, growing with its blocks.  heads: parts of the head, on as many stages.  None
-    when they do not fit.  Stages without blocks are not made; the head may be alone on the last.
-    By bisection on the dearest stage's cost and greedy filling.
+    cost: of a stage, by its shape, growing with its blocks; so does what ``fits`` measures.  heads:
+    parts of the head, on as many stages.  None when they do not fit.  Stages without blocks are not
+    made; the head may be alone on the last.  By bisection on the dearest stage's cost and greedy
+    filling.
     """
     whole = Stage(tuple(blocks), True, 0, heads)
     low, high = 0.0, cost(whole)
@@ -135,27 +138,35 @@ def _fill(
 ) -> list[Stage] | None:
     """Stages filled one after another up to ``limit``; None when there are too few."""
 
-    def good(stage: Stage) -> bool:
+    def good(first: int, end: int, *head: int) -> bool:
+        stage = Stage(tuple(blocks[first:end]), bool(head), *head)
         return cost(stage) <= limit and fits(stage)
 
+    def filling(at: int) -> int:
+        return _most(end - at, lambda n: good(at, at + n))
+
     found: list[Stage] = []
-    at = 0
+    known: dict[tuple[str, int], int] = {}  # blocks of a full stage, by where in a layer it begins
+    at, end = 0, len(blocks)
     while True:
-        rest = blocks[at:]
-        n = _most(len(rest), lambda n: good(Stage(tuple(rest[:n]), False)))  # noqa: B023 - at once
-        if n == len(rest):
-            break
+        begin = blocks[at].kind, blocks[at].part
+        if begin not in known or at + known[begin] >= end:
+            n = filling(at)
+            if at + n == end:
+                break
+            known[begin] = n
+        n = known[begin]
         if n == 0 or len(found) >= stages:
             return None
-        found.append(Stage(tuple(rest[:n]), False))
+        found.append(Stage(tuple(blocks[at : at + n]), False))
         at += n
     # The head takes the place of the first blocks of the last stage.
-    kept = _most(n, lambda n: good(Stage(tuple(rest[len(rest) - n :]), True, 0, heads)))
-    head = Stage(tuple(rest[len(rest) - kept :]), True, 0, heads)
-    if kept == 0 and not good(head):
+    kept = _most(end - at, lambda n: good(end - n, end, 0, heads))
+    if kept == 0 and not good(end, end, 0, heads):
         return None
-    if kept < n:
-        found.append(Stage(tuple(rest[: n - kept]), False))
+    if end - kept > at:
+        found.append(Stage(tuple(blocks[at : end - kept]), False))
+    head = Stage(tuple(blocks[end - kept :]), True, 0, heads)
     found += [head, *(Stage((), True, part, heads) for part in range(1, heads))]
     if any(cost(stage) > limit for stage in found[-heads:]):
         return None
@@ -198,20 +209,3 @@ def _spread(found: list[Stage], stages: int, cost: Cost) -> list[Stage] | None:
         keep(at + cut, replace(stage, blocks=stage.blocks[cut:]))
     every = whole + [(at, stage) for _, at, stage in dearest]
     return [s for _, s in sorted(every, key=lambda one: (one[0], one[1].head, one[1].head_part))]
-
-
-def even_stages(layers: int, stages: int) -> list[Stage]:
-    """Whole layers dealt as evenly as their number allows, the first stages taking one more."""
-    if not 1 <= stages <= layers:
-        raise CompileError(
-            f"{stages} pipeline stages for {layers} layers: use 1 to {layers}, a stage holds "
-            "one layer at least"
-        )
-    dealt: list[Stage] = []
-    at = 0
-    for number in range(stages):
-        n = layers // stages + (number >= stages - layers % stages)
-        blocks = tuple(Block(kind, at + i) for i in range(n) for kind in (ATTENTION, FFN))
-        dealt.append(Stage(blocks, number == stages - 1))
-        at += n
-    return dealt

@@ -19,6 +19,7 @@ from programs.compiler import compile_apart, compile_decoder
 from programs.memory_images import Image, image_digest
 from programs.partition import partition
 from programs.safetensors_files import TensorSource
+from programs.stages import ATTENTION, FFN
 
 CONFIG = ModelConfig(
     hidden_size=96, layers=4, heads=4, kv_heads=2, head_dim=24, ffn=200, vocab=300, tied=False
@@ -50,7 +51,7 @@ def _same(a: list[Image], b: list[Image]) -> bool:
     return [image_digest(image) for image in a] == [image_digest(image) for image in b]
 
 
-@pytest.mark.parametrize(("tp", "pp"), [(1, 4), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("tp", "pp"), [(1, 4), (1, 8), (2, 2), (2, 4), (4, 1)])
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 def test_chips_read_their_own_slices(tp: int, pp: int, dtype: str) -> None:
     checkpoint = random_checkpoint(CONFIG, 3)
@@ -65,11 +66,16 @@ def test_chips_read_their_own_slices(tp: int, pp: int, dtype: str) -> None:
     whole = compile_decoder(partition(checkpoint, tp, dtype), ChipSpec(), 64, pp=pp)
     assert _same(images, whole.memory)
     for chip, recorder in recorders.items():
-        stage = chip // tp
-        layers = {int(n.split(".")[2]) for n in recorder.reads if n.startswith("model.layers.")}
-        per_stage = CONFIG.layers // pp
-        assert layers == set(range(stage * per_stage, (stage + 1) * per_stage))
-        assert ("lm_head.weight" in recorder.reads) == (stage == pp - 1)
+        code = how.codes[chip // tp]
+        assert code is not None
+        own = {(block.layer, block.kind) for block in code[1].blocks}
+        kinds = {"self_attn": ATTENTION, "mlp": FFN}
+        read = {
+            (int(name.split(".")[2]), kinds[name.split(".")[3]])
+            for name in recorder.reads if name.split(".")[3:4] and "norm" not in name
+        }  # fmt: skip
+        assert read == own
+        assert ("lm_head.weight" in recorder.reads) == code[1].head
     readers: defaultdict[str, list[NDArray[np.int64]]] = defaultdict(list)
     for recorder in recorders.values():
         for name, counts in recorder.reads.items():

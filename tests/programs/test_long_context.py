@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from programs.golden import GoldenDecoder
 from programs.layout import Layout
 from programs.partition import PartitionedModel, partition
 from programs.runner import LOOKAHEAD, Generation, Runner
-from programs.stages import even_stages, single_stage
+from programs.stages import Stage, model_blocks, single_stage
 
 SPEC = ChipSpec()
 CONTEXT = 128
@@ -42,11 +43,19 @@ def segments(context: int, each: int) -> list[list[int]]:
     return [[first, min(each, context - first)] for first in range(0, context, each)]
 
 
+def whole_layers(layers: int, stages: int) -> list[Stage]:
+    """Stages of whole layers, of which the last may have one more."""
+    cuts = [2 * (layers * n // stages) for n in range(stages + 1)]
+    blocks = model_blocks(layers, 1)
+    return [Stage(blocks[a:b], b == len(blocks)) for a, b in pairwise(cuts)]
+
+
 class Machine:
     """A compiled model on chips beside its golden model; both keep their caches."""
 
     def __init__(self, model: PartitionedModel, spec: ChipSpec, context: int, pp: int) -> None:
-        self.artifact = compile_decoder(model, spec, context, pp=pp)
+        stages = whole_layers(model.config.layers, pp)
+        self.artifact = compile_decoder(model, spec, context, stages=stages)
         self.runner: Runner = runner_of(self.artifact, model)
         self.golden = GoldenDecoder(model)
 
@@ -84,7 +93,7 @@ def test_stages_may_lie_differently() -> None:
     words, tp, pp, dtype, config = SHAPES["one stage whole, one cut"]
     spec, layout = replace(SPEC, words_per_bank=words), Layout.of(config, tp)
     counts = []
-    for stage in even_stages(config.layers, pp):
+    for stage in whole_layers(config.layers, pp):
         variant = place_decoder(spec, layout, dtype, CONTEXT, stage).variants[0]
         assert isinstance(variant, AttentionMatrices)
         counts.append(len(variant.keys[0]))

@@ -12,16 +12,19 @@ from chip.passes import CompileError
 from chip.ring import Rings
 from chip.spec import ChipSpec
 from interconnect.fabric_check import check_fabric
+from interconnect.topology import topology
 from programs import decoder
 from programs.artifact import Artifact
 from programs.belt_runner import run_belt
 from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_belt, compile_decoder
+from programs.compiler import compile_belt, compile_decoder, numbers_of
 from programs.golden import GoldenDecoder
 from programs.host import Host
+from programs.model_fit import deal_stages
 from programs.partition import PartitionedModel, partition
+from programs.pipeline import build_pipeline
 from programs.runner import BARRIER, LOOKAHEAD, Alone, Generation, Runner
-from programs.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
 
 SPEC = ChipSpec()
 TWELVE = ModelConfig(100, 12, 8, 4, 24, 130, 331)
@@ -158,10 +161,26 @@ def test_belts_that_cannot_be() -> None:
     model = partition(random_checkpoint(TWELVE, 0), 2, "int8")
     with pytest.raises(CompileError, match="3 sequences on a belt of 4 stages"):
         compile_belt(model, SPEC, 64, 4, sequences=3)
-    with pytest.raises(CompileError, match="13 pipeline stages for 12 layers"):
-        compile_decoder(model, SPEC, 64, pp=13)
+    with pytest.raises(CompileError, match="26 pipeline stages for 12 layers: use 1 to 25"):
+        compile_decoder(model, SPEC, 64, pp=26)
     belt = compile_belt(model, SPEC, 64, 2)
     with pytest.raises(ValueError, match="3 prompts: use 1 to 2"):
         run_belt(belt, [[1], [2], [3]], 1, model)
     with pytest.raises(ValueError, match="70 positions"):
         run_belt(belt, [[1]], 70, model)
+
+
+def test_stages_are_dealt_by_cycles_not_by_layers() -> None:
+    """Five layers on two stages: half a layer each, where that makes the slowest faster."""
+    model = partition(random_checkpoint(replace(TWELVE, layers=5), 0), 8, "int8")
+    blocks = model_blocks(5, 1)
+    whole = [Stage(blocks[:6], False), Stage(blocks[6:], True)]
+    dealt = deal_stages(model.layout, SPEC, "int8", 64, 2)
+    assert [len(stage.blocks) for stage in dealt] == [5, 5]
+    beats = [
+        build_pipeline(
+            stages, model.layout, "int8", SPEC, 64, numbers_of(model), topology(16), 2
+        ).beat(64)[2]
+        for stages in (whole, dealt)
+    ]
+    assert beats[1] < beats[0]
