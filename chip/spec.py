@@ -9,19 +9,18 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from chip.isa import LINKS, MAX_WORDS_PER_BANK
+from chip.toml_files import TomlFileError, read_toml
 
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
 
 
 #: Size of a spec file at most.
-MAX_FILE_BYTES = 1 << 20
 
 
 class SpecError(ValueError):
@@ -212,17 +211,9 @@ def load_chip_spec(source: str | Path) -> ChipSpec:
     if not path.is_file():
         raise SpecError(f"chip spec {text!r}: no such preset ({', '.join(PRESETS)}) and no file")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise SpecError(f"{path}: more than {MAX_FILE_BYTES} bytes; use a smaller file")
-        table = tomllib.loads(data.decode("utf-8"))
-    except SpecError:
-        raise
-    except OSError as error:
-        raise SpecError(f"{path}: not readable: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: not valid TOML: {' '.join(str(error).split())[:200]}") from None
+        table = read_toml(path)
+    except TomlFileError as error:
+        raise SpecError(f"{path}: {error}") from None
     given = table.get("chip", {})
     if not isinstance(given, dict):
         raise SpecError(f"{path}: chip is no table; put the fields under [chip]")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from chip.isa import LINKS
 from chip.spec import PRESETS, ChipSpec
+from chip.toml_files import TomlFileError, read_toml
 from interconnect.node import NODE_SIZES, link_to
 
 #: Published (ISCA'22): chips of a node, nodes of a rack, racks and nodes of the largest systems.
@@ -124,24 +124,22 @@ def named_topology(name_or_path: str | Path) -> Topology:
             raise FabricError(f"{where}: no such file; use a number of chips, lpx, or a file")
         if path.suffix not in (".toml", ".json"):
             raise FabricError(f"{where}: the name of a topology file ends in .toml or .json")
+        if path.suffix == ".toml":
+            return _custom(where, read_toml(path, MAX_FILE_BYTES))
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise FabricError(f"{where}: more than {MAX_FILE_BYTES} bytes; use a smaller file")
-        source = data.decode("utf-8")
-        table: object = (
-            tomllib.loads(source)
-            if path.suffix == ".toml"
-            else json.loads(source, object_pairs_hook=_once)
-        )
+        table: object = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
     except FabricError:
         raise
+    except TomlFileError as error:
+        raise FabricError(f"{where}: {error}") from None
     except RecursionError:
         raise FabricError(f"{where}: nested too deeply; cables is a list of lists") from None
     except (OSError, ValueError) as error:
-        kind = path.suffix[1:].upper() if path.suffix in (".toml", ".json") else "file"
         reason = _clipped(" ".join(str(error).split()))
-        raise FabricError(f"{where}: not a readable {kind}: {reason}") from None
+        raise FabricError(f"{where}: not a readable JSON: {reason}") from None
     return _custom(where, table)
 
 

@@ -32,13 +32,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-MAX_FILE_BYTES = 1 << 20
+from chip.toml_files import TomlFileError, read_toml
+
 MAX_ENTRIES = 10_000
 _BIG = (1 << 62) - 1
 T = TypeVar("T")
@@ -100,21 +100,8 @@ def load_fault_plan(path: str | Path) -> FaultPlan:
     """The plan in a TOML file; raises FaultPlanError, one line, for everything that is none."""
     where = f"faults {str(path)[:80]!a}"
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise FaultPlanError(f"{where}: more than {MAX_FILE_BYTES} bytes; use a smaller file")
-        table = tomllib.loads(data.decode("utf-8"))
-    except FaultPlanError:
-        raise
-    except RecursionError:
-        raise FaultPlanError(f"{where}: nested too deeply; tables hold plain values") from None
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise FaultPlanError(f"{where}: not a readable TOML file: {reason}") from None
-    try:
-        return _plan(table)
-    except FaultPlanError as error:
+        return _plan(read_toml(Path(path)))
+    except (TomlFileError, FaultPlanError) as error:
         raise FaultPlanError(f"{where}: {error}") from None
 
 

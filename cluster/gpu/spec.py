@@ -10,12 +10,12 @@ one GPU; link rates are one direction.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from chip.toml_files import TomlFileError, read_toml
 from cluster.errors import InputError
 
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
@@ -223,11 +223,9 @@ def load_table(
     if not path.is_file():
         raise InputError(f"{table} {text!r}: no such preset ({', '.join(presets)}) and no file")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: not readable: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
+        document = read_toml(path)
+    except TomlFileError as error:
+        raise InputError(f"{path}: {error}") from None
     for name in document:
         if name != table:
             raise InputError(f"{path}: {name} is unknown; the file has one table, [{table}]")
