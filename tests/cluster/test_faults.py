@@ -43,7 +43,6 @@ def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> Gene
     return run_generation(artifact, job, placement, Listener(), perf_counter())
 
 
-@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.long
 def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> None:
@@ -65,7 +64,8 @@ def test_processes_meet_the_same_faults(artifact: Artifact, local_ray: None) -> 
 def test_a_kill_in_a_faulty_run_counts_nothing_twice(
     artifact: Artifact, local_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = run(artifact, Placement(8, in_process=True, faults=PLAN))
+    job = replace(JOB, max_new_tokens=60)  # long enough to be seen on a busy host
+    alone = run(artifact, Placement(8, in_process=True, faults=PLAN), job)
     struck: list[int] = []
     with chip_actors(artifact, Placement(4, faults=PLAN, snapshot_launches=4), print) as crew:
 
@@ -77,7 +77,7 @@ def test_a_kill_in_a_faulty_run_counts_nothing_twice(
                 os.kill(struck[0], signal.SIGKILL)
 
         crew.run("generate", Generation(JOB.prompt, 2))  # links
-        results = crew.run("generate", JOB, poll=poll)
+        results = crew.run("generate", job, poll=poll)
     assert struck and len(crew.recoveries) == 1 and crew.recoveries[0].launch >= 4
     assert all(result.run.faults == alone.faults for result in results)
     assert results[0].run.tokens == alone.tokens
