@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from cluster.actor_session import Placement
-from cluster.errors import RunError
+from cluster.errors import InputError, RunError
 from cluster.generation import GenerationResult, Listener, planned_launches, run_generation
 from cluster.metrics.run_watch import RunWatch
-from interconnect.topology import NODE, Topology, topology
+from interconnect.topology import MAX_NODES, NODE, Topology, topology
 from programs.artifact import Artifact
 from programs.fault_plan import FaultPlan
 from programs.modelled_faults import LostNode
@@ -43,7 +43,8 @@ def generate_on_spares(
 
     compile_on: the same model for a wiring.  The result's ``faults`` and ``virtual_seconds`` hold
     what the losses cost.  Raises FabricError for a node that is not in use or when no spare is
-    left, RunError when the spare computes other tokens.
+    left, InputError for more spares than a machine has room for, RunError when the spare computes
+    other tokens.
     """
     plan = placement.faults
     if plan is None:
@@ -62,6 +63,12 @@ def generate_on_spares(
         seen = seen if before is None else before
         return before is not None
 
+    most = MAX_NODES - chips // NODE
+    if plan.spare_nodes > most:
+        raise InputError(
+            f"[spares] nodes = {plan.spare_nodes}: a machine has at most {MAX_NODES} nodes, of "
+            f"which {chips // NODE} are in use; use {most} or fewer"
+        )
     linked = linked_onto_spares(
         topology(chips + NODE * plan.spare_nodes), plan, compiled_on, lambda artifact: artifact,
         lambda artifact: [launch.entry for launch in planned_launches(artifact, job)], goes_on,

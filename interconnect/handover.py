@@ -122,8 +122,8 @@ def group_path(topology: Topology, tp: int, groups: int) -> list[int]:
         if not path:
             break
     raise CompileError(
-        f"topology {topology.name}: no path joins {groups} groups of {tp} chips cable by cable; "
-        "use fewer stages or add cables"
+        f"topology {topology.name}: no path was found that joins {groups} groups of {tp} chips "
+        "cable by cable; use fewer groups: fewer chips, or more of them in a group (--tp)"
     )
 
 

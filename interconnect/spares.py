@@ -55,7 +55,7 @@ def active_nodes(topology: Topology, spares: int, dead: Sequence[int]) -> list[i
             raise FabricError(f"node {node} is not in use: {', '.join(map(str, active))} are")
         if not left:
             raise FabricError(
-                f"node {node} is dead and no spare is left of {spares}; give more spare nodes"
+                f"node {node} is lost and no spare is left of {spares}; give more [spares] nodes"
             )
         active[active.index(node)] = left.pop(0)
     return active

@@ -31,9 +31,11 @@ class BeltResult:
     latency_cycles: int
 
     def tokens_per_second(self, clock_hz: int, sequences: int) -> tuple[float, float]:
-        """(per sequence, in all), in steady state and without the host."""
-        total = clock_hz / self.interval_cycles
-        return total / sequences, total
+        """(per sequence, of all that run), in steady state of ``sequences`` places and without the
+        host; an empty place gives no token.
+        """
+        each = clock_hz / self.interval_cycles / sequences
+        return each, each * len(self.tokens)
 
 
 def run_belt(

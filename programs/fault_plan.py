@@ -80,7 +80,8 @@ class FaultPlan:
     """Everything a fault file says; without one, nothing happens.
 
     link_bit_error_rate, sram_bit_error_rate: per bit and packet, per bit and launch.  spare_after:
-    failures of a cable in a row that count as a broken one.  ppm: 0 for perfect clocks.
+    failures of a cable in a row that count as a broken one.  ppm: 0 for perfect clocks.  redraws:
+    how often a run began again on other nodes, with other errors of links and SRAM (not in a file).
     """
 
     seed: int = 0
@@ -94,6 +95,7 @@ class FaultPlan:
     budget_cycles: int = 4
     spare_nodes: int = 1
     dead_nodes: tuple[DeadNode, ...] = ()
+    redraws: int = 0
 
 
 def load_fault_plan(path: str | Path) -> FaultPlan:

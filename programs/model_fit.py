@@ -103,8 +103,11 @@ def deal_model(
         layout = Layout.of(config, width)
         stages = _deal(layout, spec, dtype, context, batch, chips // width)
         if stages is None:
-            fewest = _fewest(config, spec, dtype, context, batch, None)
-            raise CompileError(_too_big(name, config, spec, dtype, context, batch, fewest, chips))
+            fewest = _fewest(config, spec, dtype, context, batch, tp)
+            if fewest is None and tp:
+                fewest = _fewest(config, spec, dtype, context, batch, None)
+            said = _too_big(name, config, spec, dtype, context, batch, fewest, chips, tp)
+            raise CompileError(said)
         return layout, stages, wiring
     found = _fewest(config, spec, dtype, context, batch, tp)
     if found is None:
@@ -229,16 +232,17 @@ def _too_big(
     fits = next(
         s for s in machine_sizes() if s >= layout.tp * len(stages) and s % layout.tp == 0
     )
-    if chips is None:
+    if tp and layout.tp != tp:
         return (
             f"{asked}: {sizes} fit no number of groups of {tp} chips; {fits} chips in groups of "
             f"{layout.tp} fit: leave out --tp"
         )
     have = (chips or 0) * spec.sram_bytes
     short = fits * spec.sram_bytes - have
+    more = f", {_size(short)} more" if short > 0 else f" in groups of {layout.tp}"
     return (
         f"{asked} does not fit {chips} chips: {sizes} in {_size(have)} of SRAM, of which planes' "
-        f"slices hold the weights; {fits} chips fit, {_size(short)} more: use --chips {fits}"
+        f"slices hold the weights; {fits} chips fit{more}: use --chips {fits}"
     )
 
 
@@ -255,7 +259,7 @@ def _alone_problem(
 def _longest_context(
     config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int
 ) -> int:
-    """The most positions below ``context`` that some number of chips holds; 0 if none does."""
+    """Positions below ``context``, nearly the most, that some number of chips holds; 0 if none."""
     fits, less = 0, context
     while less - fits > 1:
         middle = (fits + less) // 2

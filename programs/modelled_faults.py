@@ -82,15 +82,20 @@ class FaultSetting:
                 raise FaultPlanError(f"dead_node {dead.node}: the run has nodes 0..{nodes - 1}")
             if nodes > 1:
                 raise FaultPlanError(
-                    f"dead_node {dead.node}: a run of {nodes} nodes cannot be linked again from "
-                    "its artifact: leave out --artifact, and keep a spare"
+                    f"dead_node {dead.node}: a run of {nodes} nodes goes on without one only when "
+                    "[spares] nodes is 1 or more and it is not from an --artifact"
                 )
         for upset in plan.upsets:
             if upset.chip >= artifact.chips or not words[upset.chip]:
-                raise FaultPlanError(f"upset of chip {upset.chip}: it has no words to upset")
+                raise FaultPlanError(
+                    f"upset of chip {upset.chip}: the run has chips 0..{artifact.chips - 1}, of "
+                    f"which {np.count_nonzero(words)} hold words"
+                )
         for cable in plan.cables:
             if cable.cable >= len(artifact.cables):
-                raise FaultPlanError(f"cable {cable.cable}: there are {len(artifact.cables)}")
+                last = len(artifact.cables) - 1
+                has = f"cables 0..{last}" if last >= 0 else "no cables"
+                raise FaultPlanError(f"cable {cable.cable}: the nodes in use have {has}")
         return cls(plan, words)
 
 
@@ -153,6 +158,7 @@ class ModelledFaults:
         self._inputs_cycles = self._pcie_cycles(
             LANES * sum(n for places in inputs for _, _, n in places)
         )
+        self._seed = self._plan.seed + self._plan.redraws
         self._drift = draw_drift(artifact.chips, self._plan.ppm, self._plan.seed)
 
     @staticmethod
@@ -183,7 +189,7 @@ class ModelledFaults:
         """The first node of several that a run of these launches loses, before anything runs.
 
         nodes: of the machine, which is in use as node 0, 1, ...; ``dead_nodes`` name the machine's.
-        A cable between two nodes is taken as the fault of the one with the lower number (assumed).
+        A cable between two nodes is taken as the fault of the one in the lower place (assumed).
         Raises UnrecoverableError for a launch that never succeeds.
         """
         counts, reached = self.new_counts(), 0
@@ -238,7 +244,7 @@ class ModelledFaults:
         """Draw and count what happens in one attempt."""
         plan, length = self._plan, self._artifact.predicted_cycles[entry]
         packets = self._packets(entry)
-        random = random_stream(plan.seed, LINK_ERRORS, number, attempt)
+        random = random_stream(self._seed, LINK_ERRORS, number, attempt)
         bits = 8 * self._artifact.spec.packet_bytes
         one, more = draw_errors(packets, self._rates(number, counts), bits, random)
         counts["packets"] += int(packets.sum())
@@ -269,7 +275,7 @@ class ModelledFaults:
     def _upset(self, chips: list[Chip], number: int, attempt: int, counts: Counts) -> int:
         """Upsets of stored words: counted, and in our own chips real; the double ones."""
         plan = self._plan
-        random = random_stream(plan.seed, SRAM_ERRORS, number, attempt)
+        random = random_stream(self._seed, SRAM_ERRORS, number, attempt)
         singles, doubles = draw_errors(
             self._words * SUPERLANES, plan.sram_bit_error_rate, CODE_BITS, random
         )
@@ -280,7 +286,7 @@ class ModelledFaults:
             n = int(singles[chip.chip_id]), int(doubles[chip.chip_id])
             if any(n):
                 salt = attempt << 20 | chip.chip_id
-                self._turn_over(chip, n, random_stream(plan.seed, SRAM_PLACES, number, salt))
+                self._turn_over(chip, n, random_stream(self._seed, SRAM_PLACES, number, salt))
         counts["sram_corrected"] += int(singles.sum())
         counts["sram_detected"] += int(doubles.sum())
         return int(doubles.sum())
@@ -320,7 +326,8 @@ class ModelledFaults:
             interval = min(interval or length, length) // 2
             if interval < HAC_PERIOD_CYCLES:
                 raise UnrecoverableError(
-                    f"{error}; a deskew takes {HAC_PERIOD_CYCLES} cycles, more often is no use"
+                    f"{str(error).partition(':')[0]}, and a deskew takes {HAC_PERIOD_CYCLES} "
+                    "cycles, so more often is no use: lower ppm or raise budget_cycles"
                 ) from None
             counts["deskew_interval_cycles"] = interval
             counts["drift_caught"] += 1
@@ -351,13 +358,14 @@ class ModelledFaults:
         """
         if self._artifact.chips > max(NODE_SIZES):
             raise UnrecoverableError(
-                f"cable {broken[0]} keeps failing and the run has more than one node: it cannot be "
-                "linked again while it runs; name the cable under [[links.cable]], keep a spare "
-                "node and leave out --artifact"
+                f"cable {broken[0]} keeps failing in a run of several nodes: lower its "
+                "bit_error_rate, or name it under [[links.cable]] with [spares] nodes = 1 or more, "
+                "not from an --artifact"
             )
         if counts["spare_used"] == self._plan.spare_nodes:
             raise UnrecoverableError(
-                f"a node failed and no spare is left of {self._plan.spare_nodes}; give more"
+                f"node 0 is lost and no spare is left of {self._plan.spare_nodes}; give more "
+                "[spares] nodes"
             )
         self._pay_spare(counts)
 

@@ -16,7 +16,7 @@ from interconnect.node import NODE_SIZES
 from interconnect.spares import active_nodes, part_of
 from interconnect.topology import Topology
 from programs.artifact import Artifact
-from programs.fault_plan import CableFault, FaultPlan
+from programs.fault_plan import CableFault, FaultPlan, FaultPlanError
 from programs.modelled_faults import Counts, FaultSetting, LostNode, ModelledFaults
 
 T = TypeVar("T")
@@ -41,7 +41,9 @@ class Linked(Generic[T]):
         total = dict(counts)
         for lost in self.lost:
             for name, count in lost.counts.items():
-                if name != "deskew_interval_cycles":  # not a count: what the clocks have come to
+                if name == "deskew_interval_cycles":  # no count: what the clocks have come to
+                    total[name] = total[name] or count
+                else:
                     total[name] += count
         return total
 
@@ -64,7 +66,8 @@ def linked_onto_spares(
     Raises FabricError for a node that is not in use or when no spare is left, FaultPlanError for a
     plan that does not fit.
     """
-    spares = min(plan.spare_nodes, wiring.nodes - 1)
+    _require_sensible(plan, wiring)
+    spares = plan.spare_nodes
     gone: list[int] = []
     lost_nodes: list[LostNode] = []
     nodes = active_nodes(wiring, spares, gone)
@@ -83,13 +86,29 @@ def linked_onto_spares(
         plan = _what_is_left(plan, lost, place, artifact.cables, artifact_of(programs).cables)
 
 
+def _require_sensible(plan: FaultPlan, wiring: Topology) -> None:
+    """Raise FaultPlanError for more spare nodes, or other dead ones, than the machine has."""
+    if plan.spare_nodes >= wiring.nodes:
+        raise FaultPlanError(
+            f"[spares] nodes = {plan.spare_nodes}: the machine has {wiring.nodes} nodes; use "
+            f"{wiring.nodes - 1} or fewer"
+        )
+    for dead in plan.dead_nodes:
+        if dead.node >= wiring.nodes:
+            raise FaultPlanError(
+                f"dead_node {dead.node}: the machine has nodes 0..{wiring.nodes - 1}, spares "
+                "included"
+            )
+
+
 def _what_is_left(
     plan: FaultPlan, lost: LostNode, place: int, before: Cables, after: Cables
 ) -> FaultPlan:
     """The plan for the programs on a spare: what was drawn or done is not drawn or done again.
 
     place: of the lost node, whose cables are gone; other bad cables stay bad, from the first launch
-    if they were by then, under their new numbers.
+    if they were by then, under their new numbers.  A node that is gone does not die again, and
+    clocks stay as they were and deskew as often as it took.
     """
     numbers = {tuple(cable): number for number, cable in enumerate(after)}
     size = max(NODE_SIZES)
@@ -100,8 +119,13 @@ def _what_is_left(
 
     return replace(
         plan,
-        seed=plan.seed + 1,
-        dead_nodes=tuple(dead for dead in plan.dead_nodes if dead is not lost.death),
+        redraws=plan.redraws + 1,
+        deskew_interval_cycles=(
+            lost.counts["deskew_interval_cycles"] or plan.deskew_interval_cycles
+        ),
+        dead_nodes=tuple(
+            dead for dead in plan.dead_nodes if dead is not lost.death and dead.node != lost.node
+        ),
         upsets=tuple(upset for upset in plan.upsets if upset.launch > lost.launch),
         cables=tuple(
             replace(

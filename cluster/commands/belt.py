@@ -51,8 +51,9 @@ def belt(
     positions = context or need
     if need > positions or positions > checkpoint.config.max_position:
         raise InputError(
-            f"{need} positions asked for with --context {positions}, and the model was made for "
-            f"{checkpoint.config.max_position}; shorten the prompts or lower --max-new-tokens"
+            f"the prompts and new tokens take {need} positions, --context is {positions} and the "
+            f"model was made for {checkpoint.config.max_position}: use a --context from the first "
+            "to the last of these, shorter prompts or fewer --max-new-tokens"
         )
     sequences = max(pp, len(prompts))
     with working("compiling ...", stderr_console()) as tell:

@@ -121,7 +121,8 @@ def check_parallelism(
         tp = chips // pp if pp else min(chips, 8)
     if tp not in CHIPS:
         raise InputError(
-            f"--chips {chips} --pp {pp or 1}: {tp} chips would share every matrix; use 1, 2, 4 or 8"
+            f"--chips {chips} in {pp or 1} stages (--pp): {tp} chips (--tp) would share every "
+            "matrix; use 1, 2, 4 or 8"
         )
     stages = pp or chips // tp
     if tp * stages != chips:

@@ -112,9 +112,10 @@ def _range(text: str | None) -> tuple[str | None, list[int]]:
         return None, []
     name, _, span = text.partition("=")
     low, dots, high = span.partition("..")
-    numbers = [t for t in (low, high if dots else low) if t.isascii() and t.isdigit()]
+    ends = (low, high if dots else low)
+    numbers = [end for end in ends if end.isascii() and end.isdigit() and len(end) < 12]
     if name not in SWEPT or len(numbers) != 2 or not 1 <= int(low) <= int(numbers[1]) < 1 << 30:
-        raise InputError(f"--sweep {text}: use {', '.join(SWEPT)} as in chips=64..1024")
+        raise InputError(f"--sweep {text[:60]}: use {', '.join(SWEPT)} as in chips=64..1024")
     values, at = [], int(low)
     while at <= int(numbers[1]):
         values.append(at)

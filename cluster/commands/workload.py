@@ -104,8 +104,10 @@ def mlp(
     options.check_at_least("--batch", batch, 1)
     options.check_at_least("--seed", seed, 0)
     parts = sizes.split(",")
-    if len(parts) < 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--sizes {sizes}: use two or more positive numbers, for instance 784,10")
+    if len(parts) < 2 or not all(_positive(part) for part in parts):
+        raise InputError(
+            f"--sizes {sizes[:60]}: use two or more numbers of 1 to 1,000,000, for instance 784,10"
+        )
     from cluster.workloads import random_network
     from programs.resnet import mlp as build
 
@@ -169,10 +171,15 @@ def bert(
     )  # fmt: skip
 
 
+def _positive(text: str) -> bool:
+    """Whether ``text`` is a number from 1 to a million, more than any chip takes."""
+    return text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= 1_000_000
+
+
 def _swept(sweep: str) -> range:
     parts = sweep.split(":")
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--sweep {sweep}: use from:to:step, for instance 1376:3500:118")
+    if len(parts) != 3 or not all(_positive(part) for part in parts):
+        raise InputError(f"--sweep {sweep[:60]}: use from:to:step, for instance 1376:3500:118")
     first, last, step = (int(part) for part in parts)
     values = range(first, last + 1, step)
     if not 1 <= len(values) <= _MOST_SWEPT:

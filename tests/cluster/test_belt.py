@@ -37,7 +37,7 @@ def test_sequences_are_as_alone(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "about"),
     [
         (("--prompt", ""), "--prompt"),
-        (("--context", "3", "--prompt", "def main("), "--context 3"),
+        (("--context", "3", "--prompt", "def main("), "--context is 3"),
         (("--tp", "3"), "--chips"),
         (("--max-new-tokens", "0"), "--max-new-tokens"),
         (("--max-new-tokens", "100000"), "--max-new-tokens"),

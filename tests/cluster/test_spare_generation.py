@@ -9,6 +9,7 @@ import pytest
 
 from chip.spec import ChipSpec
 from cluster.actor_session import Placement
+from cluster.errors import InputError
 from cluster.generation import Listener, run_generation
 from cluster.metrics.board import Board
 from cluster.metrics.run_watch import RunWatch
@@ -17,7 +18,7 @@ from interconnect.topology import FabricError, Topology, topology
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.fault_plan import CableFault, DeadNode, FaultPlan
+from programs.fault_plan import CableFault, DeadNode, FaultPlan, FaultPlanError
 from programs.partition import partition
 from programs.runner import Generation
 from programs.spare_linking import loses_nodes
@@ -101,4 +102,26 @@ def test_a_second_death_needs_a_second_spare() -> None:
     plan = FaultPlan(dead_nodes=(DeadNode(4), DeadNode(5, 1)))
     assert loses_nodes(plan, 64) and not loses_nodes(plan, 8) and not loses_nodes(None, 64)
     with pytest.raises(FabricError, match="no spare is left of 1"):
+        generate(plan)
+
+
+def test_a_node_that_is_gone_does_not_die_again(calm: Survived) -> None:
+    cables = calm.artifact.cables
+    broken = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 4 and b // 8 == 4)
+    plan = FaultPlan(cables=(CableFault(broken, 0.1, 2),), dead_nodes=(DeadNode(4, 5),), ppm=50)
+    lost = generate(plan)
+    assert lost.nodes[4] == 8 and lost.result.faults["spare_used"] == 1
+    assert lost.result.tokens == calm.result.tokens
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (FaultPlan(dead_nodes=(DeadNode(9, 99),)), "nodes 0..8, spares included"),
+        (FaultPlan(dead_nodes=(DeadNode(0),), spare_nodes=26), "use 25 or fewer"),
+        (FaultPlan(cables=(CableFault(9999, 0.1),)), "have cables 0.."),
+    ],
+)
+def test_plans_of_other_machines_are_refused(plan: FaultPlan, reason: str) -> None:
+    with pytest.raises((FaultPlanError, InputError), match=reason):
         generate(plan)

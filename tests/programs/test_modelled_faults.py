@@ -251,7 +251,7 @@ def test_a_plan_must_fit_its_artifact(artifact: Artifact, tmp_path: Path) -> Non
     for plan, says in (
         (FaultPlan(dead_nodes=(DeadNode(1),)), "the run has nodes 0..0"),
         (FaultPlan(upsets=(Upset(8, 0),)), "upset of chip 8"),
-        (FaultPlan(cables=(CableFault(28, 0.1),)), "there are 28"),
+        (FaultPlan(cables=(CableFault(28, 0.1),)), "have cables 0..27"),
     ):
         with pytest.raises(FaultPlanError, match=says):
             FaultSetting.of(plan, artifact)
