@@ -373,7 +373,7 @@ FORMATS: dict[str, Format] = {
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
-    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 100),
+    "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
     ),
