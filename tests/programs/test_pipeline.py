@@ -138,10 +138,10 @@ def test_more_tiles_than_a_pass_takes(tp: int, config: ModelConfig) -> None:
     compare(artifact, model, 3, LOOKAHEAD)
 
 
-@pytest.mark.parametrize(("tp", "pp"), [(8, 4), (2, 4)])
-def test_a_belt_gives_every_sequence_its_own_tokens(tp: int, pp: int) -> None:
+@pytest.mark.parametrize(("tp", "pp", "layers"), [(8, 4, 12), (2, 4, 5)])
+def test_a_belt_gives_every_sequence_its_own_tokens(tp: int, pp: int, layers: int) -> None:
     """Four sequences at once, prompts of different lengths, as each alone."""
-    config = replace(TWELVE, layers=5)  # stages of unequal length
+    config = replace(TWELVE, layers=layers)
     model = partition(random_checkpoint(config, 0), tp, "int8")
     belt = compile_belt(model, SPEC, 64, pp)
     assert_legal(replace(belt, programs=dict(list(belt.programs.items())[:2])))
