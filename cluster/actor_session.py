@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chip.engine import warm_up
 from cluster.node import GroupPlan, layout_of, split_chips
-from cluster.ray_session import ray_session
+from cluster.ray_session import open_ray
 from cluster.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.supervision import Supervisor
 from programs.artifact import Artifact, save
@@ -84,7 +84,7 @@ def chip_actors(
             )
             for number, chips in enumerate(groups)
         ]  # fmt: skip
-        where = stack.enter_context(ray_session(placement.address, len(groups) + 1))
+        where = stack.enter_context(open_ray(placement.address, len(groups) + 1))
         yield stack.enter_context(
             Supervisor(plans, layout_of(artifact, len(groups)), where, phase)
         )

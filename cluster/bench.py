@@ -39,7 +39,7 @@ from cluster.tracing.request import TraceRequest
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import Layout, PartitionedModel, partition, random_chip_weights
+from programs.partition import Layout, PartitionedModel, partition_model, random_chip_weights
 from programs.runner import Generation
 
 TINYLLAMA = ModelConfig(
@@ -80,7 +80,7 @@ def tinyllama() -> Subject:
 
 def shipped() -> Subject:
     """The shipped model, compiled for eight chips."""
-    model = partition(load_checkpoint(shipped_model()), CHIPS, "int8")
+    model = partition_model(load_checkpoint(shipped_model()), CHIPS, "int8")
     return Subject(compile_decoder(model, ChipSpec(), CONTEXT))
 
 
@@ -132,7 +132,7 @@ def decode_vs_numpy() -> list[Row]:
 
 def engine_vs_reference() -> list[Row]:
     """Single instructions per second, fast engine against the cycle-by-cycle reference."""
-    artifact = compile_decoder(partition(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
+    artifact = compile_decoder(partition_model(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
     program = artifact.program("decode-64", 0)
     linked = link(program, artifact.spec)
     warm_up()

@@ -20,7 +20,7 @@ from interconnect.fabric_steps import OWN, RESULT, SOURCE, Groups, steps_of
 from interconnect.fabric_timing import simulate
 from interconnect.routes import minimal_routes
 from interconnect.slots import schedule_messages
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 from programs.runner import LOOKAHEAD, Alone, Runner
 
@@ -34,7 +34,7 @@ MESSAGES, MESSAGE_VECTORS = 200_000, 16
 def allreduce_10440() -> list[Row]:
     """All-reduce of 1 MiB per chip over 10,440 chips: wired, scheduled, checked, simulated."""
     began = perf_counter()
-    plan = plan_collective(topology(10_440), "all-reduce", MIB, ChipSpec())
+    plan = plan_collective(topology_of(10_440), "all-reduce", MIB, ChipSpec())
     seconds = perf_counter() - began
     if plan.findings or plan.link_conflicts:
         raise RunError(f"the all-reduce breaks rules: {plan.link_conflicts} link conflicts")
@@ -44,7 +44,7 @@ def allreduce_10440() -> list[Row]:
 
 def fabric_flit_hops() -> list[Row]:
     """Uniform random traffic on 264 chips, from messages to the end of the simulation."""
-    wiring, spec = topology(264), ChipSpec()
+    wiring, spec = topology_of(264), ChipSpec()
     random = np.random.Generator(np.random.PCG64(0))
 
     def run(messages: int) -> float:
@@ -124,7 +124,7 @@ def _numpy_seconds(compiled: FabricCollective, data: NDArray[np.int32]) -> float
 
 def allreduce_functional_vs_numpy() -> list[Row]:
     """All-reduce of 1 MiB over 64 chips with data, in one process; the fastest launch of ten."""
-    wiring, spec = topology(64), ChipSpec()
+    wiring, spec = topology_of(64), ChipSpec()
     compiled = compile_functional(wiring, "all-reduce", MIB, spec, "int32")
     data = random_words(wiring.chips, compiled.source_words, "int32", 0)
     artifact = collective_artifact(compiled, data)

@@ -17,12 +17,12 @@ from cluster.commands.options import shipped_model
 from cluster.errors import RunError
 from cluster.mapping import SharedMapping
 from cluster.node import ChipGroup, GroupPlan, GroupResult, layout_of
-from cluster.ray_session import ray_session
+from cluster.ray_session import open_ray
 from cluster.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from programs.artifact import Artifact
 from programs.checkpoint import load_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import Generation
 
 CHIPS = 8
@@ -31,7 +31,9 @@ ROUNDS = 5
 
 
 def _shipped() -> Artifact:
-    return compile_decoder(partition(load_checkpoint(shipped_model()), CHIPS, "int8"), ChipSpec())
+    return compile_decoder(
+        partition_model(load_checkpoint(shipped_model()), CHIPS, "int8"), ChipSpec()
+    )
 
 
 def snapshot_overhead() -> list[Row]:
@@ -87,7 +89,7 @@ def recovery_seconds() -> list[Row]:
 
     artifact = _shipped()
     job = replace(JOB, max_new_tokens=128)
-    with ray_session(None, CHIPS + 2):
+    with open_ray(None, CHIPS + 2):
         restart = ray_restart_seconds()
         with chip_actors(artifact, Placement(1), lambda _: None) as supervisor:
 

@@ -20,7 +20,7 @@ from cluster.commands.options import shipped_model
 from cluster.generation import Listener, run_generation
 from programs.checkpoint import load_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import Generation
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def metrics_overhead() -> list[Row]:
     from cluster.metrics.board import Board
     from cluster.metrics.run_watch import RunWatch
 
-    model = partition(load_checkpoint(shipped_model()), CHIPS, "int8")
+    model = partition_model(load_checkpoint(shipped_model()), CHIPS, "int8")
     artifact = compile_decoder(model, ChipSpec(), CONTEXT)
     job, placement = Generation(PROMPT, CONTEXT - len(PROMPT)), Placement(CHIPS, in_process=True)
     wall: dict[bool, list[float]] = {True: [], False: []}

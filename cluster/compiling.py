@@ -16,7 +16,7 @@ from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, load_checkpoint
 from programs.decoder_image import ChipImages
 from programs.layout import Layout
-from programs.partition import partition
+from programs.partition import partition_model
 
 Rows = NDArray[np.uint8]
 
@@ -86,7 +86,7 @@ def compile_apart(
             f"{context} positions asked for, but {checkpoint.path} was made for {most}; shorten "
             "the prompt, or lower --max-new-tokens or --context"
         )
-    model = partition(checkpoint, tp, dtype)
+    model = partition_model(checkpoint, tp, dtype)
     return compiler.compile_apart(
         model, load_chip_spec(chip), context, pp=pp, wiring=wiring
     )

@@ -67,7 +67,7 @@ def address_to_join(address: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, workers: int) -> Iterator[Any]:
+def open_ray(address: str | None, workers: int) -> Iterator[Any]:
     """Inside, Ray is up; yields the placement that keeps an actor on the driver's host.
 
     A Ray that this process is connected to already is used as it is and left running.

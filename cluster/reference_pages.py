@@ -87,7 +87,7 @@ def gpu_specs() -> str:
     return _specs(
         "# GPU specs\n\nMade from `cluster/gpu/spec.py`. A TOML file with a `[gpu]` table "
         "overrides any of them (`--gpu FILE.toml`); `base` names the preset to start from.",
-        gpu_spec.PRESETS, gpu_spec.field_source,
+        gpu_spec.GPU_PRESETS, gpu_spec.field_source,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from cluster.actor_session import Placement
 from cluster.errors import InputError, RunError
 from cluster.generation import GenerationResult, Listener, planned_launches, run_generation
 from cluster.metrics.run_watch import RunWatch
-from interconnect.topology import MAX_NODES, NODE, Topology, topology
+from interconnect.topology import MAX_NODES, NODE, Topology, topology_of
 from programs.artifact import Artifact
 from programs.fault_plan import FaultPlan
 from programs.modelled_faults import LostNode
@@ -70,7 +70,7 @@ def generate_on_spares(
             f"which {chips // NODE} are in use; use {most} or fewer"
         )
     linked = linked_onto_spares(
-        topology(chips + NODE * plan.spare_nodes), plan, compiled_on, lambda artifact: artifact,
+        topology_of(chips + NODE * plan.spare_nodes), plan, compiled_on, lambda artifact: artifact,
         lambda artifact: [launch.entry for launch in planned_launches(artifact, job)], goes_on,
     )  # fmt: skip
     artifact = linked.programs

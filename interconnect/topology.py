@@ -75,7 +75,7 @@ class Topology:
         return self.nodes // self.nodes_per_rack
 
 
-def topology(chips: int) -> Topology:
+def topology_of(chips: int) -> Topology:
     """The wiring of a number of chips; where two exist (144, 216), nodes all to all.
 
     A node of 1, 2, 4, 8 chips; 16 to 264 chips in nodes all to all; 288 to 10,440 chips in racks
@@ -114,7 +114,7 @@ def named_topology(name_or_path: str | Path) -> Topology:
     """
     text = str(name_or_path)
     if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
-        return topology(int(text))
+        return topology_of(int(text))
     if text == "lpx":
         return lpx_rack()
     where = f"topology {_shown(text)}"

@@ -19,7 +19,7 @@ from chip.program import Program
 from chip.reservation import Place
 from chip.spec import ChipSpec
 from interconnect.node import node_cables
-from interconnect.topology import Topology, topology
+from interconnect.topology import Topology, topology_of
 from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
 from programs.decoder import DecoderPlaces
@@ -87,7 +87,7 @@ def compile_apart(
         raise CompileError("the stages split other FFNs than the partitioned model does")
     chips = layout.tp * len(dealt)
     pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
-                              wiring or topology(chips))  # fmt: skip
+                              wiring or topology_of(chips))  # fmt: skip
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -114,7 +114,7 @@ def compile_belt(
         )
     context = buckets_up_to(context)[-1]
     dealt = deal_stages(model.layout, spec, model.dtype, context, pp, count)
-    wiring = topology(model.layout.tp * pp)
+    wiring = topology_of(model.layout.tp * pp)
     pipeline = build_pipeline(dealt, model.layout, model.dtype, spec, context, numbers_of(model),
                               wiring, count)  # fmt: skip
     programs: dict[str, list[Program]] = {}

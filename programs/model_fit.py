@@ -10,7 +10,7 @@ from functools import partial
 
 from chip.passes import CompileError
 from chip.spec import ChipSpec
-from interconnect.topology import Topology, topology
+from interconnect.topology import Topology, topology_of
 from programs.checkpoint import ModelConfig
 from programs.decoder import place_decoder
 from programs.expert_weights import router_columns
@@ -96,7 +96,7 @@ def deal_model(
     Raises CompileError with one line when it does not fit: by how much, and what would.
     """
     if chips is not None:
-        wiring = topology(chips)  # refuses sizes without a wiring
+        wiring = topology_of(chips)  # refuses sizes without a wiring
         width = tp or _tp_of(chips)
         if chips % width:
             raise CompileError(f"{chips} chips in groups of {width}: use a multiple of {width}")
@@ -116,7 +116,7 @@ def deal_model(
     layout, stages = found
     need = layout.tp * len(stages)
     size = next(s for s in machine_sizes() if s >= need and s % layout.tp == 0)
-    return layout, stages, topology(size)
+    return layout, stages, topology_of(size)
 
 
 def deal_stages(

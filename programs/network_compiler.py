@@ -31,7 +31,7 @@ from programs.network_places import (
     place_network,
 )
 from programs.product import EAST, PLANES, WEST, Finish, RowOperand, Rows, cut, product
-from programs.requantise import logits, maximum_of_nine, requantise, unsigned_rows
+from programs.requantise import logits, maximum_of_nine, requantise_rows, unsigned_rows
 
 ENTRY = "network"
 #: Image rows of pooled output made in one pass.
@@ -139,14 +139,14 @@ class _Scheduler:
         output = self.places.tensors[layer.name]
         targets, pattern = _pixels(output, task.first, count, task.block)
         if layer.residual is None:
-            return requantise(affine, targets, pattern)
+            return requantise_rows(affine, targets, pattern)
         other = self.places.tensors[layer.residual]
         sources, source_pattern = _pixels(other, task.first, count, task.block)
         one = {
             side: Place(place.queues[task.plane % 2 :][:1], place.address)
             for side, place in sources.items()
         }
-        return requantise(affine, targets, pattern, (one, source_pattern))
+        return requantise_rows(affine, targets, pattern, (one, source_pattern))
 
     def _tap_rows(
         self, own: LayerPlaces, task: Task, width: int

@@ -33,7 +33,7 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "chip_weights",
-    "partition",
+    "partition_model",
     "random_chip_weights",
 ]
 
@@ -180,7 +180,7 @@ class PartitionedModel:
         return inverse_frequencies(self.config)
 
 
-def partition(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:
+def partition_model(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:
     """Lay `checkpoint` out on `tp` chips in number type `dtype` (int8 or fp16)."""
     _check_dtype(dtype)
     return PartitionedModel(checkpoint, Layout.of(checkpoint.config, tp), dtype)

@@ -57,7 +57,7 @@ class PlanReport:
     bottleneck: str
 
 
-def report(plan: Plan) -> PlanReport:
+def report_plan(plan: Plan) -> PlanReport:
     """All figures of ``plan``."""
     phases = _phases(plan)
     user_cycles, tokens, mode = _service(plan)

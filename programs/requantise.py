@@ -69,7 +69,7 @@ def _scaled(
     return value, driven, t + 6
 
 
-def requantise(
+def requantise_rows(
     affine: Affine, targets: Mapping[int, Place], rows: Rows,
     residual: tuple[Mapping[int, Place], Rows] | None = None,
 ) -> Finish:  # fmt: skip

@@ -39,7 +39,7 @@ def belt(
     from cluster.output import print_json, print_table, stderr_console, working
     from programs.belt_runner import run_belt
     from programs.compiler import compile_belt
-    from programs.partition import partition
+    from programs.partition import partition_model
 
     checkpoint = open_model(model or options.shipped_model())
     tokenizer = checkpoint.tokenizer
@@ -57,7 +57,7 @@ def belt(
         )
     sequences = max(pp, len(prompts))
     with working("compiling ...", stderr_console()) as tell:
-        partitioned = partition(checkpoint, tp, dtype)
+        partitioned = partition_model(checkpoint, tp, dtype)
         spec = load_chip_spec(chip)
         artifact = compile_belt(partitioned, spec, positions, pp, sequences=sequences)
         tell("running ...")

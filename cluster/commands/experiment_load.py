@@ -9,8 +9,8 @@ import typer
 
 from cluster.commands import options
 from cluster.errors import InputError
-from cluster.gpu.link import PRESETS as LINKS
-from cluster.gpu.spec import PRESETS as GPUS
+from cluster.gpu.link import LINK_PRESETS as LINKS
+from cluster.gpu.spec import GPU_PRESETS as GPUS
 
 if TYPE_CHECKING:
     from cluster.experiments.arrivals import Trace

@@ -155,7 +155,7 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
     began = perf_counter()
     from chip.engine import warm_up
     from programs.named_models import config_of
-    from programs.plan_report import BELT, describe_machine, report
+    from programs.plan_report import BELT, describe_machine, report_plan
     from programs.plan_run import run_timing, timing_programs
     from programs.whole_model import check_plan, compile_plan
 
@@ -177,7 +177,7 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
         "tp": found.layout.tp,
         "pp": len(found.starts),
     }
-    r = report(found)
+    r = report_plan(found)
     row |= {
         "cycles_per_token": r.cycles_per_token,
         "initiation_interval_cycles": r.interval_cycles,

@@ -21,10 +21,10 @@ def report(
     from cluster.output import print_json, print_table, stderr_console, working
     from cluster.report.page import write_page
     from cluster.report.request import check_page
-    from cluster.report.run_file import load_run
+    from cluster.report.run_file import read_run
 
     check_page(output, "--output")
-    loaded = load_run(run)
+    loaded = read_run(run)
     with working("drawing ...", stderr_console()):
         write_page(loaded, output)
     size = output.stat().st_size

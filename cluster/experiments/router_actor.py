@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.errors import InputError, RunError, one_line
 from cluster.experiments.agentic_routing import Desk, LocalDesk, View, make_router
-from cluster.ray_session import ray_session
+from cluster.ray_session import open_ray
 
 PLACE = "actor"
 #: Losses after which a desk is given up: something ends it again and again.
@@ -109,12 +109,12 @@ def actor_desk(name: str, seed: int, address: str | None = None) -> Iterator[Act
     """A desk before router ``name`` in a Ray actor; the actor is gone afterwards.
 
     name: as for ``make_router``; a module is looked for in the working directory, as in process.
-    address: as for ``ray_session``.
+    address: as for ``open_ray``.
     """
     import ray
 
     here = os.getcwd()
-    with ray_session(address, 1) as where:
+    with open_ray(address, 1) as where:
         remote: Any = ray.remote(num_cpus=0, max_restarts=0)(RouterActor)
         options = remote.options(scheduling_strategy=where, max_task_retries=0)
         desk = ActorDesk(lambda: options.remote(name, seed, here))

@@ -231,7 +231,7 @@ class _Study:
         heats = sorted({s.temperature, *SWEEP_TEMPERATURES}) if s.sweep else [s.temperature]
         points = [(g, t) for t in heats for g in gammas]
         points.sort(key=lambda point: point != (s.gamma, s.temperature))
-        names = list(dict.fromkeys([s.link, *links.PRESETS]))
+        names = list(dict.fromkeys([s.link, *links.LINK_PRESETS]))
         rows: list[dict[str, Any]] = []
         crossings: list[dict[str, Any]] = []
         main: list[RequestTrace] = []

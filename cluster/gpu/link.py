@@ -83,7 +83,7 @@ _LINKS: dict[str, tuple[WorldLink, dict[str, tuple[str, str]]]] = {
     }),
 }  # fmt: skip
 
-PRESETS: dict[str, WorldLink] = {name: link for name, (link, _) in _LINKS.items()}
+LINK_PRESETS: dict[str, WorldLink] = {name: link for name, (link, _) in _LINKS.items()}
 DEFAULT_PRESET = "pcie5-x16"
 
 
@@ -103,7 +103,7 @@ def load_link(source: str | Path) -> WorldLink:
 
     ``base`` is pcie5-x16 by default.  Raises InputError with one line.
     """
-    return load_table(source, "link", PRESETS, DEFAULT_PRESET)
+    return load_table(source, "link", LINK_PRESETS, DEFAULT_PRESET)
 
 
 @dataclass

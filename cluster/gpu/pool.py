@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError, RunError, one_line
-from cluster.ray_session import ray_session
+from cluster.ray_session import open_ray
 from programs.checkpoint import load_checkpoint
 
 F32 = NDArray[np.float32]
@@ -276,14 +276,14 @@ def ray_pool(
 ) -> Iterator[GpuPool]:
     """A pool of ``nodes`` Ray actors, each with the checkpoint in its own process.
 
-    address: as for ``ray_session``.  replace_lost: as for ``GpuPool``.  The actors are gone
+    address: as for ``open_ray``.  replace_lost: as for ``GpuPool``.  The actors are gone
     afterwards, those started later too.
     """
     import ray
 
     if nodes < 1:
         raise InputError(f"a GPU pool of {nodes} nodes: use 1 or more")
-    with ray_session(address, nodes + 1) as where:
+    with open_ray(address, nodes + 1) as where:
         remote: Any = ray.remote(num_cpus=0, max_restarts=0)(NodeActor)
         options = remote.options(
             scheduling_strategy=where, runtime_env={"env_vars": THREADS}, max_task_retries=0

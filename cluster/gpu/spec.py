@@ -1,6 +1,6 @@
 """What a GPU is: memory, rates, links and how much of them programs achieve, each with its source.
 
-``GpuSpec`` is immutable and validated at construction; ``PRESETS`` names nine GPUs.  Sources:
+``GpuSpec`` is immutable and validated at construction; ``GPU_PRESETS`` names nine GPUs.  Sources:
 *published* (first-party data sheets and the aiconfigurator system files of 2026-08-21),
 *calibrated* (chosen so that a published figure comes out), *assumed* (not public, or recalled).
 :func:`field_source` names the source of every field of every preset.  All rates are dense and of
@@ -181,7 +181,7 @@ _FIGURES: dict[str, dict[str, _Figure]] = {
     },
 }  # fmt: skip
 
-PRESETS: dict[str, GpuSpec] = {
+GPU_PRESETS: dict[str, GpuSpec] = {
     preset: GpuSpec(**{name: value for name, (value, _, _) in figures.items()})
     for preset, figures in _FIGURES.items()
 }
@@ -190,8 +190,8 @@ DEFAULT_PRESET = "h100"
 
 def field_source(preset: str, name: str) -> tuple[str, str]:
     """Where field ``name`` of a preset comes from: (published, calibrated or assumed; a note)."""
-    if preset not in PRESETS:
-        raise InputError(f"gpu {preset!r} is no preset; known: {', '.join(PRESETS)}")
+    if preset not in GPU_PRESETS:
+        raise InputError(f"gpu {preset!r} is no preset; known: {', '.join(GPU_PRESETS)}")
     metadata = {f.name: f.metadata for f in fields(GpuSpec)}
     if name not in metadata:
         raise InputError(f"gpu.{name} is no field; known: {', '.join(metadata)}")
@@ -206,7 +206,7 @@ def load_gpu_spec(source: str | Path) -> GpuSpec:
 
     Raises InputError with one line saying what, where and how to mend it.
     """
-    return load_table(source, "gpu", PRESETS, DEFAULT_PRESET)
+    return load_table(source, "gpu", GPU_PRESETS, DEFAULT_PRESET)
 
 
 Spec = TypeVar("Spec")

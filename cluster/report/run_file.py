@@ -154,7 +154,7 @@ def save_run(run: Run, path: Path) -> None:
     replace_text(path, json.dumps(run, allow_nan=False))
 
 
-def load_run(path: Path) -> Run:
+def read_run(path: Path) -> Run:
     """The run in a file; raises InputError with one line for anything else."""
     try:
         with path.open("rb") as file:

@@ -12,7 +12,7 @@ from kills import Disturbed, Kill, disturbed
 
 from chip.spec import PRESETS
 from cluster.collective_runs import run_functional
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 
 pytestmark = pytest.mark.ray
 
@@ -22,7 +22,7 @@ BYTES = 1 << 17
 
 def collective(operation: str, in_process: bool) -> dict[str, Any]:
     return run_functional(
-        topology(8), operation, BYTES, PRESETS["groq-lpu-1"], dtype="int32", seed=3,
+        topology_of(8), operation, BYTES, PRESETS["groq-lpu-1"], dtype="int32", seed=3,
         sync="lookahead", chips_per_actor=4, in_process=in_process, phase=lambda _: None,
         algorithm="hierarchical",
     )  # fmt: skip

@@ -8,21 +8,21 @@ import pytest
 
 from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
-from cluster.ray_session import ray_session
+from cluster.ray_session import open_ray
 from programs.artifact import Artifact
 from programs.checkpoint import load_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 
 
 @pytest.fixture(scope="session")
 def artifact() -> Artifact:
     """The shipped model on eight chips."""
-    return compile_decoder(partition(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
+    return compile_decoder(partition_model(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A private Ray that lives as long as the tests."""
-    with ray_session(None, 9):
+    with open_ray(None, 9):
         yield

@@ -14,7 +14,7 @@ from cluster import cli
 from programs.artifact import save
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 
 FOREIGN = (b"PK\3\4", b"\x89PNG\r\n", b"hello\n", b"", b"\x7fELF")
 
@@ -40,7 +40,7 @@ def test_damaged_files_are_refused(
 ) -> None:
     config = ModelConfig(100, 1, 4, 2, 16, 64, 97, tied=True)
     good = tmp_path / "good.lpu"
-    save(compile_decoder(partition(random_checkpoint(config, 0), 2), ChipSpec(), 64), good)
+    save(compile_decoder(partition_model(random_checkpoint(config, 0), 2), ChipSpec(), 64), good)
     whole = good.read_bytes()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rng = random.Random(1)

@@ -25,7 +25,7 @@ from cluster.experiments.disaggregated import (
 from cluster.experiments.kv_handover import exposed_by_formula, kv_bytes
 from cluster.experiments.serving import STAGES, Slo, service_report
 from cluster.experiments.split_layers import SplitCost
-from cluster.gpu.link import PRESETS, LinkLedger, WorldLink
+from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from programs.architectures import architecture
@@ -33,7 +33,7 @@ from programs.architectures import architecture
 LLAMA = architecture("llama-2-70b")
 SITE = Site(
     LLAMA, GpuGroup(load_gpu_spec("h100"), 4), GpuGroup(load_gpu_spec("rubin-cpx"), 4),
-    given_belt(900_000, 900_000_000, 1 << 16), PRESETS["pcie5-x16"], 9_000, "given",
+    given_belt(900_000, 900_000_000, 1 << 16), LINK_PRESETS["pcie5-x16"], 9_000, "given",
 )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_attention_and_network_together_are_about_a_whole_layer() -> None:
 
 def test_serial_is_slower_than_layer_by_layer_and_a_slow_link_shows() -> None:
     names = ["gpu+lpu"]
-    slow = replace(SITE, link=PRESETS["100gbe"])
+    slow = replace(SITE, link=LINK_PRESETS["100gbe"])
     found = {
         (name, handover): run_disaggregated(
             one(1, 1), (4096, 4), replace(site, handover=handover), Slo(), names

@@ -23,7 +23,7 @@ LISTENING = textwrap.dedent(
     """
     import os, sys
     from pathlib import Path
-    from cluster.ray_session import ray_session
+    from cluster.ray_session import open_ray
 
     def listening():
         sockets = {}
@@ -48,7 +48,7 @@ LISTENING = textwrap.dedent(
             return pid == os.getpid()
         return [pid for pid in parents if ours(pid)]
 
-    with ray_session(None, 2):
+    with open_ray(None, 2):
         import ray
 
         @ray.remote(num_cpus=0)

@@ -16,7 +16,7 @@ from cluster.collective_runs import expected_results, random_words, run_function
 from cluster.gpu.collectives import collective_seconds, gpu_time
 from cluster.gpu.spec import load_gpu_spec
 from cluster.mapping import MappingError
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs.runner import BARRIER, LOOKAHEAD, StuckError
 
 SPEC = ChipSpec()
@@ -32,7 +32,7 @@ def lpu(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 def functional(chips: int, nbytes: int, groups: int, sync: str, dtype: str = "int32") -> Any:
     """An all-reduce in ``groups`` processes (0: in this one)."""
     return run_functional(
-        topology(chips), "all-reduce", nbytes, SPEC, dtype=dtype, seed=1, sync=sync,
+        topology_of(chips), "all-reduce", nbytes, SPEC, dtype=dtype, seed=1, sync=sync,
         chips_per_actor=chips // groups if groups else None, in_process=groups == 0,
         phase=lambda _: None,
     )  # fmt: skip

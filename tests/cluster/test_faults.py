@@ -27,7 +27,7 @@ from cluster.snapshots import (
     take,
 )
 from interconnect.spares import part_of
-from interconnect.topology import FabricError, topology
+from interconnect.topology import FabricError, topology_of
 from programs.artifact import Artifact
 from programs.fault_plan import CableFault, DeadNode, FaultPlan, Upset, load_fault_plan
 from programs.runner import BARRIER, Generation
@@ -85,7 +85,7 @@ def test_a_kill_in_a_faulty_run_counts_nothing_twice(
 
 def collective(plan: FaultPlan | None, operation: str = "all-reduce") -> dict[str, Any]:
     return run_functional(
-        topology(72), operation, 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
+        topology_of(72), operation, 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
         chips_per_actor=None, in_process=True, phase=lambda _: None, faults=plan,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_72_chips_lose_node_4_and_end_with_the_same_outputs() -> None:
 
 @pytest.mark.parametrize("between", [False, True])
 def test_a_cable_of_72_chips_that_keeps_failing_costs_a_node(between: bool) -> None:
-    cables = part_of(topology(72), list(range(8))).cables.tolist()
+    cables = part_of(topology_of(72), list(range(8))).cables.tolist()
     ends = (2, 7) if between else (2, 2)
     broken = [n for n, (a, _, b, _) in enumerate(cables) if (a // 8, b // 8) == ends]
     found = collective(FaultPlan(cables=tuple(CableFault(n, 0.1) for n in broken)))
@@ -117,7 +117,7 @@ def test_a_cable_of_72_chips_that_keeps_failing_costs_a_node(between: bool) -> N
 
 def test_a_node_alone_is_replaced_in_a_collective() -> None:
     found = run_functional(
-        topology(8), "all-reduce", 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
+        topology_of(8), "all-reduce", 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
         chips_per_actor=None, in_process=True, phase=lambda _: None,
         faults=FaultPlan(dead_nodes=(DeadNode(0, 0, 300),)),
     )  # fmt: skip

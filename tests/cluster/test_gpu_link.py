@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.gpu.link import KINDS, PRESETS, LinkLedger, WorldLink, load_link
+from cluster.gpu.link import KINDS, LINK_PRESETS, LinkLedger, WorldLink, load_link
 
 links = st.builds(
     WorldLink,
@@ -25,7 +25,14 @@ transfers = st.lists(
 
 
 def test_presets() -> None:
-    assert list(PRESETS) == ["pcie5-x16", "pcie6-x16", "100gbe", "400gbe", "800gbe", "nvlink-c2c"]
+    assert list(LINK_PRESETS) == [
+        "pcie5-x16",
+        "pcie6-x16",
+        "100gbe",
+        "400gbe",
+        "800gbe",
+        "nvlink-c2c",
+    ]
     pcie = load_link("pcie5-x16")
     assert pcie.seconds(0) == 10e-6
     assert pcie.seconds(48_000_000) == pytest.approx(10e-6 + 1e-3)
@@ -71,7 +78,7 @@ def test_an_idle_link_takes_latency_and_bytes(link: WorldLink, one: int, two: in
 
 
 def test_mistakes_are_refused_and_book_nothing() -> None:
-    ledger = LinkLedger(PRESETS["nvlink-c2c"])
+    ledger = LinkLedger(LINK_PRESETS["nvlink-c2c"])
     ledger.send("logits", 10, 5.0)
     with pytest.raises(ValueError, match="sort them by time"):
         ledger.send("logits", 10, 4.9)

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from cluster.errors import InputError
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.roofline import GpuGroup, Jitter
-from cluster.gpu.spec import PRESETS
+from cluster.gpu.spec import GPU_PRESETS
 from programs.architectures import ARCHITECTURES
 
 LLAMA = ARCHITECTURES["llama-3-8b"]
-H100 = GpuGroup(PRESETS["h100"])
+H100 = GpuGroup(GPU_PRESETS["h100"])
 #: Allowance for rounding where two sums are equal on paper.
 SLACK = 1 + 1e-12
 
 groups = st.builds(
     GpuGroup,
-    st.sampled_from([PRESETS[name] for name in ("a100", "h100", "b200", "gb300", "rubin-cpx")]),
+    st.sampled_from([GPU_PRESETS[name] for name in ("a100", "h100", "b200", "gb300", "rubin-cpx")]),
     st.sampled_from([1, 2, 8, 16]),
     st.sampled_from(["fp16", "fp8"]),
 )
@@ -31,7 +31,7 @@ cached = st.integers(0, 100_000)
 
 
 def without_overheads(name: str) -> GpuGroup:
-    return GpuGroup(replace(PRESETS[name], kernel_overhead_s=1e-15))
+    return GpuGroup(replace(GPU_PRESETS[name], kernel_overhead_s=1e-15))
 
 
 def test_decoding_one_sequence_is_bytes_over_bandwidth() -> None:
@@ -80,9 +80,9 @@ def test_one_token_of_mixtral_reads_two_experts_and_a_batch_reads_all() -> None:
 def test_keys_are_copied_when_gpus_outnumber_their_heads() -> None:
     """4,096 tokens of Qwen3-8B are 576 MiB; 1,024 of Qwen3-235B on 8 GPUs 394 MB, twice its own."""
     qwen = ARCHITECTURES["qwen3-235b"]
-    eight = GpuGroup(PRESETS["h200"], 8)
+    eight = GpuGroup(GPU_PRESETS["h200"], 8)
     assert eight.kv_bytes_per_token(qwen) * 1024 == 394_264_576
-    assert GpuGroup(PRESETS["h200"], 4).kv_bytes_per_token(qwen) == 192_512
+    assert GpuGroup(GPU_PRESETS["h200"], 4).kv_bytes_per_token(qwen) == 192_512
     assert eight.kv_bytes_per_token(ARCHITECTURES["qwen3-8b"]) * 4096 == 576 * 2**20
     assert eight.kv_bytes_per_token(ARCHITECTURES["deepseek-v3"]) == 8 * 70_272
 
@@ -129,7 +129,7 @@ def test_verifying_one_token_is_decoding(group, model, contexts) -> None:  # typ
 
 @given(models, cached, counts)
 def test_a_better_gpu_is_never_slower(model, context, tokens) -> None:  # type: ignore[no-untyped-def]
-    spec = PRESETS["h100"]
+    spec = GPU_PRESETS["h100"]
     base = GpuGroup(spec).verify_seconds(model, context, tokens)
     for name in ("hbm_bytes_per_s", "fp16_flops"):
         better = replace(spec, **{name: 2 * getattr(spec, name)})
@@ -138,7 +138,7 @@ def test_a_better_gpu_is_never_slower(model, context, tokens) -> None:  # type: 
 
 @given(models, st.integers(1, 100_000), st.sampled_from([1, 2, 4, 8, 64]))
 def test_what_fits_fits_exactly(model, context, gpus) -> None:  # type: ignore[no-untyped-def]
-    group = GpuGroup(PRESETS["gb200"], gpus)
+    group = GpuGroup(GPU_PRESETS["gb200"], gpus)
     fit = group.max_sequences(model, context)
     if group.weight_bytes(model) <= group.hbm_bytes:
         group.check_fits(model, fit, context)
@@ -162,10 +162,10 @@ def test_jitter_is_seeded_and_only_slows() -> None:
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: GpuGroup(PRESETS["h100"], 0), "tensor parallel 0"),
-        (lambda: GpuGroup(PRESETS["h100"], 1, "fp4"), "no published fp4 rate"),
-        (lambda: GpuGroup(PRESETS["h100"], 1, "fp5"), "number type 'fp5'"),
-        (lambda: GpuGroup(PRESETS["h100"], kv_bytes_per_value=0), "bytes per KV value"),
+        (lambda: GpuGroup(GPU_PRESETS["h100"], 0), "tensor parallel 0"),
+        (lambda: GpuGroup(GPU_PRESETS["h100"], 1, "fp4"), "no published fp4 rate"),
+        (lambda: GpuGroup(GPU_PRESETS["h100"], 1, "fp5"), "number type 'fp5'"),
+        (lambda: GpuGroup(GPU_PRESETS["h100"], kv_bytes_per_value=0), "bytes per KV value"),
         (lambda: H100.decode_seconds(LLAMA, []), "sequences 0"),
         (lambda: H100.decode_seconds(LLAMA, [5, -1]), "cached positions -1"),
         (lambda: H100.prefill_seconds(LLAMA, 0), "tokens 0"),

@@ -18,7 +18,7 @@ from cluster.gpu.spec import (
     ASSUMED,
     CALIBRATED,
     DTYPE_BYTES,
-    PRESETS,
+    GPU_PRESETS,
     PUBLISHED,
     GpuSpec,
     field_source,
@@ -29,32 +29,34 @@ SOURCES = (PUBLISHED, CALIBRATED, ASSUMED)
 
 
 def test_presets_carry_the_published_figures() -> None:
-    assert list(PRESETS) == [
+    assert list(GPU_PRESETS) == [
         "a100", "h100", "h200", "b200", "gb200", "b300", "gb300", "rubin", "rubin-cpx",
     ]  # fmt: skip
-    assert PRESETS["h100"] == GpuSpec()
-    assert PRESETS["a100"].hbm_bytes_per_s == 2.039e12
-    assert [spec.hbm_bytes_per_s / 1e12 for spec in PRESETS.values()] == [
+    assert GPU_PRESETS["h100"] == GpuSpec()
+    assert GPU_PRESETS["a100"].hbm_bytes_per_s == 2.039e12
+    assert [spec.hbm_bytes_per_s / 1e12 for spec in GPU_PRESETS.values()] == [
         2.039, 3.35, 4.8, 7.7, 8.0, 7.75, 8.0, 22.0, 2.0,
     ]  # fmt: skip
-    assert PRESETS["h200"].hbm_bytes == 141_000_000_000
-    assert PRESETS["b200"].flops("fp4") == 9e15
-    assert PRESETS["gb200"].gpus_per_node == 72
-    assert PRESETS["rubin"].flops("fp8") == 17.5e15
-    assert PRESETS["rubin-cpx"].scale_up_bytes_per_s == PRESETS["rubin-cpx"].pcie_bytes_per_s
+    assert GPU_PRESETS["h200"].hbm_bytes == 141_000_000_000
+    assert GPU_PRESETS["b200"].flops("fp4") == 9e15
+    assert GPU_PRESETS["gb200"].gpus_per_node == 72
+    assert GPU_PRESETS["rubin"].flops("fp8") == 17.5e15
+    assert (
+        GPU_PRESETS["rubin-cpx"].scale_up_bytes_per_s == GPU_PRESETS["rubin-cpx"].pcie_bytes_per_s
+    )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", GPU_PRESETS)
 def test_every_field_has_a_source(preset: str) -> None:
     for f in fields(GpuSpec):
-        assert type(getattr(PRESETS[preset], f.name)).__name__ == f.type
+        assert type(getattr(GPU_PRESETS[preset], f.name)).__name__ == f.type
         source, note = field_source(preset, f.name)
         assert source in SOURCES and note
     with pytest.raises(InputError, match="no field"):
         field_source(preset, "colour")
 
 
-@pytest.mark.parametrize("preset", link_module.PRESETS)
+@pytest.mark.parametrize("preset", link_module.LINK_PRESETS)
 def test_every_number_of_a_link_has_a_source(preset: str) -> None:
     for f in fields(WorldLink):
         source, note = link_module.field_source(preset, f.name)
@@ -71,22 +73,22 @@ def test_unknown_presets_have_no_sources() -> None:
 
 def test_a_rate_that_a_gpu_lacks_names_those_it_has() -> None:
     with pytest.raises(InputError, match="H100 SXM has no published fp4 rate: use fp16"):
-        PRESETS["h100"].flops("fp4")
+        GPU_PRESETS["h100"].flops("fp4")
     with pytest.raises(InputError, match="number type 'fp3'"):
-        PRESETS["h100"].flops("fp3")
-    assert all(PRESETS["b200"].flops(dtype) > 0 for dtype in DTYPE_BYTES)
+        GPU_PRESETS["h100"].flops("fp3")
+    assert all(GPU_PRESETS["b200"].flops(dtype) > 0 for dtype in DTYPE_BYTES)
 
 
 def test_a_file_overrides_its_base(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[gpu]\nbase = "b200"\nname = "B200 fast"\nhbm_bytes_per_s = 9_000_000_000_000')
     assert load_gpu_spec(path) == replace(
-        PRESETS["b200"], name="B200 fast", hbm_bytes_per_s=9e12
+        GPU_PRESETS["b200"], name="B200 fast", hbm_bytes_per_s=9e12
     )
     path.write_text("[gpu]\nhbm_bytes = 94e9")
-    assert load_gpu_spec(str(path)) == replace(PRESETS["h100"], hbm_bytes=94_000_000_000)
+    assert load_gpu_spec(str(path)) == replace(GPU_PRESETS["h100"], hbm_bytes=94_000_000_000)
     path.write_text('[link]\nbase = "400gbe"\nlatency_s = 0')
-    assert load_link(path) == replace(link_module.PRESETS["400gbe"], latency_s=0.0)
+    assert load_link(path) == replace(link_module.LINK_PRESETS["400gbe"], latency_s=0.0)
 
 
 WRONG = {
@@ -156,10 +158,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         load_gpu_spec(binary)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", GPU_PRESETS)
 def test_collectives_of_every_preset(preset: str) -> None:
     """A ring moves 2 (n - 1) / n of the tensor over each link, however long it is."""
-    spec, nbytes = PRESETS[preset], 1 << 36
+    spec, nbytes = GPU_PRESETS[preset], 1 << 36
     gpus = spec.gpus_per_node
     ring = collective_seconds(spec, "all-reduce", gpus, nbytes)["ring"]
     share = 2 * (gpus - 1) / gpus
@@ -175,7 +177,7 @@ def test_collectives_refuse_what_they_do_not_know() -> None:
         gpu_time("h800", "all-reduce", 8, 320)
     with pytest.raises(InputError, match="--op gossip"):
         gpu_time("h100", "gossip", 8, 320)
-    assert collective_seconds(PRESETS["h100"], "all-reduce", 1, 320) == {"ring": 0.0}
+    assert collective_seconds(GPU_PRESETS["h100"], "all-reduce", 1, 320) == {"ring": 0.0}
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))

@@ -20,7 +20,7 @@ from chip.spec import ChipSpec
 from programs.artifact import content_hash, load, save
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 
 LPU = [sys.executable, "-m", "cluster.cli"]
 SMALL = ModelConfig(64, 1, 2, 1, 32, 96, 64, tied=True)
@@ -130,7 +130,7 @@ while True:
 
 def two_artifacts():
     return [
-        compile_decoder(partition(random_checkpoint(SMALL, seed), 2), ChipSpec(), 64)
+        compile_decoder(partition_model(random_checkpoint(SMALL, seed), 2), ChipSpec(), 64)
         for seed in (0, 1)
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.experiments.arrivals import PS
 from cluster.experiments.kv_handover import exposed_by_formula, hand_over, kv_bytes, kv_pieces
-from cluster.gpu.link import PRESETS, LinkLedger, WorldLink
+from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
 from programs.architectures import architecture
 
 
@@ -51,7 +51,7 @@ def test_serial_handover_waits_for_all_and_the_link_is_shared_in_order() -> None
 
 def test_every_byte_of_the_cache_crosses_once() -> None:
     for handover in ("serial", "layers"):
-        ledger = LinkLedger(PRESETS["pcie5-x16"])
+        ledger = LinkLedger(LINK_PRESETS["pcie5-x16"])
         hand_over(np.array([0, 5]), np.array([7, 9]), [1001, 13], 80, ledger, handover)
         assert ledger.bytes_by_kind["kv"] == 1014 and ledger.bytes_by_kind["tokens"] == 8
 

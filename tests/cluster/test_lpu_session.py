@@ -10,7 +10,7 @@ from cluster.experiments.lpu_session import LpuSession
 from programs.artifact import Artifact
 from programs.checkpoint import load_checkpoint
 from programs.compiler import compile_decoder
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import generate
 
 PROMPT = (70, 221, 304)
@@ -21,7 +21,7 @@ def drafter(request: pytest.FixtureRequest) -> Artifact:
     from cluster.commands.options import shipped_model
 
     checkpoint = load_checkpoint(shipped_model().parent / "draft")
-    return compile_decoder(partition(checkpoint, request.param), ChipSpec(), 128)
+    return compile_decoder(partition_model(checkpoint, request.param), ChipSpec(), 128)
 
 
 def test_a_session_picks_the_runners_tokens(drafter: Artifact) -> None:

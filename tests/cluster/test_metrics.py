@@ -37,7 +37,7 @@ from cluster.metrics.places import places
 from cluster.metrics.run_watch import OneEpoch, RunWatch
 from cluster.metrics.table import COUNTER, METRICS, UNITS
 from cluster.node import layout_of
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs.artifact import Artifact
 from programs.runner import BARRIER, LOOKAHEAD, Generation
 
@@ -240,7 +240,7 @@ def test_a_violation_is_counted(artifact: Artifact) -> None:
 
 @pytest.mark.parametrize(("chips", "levels"), [(8, 8), (64, 64), (72, 9), (264, 33), (10_440, 145)])
 def test_large_machines_share_series(chips: int, levels: int) -> None:
-    wiring = topology(chips)
+    wiring = topology_of(chips)
     where = places(chips, wiring.cables.tolist(), wiring.name)
     assert len(where.chips) == levels == len(set(where.chips))
     assert len(where.link_ends) == 2 * len(wiring.cables)

@@ -18,7 +18,7 @@ from programs.architectures import ARCHITECTURES
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_belt
 from programs.host import Host
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.whole_model import compile_plan
 
 KEYS = {
@@ -72,7 +72,9 @@ def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> None:
     """A plan and an artifact say what the host then charges: one map word for each segment."""
     spec = replace(PRESETS["groq-lpu-1"], words_per_bank=128)
-    model = partition(random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8")
+    model = partition_model(
+        random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8"
+    )
     artifact = compile_belt(model, spec, context, 1, sequences=sequences)
     host = Host(artifact, model)
     host.prepare(Chip(spec, 0), 3, 0)

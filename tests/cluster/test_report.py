@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from cluster.cli import run
 from cluster.errors import InputError
 from cluster.report.page import render, write_page
-from cluster.report.run_file import load_run
+from cluster.report.run_file import read_run
 
 #: One quick run of every kind.
 RUNS = {
@@ -169,7 +169,7 @@ def test_hostile_strings_stay_text(
 ) -> None:
     saved = tmp_path / "run.json"
     saved.write_text(json.dumps(hostile(json.loads(pages[kind][0].read_text()))))
-    write_page(load_run(saved), tmp_path / "page.html")
+    write_page(read_run(saved), tmp_path / "page.html")
     page.open(tmp_path / "page.html", 375)
     assert page.value("document.scripts.length") == 2
     assert page.value("document.images.length") == 0
@@ -313,7 +313,7 @@ def test_any_number_is_drawn_or_refused(
             saved = tmp_path / "broken.json"
             saved.write_text(json.dumps(broken))
             try:
-                loaded = load_run(saved)
+                loaded = read_run(saved)
             except InputError:
                 continue
             render(loaded)

@@ -14,17 +14,17 @@ from cluster.generation import Listener, run_generation
 from cluster.metrics.board import Board
 from cluster.metrics.run_watch import RunWatch
 from cluster.spare_generation import Survived, generate_on_spares
-from interconnect.topology import FabricError, Topology, topology
+from interconnect.topology import FabricError, Topology, topology_of
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
 from programs.fault_plan import CableFault, DeadNode, FaultPlan, FaultPlanError
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import Generation
 from programs.spare_linking import loses_nodes
 
 CONFIG = ModelConfig(64, 8, 8, 8, 8, 96, 128, tied=True)
-MODEL = partition(random_checkpoint(CONFIG, 5), 8)
+MODEL = partition_model(random_checkpoint(CONFIG, 5), 8)
 JOB = Generation((3, 1, 4), 5)
 CALM = FaultPlan(dead_nodes=(DeadNode(4, 99),))
 
@@ -92,7 +92,7 @@ def test_a_cable_that_keeps_failing_costs_its_node(calm: Survived) -> None:
 
 def test_the_text_is_that_of_the_usual_machine(calm: Survived) -> None:
     usual = run_generation(
-        on(topology(64)), JOB, Placement(64, in_process=True), Listener(), perf_counter(), MODEL
+        on(topology_of(64)), JOB, Placement(64, in_process=True), Listener(), perf_counter(), MODEL
     )
     assert calm.result.tokens == usual.tokens
     assert calm.result.faults["cost_cycles"] == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster.experiments.speculative_serving import charge
 from cluster.experiments.speculative_steps import RequestTrace, Step, Work
 from cluster.experiments.speculative_time import Machines
-from cluster.gpu.link import PRESETS, WorldLink
+from cluster.gpu.link import LINK_PRESETS, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from programs.architectures import architecture
@@ -63,7 +63,7 @@ def steps_of(request: int, works: Work) -> list[Step]:
 def test_one_at_a_time_is_the_sum_of_its_parts(variant: str) -> None:
     passes = ((40, 1), (41, 1), (42, 1)) if variant == "gpu-draft" else ()
     cycles = 900_000 if variant.startswith("lpu") else 0
-    work, link = Work(3, cycles, 2e-5 if cycles else 0.0, passes), PRESETS["100gbe"]
+    work, link = Work(3, cycles, 2e-5 if cycles else 0.0, passes), LINK_PRESETS["100gbe"]
     start = Work(cycles=3_000_000, io_seconds=1e-5)
     traces = [RequestTrace([0] * 40, [0] * 9, start, steps_of(r, work)) for r in range(3)]
     total = charge(traces, MACHINES, link, variant, sampling=False)
@@ -92,7 +92,7 @@ def test_what_is_shared_is_waited_for() -> None:
 def test_a_batch_is_verified_in_one_pass() -> None:
     """Without a drafter to wait for, requests of one length go through in step."""
     traces = [RequestTrace([0] * 40, [0] * 9, Work(), steps_of(0, Work())) for _ in range(4)]
-    link = PRESETS["pcie5-x16"]
+    link = LINK_PRESETS["pcie5-x16"]
     both = charge(traces, MACHINES, link, "lookup", sampling=False, concurrent=4)
     gpu, target = MACHINES.gpu, MACHINES.target
     passes = sum(
@@ -113,7 +113,7 @@ def test_sharing_loses_no_time_and_no_byte(
 ) -> None:
     passes = ((40, 1), (41, 1), (42, 1)) if variant == "gpu-draft" else ()
     lpu = variant.startswith("lpu")
-    link = PRESETS["100gbe"]
+    link = LINK_PRESETS["100gbe"]
     traces = []
     for kind in kinds:
         work = Work(3, 300_000 * (kind + 1) if lpu else 0, 0.0, passes)

@@ -35,7 +35,7 @@ from cluster.experiments.arrivals import read_trace
 from cluster.gpu.link import load_link
 from cluster.gpu.spec import load_gpu_spec
 from cluster.report import page, pictures
-from cluster.report.run_file import load_run
+from cluster.report.run_file import read_run
 from cluster.report.topology_picture import topology
 from interconnect.topology import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
@@ -44,7 +44,7 @@ from programs.compiler import CompileError, compile_decoder
 from programs.fault_plan import FaultPlanError, load_fault_plan
 from programs.model_fit import deal_model
 from programs.named_models import config_of
-from programs.partition import PartitionError, partition
+from programs.partition import PartitionError, partition_model
 from programs.safetensors_files import CheckpointError
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
@@ -70,7 +70,7 @@ _PREAMBLE = struct.Struct("<4sIQ32s")
 @cache
 def _small_artifact() -> Any:
     config = ModelConfig(64, 1, 2, 1, 32, 96, 64, tied=True)
-    return compile_decoder(partition(random_checkpoint(config, 0), 2), ChipSpec(), 64)
+    return compile_decoder(partition_model(random_checkpoint(config, 0), 2), ChipSpec(), 64)
 
 
 def _artifacts(directory: Path) -> list[bytes]:
@@ -171,7 +171,7 @@ def _damage_tensors(data: bytes, rng: random.Random) -> bytes:
 def _read_tensors(data: bytes, directory: Path) -> None:
     home = _checkpoint_home(directory)
     (home / "model.safetensors").write_bytes(data)
-    partition(load_checkpoint(home), 2, "int8").embedding(0)
+    partition_model(load_checkpoint(home), 2, "int8").embedding(0)
 
 
 def _shapes(_: Path) -> list[bytes]:
@@ -236,7 +236,7 @@ def _read_run(data: bytes, directory: Path) -> None:
     path = directory / "input.json"
     path.write_bytes(data)
     with patch.multiple(pictures, **_PICTURES), patch.object(page, "topology", _TOPOLOGY):
-        page.write_page(load_run(path), directory / "page.html")
+        page.write_page(read_run(path), directory / "page.html")
 
 
 # --- tables ---------------------------------------------------------------------------------------

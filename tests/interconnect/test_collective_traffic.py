@@ -29,9 +29,9 @@ from interconnect.collective_traffic import (
     group_sizes,
 )
 from interconnect.routes import diameter, hop_distances
-from interconnect.topology import Topology, lpx_rack, named_topology, topology
+from interconnect.topology import Topology, lpx_rack, named_topology, topology_of
 
-where = lru_cache(topology)
+where = lru_cache(topology_of)
 Shares = list[tuple[int, int]]
 
 

@@ -22,7 +22,7 @@ from interconnect.fabric_programs import (
     FabricCollective,
     compile_fabric_collective,
 )
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs.runner import StuckError
 
 SPEC = ChipSpec()
@@ -36,7 +36,7 @@ def pages() -> Iterator[None]:
 
 @cache
 def collective(operation: str, chips: int, words: int) -> FabricCollective:
-    return compile_fabric_collective(operation, topology(chips), words, SPEC, root=chips - 1)
+    return compile_fabric_collective(operation, topology_of(chips), words, SPEC, root=chips - 1)
 
 
 @cache

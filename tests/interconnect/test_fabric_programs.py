@@ -22,7 +22,7 @@ from interconnect.fabric_programs import (
     compile_point_to_point,
 )
 from interconnect.link_frames import LINK_NUMBERS, collisions, link_frames
-from interconnect.topology import Topology, lpx_rack, named_topology, topology
+from interconnect.topology import Topology, lpx_rack, named_topology, topology_of
 from programs.artifact import content_hash, load, save
 from programs.collective_artifact import collective_artifact
 
@@ -62,7 +62,7 @@ def run(collective: FabricCollective, dtype: type, root: int = 0) -> None:
     ("chips", "words"), [(1, 3), (2, 5), (4, 9), (8, 1), (8, 83), (16, 50), (64, 96)]
 )
 def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
-    run(compile_fabric_collective("all-reduce", topology(chips), words, SPEC, add=ADD[dtype]),
+    run(compile_fabric_collective("all-reduce", topology_of(chips), words, SPEC, add=ADD[dtype]),
         dtype)  # fmt: skip
 
 
@@ -71,13 +71,13 @@ def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS[1:])
 def test_collectives_equal_numpy(operation: str, chips: int, dtype: type) -> None:
     root = chips - 3
-    run(compile_fabric_collective(operation, topology(chips), 3, SPEC, add=ADD[dtype], root=root),
+    run(compile_fabric_collective(operation, topology_of(chips), 3, SPEC, add=ADD[dtype], root=root),
         dtype, root)  # fmt: skip
 
 
 def test_a_system_of_264_chips() -> None:
     """33 nodes all to all: three hops between most chips, through other chips' programs."""
-    collective = compile_fabric_collective("all-reduce", topology(264), 264, SPEC)
+    collective = compile_fabric_collective("all-reduce", topology_of(264), 264, SPEC)
     assert collective.wires.hop.max() == 2
     run(collective, np.int32)
 
@@ -85,7 +85,7 @@ def test_a_system_of_264_chips() -> None:
 @pytest.mark.parametrize(("chips", "words"), [(16, 40), (256, 64)])
 def test_short_frames_rotate_the_byte_planes(chips: int, words: int) -> None:
     """groq-3-lp30 has six cycles a frame, fewer than links."""
-    wiring = lpx_rack() if chips == 256 else topology(chips)
+    wiring = lpx_rack() if chips == 256 else topology_of(chips)
     run(compile_fabric_collective("all-reduce", wiring, words, PRESETS["groq-3-lp30"]), np.int32)
 
 
@@ -142,7 +142,7 @@ def test_unlike_cables_are_refused_where_planes_rotate(tmp_path: Path) -> None:
 
 
 def test_point_to_point_over_gateways() -> None:
-    collective = compile_point_to_point(topology(264), 5, 258, 20, SPEC)
+    collective = compile_point_to_point(topology_of(264), 5, 258, 20, SPEC)
     prove(collective)
     data = values(np.random.default_rng(1), collective, np.int32)
     machine = Machine(collective, data)
@@ -155,7 +155,7 @@ def test_point_to_point_over_gateways() -> None:
 def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
     digests = []
     for sync in ("lookahead", "barrier"):
-        collective = compile_fabric_collective(operation, topology(16), 18, SPEC)
+        collective = compile_fabric_collective(operation, topology_of(16), 18, SPEC)
         data = values(np.random.default_rng(9), collective, np.int32)
         machine = Machine(collective, data)
         assert set(machine.launch(sync).values()) == {collective.cycles}
@@ -170,11 +170,11 @@ def test_other_latencies_give_legal_programs() -> None:
         replace(SPEC, send_spacing_cycles=25), replace(SPEC, read_cycles=2, write_cycles=5),
         replace(SPEC, reserved_slices_west=(), reserved_slices_east=(0, 5, 9)),
     ):  # fmt: skip
-        run(compile_fabric_collective("all-reduce", topology(16), 37, spec), np.int32)
+        run(compile_fabric_collective("all-reduce", topology_of(16), 37, spec), np.int32)
 
 
 def test_artifacts_of_collectives_survive_a_file(tmp_path: Path) -> None:
-    collective = compile_fabric_collective("all-gather", topology(24), 2, SPEC)
+    collective = compile_fabric_collective("all-gather", topology_of(24), 2, SPEC)
     data = values(np.random.default_rng(3), collective, np.int32)
     artifact = collective_artifact(collective, data)
     save(artifact, tmp_path / "c.lpu")
@@ -184,7 +184,7 @@ def test_artifacts_of_collectives_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_equal_chips_share_programs() -> None:
-    collective = compile_fabric_collective("broadcast", topology(16), 4, SPEC)
+    collective = compile_fabric_collective("broadcast", topology_of(16), 4, SPEC)
     assert len(collective.programs) < 16
     assert len(set(collective.program_of_chip)) == len(collective.programs)
 
@@ -200,7 +200,7 @@ def test_impossible_collectives_say_so(
     operation: str, chips: int, words: int, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        compile_fabric_collective(operation, topology(chips), words, SPEC)
+        compile_fabric_collective(operation, topology_of(chips), words, SPEC)
 
 
 def test_buffers_of_links_have_an_end(tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_buffers_of_links_have_an_end(tmp_path: Path) -> None:
 
 def test_arguments_out_of_range_say_so() -> None:
     with pytest.raises(ValueError, match=r"chips are 0\.\.7"):
-        compile_fabric_collective("broadcast", topology(8), 1, SPEC, root=8)
+        compile_fabric_collective("broadcast", topology_of(8), 1, SPEC, root=8)
     with pytest.raises(ValueError, match="not MUL_F32"):
-        compile_fabric_collective("all-reduce", topology(8), 1, SPEC, add=Op.MUL_F32)
+        compile_fabric_collective("all-reduce", topology_of(8), 1, SPEC, add=Op.MUL_F32)
     with pytest.raises(ValueError, match="use two chips"):
-        compile_point_to_point(topology(8), 3, 3, 1, SPEC)
+        compile_point_to_point(topology_of(8), 3, 3, 1, SPEC)

@@ -15,9 +15,9 @@ from wires import SPEC, random_schedule, rows_of
 from chip.faults import LockstepViolation
 from interconnect.fabric_timing import FabricRun, simulate
 from interconnect.slots import WireSchedule
-from interconnect.topology import Topology, topology
+from interconnect.topology import Topology, topology_of
 
-NODE, PAIR, RACK = topology(8), topology(16), topology(72)
+NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 
 
 def _mix(code: int, place: int, cycle: int) -> int:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interconnect.routes import check_routes, detours, diameter, hop_distances, minimal_routes
-from interconnect.topology import FabricError, Topology, lpx_rack, named_topology, topology
+from interconnect.topology import FabricError, Topology, lpx_rack, named_topology, topology_of
 
 #: Exact, over all pairs of chips.
 DIAMETERS = {1: 0, 2: 1, 8: 1, 16: 2, 64: 3, 72: 3, 144: 3, 264: 3, 288: 5, 10_440: 6}
@@ -49,7 +49,7 @@ def custom(tmp_path: Path, chips: int, cables: list[list[int]]) -> Topology:
 
 @pytest.mark.parametrize("chips", [1, 2, 8, 16, 72, 144, 264, 288])
 def test_distances_of_all_pairs_are_the_oracles(chips: int) -> None:
-    t = topology(chips)
+    t = topology_of(chips)
     joined = neighbours(t)
     oracle = np.array([searched(joined, chip) for chip in range(chips)])
     hops = hop_distances(t, np.arange(chips))
@@ -58,7 +58,7 @@ def test_distances_of_all_pairs_are_the_oracles(chips: int) -> None:
 
 
 def test_distances_of_10440_chips_are_the_oracles() -> None:
-    t = topology(10_440)
+    t = topology_of(10_440)
     joined = neighbours(t)
     chips = np.random.default_rng(3).integers(0, t.chips, 12)
     assert np.array_equal(hop_distances(t, chips), [searched(joined, chip) for chip in chips])
@@ -73,8 +73,8 @@ def test_diameters_published_and_exact() -> None:
     inside the rack) a chip reaches at most 1 + 9 + 30 = 40 of the 72 chips of its rack in two hops:
     the third, across the node at the other end, is left out, once in each rack.
     """
-    assert diameter(topology(72)) == diameter(topology(264)) == diameter(lpx_rack()) == 3
-    t = topology(10_440)
+    assert diameter(topology_of(72)) == diameter(topology_of(264)) == diameter(lpx_rack()) == 3
+    t = topology_of(10_440)
     published, exact = 5, DIAMETERS[t.chips]
     assert diameter(t) == exact == published + 1
     farthest = 0
@@ -91,12 +91,12 @@ def test_diameters_published_and_exact() -> None:
 
 @pytest.mark.parametrize("racks", [4, 11, 60, 74, 144, 145])
 def test_no_dragonfly_is_wider_than_7(racks: int) -> None:
-    assert diameter(topology(72 * racks)) <= 7
+    assert diameter(topology_of(72 * racks)) <= 7
 
 
 @pytest.mark.parametrize("chips", [8, 64, 72, 264, 10_440])
 def test_random_pairs_are_routed_minimally(chips: int) -> None:
-    t = topology(chips)
+    t = topology_of(chips)
     random = np.random.default_rng(chips)
     source, goal = random.integers(0, chips, (2, 2000))
     salt = np.arange(2000)
@@ -115,13 +115,13 @@ def test_random_pairs_are_routed_minimally(chips: int) -> None:
 
 def test_salts_spread_over_all_equal_ways() -> None:
     """Two nodes are joined by a cable at each of their 32 ports, four for a pair of chips."""
-    t = topology(16)
+    t = topology_of(16)
     hops, links = minimal_routes(t, 0, 8, np.arange(4000))
     assert (hops == 1).all()
     taken, times = np.unique(links, return_counts=True)
     assert taken.tolist() == [3, 4, 12, 13]
     assert times.min() > 900
-    far = topology(264)
+    far = topology_of(264)
     hops, links = minimal_routes(far, np.arange(264).repeat(264), np.tile(np.arange(264), 264), 7)
     load = np.bincount(links[links >= 0], minlength=264 * 16)[(far.peer >= 0).reshape(-1)]
     assert load.max() < 3 * load.mean()
@@ -129,7 +129,7 @@ def test_salts_spread_over_all_equal_ways() -> None:
 
 def test_routes_do_not_change_between_versions() -> None:
     """Every machine computes the same routes; a schedule on file depends on them."""
-    hops, links = minimal_routes(topology(10_440), [0, 5000, 77], [10_439, 3, 77], [0, 1, 2])
+    hops, links = minimal_routes(topology_of(10_440), [0, 5000, 77], [10_439, 3, 77], [0, 1, 2])
     assert hops.tolist() == [4, 5, 0]
     assert links.tolist() == [
         [10, 108, 54632, 54572, -1],
@@ -139,7 +139,7 @@ def test_routes_do_not_change_between_versions() -> None:
 
 
 def test_messages_of_nobody_and_of_a_chip_to_itself() -> None:
-    t = topology(72)
+    t = topology_of(72)
     hops, links = minimal_routes(t, [], [], [])
     assert hops.shape == (0,) and links.shape == (0, 0)
     hops, links = minimal_routes(t, [5, 6], [5, 6], 0)
@@ -150,7 +150,7 @@ def test_messages_of_nobody_and_of_a_chip_to_itself() -> None:
     ]
 
 
-@pytest.mark.parametrize("t", [topology(8), topology(264), lpx_rack()], ids=lambda t: t.name)
+@pytest.mark.parametrize("t", [topology_of(8), topology_of(264), lpx_rack()], ids=lambda t: t.name)
 def test_detours_go_through_the_six_others_of_a_node(t: Topology) -> None:
     for source, goal in [(0, 1), (7, 2), (3, 4)]:
         source, goal = source + t.chips - 8, goal + t.chips - 8
@@ -163,14 +163,14 @@ def test_detours_go_through_the_six_others_of_a_node(t: Topology) -> None:
 
 
 def test_there_are_no_detours_elsewhere() -> None:
-    assert detours(topology(2), 0, 1).shape == (0, 2)
-    assert detours(topology(72), 0, 8).shape == (0, 2)
-    assert detours(topology(72), 3, 3).shape == (0, 2)
-    assert len(detours(topology(4), 0, 3)) == 2
+    assert detours(topology_of(2), 0, 1).shape == (0, 2)
+    assert detours(topology_of(72), 0, 8).shape == (0, 2)
+    assert detours(topology_of(72), 3, 3).shape == (0, 2)
+    assert len(detours(topology_of(4), 0, 3)) == 2
 
 
 def test_faults_of_routes() -> None:
-    t = topology(8)
+    t = topology_of(8)
     k1, k2 = 0, 1  # links of chip 0 to chips 1 and 2
     assert check_routes(t, [[k1, 16 + 1], [k2, -1], [-1, -1]]) == []
     faults = check_routes(t, [[k1, 32], [k1, 3], [-1, k1], [999, -1], [-2, -1]])
@@ -183,7 +183,7 @@ def test_faults_of_routes() -> None:
 
 
 def test_chips_that_do_not_exist_or_are_not_joined(tmp_path: Path) -> None:
-    t = topology(8)
+    t = topology_of(8)
     for wrong in (8, -1):
         with pytest.raises(FabricError, match="does not exist"):
             hop_distances(t, [0, wrong])
@@ -212,7 +212,7 @@ def test_a_long_line(tmp_path: Path) -> None:
 
 def test_a_removed_cable_is_not_hidden_by_the_symmetry(tmp_path: Path) -> None:
     """Distances are over the cables as they are, also where one of a built-in wiring is missing."""
-    t = topology(264)
+    t = topology_of(264)
     gone = 500
     peer = t.peer.copy()
     a, link_a, b, link_b = t.cables[gone]

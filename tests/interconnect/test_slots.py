@@ -15,9 +15,9 @@ from interconnect.link_frames import forward_frames, phases
 from interconnect.routes import minimal_routes
 from interconnect.slots import concatenate, first_frames, schedule_messages, send_lead
 from interconnect.spreading import first_arrivals, paths, spread
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 
-NODE, PAIR, RACK = topology(8), topology(16), topology(72)
+NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 
 
 def _greedy(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from chip.spec import ChipSpec
 from interconnect.spares import active_nodes, part_of
-from interconnect.topology import FabricError, cable_faults, topology
+from interconnect.topology import FabricError, cable_faults, topology_of
 
-RACK = topology(72)
+RACK = topology_of(72)
 
 
 @given(st.permutations(range(9)), st.integers(1, 9))

@@ -21,7 +21,7 @@ from interconnect.topology import (
     lpx_rack,
     named_topology,
     rack_ports,
-    topology,
+    topology_of,
 )
 
 SPEC = ChipSpec()
@@ -40,7 +40,7 @@ def wires(t: Topology) -> dict[Port, Port]:
 
 @pytest.mark.parametrize("chips", SIZES)
 def test_cables_are_sorted_legal_and_the_same_as_the_peer_arrays(chips: int) -> None:
-    t = topology(chips)
+    t = topology_of(chips)
     assert cable_faults(t, PRESETS[t.chip_spec]) == []
     a, link_a, b, _ = t.cables.T
     assert (a < b).all()
@@ -57,13 +57,13 @@ def test_cables_are_sorted_legal_and_the_same_as_the_peer_arrays(chips: int) -> 
 
 @pytest.mark.parametrize("chips", [1, 2, 4, 8])
 def test_a_node_has_the_cables_of_a_node(chips: int) -> None:
-    t = topology(chips)
+    t = topology_of(chips)
     assert [tuple(cable) for cable in t.cables.tolist()] == node_cables(chips)
     assert t.name == "node" and t.nodes == t.racks == 1
 
 
 def test_local_cables_of_every_node_are_those_of_a_node() -> None:
-    for t in (topology(72), topology(288), lpx_rack()):
+    for t in (topology_of(72), topology_of(288), lpx_rack()):
         local = t.cables[t.cables[:, 0] // 8 == t.cables[:, 2] // 8]
         for node in range(t.nodes):
             own = local[local[:, 0] // 8 == node] - [node * 8, 0, node * 8, 0]
@@ -72,7 +72,7 @@ def test_local_cables_of_every_node_are_those_of_a_node() -> None:
 
 @pytest.mark.parametrize("nodes", [2, 3, 9, 18, 32, 33])
 def test_nodes_all_to_all_follow_the_rule_port_by_port(nodes: int) -> None:
-    t = topology(8 * nodes)
+    t = topology_of(8 * nodes)
     ends = wires(t)
     m = 32 // (nodes - 1)
     expected: dict[Port, Port] = {}
@@ -89,7 +89,7 @@ def test_nodes_all_to_all_follow_the_rule_port_by_port(nodes: int) -> None:
 
 @pytest.mark.parametrize("racks", [4, 5, 73, 145])
 def test_racks_follow_the_rule_port_by_port(racks: int) -> None:
-    t = topology(72 * racks)
+    t = topology_of(72 * racks)
     ranked = sorted(range(144), key=lambda q: 5**q % 193)
     m = 144 // (racks - 1)
     expected: dict[Port, Port] = {}
@@ -114,14 +114,14 @@ def test_the_order_of_rack_ports_is_a_permutation() -> None:
 
 def test_8_chips_have_the_28_cables_published() -> None:
     """Published (ISCA'22): 28 internal cables, 7 local links a chip."""
-    t = topology(8)
+    t = topology_of(8)
     assert len(t.cables) == 28
     assert ((t.peer >= 0).sum(1) == 7).all()
 
 
 def test_72_chips_use_every_global_port() -> None:
     """Published (ISCA'22): a node is a router of 32 ports; a rack has 288 of them."""
-    t = topology(72)
+    t = topology_of(72)
     assert (t.nodes, t.racks, t.name) == (9, 1, "nodes")
     ports = (t.peer[:, GLOBAL] >= 0).reshape(9, 32).sum(1)
     assert (ports == 32).all() and ports.sum() == 288
@@ -132,7 +132,7 @@ def test_a_dragonfly_rack_has_the_ports_published() -> None:
 
     44 of 60 cables of a node are short: 28 inside it and 16 inside its rack, by these counts.
     """
-    t = topology(10_440)
+    t = topology_of(10_440)
     a, b = t.cables[:, 0] // 72, t.cables[:, 2] // 72
     first = t.cables[(a == 0) | (b == 0)]
     inside = first[(first[:, 0] // 72 == first[:, 2] // 72)]
@@ -146,7 +146,7 @@ def test_a_dragonfly_rack_has_the_ports_published() -> None:
 
 def test_264_chips_have_one_cable_for_every_two_nodes() -> None:
     """Published (ISCA'22): 33 nodes all to all, 264 chips, 56 GiB of SRAM."""
-    t = topology(264)
+    t = topology_of(264)
     pairs = t.cables[:, [0, 2]] // 8
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     assert len(pairs) == len(np.unique(pairs, axis=0)) == 33 * 32 // 2
@@ -156,7 +156,7 @@ def test_264_chips_have_one_cable_for_every_two_nodes() -> None:
 
 def test_10440_chips_have_one_cable_for_every_two_racks() -> None:
     """Published (ISCA'22): 145 racks, 10,440 chips, more than 2 TB of SRAM."""
-    t = topology(10_440)
+    t = topology_of(10_440)
     assert (t.racks, t.nodes, t.name) == (145, 1305, "dragonfly")
     pairs = t.cables[:, [0, 2]] // 72
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
@@ -172,7 +172,7 @@ def test_global_bandwidth_of_a_chip_falls_from_50_to_14_gb_per_s() -> None:
     vector to another rack crosses from node to node in both racks unless it starts or ends at the
     node that holds the cable, one in nine.
     """
-    small, large = topology(264), topology(10_440)
+    small, large = topology_of(264), topology_of(10_440)
     node = np.arange(small.chips)[:, None] // 8
     assert (((small.peer >= 0) & (small.peer // 8 != node)).sum(1) * 12.5 <= 50).all()
     assert (((small.peer >= 0) & (small.peer // 8 != node)).sum(1) == 4).all()
@@ -193,7 +193,7 @@ def test_the_lpx_rack_has_32_trays_of_lp30() -> None:
     assert (t.chips, t.nodes, t.name, t.chip_spec) == (256, 32, "lpx", "groq-3-lp30")
     assert cable_faults(t, PRESETS[t.chip_spec]) == []
     assert t.chips * PRESETS[t.chip_spec].sram_bytes == pytest.approx(128e9, rel=0.01)
-    assert np.array_equal(t.peer, topology(256).peer)
+    assert np.array_equal(t.peer, topology_of(256).peer)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_the_lpx_rack_has_32_trays_of_lp30() -> None:
 )  # fmt: skip
 def test_other_sizes_name_the_nearest(chips: int, near: str) -> None:
     with pytest.raises(FabricError, match=near) as caught:
-        topology(chips)
+        topology_of(chips)
     assert "\n" not in str(caught.value)
 
 
@@ -212,14 +212,14 @@ def test_every_size_promised_exists() -> None:
     exist = []
     for chips in [*range(1, 300), *range(288, 10_441, 36)]:
         try:
-            exist.append(topology(chips).chips)
+            exist.append(topology_of(chips).chips)
         except FabricError:
             continue
     assert sorted(set(exist)) == sizes
 
 
 def test_cable_faults_tell_every_kind() -> None:
-    t = topology(8)
+    t = topology_of(8)
     broken = np.array(
         [[0, 0, 1, 0], [0, 0, 2, 1], [3, 16, 4, 2], [5, 1, 5, 2], [6, 1, 8, 1]], np.int32
     )
@@ -237,7 +237,7 @@ def test_cable_faults_tell_every_kind() -> None:
 
 
 def test_names_and_files(tmp_path: Path) -> None:
-    assert np.array_equal(named_topology("264").peer, topology(264).peer)
+    assert np.array_equal(named_topology("264").peer, topology_of(264).peer)
     assert named_topology("lpx").name == "lpx"
     toml = tmp_path / "ring.toml"
     toml.write_text("chips = 3\ncables = [[1, 0, 0, 5], [1, 3, 2, 0], [2, 1, 0, 0]]\n")
@@ -246,7 +246,7 @@ def test_names_and_files(tmp_path: Path) -> None:
     assert (ring.name, ring.chips_per_node, ring.nodes, ring.racks) == ("custom", 1, 3, 1)
     assert ring.chip_spec == "groq-lpu-1"
     whole = tmp_path / "whole.json"
-    t = topology(10_440)
+    t = topology_of(10_440)
     whole.write_text(json.dumps({"name": "w", "chips": t.chips, "cables": t.cables.tolist()}))
     copy = named_topology(str(whole))
     assert copy.name == "w"

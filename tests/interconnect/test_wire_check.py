@@ -14,10 +14,10 @@ from chip.faults import LockstepViolation
 from chip.spec import ChipSpec
 from interconnect.fabric_timing import simulate
 from interconnect.slots import WireSchedule
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from interconnect.wire_check import CODES, check_wires, count_conflicts
 
-NODE, PAIR, RACK = topology(8), topology(16), topology(72)
+NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 
 
 @settings(max_examples=40, deadline=None)

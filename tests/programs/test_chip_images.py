@@ -17,7 +17,7 @@ from chip.spec import ChipSpec
 from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import compile_apart, compile_decoder
 from programs.memory_images import Image, image_digest
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.safetensors_files import TensorSource
 from programs.stages import ATTENTION, FFN
 
@@ -59,11 +59,11 @@ def test_chips_read_their_own_slices(tp: int, pp: int, dtype: str) -> None:
     images: list[Image] = []
     for chip in range(tp * pp):
         recorders[chip] = Recorder(checkpoint.source)
-        model = partition(Checkpoint(CONFIG, recorders[chip]), tp, dtype)
+        model = partition_model(Checkpoint(CONFIG, recorders[chip]), tp, dtype)
         _, how = compile_apart(model, ChipSpec(), 64, pp=pp)
         assert not recorders[chip].reads, "compiling reads no weight"
         images.append(how.image(chip))
-    whole = compile_decoder(partition(checkpoint, tp, dtype), ChipSpec(), 64, pp=pp)
+    whole = compile_decoder(partition_model(checkpoint, tp, dtype), ChipSpec(), 64, pp=pp)
     assert _same(images, whole.memory)
     for chip, recorder in recorders.items():
         code = how.codes[chip // tp]
@@ -89,7 +89,7 @@ def test_chips_read_their_own_slices(tp: int, pp: int, dtype: str) -> None:
 
 def test_files_are_mapped_by_whoever_reads() -> None:
     """Where to read travels between processes; bytes and maps do not."""
-    model = partition(load_checkpoint(SHIPPED), 8, "int8")
+    model = partition_model(load_checkpoint(SHIPPED), 8, "int8")
     _, how = compile_apart(model, ChipSpec(), 64)
     whole = compile_decoder(model, ChipSpec(), 64)
     assert model.is_built(3)

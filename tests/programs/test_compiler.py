@@ -17,7 +17,7 @@ from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random
 from programs.compiler import compile_decoder
 from programs.golden import GoldenDecoder
 from programs.host import Host
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import LOOKAHEAD, Alone, Runner
 
 STEPS = 32
@@ -45,7 +45,7 @@ def _compare(
     spec: ChipSpec = SPEC,
 ) -> Artifact:  # fmt: skip
     """Run prompt and ``steps`` greedy tokens; every launch's logits and cycles must agree."""
-    model = partition(checkpoint, tp, dtype)
+    model = partition_model(checkpoint, tp, dtype)
     artifact = compile_decoder(model, spec, 64)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], spec)] == [], entry
@@ -106,6 +106,6 @@ def test_a_model_too_large_says_by_how_much() -> None:
         hidden_size=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000,
         eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=False, max_position=128,
     )  # fmt: skip
-    model = partition(random_checkpoint(shape, seed=0), 8, "int8")
+    model = partition_model(random_checkpoint(shape, seed=0), 8, "int8")
     with pytest.raises(CompileError, match=r"does not fit: [\d,]+ bytes too many"):
         compile_decoder(model, SPEC, 64, weights=False)

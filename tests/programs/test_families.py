@@ -24,9 +24,9 @@ from programs.golden import GoldenDecoder, expert_shares
 from programs.host import Host
 from programs.layout import Layout
 from programs.memory_images import fp32_rows, read_words
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.placement import Placement
-from programs.plan_report import report
+from programs.plan_report import report_plan
 from programs.plan_run import run_timing, timing_programs
 from programs.runner import LOOKAHEAD, Alone, Runner
 from programs.safetensors_files import TensorSource
@@ -49,7 +49,7 @@ def tokens_of(config: ModelConfig) -> list[int]:
 
 def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> None:
     """Legal, as long as predicted, and every logit of every position bit for bit."""
-    model = partition(random_checkpoint(config, seed), tp, dtype)
+    model = partition_model(random_checkpoint(config, seed), tp, dtype)
     artifact = compile_decoder(model, SPEC, CONTEXT)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], SPEC)] == [], entry
@@ -75,7 +75,7 @@ def golden_error(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> flo
     """The golden model's logits against the independent float32 forward's."""
     checkpoint = random_checkpoint(config, seed)
     reference = LlamaFloat32(checkpoint).logits(tokens_of(config))
-    logits = GoldenDecoder(partition(checkpoint, tp, dtype)).logits_for(tokens_of(config))
+    logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(tokens_of(config))
     return float(np.sqrt(np.mean((logits - reference) ** 2)) / reference.std())
 
 
@@ -171,7 +171,7 @@ def test_equal_logits_choose_the_first_experts(of_row: list[int]) -> None:
     drawn = random_checkpoint(config, 3)
     checkpoint = Checkpoint(config, _Rows(drawn.source, of_row))
     reference = LlamaFloat32(checkpoint).logits(tokens_of(config))
-    logits = GoldenDecoder(partition(checkpoint, 2, "fp16")).logits_for(tokens_of(config))
+    logits = GoldenDecoder(partition_model(checkpoint, 2, "fp16")).logits_for(tokens_of(config))
     assert np.sqrt(np.mean((logits - reference) ** 2)) < TOLERANCE["fp16"] * reference.std()
 
 
@@ -213,7 +213,7 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
         Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 3)), False),
         Stage((Block(FFN, 0, 1, 3), Block(FFN, 0, 2, 3)), True),
     ]
-    model = partition(random_checkpoint(config, 0), tp, dtype)
+    model = partition_model(random_checkpoint(config, 0), tp, dtype)
     model = replace(model, split=split_layers(stages))
     artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
     runner = Runner(
@@ -234,8 +234,10 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
 def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> None:
     plan = compile_plan("family", family, SPEC, context=CONTEXT, chips=2)
     check_plan(plan)
-    artifact = compile_decoder(partition(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT)
+    artifact = compile_decoder(
+        partition_model(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT
+    )
     assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
-    assert sum(report(plan).sram.values()) == SPEC.sram_bytes
+    assert sum(report_plan(plan).sram.values()) == SPEC.sram_bytes
     done = run_timing(plan, timing_programs(plan))
     assert set(done.retired.tolist()) == {plan.cycles}

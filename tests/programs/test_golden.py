@@ -18,7 +18,7 @@ from programs.checkpoint import (
 )
 from programs.golden import GoldenDecoder
 from programs.layout import Layout, PartitionError
-from programs.partition import chip_weights, partition, random_chip_weights
+from programs.partition import chip_weights, partition_model, random_chip_weights
 
 CHECKPOINTS = Path(__file__).parents[2] / "programs" / "checkpoints"
 WINDOW = 128
@@ -76,7 +76,7 @@ def test_target_logits_are_close_to_float32(target: Checkpoint, tp: int, dtype: 
     """The shipped model on any number of chips computes what plain float32 does."""
     (tokens,) = held_out(target, 1, 40)
     reference = LlamaFloat32(target).logits(tokens)
-    logits = GoldenDecoder(partition(target, tp, dtype)).logits_for(tokens)
+    logits = GoldenDecoder(partition_model(target, tp, dtype)).logits_for(tokens)
     assert logits.dtype == np.float32 and logits.shape == (40, target.config.vocab)
     error = relative_error(logits, reference)
     assert error < TOLERANCE[dtype], f"{dtype}, tp {tp}: relative error {error:.5f}"
@@ -86,7 +86,7 @@ def check_perplexity(
     checkpoint: Checkpoint, tp: int, dtype: str, sequences: int, window: int
 ) -> None:
     """Compare the held-out perplexity of the golden model with that of float32."""
-    model, golden = LlamaFloat32(checkpoint), GoldenDecoder(partition(checkpoint, tp, dtype))
+    model, golden = LlamaFloat32(checkpoint), GoldenDecoder(partition_model(checkpoint, tp, dtype))
     surprise = np.zeros(2)
     texts = held_out(checkpoint, sequences, window)
     for tokens in texts:
@@ -135,7 +135,7 @@ def test_awkward_shapes_are_close_to_float32(name: str, tp: int, dtype: str) -> 
     checkpoint = random_checkpoint(AWKWARD[name], seed=3)
     tokens = [at * 7 % AWKWARD[name].vocab for at in range(1, 11)]
     reference = LlamaFloat32(checkpoint).logits(tokens)
-    logits = GoldenDecoder(partition(checkpoint, tp, dtype)).logits_for(tokens)
+    logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(tokens)
     error = relative_error(logits, reference)
     limit = 2 * TOLERANCE[dtype]  # random weights average less than trained ones
     assert error < limit, f"{name}, {dtype}, tp {tp}: relative error {error:.5f}"
@@ -144,7 +144,7 @@ def test_awkward_shapes_are_close_to_float32(name: str, tp: int, dtype: str) -> 
 @pytest.mark.parametrize(("tp", "dtype"), [(1, "int8"), (4, "int8"), (2, "fp16")])
 def test_context_bucket_changes_no_bit(target: Checkpoint, tp: int, dtype: str) -> None:
     """A longer bucket adds masked positions only, stale keys and values in them included."""
-    golden = GoldenDecoder(partition(target, tp, dtype))
+    golden = GoldenDecoder(partition_model(target, tp, dtype))
     (tokens,) = held_out(target, 1, 64)
     short = golden.logits_for(tokens, 64)
     longer = golden.logits_for(tokens, 128)
@@ -156,7 +156,7 @@ def test_context_bucket_changes_no_bit(target: Checkpoint, tp: int, dtype: str) 
 
 def test_growing_bucket_carries_the_cache(target: Checkpoint) -> None:
     """Going over from one bucket to the next one keeps keys and values."""
-    golden = GoldenDecoder(partition(target, 1, "int8"))
+    golden = GoldenDecoder(partition_model(target, 1, "int8"))
     (tokens,) = held_out(target, 1, 12)
     whole = golden.logits_for(tokens, 16)
     golden.reset()
@@ -235,7 +235,7 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
 def test_rope_rows_match_library_sines(target: Checkpoint) -> None:
     """Rows agree with the library's sine and cosine, near the last bit, at any position."""
     for checkpoint in (target, random_checkpoint(AWKWARD["stretched rope, no grouping"], 0)):
-        model = partition(checkpoint, 1)
+        model = partition_model(checkpoint, 1)
         lanes = model.layout.half_lanes
         for position in (0, 1, 63, 4095, 131071):
             cos, sin = model.rope_rows(position)
@@ -250,18 +250,18 @@ def test_impossible_layouts_are_one_line() -> None:
     config = AWKWARD["linear rope"]
     checkpoint = random_checkpoint(config, 0)
     with pytest.raises(PartitionError, match="tp is 3; tensor parallelism must be 1, 2, 4 or 8"):
-        partition(checkpoint, 3)
+        partition_model(checkpoint, 3)
     with pytest.raises(PartitionError, match="number type is 'int4'; it must be int8 or fp16"):
-        partition(checkpoint, 1, "int4")
+        partition_model(checkpoint, 1, "int4")
     with pytest.raises(PartitionError, match=r"chip is 2; this layout has chips 0\.\.1"):
-        partition(checkpoint, 2).chip(2)
+        partition_model(checkpoint, 2).chip(2)
     with pytest.raises(PartitionError, match="head_dim is 322; a head must fit"):
         Layout.of(dataclasses.replace(config, head_dim=322), 1)
     with pytest.raises(CheckpointError, match="token 64 is outside"):
-        partition(checkpoint, 1).embedding(64)
+        partition_model(checkpoint, 1).embedding(64)
     broken = Checkpoint(config, _BrokenHead(checkpoint))
     with pytest.raises(PartitionError, match=r"'lm_head\.weight' holds a NaN or infinity"):
-        partition(broken, 1).chip(0)
+        partition_model(broken, 1).chip(0)
 
 
 class _BrokenHead:

@@ -23,7 +23,7 @@ from programs.compiler import compile_belt, compile_decoder
 from programs.decoder import AttentionMatrices, place_decoder
 from programs.golden import GoldenDecoder
 from programs.layout import Layout
-from programs.partition import PartitionedModel, partition
+from programs.partition import PartitionedModel, partition_model
 from programs.runner import LOOKAHEAD, Generation, Runner
 from programs.stages import Stage, model_blocks, single_stage
 
@@ -77,7 +77,7 @@ class Machine:
 def shallow(name: str) -> Machine:
     words, tp, pp, dtype, config = SHAPES[name]
     spec = replace(SPEC, words_per_bank=words)
-    return Machine(partition(random_checkpoint(config, 0), tp, dtype), spec, CONTEXT, pp)
+    return Machine(partition_model(random_checkpoint(config, 0), tp, dtype), spec, CONTEXT, pp)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -122,7 +122,9 @@ def test_any_positions_in_any_order(name: str, positions: list[int], token: int)
 def test_a_belt_of_long_sequences(words: int, context: int, sequences: int) -> None:
     """Segments of several sequences' caches: more than a bank each, or more than a slice in all."""
     spec = replace(SPEC, words_per_bank=words)
-    model = partition(random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8")
+    model = partition_model(
+        random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8"
+    )
     belt = compile_belt(model, spec, context, 2, sequences=sequences)
     assert len(belt.bindings["cache_segments"]) > 1
     assert_legal(belt)
@@ -240,7 +242,7 @@ def fill(machine: Machine, model: PartitionedModel, spec: ChipSpec, context: int
 )
 def test_8192_positions_on_the_real_chip(tp: int, dtype: str, config: ModelConfig) -> None:
     """Full caches on groq-lpu-1: positions beyond a bank and on both sides of segments."""
-    model = partition(random_checkpoint(config, 0), tp, dtype)
+    model = partition_model(random_checkpoint(config, 0), tp, dtype)
     machine = Machine(model, SPEC, 8192, 1)
     assert machine.artifact.bindings["cache_segments"] == segments(8192, 1007)
     assert_legal(machine.artifact)

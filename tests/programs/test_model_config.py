@@ -20,7 +20,7 @@ from programs.checkpoint import (
     tensor_shapes,
 )
 from programs.named_models import config_of
-from programs.partition import chip_weights, partition
+from programs.partition import chip_weights, partition_model
 
 Fields = dict[str, Any]
 #: What the models' published config.json files say, fields without a meaning here left out.
@@ -148,7 +148,7 @@ def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path:
     save_file(tensors, path / "model.safetensors")
     stored = load_checkpoint(path)
     assert stored.config == config
-    layout = partition(stored, 2, "int8").layout
+    layout = partition_model(stored, 2, "int8").layout
     mine, real = (chip_weights(c, layout, "int8", 1).layers[0] for c in (stored, drawn))
     for field in ("q", "gate", "down", "router"):
         if getattr(real, field) is not None:

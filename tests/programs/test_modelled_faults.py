@@ -27,7 +27,7 @@ from programs.fault_plan import (
 )
 from programs.host import Host
 from programs.modelled_faults import FaultSetting, UnrecoverableError, packets_by_ring
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.runner import BARRIER, LOOKAHEAD, Alone, Generation, Runner, RunResult
 
 JOB = Generation((70, 221, 304), 10)
@@ -36,7 +36,7 @@ LAUNCHES = 12
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    return compile_decoder(partition(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
+    return compile_decoder(partition_model(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
 
 
 def run(artifact: Artifact, plan: FaultPlan | None, job: Generation = JOB) -> RunResult:

@@ -12,7 +12,7 @@ from chip.passes import CompileError
 from chip.ring import Rings
 from chip.spec import ChipSpec
 from interconnect.fabric_check import check_fabric
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs import decoder
 from programs.artifact import Artifact
 from programs.belt_runner import run_belt
@@ -21,7 +21,7 @@ from programs.compiler import compile_belt, compile_decoder, numbers_of
 from programs.golden import GoldenDecoder
 from programs.host import Host
 from programs.model_fit import deal_stages
-from programs.partition import PartitionedModel, partition
+from programs.partition import PartitionedModel, partition_model
 from programs.pipeline import build_pipeline
 from programs.runner import BARRIER, LOOKAHEAD, Alone, Generation, Runner
 from programs.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
@@ -70,7 +70,7 @@ def compare(artifact: Artifact, model: PartitionedModel, steps: int, sync: str) 
 )
 def test_stages_compute_what_the_golden_model_does(tp: int, pp: int, dtype: str, sync: str) -> None:
     """Twelve layers on 16 and 32 chips, and on groups of two within one node."""
-    model = partition(random_checkpoint(TWELVE, 0), tp, dtype)
+    model = partition_model(random_checkpoint(TWELVE, 0), tp, dtype)
     artifact = compile_decoder(model, SPEC, 64, pp=pp)
     assert artifact.chips == tp * pp and artifact.model["pp"] == pp
     assert_legal(artifact)
@@ -88,7 +88,7 @@ def test_ffns_split_between_stages(tp: int, dtype: str) -> None:
         Stage((Block(FFN, 1, 0, 3),), False),
         Stage((Block(FFN, 1, 1, 3), Block(FFN, 1, 2, 3)), True),
     ]
-    model = partition(random_checkpoint(WIDE, 0), tp, dtype)
+    model = partition_model(random_checkpoint(WIDE, 0), tp, dtype)
     with pytest.raises(CompileError, match="split other FFNs"):
         compile_decoder(model, SPEC, 64, stages=stages)
     split = replace(model, split=split_layers(stages))
@@ -100,7 +100,7 @@ def test_ffns_split_between_stages(tp: int, dtype: str) -> None:
 def test_a_stage_may_hold_the_head_alone() -> None:
     whole = (Block(ATTENTION, 0), Block(FFN, 0), Block(ATTENTION, 1), Block(FFN, 1))
     stages = [Stage(whole, False), Stage((), True)]
-    model = partition(random_checkpoint(WIDE, 1), 2, "int8")
+    model = partition_model(random_checkpoint(WIDE, 1), 2, "int8")
     artifact = compile_decoder(model, SPEC, 64, stages=stages)
     assert_legal(artifact)
     compare(artifact, model, 2, LOOKAHEAD)
@@ -111,7 +111,7 @@ def test_contexts_of_several_mask_windows(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("_SHORT", "_ONE_WINDOW", "_WINDOW"):
         monkeypatch.setattr(decoder, name, 16)
     config = ModelConfig(100, 2, 8, 1, 24, 130, 331)  # four q tiles share one cached tile
-    model = partition(random_checkpoint(config, 0), 1, "int8")
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
     artifact = compile_decoder(model, SPEC, 64)
     assert artifact.bindings["mask_positions"] == 16
     assert_legal(artifact)
@@ -120,7 +120,7 @@ def test_contexts_of_several_mask_windows(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_query_tiles_of_the_same_kv_heads_share_a_cache() -> None:
     config = ModelConfig(200, 2, 16, 1, 64, 130, 331)
-    model = partition(random_checkpoint(config, 0), 1, "int8")
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
     assert (model.layout.q_tiles, model.layout.cache_tiles) == (4, 1)
     compare(compile_decoder(model, SPEC, 64), model, 4, LOOKAHEAD)
 
@@ -132,7 +132,7 @@ def test_query_tiles_of_the_same_kv_heads_share_a_cache() -> None:
 )
 def test_more_tiles_than_a_pass_takes(tp: int, config: ModelConfig) -> None:
     """Rope, append and the sum of an all-reduce go in several passes where tiles are many."""
-    model = partition(random_checkpoint(config, 0), tp, "int8")
+    model = partition_model(random_checkpoint(config, 0), tp, "int8")
     artifact = compile_decoder(model, SPEC, 64)
     assert_legal(artifact)
     compare(artifact, model, 3, LOOKAHEAD)
@@ -142,7 +142,7 @@ def test_more_tiles_than_a_pass_takes(tp: int, config: ModelConfig) -> None:
 def test_a_belt_gives_every_sequence_its_own_tokens(tp: int, pp: int, layers: int) -> None:
     """Four sequences at once, prompts of different lengths, as each alone."""
     config = replace(TWELVE, layers=layers)
-    model = partition(random_checkpoint(config, 0), tp, "int8")
+    model = partition_model(random_checkpoint(config, 0), tp, "int8")
     belt = compile_belt(model, SPEC, 64, pp)
     assert_legal(replace(belt, programs=dict(list(belt.programs.items())[:2])))
     prompts = [[3, 5, 7], [11], [2, 9], [100, 200, 300, 50]]
@@ -158,7 +158,7 @@ def test_a_belt_gives_every_sequence_its_own_tokens(tp: int, pp: int, layers: in
 
 
 def test_belts_that_cannot_be() -> None:
-    model = partition(random_checkpoint(TWELVE, 0), 2, "int8")
+    model = partition_model(random_checkpoint(TWELVE, 0), 2, "int8")
     with pytest.raises(CompileError, match="3 sequences on a belt of 4 stages"):
         compile_belt(model, SPEC, 64, 4, sequences=3)
     with pytest.raises(CompileError, match="26 pipeline stages for 12 layers: use 1 to 25"):
@@ -172,14 +172,14 @@ def test_belts_that_cannot_be() -> None:
 
 def test_stages_are_dealt_by_cycles_not_by_layers() -> None:
     """Five layers on two stages: half a layer each, where that makes the slowest faster."""
-    model = partition(random_checkpoint(replace(TWELVE, layers=5), 0), 8, "int8")
+    model = partition_model(random_checkpoint(replace(TWELVE, layers=5), 0), 8, "int8")
     blocks = model_blocks(5, 1)
     whole = [Stage(blocks[:6], False), Stage(blocks[6:], True)]
     dealt = deal_stages(model.layout, SPEC, "int8", 64, 2)
     assert [len(stage.blocks) for stage in dealt] == [5, 5]
     beats = [
         build_pipeline(
-            stages, model.layout, "int8", SPEC, 64, numbers_of(model), topology(16), 2
+            stages, model.layout, "int8", SPEC, 64, numbers_of(model), topology_of(16), 2
         ).beat(64)[2]
         for stages in (whole, dealt)
     ]

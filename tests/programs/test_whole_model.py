@@ -25,13 +25,13 @@ from chip.spec import ChipSpec
 from chip.timing import join, timing_part
 from interconnect.handover import group_path
 from interconnect.node import wire
-from interconnect.topology import topology
+from interconnect.topology import topology_of
 from programs.architectures import ARCHITECTURES, SHIPPED
 from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
 from programs.named_models import config_of, missing_kernels
-from programs.partition import partition
-from programs.plan_report import report
+from programs.partition import partition_model
+from programs.plan_report import report_plan
 from programs.plan_run import run_timing, timing_programs
 from programs.stages import ATTENTION, Block, Stage, deal, model_blocks, whole_again
 from programs.whole_model import check_plan, compile_plan
@@ -54,7 +54,7 @@ def test_a_plan_is_executed_as_it_is_predicted() -> None:
 
 def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
     """The same shape with weights: the plan's cycles and the artifact's are one number."""
-    model = partition(random_checkpoint(SMALL, 0), 8, "int8")
+    model = partition_model(random_checkpoint(SMALL, 0), 8, "int8")
     plan = compile_plan("small", SMALL, SPEC, context=64, chips=8)
     artifact = compile_decoder(model, SPEC, 64)
     assert artifact.predicted_cycles["decode-64"] == plan.cycles
@@ -62,7 +62,7 @@ def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
 
 def test_timing_programs_have_the_effects_of_linked_ones() -> None:
     """The same digest, clock and vectors as the loader's program, on two chips without data."""
-    model = partition(random_checkpoint(replace(SMALL, layers=1), 0), 2, "int8")
+    model = partition_model(random_checkpoint(replace(SMALL, layers=1), 0), 2, "int8")
     artifact = compile_decoder(model, SPEC, 64, weights=False)
     program = artifact.program("decode-64", 0)
     joined = join([(timing_part(program, SPEC), 0)], program.cycles)
@@ -120,7 +120,7 @@ def test_a_plan_of_a_context_beyond_a_bank(batch: int) -> None:
 
 def test_work_of_a_report_adds_up() -> None:
     plan = compile_plan("small", SMALL, SPEC, context=64, batch=4, chips=16)
-    r = report(plan)
+    r = report_plan(plan)
     assert sum(r.phases.values()) == r.cycles_per_token and min(r.phases.values()) >= 0
     assert sum(r.sram.values()) == SPEC.sram_bytes and min(r.sram.values()) >= 0
     assert r.total == pytest.approx(4 * r.per_user)
@@ -196,7 +196,7 @@ def test_dealing_keeps_order_and_room(
 
 @pytest.mark.parametrize(("chips", "tp"), [(8, 2), (24, 4), (264, 8), (576, 8), (1440, 8)])
 def test_groups_of_a_path_are_joined_by_cables(chips: int, tp: int) -> None:
-    wiring = topology(chips)
+    wiring = topology_of(chips)
     path = group_path(wiring, tp, chips // tp)
     assert sorted(path) == list(range(chips // tp))
     ends = wiring.cables[:, ::2] // tp

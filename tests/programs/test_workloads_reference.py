@@ -19,7 +19,7 @@ from programs.encoder_compiler import compile_encoder
 from programs.host import Host
 from programs.network import INPUT, Layer, Network
 from programs.network_compiler import compile_network
-from programs.partition import partition
+from programs.partition import partition_model
 from programs.resnet import random_input, randomise
 
 SPEC = ChipSpec()
@@ -56,7 +56,7 @@ def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
     """Head norms, GeGLU and routing in one layer, second position of a sequence."""
     config = ModelConfig(40, 1, 2, 1, 18, 30, 20, head_norms=True, activation="gelu_tanh",
                          experts=3, experts_per_token=2)  # fmt: skip
-    model = partition(random_checkpoint(config, 0), 1, dtype)
+    model = partition_model(random_checkpoint(config, 0), 1, dtype)
     artifact = compile_decoder(model, SPEC, 64)
     host = Host(artifact, model)
     reference, engine = ReferenceChip(SPEC), Chip(SPEC, 0)
