@@ -3,7 +3,7 @@
 Every effect contributes a 64-bit mix of its 320 bytes, chip, launch, cycle, opcode, queue and
 address (or link) to two independently keyed sums modulo 2^64.  Addition commutes, so the digest
 knows nothing of block splitting, execution order, packing or transport.  This is the plain NumPy
-form; ``chip._kernels`` holds the compiled one, and they agree bit for bit.
+form; ``chip.engine.loop`` holds the compiled one, and they agree bit for bit.
 
 Effects: WRITE (address: word address), SCATTER (address: ``scatter_address`` of the 20 word
 addresses; bytes: the stream's), SEND and RECEIVE (address: link number), host output (opcode 0,

@@ -19,7 +19,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._columns import expand_columns
 from chip.isa import (
     C2C_QUEUE,
     EAST_STREAMS,
@@ -32,7 +31,7 @@ from chip.isa import (
     Op,
     queue_name,
 )
-from chip.program import Program, gang_skew
+from chip.program import Program, expand_columns, gang_skew
 from chip.spec import ChipSpec
 
 I64 = NDArray[np.int64]

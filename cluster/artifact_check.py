@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chip import checker
-from chip.program_limits import expanded_elements
+from chip.checker import rules as checker
+from chip.program import expanded_elements
 from cluster.errors import InputError
 from interconnect.fabric_check import check_fabric
 from programs.artifact import Artifact

@@ -16,10 +16,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-from chip.engine import Chip, warm_up
-from chip.loader import link
+from chip.engine import Chip, Rings, warm_up
+from chip.linking import link
 from chip.reference import ReferenceChip
-from chip.ring import Rings
 from chip.spec import ChipSpec
 from cluster.actor_session import Placement
 from cluster.bench_fabric import (

@@ -7,8 +7,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.engine import Rings, ring_vectors
 from chip.isa import LANES, LINKS
-from chip.ring import Rings, ring_vectors
 from chip.spec import ChipSpec
 from cluster.bench_row import Row
 from cluster.collective_runs import Words, compile_functional, random_words

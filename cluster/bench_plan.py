@@ -9,8 +9,7 @@ import sys
 from dataclasses import replace
 from time import perf_counter
 
-from chip.engine import warm_up
-from chip.ring import Rings
+from chip.engine import Rings, warm_up
 from chip.spec import ChipSpec
 from cluster.bench_row import Row
 from cluster.compiling import join_images

@@ -89,7 +89,7 @@ def _explain(error: Exception) -> int:
 
 
 def _input_errors() -> type[Exception] | object:
-    from chip.passes import CompileError
+    from chip.scheduling import CompileError
     from chip.spec import SpecError
     from interconnect.clock_links import ClockError
     from interconnect.link_frames import LinkFramesError

@@ -7,7 +7,7 @@ One file, mapped by every process.  It knows bytes and sequence numbers, not chi
     barrier    per process a cache line pair: barrier mark, launch kept, seconds of host transfers
     progress   per chip two int64: cycle reached, launches done; noted when somebody watches
     mailboxes  per chip two slots: sequence, checksum, count, float32 values
-    rings      the links' vectors, laid out by ``chip.ring.Rings``
+    rings      the links' vectors, laid out by ``chip.engine.ring.Rings``
 
 The driver creates the file with mode 0600 under a name nobody can guess and removes it at the end;
 a process that maps it must show the same token, so that two runs never meet by accident.  The token
@@ -40,7 +40,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.ring import CAPACITY, Rings
+from chip.engine import CAPACITY, Rings
 
 MAGIC = b"LPUMAP1\0"
 TOKEN_BYTES = 16

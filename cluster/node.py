@@ -16,10 +16,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
-from chip.engine import Chip
+from chip.engine import Chip, Rings, ring_vectors
 from chip.faults import LockstepViolation
 from chip.isa import LANES
-from chip.ring import Rings, ring_vectors
 from cluster.chip_outputs import describe_outputs
 from cluster.errors import RunError, one_line
 from cluster.mapping import Layout, SharedMapping

@@ -42,7 +42,7 @@ def instructions() -> str:
     meanings = _meanings()
     parts = [
         "# Instructions",
-        "Made from `chip/isa.py` and `chip/program.py`. What each does to the bit is in "
+        "Made from `chip/isa.py` and `chip/program/blocks.py`. What each does to the bit is in "
         "[machine.md](../machine.md).",
     ]
     for index, (first, family) in enumerate(_FAMILIES):
@@ -67,7 +67,7 @@ def instructions() -> str:
     columns = [(f"`{n}`", str(BLOCK_DTYPE[n])) for n in BLOCK_DTYPE.names or ()]
     parts += [
         "## Columns of a block",
-        "What they mean: the docstring of `chip/program.py`.",
+        "What they mean: the docstring of `chip/program/blocks.py`.",
         _table(("column", "type"), columns),
     ]
     return "\n\n".join(parts) + "\n"

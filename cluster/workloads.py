@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip import checker
-from chip.engine import Chip
-from chip.ring import Rings, ring_vectors
+from chip.checker import rules as checker
+from chip.engine import Chip, Rings, ring_vectors
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.launching import cores

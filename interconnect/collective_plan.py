@@ -14,8 +14,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from chip._jit import jit
 from chip.isa import LINKS
+from chip.jit import jit
 from chip.spec import ChipSpec
 from interconnect.collective_traffic import (
     WORD_BYTES,

@@ -17,9 +17,8 @@ import numpy as np
 
 from chip import isa
 from chip.isa import Op
-from chip.passes import Operand, Pass, Stream
 from chip.program import Program
-from chip.reservation import Place, Schedule, program_of
+from chip.scheduling import Operand, Pass, Place, Schedule, Stream, program_of
 from chip.spec import ChipSpec
 from interconnect.node import NODE_SIZES, link_to
 

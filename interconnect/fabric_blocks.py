@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import LINKS, Op, slice_position
-from chip.passes import CompileError
 from chip.program import BlockTable, Program, gang_skew, new_blocks
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.fabric_steps import OWN, Step, words_of
 from interconnect.link_frames import (

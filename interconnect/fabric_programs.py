@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from chip.isa import Op
-from chip.passes import CompileError
 from chip.program import Program
-from chip.reservation import Place
+from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 from interconnect import fabric_steps
 from interconnect.fabric_blocks import FabricBlocks

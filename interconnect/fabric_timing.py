@@ -21,9 +21,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit, jit_inline
 from chip.faults import LockstepViolation
 from chip.isa import LINKS
+from chip.jit import jit, jit_inline
 from chip.spec import ChipSpec
 from interconnect.slots import Ints, WireSchedule, send_lead
 from interconnect.topology import Topology

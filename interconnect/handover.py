@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import Op
-from chip.passes import CompileError, Pass
 from chip.program import BlockTable
-from chip.reservation import Place, Schedule
+from chip.scheduling import CompileError, Pass, Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import receive_words, send_words, spread_words
 from interconnect.topology import Topology

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from chip._jit import jit
 from chip.isa import LINKS
+from chip.jit import jit
 from interconnect.topology import FabricError, Topology
 
 #: What ``hop_distances`` holds where no cables lead.

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit
 from chip.isa import LINKS
+from chip.jit import jit
 from chip.spec import ChipSpec
 from interconnect.link_frames import LINK_NUMBERS, LinkFramesError, forward_frames, phases
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._columns import expand_columns
 from chip.isa import C2C_QUEUE, LINKS, Op
-from chip.program import Program
+from chip.program import Program, expand_columns
 from chip.spec import ChipSpec
 
 I64 = NDArray[np.int64]

@@ -17,8 +17,7 @@ import msgpack
 import numpy as np
 
 from chip.isa import LANES, LINKS, SLICES, SLICES_PER_HEMISPHERE
-from chip.program import BLOCK_DTYPE
-from chip.program_limits import MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GANGS, MAX_MAPS
+from chip.program import BLOCK_DTYPE, MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GANGS, MAX_MAPS
 from chip.spec import ChipSpec, SpecError, largest_value
 
 VERSION = 1

@@ -35,8 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.isa import LANES
-from chip.program import BlockTable, Program, new_blocks
-from chip.program_limits import ProgramLimitError, validate_program
+from chip.program import BlockTable, Program, ProgramLimitError, new_blocks, validate_program
 from chip.spec import ChipSpec
 from programs._artifact_header import (
     COLUMNS,

@@ -15,8 +15,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.passes import Alu, Pass, Self, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream
 from chip.spec import ChipSpec
 
 #: Tiles of a pass: a longer one would write a slice while it still reads it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chip.ring import Rings, ring_vectors
+from chip.engine import Rings, ring_vectors
 from programs.artifact import Artifact
 from programs.host import Host, pick_token
 from programs.partition import PartitionedModel

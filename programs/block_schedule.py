@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chip.reservation import Place, Schedule
+from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import exchange, reduce
 from programs.attention import AttentionPlaces, append_values, attend, rope

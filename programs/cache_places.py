@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chip.passes import CompileError
-from chip.reservation import Place, Symbol
+from chip.scheduling import CompileError, Place, Symbol
 from programs.attention import Segment, Segments
 from programs.layout import Layout
 from programs.placement import EAST_QUAD, KV_QUAD, Placement, Symbols

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.reservation import Place
+from chip.scheduling import Place
 from interconnect.fabric_programs import FabricCollective
 from programs.artifact import TOPOLOGIES, Artifact
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chip.passes import CompileError
 from chip.program import Program
-from chip.reservation import Place
+from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 from interconnect.node import node_cables
 from interconnect.topology import Topology, topology_of

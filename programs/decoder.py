@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chip.passes import CompileError
-from chip.reservation import Place, Symbol
+from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
 from programs.attention import AttentionPlaces, Segment, Segments

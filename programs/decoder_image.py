@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.reservation import Place, Symbol
+from chip.scheduling import Place, Symbol
 from programs.decoder import (
     AttentionMatrices,
     DecoderPlaces,

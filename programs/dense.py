@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES, Op
-from chip.passes import Operand, Pass
-from chip.reservation import Schedule, program_of
+from chip.scheduling import Operand, Pass, Schedule, program_of
 from chip.spec import ChipSpec
 from interconnect.collectives import ReducePlaces, exchange
 from interconnect.node import node_cables

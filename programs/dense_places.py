@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip.isa import LANES
-from chip.passes import CompileError
-from chip.reservation import Place
+from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS
 from interconnect.node import NODE_SIZES

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.isa import LANES
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from programs.product import cut
 
 Bits = NDArray[np.uint16]

@@ -13,9 +13,17 @@ import numpy as np
 
 from chip import isa
 from chip.isa import LANES, Op
-from chip.passes import CompileError, Pass, Stream
 from chip.program import BlockTable, Program
-from chip.reservation import Place, Schedule, Symbol, program_of, relocate
+from chip.scheduling import (
+    CompileError,
+    Pass,
+    Place,
+    Schedule,
+    Stream,
+    Symbol,
+    program_of,
+    relocate,
+)
 from chip.spec import ChipSpec
 from interconnect.node import NODE_SIZES, link_to, node_cables
 from programs import encoder_kernels as k

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.reservation import Place, Symbol
+from chip.scheduling import Place, Symbol
 from programs.encoder import MATRICES, Bits, EncoderLayer, EncoderShape
 from programs.encoder_places import SIDES, EncoderPlaces
 from programs.memory_images import Image, put_fp32, put_rows, put_weights, read_words

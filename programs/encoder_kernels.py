@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from chip import isa
 from chip.isa import Op
-from chip.passes import Alu, Operand, Pass, Self, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Self, Stream
 from chip.spec import ChipSpec
 from programs.encoder import EPS, GELU_A, GELU_B
 from programs.encoder_places import Head

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chip.isa import LANES, SLICES, SLICES_PER_HEMISPHERE
-from chip.passes import CompileError
-from chip.reservation import Place, Symbol
+from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from programs.encoder import EncoderShape
 from programs.product import EAST, WEST, Weights

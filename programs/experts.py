@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip.isa import Op
-from chip.passes import Alu, Pass, Self
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Pass, Place, Schedule, Self
 from chip.spec import ChipSpec
 from programs.layout import Layout
 from programs.model_config import CHOSEN

@@ -10,8 +10,7 @@ import math
 from itertools import groupby
 
 from chip.isa import Op
-from chip.passes import Alu, Pass, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
 from programs.model_config import GELU_TANH
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from chip import isa
 from chip.isa import LANES, Op
-from chip.passes import Pass
-from chip.reservation import Place, Schedule
+from chip.scheduling import Pass, Place, Schedule
 from chip.spec import ChipSpec
 from programs.layout import Layout
 from programs.norm import Constants, lane_sums

@@ -15,8 +15,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.passes import Alu, Operand, Pass, Repeat, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Operand, Pass, Place, Repeat, Schedule, Stream
 from chip.spec import ChipSpec
 
 #: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
-from chip.reservation import Place
+from chip.scheduling import Place
 from programs.layout import Layout
 from programs.matmul import PAIR_ORDER, PLANE_ORDER, ColumnBlock
 from programs.placement import WEST_QUAD, Placement, Symbols

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.reservation import Place
+from chip.scheduling import Place
 from programs.product import Weights
 
 #: (slice, first word, uint8 [words, 320]).

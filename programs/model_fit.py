@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.topology import Topology, topology_of
 from programs.checkpoint import ModelConfig

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 
 I8 = NDArray[np.int8]
 F32 = NDArray[np.float32]

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.passes import CompileError
-from chip.reservation import Place, Schedule, program_of
+from chip.scheduling import CompileError, Place, Schedule, program_of
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
 from programs.memory_images import Image, put_fp32, put_rows, put_weights, read_words

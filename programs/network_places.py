@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from chip.isa import LANES
-from chip.passes import CompileError
-from chip.reservation import Place
+from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 from programs.network import INPUT, POOL_PAD, POOL_STRIDE, Layer, Network
 from programs.product import EAST, PLANES, WEST, Weights, cut, step_cycles

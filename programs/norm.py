@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.passes import Alu, Pass, Repeat, Self, Stream, offsets
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Pass, Place, Repeat, Schedule, Self, Stream, offsets
 from chip.spec import ChipSpec
 from programs.matmul import Activations
 

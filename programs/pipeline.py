@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from chip.passes import CompileError
 from chip.program import BlockTable, Program, new_blocks
-from chip.reservation import program_of as join_tables
+from chip.scheduling import CompileError
+from chip.scheduling import program_of as join_tables
 from chip.spec import ChipSpec
 from interconnect.handover import (
     Handover,

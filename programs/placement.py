@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chip.isa import SLICES
-from chip.passes import CompileError
-from chip.reservation import Place, Symbol
+from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 
 #: fp32 vectors lie on four slices of one MEM group, so their byte planes need no skew.

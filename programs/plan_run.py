@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Chip
-from chip.loader import LinkedProgram
+from chip.engine import Chip, Rings, ring_vectors
+from chip.linking import LinkedProgram, TimingPart, join, timing_part
 from chip.program import BlockTable, Program
-from chip.ring import Rings, ring_vectors
-from chip.timing import TimingPart, join, timing_part
 from interconnect.node import wire
 from programs.runner import Alone, step_lookahead
 from programs.whole_model import Plan

@@ -22,8 +22,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.passes import CompileError, Pass, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import CompileError, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
 
 WEST, EAST = 0, 1

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chip.isa import Op
-from chip.passes import Alu, Operand, Pass, Stream
-from chip.reservation import Place, Schedule
+from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
 from programs.product import EAST, WEST, Emitted, Finish, Rows
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from programs.golden_network import finish_layer, layer_sums
 from programs.network import INPUT, Layer, Network, Parameters
 

@@ -23,12 +23,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Chip, Status, run_chips
+from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
 from chip.isa import C2C_QUEUE, queue_name
-from chip.loader import LinkedProgram, link
-from chip.ring import Rings, ring_vectors
+from chip.linking import LinkedProgram, link, touched_words
 from chip.spec import ChipSpec
-from chip.touched import touched_words
 from interconnect.node import wire
 from programs.artifact import Artifact
 from programs.host import Host, pick_token

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.passes import CompileError
 from chip.program import BlockTable, new_blocks
-from chip.reservation import Symbol, relocate
+from chip.scheduling import CompileError, Symbol, relocate
 from chip.spec import ChipSpec
 from programs.block_schedule import BlockScheduler, Numbers
 from programs.decoder import DecoderPlaces, Matrices

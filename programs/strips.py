@@ -12,8 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from chip.isa import LANES, SLICES_PER_HEMISPHERE
-from chip.passes import CompileError
-from chip.reservation import Place
+from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 
 _WEIGHTS = 16  # slices of a strip of weights

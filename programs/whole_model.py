@@ -15,8 +15,8 @@ import numpy as np
 from chip.checker import ERROR, Finding, check
 from chip.faults import ProgramFault
 from chip.isa import Op
-from chip.passes import CompileError
 from chip.program import BlockTable, Program
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.fabric_check import check_fabric
 from programs.block_schedule import Numbers

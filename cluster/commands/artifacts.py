@@ -82,7 +82,7 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
-    from chip import checker
+    from chip.checker import rules as checker
     from cluster.artifact_check import check_artifact
     from cluster.output import print_json, stderr_console, working
     from programs.artifact import load
@@ -142,7 +142,7 @@ def inspect(
 ) -> None:
     """Show an artifact's program as assembler text."""
     options.check_at_least("--limit", limit, 0)
-    from chip.disassembly import disassemble
+    from chip.encoding import disassemble
     from chip.program import Program
     from cluster.output import print_json, print_table
     from programs.artifact import load

@@ -38,7 +38,7 @@ def assemble(
 ) -> None:
     """Assemble the programs of a node's chips to one .lpu file; the opposite of inspect."""
     from chip.faults import ProgramFault
-    from chip.loader import link
+    from chip.linking import link
     from chip.spec import load_chip_spec
     from cluster.output import print_json, print_table
     from interconnect.node import NODE_SIZES, node_cables
@@ -80,8 +80,8 @@ def assemble(
 
 
 def _assembled(path: Path) -> Program:
-    from chip.assembly import AssemblyError
-    from chip.assembly import assemble as read
+    from chip.encoding import AssemblyError
+    from chip.encoding import assemble as read
 
     try:
         if path.stat().st_size > MOST_BYTES:

@@ -74,7 +74,7 @@ def plan(
 
         check_writable(csv_file)
     swept, values = _range(sweep)
-    from chip.passes import CompileError
+    from chip.scheduling import CompileError
     from chip.spec import load_chip_spec
     from cluster.output import print_json, stderr_console, working
     from interconnect.topology import FabricError

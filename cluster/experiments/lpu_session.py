@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.ring import Rings, ring_vectors
+from chip.engine import Rings, ring_vectors
 from cluster.errors import RunError
 from programs.artifact import Artifact
 from programs.host import Host

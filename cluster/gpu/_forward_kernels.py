@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chip._jit import jit
+from chip.jit import jit
 from chip.numerics import exp_f32
 
 _ONE = np.float32(1.0)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._columns import expand_columns
 from chip.isa import LINKS, SLICES, Op
-from chip.program import Program
+from chip.program import Program, expand_columns
 from chip.timeline import FAMILIES, SEND_UNIT, UNITS, busy_cycles, timeline
 from cluster.report.run_file import MOST_ITEMS, MOST_STAGES, WORD_KINDS
 from cluster.tracing.plan import Launched, make_entry

@@ -22,10 +22,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit
-from chip.disassembly import write_instructions
+from chip.encoding import Rendered, TextColumns, write_instructions
 from chip.isa import Op
-from chip.text_columns import Rendered, TextColumns
+from chip.jit import jit
 from chip.timeline import SEND_UNIT, unit_name
 from cluster.tracing.plan import MACHINE_ROWS, ProgramRows, TracedLaunch, TracePlan
 from interconnect.vector_flights import Flights

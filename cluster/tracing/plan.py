@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from chip._jit import jit
+from chip.jit import jit
 from chip.program import Program
 from chip.timeline import RECEIVE_UNIT, SEND_UNIT, Timeline, timeline
 from cluster.errors import InputError, RunError

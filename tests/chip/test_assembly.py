@@ -7,11 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chip.assembly import AssemblyError, assemble
-from chip.disassembly import disassemble
+from chip.encoding import AssemblyError, assemble, disassemble
 from chip.isa import AccMode, Op
-from chip.program import BLOCK_DTYPE, Program, new_blocks
-from chip.program_limits import COLUMN_RANGES, ProgramLimitError, validate_program
+from chip.program import (
+    BLOCK_DTYPE,
+    COLUMN_RANGES,
+    Program,
+    ProgramLimitError,
+    new_blocks,
+    validate_program,
+)
 
 #: Ranges narrowed so that any combination of repeats stays inside the limits.
 NARROW = {

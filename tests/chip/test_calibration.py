@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from unit_bench import ALU, EAST_SXM, SPEC, Bench, load, offsets, planes, vector, words
 
+from chip.encoding.instruction_words import instruction_bytes
 from chip.engine import Chip, Status
 from chip.faults import ProgramFault
-from chip.icu import instruction_bytes
 from chip.isa import IMM, LINKS, QUEUES, AccMode, Op, alu_stream_groups, slice_position
-from chip.loader import link
+from chip.linking import link
 from chip.reference import ReferenceChip
 
 Runner = Callable[[Bench], int]

@@ -10,7 +10,8 @@ import pytest
 from programs_mutated import mutate
 from programs_random import random_program
 
-from chip.checker import ERROR, WARNING, Finding, assert_legal, check, check_links
+from chip.checker import ERROR, Finding, check
+from chip.checker.rules import WARNING, assert_legal, check_links
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, SELF, AccMode, Op, slice_position
 from chip.program import Program, expand, new_blocks
@@ -231,7 +232,7 @@ def test_unused_operands_are_ignored() -> None:
 
 
 def test_expansion_is_the_programs() -> None:
-    from chip._columns import expand_columns
+    from chip.program import expand_columns
 
     for seed in range(20):
         p = random_program(np.random.default_rng(seed), SPEC)

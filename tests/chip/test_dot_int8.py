@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chip import _dot_int8
-from chip._jit import jit
+from chip.engine import dot_int8 as _dot_int8
+from chip.jit import jit
 
 lay_wide, dot_wide = _dot_int8.lay_wide, _dot_int8.dot_wide
 lay_unsigned, dot_unsigned = _dot_int8.lay_unsigned, _dot_int8.dot_unsigned

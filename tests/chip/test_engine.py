@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from chip.digest import mix_effect, scatter_address
-from chip.engine import Chip, Status
+from chip.engine import Chip, Rings, Status
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import AccMode, Op, drive_position, sample_position
-from chip.loader import LinkedProgram, link
+from chip.linking import LinkedProgram, link
 from chip.program import Program, new_blocks
-from chip.ring import Rings
 from chip.spec import ChipSpec
 
 SPEC = ChipSpec()

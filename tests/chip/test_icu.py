@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chip.icu import NOP_MAX, WORD_BYTES, decode, describe, encode, instruction_bytes
+from chip.encoding.instruction_words import (
+    NOP_MAX,
+    WORD_BYTES,
+    decode,
+    describe,
+    encode,
+    instruction_bytes,
+)
 from chip.isa import IMM, MAX_WORDS_PER_SLICE, NONE, Op
 from chip.program import BLOCK_DTYPE, Program, expand, new_blocks
 

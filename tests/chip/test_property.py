@@ -19,13 +19,12 @@ from test_reference_faults import CASES, Case
 from unit_bench import Bench
 
 from chip.checker import ERROR, check
-from chip.engine import Chip, Status
+from chip.engine import Chip, Rings, Status
 from chip.faults import ProgramFault
 from chip.isa import Op
-from chip.loader import link
+from chip.linking import link
 from chip.program import Program
 from chip.reference import ReferenceChip
-from chip.ring import Rings
 from chip.spec import PRESETS, ChipSpec
 
 PROGRAMS = int(os.environ.get("LPU_PROPERTY_PROGRAMS", "500"))

@@ -23,7 +23,7 @@ from unit_bench import (
 
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, SELF, AccMode, Op, slice_position
-from chip.reference import ReferenceResult, run_together
+from chip.reference.chip import ReferenceResult, run_together
 
 NAN = 0x7FC00000
 

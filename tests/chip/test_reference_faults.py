@@ -15,7 +15,7 @@ from unit_bench import ACTIVATIONS, ALU, EAST_SXM, SPEC, WEIGHTS, Bench, load, o
 
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, NONE, SELF, AccMode, Op
-from chip.reference import run_together
+from chip.reference.chip import run_together
 
 Case = Callable[[Bench], None]
 CASES: list[Any] = []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from unit_bench import ACTIVATIONS, WEIGHTS, Bench, vector
 
-from chip.engine import Chip, Status, run_chips
+from chip.engine import Chip, Rings, Status, run_chips
 from chip.faults import ProgramFault
 from chip.isa import (
     C2C_QUEUE,
@@ -24,10 +24,11 @@ from chip.isa import (
     sample_position,
     slice_position,
 )
-from chip.loader import ELEMENTS, OP, link
+from chip.linking import link
+from chip.linking.linker import ELEMENTS, OP
 from chip.program import Program, new_blocks
-from chip.reference import Port, ReferenceChip
-from chip.ring import Rings
+from chip.reference import ReferenceChip
+from chip.reference.chip import Port
 from chip.spec import ChipSpec
 
 SPEC = ChipSpec()

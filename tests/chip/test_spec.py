@@ -10,7 +10,8 @@ from unit_bench import vector
 
 from chip.isa import MAX_WORDS_PER_BANK, Op, slice_position
 from chip.program import Program, new_blocks
-from chip.reference import ReferenceChip, run_together
+from chip.reference import ReferenceChip
+from chip.reference.chip import run_together
 from chip.spec import (
     ASSUMED,
     CALIBRATED,

@@ -13,7 +13,7 @@ from chip.checker import ERROR, check
 from chip.engine import Chip, Status
 from chip.faults import ProgramFault
 from chip.isa import MAX_WORDS_PER_BANK, Op, slice_position
-from chip.loader import link
+from chip.linking import link
 from chip.program import Program, new_blocks
 from chip.reference import ReferenceChip
 from chip.spec import PRESETS, ChipSpec

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chip.text_columns import TextColumns
+from chip.encoding import TextColumns
 
 PIECES = ("", "a", "=x/", "instruction")
 

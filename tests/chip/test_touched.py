@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 from programs_random import WORDS, fill_words, random_program
 
-from chip.engine import Chip
-from chip.loader import link
-from chip.ring import Rings
+from chip.engine import Chip, Rings
+from chip.linking import link, touched_words
 from chip.spec import ChipSpec
-from chip.touched import touched_words
 
 SPEC = ChipSpec()
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from chip.isa import Op, drive_position, is_east, sample_position, slice_position
 from chip.program import Program, new_blocks
-from chip.reference import ReferenceChip, ReferenceResult
+from chip.reference import ReferenceChip
+from chip.reference.chip import ReferenceResult
 from chip.spec import ChipSpec
 
 SPEC = ChipSpec()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chip.disassembly import disassemble
+from chip.encoding import disassemble
 from cluster.cli import run
 from programs.artifact import load
 

@@ -130,7 +130,7 @@ def test_a_second_death_needs_a_second_spare() -> None:
 
 
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
-    from chip.ring import Rings, ring_vectors
+    from chip.engine import Rings, ring_vectors
     from programs.host import Host
     from programs.runner import Alone, Runner
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from load_oracle import batched, belted
 
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from cluster.cli import run
 from cluster.compiling import compile_model, open_model
 from cluster.experiments.arrivals import PS, Lengths, poisson

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chip.engine import Chip
-from chip.loader import link
+from chip.engine import Chip, Rings
+from chip.linking import link
 from chip.program import Program, new_blocks
-from chip.ring import Rings
 from chip.spec import ChipSpec
 from cluster.actor_session import chips_per_actor
 from cluster.clock import VirtualClock, unexpected_retirements

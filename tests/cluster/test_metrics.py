@@ -183,7 +183,8 @@ def test_a_run_on_the_board(artifact: Artifact, sync: str) -> None:
 
 def test_vectors_are_those_the_rings_carried(artifact: Artifact) -> None:
     """Counted from the programs, against the counters of the rings that the chips really used."""
-    from chip.ring import TAIL, Rings
+    from chip.engine import Rings
+    from chip.engine.ring import TAIL
     from programs.host import Host
     from programs.runner import Alone, Runner
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import InputError
 from cluster.experiments import acceptance

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from test_lockstep import CABLES, SPEC, chips, passing_program
 
-from chip.engine import run_chips
+from chip.engine import Rings, run_chips
+from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL
 from chip.faults import LockstepViolation
-from chip.loader import link
-from chip.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL, Rings
+from chip.linking import link
 from cluster.actor_session import Placement, chip_actors
 from cluster.generation import Listener, run_generation
 from cluster.mapping import Layout, MappingError, SharedMapping

@@ -18,11 +18,9 @@ from unittest.mock import patch
 
 import msgpack
 
-from chip.assembly import AssemblyError, assemble
 from chip.checker import check
-from chip.disassembly import disassemble
-from chip.program import Program
-from chip.program_limits import expanded_elements
+from chip.encoding import AssemblyError, assemble, disassemble
+from chip.program import Program, expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster import cli
 from cluster.artifact_check import check_artifact

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from chip.engine import Chip
-from chip.loader import LinkedProgram
-from chip.ring import Rings
+from chip.engine import Chip, Rings
+from chip.linking import LinkedProgram
 from interconnect.fabric_programs import FabricCollective
 from programs.collective_artifact import ENTRY_POINT, collective_artifact, read_result
 from programs.runner import Alone, Runner, step_lookahead

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chip.checker import check, check_links
-from chip.engine import Chip, Status
+from chip.checker import check
+from chip.checker.rules import check_links
+from chip.engine import Chip, Rings, Status
 from chip.isa import Op
-from chip.loader import link
-from chip.reservation import Place
-from chip.ring import Rings
+from chip.linking import link
+from chip.scheduling import Place
 from chip.spec import ChipSpec
 from interconnect.collectives import OPERATIONS, compile_collective
 from interconnect.node import link_to, node_cables, wire

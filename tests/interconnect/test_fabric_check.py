@@ -13,7 +13,7 @@ from fabric_runs import Machine, small_pages, values
 from chip.checker import check
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import C2C_QUEUE, Op, is_east
-from chip.loader import link
+from chip.linking import link
 from chip.program import Program
 from chip.spec import ChipSpec
 from interconnect.fabric_check import check_fabric

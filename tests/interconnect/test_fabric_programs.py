@@ -12,7 +12,7 @@ from fabric_runs import Machine, expected, small_pages, values
 
 from chip.checker import check
 from chip.isa import Op
-from chip.passes import CompileError
+from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from interconnect.fabric_check import check_fabric
 from interconnect.fabric_programs import (

@@ -8,9 +8,10 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from chip.checker import check, check_links
-from chip.passes import CompileError
-from chip.ring import Rings
+from chip.checker import check
+from chip.checker.rules import check_links
+from chip.engine import Rings
+from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint

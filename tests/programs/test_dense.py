@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from chip.checker import check, check_links
-from chip.passes import CompileError
-from chip.ring import Rings, ring_vectors
+from chip.checker import check
+from chip.checker.rules import check_links
+from chip.engine import Rings, ring_vectors
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from programs.dense import ENTRY, compile_matmul, read_matmul
 from programs.dense_places import MatmulShape, peak_multiply_accumulates, plan_matmul

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip import numerics
-from chip.checker import check, check_links
-from chip.passes import CompileError
-from chip.ring import Rings, ring_vectors
+from chip.checker import check
+from chip.checker.rules import check_links
+from chip.engine import Rings, ring_vectors
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from programs.encoder import EncoderShape, random_encoder, random_tokens
 from programs.encoder_compiler import ENTRY, compile_encoder, layers_of_chips

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from llama_float32 import LlamaFloat32
 from numpy.typing import NDArray
 
-from chip.checker import check, check_links
-from chip.engine import Chip, run_chips
-from chip.loader import link
-from chip.reservation import Schedule, program_of
-from chip.ring import Rings
+from chip.checker import check
+from chip.checker.rules import check_links
+from chip.engine import Chip, Rings, run_chips
+from chip.linking import link
+from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
 from programs.checkpoint import Checkpoint, ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from test_pipeline import assert_legal, runner_of
 
 from chip import numerics
-from chip.passes import CompileError
-from chip.reservation import Place, Symbol
+from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from programs.attention import Segments
 from programs.belt_runner import run_belt

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chip.engine import Rings, ring_vectors
 from chip.isa import C2C_QUEUE, Op
-from chip.ring import Rings, ring_vectors
 from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
 from interconnect.fec import error_chances

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chip.checker import check
-from chip.passes import CompileError
-from chip.ring import Rings
+from chip.engine import Rings
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from programs.golden_network import golden_network
 from programs.network import INPUT, Layer, Network

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from chip.checker import check
-from chip.passes import CompileError
-from chip.ring import Rings
+from chip.engine import Rings
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.fabric_check import check_fabric
 from interconnect.topology import topology_of

@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.engine import Chip, run_chips
-from chip.loader import link
-from chip.passes import CompileError
-from chip.ring import Rings
+from chip.engine import Chip, Rings, run_chips
+from chip.linking import join, link, timing_part
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from chip.timing import join, timing_part
 from interconnect.handover import group_path
 from interconnect.node import wire
 from interconnect.topology import topology_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chip.engine import Chip
-from chip.loader import link
+from chip.linking import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
 from programs.artifact import Artifact

@@ -1,0 +1,7 @@
+from .rules import ERROR, Finding, check
+
+__all__ = [
+    "ERROR",
+    "Finding",
+    "check",
+]

@@ -1,0 +1,258 @@
+"""Checks of single instructions: units, operands, addresses, alignment (no instruction pairs)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chip.isa import (
+    EAST_STREAMS,
+    IMM,
+    PLANES,
+    STREAMS,
+    SUPERLANES,
+    VXM_ARITY,
+    VXM_QUEUE,
+    AccMode,
+    Op,
+    alu_stream_groups,
+)
+from chip.program import Bools, Columns, Ints, Report
+from chip.spec import ChipSpec
+
+_FROM_W0 = -1  # width is the instruction's w0
+_BY_ROTATE = -2  # width is n * n
+_OPS = 256
+
+#: Unit of each queue: 0 MEM, 1 VXM, 2 MXM weights, 3 MXM activations, 4 distributor,
+#: 5 transposer, 6 permutor, 7 rotator, 8 link.
+_SXM_UNITS = [4, 4, 4, 4, 5, 5, 6, 7]
+UNIT_OF_QUEUE = np.array(
+    [0] * 88 + [1] * 16 + [2, 3] * PLANES + _SXM_UNITS * 2 + [8] * 16, np.int64
+)
+
+ANY_UNIT = 99
+
+
+def _tables() -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    unit = np.full(_OPS, -1, np.int64)
+    arity = np.zeros(_OPS, np.int64)
+    in0, in1, out = (np.zeros(_OPS, np.int64) for _ in range(3))
+    unit[[Op.SYNC, Op.NOTIFY]] = ANY_UNIT
+    unit[[Op.READ, Op.WRITE, Op.GATHER, Op.SCATTER]] = 0
+    for op, count in VXM_ARITY.items():
+        unit[op] = 1
+        arity[op] = count
+    unit[[Op.LW, Op.IW]] = 2
+    unit[[Op.ABC, Op.ACC]] = 3
+    for number, ops in ((4, [Op.DISTRIBUTE]), (5, [Op.TRANSPOSE]), (6, [Op.PERMUTE, Op.SHIFT]),
+                        (7, [Op.ROTATE]), (8, [Op.SEND, Op.RECEIVE, Op.DESKEW])):  # fmt: skip
+        unit[ops] = number
+    in0[[Op.WRITE, Op.SCATTER, Op.PERMUTE, Op.SHIFT, Op.ROTATE, Op.SEND]] = 1
+    in0[[Op.LW, Op.TRANSPOSE]] = 16
+    in0[[Op.ABC, Op.DISTRIBUTE]] = _FROM_W0
+    in1[[Op.GATHER, Op.SCATTER]] = 2
+    in1[Op.DISTRIBUTE] = 1
+    out[[Op.READ, Op.GATHER, Op.PERMUTE, Op.SHIFT, Op.RECEIVE]] = 1
+    out[Op.TRANSPOSE] = 16
+    out[Op.DISTRIBUTE] = _FROM_W0
+    out[Op.ROTATE] = _BY_ROTATE
+    return unit, arity, in0, in1, out
+
+
+UNIT_OF_OP, ARITY, _IN0, _IN1, _OUT = _tables()
+
+
+@dataclass
+class Operands:
+    """What each row samples and drives, after the rules on single instructions.
+
+    Widths are 0 where there is no stream operand or where it is malformed, so that later rules
+    never see one.  ``mem`` marks rows with a sound word range ``lo..hi``.  Shapes [rows].
+    """
+
+    s1: Ints
+    width0: Ints
+    width1: Ints
+    width_out: Ints
+    lo: Ints
+    hi: Ints
+    mem: Bools
+
+
+def check_operands(c: Columns, spec: ChipSpec, report: Report) -> Operands:
+    """Rules ``bounds``, ``align``, ``alu`` and ``sxm`` of single instructions."""
+    s1 = c.of("s1")
+    w0, w1, wo = c.of("w0"), c.of("w1"), c.of("wo")
+    imm = c.of("imm")
+    safe_imm = np.clip(imm, 0, 16)
+    width0, width1, width_out = _IN0[c.op], _IN1[c.op], _OUT[c.op]
+    width0 = np.where(width0 == _FROM_W0, w0, width0)
+    width_out = np.where(width_out == _FROM_W0, w0, width_out)
+    width_out = np.where(width_out == _BY_ROTATE, safe_imm * safe_imm, width_out)
+    arity = ARITY[c.op]
+    vxm = arity > 0
+    codes0, codes1 = vxm, arity == 2
+    stream0, stream1 = codes0 & (c.s0 < STREAMS), codes1 & (s1 < STREAMS)
+    width0 = np.where(stream0, w0, width0)
+    width1 = np.where(stream1, w1, width1)
+    width_out = np.where(vxm, wo, width_out)
+    mode = c.of("mode")
+    acc = c.op == Op.ACC
+    emits = acc & ((mode == AccMode.SET_EMIT) | (mode == AccMode.ADD_EMIT))
+    width_out = np.where(emits, 4, width_out)
+
+    _flag(report, "bounds", acc & ((mode < 0) | (mode > 3)), "mode is none of the four ACC modes",
+          "use AccMode")  # fmt: skip
+    for used, code in ((codes0, c.s0), (codes1, s1)):
+        _flag(report, "bounds", used & ((code < 0) | (code > IMM)),
+              "an operand that is neither stream, ALU, self nor immediate",
+              "give the operand a code of chip.isa")  # fmt: skip
+    _check_widths(report, c, vxm, stream0, stream1, w0, w1, wo)
+    vector = np.isin(width0, (1, 2, 4))
+    width0 = np.where(stream0 & ~vector, 0, width0)
+    width1 = np.where(stream1 & ~np.isin(width1, (1, 2, 4)), 0, width1)
+    width_out = np.where(vxm & ~np.isin(width_out, (1, 2, 4)), 0, width_out)
+    abc = c.op == Op.ABC
+    _flag(report, "mxm", abc & (w0 != 1) & (w0 != 2), "an activation is 1 or 2 streams wide",
+          "set w0 to 1 (int8) or 2 (fp16)")  # fmt: skip
+    width0 = np.where(abc & (w0 != 1) & (w0 != 2), 0, width0)
+    width0, width_out = _check_sxm(report, c, imm, w0, width0, width_out)
+
+    # Words of values and map pairs are aligned; LW and TRANSPOSE take aligned SG16s.
+    valued = vxm | abc
+    need0 = np.where(valued, width0, np.where((c.op == Op.LW) | (c.op == Op.TRANSPOSE), 16, 1))
+    need1 = np.where(vxm | (c.op == Op.GATHER) | (c.op == Op.SCATTER), width1, 1)
+    aligned_out = vxm | acc | (c.op == Op.TRANSPOSE)
+    need_out = np.where(aligned_out, width_out, 1)
+    sound0 = _check_group(report, "s0", c.s0, width0, need0)
+    sound1 = _check_group(report, "s1", s1, width1, need1)
+    sound_out = _check_group(report, "out", c.out, width_out, need_out, c.op == Op.ROTATE)
+    width0 = np.where(sound0, width0, 0)
+    width1 = np.where(sound1, width1, 0)
+    width_out = np.where(sound_out, width_out, 0)
+    _check_alu_groups(report, c, s1, width0, width1, width_out)
+    lo, hi, mem = _check_addresses(report, c, spec)
+    return Operands(s1, width0, width1, width_out, lo, hi, mem)
+
+
+def _flag(report: Report, code: str, wrong: Bools, other: str, mend: str) -> None:
+    report.add(code, np.flatnonzero(wrong), other, mend)
+
+
+def _check_widths(
+    report: Report, c: Columns, vxm: Bools, stream0: Bools, stream1: Bools, w0: Ints, w1: Ints,
+    wo: Ints,
+) -> None:  # fmt: skip
+    for used, width, least in ((stream0, w0, 1), (stream1, w1, 1), (vxm, wo, 0)):
+        wrong = used & ~(np.isin(width, (1, 2, 4)) | ((width == 0) & (least == 0)))
+        _flag(report, "align", wrong, "a value is 1, 2 or 4 streams wide",
+              "set the operand's width to 1, 2 or 4")  # fmt: skip
+
+
+def _check_group(
+    report: Report, name: str, stream: Ints, width: Ints, align: Ints, rotate: Bools | None = None
+) -> Bools:
+    """Rows whose group is inside the streams, one direction and aligned; findings otherwise."""
+    used = width > 0
+    last = stream + width - 1
+    turning = np.zeros_like(used) if rotate is None else used & rotate
+    turning &= (stream >= 0) & (stream < STREAMS) & (stream // EAST_STREAMS != last // EAST_STREAMS)
+    outside = used & ~turning & ((stream < 0) | (last >= STREAMS))
+    crossing = used & ~outside & (stream // EAST_STREAMS != last // EAST_STREAMS)
+    skewed = used & ~outside & ~crossing & (stream % np.maximum(align, 1) != 0)
+    _flag(report, "bounds", outside, f"{name} names a stream outside 0..63",
+          f"choose {name} within 0..63")  # fmt: skip
+    _flag(report, "align", turning, "the n x n streams cross the border of the directions",
+          "choose out so that n x n streams fit before stream 32 or 64")  # fmt: skip
+    _flag(report, "bounds", crossing & ~turning,
+          f"the streams of {name} cross the border between E31 and W0",
+          f"choose {name} so that the whole group flows one way")  # fmt: skip
+    _flag(report, "align", skewed, f"{name} is not aligned to its width",
+          f"start {name} at a multiple of its width")  # fmt: skip
+    sound: Bools = used & ~outside & ~crossing & ~skewed
+    return sound
+
+
+_GROUPS = np.array([[g in alu_stream_groups(k) for g in range(8)] for k in range(16)], np.bool_)
+
+
+def _check_alu_groups(
+    report: Report, c: Columns, s1: Ints, width0: Ints, width1: Ints, width_out: Ints
+) -> None:
+    rows = np.flatnonzero(ARITY[c.op] > 0)
+    alu = c.queue[rows] - VXM_QUEUE
+    for name, stream, width in (("s0", c.s0, width0), ("s1", s1, width1),
+                                ("out", c.out, width_out)):  # fmt: skip
+        used = width[rows] > 0
+        group = np.where(used, stream[rows] % EAST_STREAMS // 4, 0)
+        wrong = rows[used & ~_GROUPS[alu, group]]
+        report.add("alu", wrong, f"{name} lies outside the SG4s that the ALU's row reaches",
+                   "move the operand to an SG4 of the row or the operation to another row"
+                   )  # fmt: skip
+    both = (width0[rows] > 0) & (width1[rows] > 0)
+    x, y = c.s0[rows], s1[rows]
+    same = x % EAST_STREAMS // 4 == y % EAST_STREAMS // 4
+    wrong = rows[both & same & (x // EAST_STREAMS != y // EAST_STREAMS)]
+    report.add("alu", wrong, "s0 and s1 are the same SG4 number from both directions",
+               "bring one operand on another SG4")  # fmt: skip
+
+
+def _check_sxm(
+    report: Report, c: Columns, imm: Ints, w0: Ints, width0: Ints, width_out: Ints
+) -> tuple[Ints, Ints]:
+    """SXM rules; widths come back 0 for instructions whose shape makes no sense."""
+    distribute, transpose = c.op == Op.DISTRIBUTE, c.op == Op.TRANSPOSE
+    unit = (c.queue - 112) % 8
+    odd = distribute & ~np.isin(w0, (1, 2, 4, 8))
+    _flag(report, "sxm", odd, "the distributor moves 1, 2, 4 or 8 streams",
+          "set w0 to 1, 2, 4 or 8")  # fmt: skip
+    width0, width_out = np.where(odd, 0, width0), np.where(odd, 0, width_out)
+    for stream in (c.s0, c.out):
+        good = distribute & ~odd & (stream >= 0)
+        wrong = good & (stream // 8 != (stream + w0 - 1) // 8)
+        _flag(report, "sxm", wrong, "the streams cross the border of an SG8",
+              "keep the whole group inside one SG8")  # fmt: skip
+    sg = np.where(distribute, c.s0 % EAST_STREAMS // 8, c.s0 % EAST_STREAMS // 16)
+    wrong = (distribute & (sg != unit)) | (transpose & (sg != unit - 4))
+    _flag(report, "sxm", wrong & (c.s0 >= 0) & (c.s0 < STREAMS),
+          "s0 belongs to another unit of the SXM",
+          "use the distributor of s0's SG8, the transposer of s0's SG16")  # fmt: skip
+    rotate = (c.op == Op.ROTATE) & (imm != 3) & (imm != 4)
+    _flag(report, "sxm", rotate, "ROTATE turns 3 x 3 or 4 x 4 lanes", "set imm to 3 or 4")
+    width_out = np.where(rotate, 0, width_out)
+    maps = c.program.maps
+    lanes = np.arange(SUPERLANES * 16)
+    good_map = np.array([m.shape == lanes.shape and bool(np.array_equal(np.sort(m), lanes))
+                         for m in maps] + [False], np.bool_)  # fmt: skip
+    permute = c.op == Op.PERMUTE
+    known = (imm >= 0) & (imm < len(maps))
+    _flag(report, "sxm", permute & ~known, "the program has no such lane map",
+          "add the map or choose imm among the program's maps")  # fmt: skip
+    broken = permute & known & ~good_map[np.where(known, imm, -1)]
+    _flag(report, "sxm", broken, "the lane map is no permutation of the 320 lanes",
+          "use each in-lane exactly once")  # fmt: skip
+    return width0, width_out
+
+
+def _check_addresses(report: Report, c: Columns, spec: ChipSpec) -> tuple[Ints, Ints, Bools]:
+    plain = (c.op == Op.READ) | (c.op == Op.WRITE)
+    mapped = (c.op == Op.GATHER) | (c.op == Op.SCATTER)
+    bank, last = spec.words_per_bank, spec.words_per_slice - 1
+    outside = (plain | mapped) & ((c.a < 0) | (c.a > last))
+    _flag(report, "bounds", outside, f"word {last} is the slice's last",
+          f"keep the address within 0..{last}")  # fmt: skip
+    lo, hi = c.of("lo"), c.of("hi")
+    lo, hi = np.where(mapped, lo, c.a), np.where(mapped, hi, c.a)
+    window = mapped & ((lo < 0) | (hi > last) | (lo > hi) | (lo // bank != hi // bank))
+    _flag(report, "bounds", window, "the window is empty or not inside one bank",
+          f"declare lo <= hi inside 0..{bank - 1} or {bank}..{last}")  # fmt: skip
+    rows = spec.mxm_accumulator_rows
+    for op, least, most in ((Op.LW, 0, 19), (Op.IW, 1, 20), (Op.ACC, 0, rows - 1)):
+        wrong = (c.op == op) & ((c.a < least) | (c.a > most))
+        _flag(report, "bounds", wrong, f"{op.name} takes {least}..{most}",
+              f"keep a within {least}..{most}")  # fmt: skip
+    _flag(report, "bounds", c.cycle < 0, "a launch starts at cycle 0",
+          "move the block to a later cycle")  # fmt: skip
+    return lo, hi, (plain & ~outside) | (mapped & ~window)

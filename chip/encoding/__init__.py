@@ -1,0 +1,5 @@
+"""Programs as text and as instruction words: assembler, disassembler, the words of the instruction queues."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .linker import LinkedProgram, describe, link
+from .timing import TimingPart, join, timing_part
+from .touched import touched_words
+
+__all__ = [
+    "LinkedProgram",
+    "TimingPart",
+    "describe",
+    "join",
+    "link",
+    "timing_part",
+    "touched_words",
+]

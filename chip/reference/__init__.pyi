@@ -1,0 +1,5 @@
+from .chip import ReferenceChip
+
+__all__ = [
+    "ReferenceChip",
+]

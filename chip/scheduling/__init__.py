@@ -1,0 +1,5 @@
+"""What a compiler builds schedules with: the reservation table, passes over it, and moving code in time and memory."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
