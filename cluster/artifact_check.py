@@ -7,7 +7,7 @@ from collections.abc import Callable
 from chip.checker import rules as checker
 from chip.program import expanded_elements
 from cluster.errors import InputError
-from interconnect.fabric_check import check_fabric
+from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 
 #: Chips up to which links are checked one by one; beyond, all links of the fabric at once.

@@ -14,13 +14,17 @@ from cluster.bench_row import Row
 from cluster.collective_runs import Words, compile_functional, random_words
 from cluster.errors import RunError
 from cluster.launching import cores
-from interconnect.collective_plan import plan_collective
-from interconnect.fabric_programs import FabricCollective
-from interconnect.fabric_steps import OWN, RESULT, SOURCE, Groups, steps_of
-from interconnect.fabric_timing import simulate
-from interconnect.routes import minimal_routes
-from interconnect.slots import schedule_messages
-from interconnect.topology import topology_of
+from interconnect.collectives import (
+    OWN,
+    RESULT,
+    SOURCE,
+    FabricCollective,
+    Groups,
+    plan_collective,
+    steps_of,
+)
+from interconnect.wires import schedule_messages, simulate
+from interconnect.wiring import minimal_routes, topology_of
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 from programs.runner import LOOKAHEAD, Alone, Runner
 

@@ -91,9 +91,9 @@ def _explain(error: Exception) -> int:
 def _input_errors() -> type[Exception] | object:
     from chip.scheduling import CompileError
     from chip.spec import SpecError
-    from interconnect.clock_links import ClockError
-    from interconnect.link_frames import LinkFramesError
-    from interconnect.topology import FabricError
+    from interconnect.clocks import ClockError
+    from interconnect.wires import LinkFramesError
+    from interconnect.wiring import FabricError
     from programs.artifact import ArtifactError
     from programs.checkpoint import CheckpointError
     from programs.fault_plan import FaultPlanError
@@ -108,8 +108,7 @@ def _input_errors() -> type[Exception] | object:
 def _run_errors() -> type[Exception] | object:
     from chip.faults import LockstepViolation, ProgramFault
     from cluster.mapping import MappingError
-    from interconnect.clock_tree import AlignmentError
-    from interconnect.clocks import DriftError
+    from interconnect.clocks import AlignmentError, DriftError
     from programs.modelled_faults import UnrecoverableError
     from programs.runner import StuckError
 

@@ -21,12 +21,17 @@ from cluster.gpu.collectives import gpu_time
 from cluster.launching import Launch, launch_everywhere
 from cluster.metrics.run_watch import RunWatch
 from cluster.whole_files import replace_file
-from interconnect.collective_plan import CollectivePlan, plan_collective
-from interconnect.fabric_check import check_fabric
-from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
-from interconnect.fabric_steps import words_needed
-from interconnect.one_shot import MOST_WORDS, compile_one_shot
-from interconnect.topology import Topology
+from interconnect.collectives import (
+    MOST_WORDS,
+    CollectivePlan,
+    FabricCollective,
+    compile_fabric_collective,
+    compile_one_shot,
+    plan_collective,
+    words_needed,
+)
+from interconnect.vectors import check_fabric
+from interconnect.wiring import Topology
 from programs.artifact import Artifact
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 from programs.fault_plan import FaultPlan

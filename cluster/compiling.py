@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
-from interconnect.topology import Topology
+from interconnect.wiring import Topology
 from programs import compiler
 from programs.artifact import Artifact
 from programs.checkpoint import Checkpoint, load_checkpoint

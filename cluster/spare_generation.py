@@ -16,7 +16,7 @@ from cluster.actor_session import Placement
 from cluster.errors import InputError, RunError
 from cluster.generation import GenerationResult, Listener, planned_launches, run_generation
 from cluster.metrics.run_watch import RunWatch
-from interconnect.topology import MAX_NODES, NODE, Topology, topology_of
+from interconnect.wiring import MAX_NODES, NODE, Topology, topology_of
 from programs.artifact import Artifact
 from programs.fault_plan import FaultPlan
 from programs.modelled_faults import LostNode

@@ -22,7 +22,7 @@ from chip.spec import ChipSpec, SpecError, largest_value
 
 VERSION = 1
 #: (Fewest, most) chips of every topology an artifact can be for; the last five are those of
-#: ``interconnect.topology``, a topology file is "custom".
+#: ``interconnect.wiring.topology``, a topology file is "custom".
 TOPOLOGIES = {
     "single": (1, 1), "node-2": (2, 2), "node-4": (4, 4), "node-8": (8, 8), "node": (1, 8),
     "nodes": (16, 264), "dragonfly": (144, 10_440), "lpx": (256, 256), "custom": (1, 10_440),

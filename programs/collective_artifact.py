@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from chip.engine import Chip
 from chip.isa import LANES
 from chip.scheduling import Place
-from interconnect.fabric_programs import FabricCollective
+from interconnect.collectives import FabricCollective
 from programs.artifact import TOPOLOGIES, Artifact
 
 ENTRY_POINT = "collective"

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from chip.program import Program
 from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
-from interconnect.node import node_cables
-from interconnect.topology import Topology, topology_of
+from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact
 from programs.block_schedule import Numbers
 from programs.decoder import DecoderPlaces

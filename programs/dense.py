@@ -21,7 +21,7 @@ from chip.isa import LANES, Op
 from chip.scheduling import Operand, Pass, Schedule, program_of
 from chip.spec import ChipSpec
 from interconnect.collectives import ReducePlaces, exchange
-from interconnect.node import node_cables
+from interconnect.wiring import node_cables
 from programs.artifact import Artifact
 from programs.dense_places import BUFFERS, EXCHANGED, GROUP, MatmulPlan, MatmulShape, plan_matmul
 from programs.memory_images import Image, put_rows, put_weights, read_words

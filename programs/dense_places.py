@@ -12,7 +12,7 @@ from chip.isa import LANES
 from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS
-from interconnect.node import NODE_SIZES
+from interconnect.wiring import NODE_SIZES
 from programs.product import EAST, PAIRS, PLANES, Weights, cut, step_cycles, tiles_of
 from programs.strips import Strips
 

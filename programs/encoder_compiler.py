@@ -25,7 +25,7 @@ from chip.scheduling import (
     relocate,
 )
 from chip.spec import ChipSpec
-from interconnect.node import NODE_SIZES, link_to, node_cables
+from interconnect.wiring import NODE_SIZES, link_to, node_cables
 from programs import encoder_kernels as k
 from programs.artifact import Artifact
 from programs.encoder import Bits, EncoderLayer, EncoderShape

@@ -10,7 +10,7 @@ from functools import partial
 
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.topology import Topology, topology_of
+from interconnect.wiring import Topology, topology_of
 from programs.checkpoint import ModelConfig
 from programs.decoder import place_decoder
 from programs.expert_weights import router_columns

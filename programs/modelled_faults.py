@@ -27,9 +27,14 @@ from numpy.typing import NDArray
 from chip.ecc import CODE_BITS, CORRECTED, DATA_BITS, DETECTED, SUPERLANES, decode, encode, flip
 from chip.engine import Chip
 from chip.isa import C2C_QUEUE, LANES, LINKS, Op
-from interconnect.clock_links import HAC_PERIOD_CYCLES
-from interconnect.clock_tree import spanning_tree, start_cost_epochs
-from interconnect.clocks import DriftError, draw_drift, simulate_run
+from interconnect.clocks import (
+    HAC_PERIOD_CYCLES,
+    DriftError,
+    draw_drift,
+    simulate_run,
+    spanning_tree,
+    start_cost_epochs,
+)
 from interconnect.fec import (
     LINK_ERRORS,
     SRAM_ERRORS,
@@ -38,7 +43,7 @@ from interconnect.fec import (
     draw_errors,
     random_stream,
 )
-from interconnect.node import NODE_SIZES
+from interconnect.wiring import NODE_SIZES
 from programs.artifact import Artifact
 from programs.fault_plan import DeadNode, FaultPlan, FaultPlanError
 

@@ -16,14 +16,14 @@ from chip.program import BlockTable, Program, new_blocks
 from chip.scheduling import CompileError
 from chip.scheduling import program_of as join_tables
 from chip.spec import ChipSpec
-from interconnect.handover import (
+from interconnect.collectives import (
     Handover,
     HandoverPlaces,
     group_path,
     handover_blocks,
     plan_handover,
 )
-from interconnect.topology import Topology
+from interconnect.wiring import Topology
 from programs.block_schedule import Numbers
 from programs.decoder import place_decoder
 from programs.layout import Layout

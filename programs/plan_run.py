@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chip.engine import Chip, Rings, ring_vectors
 from chip.linking import LinkedProgram, TimingPart, join, timing_part
 from chip.program import BlockTable, Program
-from interconnect.node import wire
+from interconnect.wiring import wire
 from programs.runner import Alone, step_lookahead
 from programs.whole_model import Plan
 

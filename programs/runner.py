@@ -27,7 +27,7 @@ from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
 from chip.isa import C2C_QUEUE, queue_name
 from chip.linking import LinkedProgram, link, touched_words
 from chip.spec import ChipSpec
-from interconnect.node import wire
+from interconnect.wiring import wire
 from programs.artifact import Artifact
 from programs.host import Host, pick_token
 from programs.memory_images import image_bytes, image_digest

@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from interconnect.node import NODE_SIZES
-from interconnect.spares import active_nodes, part_of
-from interconnect.topology import Topology
+from interconnect.wiring import NODE_SIZES, Topology, active_nodes, part_of
 from programs.artifact import Artifact
 from programs.fault_plan import CableFault, FaultPlan, FaultPlanError
 from programs.modelled_faults import Counts, FaultSetting, LostNode, ModelledFaults

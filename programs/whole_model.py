@@ -18,7 +18,7 @@ from chip.isa import Op
 from chip.program import BlockTable, Program
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.fabric_check import check_fabric
+from interconnect.vectors import check_fabric
 from programs.block_schedule import Numbers
 from programs.checkpoint import ModelConfig
 from programs.layout import Layout

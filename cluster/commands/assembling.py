@@ -41,7 +41,7 @@ def assemble(
     from chip.linking import link
     from chip.spec import load_chip_spec
     from cluster.output import print_json, print_table
-    from interconnect.node import NODE_SIZES, node_cables
+    from interconnect.wiring import NODE_SIZES, node_cables
     from programs.artifact import Artifact, save
 
     spec = load_chip_spec(chip)

@@ -12,7 +12,7 @@ from cluster.errors import InputError
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
-    from interconnect.topology import Topology
+    from interconnect.wiring import Topology
     from programs.artifact import Artifact
 
 app = typer.Typer(help="The wires between chips.", no_args_is_help=True)
@@ -34,7 +34,7 @@ DEFAULT_GPU = "h100"
 
 def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
     from chip.spec import load_chip_spec
-    from interconnect.topology import cable_faults, named_topology
+    from interconnect.wiring import cable_faults, named_topology
 
     wiring = named_topology(chips)
     spec = load_chip_spec(chip if chip is not None else wiring.chip_spec)
@@ -48,7 +48,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
 def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.output import print_json, print_table, stderr_console, working
-    from interconnect.routes import diameter
+    from interconnect.wiring import diameter
 
     with working("following cables ...", stderr_console()):
         wiring, spec = _machine(chips, chip)
@@ -97,8 +97,8 @@ def route(
 
     from chip.isa import LINKS
     from cluster.output import print_json, print_table
-    from interconnect.routes import minimal_routes
-    from interconnect.slots import schedule_messages
+    from interconnect.wires import schedule_messages
+    from interconnect.wiring import minimal_routes
 
     wiring, spec = _machine(chips, chip)
     for name, number in (("source", source), ("destination", destination)):
@@ -244,8 +244,7 @@ def collective(
     from cluster.report.request import report_request
     from cluster.tracing.plan import Launched
     from cluster.tracing.request import trace_request
-    from interconnect.collective_plan import plan_collective
-    from interconnect.collective_traffic import ALGORITHMS, OPERATIONS
+    from interconnect.collectives import ALGORITHMS, OPERATIONS, plan_collective
     from programs.collective_artifact import ENTRY_POINT
     from programs.fault_plan import load_fault_plan
     from programs.runner import SYNC_MODES
@@ -359,7 +358,7 @@ def sweep(
 
     from cluster.collective_runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
     from cluster.output import print_json, stderr_console, working
-    from interconnect.collective_traffic import OPERATIONS
+    from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)
     options.check_at_least("--from", smallest, 1)

@@ -77,7 +77,7 @@ def plan(
     from chip.scheduling import CompileError
     from chip.spec import load_chip_spec
     from cluster.output import print_json, stderr_console, working
-    from interconnect.topology import FabricError
+    from interconnect.wiring import FabricError
 
     spec = _changed(load_chip_spec(chip), set_ or [])
     asked: Row = {"chips": chips, "context": context, "batch": batch, "tp": tp, "dtype": dtype}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interconnect.topology import NODE, RACK_NODES
+from interconnect.wiring import NODE, RACK_NODES
 from programs.artifact import Artifact
 
 Ints = NDArray[np.int64]

@@ -14,7 +14,7 @@ from cluster.experiments.serving import Served, latencies
 from cluster.gpu.roofline import GpuGroup
 from cluster.report.from_models import latency_section, lpu_roof, roofline_section
 from cluster.report.run_file import Run, new_run
-from interconnect.node import node_cables
+from interconnect.wiring import node_cables
 from programs.architectures import Architecture
 
 Section = dict[str, Any]

@@ -12,7 +12,7 @@ from kills import Disturbed, Kill, disturbed
 
 from chip.spec import PRESETS
 from cluster.collective_runs import run_functional
-from interconnect.topology import topology_of
+from interconnect.wiring import topology_of
 
 pytestmark = pytest.mark.ray
 

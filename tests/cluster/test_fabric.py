@@ -16,7 +16,7 @@ from cluster.collective_runs import expected_results, random_words, run_function
 from cluster.gpu.collectives import collective_seconds, gpu_time
 from cluster.gpu.spec import load_gpu_spec
 from cluster.mapping import MappingError
-from interconnect.topology import topology_of
+from interconnect.wiring import topology_of
 from programs.runner import BARRIER, LOOKAHEAD, StuckError
 
 SPEC = ChipSpec()

@@ -26,8 +26,7 @@ from cluster.snapshots import (
     snapshot_directory,
     take,
 )
-from interconnect.spares import part_of
-from interconnect.topology import FabricError, topology_of
+from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
 from programs.fault_plan import CableFault, DeadNode, FaultPlan, Upset, load_fault_plan
 from programs.runner import BARRIER, Generation

@@ -37,7 +37,7 @@ from cluster.metrics.places import places
 from cluster.metrics.run_watch import OneEpoch, RunWatch
 from cluster.metrics.table import COUNTER, METRICS, UNITS
 from cluster.node import layout_of
-from interconnect.topology import topology_of
+from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.runner import BARRIER, LOOKAHEAD, Generation
 

@@ -14,7 +14,7 @@ from cluster.generation import Listener, run_generation
 from cluster.metrics.board import Board
 from cluster.metrics.run_watch import RunWatch
 from cluster.spare_generation import Survived, generate_on_spares
-from interconnect.topology import FabricError, Topology, topology_of
+from interconnect.wiring import FabricError, Topology, topology_of
 from programs.artifact import Artifact
 from programs.checkpoint import ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder

@@ -26,7 +26,7 @@ from cluster.tracing.chrome import FIRST_CHIP_PID, write_chrome
 from cluster.tracing.perfetto import write_perfetto
 from cluster.tracing.plan import EVERYTHING, Launched, TracePlan, Window, lanes
 from cluster.tracing.request import TraceRequest, trace_request
-from interconnect.topology import named_topology
+from interconnect.wiring import named_topology
 from programs.artifact import Artifact
 from programs.collective_artifact import ENTRY_POINT, collective_artifact
 

@@ -35,7 +35,7 @@ from cluster.gpu.spec import load_gpu_spec
 from cluster.report import page, pictures
 from cluster.report.run_file import read_run
 from cluster.report.topology_picture import topology
-from interconnect.topology import FabricError, named_topology
+from interconnect.wiring import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
 from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
 from programs.compiler import CompileError, compile_decoder

@@ -10,7 +10,7 @@ import numpy as np
 
 from chip.engine import Chip, Rings
 from chip.linking import LinkedProgram
-from interconnect.fabric_programs import FabricCollective
+from interconnect.collectives import FabricCollective
 from programs.collective_artifact import ENTRY_POINT, collective_artifact, read_result
 from programs.runner import Alone, Runner, step_lookahead
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from interconnect.clock_links import (
-    ClockError,
+from interconnect.clocks import ClockError
+from interconnect.clocks.links import (
     Estimator,
     Jitter,
     LinkEstimates,

@@ -9,21 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interconnect.clock_links import NANO, ClockError, Ints, LinkEstimates, Links, characterise
-from interconnect.clock_tree import (
+from interconnect.clocks import (
+    AlignmentError,
+    ClockError,
+    draw_drift,
+    spanning_tree,
+    start_cost_epochs,
+)
+from interconnect.clocks.links import NANO, Ints, LinkEstimates, Links, characterise
+from interconnect.clocks.tree import (
     HOLD_EXCHANGES,
     SLEW_NANO,
     Alignment,
-    AlignmentError,
     Tree,
     align,
     initial_phases,
     simulate_start,
-    spanning_tree,
-    start_cost_epochs,
 )
-from interconnect.clocks import draw_drift
-from interconnect.node import node_cables
+from interconnect.wiring import node_cables
 
 
 def _chain(chips: int) -> Ints:

@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chip.spec import ChipSpec
-from interconnect.clock_links import HAC_PERIOD_CYCLES, NANO, ClockError, Ints
-from interconnect.clock_tree import AlignmentError
 from interconnect.clocks import (
-    ClockReport,
+    HAC_PERIOD_CYCLES,
+    AlignmentError,
+    ClockError,
     DriftError,
-    RunDrift,
-    drift_nano,
-    ppb,
     run_clocks,
     simulate_run,
 )
-from interconnect.node import node_cables
+from interconnect.clocks.drift import ClockReport, RunDrift, drift_nano, ppb
+from interconnect.clocks.links import NANO, Ints
+from interconnect.wiring import node_cables
 
 ITERATIONS = 100_000
 

@@ -14,22 +14,16 @@ from wires import SPEC, faults_of
 
 from chip.checker import check
 from chip.spec import PRESETS
-from interconnect.collective_plan import (
-    BUFFER_WORDS,
-    CollectivePlan,
-    collective_bounds,
-    plan_collective,
-    reduce_cycles,
-)
-from interconnect.collective_traffic import (
-    OPERATIONS,
+from interconnect.collectives import OPERATIONS, CollectivePlan, plan_collective
+from interconnect.collectives.plan import BUFFER_WORDS, collective_bounds, reduce_cycles
+from interconnect.collectives.traffic import (
     Traffic,
     algorithms_for,
     collective_traffic,
     group_sizes,
 )
-from interconnect.routes import diameter, hop_distances
-from interconnect.topology import Topology, lpx_rack, named_topology, topology_of
+from interconnect.wiring import Topology, diameter, hop_distances, named_topology, topology_of
+from interconnect.wiring.topology import lpx_rack
 
 where = lru_cache(topology_of)
 Shares = list[tuple[int, int]]

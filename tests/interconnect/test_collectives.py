@@ -12,8 +12,8 @@ from chip.isa import Op
 from chip.linking import link
 from chip.scheduling import Place
 from chip.spec import ChipSpec
-from interconnect.collectives import OPERATIONS, compile_collective
-from interconnect.node import link_to, node_cables, wire
+from interconnect.collectives.node import OPERATIONS, compile_collective
+from interconnect.wiring import link_to, node_cables, wire
 
 SPEC = ChipSpec()
 

@@ -16,13 +16,10 @@ from chip.isa import C2C_QUEUE, Op, is_east
 from chip.linking import link
 from chip.program import Program
 from chip.spec import ChipSpec
-from interconnect.fabric_check import check_fabric
-from interconnect.fabric_programs import (
-    OPERATIONS,
-    FabricCollective,
-    compile_fabric_collective,
-)
-from interconnect.topology import topology_of
+from interconnect.collectives import FabricCollective, compile_fabric_collective
+from interconnect.collectives.programs import OPERATIONS
+from interconnect.vectors import check_fabric
+from interconnect.wiring import topology_of
 from programs.runner import StuckError
 
 SPEC = ChipSpec()

@@ -14,15 +14,12 @@ from chip.checker import check
 from chip.isa import Op
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
-from interconnect.fabric_check import check_fabric
-from interconnect.fabric_programs import (
-    OPERATIONS,
-    FabricCollective,
-    compile_fabric_collective,
-    compile_point_to_point,
-)
-from interconnect.link_frames import LINK_NUMBERS, collisions, link_frames
-from interconnect.topology import Topology, lpx_rack, named_topology, topology_of
+from interconnect.collectives import FabricCollective, compile_fabric_collective
+from interconnect.collectives.programs import OPERATIONS, compile_point_to_point
+from interconnect.vectors import check_fabric
+from interconnect.wires import LINK_NUMBERS, collisions, link_frames
+from interconnect.wiring import Topology, named_topology, topology_of
+from interconnect.wiring.topology import lpx_rack
 from programs.artifact import content_hash, load, save
 from programs.collective_artifact import collective_artifact
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from wires import SPEC, random_schedule, rows_of
 
 from chip.faults import LockstepViolation
-from interconnect.fabric_timing import FabricRun, simulate
-from interconnect.slots import WireSchedule
-from interconnect.topology import Topology, topology_of
+from interconnect.wires import FabricRun, WireSchedule, simulate
+from interconnect.wiring import Topology, topology_of
 
 NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 

@@ -10,11 +10,9 @@ import pytest
 
 from chip.isa import slice_position
 from chip.spec import PRESETS, ChipSpec
-from interconnect.link_frames import (
-    GLOBAL_LINKS,
+from interconnect.wires import (
     LINK_NUMBERS,
     LinkFramesError,
-    forward_frames,
     inward_stream,
     link_frames,
     outward_stream,
@@ -22,7 +20,8 @@ from interconnect.link_frames import (
     read_lead,
     write_delay,
 )
-from interconnect.node import link_to
+from interconnect.wires.frames import GLOBAL_LINKS, forward_frames
+from interconnect.wiring import link_to
 
 SPECS = [
     *PRESETS.values(),

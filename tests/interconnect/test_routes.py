@@ -12,8 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interconnect.routes import check_routes, detours, diameter, hop_distances, minimal_routes
-from interconnect.topology import FabricError, Topology, lpx_rack, named_topology, topology_of
+from interconnect.wiring import (
+    FabricError,
+    Topology,
+    detours,
+    diameter,
+    hop_distances,
+    minimal_routes,
+    named_topology,
+    topology_of,
+)
+from interconnect.wiring.routes import check_routes
+from interconnect.wiring.topology import lpx_rack
 
 #: Exact, over all pairs of chips.
 DIAMETERS = {1: 0, 2: 1, 8: 1, 16: 2, 64: 3, 72: 3, 144: 3, 264: 3, 288: 5, 10_440: 6}

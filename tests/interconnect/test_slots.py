@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from wires import SPEC, faults_of, random_schedule
 
 from chip.spec import PRESETS
-from interconnect.link_frames import forward_frames, phases
-from interconnect.routes import minimal_routes
-from interconnect.slots import concatenate, first_frames, schedule_messages, send_lead
-from interconnect.spreading import first_arrivals, paths, spread
-from interconnect.topology import topology_of
+from interconnect.wires import concatenate, first_frames, phases, schedule_messages, spread
+from interconnect.wires.frames import forward_frames
+from interconnect.wires.slots import send_lead
+from interconnect.wires.spreading import first_arrivals, paths
+from interconnect.wiring import minimal_routes, topology_of
 
 NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chip.spec import ChipSpec
-from interconnect.spares import active_nodes, part_of
-from interconnect.topology import FabricError, cable_faults, topology_of
+from interconnect.wiring import FabricError, active_nodes, cable_faults, part_of, topology_of
 
 RACK = topology_of(72)
 

@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chip.spec import PRESETS, ChipSpec
-from interconnect.node import node_cables
-from interconnect.topology import (
+from interconnect.wiring import (
     FabricError,
     Topology,
     cable_faults,
-    lpx_rack,
     named_topology,
-    rack_ports,
+    node_cables,
     topology_of,
 )
+from interconnect.wiring.topology import lpx_rack, rack_ports
 
 SPEC = ChipSpec()
 SIZES = [1, 2, 4, 8, 16, 24, 64, 72, 144, 216, 256, 264, 288, 360, 1440, 5256, 10_440]

@@ -9,9 +9,9 @@ import pytest
 from chip.isa import C2C_QUEUE, Op
 from chip.program import Program, expand
 from chip.spec import ChipSpec
-from interconnect.fabric_programs import FabricCollective, compile_fabric_collective
-from interconnect.topology import named_topology
+from interconnect.collectives import FabricCollective, compile_fabric_collective
 from interconnect.vector_flights import FlightError, Flights, find_flights
+from interconnect.wiring import named_topology
 
 SPEC = ChipSpec()
 

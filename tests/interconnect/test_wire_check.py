@@ -12,10 +12,9 @@ from wires import SPEC, faults_of, random_schedule, rows_of
 
 from chip.faults import LockstepViolation
 from chip.spec import ChipSpec
-from interconnect.fabric_timing import simulate
-from interconnect.slots import WireSchedule
-from interconnect.topology import topology_of
-from interconnect.wire_check import CODES, check_wires, count_conflicts
+from interconnect.wires import WireSchedule, check_wires, count_conflicts, simulate
+from interconnect.wires.check import CODES
+from interconnect.wiring import topology_of
 
 NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 

@@ -8,10 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from chip.spec import ChipSpec
-from interconnect.link_frames import forward_frames, phases
-from interconnect.routes import minimal_routes
-from interconnect.slots import WireSchedule, first_frames, schedule_messages
-from interconnect.topology import Topology
+from interconnect.wires import WireSchedule, first_frames, phases, schedule_messages
+from interconnect.wires.frames import forward_frames
+from interconnect.wiring import Topology, minimal_routes
 
 SPEC = ChipSpec()
 

@@ -11,8 +11,8 @@ from chip.checker import check
 from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.fabric_check import check_fabric
-from interconnect.topology import topology_of
+from interconnect.vectors import check_fabric
+from interconnect.wiring import topology_of
 from programs import decoder
 from programs.artifact import Artifact
 from programs.belt_runner import run_belt

@@ -21,9 +21,8 @@ from chip.engine import Chip, Rings, run_chips
 from chip.linking import join, link, timing_part
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.handover import group_path
-from interconnect.node import wire
-from interconnect.topology import topology_of
+from interconnect.collectives import group_path
+from interconnect.wiring import topology_of, wire
 from programs.architectures import ARCHITECTURES, SHIPPED
 from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder

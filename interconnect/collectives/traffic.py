@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from chip.isa import LINKS
-from interconnect.slots import Ints
-from interconnect.topology import Topology
+from interconnect.wires import Ints
+from interconnect.wiring import Topology
 
 OPERATIONS = (
     "all-reduce", "reduce-scatter", "all-gather", "broadcast", "all-to-all", "point-to-point"

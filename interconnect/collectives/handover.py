@@ -5,7 +5,7 @@ Every chip of a group holds the same words, and every chip of the next group is 
 words across, and the chip it ends at spreads its share over its group while it still arrives.
 Where every chip has a carrier, all words may cross on each instead; the shorter way is taken.
 
-Groups are ``tp`` chips of one node, whose chips differ by XOR (see ``interconnect.node``).
+Groups are ``tp`` chips of one node, whose chips differ by XOR (see ``interconnect.wiring.node``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from chip.isa import Op
 from chip.program import BlockTable
 from chip.scheduling import CompileError, Pass, Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives import receive_words, send_words, spread_words
-from interconnect.topology import Topology
+from interconnect.collectives.node import receive_words, send_words, spread_words
+from interconnect.wiring import Topology
 
 #: Cycle of a handover at which the first Send leaves: room for its Read.
 LEAD = 40

@@ -1,9 +1,9 @@
 """Collectives of any fabric as real programs: Read, Send, Receive, Write and VXM adds by the cycle.
 
-The steps of ``interconnect.fabric_steps`` are lowered one after another: messages get minimal
+The steps of ``interconnect.collectives.steps`` are lowered one after another: messages get minimal
 routes and link slots, and after the cycle at which the last vector of the step is readable, known
 here and the same for all chips, every chip adds or copies.  ``chip.checker`` proves the programs
-legal and that each consumer meets the vector meant; ``interconnect.fabric_check`` proves that
+legal and that each consumer meets the vector meant; ``interconnect.vectors`` proves that
 they fit each other.
 """
 
@@ -17,12 +17,11 @@ from chip.isa import Op
 from chip.program import Program
 from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
-from interconnect import fabric_steps
-from interconnect.fabric_blocks import FabricBlocks
-from interconnect.fabric_steps import OPERATIONS, RESULT, SOURCE, Groups, Step
-from interconnect.link_frames import LINK_NUMBERS, collisions, link_frames
-from interconnect.slots import WireSchedule, concatenate
-from interconnect.topology import Topology
+from interconnect.collectives import steps as fabric_steps
+from interconnect.collectives.blocks import FabricBlocks
+from interconnect.collectives.steps import OPERATIONS, RESULT, SOURCE, Groups, Step
+from interconnect.wires import LINK_NUMBERS, WireSchedule, collisions, concatenate, link_frames
+from interconnect.wiring import Topology
 
 __all__ = ["OPERATIONS", "FabricCollective", "compile_fabric_collective", "compile_point_to_point"]
 

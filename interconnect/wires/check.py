@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from chip.isa import LINKS
 from chip.spec import ChipSpec
-from interconnect.link_frames import forward_frames, phases
-from interconnect.slots import Ints, WireSchedule, send_lead
-from interconnect.topology import Topology
+from interconnect.wires.frames import forward_frames, phases
+from interconnect.wires.slots import Ints, WireSchedule, send_lead
+from interconnect.wiring import Topology
 
 Bools = NDArray[np.bool_]
 

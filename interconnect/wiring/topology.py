@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chip.isa import LINKS
 from chip.spec import PRESETS, ChipSpec
 from chip.toml_files import TomlFileError, read_toml
-from interconnect.node import NODE_SIZES, link_to
+from interconnect.wiring.node import NODE_SIZES, link_to
 
 #: Published (ISCA'22): chips of a node, nodes of a rack, racks and nodes of the largest systems.
 NODE, RACK_NODES, MAX_RACKS, MAX_NODES = 8, 9, 145, 33

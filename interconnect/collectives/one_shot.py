@@ -11,10 +11,10 @@ import numpy as np
 from chip import isa
 from chip.isa import LINKS, Op
 from chip.spec import ChipSpec
-from interconnect.collectives import compile_collective
-from interconnect.fabric_programs import FabricCollective
-from interconnect.slots import WireSchedule
-from interconnect.topology import Topology
+from interconnect.collectives.node import compile_collective
+from interconnect.collectives.programs import FabricCollective
+from interconnect.wires import WireSchedule
+from interconnect.wiring import Topology
 
 #: Words from which the tree would write a word while it reads one of the same bank.
 MOST_WORDS = 10

@@ -20,7 +20,7 @@ from chip.isa import Op
 from chip.program import Program
 from chip.scheduling import Operand, Pass, Place, Schedule, Stream, program_of
 from chip.spec import ChipSpec
-from interconnect.node import NODE_SIZES, link_to
+from interconnect.wiring import NODE_SIZES, link_to
 
 #: Inward stream codes of what the links of an edge receive, and outward ones of what they send.
 _RECEIVE = {1: 0, 2: 4, 3: 8, 4: 32, 5: 36, 6: 40, 7: 44}

@@ -25,8 +25,8 @@ from chip.faults import LockstepViolation
 from chip.isa import LINKS
 from chip.jit import jit, jit_inline
 from chip.spec import ChipSpec
-from interconnect.slots import Ints, WireSchedule, send_lead
-from interconnect.topology import Topology
+from interconnect.wires.slots import Ints, WireSchedule, send_lead
+from interconnect.wiring import Topology
 
 #: A vector in flight is one number: message, hop and vector in 32, 5 and 26 bits.
 _VECTOR_BITS, _HOP_BITS, _MESSAGE_BITS = 26, 5, 32

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chip.spec import ChipSpec
-from interconnect.clock_links import (
+from interconnect.clocks.links import (
     DRIFT,
     HAC_PERIOD_CYCLES,
     NANO,
@@ -37,7 +37,7 @@ from interconnect.clock_links import (
     draws,
     stream,
 )
-from interconnect.clock_tree import (
+from interconnect.clocks.tree import (
     Alignment,
     AlignmentError,
     Tree,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chip.isa import LINKS
 from chip.jit import jit
 from chip.spec import ChipSpec
-from interconnect.link_frames import LINK_NUMBERS, LinkFramesError, forward_frames, phases
+from interconnect.wires.frames import LINK_NUMBERS, LinkFramesError, forward_frames, phases
 
 Ints = NDArray[np.int64]
 Links = NDArray[np.int32]

@@ -13,10 +13,9 @@ import numpy as np
 
 from chip.isa import LINKS
 from chip.spec import ChipSpec
-from interconnect.link_frames import forward_frames, phases
-from interconnect.routes import detours, minimal_routes
-from interconnect.slots import Ints, Links, first_frames
-from interconnect.topology import Topology
+from interconnect.wires.frames import forward_frames, phases
+from interconnect.wires.slots import Ints, Links, first_frames
+from interconnect.wiring import Topology, detours, minimal_routes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from chip.isa import LINKS
-from interconnect.topology import FabricError, Topology
+from interconnect.wiring.topology import FabricError, Topology
 
 
 def part_of(topology: Topology, nodes: Sequence[int]) -> Topology:

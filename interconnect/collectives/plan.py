@@ -17,7 +17,9 @@ import numpy as np
 from chip.isa import LINKS
 from chip.jit import jit
 from chip.spec import ChipSpec
-from interconnect.collective_traffic import (
+from interconnect.collectives.one_shot import compile_one_shot
+from interconnect.collectives.programs import FabricCollective
+from interconnect.collectives.traffic import (
     WORD_BYTES,
     WORD_VECTORS,
     Traffic,
@@ -25,22 +27,22 @@ from interconnect.collective_traffic import (
     collective_traffic,
     group_sizes,
 )
-from interconnect.fabric_check import check_fabric
-from interconnect.fabric_programs import FabricCollective
-from interconnect.fabric_timing import FabricRun, simulate
-from interconnect.one_shot import compile_one_shot
-from interconnect.routes import hop_distances, minimal_routes
-from interconnect.slots import (
+from interconnect.vectors import check_fabric
+from interconnect.wires import (
+    FabricRun,
     Ints,
     Links,
+    WireFinding,
     WireSchedule,
+    check_wires,
     concatenate,
+    count_conflicts,
     first_frames,
     schedule_messages,
+    simulate,
+    spread,
 )
-from interconnect.spreading import spread
-from interconnect.topology import Topology
-from interconnect.wire_check import WireFinding, check_wires, count_conflicts
+from interconnect.wiring import Topology, hop_distances, minimal_routes
 
 #: Words of a chip's buffer: a quad of slices, one byte plane each (8,192 words of 1,280 B).
 BUFFER_WORDS = 8192

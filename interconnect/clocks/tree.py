@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interconnect.clock_links import (
+from interconnect.clocks.links import (
     ALIGN,
     HAC_PERIOD_CYCLES,
     NANO,

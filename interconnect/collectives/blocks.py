@@ -19,21 +19,21 @@ from chip.isa import LINKS, Op, slice_position
 from chip.program import BlockTable, Program, gang_skew, new_blocks
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.fabric_steps import OWN, Step, words_of
-from interconnect.link_frames import (
+from interconnect.collectives.steps import OWN, Step, words_of
+from interconnect.wires import (
     LINK_NUMBERS,
     PLANES_PER_WORD,
     Quad,
+    WireSchedule,
     inward_stream,
     link_frames,
     outward_stream,
     phases,
     read_lead,
+    schedule_messages,
     write_delay,
 )
-from interconnect.routes import minimal_routes
-from interconnect.slots import WireSchedule, schedule_messages
-from interconnect.topology import Topology
+from interconnect.wiring import Topology, minimal_routes
 
 Ints = NDArray[np.int64]
 
