@@ -16,10 +16,8 @@ from cluster.ray_session import open_ray
 from cluster.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.supervision import Supervisor
 from programs.artifact import Artifact, save
-from programs.decoder_image import ChipImages
-from programs.fault_plan import FaultPlan
-from programs.modelled_faults import FaultSetting
-from programs.partition import PartitionedModel
+from programs.decoder import ChipImages, PartitionedModel
+from programs.faults import FaultPlan, FaultSetting
 
 #: Actors one host is trusted with unless it has more cores; a process costs some 50 MB.
 MOST_ACTORS = 8

@@ -26,7 +26,7 @@ from cluster.node import (
     Ticket,
 )
 from programs.artifact import load
-from programs.runner import Generation
+from programs.running import Generation
 
 T = TypeVar("T")
 

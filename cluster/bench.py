@@ -36,10 +36,15 @@ from cluster.errors import InputError, RunError
 from cluster.generation import GenerationResult, Listener, launches_of, run_generation
 from cluster.tracing.request import TraceRequest
 from programs.artifact import Artifact
-from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import Layout, PartitionedModel, partition_model, random_chip_weights
-from programs.runner import Generation
+from programs.decoder import (
+    Layout,
+    PartitionedModel,
+    compile_decoder,
+    partition_model,
+    random_chip_weights,
+)
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint
+from programs.running import Generation
 
 TINYLLAMA = ModelConfig(
     hidden_size=2048, layers=22, heads=32, kv_heads=4, head_dim=64, ffn=5632, vocab=32000

@@ -25,8 +25,8 @@ from interconnect.collectives import (
 )
 from interconnect.wires import schedule_messages, simulate
 from interconnect.wiring import minimal_routes, topology_of
-from programs.collective_artifact import ENTRY_POINT, collective_artifact
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.artifact import ENTRY_POINT, collective_artifact
+from programs.running import LOOKAHEAD, Alone, Runner
 
 MIB = 1 << 20
 AIM_ALLREDUCE_SECONDS = 60.0

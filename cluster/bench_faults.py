@@ -20,10 +20,9 @@ from cluster.node import ChipGroup, GroupPlan, GroupResult, layout_of
 from cluster.ray_session import open_ray
 from cluster.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from programs.artifact import Artifact
-from programs.checkpoint import load_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
-from programs.runner import Generation
+from programs.decoder import compile_decoder, partition_model
+from programs.models import load_checkpoint
+from programs.running import Generation
 
 CHIPS = 8
 JOB = Generation((1, 2), 192)

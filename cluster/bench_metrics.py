@@ -18,10 +18,9 @@ from cluster.actor_session import Placement
 from cluster.bench_row import Row
 from cluster.commands.options import shipped_model
 from cluster.generation import Listener, run_generation
-from programs.checkpoint import load_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
-from programs.runner import Generation
+from programs.decoder import compile_decoder, partition_model
+from programs.models import load_checkpoint
+from programs.running import Generation
 
 if TYPE_CHECKING:
     from cluster.metrics.board import Board

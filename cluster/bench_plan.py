@@ -14,16 +14,17 @@ from chip.spec import ChipSpec
 from cluster.bench_row import Row
 from cluster.compiling import join_images
 from cluster.errors import RunError
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.golden import GoldenDecoder
-from programs.host import Host
-from programs.layout import Layout
-from programs.named_models import config_of
-from programs.partition import PartitionedModel, random_chip_weights
-from programs.plan_run import run_timing, timing_programs
-from programs.runner import Alone, Generation, Runner
-from programs.whole_model import compile_plan
+from programs.decoder import (
+    GoldenDecoder,
+    Host,
+    Layout,
+    PartitionedModel,
+    compile_decoder,
+    random_chip_weights,
+)
+from programs.models import ModelConfig, config_of, random_checkpoint
+from programs.plans import compile_plan, run_timing, timing_programs
+from programs.running import Alone, Generation, Runner
 
 MODEL, CHIPS, CONTEXT = "llama-2-70b", 576, 4096
 SMOLLM2 = ModelConfig(

@@ -95,9 +95,9 @@ def _input_errors() -> type[Exception] | object:
     from interconnect.wires import LinkFramesError
     from interconnect.wiring import FabricError
     from programs.artifact import ArtifactError
-    from programs.checkpoint import CheckpointError
-    from programs.fault_plan import FaultPlanError
-    from programs.partition import PartitionError
+    from programs.decoder import PartitionError
+    from programs.faults import FaultPlanError
+    from programs.models import CheckpointError
 
     return (
         CompileError | SpecError | ArtifactError | CheckpointError | PartitionError | FabricError
@@ -109,8 +109,8 @@ def _run_errors() -> type[Exception] | object:
     from chip.faults import LockstepViolation, ProgramFault
     from cluster.mapping import MappingError
     from interconnect.clocks import AlignmentError, DriftError
-    from programs.modelled_faults import UnrecoverableError
-    from programs.runner import StuckError
+    from programs.faults import UnrecoverableError
+    from programs.running import StuckError
 
     return (
         ProgramFault | LockstepViolation | AlignmentError | DriftError | MappingError | StuckError

@@ -32,11 +32,8 @@ from interconnect.collectives import (
 )
 from interconnect.vectors import check_fabric
 from interconnect.wiring import Topology
-from programs.artifact import Artifact
-from programs.collective_artifact import ENTRY_POINT, collective_artifact
-from programs.fault_plan import FaultPlan
-from programs.modelled_faults import fault_summary
-from programs.spare_linking import linked_onto_spares, loses_nodes
+from programs.artifact import ENTRY_POINT, Artifact, collective_artifact
+from programs.faults import FaultPlan, fault_summary, linked_onto_spares, loses_nodes
 
 #: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
 COLUMNS = (

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from interconnect.wiring import Topology
-from programs import compiler
 from programs.artifact import Artifact
-from programs.checkpoint import Checkpoint, load_checkpoint
-from programs.decoder_image import ChipImages
-from programs.layout import Layout
-from programs.partition import partition_model
+from programs.decoder import ChipImages, Layout, compiler, partition_model
+from programs.models import Checkpoint, load_checkpoint
 
 Rows = NDArray[np.uint8]
 

@@ -27,10 +27,8 @@ from cluster.node import ChipGroup, GroupResult, layout_of
 from cluster.supervision import Recovery, Supervisor
 from cluster.tracing.plan import Launched
 from programs.artifact import Artifact
-from programs.decoder_image import ChipImages
-from programs.host import entry_at
-from programs.partition import PartitionedModel
-from programs.runner import Generation
+from programs.decoder import ChipImages, PartitionedModel, entry_at
+from programs.running import Generation
 
 
 @dataclass(frozen=True)

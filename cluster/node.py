@@ -25,11 +25,9 @@ from cluster.mapping import Layout, SharedMapping
 from cluster.snapshots import forget_before, restore, take
 from cluster.waiting import Wait
 from programs.artifact import Artifact
-from programs.decoder_image import ChipImages
-from programs.host import Host
-from programs.modelled_faults import FaultSetting, ModelledFaults
-from programs.partition import PartitionedModel
-from programs.runner import Generation, Logits, Runner, RunResult
+from programs.decoder import ChipImages, Host, PartitionedModel
+from programs.faults import FaultSetting, ModelledFaults
+from programs.running import Generation, Logits, Runner, RunResult
 
 T = TypeVar("T")
 

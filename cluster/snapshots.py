@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from programs.runner import Runner, RunResult
+from programs.running import Runner, RunResult
 
 MAGIC = b"LPUSNAP1"
 _HEAD = struct.Struct("<8sI")

@@ -18,11 +18,9 @@ from cluster.generation import GenerationResult, Listener, planned_launches, run
 from cluster.metrics.run_watch import RunWatch
 from interconnect.wiring import MAX_NODES, NODE, Topology, topology_of
 from programs.artifact import Artifact
-from programs.fault_plan import FaultPlan
-from programs.modelled_faults import LostNode
-from programs.partition import PartitionedModel
-from programs.runner import Generation
-from programs.spare_linking import linked_onto_spares
+from programs.decoder import PartitionedModel
+from programs.faults import FaultPlan, LostNode, linked_onto_spares
+from programs.running import Generation
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,34 @@ from chip.engine import Chip, Rings, ring_vectors
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.launching import cores
-from programs import encoder
 from programs.artifact import Artifact
-from programs.dense import compile_matmul, read_matmul
-from programs.dense_places import MatmulShape, peak_multiply_accumulates, plan_matmul
-from programs.encoder import EncoderShape
-from programs.encoder_compiler import compile_encoder, layers_of_chips
-from programs.encoder_image import read_encoder
-from programs.encoder_places import place_encoder
-from programs.golden_dense import golden_matmul
-from programs.golden_encoder import golden_encoder
-from programs.golden_network import golden_network
-from programs.network import Network
-from programs.network_compiler import compile_network, read_logits
-from programs.network_places import place_network
-from programs.resnet import random_input, randomise
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.convnet import (
+    Network,
+    compile_network,
+    golden_network,
+    place_network,
+    random_input,
+    randomise,
+    read_logits,
+)
+from programs.encoder import (
+    EncoderShape,
+    compile_encoder,
+    golden_encoder,
+    layers_of_chips,
+    place_encoder,
+    read_encoder,
+)
+from programs.encoder import shape as encoder
+from programs.matmul import (
+    MatmulShape,
+    compile_matmul,
+    golden_matmul,
+    peak_multiply_accumulates,
+    plan_matmul,
+    read_matmul,
+)
+from programs.running import LOOKAHEAD, Alone, Runner
 
 Values = NDArray[Any]
 

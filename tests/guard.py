@@ -236,7 +236,7 @@ def artifact_sha256(data: bytes) -> str:
     """sha256 of an ``.lpu`` file's bytes, but for the directory its checkpoint lay in.
 
     The header, and the preamble's hash of it, hold that directory; the layout is in
-    ``programs/artifact.py``.
+    ``programs/artifact/file.py``.
     """
     preamble = struct.Struct("<4sIQ32s")
     magic, version, length, _ = preamble.unpack_from(data)

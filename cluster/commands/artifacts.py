@@ -219,7 +219,7 @@ def run(
     from cluster.tracing.plan import Launched
     from cluster.tracing.request import trace_request
     from programs.artifact import load
-    from programs.runner import LOOKAHEAD
+    from programs.running import LOOKAHEAD
 
     tracing = trace_request(trace, trace_window, None)
     reporting = report_request(save, report)

@@ -37,9 +37,8 @@ def belt(
     from chip.spec import load_chip_spec
     from cluster.compiling import open_model
     from cluster.output import print_json, print_table, stderr_console, working
-    from programs.belt_runner import run_belt
-    from programs.compiler import compile_belt
-    from programs.partition import partition_model
+    from programs.decoder import compile_belt, partition_model
+    from programs.running import run_belt
 
     checkpoint = open_model(model or options.shipped_model())
     tokenizer = checkpoint.tokenizer

@@ -99,7 +99,7 @@ def disaggregated(
     from cluster.metrics.serving import publish_disaggregated
     from cluster.output import print_json, stderr_console, working
     from cluster.report.request import report_request
-    from programs.architectures import architecture
+    from programs.models import architecture
 
     for name in platform or ():
         options.check_choice("--platform", name, tuple(PLATFORMS))

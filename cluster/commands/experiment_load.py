@@ -158,7 +158,7 @@ def load(
     from cluster.metrics.serving import publish_load
     from cluster.output import print_json, stderr_console, working
     from cluster.report.request import report_request
-    from programs.architectures import architecture
+    from programs.models import architecture
 
     given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
              "start_s": scale_start}  # fmt: skip

@@ -245,9 +245,9 @@ def collective(
     from cluster.tracing.plan import Launched
     from cluster.tracing.request import trace_request
     from interconnect.collectives import ALGORITHMS, OPERATIONS, plan_collective
-    from programs.collective_artifact import ENTRY_POINT
-    from programs.fault_plan import load_fault_plan
-    from programs.runner import SYNC_MODES
+    from programs.artifact import ENTRY_POINT
+    from programs.faults import load_fault_plan
+    from programs.running import SYNC_MODES
 
     options.check_choice("--op", operation, OPERATIONS)
     options.check_choice("--dtype", dtype, ("int32", "fp32"))

@@ -84,10 +84,8 @@ def generate(
     from cluster.spare_generation import generate_on_spares
     from cluster.tracing.request import trace_request
     from programs.artifact import load
-    from programs.fault_plan import load_fault_plan
-    from programs.modelled_faults import fault_summary
-    from programs.runner import Generation
-    from programs.spare_linking import loses_nodes
+    from programs.faults import fault_summary, load_fault_plan, loses_nodes
+    from programs.running import Generation
 
     tracing = trace_request(trace, trace_window, trace_launches)
     reporting = report_request(save, report)
@@ -179,7 +177,7 @@ def generate(
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
         from cluster.report.from_launches import generation_run
-        from programs.architectures import architecture
+        from programs.models import architecture
 
         shape = architecture(directory)
         told = [*facts, ("text", prompt + text)]

@@ -121,7 +121,7 @@ def _range(text: str | None) -> tuple[str | None, list[int]]:
         values.append(at)
         at *= 2
     if name == "chips":
-        from programs.model_fit import machine_sizes
+        from programs.decoder import machine_sizes
 
         sizes = machine_sizes()
         values = [next((s for s in sizes if s >= value), sizes[-1]) for value in values]
@@ -154,10 +154,16 @@ def _plan(model: str, spec: ChipSpec, asked: Row, run: bool, tell: Any) -> Row:
     """One plan as its JSON object."""
     began = perf_counter()
     from chip.engine import warm_up
-    from programs.named_models import config_of
-    from programs.plan_report import BELT, describe_machine, report_plan
-    from programs.plan_run import run_timing, timing_programs
-    from programs.whole_model import check_plan, compile_plan
+    from programs.models import config_of
+    from programs.plans import (
+        BELT,
+        check_plan,
+        compile_plan,
+        describe_machine,
+        report_plan,
+        run_timing,
+        timing_programs,
+    )
 
     name, config = config_of(model)
     tell("compiling ...")
@@ -260,7 +266,7 @@ def _write_csv(path: Path, rows: list[Row]) -> None:
 def _show(row: Row) -> None:
     """The human table."""
     from cluster.output import print_table
-    from programs.plan_report import PHASES
+    from programs.plans import PHASES
 
     cycles = row["cycles_per_token"]
     phases = [

@@ -62,7 +62,7 @@ def matmul(
     if sweep is not None and (run or output is not None):
         raise InputError("--sweep compiles and checks many products: leave out --run and --output")
     from cluster.workloads import random_matmul
-    from programs.dense_places import MatmulShape
+    from programs.matmul import MatmulShape
 
     data = run or output is not None
 
@@ -109,7 +109,7 @@ def mlp(
             f"--sizes {sizes[:60]}: use two or more numbers of 1 to 1,000,000, for instance 784,10"
         )
     from cluster.workloads import random_network
-    from programs.resnet import mlp as build
+    from programs.convnet import mlp as build
 
     network = build(batch, tuple(int(part) for part in parts))
     _report(
@@ -132,7 +132,7 @@ def resnet50(
     if size < 32 or size % 32:
         raise InputError(f"--size {size}: use a multiple of 32")
     from cluster.workloads import random_network
-    from programs.resnet import resnet50 as build
+    from programs.convnet import resnet50 as build
 
     network = build(size)
     _report(

@@ -25,7 +25,7 @@ from cluster.gpu.link import load_link
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from cluster.metrics.serving import publish_agents, publish_speedup
-from programs.architectures import find_model
+from programs.models import find_model
 
 COMPARED = (
     ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cluster.experiments.lpu_session import LpuSession
 from cluster.gpu.forward import GpuModel
 from programs.artifact import Artifact
-from programs.checkpoint import Checkpoint
+from programs.models import Checkpoint
 
 Ids = tuple[int, ...]
 

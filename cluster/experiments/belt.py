@@ -26,7 +26,7 @@ from cluster.errors import InputError
 from cluster.experiments.arrivals import PS, Trace, check_time
 from cluster.experiments.serving import NOBODY, Served, Stage
 from programs.artifact import Artifact
-from programs.whole_model import Plan
+from programs.plans import Plan
 
 I64 = NDArray[np.int64]
 
@@ -178,7 +178,7 @@ def host_bytes(artifact: Artifact) -> tuple[int, int]:
 def host_seconds(artifact: Artifact) -> tuple[float, float]:
     """Seconds of the host's transfers around a prefill and a decode launch, by the PCIe model.
 
-    The same sums that ``programs.host.Host`` charges for ``prepare`` and ``read_logits``.
+    The same sums that ``programs.decoder.host.Host`` charges for ``prepare`` and ``read_logits``.
     """
     into, out = host_bytes(artifact)
     spec = artifact.spec

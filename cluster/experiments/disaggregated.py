@@ -40,7 +40,7 @@ from cluster.experiments.serving import NOBODY, Served, Slo, Stage, service_repo
 from cluster.experiments.split_layers import SplitCost
 from cluster.gpu.link import TOKEN_BYTES, LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
-from programs.architectures import ARCHITECTURES, Architecture
+from programs.models import ARCHITECTURES, Architecture
 
 I64 = NDArray[np.int64]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cluster.experiments.arrivals import PS, check_time
 from cluster.gpu.link import TOKEN_BYTES, LinkLedger, WorldLink
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 I64 = NDArray[np.int64]
 

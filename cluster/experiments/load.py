@@ -23,7 +23,7 @@ from cluster.experiments.serving import Served, Slo, service_report
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, check_pass
 from cluster.gpu.spec import DTYPE_BYTES, load_gpu_spec
-from programs.architectures import Architecture, architecture
+from programs.models import Architecture, architecture
 
 I64 = NDArray[np.int64]
 

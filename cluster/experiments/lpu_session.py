@@ -1,6 +1,6 @@
 """``LpuSession``: a compiled decoder on emulated LPUs, one launch at a time.
 
-All chips run in this process.  Where ``programs.runner.generate`` feeds a prompt and picks tokens
+All chips run in this process.  Where ``programs.running.runner.generate`` feeds a prompt and picks tokens
 itself, a session launches whatever token at whatever position it is told to, which is what a
 drafter beside a verifier needs.
 
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from chip.engine import Rings, ring_vectors
 from cluster.errors import RunError
 from programs.artifact import Artifact
-from programs.host import Host
-from programs.partition import PartitionedModel
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.decoder import Host, PartitionedModel
+from programs.running import LOOKAHEAD, Alone, Runner
 
 F32 = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from chip.spec import load_chip_spec
 from cluster.commands.options import check_parallelism
 from cluster.experiments.belt import Belt, belt_of, belt_of_plan, given_belt
-from programs.architectures import Architecture, find_model
+from programs.models import Architecture, find_model
 
 MOST_COMPILED = 2048
 """Positions compiled for when the user names none."""
@@ -59,8 +59,8 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
 
 def _planned_belt(model: str, choice: LpuChoice) -> Belt:
     """The costs of a model without weights: its plan, compiled and checked for one context."""
-    from programs.named_models import config_of
-    from programs.whole_model import check_plan, compile_plan
+    from programs.models import config_of
+    from programs.plans import check_plan, compile_plan
 
     name, config = config_of(model)
     plan = compile_plan(

@@ -47,8 +47,7 @@ from cluster.gpu.pool import GpuPool, ray_pool
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from cluster.metrics.drafting import DraftWatch
-from programs.architectures import architecture
-from programs.checkpoint import load_checkpoint
+from programs.models import architecture, load_checkpoint
 
 
 def run(

@@ -30,7 +30,7 @@ from cluster.experiments.speculative_steps import (
 from cluster.experiments.speculative_time import Charge
 from cluster.gpu.forward import GpuModel
 from cluster.gpu.pool import GpuPool
-from programs.checkpoint import Checkpoint, load_checkpoint
+from programs.models import Checkpoint, load_checkpoint
 
 Phase = Callable[[str], None]
 

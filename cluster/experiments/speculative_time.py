@@ -26,7 +26,7 @@ from cluster.experiments.acceptance import Draws, Use
 from cluster.experiments.speculative_steps import Job, RequestTrace, Step, Work
 from cluster.gpu.link import TOKEN_BYTES, WorldLink
 from cluster.gpu.roofline import GpuGroup
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
 GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"

@@ -18,7 +18,7 @@ from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.link import WorldLink
 from cluster.gpu.roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, check_pass
 from cluster.gpu.spec import DTYPE_BYTES
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.gpu._forward_kernels import attend, gate, project, rms_norm, rotate
-from programs.checkpoint import Checkpoint, ModelConfig
-from programs.rope import inverse_frequencies, sin_cos
+from programs.models import Checkpoint, ModelConfig, inverse_frequencies, sin_cos
 
 F32 = NDArray[np.float32]
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError, RunError, one_line
 from cluster.ray_session import open_ray
-from programs.checkpoint import load_checkpoint
+from programs.models import load_checkpoint
 
 F32 = NDArray[np.float32]
 

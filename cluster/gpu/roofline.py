@@ -23,7 +23,7 @@ from cluster.errors import InputError
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.link import TOKEN_BYTES
 from cluster.gpu.spec import DTYPE_BYTES, GpuSpec, check_dtype, check_number
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 #: Bytes of one activation in an all-reduce: 16-bit, whatever the weights are.
 ACTIVATION_BYTES = 2

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from programs.artifact import Artifact
-from programs.modelled_faults import FaultSetting, ModelledFaults
+from programs.faults import FaultSetting, ModelledFaults
 
 
 class FaultCounts:
-    """totals: counts by ``programs.modelled_faults.COUNTS``; by_ring int64 [directed links, 2]:
+    """totals: counts by ``programs.faults.modelled.COUNTS``; by_ring int64 [directed links, 2]:
     packets corrected and not; cable i has rings 2i and 2i + 1."""
 
     def __init__(self, setting: FaultSetting, artifact: Artifact) -> None:

@@ -30,7 +30,7 @@ from cluster.metrics.fault_counts import FaultCounts
 from cluster.metrics.places import Places, places_of
 from cluster.metrics.table import UNITS
 from programs.artifact import Artifact
-from programs.modelled_faults import FaultSetting, LostNode
+from programs.faults import FaultSetting, LostNode
 
 LOOK_SECONDS = 0.2
 PUBLISH_SECONDS = 1.0

@@ -15,7 +15,7 @@ from cluster.gpu.roofline import GpuGroup
 from cluster.report.from_models import latency_section, lpu_roof, roofline_section
 from cluster.report.run_file import Run, new_run
 from interconnect.wiring import node_cables
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 Section = dict[str, Any]
 

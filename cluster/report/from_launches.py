@@ -25,8 +25,8 @@ from cluster.report.from_programs import (
 )
 from cluster.report.run_file import Run, new_run
 from cluster.tracing.plan import Launched
-from programs.architectures import Architecture
 from programs.artifact import Artifact
+from programs.models import Architecture
 
 Section = dict[str, Any]
 Facts = list[tuple[str, str]]

@@ -15,7 +15,7 @@ from chip.isa import LANES, PLANES, SLICES
 from chip.spec import ChipSpec
 from cluster.gpu.roofline import GpuGroup, Jitter
 from cluster.gpu.spec import DTYPE_BYTES, load_gpu_spec
-from programs.architectures import Architecture
+from programs.models import Architecture
 
 Section = dict[str, Any]
 F64 = NDArray[np.float64]

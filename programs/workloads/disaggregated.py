@@ -19,7 +19,7 @@ from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from cluster.metrics.serving import publish_disaggregated
 from cluster.workload import Workload, run_workload
-from programs.architectures import architecture
+from programs.models import architecture
 
 CYCLES_PER_TOKEN = 2_500_000
 PROMPT, ANSWER = 1024, 128

@@ -18,7 +18,7 @@ from cluster.generation import Listener, run_generation
 from cluster.metrics.generation import SERVED, publish_generation
 from cluster.metrics.run_watch import RunWatch
 from cluster.workload import Workload, run_workload
-from programs.runner import Generation
+from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192
 EVERY = 32

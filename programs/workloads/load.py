@@ -17,7 +17,7 @@ from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
 from cluster.metrics.serving import publish_load
 from cluster.workload import Workload, run_workload
-from programs.architectures import architecture
+from programs.models import architecture
 
 
 def work(job: Workload) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cluster.experiments.speculative import run
 from cluster.experiments.speculative_settings import Settings
 from cluster.metrics.drafting import DraftWatch
 from cluster.workload import Workload, run_workload
-from programs.checkpoint import load_checkpoint
+from programs.models import load_checkpoint
 
 PROMPTS = ("def ", "class ", "import ")
 

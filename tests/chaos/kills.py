@@ -27,7 +27,7 @@ from cluster.mapping import SharedMapping
 from cluster.node import ChipGroup, layout_of
 from cluster.supervision import Supervisor
 from programs.artifact import Artifact
-from programs.runner import Generation
+from programs.running import Generation
 
 PROMPT = (70, 221, 304)
 JOB = Generation(PROMPT, 36)

@@ -10,9 +10,8 @@ from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
 from cluster.ray_session import open_ray
 from programs.artifact import Artifact
-from programs.checkpoint import load_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
+from programs.decoder import compile_decoder, partition_model
+from programs.models import load_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,8 @@ def test_model_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
 
 def write_empty_model(directory: Path, *, hidden: int, layers: int, heads: int, ffn: int) -> int:
     """A checkpoint whose safetensors file is one large hole; its size in bytes."""
-    from programs.checkpoint import ModelConfig, tensor_shapes
+    from programs.models import ModelConfig
+    from programs.models.checkpoint import tensor_shapes
 
     config = ModelConfig(hidden, layers, heads, heads, hidden // heads, ffn, vocab=32000)
     fields = {

@@ -12,9 +12,8 @@ import pytest
 from chip.spec import ChipSpec
 from cluster import cli
 from programs.artifact import save
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
+from programs.decoder import compile_decoder, partition_model
+from programs.models import ModelConfig, random_checkpoint
 
 FOREIGN = (b"PK\3\4", b"\x89PNG\r\n", b"hello\n", b"", b"\x7fELF")
 

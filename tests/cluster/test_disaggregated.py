@@ -28,7 +28,7 @@ from cluster.experiments.split_layers import SplitCost
 from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture
+from programs.models import architecture
 
 LLAMA = architecture("llama-2-70b")
 SITE = Site(

@@ -17,7 +17,8 @@ from cluster.gpu.collectives import collective_seconds, gpu_time
 from cluster.gpu.spec import load_gpu_spec
 from cluster.mapping import MappingError
 from interconnect.wiring import topology_of
-from programs.runner import BARRIER, LOOKAHEAD, StuckError
+from programs.running import LOOKAHEAD, StuckError
+from programs.running.runner import BARRIER
 
 SPEC = ChipSpec()
 

@@ -28,8 +28,10 @@ from cluster.snapshots import (
 )
 from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
-from programs.fault_plan import CableFault, DeadNode, FaultPlan, Upset, load_fault_plan
-from programs.runner import BARRIER, Generation
+from programs.faults import FaultPlan, load_fault_plan
+from programs.faults.plan import CableFault, DeadNode, Upset
+from programs.running import Generation
+from programs.running.runner import BARRIER
 
 JOB = Generation((70, 221, 304), 24)
 PLAN = FaultPlan(
@@ -130,8 +132,8 @@ def test_a_second_death_needs_a_second_spare() -> None:
 
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
     from chip.engine import Rings, ring_vectors
-    from programs.host import Host
-    from programs.runner import Alone, Runner
+    from programs.decoder import Host
+    from programs.running import Alone, Runner
 
     rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
     runner = Runner(artifact, range(8), rings, Alone(), Host(artifact))

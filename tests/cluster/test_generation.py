@@ -16,7 +16,8 @@ import pytest
 from cluster.actor_session import Placement
 from cluster.generation import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
-from programs.runner import BARRIER, LOOKAHEAD, Generation, generate
+from programs.running import LOOKAHEAD, Generation
+from programs.running.runner import BARRIER, generate
 
 PROMPT = (70, 221, 304)
 NEW_TOKENS = 4

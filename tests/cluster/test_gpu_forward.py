@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cluster.errors import InputError
 from cluster.gpu._forward_kernels import project
 from cluster.gpu.forward import GpuModel, KvCache
-from programs.checkpoint import ModelConfig, RopeScaling, load_checkpoint, random_checkpoint
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint
+from programs.models.checkpoint import RopeScaling
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "programs" / "checkpoints"

@@ -9,7 +9,7 @@ from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.gpu.forward import GpuModel
 from cluster.gpu.pool import GpuNode, GpuPool, LocalMember, common_prefix, ray_pool
-from programs.checkpoint import load_checkpoint
+from programs.models import load_checkpoint
 
 TEXT = [70, 221, 304, 5, 9, 33, 700, 12, 12, 4]
 

@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from cluster.gpu.collectives import collective_seconds
 from cluster.gpu.roofline import GpuGroup, Jitter
 from cluster.gpu.spec import GPU_PRESETS
-from programs.architectures import ARCHITECTURES
+from programs.models import ARCHITECTURES
 
 LLAMA = ARCHITECTURES["llama-3-8b"]
 H100 = GpuGroup(GPU_PRESETS["h100"])

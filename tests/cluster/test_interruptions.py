@@ -18,9 +18,8 @@ import pytest
 
 from chip.spec import ChipSpec
 from programs.artifact import content_hash, load, save
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
+from programs.decoder import compile_decoder, partition_model
+from programs.models import ModelConfig, random_checkpoint
 
 LPU = [sys.executable, "-m", "cluster.cli"]
 SMALL = ModelConfig(64, 1, 2, 1, 32, 96, 64, tied=True)

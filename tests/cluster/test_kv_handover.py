@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.experiments.arrivals import PS
 from cluster.experiments.kv_handover import exposed_by_formula, hand_over, kv_bytes, kv_pieces
 from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
-from programs.architectures import architecture
+from programs.models import architecture
 
 
 @settings(max_examples=200, deadline=None)

@@ -22,8 +22,8 @@ from cluster.experiments.machines import LpuChoice, lpu_belt
 from cluster.experiments.serving import Slo, service_report
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture, find_model
 from programs.artifact import Artifact
+from programs.models import architecture, find_model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from cluster.actor_session import chips_per_actor
 from cluster.clock import VirtualClock, unexpected_retirements
 from cluster.mapping import Layout, MappingError, SharedMapping
 from cluster.node import MappedPeers, split_chips
-from programs.runner import Alone, StuckError, step_lookahead, step_windows, window_cycles, wire
+from programs.running import Alone, StuckError, step_lookahead
+from programs.running.runner import step_windows, window_cycles, wire
 
 SPEC = ChipSpec()
 CABLES = [(0, 0, 1, 0)]

@@ -8,10 +8,9 @@ import pytest
 from chip.spec import ChipSpec
 from cluster.experiments.lpu_session import LpuSession
 from programs.artifact import Artifact
-from programs.checkpoint import load_checkpoint
-from programs.compiler import compile_decoder
-from programs.partition import partition_model
-from programs.runner import generate
+from programs.decoder import compile_decoder, partition_model
+from programs.models import load_checkpoint
+from programs.running.runner import generate
 
 PROMPT = (70, 221, 304)
 

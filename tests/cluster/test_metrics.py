@@ -39,7 +39,8 @@ from cluster.metrics.table import COUNTER, METRICS, UNITS
 from cluster.node import layout_of
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
-from programs.runner import BARRIER, LOOKAHEAD, Generation
+from programs.running import LOOKAHEAD, Generation
+from programs.running.runner import BARRIER
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,8 +186,8 @@ def test_vectors_are_those_the_rings_carried(artifact: Artifact) -> None:
     """Counted from the programs, against the counters of the rings that the chips really used."""
     from chip.engine import Rings
     from chip.engine.ring import TAIL
-    from programs.host import Host
-    from programs.runner import Alone, Runner
+    from programs.decoder import Host
+    from programs.running import Alone, Runner
 
     rings = Rings.allocate(2 * len(artifact.cables))
     runner = Runner(artifact, range(8), rings, Alone(), Host(artifact))

@@ -14,9 +14,10 @@ from cluster.generation import Listener, run_generation
 from cluster.metrics.board import Board
 from cluster.metrics.run_watch import RunWatch
 from programs.artifact import Artifact
-from programs.fault_plan import CableFault, DeadNode, FaultPlan, Upset
-from programs.host import entry_at
-from programs.runner import Generation
+from programs.decoder import entry_at
+from programs.faults import FaultPlan
+from programs.faults.plan import CableFault, DeadNode, Upset
+from programs.running import Generation
 
 SERVED = ("generate", "lpu")
 

@@ -14,12 +14,9 @@ from chip.engine import Chip
 from chip.spec import PRESETS
 from cluster.cli import run
 from cluster.experiments.belt import belt_of_plan, host_bytes
-from programs.architectures import ARCHITECTURES
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_belt
-from programs.host import Host
-from programs.partition import partition_model
-from programs.whole_model import compile_plan
+from programs.decoder import Host, compile_belt, partition_model
+from programs.models import ARCHITECTURES, ModelConfig, random_checkpoint
+from programs.plans import compile_plan
 
 KEYS = {
     "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",

@@ -12,8 +12,8 @@ from cluster.report.from_models import latency_section
 from cluster.report.from_programs import bytes_read
 from cluster.report.run_file import WORD_KINDS, Run
 from cluster.tracing.plan import Launched
-from programs.architectures import architecture
 from programs.artifact import Artifact
+from programs.models import architecture
 
 ENTRY = "decode-64"
 

@@ -16,12 +16,11 @@ from cluster.metrics.run_watch import RunWatch
 from cluster.spare_generation import Survived, generate_on_spares
 from interconnect.wiring import FabricError, Topology, topology_of
 from programs.artifact import Artifact
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.fault_plan import CableFault, DeadNode, FaultPlan, FaultPlanError
-from programs.partition import partition_model
-from programs.runner import Generation
-from programs.spare_linking import loses_nodes
+from programs.decoder import compile_decoder, partition_model
+from programs.faults import FaultPlan, FaultPlanError, loses_nodes
+from programs.faults.plan import CableFault, DeadNode
+from programs.models import ModelConfig, random_checkpoint
+from programs.running import Generation
 
 CONFIG = ModelConfig(64, 8, 8, 8, 8, 96, 128, tied=True)
 MODEL = partition_model(random_checkpoint(CONFIG, 5), 8)

@@ -32,8 +32,7 @@ from cluster.experiments.speculative_steps import (
     target_only,
 )
 from cluster.gpu.pool import GpuPool
-from programs.architectures import architecture
-from programs.checkpoint import load_checkpoint
+from programs.models import architecture, load_checkpoint
 
 PROMPTS = ([70, 221, 304], [33, 9, 5, 9, 5, 9], [512])
 NEW = 24

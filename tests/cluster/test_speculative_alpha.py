@@ -14,9 +14,8 @@ from cluster.experiments.speculative import run
 from cluster.experiments.speculative_settings import Settings
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture
-from programs.named_models import config_of
-from programs.whole_model import compile_plan
+from programs.models import architecture, config_of
+from programs.plans import compile_plan
 
 
 def test_alpha_needs_no_models() -> None:

@@ -13,7 +13,7 @@ from cluster.experiments.speculative_time import Machines
 from cluster.gpu.link import LINK_PRESETS, WorldLink
 from cluster.gpu.roofline import GpuGroup
 from cluster.gpu.spec import load_gpu_spec
-from programs.architectures import architecture
+from programs.models import architecture
 
 
 def one_after_another(

@@ -20,7 +20,7 @@ from cluster.generation import Listener, run_generation
 from cluster.mapping import Layout, MappingError, SharedMapping
 from cluster.node import FORGED_SECONDS, AbandonedError, ChipGroup, MappedPeers
 from programs.artifact import Artifact
-from programs.runner import Generation
+from programs.running import Generation
 
 JOB = Generation((70, 221, 304), 6)
 

@@ -27,8 +27,7 @@ from cluster.tracing.perfetto import write_perfetto
 from cluster.tracing.plan import EVERYTHING, Launched, TracePlan, Window, lanes
 from cluster.tracing.request import TraceRequest, trace_request
 from interconnect.wiring import named_topology
-from programs.artifact import Artifact
-from programs.collective_artifact import ENTRY_POINT, collective_artifact
+from programs.artifact import ENTRY_POINT, Artifact, collective_artifact
 
 HOP = ChipSpec().send_to_receive_cycles
 NUMBER, COUNT = {"type": "number", "minimum": 0}, {"type": "integer", "minimum": 0}

@@ -37,13 +37,11 @@ from cluster.report.run_file import read_run
 from cluster.report.topology_picture import topology
 from interconnect.wiring import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
-from programs.checkpoint import ModelConfig, load_checkpoint, random_checkpoint
-from programs.compiler import CompileError, compile_decoder
-from programs.fault_plan import FaultPlanError, load_fault_plan
-from programs.model_fit import deal_model
-from programs.named_models import config_of
-from programs.partition import PartitionError, partition_model
-from programs.safetensors_files import CheckpointError
+from programs.decoder import PartitionError, compile_decoder, deal_model, partition_model
+from programs.decoder.compiler import CompileError
+from programs.faults import FaultPlanError, load_fault_plan
+from programs.models import ModelConfig, config_of, load_checkpoint, random_checkpoint
+from programs.models.tensors import CheckpointError
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
 

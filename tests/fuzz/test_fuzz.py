@@ -8,8 +8,8 @@ from time import perf_counter, process_time
 
 import pytest
 
-from programs.checkpoint import CheckpointError
-from programs.compiler import CompileError
+from programs.decoder.compiler import CompileError
+from programs.models import CheckpointError
 
 from .engine import MOST_BYTES, MOST_SECONDS, fuzz
 from .formats import FORMATS

@@ -11,8 +11,9 @@ import numpy as np
 from chip.engine import Chip, Rings
 from chip.linking import LinkedProgram
 from interconnect.collectives import FabricCollective
-from programs.collective_artifact import ENTRY_POINT, collective_artifact, read_result
-from programs.runner import Alone, Runner, step_lookahead
+from programs.artifact import ENTRY_POINT, collective_artifact
+from programs.artifact.collective import read_result
+from programs.running import Alone, Runner, step_lookahead
 
 PR_SET_THP_DISABLE = 41
 

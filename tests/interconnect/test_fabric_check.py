@@ -20,7 +20,7 @@ from interconnect.collectives import FabricCollective, compile_fabric_collective
 from interconnect.collectives.programs import OPERATIONS
 from interconnect.vectors import check_fabric
 from interconnect.wiring import topology_of
-from programs.runner import StuckError
+from programs.running import StuckError
 
 SPEC = ChipSpec()
 

@@ -20,8 +20,7 @@ from interconnect.vectors import check_fabric
 from interconnect.wires import LINK_NUMBERS, collisions, link_frames
 from interconnect.wiring import Topology, named_topology, topology_of
 from interconnect.wiring.topology import lpx_rack
-from programs.artifact import content_hash, load, save
-from programs.collective_artifact import collective_artifact
+from programs.artifact import collective_artifact, content_hash, load, save
 
 SPEC = ChipSpec()
 ADD = {np.int32: Op.ADD_I32, np.float32: Op.ADD_F32}

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.checkpoint import Checkpoint, ModelConfig
+from programs.models import Checkpoint, ModelConfig
 
 F32 = NDArray[np.float32]
 

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from programs.architectures import ARCHITECTURES, Architecture, architecture
-from programs.checkpoint import CheckpointError, load_checkpoint, read_config
+from programs.models import (
+    ARCHITECTURES,
+    Architecture,
+    CheckpointError,
+    architecture,
+    load_checkpoint,
+)
+from programs.models.checkpoint import read_config
 
 SHIPPED = Path(__file__).parents[2] / "programs" / "checkpoints"
 

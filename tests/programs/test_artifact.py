@@ -22,8 +22,8 @@ from chip.encoding import assemble
 from chip.isa import Op
 from chip.program import BLOCK_DTYPE, Program, new_blocks
 from chip.spec import PRESETS, ChipSpec
-from programs import artifact as artifact_module
 from programs.artifact import Artifact, ArtifactError, content_hash, load, save
+from programs.artifact import file as artifact_module
 
 PREAMBLE = struct.Struct("<4sIQ32s")
 MIB = 2**20

@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from programs.checkpoint import (
-    CheckpointError,
-    ModelConfig,
-    load_checkpoint,
-    random_checkpoint,
-    read_config,
-    tensor_shapes,
-)
+from programs.models import CheckpointError, ModelConfig, load_checkpoint, random_checkpoint
+from programs.models.checkpoint import read_config, tensor_shapes
 
 SMALL = ModelConfig(
     hidden_size=48, layers=2, heads=4, kv_heads=2, head_dim=12, ffn=56, vocab=67, tied=False

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.spec import ChipSpec
-from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
-from programs.compiler import compile_apart, compile_decoder
-from programs.memory_images import Image, image_digest
-from programs.partition import partition_model
-from programs.safetensors_files import TensorSource
-from programs.stages import ATTENTION, FFN
+from programs.decoder import compile_decoder, partition_model
+from programs.decoder.compiler import compile_apart
+from programs.decoder.stages import ATTENTION, FFN
+from programs.models import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
+from programs.models.tensors import TensorSource
+from programs.sram import Image, image_digest
 
 CONFIG = ModelConfig(
     hidden_size=96, layers=4, heads=4, kv_heads=2, head_dim=24, ffn=200, vocab=300, tied=False

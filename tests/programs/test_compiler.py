@@ -14,12 +14,9 @@ from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from programs.artifact import Artifact
-from programs.checkpoint import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.golden import GoldenDecoder
-from programs.host import Host
-from programs.partition import partition_model
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
+from programs.models import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
+from programs.running import LOOKAHEAD, Alone, Runner
 
 STEPS = 32
 PROMPT = "def main("

@@ -15,11 +15,17 @@ from chip.checker.rules import check_links
 from chip.engine import Rings, ring_vectors
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from programs.dense import ENTRY, compile_matmul, read_matmul
-from programs.dense_places import MatmulShape, peak_multiply_accumulates, plan_matmul
-from programs.golden_dense import golden_matmul
-from programs.product import step_cycles
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.kernels import step_cycles
+from programs.matmul import (
+    MatmulShape,
+    compile_matmul,
+    golden_matmul,
+    peak_multiply_accumulates,
+    plan_matmul,
+    read_matmul,
+)
+from programs.matmul.compiler import ENTRY
+from programs.running import LOOKAHEAD, Alone, Runner
 
 SPEC = ChipSpec()
 

@@ -14,12 +14,17 @@ from chip.checker.rules import check_links
 from chip.engine import Rings, ring_vectors
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from programs.encoder import EncoderShape, random_encoder, random_tokens
-from programs.encoder_compiler import ENTRY, compile_encoder, layers_of_chips
-from programs.encoder_image import read_encoder
-from programs.encoder_places import place_encoder
-from programs.golden_encoder import golden_encoder
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.encoder import (
+    EncoderShape,
+    compile_encoder,
+    golden_encoder,
+    layers_of_chips,
+    place_encoder,
+    read_encoder,
+)
+from programs.encoder.compiler import ENTRY
+from programs.encoder.shape import random_encoder, random_tokens
+from programs.running import LOOKAHEAD, Alone, Runner
 
 SPEC = ChipSpec()
 

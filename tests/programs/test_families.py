@@ -17,21 +17,15 @@ from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
 from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
-from programs.checkpoint import Checkpoint, ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.experts import place_routing, route
-from programs.golden import GoldenDecoder, expert_shares
-from programs.host import Host
-from programs.layout import Layout
-from programs.memory_images import fp32_rows, read_words
-from programs.partition import partition_model
-from programs.placement import Placement
-from programs.plan_report import report_plan
-from programs.plan_run import run_timing, timing_programs
-from programs.runner import LOOKAHEAD, Alone, Runner
-from programs.safetensors_files import TensorSource
-from programs.stages import ATTENTION, FFN, Block, Stage, split_layers
-from programs.whole_model import check_plan, compile_plan
+from programs.decoder import GoldenDecoder, Host, Layout, compile_decoder, partition_model
+from programs.decoder.golden import expert_shares
+from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.kernels import place_routing, route
+from programs.models import Checkpoint, ModelConfig, random_checkpoint
+from programs.models.tensors import TensorSource
+from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs
+from programs.running import LOOKAHEAD, Alone, Runner
+from programs.sram import Placement, fp32_rows, read_words
 
 F32 = NDArray[np.float32]
 Index = NDArray[np.int64]

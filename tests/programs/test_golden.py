@@ -8,17 +8,17 @@ import pytest
 from llama_float32 import LlamaFloat32, perplexity, rope_frequencies
 from numpy.typing import NDArray
 
-from programs.checkpoint import (
+from programs.decoder import GoldenDecoder, Layout, partition_model, random_chip_weights
+from programs.decoder.lanes import PartitionError
+from programs.decoder.partition import chip_weights
+from programs.models import (
     Checkpoint,
     CheckpointError,
     ModelConfig,
-    RopeScaling,
     load_checkpoint,
     random_checkpoint,
 )
-from programs.golden import GoldenDecoder
-from programs.layout import Layout, PartitionError
-from programs.partition import chip_weights, partition_model, random_chip_weights
+from programs.models.checkpoint import RopeScaling
 
 CHECKPOINTS = Path(__file__).parents[2] / "programs" / "checkpoints"
 WINDOW = 128

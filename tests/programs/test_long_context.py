@@ -15,16 +15,19 @@ from test_pipeline import assert_legal, runner_of
 from chip import numerics
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
-from programs.attention import Segments
-from programs.belt_runner import run_belt
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_belt, compile_decoder
-from programs.decoder import AttentionMatrices, place_decoder
-from programs.golden import GoldenDecoder
-from programs.layout import Layout
-from programs.partition import PartitionedModel, partition_model
-from programs.runner import LOOKAHEAD, Generation, Runner
-from programs.stages import Stage, model_blocks, single_stage
+from programs.decoder import (
+    GoldenDecoder,
+    Layout,
+    PartitionedModel,
+    compile_belt,
+    compile_decoder,
+    partition_model,
+)
+from programs.decoder.places import AttentionMatrices, place_decoder
+from programs.decoder.stages import Stage, model_blocks, single_stage
+from programs.kernels import Segments
+from programs.models import ModelConfig, random_checkpoint
+from programs.running import LOOKAHEAD, Generation, Runner, run_belt
 
 SPEC = ChipSpec()
 CONTEXT = 128

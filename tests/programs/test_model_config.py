@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from programs.architectures import ARCHITECTURES, architecture
-from programs.checkpoint import (
+from programs.decoder import partition_model
+from programs.decoder.partition import chip_weights
+from programs.models import (
+    ARCHITECTURES,
     CheckpointError,
     ModelConfig,
+    architecture,
+    config_of,
     load_checkpoint,
     random_checkpoint,
-    read_config,
-    tensor_shapes,
 )
-from programs.named_models import config_of
-from programs.partition import chip_weights, partition_model
+from programs.models.checkpoint import read_config, tensor_shapes
 
 Fields = dict[str, Any]
 #: What the models' published config.json files say, fields without a meaning here left out.

@@ -15,20 +15,19 @@ from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
 from interconnect.fec import error_chances
 from programs.artifact import Artifact
-from programs.checkpoint import load_checkpoint
-from programs.compiler import compile_decoder
-from programs.fault_plan import (
-    CableFault,
-    DeadNode,
+from programs.decoder import Host, compile_decoder, partition_model
+from programs.faults import (
     FaultPlan,
     FaultPlanError,
-    Upset,
+    FaultSetting,
+    UnrecoverableError,
     load_fault_plan,
 )
-from programs.host import Host
-from programs.modelled_faults import FaultSetting, UnrecoverableError, packets_by_ring
-from programs.partition import partition_model
-from programs.runner import BARRIER, LOOKAHEAD, Alone, Generation, Runner, RunResult
+from programs.faults.modelled import packets_by_ring
+from programs.faults.plan import CableFault, DeadNode, Upset
+from programs.models import load_checkpoint
+from programs.running import LOOKAHEAD, Alone, Generation, Runner, RunResult
+from programs.running.runner import BARRIER
 
 JOB = Generation((70, 221, 304), 10)
 LAUNCHES = 12

@@ -11,12 +11,21 @@ from chip.checker import check
 from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from programs.golden_network import golden_network
-from programs.network import INPUT, Layer, Network
-from programs.network_compiler import ENTRY, compile_network, read_logits
-from programs.network_places import place_network
-from programs.resnet import mlp, patches, random_input, randomise, resnet50
-from programs.runner import LOOKAHEAD, Alone, Runner
+from programs.convnet import (
+    Network,
+    compile_network,
+    golden_network,
+    mlp,
+    place_network,
+    random_input,
+    randomise,
+    read_logits,
+    resnet50,
+)
+from programs.convnet.compiler import ENTRY
+from programs.convnet.layers import INPUT, Layer
+from programs.convnet.resnet import patches
+from programs.running import LOOKAHEAD, Alone, Runner
 
 SPEC = ChipSpec()
 

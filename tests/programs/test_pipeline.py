@@ -13,18 +13,23 @@ from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from interconnect.wiring import topology_of
-from programs import decoder
 from programs.artifact import Artifact
-from programs.belt_runner import run_belt
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_belt, compile_decoder, numbers_of
-from programs.golden import GoldenDecoder
-from programs.host import Host
-from programs.model_fit import deal_stages
-from programs.partition import PartitionedModel, partition_model
-from programs.pipeline import build_pipeline
-from programs.runner import BARRIER, LOOKAHEAD, Alone, Generation, Runner
-from programs.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
+from programs.decoder import (
+    GoldenDecoder,
+    Host,
+    PartitionedModel,
+    build_pipeline,
+    compile_belt,
+    compile_decoder,
+    partition_model,
+)
+from programs.decoder import places as decoder
+from programs.decoder.compiler import numbers_of
+from programs.decoder.fit import deal_stages
+from programs.decoder.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
+from programs.models import ModelConfig, random_checkpoint
+from programs.running import LOOKAHEAD, Alone, Generation, Runner, run_belt
+from programs.running.runner import BARRIER
 
 SPEC = ChipSpec()
 TWELVE = ModelConfig(100, 12, 8, 4, 24, 130, 331)

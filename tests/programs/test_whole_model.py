@@ -23,15 +23,18 @@ from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.collectives import group_path
 from interconnect.wiring import topology_of, wire
-from programs.architectures import ARCHITECTURES, SHIPPED
-from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.named_models import config_of, missing_kernels
-from programs.partition import partition_model
-from programs.plan_report import report_plan
-from programs.plan_run import run_timing, timing_programs
-from programs.stages import ATTENTION, Block, Stage, deal, model_blocks, whole_again
-from programs.whole_model import check_plan, compile_plan
+from programs.decoder import compile_decoder, partition_model
+from programs.decoder.stages import ATTENTION, Block, Stage, deal, model_blocks, whole_again
+from programs.models import (
+    ARCHITECTURES,
+    CheckpointError,
+    ModelConfig,
+    config_of,
+    random_checkpoint,
+)
+from programs.models.architectures import SHIPPED
+from programs.models.named_models import missing_kernels
+from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs
 
 SPEC = ChipSpec()
 SMALL = ModelConfig(700, 5, 8, 2, 64, 2000, 900)

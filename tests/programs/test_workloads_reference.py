@@ -10,17 +10,13 @@ from chip.linking import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
-from programs.checkpoint import ModelConfig, random_checkpoint
-from programs.compiler import compile_decoder
-from programs.dense import compile_matmul
-from programs.dense_places import MatmulShape
-from programs.encoder import EncoderShape, random_encoder, random_tokens
-from programs.encoder_compiler import compile_encoder
-from programs.host import Host
-from programs.network import INPUT, Layer, Network
-from programs.network_compiler import compile_network
-from programs.partition import partition_model
-from programs.resnet import random_input, randomise
+from programs.convnet import Network, compile_network, random_input, randomise
+from programs.convnet.layers import INPUT, Layer
+from programs.decoder import Host, compile_decoder, partition_model
+from programs.encoder import EncoderShape, compile_encoder
+from programs.encoder.shape import random_encoder, random_tokens
+from programs.matmul import MatmulShape, compile_matmul
+from programs.models import ModelConfig, random_checkpoint
 
 SPEC = ChipSpec()
 

@@ -1,0 +1,43 @@
+from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
+from .compiler import compile_belt, compile_decoder
+from .expert_weights import router_columns
+from .fit import NODE, deal_model, machine_sizes, memory_bytes
+from .golden import GoldenDecoder
+from .host import Host, entry_at, pick_token
+from .image import ChipImages
+from .lanes import Layout
+from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
+from .pipeline import Pipeline, build_pipeline, shifted
+from .stage_code import Body, rename_tags, translate_gangs
+
+__all__ = [
+    "Body",
+    "C2C",
+    "ChipImages",
+    "GoldenDecoder",
+    "Host",
+    "Layout",
+    "MATMUL",
+    "NODE",
+    "Numbers",
+    "PartitionedModel",
+    "Pipeline",
+    "QUANT_RANGE",
+    "SLACK",
+    "SOFTMAX",
+    "VXM",
+    "build_pipeline",
+    "compile_belt",
+    "compile_decoder",
+    "deal_model",
+    "entry_at",
+    "machine_sizes",
+    "memory_bytes",
+    "partition_model",
+    "pick_token",
+    "random_chip_weights",
+    "rename_tags",
+    "router_columns",
+    "shifted",
+    "translate_gangs",
+]

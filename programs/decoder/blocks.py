@@ -1,0 +1,215 @@
+"""The kernels of a decoder's blocks, put into a reservation table one after another.
+
+A block is scheduled alone, by symbolic addresses; the compiler moves copies of it in time and
+memory.  Knows kernels and places; knows no stages, programs or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from chip.scheduling import Place, Schedule
+from chip.spec import ChipSpec
+from interconnect.collectives import exchange, reduce
+from programs.decoder.matrix_places import MatrixPlaces
+from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.kernels import (
+    Activations,
+    AttentionPlaces,
+    append_values,
+    attend,
+    dynamic_factor,
+    gated_product,
+    halve,
+    matmul16_round,
+    matmul_round,
+    norm_factor,
+    norm_heads,
+    quantise,
+    rope,
+    route,
+)
+
+#: What the critical path of a block is at: norms, gates, quantisation and sums; products with
+#: weights; rope, cache, scores and softmax; vectors between chips.
+VXM, MATMUL, SOFTMAX, C2C = "vxm", "matmul", "attention", "c2c"
+
+
+@dataclass
+class Numbers:
+    """Model constants the kernels need as immediates."""
+
+    inv_h: float
+    eps: float
+    gain: float
+    inv_d: float
+    activation: str
+
+
+class BlockScheduler:
+    """Kernels of one block or the head, placed as early as their data and the machine allow."""
+
+    def __init__(
+        self, spec: ChipSpec, places: DecoderPlaces, numbers: Numbers, context: int
+    ) -> None:
+        self.context = context
+        self.spec = spec
+        self.places = places
+        self.numbers = numbers
+        self.schedule = Schedule()
+        self.phases: list[tuple[str, int]] = []
+        """What the critical path did, and the cycle by which it was done."""
+
+    def _did(self, phase: str, ready: int) -> int:
+        self.phases.append((phase, ready))
+        return ready
+
+    def _normed(self, ready: int) -> int:
+        """x normed into the activation words."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        int8 = s.dtype == "int8"
+        ready = norm_factor(
+            d, self.spec, s.x, layout.x_tiles, ready, s.constants, self.numbers.inv_h,
+            self.numbers.eps, self.numbers.gain if int8 else None, s.factor,
+        )  # fmt: skip
+        kernel = quantise if int8 else halve
+        return self._did(VXM, kernel(d, self.spec, s.x, layout.x_tiles, ready, s.factor, s.act))
+
+    def _activated(self, x: Place, tiles: int, ready: int) -> tuple[int, Place | None]:
+        """Other inputs of a matmul into the activation words, with their dynamic scale."""
+        s, d = self.places, self.schedule
+        if s.dtype == "int8":
+            ready = dynamic_factor(
+                d, self.spec, x, tiles, ready, s.constants, s.factor, s.dynamic
+            )
+            ready = quantise(d, self.spec, x, tiles, ready, s.factor, s.act)
+            return self._did(VXM, ready), s.dynamic
+        return self._did(VXM, halve(d, self.spec, x, tiles, ready, None, s.act)), None
+
+    def _matmul(
+        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None,
+        targets: list[Place],
+    ) -> list[int]:  # fmt: skip
+        """All rounds of a product; when each column block's result is readable."""
+        done: list[int] = []
+        for number, blocks in enumerate(m.rounds):
+            here = targets[len(done) : len(done) + len(blocks)]
+            if self.places.dtype == "int8":
+                at = matmul_round(
+                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready,
+                    m.scales[number], dynamic, here,
+                )  # fmt: skip
+            else:
+                at = matmul16_round(
+                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready, here
+                )
+            done += [at] * len(blocks)
+        self._did(MATMUL, max(done))
+        return done
+
+    def _append(
+        self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces
+    ) -> tuple[int, int]:
+        """Replicated K and V to the lanes of their query heads, then to the cache."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        kt = layout.kv_tiles
+        narrow = Place(s.narrow.queues, s.narrow.address)
+        values = [narrow.at(kt + i) for i in range(kt)]
+        ready_v = append_values(d, self.spec, v, ready_v, a, values)
+        done: list[int] = []
+        for first, ready, targets in ((0, ready_k, a.keys), (kt, ready_v, a.values)):
+            act = Activations(
+                (s.narrow_act.first[0], s.narrow_act.first[1].at(first)),
+                (s.narrow_act.second[0], s.narrow_act.second[1].at(first)),
+            )
+            spread = [s.results.at(i) for i in range(layout.cache_tiles)]
+            ready = max([ready, *done])  # values take the words that keys have left
+            for blocks, word in zip(s.replicate, spread, strict=True):
+                ready = matmul16_round(d, self.spec, blocks, kt, act, ready, [word])
+            done.append(append_values(d, self.spec, spread[0], ready, a, targets))
+        return done[0], done[1]
+
+    def block(self, m: Matrices, ready: int) -> int:
+        """One block; x is readable from ``ready``; returns when the new x is."""
+        if isinstance(m, AttentionMatrices):
+            return self._attention(m, ready)
+        return self._ffn(m, ready)
+
+    def _attention(self, m: AttentionMatrices, ready: int) -> int:
+        s, d, layout = self.places, self.schedule, self.places.layout
+        a = replace(s.attention, keys=m.keys, values=m.values)
+        qt, kt = layout.q_tiles, layout.kv_tiles
+        ready = self._normed(ready)
+        words = [s.results.at(i) for i in range(qt + 2 * kt)]
+        done = self._matmul(m.qkv, layout.x_tiles, ready, None, words)
+        v_words, heads = words[qt + kt], words[0]
+        projected = max(done[: qt + kt])
+        if s.head_norm is not None and m.gains is not None:
+            heads = s.head_norm.normed
+            projected = norm_heads(
+                d, self.spec, words[0], qt, kt, projected, self.numbers.inv_d, self.numbers.eps,
+                m.gains, s.constants, s.head_norm,
+            )  # fmt: skip
+            self._did(VXM, projected)
+        if layout.replicate:
+            narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
+            queries, keys = rope(d, self.spec, heads, qt, projected, a, narrow)
+            keys, values = self._append(max(keys, *done), max(done), v_words, a)
+        else:
+            queries, keys = rope(d, self.spec, heads, qt, projected, a, a.keys)
+            values = append_values(d, self.spec, v_words, max(done), a, a.values)
+        attended = 0
+        for tile, cached in enumerate(layout.cache_of_tile):
+            attended = attend(
+                d, self.spec, tile, cached, layout.heads_per_tile, layout.head_lanes, self.context,
+                max(queries, attended), max(keys, attended), max(values, attended), a,
+            )  # fmt: skip
+        self._did(SOFTMAX, attended)
+        ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
+        return self._residual(m.o, qt, ready, dynamic, s.x, s.x)
+
+    def _ffn(self, m: FfnMatrices, ready: int) -> int:
+        """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        ready = self._normed(ready)
+        if s.routing is not None and m.router is not None:
+            logits = self._matmul(m.router, layout.x_tiles, ready, None, s.routing.targets())
+            routed = self._did(VXM, route(d, self.spec, max(logits), s.routing))
+        else:
+            routed = ready
+        gates = [s.results.at(i) for i in range(m.tiles)]
+        ups = [s.up.at(i) for i in range(m.tiles)]
+        done = self._matmul(m.gate_up, layout.x_tiles, ready, None, gates + ups)
+        factors = None
+        if s.routing is not None:
+            factors = [s.routing.gate_of(m.first_tile + tile) for tile in range(m.tiles)]
+        ready = gated_product(d, self.spec, self.numbers.activation, s.results, s.up, m.tiles,
+                              max(routed, *done), s.hidden, factors)  # fmt: skip
+        self._did(VXM, ready)
+        ready, dynamic = self._activated(s.hidden, m.tiles, ready)
+        residual = s.x if m.part == 0 else s.between
+        target = s.x if m.part == m.parts - 1 else s.between
+        return self._residual(m.down, m.tiles, ready, dynamic, residual, target)
+
+    def _residual(
+        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None, residual: Place,
+        target: Place,
+    ) -> int:  # fmt: skip
+        """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        targets = [s.reduce.partial.at(i) for i in range(layout.x_tiles)]
+        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets))
+        places = replace(s.reduce, residual=residual)
+        if layout.tp > 1:
+            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, places)
+            self._did(C2C, ready)
+        done = reduce(d, self.spec, layout.tp, layout.x_tiles, ready, places, target=target)
+        return self._did(VXM, done)
+
+    def head(self, ready: int) -> int:
+        """Final norm and logits."""
+        s, layout = self.places, self.places.layout
+        assert s.head is not None
+        ready = self._normed(ready)
+        targets = [s.logits.at(i) for i in range(sum(map(len, s.head.rounds)))]
+        return max(self._matmul(s.head, layout.x_tiles, ready, None, targets))

@@ -1,0 +1,186 @@
+"""The compiler: a partitioned decoder becomes cycle-tagged programs for every context bucket.
+
+partition -> deal to stages -> place (programs.decoder) -> schedule each kind of block and the head
+(programs.block_schedule) -> relocate them in time and memory and hand x from stage to stage over
+real cables (programs.pipeline) -> artifact.
+
+A stage is a group of ``tp`` chips of one node; every chip of a stage runs the same blocks, what
+differs is what its SRAM holds and, between stages, what it sends.  One launch takes one token
+through all stages; chips of later stages wait for their Receives at their compiled cycles.  A
+decode program feeds one token and ends in logits; a prefill program is the same without the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chip.program import Program
+from chip.scheduling import CompileError, Place
+from chip.spec import ChipSpec
+from interconnect.wiring import Topology, node_cables, topology_of
+from programs.artifact import TOPOLOGIES, Artifact
+from programs.decoder.blocks import Numbers
+from programs.decoder.fit import deal_stages
+from programs.decoder.image import ChipImages
+from programs.decoder.partition import PartitionedModel
+from programs.decoder.pipeline import Pipeline, build_pipeline
+from programs.decoder.places import DecoderPlaces
+from programs.decoder.stages import Stage, split_layers
+
+#: Context buckets in positions; a program scores every position of its bucket.
+BUCKETS = tuple(1 << n for n in range(6, 16))
+
+
+def buckets_up_to(max_context: int) -> list[int]:
+    """The context buckets that programs are made for."""
+    buckets = [b for b in BUCKETS if b < max_context]
+    buckets += [next((b for b in BUCKETS if b >= max_context), 0)]
+    if not buckets[-1] or max_context < 1:
+        raise CompileError(f"context {max_context}: must be 1 to {BUCKETS[-1]} positions")
+    return buckets
+
+
+def numbers_of(model: PartitionedModel) -> Numbers:
+    """The constants that a model's kernels need."""
+    return Numbers(
+        float(model.inv_h), float(model.eps), float(model.quant_gain), float(model.inv_d),
+        model.config.activation,
+    )  # fmt: skip
+
+
+def compile_decoder(
+    model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, weights: bool = True,
+    pp: int = 1, stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile a partitioned decoder; raises CompileError when it does not fit.
+
+    ``max_context``: positions the KV cache holds; programs are made for every bucket up to it.
+    ``weights=False`` leaves the memory images empty (timing only).  ``pp``: pipeline stages of
+    ``model.layout.tp`` chips each, dealt so that the slowest is as fast as can be; ``stages``: the
+    stages themselves instead.
+    ``wiring``: the cables between the chips, if not those of the usual machine of their number.
+    """
+    artifact, images = compile_apart(
+        model, spec, max_context, pp=pp, stages=stages, wiring=wiring
+    )
+    if weights:
+        artifact.memory = images.of(range(artifact.chips))
+    return artifact
+
+
+def compile_apart(
+    model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, pp: int = 1,
+    stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    """As ``compile_decoder``, the memory images apart: no weight has been read."""
+    layout = model.layout
+    buckets = buckets_up_to(max_context)
+    dealt = (
+        list(stages) if stages is not None
+        else deal_stages(layout, spec, model.dtype, buckets[-1], pp)
+    )  # fmt: skip
+    if any(stage.head_parts > 1 for stage in dealt):
+        raise CompileError("a head in parts is for plans alone: the host reads one stage's logits")
+    if model.split != split_layers(dealt):
+        raise CompileError("the stages split other FFNs than the partitioned model does")
+    chips = layout.tp * len(dealt)
+    pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
+                              wiring or topology_of(chips))  # fmt: skip
+    programs: dict[str, list[Program]] = {}
+    program_of_chip: list[int] = []
+    for context in buckets:
+        for name, head in (("decode", True), ("prefill", False)):
+            programs[f"{name}-{context}"], program_of_chip = pipeline.programs(context, head)
+    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
+    return artifact, chip_images(pipeline, model)
+
+
+def compile_belt(
+    model: PartitionedModel, spec: ChipSpec, context: int, pp: int, *, weights: bool = True,
+    sequences: int | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile a conveyor belt of ``pp`` stages with caches for ``sequences`` (default: pp).
+
+    One launch is one beat: every stage works on a token of another sequence and hands x on.
+    Entry ``belt-CONTEXT-K`` is for beats of number K modulo ``sequences``; stage s then works on
+    sequence (K - s) modulo ``sequences``.  Raises CompileError when it does not fit.
+    """
+    count = pp if sequences is None else sequences
+    if count < pp:
+        raise CompileError(
+            f"{count} sequences on a belt of {pp} stages: use {pp} or more, stages would idle"
+        )
+    context = buckets_up_to(context)[-1]
+    dealt = deal_stages(model.layout, spec, model.dtype, context, pp, count)
+    wiring = topology_of(model.layout.tp * pp)
+    pipeline = build_pipeline(dealt, model.layout, model.dtype, spec, context, numbers_of(model),
+                              wiring, count)  # fmt: skip
+    programs: dict[str, list[Program]] = {}
+    program_of_chip: list[int] = []
+    for number in range(count):
+        entry = f"belt-{context}-{number}"
+        programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
+    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context])
+    artifact.model["sequences"] = count
+    if weights:
+        artifact.memory = chip_images(pipeline, model).of(range(artifact.chips))
+    return artifact
+
+
+def decoder_artifact(
+    pipeline: Pipeline, model: PartitionedModel, programs: dict[str, list[Program]],
+    program_of_chip: list[int], buckets: list[int],
+) -> Artifact:  # fmt: skip
+    """The artifact of a pipeline's programs without weights; all chips have the same bindings."""
+    layout, wiring = model.layout, pipeline.topology
+    places = pipeline.code[-1].places
+    a, chips = places.attention, wiring.chips
+    known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
+    name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
+    cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
+    return Artifact(
+        spec=pipeline.spec,
+        topology=name,
+        chips=chips,
+        cables=node_cables(chips) if chips <= 8 else cables,
+        programs=programs,
+        program_of_chip=program_of_chip,
+        memory=[[] for _ in range(chips)],
+        bindings={
+            "inputs": {
+                "x": _binding(places.x, layout.x_tiles),
+                "cos": _binding(a.cos, 1),
+                "sin": _binding(a.sin, 1),
+                "kv_map": _binding(a.kv_map, len(places.cache_maps)),
+                "mask_map": _binding(a.mask_map, -(-places.context // (a.mask_words // 2))),
+            },
+            "outputs": {"logits": _binding(places.logits, layout.vocab_blocks)},
+            "buckets": buckets,
+            "context": places.context,
+            "mask_positions": a.mask_words // 2,
+            "cache_segments": [list(segment) for segment in places.cache_maps],
+        },
+        model={
+            "dtype": model.dtype,
+            "tp": layout.tp,
+            "pp": len(pipeline.stages),
+            "group_of_stage": pipeline.groups,
+            "checkpoint": "" if model.checkpoint.path is None else str(model.checkpoint.path),
+            "sram_used_bytes": max(c.places.placement.used_bytes() for c in pipeline.code),
+        },
+        predicted_cycles={entry: table[0].cycles for entry, table in programs.items()},
+    )
+
+
+def chip_images(pipeline: Pipeline, model: PartitionedModel) -> ChipImages:
+    """How to make what the chips of a pipeline hold before the first launch."""
+    groups = pipeline.topology.chips // model.layout.tp
+    codes: list[tuple[DecoderPlaces, Stage] | None] = [None] * groups
+    for number, group in enumerate(pipeline.groups):
+        codes[group] = pipeline.code[number].places, pipeline.stages[number]
+    return ChipImages(model, tuple(codes))
+
+
+def _binding(place: Place, words: int) -> list[list[int]]:
+    """[slice, address, words] per byte plane."""
+    return [[queue, place.address, words] for queue in place.queues]

@@ -1,0 +1,170 @@
+"""What lies in each chip's SRAM before the first launch: weights, scales, tables, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.scheduling import Place, Symbol
+from programs.decoder.matrix_places import MatrixPlaces
+from programs.decoder.partition import (
+    ChipWeights,
+    LayerWeights,
+    Matrix,
+    PartitionedModel,
+    chip_weights,
+)
+from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.decoder.stages import ATTENTION, FFN, Block, Stage
+from programs.kernels import ColumnBlock, HeadNormPlaces
+from programs.sram import Image, put_fp32
+
+Rows = NDArray[np.uint8]
+
+
+def _put_columns(image: Image, place: Place, base: int, words: Rows) -> None:
+    """Add weight words [words * 16, 320], column 16c+s in word c of slice s."""
+    by_slice = words.reshape(-1, 16, 320)
+    for s, queue in enumerate(place.queues):
+        rows = np.ascontiguousarray(by_slice[:, s])
+        image.append((queue, base + place.address, rows))
+
+
+def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], values: Rows) -> None:
+    """Add one column block [K tiles, columns, 320] (int8, or uint16 for a plane pair)."""
+    flat = values.reshape(-1, 320)
+    for half, place in enumerate((block.weights, block.high)):
+        if place is None:
+            continue
+        base = 0 if place.symbol is None else bases[place.symbol]
+        if flat.dtype == np.uint16:
+            _put_columns(image, place, base, ((flat >> (8 * half)) & 0xFF).astype(np.uint8))
+        else:
+            _put_columns(image, place, base, flat.view(np.uint8))
+
+
+def _put_matrices(
+    image: Image, places: MatrixPlaces, bases: dict[Symbol, int], matrices: dict[str, Matrix]
+) -> None:
+    slots: Iterator[tuple[str, int]] = iter(places.columns)
+    for number, blocks in enumerate(places.rounds):
+        scale_rows = []
+        for block in blocks:
+            name, index = next(slots)
+            matrix = matrices[name]
+            _put_block(image, block, bases, matrix.values[:, index])
+            if matrix.scale is not None:
+                scale_rows.append(matrix.scale[index])
+        if scale_rows:
+            place = places.scales[number]
+            base = 0 if place.symbol is None else bases[place.symbol]
+            put_fp32(image, place, base, np.stack(scale_rows))
+
+
+def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str, Matrix]:
+    """The matrices of one block, cut to its part."""
+    if block.kind == ATTENTION:
+        return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
+    assert isinstance(m, FfnMatrices)
+    own = slice(m.first_tile, m.first_tile + m.tiles)
+    router = {} if layer.router is None else {"router": layer.router}
+    return router | {
+        name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
+        for name, w in (("gate", layer.gate), ("up", layer.up))
+    } | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+
+
+def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:
+    """High bytes of fp16 ones on the lanes of each head slot, on every slice."""
+    head = np.arange(320) // places.head_lanes
+    rows = np.where(head == np.arange(places.slots)[:, None], 0x3C, 0).astype(np.uint8)
+    image.extend((queue, places.ones.address, rows) for queue in places.ones.queues)
+
+
+def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
+    """What one chip of ``stage``, of the shape of ``places``, holds before the first launch."""
+    image: Image = []
+    layout, a = places.layout, places.attention
+    for number, block in enumerate(stage.blocks):
+        m = places.variants[places.variant_of[number]]
+        matrices = _block_matrices(block, m, weights.layer(block.layer))
+        own = [m.qkv, m.o] if isinstance(m, AttentionMatrices) else [m.gate_up, m.down]
+        if isinstance(m, FfnMatrices) and m.router is not None:
+            own.append(m.router)
+        bases = places.bases[0][number]
+        for each in own:
+            _put_matrices(image, each, bases, matrices)
+        gains = weights.layer(block.layer).head_gains
+        if isinstance(m, AttentionMatrices) and m.gains is not None and gains is not None:
+            assert m.gains.symbol is not None
+            put_fp32(image, m.gains, bases[m.gains.symbol], gains)
+    if places.head is not None:
+        _put_matrices(image, places.head, {}, {"head": weights.head})
+    if weights.replicate is not None:
+        for tile, blocks in enumerate(places.replicate):
+            q_tile = layout.cache_of_tile.index(tile)
+            _put_block(image, blocks[0], {}, weights.replicate[q_tile])
+    for place, byte in ((places.constants.zero, 0), (places.constants.one_high, 0x3C)):
+        row = np.full((1, 320), byte, np.uint8)
+        image.extend((queue, place.address, row) for queue in place.queues)
+    lane = np.arange(320)
+    if places.head_norm is not None:
+        _put_head_ones(image, places.head_norm)
+    masks = np.stack(
+        [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
+    )
+    put_fp32(image, a.head_masks, 0, masks)
+    chunk = a.mask_words // 2
+    table = np.zeros((2 * chunk, 320), np.float32)
+    table[chunk:] = -np.inf
+    put_fp32(image, a.mask_table, 0, table)
+    swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
+    image.append((a.swap_map.queues[0], a.swap_map.address, swap))
+    return image
+
+
+@dataclass(frozen=True, eq=False)
+class ChipImages:
+    """How to make the image of every chip of a compiled decoder, from the checkpoint itself.
+
+    Small, so it can be sent to the process that has the chip: of a checkpoint of any size that one
+    then reads only the rows and columns which its own chips hold.  codes: the places and the stage
+    of each group of ``tp`` chips, None where a group is idle.
+    """
+
+    model: PartitionedModel
+    codes: tuple[tuple[DecoderPlaces, Stage] | None, ...]
+
+    def image(self, chip: int) -> Image:
+        """What ``chip`` holds before the first launch."""
+        group, local = divmod(chip, self.model.layout.tp)
+        code = self.codes[group]
+        if code is None:
+            return []
+        places, stage = code
+        return memory_image(places, stage, self._weights(stage, local))
+
+    def _weights(self, stage: Stage, local: int) -> ChipWeights:
+        model = self.model
+        attention, ffn = (
+            {block.layer for block in stage.blocks if block.kind == kind}
+            for kind in (ATTENTION, FFN)
+        )
+        everything = stage.head and len(attention) == len(ffn) == model.layout.layers
+        if model.is_built(local) or everything:
+            return model.chip(local)
+        return chip_weights(
+            model.checkpoint, model.layout, model.dtype, local, attention, ffn, stage.head
+        )
+
+    def of(self, chips: Collection[int]) -> list[Image]:
+        """The images of some chips; those of all others are empty."""
+        count = len(self.codes) * self.model.layout.tp
+        return [self.image(chip) if chip in chips else [] for chip in range(count)]
+
+    def unread(self) -> ChipImages:
+        """The same without any weights that were read already."""
+        return replace(self, model=replace(self.model, _built={}))

@@ -1,0 +1,243 @@
+"""Where the elements of a model lie: chips, tiles and lanes.
+
+The layout of vectors and heads is that of ``docs/numerics.md``; `Layout` computes it from a
+`ModelConfig` and the number of chips, without any weights.  An axis is a table of element numbers
+per (tile, lane), and every matrix has one for its inputs and one for its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from programs.models import ModelConfig
+
+__all__ = ["LANES", "Axis", "Layout", "PartitionError"]
+
+Axis = NDArray[np.int64]
+"""[tiles, 320]: the element on each lane, -1 where the lane is padding."""
+
+LANES = 320
+
+
+class PartitionError(ValueError):
+    """A model that cannot be laid out as asked: what, and what would mend it, in one line."""
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _tiles(elements: int) -> tuple[int, int]:
+    """Return (tiles, lanes used per tile, a multiple of 16) of a vector of `elements`."""
+    tiles = _ceil(elements, LANES)
+    return tiles, 16 * _ceil(elements, 16 * tiles)
+
+
+def _straight_axis(first: int, last: int, tiles: int, width: int) -> Axis:
+    """Return the axis of elements first..last-1 laid in order on `tiles` of `width` lanes."""
+    axis = np.full((tiles, LANES), -1, dtype=np.int64)
+    numbers = first + np.arange(tiles * width, dtype=np.int64)
+    axis[:, :width] = np.where(numbers < last, numbers, -1).reshape(tiles, width)
+    return axis
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model lies on the lanes of `tp` chips; counts are per chip unless said otherwise."""
+
+    tp: int
+    hidden_size: int
+    layers: int
+    head_dim: int
+    heads_total: int
+    """Query heads of the model."""
+    kv_heads_total: int
+    """Key/value heads of the model."""
+    ffn: int
+    """Feed-forward elements of the model, or of each expert."""
+    vocab: int
+    """Tokens of the model's vocabulary."""
+    x_tiles: int
+    """T: tiles of a hidden vector."""
+    x_width: int
+    """wx: lanes used of each."""
+    query_heads: int
+    """hq: query head slots."""
+    head_lanes: int
+    """dp: lanes of a head, a multiple of 16."""
+    q_tiles: int
+    """qt"""
+    heads_per_tile: int
+    """hpt: query head slots per q tile."""
+    kv_heads: int
+    """nkv: key/value head slots."""
+    kv_tiles: int
+    """kt"""
+    kv_heads_per_tile: int
+    """kpt: key/value head slots per kv tile."""
+    replicate: bool
+    """K and V are spread to the lanes of their query heads by one-hot matrices."""
+    ffn_per_chip: int
+    """F, of each expert"""
+    ffn_tiles: int
+    """nf, of all experts together"""
+    ffn_width: int
+    """wf"""
+    vocab_per_chip: int
+    """V"""
+    vocab_blocks: int
+    """nv"""
+    vocab_width: int
+    """wv"""
+    head_norms: bool = False
+    """Every query and key head is normed."""
+    experts: int = 1
+    """FFNs side by side: the tiles of the first, then those of the second, and so on."""
+
+    @classmethod
+    def of(cls, config: ModelConfig, tp: int) -> Layout:
+        """Lay `config` out on `tp` chips."""
+        if tp not in (1, 2, 4, 8):
+            raise PartitionError(f"tp is {tp}; tensor parallelism must be 1, 2, 4 or 8")
+        if config.head_dim > LANES:
+            raise PartitionError(
+                f"head_dim is {config.head_dim}; a head must fit the {LANES} lanes of a tile"
+            )
+        x_tiles, x_width = _tiles(config.hidden_size)
+        query_heads = _ceil(config.heads, tp)
+        head_lanes = 16 * _ceil(config.head_dim, 16)
+        room = LANES // head_lanes
+        q_tiles = _ceil(query_heads, room)
+        slots = [_kv_heads_of(config.heads, config.kv_heads, query_heads, c) for c in range(tp)]
+        kv_heads = max(len(set(used)) for used in slots)
+        kv_tiles = _ceil(kv_heads, room)
+        aligned = kv_heads == query_heads and all(len(set(used)) == len(used) for used in slots)
+        ffn_per_chip = _ceil(config.ffn, tp)
+        ffn_tiles, ffn_width = _tiles(ffn_per_chip)
+        vocab_per_chip = _ceil(config.vocab, tp)
+        vocab_blocks, vocab_width = _tiles(vocab_per_chip)
+        return cls(
+            tp=tp,
+            hidden_size=config.hidden_size,
+            layers=config.layers,
+            head_dim=config.head_dim,
+            heads_total=config.heads,
+            kv_heads_total=config.kv_heads,
+            ffn=config.ffn,
+            vocab=config.vocab,
+            x_tiles=x_tiles,
+            x_width=x_width,
+            query_heads=query_heads,
+            head_lanes=head_lanes,
+            q_tiles=q_tiles,
+            heads_per_tile=_ceil(query_heads, q_tiles),
+            kv_heads=kv_heads,
+            kv_tiles=kv_tiles,
+            kv_heads_per_tile=_ceil(kv_heads, kv_tiles),
+            replicate=not aligned,
+            ffn_per_chip=ffn_per_chip,
+            ffn_tiles=config.experts * ffn_tiles,
+            ffn_width=ffn_width,
+            vocab_per_chip=vocab_per_chip,
+            vocab_blocks=vocab_blocks,
+            vocab_width=vocab_width,
+            head_norms=config.head_norms,
+            experts=config.experts,
+        )
+
+    @property
+    def q_width(self) -> int:
+        """Columns of a q block: the lanes used of a q tile."""
+        return self.heads_per_tile * self.head_lanes
+
+    @property
+    def kv_width(self) -> int:
+        """Columns of a k or v block: the lanes used of a kv tile."""
+        return self.kv_heads_per_tile * self.head_lanes
+
+    @property
+    def expert_tiles(self) -> int:
+        """FFN tiles of one expert."""
+        return self.ffn_tiles // self.experts
+
+    @property
+    def half_lanes(self) -> NDArray[np.int64]:
+        """[head_dim / 2]: the lane, within a head, of each first-half element (partner: + 8)."""
+        i = np.arange(self.head_dim // 2, dtype=np.int64)
+        return 16 * (i // 8) + i % 8
+
+    @property
+    def cache_of_tile(self) -> tuple[int, ...]:
+        """[q_tiles]: the cached K and V tile that each q tile attends to.
+
+        Tiles whose query heads use the same KV heads on every chip share one.
+        """
+        if not self.replicate:
+            return tuple(range(self.q_tiles))
+        patterns: list[tuple[tuple[int, ...], ...]] = []
+        slots = [self.kv_slots(chip) for chip in range(self.tp)]
+        for tile in range(self.q_tiles):
+            first = tile * self.heads_per_tile
+            patterns.append(tuple(tuple(s[first : first + self.heads_per_tile]) for s in slots))
+        distinct = list(dict.fromkeys(patterns))
+        return tuple(distinct.index(pattern) for pattern in patterns)
+
+    @property
+    def cache_tiles(self) -> int:
+        """Tiles of K, and of V, that a position occupies in the cache of a layer."""
+        return max(self.cache_of_tile) + 1
+
+    def kv_slots(self, chip: int) -> list[int]:
+        """Return the KV slot each non-null query head of `chip` uses, in head order."""
+        used = _kv_heads_of(self.heads_total, self.kv_heads_total, self.query_heads, chip)
+        order = sorted(set(used))
+        return [order.index(head) for head in used]
+
+    def x_axis(self) -> Axis:
+        """Hidden elements 0..hidden_size-1 on [x_tiles, 320]."""
+        return _straight_axis(0, self.hidden_size, self.x_tiles, self.x_width)
+
+    def q_axis(self, chip: int) -> Axis:
+        """Query outputs (head * head_dim + i, the rows of q_proj) on [q_tiles, 320]."""
+        first = chip * self.query_heads
+        heads = range(first, min(first + self.query_heads, self.heads_total))
+        return self._head_axis(heads, self.q_tiles, self.heads_per_tile)
+
+    def kv_axis(self, chip: int) -> Axis:
+        """Key (or value) outputs (KV head * head_dim + i) on [kv_tiles, 320]."""
+        used = _kv_heads_of(self.heads_total, self.kv_heads_total, self.query_heads, chip)
+        return self._head_axis(sorted(set(used)), self.kv_tiles, self.kv_heads_per_tile)
+
+    def ffn_axis(self, chip: int) -> Axis:
+        """Feed-forward elements of `chip` on [ffn_tiles, 320]; expert e's begin at e * ffn."""
+        first = chip * self.ffn_per_chip
+        last = min(first + self.ffn_per_chip, self.ffn)
+        own = _straight_axis(first, last, self.expert_tiles, self.ffn_width)
+        each = [np.where(own >= 0, own + e * self.ffn, -1) for e in range(self.experts)]
+        return np.concatenate(each)
+
+    def vocab_axis(self, chip: int) -> Axis:
+        """Tokens of `chip` on [vocab_blocks, 320]."""
+        first = chip * self.vocab_per_chip
+        last = min(first + self.vocab_per_chip, self.vocab)
+        return _straight_axis(first, last, self.vocab_blocks, self.vocab_width)
+
+    def _head_axis(self, heads: Sequence[int], tiles: int, per_tile: int) -> Axis:
+        axis = np.full((tiles, LANES), -1, dtype=np.int64)
+        half = np.arange(self.head_dim // 2, dtype=np.int64)
+        for slot, head in enumerate(heads):
+            row = axis[slot // per_tile]
+            lanes = (slot % per_tile) * self.head_lanes + self.half_lanes
+            row[lanes] = head * self.head_dim + half
+            row[lanes + 8] = head * self.head_dim + self.head_dim // 2 + half
+        return axis
+
+
+def _kv_heads_of(heads: int, kv_heads: int, per_chip: int, chip: int) -> list[int]:
+    """Return the KV head that each non-null query head of `chip` uses, in head order."""
+    owned = range(chip * per_chip, min((chip + 1) * per_chip, heads))
+    return [head // (heads // kv_heads) for head in owned]

@@ -1,0 +1,109 @@
+"""Where matrices lie: column blocks in rounds, plane after plane, each at one address on a strip.
+
+What repeats from block to block (weights, scales, caches) is named by a symbol whose base differs;
+see ``programs.decoder``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+
+from chip.scheduling import Place
+from programs.decoder.lanes import Layout
+from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock
+from programs.sram import WEST_QUAD, Placement, Symbols
+
+
+@dataclass
+class MatrixPlaces:
+    """Rounds of column blocks of one or more matrices, and the scale words of each round."""
+
+    rounds: list[list[ColumnBlock]]
+    scales: list[Place]
+    columns: list[tuple[str, int]]  # (matrix, block) of each slot, round after round
+
+
+Shapes = dict[str, tuple[int, int, int]]
+
+
+def part_shapes(shapes: Shapes, tiles: int) -> Shapes:
+    """The shapes of the matrices of an FFN part of ``tiles`` tiles."""
+    (k, _, w), (_, n, v) = shapes["gate"], shapes["down"]
+    return {"gate": (k, tiles, w), "up": (k, tiles, w), "down": (tiles, n, v)}
+
+
+def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
+    """(K tiles, column blocks, column groups of 16 per block) of every matrix."""
+    t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
+    x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
+    return {
+        "q": (t, layout.q_tiles, q), "k": (t, layout.kv_tiles, kv), "v": (t, layout.kv_tiles, kv),
+        "o": (layout.q_tiles, t, x), "gate": (t, layout.ffn_tiles, f),
+        "up": (t, layout.ffn_tiles, f), "down": (layout.ffn_tiles, t, x),
+        "head": (t, layout.vocab_blocks, v),
+    }  # fmt: skip
+
+
+@dataclass
+class MatrixPlacer:
+    """Places the blocks of matrices plane after plane, for some layers at once."""
+
+    placement: Placement
+    symbols: Symbols | None  # None: what is there once, at fixed addresses
+    layers: list[int]
+    dtype: str
+    shapes: dict[str, tuple[int, int, int]]
+
+    def place(self, name: str, matrices: list[str], same: bool = False) -> MatrixPlaces:
+        """Rounds and scales of ``matrices``, whose column blocks run one after another.
+
+        same: all columns of a block are the same, and stored once.
+        """
+        order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
+        halves = 1 if self.dtype == "int8" else 2
+        slots = [(m, b) for m in matrices for b in range(self.shapes[m][1])]
+        rounds: list[list[ColumnBlock]] = []
+        scales: list[Place] = []
+        for first in range(0, len(slots), len(order)):
+            chosen = slots[first : first + len(order)]
+            sizes = [self.shapes[m][0] * (1 if same else self.shapes[m][2]) for m, _ in chosen]
+            blocks = []
+            planes = _level_planes(self.placement, order, sizes)
+            for slot, plane, words in zip(chosen, planes, sizes, strict=True):
+                places = [
+                    self.words(
+                        f"{name}{first}.{plane + half}",
+                        self.placement.weight_slices(plane + half), words,
+                    )
+                    for half in range(halves)
+                ]  # fmt: skip
+                groups = self.shapes[slot[0]][2]
+                high = places[1] if halves == 2 else None
+                blocks.append(ColumnBlock(places[0], groups, plane, high, same))
+            rounds.append(blocks)
+            if self.dtype == "int8":
+                scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
+        return MatrixPlaces(rounds, scales, slots)
+
+    def words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
+        """``words`` words that every layer has, at one address on ``queues``."""
+        each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
+        return each[self.layers[0]] if self.symbols is None else self.symbols.place(label, each)
+
+
+def _level_planes(pm: Placement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
+    """The plane of each block of a round (east ones first) that fills the slices most evenly."""
+
+    def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
+        filled = {plane: pm.low[pm.weight_slices(plane)[0]] for plane in order}
+        for plane, size in zip(planes, sizes, strict=True):
+            filled[plane] += size
+        return tuple(sorted(filled.values(), reverse=True))
+
+    candidates = [
+        planes
+        for planes in permutations(order, len(sizes))
+        if all(a // 2 >= b // 2 for a, b in pairwise(planes))
+    ]
+    return min(candidates, key=fullest)

@@ -1,0 +1,397 @@
+"""Partition and quantise: a checkpoint becomes the numbers each chip holds.
+
+Matrices are folded, quantised and placed on the lanes of `programs.decoder.lanes.Layout` by the rules of
+``docs/numerics.md``, block by block, at most 320 columns at a time, so that building a chip needs
+little more memory than the chip's weights.
+
+This module knows where a number lies on a chip's lanes and what it is after folding and
+quantising.  It does not know memory slices, cycles or instructions, and it never runs the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from programs.decoder.expert_weights import router_values, side_by_side
+from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
+from programs.models import Checkpoint, ModelConfig, ffn_names, inverse_frequencies, sin_cos
+
+__all__ = [
+    "ChipWeights",
+    "LayerWeights",
+    "Matrix",
+    "PartitionError",
+    "PartitionedModel",
+    "chip_weights",
+    "partition_model",
+    "random_chip_weights",
+]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+QUANT_RANGE = 16256
+"""A quantised activation is 128 hi + lo with |hi| <= 127: 128 * 127."""
+SLACK = 1.0 + 2.0**-7
+"""Room for the rounding of a sum of squares."""
+F16_MAX = 65504.0
+F16_ONE = np.uint16(0x3C00)
+
+
+@dataclass
+class Matrix:
+    """One weight matrix of one chip, as the chip multiplies by it."""
+
+    values: NDArray[Any]
+    """int8, or uint16 fp16 bits: [k_tiles, n_blocks, columns, 320]; zero on padding."""
+    scale: F32 | None
+    """float32 [n_blocks, 320], zero on padding; None in fp16."""
+
+
+@dataclass
+class LayerWeights:
+    """The matrices and other numbers of one layer on one chip."""
+
+    q: Matrix
+    """x_tiles -> q_tiles blocks of q_width columns."""
+    k: Matrix
+    """x_tiles -> kv_tiles blocks of kv_width columns."""
+    v: Matrix
+    """As `k`."""
+    o: Matrix
+    """q_tiles -> x_tiles blocks of x_width columns."""
+    gate: Matrix
+    """x_tiles -> ffn_tiles blocks of ffn_width columns."""
+    up: Matrix
+    """As `gate`."""
+    down: Matrix
+    """ffn_tiles -> x_tiles blocks of x_width columns."""
+    head_gains: F32 | None = None
+    """float32 [2, 320] in lane order: of query heads (1 / sqrt(head_dim) in it), of key heads."""
+    router: Matrix | None = None
+    """x_tiles -> one block per expert (int8: coarse ones, then fine ones) of 16 equal columns."""
+
+
+@dataclass
+class ChipWeights:
+    """All that one chip holds of a model, or of the layers of its pipeline stage."""
+
+    layers: list[LayerWeights]
+    head: Matrix
+    """x_tiles -> vocab_blocks blocks of vocab_width columns."""
+    replicate: NDArray[np.uint16] | None
+    """One-hot fp16 bits [q_tiles, kv_tiles, q_width, 320] (column: q lane, lane: kv lane)."""
+    numbers: tuple[int, ...] = ()
+    """Numbers of the model's layers that these are; empty: of all of them."""
+
+    def layer(self, number: int) -> LayerWeights:
+        """The weights of layer ``number`` of the model."""
+        return self.layers[self.numbers.index(number) if self.numbers else number]
+
+
+@dataclass
+class PartitionedModel:
+    """A model laid out on chips, with what the host contributes to every step."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    dtype: str
+    """``int8`` or ``fp16``."""
+    split: dict[int, int] = field(default_factory=dict)
+    """Layers whose FFN is computed in parts, each quantised and summed alone, and in how many."""
+    _built: dict[int, ChipWeights] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return self.checkpoint.config
+
+    @property
+    def chips(self) -> list[ChipWeights]:
+        """The weights of every chip, built at first use and kept."""
+        return [self.chip(number) for number in range(self.layout.tp)]
+
+    def chip(self, number: int) -> ChipWeights:
+        """Return the weights of one chip, built at first use and kept."""
+        if number not in self._built:
+            self._built[number] = chip_weights(self.checkpoint, self.layout, self.dtype, number)
+        return self._built[number]
+
+    def is_built(self, number: int) -> bool:
+        """Whether the weights of a chip are kept already."""
+        return number in self._built
+
+    @property
+    def inv_h(self) -> np.float32:
+        """fp32(1 / H)."""
+        return np.float32(1.0 / self.layout.hidden_size)
+
+    @property
+    def eps(self) -> np.float32:
+        """The norms' epsilon."""
+        return np.float32(self.config.eps)
+
+    @property
+    def inv_d(self) -> np.float32:
+        """fp32(1 / head_dim)."""
+        return np.float32(1.0 / self.layout.head_dim)
+
+    @property
+    def quant_gain(self) -> np.float32:
+        """fp32(16256 / sqrt(H (1 + 2^-7)))."""
+        return np.float32(QUANT_RANGE / math.sqrt(self.layout.hidden_size * SLACK))
+
+    def embedding(self, token: int) -> F32:
+        """Return the embedding of `token` on its lanes, float32 [x_tiles, 320]."""
+        row = self.checkpoint.embedding_row(token)
+        if self.config.scaled_embedding:
+            row = row * np.float32(math.sqrt(self.config.hidden_size))
+        axis = self.layout.x_axis()
+        return np.where(axis >= 0, row[np.maximum(axis, 0)], np.float32(0))
+
+    def rope_rows(self, position: int) -> tuple[F32, F32]:
+        """Return (cos, sin), float32 [320] in lane order, for a token at `position`.
+
+        Repeated for every head slot that fits a tile, zero on padding; the sine is negated on
+        the lanes of first halves.
+        """
+        layout = self.layout
+        sin, cos = sin_cos(np.float64(position) * self._frequencies)
+        cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+        for slot in range(LANES // layout.head_lanes):
+            lanes = slot * layout.head_lanes + layout.half_lanes
+            cos_row[lanes] = cos_row[lanes + 8] = cos.astype(np.float32)
+            sin_row[lanes + 8] = sin.astype(np.float32)
+            sin_row[lanes] = -sin_row[lanes + 8]
+        return cos_row, sin_row
+
+    @cached_property
+    def _frequencies(self) -> F64:
+        return inverse_frequencies(self.config)
+
+
+def partition_model(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:
+    """Lay `checkpoint` out on `tp` chips in number type `dtype` (int8 or fp16)."""
+    _check_dtype(dtype)
+    return PartitionedModel(checkpoint, Layout.of(checkpoint.config, tp), dtype)
+
+
+def chip_weights(
+    checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int,
+    attention: Collection[int] | None = None, ffn: Collection[int] | None = None, head: bool = True,
+) -> ChipWeights:  # fmt: skip
+    """Build the weights of one chip, reading only its slices of the checkpoint.
+
+    attention, ffn: of these layers only.  What is left out of a layer, and without ``head`` the
+    output head, is built as if it had no columns.
+    """
+    _check_dtype(dtype)
+    _check_chip(layout, chip)
+    x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+    hidden, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    every = range(layout.layers)
+    attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
+    numbers = sorted(attention | ffn)
+    inner = 1.0 / math.sqrt(layout.head_dim)
+    query_factor = 1.0 if layout.head_norms else inner
+
+    def build(name: str | list[str], k_axis: Axis, n_axis: Axis, width: int,
+              norm: str | None = None, factor: float = 1.0) -> Matrix:  # fmt: skip
+        gain = None if norm is None else _gain(checkpoint, norm)
+        names = [name] if isinstance(name, str) else name
+        return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
+
+    layers = []
+    for number in numbers:
+        prefix = f"model.layers.{number}"
+        scores = f"{prefix}.self_attn"
+        gates, ups, downs = map(list, zip(*ffn_names(checkpoint.config, number), strict=True))
+        first, second = (
+            f"{prefix}.input_layernorm.weight",
+            f"{prefix}.post_attention_layernorm.weight",
+        )
+        has, also = number in attention, number in ffn
+        own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
+        own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
+        layers.append(
+            LayerWeights(
+                q=build(f"{scores}.q_proj.weight", x, own_q, layout.q_width, first, query_factor),
+                k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
+                v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
+                o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width),
+                gate=build(gates, x, own_hidden, layout.ffn_width, second),
+                up=build(ups, x, own_hidden, layout.ffn_width, second),
+                down=build(downs, hidden, own_down, layout.x_width),
+                head_gains=_head_gains(checkpoint, layout, scores, inner) if has else None,
+                router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
+            )
+        )
+    own = vocab if head else vocab[:0]
+    last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight")
+    return ChipWeights(layers, last, _one_hot(layout, chip), tuple(numbers))
+
+
+def _gain(checkpoint: Checkpoint, name: str) -> F64:
+    """Return a norm's gain, float64."""
+    stored = checkpoint.tensor(name).astype(np.float64)
+    return stored + 1.0 if checkpoint.config.unit_gain else stored
+
+
+def _head_gains(checkpoint: Checkpoint, layout: Layout, prefix: str, inner: float) -> F32 | None:
+    """Return the head norms' gains on the lanes of every head slot; zero on padding."""
+    if not layout.head_norms:
+        return None
+    rows = np.zeros((2, LANES), np.float32)
+    half, lanes = layout.head_dim // 2, layout.half_lanes
+    for row, (name, factor) in zip(rows, (("q_norm", inner), ("k_norm", 1.0)), strict=True):
+        gain = (_gain(checkpoint, f"{prefix}.{name}.weight") * factor).astype(np.float32)
+        for first in range(0, LANES - layout.head_lanes + 1, layout.head_lanes):
+            row[first + lanes], row[first + lanes + 8] = gain[:half], gain[half:]
+    return rows
+
+
+def _router(
+    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str, dtype: str
+) -> Matrix | None:
+    """Return the router of a layer's experts, if there are several."""
+    if layout.experts == 1:
+        return None
+    weights = checkpoint.tensor(f"{prefix}.block_sparse_moe.gate.weight").astype(np.float64)
+    weights *= _gain(checkpoint, norm)
+    constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+    return Matrix(*router_values(weights, layout.x_axis(), dtype, constant))
+
+
+def _build(checkpoint: Checkpoint, names: list[str], k_axis: Axis, n_axis: Axis, width: int,
+           gain: F64 | None, factor: float, dtype: str) -> Matrix:  # fmt: skip
+    """Fold, quantise and place a tensor [N, K], one block of columns at a time.
+
+    Several `names` are those of experts (see `side_by_side`).  `gain` [K] multiplies the K rows,
+    `factor` everything; a normed matrix (one with a gain) also gets the constant of its
+    activations' quantisation in its scale.
+    """
+    k_tiles, n_blocks = len(k_axis), len(n_axis)
+    int8 = dtype == "int8"
+    values: NDArray[Any] = np.zeros(
+        (k_tiles, n_blocks, width, LANES), dtype=np.int8 if int8 else np.uint16
+    )
+    scales = np.zeros((n_blocks, LANES), dtype=np.float32)
+    tile, lane = np.nonzero(k_axis >= 0)
+    rows = k_axis[tile, lane]
+    constant = 1.0
+    if gain is not None:
+        constant = math.sqrt(len(gain) * SLACK) / QUANT_RANGE
+    for block in range(n_blocks):
+        column = np.flatnonzero(n_axis[block] >= 0)
+        if not len(column) or not len(rows):
+            continue
+        outputs, ffn = n_axis[block, column], checkpoint.config.ffn
+        weights = side_by_side(checkpoint, names, ffn, outputs, rows).astype(np.float64)
+        if gain is not None:
+            weights *= gain[rows]
+        if factor != 1.0:
+            weights *= factor
+        peak = np.abs(weights).max(axis=1)
+        if not np.isfinite(peak).all():
+            raise PartitionError(
+                f"tensor {names[0]!r} holds a NaN or infinity; fetch the model again"
+            )
+        if int8:
+            scale = peak / 127.0
+            divisor = np.where(scale > 0.0, scale, 1.0)
+            placed: NDArray[Any] = np.rint(weights / divisor[:, None]).astype(np.int8)
+            scales[block, column] = scale * constant
+        else:
+            placed = np.clip(weights, -F16_MAX, F16_MAX).astype(np.float16).view(np.uint16)
+        # separate index arrays put the lane axis first: [lanes used, columns used]
+        values[tile[:, None], block, column[None, :], lane[:, None]] = placed.T
+    return Matrix(values, scales if int8 else None)
+
+
+def _one_hot(layout: Layout, chip: int) -> NDArray[np.uint16] | None:
+    """Return the matrices that spread kv lanes to the lanes of their query heads, or None."""
+    if not layout.replicate:
+        return None
+    one_hot = np.zeros((layout.q_tiles, layout.kv_tiles, layout.q_width, LANES), dtype=np.uint16)
+    lanes = np.arange(layout.head_lanes)
+    for head, slot in enumerate(layout.kv_slots(chip)):
+        q_tile, q_slot = divmod(head, layout.heads_per_tile)
+        kv_tile, kv_slot = divmod(slot, layout.kv_heads_per_tile)
+        column, row = q_slot * layout.head_lanes + lanes, kv_slot * layout.head_lanes + lanes
+        one_hot[q_tile, kv_tile, column, row] = F16_ONE
+    return one_hot
+
+
+def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> ChipWeights:
+    """Return seeded random weights for one chip, made as integers: for benchmarks.
+
+    Magnitudes are those of a random model whose activations stay near 1; padding is zero.
+    """
+    _check_dtype(dtype)
+    _check_chip(layout, chip)
+    key = np.array([seed, chip], dtype=np.uint64)
+    random = np.random.Generator(np.random.Philox(key=key))
+    x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+    ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+
+    def draw(k_axis: Axis, n_axis: Axis, width: int, normed: bool = True) -> Matrix:
+        shape = (len(k_axis), len(n_axis), width, LANES)
+        used = (k_axis >= 0)[:, None, None, :] & (n_axis[:, :width] >= 0)[None, :, :, None]
+        raw = random.bytes(math.prod(shape) * (1 if dtype == "int8" else 2))
+        if dtype == "fp16":  # +-[2^-7, 2^-6): any sign and mantissa
+            bits = np.frombuffer(raw, np.uint16).reshape(shape) & np.uint16(0x83FF)
+            return Matrix(np.where(used, bits | np.uint16(0x2000), np.uint16(0)), None)
+        values = np.frombuffer(raw, np.int8).reshape(shape).copy()
+        np.maximum(values, np.int8(-127), out=values)
+        values *= used
+        scale = 1.0 / (74.0 * math.sqrt(max(1, int((k_axis >= 0).sum()))))
+        if normed:
+            scale *= math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+        return Matrix(values, np.where(n_axis >= 0, np.float32(scale), np.float32(0)))
+
+    def gains() -> F32 | None:
+        if not layout.head_norms:
+            return None
+        spread = random.random((2, LANES), dtype=np.float32) + np.float32(0.5)
+        return spread * (q >= 0).any(axis=0) / np.float32(layout.head_dim**0.25)
+
+    def router() -> Matrix | None:
+        if layout.experts == 1:
+            return None
+        deviation = layout.hidden_size**-0.5
+        rows = (random.random((layout.experts, layout.hidden_size)) - 0.5) * deviation
+        constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+        return Matrix(*router_values(rows, x, dtype, constant))
+
+    layers = [
+        LayerWeights(
+            q=draw(x, q, layout.q_width),
+            k=draw(x, kv, layout.kv_width),
+            v=draw(x, kv, layout.kv_width),
+            o=draw(q, x, layout.x_width, normed=False),
+            gate=draw(x, ffn, layout.ffn_width),
+            up=draw(x, ffn, layout.ffn_width),
+            down=draw(ffn, x, layout.x_width, normed=False),
+            head_gains=gains(),
+            router=router(),
+        )
+        for _ in range(layout.layers)
+    ]
+    return ChipWeights(layers, draw(x, vocab, layout.vocab_width), _one_hot(layout, chip))
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("int8", "fp16"):
+        raise PartitionError(f"number type is {dtype!r}; it must be int8 or fp16")
+
+
+def _check_chip(layout: Layout, chip: int) -> None:
+    if not 0 <= chip < layout.tp:
+        raise PartitionError(f"chip is {chip}; this layout has chips 0..{layout.tp - 1}")

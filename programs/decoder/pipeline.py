@@ -1,0 +1,274 @@
+"""Stages on groups of chips: their blocks, what they hand over, and when everything happens.
+
+A ``Pipeline`` puts stages (``programs.decoder.stage_code``) on groups of a topology, one after another in
+time, and makes the programs of its chips: what comes in over cables, the stage's blocks, what goes
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from chip.program import BlockTable, Program, new_blocks
+from chip.scheduling import CompileError
+from chip.scheduling import program_of as join_tables
+from chip.spec import ChipSpec
+from interconnect.collectives import (
+    Handover,
+    HandoverPlaces,
+    group_path,
+    handover_blocks,
+    plan_handover,
+)
+from interconnect.wiring import Topology
+from programs.decoder.blocks import Numbers
+from programs.decoder.lanes import Layout
+from programs.decoder.places import place_decoder
+from programs.decoder.stage_code import Gangs, Scheduled, StageCode, rename_tags, translate_gangs
+from programs.decoder.stages import Stage, split_layers
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks from cycle 0 that several chips may run; numbered within a pipeline."""
+
+    number: int
+    table: BlockTable
+    cycles: int
+
+
+def pause_cycles(spec: ChipSpec) -> int:
+    """More cycles than lie between any instruction's dispatch and its effect at its own place."""
+    return 8 + max(
+        spec.mxm_accumulate_cycles, spec.mxm_multiply_cycles + spec.mxm_install_cycles,
+        spec.alu_entry_cycles + spec.alu_cycles, spec.distribute_cycles, spec.write_cycles,
+    )  # fmt: skip
+
+
+def shifted(table: BlockTable, cycles: int) -> BlockTable:
+    """A copy of ``table`` moved in time."""
+    moved = table.copy()
+    moved["cycle"] += cycles
+    return moved
+
+
+@dataclass
+class Pipeline:
+    """Stages on groups of chips, their code, and how x gets from each to the next."""
+
+    spec: ChipSpec
+    tp: int
+    topology: Topology
+    stages: list[Stage]
+    groups: list[int]  # of each stage
+    code: list[StageCode]  # of each stage; stages of one shape share theirs
+    handovers: list[Handover]  # after each stage but the last
+    gangs: Gangs
+    _pieces: dict[object, Piece] = field(default_factory=dict)
+
+    @property
+    def split(self) -> dict[int, int]:
+        """Layers whose FFN is computed in parts, and in how many."""
+        return split_layers(self.stages)
+
+    def places_between(self, stage: int) -> HandoverPlaces:
+        """Where what comes into a stage lies."""
+        places = self.code[stage].places
+        words = places.between if self.stages[stage].split_before else places.x
+        return HandoverPlaces(words, places.inbox, places.reduce.received)
+
+    def handover(self, chip: int, out: int | None, into: int | None) -> Piece:
+        """What chip ``chip`` of a group sends after stage ``out`` and takes after stage ``into``.
+
+        From cycle 0, the words taken being readable at its end.  Equal ones are made once.
+        """
+        leaving = None if out is None else self.handovers[out]
+        arriving = None if into is None else self.handovers[into]
+        source = None
+        if out is not None:
+            places = self.code[out].places
+            source = places.between if self.stages[out].split_after else places.x
+        there = 0 if into is None else into + 1
+        key = (
+            chip, source, None if leaving is None else leaving.leaving(chip), arriving,
+            None if into is None else self.places_between(there).words,
+        )  # fmt: skip
+        if key not in self._pieces:
+            table, own, end = handover_blocks(
+                self.spec, self.tp, chip, leaving, arriving, self.places_between(there), source
+            )
+            translate_gangs(table, own, self.gangs)
+            self._pieces[key] = Piece(len(self._pieces), table, end)
+        return self._pieces[key]
+
+    def handover_cycles(self, boundary: int) -> int:
+        """Cycles from the end of a stage's blocks to the beginning of the next one's.
+
+        Before and after the handover lies a pause in which nothing is dispatched, longer than any
+        unit takes to drive its streams: what is legal alone is legal one after the other.
+        """
+        arrived = max(self.handover(chip, None, boundary).cycles for chip in range(self.tp))
+        return arrived + 2 * pause_cycles(self.spec)
+
+    def starts(self, context: int) -> list[int]:
+        """The cycle x is readable at each stage, the first dispatch of all being at cycle 0."""
+        first = self.code[0].body(context)
+        starts = [-int(first.all_cycles().min())]
+        for boundary in range(len(self.handovers)):
+            length = self.code[boundary].body(context).cycles + self.handover_cycles(boundary)
+            starts.append(starts[-1] + length)
+        return starts
+
+    def timeline(
+        self, stage: int, chip: int, starts: Sequence[int]
+    ) -> list[tuple[Piece | None, int]]:
+        """What a chip of a stage does, in order: pieces (None: its body) and their starts."""
+        pause = pause_cycles(self.spec)
+        found: list[tuple[Piece | None, int]] = [(None, starts[stage])]
+        if stage > 0:
+            begins = starts[stage] - self.handover_cycles(stage - 1) + pause
+            found.insert(0, (self.handover(chip, None, stage - 1), begins))
+        if stage < len(self.handovers):
+            after = starts[stage + 1] - self.handover_cycles(stage) + pause
+            found.append((self.handover(chip, stage, None), after))
+        return found
+
+    def beat(self, context: int) -> tuple[int, int, int]:
+        """One beat of the conveyor belt: when x is readable, when handing over begins, the end.
+
+        In a beat every stage works on a token of another sequence; then all hand over at once.
+        """
+        bodies = [code.body(context) for code in self.code]
+        firsts = [b.all_cycles().min(initial=0) for b in bodies]
+        start = int(max(-first for first in firsts))
+        work = start + max(body.cycles + body.head_cycles for body in bodies)
+        if not self.handovers:
+            return start, work, work
+        pause = pause_cycles(self.spec)
+        arrived = max(
+            self.exchanged(stage, chip).cycles
+            for stage in range(len(self.groups))
+            for chip in range(self.tp)
+        )
+        return start, work + pause, work + arrived + 2 * pause
+
+    def exchanged(self, stage: int, chip: int) -> Piece:
+        """What a chip of a stage sends on and takes in at the end of a beat."""
+        out = stage if stage < len(self.handovers) else None
+        return self.handover(chip, out, stage - 1 if stage > 0 else None)
+
+    def belt_timeline(
+        self, context: int, stage: int, chip: int
+    ) -> list[tuple[Piece | None, int]]:
+        """As ``timeline``, for one beat."""
+        start, after, _ = self.beat(context)
+        if not self.handovers:
+            return [(None, start)]
+        return [(None, start), (self.exchanged(stage, chip), after)]
+
+    def programs(
+        self, context: int, head: bool, only: Sequence[int] = ()
+    ) -> tuple[list[Program], list[int]]:
+        """Programs of one launch, equal ones once, and which of them each chip runs.
+
+        only: the operations to keep, all if none are named.
+        """
+        starts = self.starts(context)
+        last = self.code[-1].body(context)
+        end = starts[-1] + last.cycles + (last.head_cycles if head else 0)
+        return self._join(
+            context, head, only, end, lambda stage, chip: self.timeline(stage, chip, starts),
+            [0] * len(self.groups),
+        )  # fmt: skip
+
+    def belt_programs(
+        self, context: int, sequences: int, number: int, only: Sequence[int] = ()
+    ) -> tuple[list[Program], list[int]]:
+        """As ``programs``, for beat ``number`` modulo ``sequences``: stage s works on sequence
+        (number - s) modulo ``sequences``.
+        """
+        _, _, end = self.beat(context)
+        turns = [(number - stage) % sequences for stage in range(len(self.groups))]
+        return self._join(
+            context, True, only, end,
+            lambda stage, chip: self.belt_timeline(context, stage, chip), turns,
+        )  # fmt: skip
+
+    def _join(
+        self, context: int, head: bool, only: Sequence[int], end: int,
+        timeline: Callable[[int, int], list[tuple[Piece | None, int]]], turns: Sequence[int],
+    ) -> tuple[list[Program], list[int]]:  # fmt: skip
+        programs = [Program(new_blocks(0), self.gangs, [], end)]  # of chips without a stage
+        program_of_chip = [0] * self.topology.chips
+
+        def kept(table: BlockTable) -> BlockTable:
+            return table[np.isin(table["op"], only)] if only else table
+
+        for stage, group in enumerate(self.groups):
+            body = self.code[stage].body(context, turns[stage])
+            own = kept(body.whole() if head else body.table)
+            known: dict[tuple[int, ...], int] = {}
+            for chip in range(self.tp):
+                line = timeline(stage, chip)
+                key = tuple(-1 if piece is None else piece.number for piece, _ in line)
+                if key not in known:
+                    tables = []
+                    for number, (piece, start) in enumerate(line):
+                        table = shifted(own if piece is None else kept(piece.table), start)
+                        if piece is not None:
+                            rename_tags(table, (len(body.parts) + 1 + number) << 16)
+                        tables.append(table)
+                    known[key] = len(programs)
+                    programs.append(join_tables(tables, self.gangs, end))
+                program_of_chip[group * self.tp + chip] = known[key]
+        if self.tp * len(self.groups) == self.topology.chips:
+            return programs[1:], [number - 1 for number in program_of_chip]
+        return programs, program_of_chip
+
+
+def _check_spec(spec: ChipSpec) -> None:
+    """The kernels' chains are written for one ALU time and two activations per reload gap."""
+    if spec.alu_cycles != 3:
+        raise CompileError(
+            f"chip.alu_cycles is {spec.alu_cycles}: the decoder's kernels are written for 3"
+        )
+    least = spec.mxm_install_cycles + 4
+    if spec.mxm_reload_gap_cycles < least:
+        raise CompileError(
+            f"chip.mxm_reload_gap_cycles is {spec.mxm_reload_gap_cycles}: two activations need "
+            f"{least} with mxm_install_cycles {spec.mxm_install_cycles}"
+        )
+
+
+def build_pipeline(
+    stages: Sequence[Stage], layout: Layout, dtype: str, spec: ChipSpec, context: int,
+    numbers: Numbers, wiring: Topology, sequences: int = 1,
+) -> Pipeline:  # fmt: skip
+    """Places for every shape of stage and cables between them; nothing is scheduled yet.
+
+    context: positions the caches hold.  Raises CompileError for what does not fit.
+    """
+    _check_spec(spec)
+    split = any(block.parts > 1 for stage in stages for block in stage.blocks)
+    gangs: Gangs = []
+    shapes: dict[tuple[object, ...], StageCode] = {}
+    known: dict[str, Scheduled] = {}
+    for stage in stages:
+        if stage.shape not in shapes:
+            places = place_decoder(spec, layout, dtype, context, stage, sequences, split)
+            shapes[stage.shape] = StageCode(spec, places, numbers, gangs, known)
+    groups = group_path(wiring, layout.tp, len(stages))
+    handovers = [
+        plan_handover(
+            wiring, layout.tp, groups[i], groups[i + 1],
+            layout.x_tiles * (2 if stages[i].split_after else 1), spec,
+        )
+        for i in range(len(stages) - 1)
+    ]  # fmt: skip
+    return Pipeline(
+        spec, layout.tp, wiring, list(stages), groups, [shapes[s.shape] for s in stages],
+        handovers, gangs,
+    )  # fmt: skip

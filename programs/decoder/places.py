@@ -1,0 +1,300 @@
+"""Where a stage of a decoder lies in a chip's SRAM.
+
+The same places hold on every chip; only the contents differ.  Everything that repeats from layer
+to layer (weights, scales, KV cache) is addressed by a symbol whose base differs per layer, so one
+scheduled layer serves all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chip.scheduling import CompileError, Place, Symbol
+from chip.spec import ChipSpec
+from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
+from programs.decoder.cache_places import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
+from programs.decoder.expert_weights import router_parts
+from programs.decoder.lanes import Layout
+from programs.decoder.matrix_places import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
+from programs.decoder.stages import ATTENTION, Stage, part_tiles, single_stage
+from programs.kernels import (
+    Activations,
+    AttentionPlaces,
+    ColumnBlock,
+    Constants,
+    HeadNormPlaces,
+    RoutingPlaces,
+    Segment,
+    Segments,
+    place_head_norm,
+    place_routing,
+)
+from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
+
+#: Positions up to which scores lie on weight slices.
+_SHORT = 1024
+#: Contexts up to which one window of the mask table serves, and the window of longer ones: the
+#: checker bounds the words in reach of a program's Gathers.
+_ONE_WINDOW, _WINDOW = 512, 64
+_WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
+_EAST_2 = (52, 53, 54, 55)
+_DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
+
+
+@dataclass
+class AttentionMatrices:
+    """What attention blocks share that have one assignment to planes and slices."""
+
+    qkv: MatrixPlaces
+    o: MatrixPlaces
+    keys: tuple[Segments, ...]  # of each cached tile
+    values: tuple[Segments, ...]
+    gains: Place | None = None  # of query and key heads
+
+
+@dataclass
+class FfnMatrices:
+    """What FFN blocks share: the matrices of ``tiles`` tiles from ``first_tile`` on."""
+
+    gate_up: MatrixPlaces
+    down: MatrixPlaces
+    first_tile: int
+    tiles: int
+    part: int
+    parts: int
+    router: MatrixPlaces | None = None  # of all experts, with every part
+
+
+Matrices = AttentionMatrices | FfnMatrices
+
+
+@dataclass
+class DecoderPlaces:
+    """Every place of a stage on a chip; ``bases[sequence][block]``: the symbols' addresses."""
+
+    layout: Layout
+    dtype: str
+    context: int
+    cache_maps: list[tuple[int, int]]  # (first position, positions) of each word of kv_map
+    placement: Placement
+    constants: Constants
+    x: Place
+    factor: Place
+    dynamic: Place
+    act: Activations
+    stage: Stage
+    variants: list[Matrices]
+    variant_of: list[int]  # of each block
+    head: MatrixPlaces | None
+    replicate: list[list[ColumnBlock]]
+    results: Place  # fp32 words q tiles, k tiles, v tiles; later gate tiles
+    up: Place
+    hidden: Place
+    narrow: Place  # fp16 k and v tiles before replication (one byte per slice)
+    narrow_act: Activations
+    logits: Place
+    attention: AttentionPlaces
+    reduce: ReducePlaces
+    between: Place  # x with a part of an FFN added, beside x
+    inbox: Place  # what another stage sent, before it is spread over the group
+    bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
+    head_norm: HeadNormPlaces | None = None
+    routing: RoutingPlaces | None = None
+
+
+def place_decoder(
+    spec: ChipSpec, layout: Layout, dtype: str, context: int, stage: Stage | None = None,
+    sequences: int = 1, split: bool = False,
+) -> DecoderPlaces:  # fmt: skip
+    """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
+
+    split: some stage of the model computes a part of an FFN.  Inputs and outputs have the same
+    places in every stage.  Raises CompileError when it does not fit.
+    """
+    stage = stage or single_stage(layout.layers)[0]
+    pm = Placement(spec)
+    symbols = Symbols(sequences, len(stage.blocks))
+    t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
+    chunk = mask_positions(context, spec)
+    cuts = cache_cuts(context, spec.words_per_bank, sequences)
+    constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
+    tiles = max(t, qt, layout.ffn_tiles)
+    digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
+    act = _pairs(digits)
+    short: Segments = ()
+    if context <= spec.words_per_bank:
+        short = (Segment(pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context), context),)
+    attention_temporaries = {
+        "maxima": pm.top(_WEST_3, 2),
+        "maximum": pm.top(_WEST_3, 1), "sums": pm.top(WEST_QUAD, 3),
+        "rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, 3 + qt),
+        "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
+        "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
+    }  # fmt: skip
+    partial = pm.top(_EAST_2, t)
+    x = pm.top(EAST_QUAD, t)
+    between = pm.top(EAST_QUAD, t) if split else x
+    received = {k: pm.top(RECEIVED_QUADS[k], t * (1 + split)) for k in range(1, layout.tp)}
+    reduce = ReducePlaces(partial, x, received)
+    results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.ffn_tiles))
+    up = pm.top(_EAST_2, layout.ffn_tiles)
+    hidden = pm.top(EAST_QUAD, layout.ffn_tiles)
+    logits = pm.top(EAST_QUAD, layout.vocab_blocks)
+    narrow = pm.top((_DIGITS[1]), 2 * kt) if layout.replicate else act.first[1]
+    west_constants = {
+        "cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1),
+        "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
+        "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
+        "kv_map": pm.top(MAP_PAIR, len(cuts.maps)),
+        "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
+        "swap_map": pm.top(KV_QUAD[:1], 1),
+    }  # fmt: skip
+    factor = pm.top(WEST_QUAD, 1)
+    dynamic = pm.top(KV_QUAD, 1)
+    inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
+    replicate = _replicate_rounds(pm, layout)
+    head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
+    routing = None
+    if layout.experts > 1:
+        routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
+    # the same places for most stages, so that they share the code of their blocks
+    scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
+    scores = short or _long_scores(pm, context, scales)
+    caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
+    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
+    head = None
+    if stage.head:
+        shapes = matrix_shapes(layout)
+        k_tiles, blocks, groups = shapes["head"]
+        own = part_tiles(blocks, stage.head_part, stage.head_parts)
+        shapes["head"] = (k_tiles, len(own), groups)
+        head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+    attention = AttentionPlaces(
+        mask_words=2 * chunk, scores=scores, keys=(), values=(), **attention_temporaries,
+        **west_constants,
+    )  # fmt: skip
+    return DecoderPlaces(
+        layout, dtype, context, cuts.maps, pm, constants, x, factor, dynamic, act, stage, variants,
+        variant_of, head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]),
+        logits, attention, reduce, between, inbox, symbols.bases, head_norm,
+        routing,
+    )  # fmt: skip
+
+
+def mask_positions(context: int, spec: ChipSpec) -> int:
+    """Positions one window of the mask table serves; longer contexts take several windows."""
+    most = spec.words_per_bank // 4
+    return context if context <= min(_ONE_WINDOW, most) else min(_WINDOW, most)
+
+
+def _long_scores(pm: Placement, context: int, scales: int) -> Segments:
+    """Scores of more than a bank of positions: WEST_QUAD but for ``scales`` words, and quads of
+    the west planes' slices; not _WEST_3, whose maximum is read while scores are.
+    """
+    room = min(pm.high[q] for q in WEST_QUAD) - max(pm.low[q] for q in WEST_QUAD) - scales
+    first = min(context, max(room, 0))
+    found = [Segment(pm.top(WEST_QUAD, first), first)] if first else []
+    quads = []
+    for plane in (0, 1):
+        own = [q for q in pm.weight_slices(plane) if q not in _WEST_3]
+        quads += [tuple(own[i : i + 4]) for i in range(0, len(own) - 3, 4)]
+    each = -(-(context - first) // len(quads))
+    over = sum(max(0, each - min(pm.high[q] for q in quad)) for quad in quads)
+    if over:
+        raise CompileError(
+            f"the model does not fit: {over * 4 * 320:,} bytes too many of scores on a chip; use a "
+            "shorter context"
+        )
+    for quad in quads:
+        words = min(each, context - sum(s.positions for s in found))
+        if words:
+            found.append(Segment(pm.top(quad, words), words))
+    return tuple(found)
+
+
+def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
+    """Words of a stage's scales, one for each column block, and of its head norms' gains."""
+    words = 2 * layout.head_norms * sum(block.kind == ATTENTION for block in stage.blocks)
+    if dtype != "int8":
+        return words
+    for block in stage.blocks:
+        words += layout.x_tiles
+        if block.kind == ATTENTION:
+            words += layout.q_tiles + 2 * layout.kv_tiles
+        else:
+            words += 2 * len(part_tiles(layout.ffn_tiles, block.part, block.parts))
+            words += layout.experts * router_parts(dtype) if layout.experts > 1 else 0
+    if stage.head:
+        words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
+    return words
+
+
+def _place_blocks(
+    pm: Placement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage,
+    caches: list[CacheForm],
+) -> tuple[list[Matrices], list[int]]:
+    """The variants of the stage's blocks, and which of them each block is of."""
+    shapes = matrix_shapes(layout)
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for i, block in enumerate(stage.blocks):
+        groups.setdefault((block.kind, block.part, block.parts), []).append(i)
+    variants: list[Matrices] = []
+    variant_of = [0] * len(stage.blocks)
+    for variant in range(max(LAYER_VARIANTS, len(caches))):
+        for (kind, part, parts), own in groups.items():
+            if kind == ATTENTION:
+                members = caches[variant].members if variant < len(caches) else []
+            else:
+                count = min(LAYER_VARIANTS, len(own))
+                members = own[variant::count] if variant < count else []
+            if not members:
+                continue
+            for member in members:
+                variant_of[member] = len(variants)
+            if kind == ATTENTION:
+                of = MatrixPlacer(pm, symbols, members, dtype, shapes)
+                qkv = of.place("qkv", ["q", "k", "v"])
+                gains = of.words("gains", WEST_QUAD, 2) if layout.head_norms else None
+                cache = caches[variant]
+                variants.append(
+                    AttentionMatrices(qkv, of.place("o", ["o"]), cache.keys, cache.values, gains)
+                )
+                continue
+            tiles = part_tiles(layout.ffn_tiles, part, parts)
+            own_shapes = part_shapes(shapes, len(tiles))
+            blocks = layout.experts * router_parts(dtype)
+            own_shapes["router"] = (layout.x_tiles, blocks, layout.ffn_width // 16)
+            of = MatrixPlacer(pm, symbols, members, dtype, own_shapes)
+            gate_up = of.place("gate_up", ["gate", "up"])
+            down = of.place("down", ["down"])
+            router = of.place("router", ["router"], same=True) if layout.experts > 1 else None
+            variants.append(
+                FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts, router)
+            )
+    return variants, variant_of
+
+
+def _pairs(places: list[Place]) -> Activations:
+    """The two slices of a west and an east pair as separate places."""
+    west, east = places
+    return Activations(
+        (Place(west.queues[:1], west.address), Place(east.queues[:1], east.address)),
+        (Place(west.queues[1:], west.address), Place(east.queues[1:], east.address)),
+    )
+
+
+def _replicate_rounds(pm: Placement, layout: Layout) -> list[list[ColumnBlock]]:
+    """One-hot matrices that spread fp16 K and V to the query heads' lanes, east pair only."""
+    if not layout.replicate:
+        return []
+    groups = layout.q_width // 16
+    words = layout.kv_tiles * groups
+    return [
+        [
+            ColumnBlock(
+                pm.top(pm.weight_slices(2), words), groups, 2,
+                pm.top(pm.weight_slices(3), words),
+            )
+        ]
+        for _ in range(layout.cache_tiles)
+    ]  # fmt: skip

@@ -1,0 +1,144 @@
+"""The code of one shape of stage: its blocks scheduled alone, then copied in time and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.program import BlockTable, new_blocks
+from chip.scheduling import CompileError, Symbol, relocate
+from chip.spec import ChipSpec
+from programs.decoder.blocks import BlockScheduler, Numbers
+from programs.decoder.places import DecoderPlaces, Matrices
+
+#: Room before x is read in which a block's first weights may be loaded.
+LEAD_CYCLES = 400
+
+Gangs = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A stage's blocks from the cycle x is readable (0): ``table`` up to ``cycles``, then the head.
+
+    parts: of each block.  Shared by all stages of one shape; tables are not changed.
+    """
+
+    table: BlockTable
+    cycles: int
+    head: BlockTable
+    head_cycles: int
+    parts: tuple[Scheduled, ...]
+
+    def whole(self) -> BlockTable:
+        """The blocks' table and the head's."""
+        return np.concatenate([self.table, self.head])
+
+    def all_cycles(self) -> NDArray[np.int64]:
+        """int64 [n]: the cycle of every row of ``whole``."""
+        cycles: NDArray[np.int64] = self.whole()["cycle"]
+        return cycles
+
+
+@dataclass
+class StageCode:
+    """One shape of stage: its places and, by (context, sequence), its blocks."""
+
+    spec: ChipSpec
+    places: DecoderPlaces
+    numbers: Numbers
+    gangs: Gangs
+    known: dict[str, Scheduled]  # shared by all shapes of a pipeline
+    bodies: dict[tuple[int, int], Body] = field(default_factory=dict)
+
+    def body(self, context: int, sequence: int = 0) -> Body:
+        """The stage's blocks for one bucket and one sequence's caches."""
+        key = (context, sequence)
+        if key not in self.bodies:
+            self.bodies[key] = self._join(context, sequence)
+        return self.bodies[key]
+
+    def scheduled(self, context: int, matrices: Matrices | None) -> Scheduled:
+        """A variant of a block (None: the head) scheduled alone; equal ones are scheduled once."""
+        p = self.places
+        key = repr((context, matrices or p.head, p.constants, p.x, p.factor, p.dynamic, p.act,
+                    p.results, p.up, p.hidden, p.narrow, p.logits, p.attention, p.reduce,
+                    p.between, p.replicate, p.head_norm, p.routing))  # fmt: skip
+        if key not in self.known:
+            block = BlockScheduler(self.spec, p, self.numbers, context)
+            try:
+                if matrices is None:
+                    end = block.head(LEAD_CYCLES)
+                else:
+                    end = block.block(matrices, LEAD_CYCLES)
+            except ValueError as error:
+                raise CompileError(
+                    f"no schedule for this shape on {p.layout.tp} {self.spec.name} ({error}); use "
+                    "other --tp or chip fields"
+                ) from None
+            table, symbols, own = block.schedule.blocks()
+            translate_gangs(table, own, self.gangs)
+            ends = [LEAD_CYCLES, *(at for _, at in block.phases)]
+            spent: dict[str, int] = {}
+            for (phase, at), before in zip(block.phases, np.maximum.accumulate(ends), strict=False):
+                spent[phase] = spent.get(phase, 0) + max(0, at - int(before))
+            self.known[key] = Scheduled(table, symbols, end - LEAD_CYCLES, spent)
+        return self.known[key]
+
+    def _join(self, context: int, sequence: int) -> Body:
+        p = self.places
+        tables: list[BlockTable] = []
+        parts = [self.scheduled(context, p.variants[variant]) for variant in p.variant_of]
+        elapsed = 0
+        for number, part in enumerate(parts):
+            bases = p.bases[sequence][number]
+            tables.append(part.at(elapsed - LEAD_CYCLES, bases, number))
+            elapsed += part.cycles
+        head, head_cycles = new_blocks(0), 0
+        if p.head is not None and p.stage.head_part < p.stage.head_parts - 1:
+            first = self.scheduled(context, None)  # x goes on when these logits are done
+            tables.append(first.at(elapsed - LEAD_CYCLES, {}, len(parts)))
+            elapsed += first.cycles
+            parts.append(first)
+        elif p.head is not None:
+            last = self.scheduled(context, None)
+            head = last.at(elapsed - LEAD_CYCLES, {}, len(parts))
+            head_cycles = last.cycles
+        joined = np.concatenate(tables) if tables else new_blocks(0)
+        return Body(joined, elapsed, head, head_cycles, tuple(parts))
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A block's table with symbolic addresses, x readable at LEAD_CYCLES; and how long it takes.
+
+    phases: cycles of the critical path by what it was at; they add up to ``cycles``.
+    """
+
+    table: BlockTable
+    symbols: list[Symbol | None]
+    cycles: int
+    phases: dict[str, int]
+
+    def at(self, shift: int, bases: dict[Symbol, int], number: int) -> BlockTable:
+        """A copy moved in time and memory, with tags of its own."""
+        copy = relocate(self.table, self.symbols, bases, shift)
+        rename_tags(copy, number * (1 << 16))
+        return copy
+
+
+def translate_gangs(table: BlockTable, own: Gangs, shared: Gangs) -> None:
+    """Number a table's gangs by ``shared``, adding those it lacks."""
+    shared.extend(gang for gang in own if gang not in shared)
+    numbers = np.array([shared.index(gang) for gang in own], np.int32)
+    ganged = table["gang"] >= 0
+    table["gang"][ganged] = numbers[table["gang"][ganged]]
+
+
+def rename_tags(table: BlockTable, base: int) -> None:
+    """Give a relocated copy tags of its own."""
+    for column in ("tag", "want0", "want1"):
+        named = table[column] > 0
+        table[column][named] += base

@@ -1,0 +1,5 @@
+"""What befalls the modelled machine, and what it does then."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Schedules of one operation each: products, attention, norms, requantisation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

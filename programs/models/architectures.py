@@ -1,0 +1,279 @@
+"""What a decoder-only model weighs: parameters, KV cache and arithmetic, from its shape alone.
+
+For estimates of models that nobody has to have at hand.  Shapes are those of the published
+``config.json`` files; the shipped ``target`` and ``draft`` are read from theirs.  This module
+counts; it never opens a tensor, and it knows nothing of machines or of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from programs.models.checkpoint import CheckpointError, read_config
+
+__all__ = [
+    "ARCHITECTURES", "SHIPPED", "Architecture", "LatentAttention", "Model", "architecture",
+    "find_model",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Sizes of multi-head latent attention (DeepSeek-V2 and later), in elements.
+
+    A position keeps one latent of ``key_value`` elements and one rotated key of ``rope``, shared by
+    all heads; a head's key has head_dim elements made from the latent and the ``rope`` shared ones.
+    """
+
+    key_value: int = 512
+    rope: int = 64
+    query: int = 1536
+    """Rank of the queries' own projection."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a model; sizes count elements, heads, layers or experts."""
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    """Intermediate size, of one expert where there are several."""
+    vocab: int
+    experts: int = 1
+    experts_per_token: int = 1
+    tied: bool = False
+    """The output head is the token embedding."""
+    latent: LatentAttention | None = None
+    """Multi-head latent attention instead of a key and a value per head."""
+    shared_experts: int = 0
+    """Experts of size ``ffn`` that every token passes, beside the chosen ones."""
+    dense_layers: int = 0
+    """Leading layers with one plain network of ``dense_ffn`` instead of experts."""
+    dense_ffn: int = 0
+    gated: bool = True
+    """SwiGLU with three matrices; otherwise two, as in OPT."""
+    biases: bool = False
+    """Biases on every projection and norm, as in OPT."""
+    learned_positions: int = 0
+    """Rows of a learned table of positions; 0 for rotary models."""
+    head_norms: bool = False
+    """A gain over head_dim for queries and one for keys in each layer, as in Qwen3."""
+    gemma: bool = False
+    """As in Gemma: GeGLU (tanh form), gains of 1 + what is stored, scaled embeddings."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            least = 0 if f.default == 0 else 1
+            if type(value) is int and value < least:
+                raise CheckpointError(f"{self.name}: {f.name} is {value}; it is at least {least}")
+        if self.heads % self.kv_heads:
+            raise CheckpointError(
+                f"{self.name}: {self.heads} heads cannot share {self.kv_heads} key/value heads "
+                "evenly; the number of heads must be a multiple"
+            )
+        if self.experts_per_token > self.experts:
+            raise CheckpointError(
+                f"{self.name}: {self.experts_per_token} experts per token of {self.experts}; "
+                "a token cannot choose more experts than there are"
+            )
+        if self.dense_layers > self.layers:
+            raise CheckpointError(
+                f"{self.name}: {self.dense_layers} dense layers of {self.layers}; "
+                "there cannot be more of them than layers"
+            )
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of one layer's attention projections (biases not counted)."""
+        h, q = self.hidden_size, self.heads * self.head_dim
+        if self.latent is None:
+            return h * (q + 2 * self.kv_heads * self.head_dim) + q * h
+        a = self.latent
+        queries = h * a.query + a.query * (q + self.heads * a.rope)
+        return queries + h * (a.key_value + a.rope) + a.key_value * 2 * q + q * h
+
+    def _network(self, ffn: int) -> int:
+        return (3 if self.gated else 2) * self.hidden_size * ffn
+
+    def _layer_extras(self) -> int:
+        """Elements of one layer outside its matrices: norms and biases."""
+        h, q, kv = self.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        extras = 2 * h + (2 * self.head_dim if self.head_norms else 0)
+        if self.latent is not None:
+            extras += self.latent.query + self.latent.key_value
+        if self.biases:
+            extras += 2 * h + (q + 2 * kv + h) + (self.ffn * (2 if self.gated else 1) + h)
+        return extras
+
+    def _body(self, experts: float) -> float:
+        """Elements of all layers and the last norm if ``experts`` of each layer's are counted."""
+        routed = self.layers - self.dense_layers
+        router = self.hidden_size * self.experts if self.experts > 1 else 0
+        one = self._network(self.ffn)
+        return (
+            self.layers * (self.attention_parameters + self._layer_extras())
+            + self.dense_layers * self._network(self.dense_ffn)
+            + routed * (router + (experts + self.shared_experts) * one)
+            + self.hidden_size * (2 if self.biases else 1)
+        )
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Elements of the token embedding, which are also those of the output head."""
+        return self.vocab * self.hidden_size
+
+    def _tables(self) -> int:
+        copies = 1 if self.tied else 2
+        return copies * self.embedding_parameters + self.learned_positions * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Stored parameters, a tied embedding counted once."""
+        return int(self._body(self.experts)) + self._tables()
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters of the model one token meets: all but the experts it does not choose."""
+        return int(self._body(self.experts_per_token)) + self._tables()
+
+    def parameters_read(self, tokens: int) -> float:
+        """Expected parameters that a pass over ``tokens`` positions reads, each counted once.
+
+        All layers and the output head; of E experts, k chosen uniformly per token,
+        E (1 - (1 - k/E)^tokens).  A look-up in the embedding is not counted.
+        """
+        missed = (1 - self.experts_per_token / self.experts) ** tokens
+        return self._body(self.experts * (1 - missed)) + self.embedding_parameters
+
+    def kv_bytes_per_token(self, bytes_per_value: float = 2) -> int:
+        """Bytes one position occupies in the KV cache of all layers.
+
+        2 x layers x kv_heads x head_dim values; with latent attention layers x (latent + rope).
+        """
+        values = 2 * self.kv_heads * self.head_dim
+        if self.latent is not None:
+            values = self.latent.key_value + self.latent.rope
+        return round(self.layers * values * bytes_per_value)
+
+    @property
+    def linear_flops_per_token(self) -> int:
+        """Operations of one token in all layers' matrices: 2 per active weight; no output head."""
+        return 2 * int(self._body(self.experts_per_token))
+
+    @property
+    def head_flops(self) -> int:
+        """Operations of one token's logits: 2 per element of the output head."""
+        return 2 * self.embedding_parameters
+
+    def attention_flops(self, context: float, *, expanded: bool = False) -> float:
+        """Operations of one token's scores and weighted sum over ``context`` positions, all layers.
+
+        4 x layers x heads x head_dim x context.  Latent attention works on the latents as they
+        lie in the cache: 2 (latent + rope) + 2 latent per head and position; ``expanded``: keys
+        and values are first made from them, as prefill does: 2 (head_dim + rope) + 2 head_dim.
+        """
+        keys = values = self.head_dim
+        if self.latent is not None:
+            base = self.head_dim if expanded else self.latent.key_value
+            keys, values = base + self.latent.rope, base
+        return 2.0 * self.layers * self.heads * (keys + values) * context
+
+    def flops_per_token(self, context: float) -> float:
+        """Operations (multiply and add each one) to generate one token after ``context`` positions.
+
+        Matrices, output head and attention as in decoding.
+        """
+        return self.linear_flops_per_token + self.head_flops + self.attention_flops(context)
+
+
+_CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+SHIPPED = ("target", "draft")
+"""Models whose weights come with the package."""
+
+
+def _from_config(path: Path, name: str) -> Architecture:
+    c = read_config(path)
+    return Architecture(
+        name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, c.experts,
+        c.experts_per_token, c.tied, head_norms=c.head_norms, gemma=c.unit_gain,
+    )  # fmt: skip
+
+
+def _table() -> dict[str, Architecture]:
+    rows = (
+        Architecture("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000),
+        Architecture("llama-2-13b", 40, 5120, 40, 40, 128, 13824, 32000),
+        Architecture("llama-2-70b", 80, 8192, 64, 8, 128, 28672, 32000),
+        Architecture("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256),
+        Architecture("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256),
+        Architecture("llama-3-405b", 126, 16384, 128, 8, 128, 53248, 128256),
+        Architecture("mistral-7b", 32, 4096, 32, 8, 128, 14336, 32000),
+        Architecture(
+            "mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, experts=8, experts_per_token=2
+        ),
+        Architecture("qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, head_norms=True),
+        Architecture(
+            "qwen3-235b", 94, 4096, 64, 4, 128, 1536, 151936,
+            experts=128, experts_per_token=8, head_norms=True,
+        ),
+        Architecture(
+            "opt-66b", 64, 9216, 72, 72, 128, 36864, 50272,
+            tied=True, gated=False, biases=True, learned_positions=2050,
+        ),
+        Architecture(
+            "deepseek-v3", 61, 7168, 128, 128, 128, 2048, 129280,
+            experts=256, experts_per_token=8, latent=LatentAttention(),
+            shared_experts=1, dense_layers=3, dense_ffn=18432,
+        ),
+        Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
+        Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
+        Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
+        Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
+        *(_from_config(_CHECKPOINTS / name, name) for name in SHIPPED),
+    )  # fmt: skip
+    return {row.name: row for row in rows}
+
+
+#: Models by name.  Shapes: each model's published config.json; target and draft are shipped.
+ARCHITECTURES: dict[str, Architecture] = _table()
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model's name stands for: its shape, and the directory of its weights if it has any."""
+
+    architecture: Architecture
+    checkpoint: Path | None
+
+
+def find_model(source: str | Path) -> Model:
+    """The one rule for names of models: a name of ``ARCHITECTURES`` first, then a path.
+
+    A known name means that model even where a file or directory is called the same (``./name``
+    means the directory); of those only ``SHIPPED`` have weights.  A path is a checkpoint directory,
+    or a ``config.json`` for a shape without weights.
+    Raises CheckpointError with one line saying what is wrong and how to mend it.
+    """
+    text = str(source)
+    if text in ARCHITECTURES:
+        return Model(ARCHITECTURES[text], _CHECKPOINTS / text if text in SHIPPED else None)
+    path = Path(source)
+    if not path.exists():
+        raise CheckpointError(
+            f"model {text!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
+        )
+    directory = path if path.is_dir() else path.parent
+    shape = _from_config(path, directory.resolve().name)
+    return Model(shape, path if path.is_dir() else None)
+
+
+def architecture(source: str | Path) -> Architecture:
+    """The shape of the model that ``find_model`` finds."""
+    return find_model(source).architecture

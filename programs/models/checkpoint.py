@@ -1,0 +1,160 @@
+"""Hugging Face checkpoints of decoders: configuration, tensors, tokenizer.
+
+A checkpoint directory holds ``config.json``, one or more ``*.safetensors`` files (with
+``model.safetensors.index.json`` when there are several) and ``tokenizer.json``.  Everything about
+it is checked when it is opened - architecture, presence, shape and number type of every tensor -
+and nothing is read until it is asked for: tensors are views of mapped files, decoded to float32
+row by row on request, so a caller who reads slices never holds a whole matrix.
+
+This module knows how a checkpoint is stored (``programs.models.config`` what its configuration
+means).  It knows nothing about chips, and it never runs the model.  Every problem is a
+`CheckpointError` of one line.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
+from programs.models.tensors import (
+    ITEM_BYTES,
+    CheckpointError,
+    FileSource,
+    TensorSource,
+    find_tensors,
+)
+from programs.models.tokenizer_files import read_tokenizer
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ModelConfig",
+    "RopeScaling",
+    "load_checkpoint",
+    "random_checkpoint",
+    "read_config",
+    "tensor_shapes",
+]
+
+F32 = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's configuration and its tensors, read on request."""
+
+    config: ModelConfig
+    source: TensorSource
+    path: Path | None = None
+    """The directory, or None for a model that exists only in memory."""
+
+    def tensor(self, name: str) -> F32:
+        """Return the whole tensor `name` as float32 in its stored shape."""
+        return self.source.read(name, None, None)
+
+    def block(self, name: str, rows: Index, columns: Index | None = None) -> F32:
+        """Return float32 [rows, columns] of matrix `name`; only these elements are read."""
+        return self.source.read(name, rows, columns)
+
+    def embedding_row(self, token: int) -> F32:
+        """Return the embedding of `token`, float32 [hidden_size]."""
+        if not 0 <= token < self.config.vocab:
+            raise CheckpointError(
+                f"token {token} is outside the vocabulary of {self.config.vocab}; "
+                "use a token of this model's tokenizer"
+            )
+        rows = np.array([token], dtype=np.int64)
+        row: F32 = self.source.read("model.embed_tokens.weight", rows, None)[0]
+        return row
+
+    @property
+    def head_name(self) -> str:
+        """Name of the output head's tensor [vocab, hidden_size]."""
+        return "model.embed_tokens.weight" if self.config.tied else "lm_head.weight"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the directory, loaded at each access."""
+        if self.path is None:
+            raise CheckpointError("a model in memory has no tokenizer; give token numbers instead")
+        file = self.path / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; copy it from where the model was published")
+        return read_tokenizer(file)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Open the checkpoint directory `path` and check that it is complete and supported."""
+    directory = Path(path)
+    config = read_config(directory)
+    tensors = find_tensors(directory)
+    for name in tensors:
+        if name.endswith("_proj.bias"):
+            raise CheckpointError(
+                f"{directory}: tensor {name!r} is a bias, which is not supported; "
+                "use a model without biases"
+            )
+    for name, shape in tensor_shapes(config).items():
+        stored = tensors.get(name)
+        if stored is None:
+            raise CheckpointError(
+                f"{directory}: tensor {name!r} is missing; "
+                "fetch every safetensors file of the model again"
+            )
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"{stored.file}: tensor {name!r} has shape {list(stored.shape)} but config.json "
+                f"says {list(shape)}; use the config.json and weights of one model"
+            )
+        if stored.dtype not in ITEM_BYTES:
+            raise CheckpointError(
+                f"{stored.file}: tensor {name!r} has number type {stored.dtype}; "
+                f"store it as one of {', '.join(ITEM_BYTES)}"
+            )
+    return Checkpoint(config, FileSource(tensors), directory)
+
+
+class _RandomSource:
+    """Tensors drawn from a counter-based generator keyed by seed and name; the last is kept."""
+
+    def __init__(self, config: ModelConfig, seed: int) -> None:
+        self._shapes = tensor_shapes(config)
+        self._tied = config.tied
+        self._gain = 0.0 if config.unit_gain else 1.0
+        self._seed = seed
+        self._kept: tuple[str, F32] | None = None
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        """Generate and slice; see `TensorSource.read`."""
+        if name not in self._shapes:
+            raise CheckpointError(f"a model of this configuration has no tensor {name!r}")
+        if self._kept is None or self._kept[0] != name:
+            self._kept = (name, self._generate(name))
+        values = self._kept[1]
+        values = values if rows is None else values[rows]
+        return values.copy() if columns is None else values[:, columns]
+
+    def _generate(self, name: str) -> F32:
+        shape = self._shapes[name]
+        key = np.array([self._seed, zlib.crc32(name.encode())], dtype=np.uint64)
+        values = np.random.Generator(np.random.Philox(key=key)).random(shape, dtype=np.float32)
+        values -= np.float32(0.5)
+        if len(shape) == 1:  # a norm's gain, 1 +- 0.25
+            return values * np.float32(0.5) + np.float32(self._gain)
+        # uniform with standard deviation 1 / sqrt(inputs), 1 for an embedding that is no head
+        deviation = 1.0 if "embed" in name and not self._tied else shape[1] ** -0.5
+        values *= np.float32(math.sqrt(12.0) * deviation)
+        return values
+
+
+def random_checkpoint(config: ModelConfig, seed: int) -> Checkpoint:
+    """Return a model of seeded random weights (uniform, sensible scales), without any file."""
+    return Checkpoint(config, _RandomSource(config, seed))

@@ -1,0 +1,65 @@
+"""Rotary angles: frequencies of a configuration, and sine and cosine in plain IEEE arithmetic.
+
+Library sines differ in the last place between machines, and a value that lies close to a rounding
+boundary would then differ after rounding to fp32.  Everything here is built of single float64
+additions and multiplications in a fixed order, so that every host computes the same rows.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+from numpy.typing import NDArray
+
+from programs.models.checkpoint import ModelConfig
+
+__all__ = ["inverse_frequencies", "sin_cos"]
+
+F64 = NDArray[np.float64]
+
+# pi/2 in three parts; the first two have 33 significant bits: k * part is exact for k < 2^20
+_HALF_PI = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
+_TWO_OVER_PI = 0.6366197723675814
+
+
+def inverse_frequencies(config: ModelConfig) -> F64:
+    """Return the angle per position of each pair, radians, float64 [head_dim / 2]."""
+    with localcontext() as context:
+        context.prec = 40
+        theta, d = Decimal(config.rope_theta), config.head_dim
+        plain = [theta ** (Decimal(-2 * i) / d) for i in range(d // 2)]
+        scaling = config.rope_scaling
+        if scaling is None:
+            return np.array([float(value) for value in plain])
+        factor = Decimal(scaling.factor)
+        if scaling.kind == "linear":
+            return np.array([float(value / factor) for value in plain])
+        # llama3: full turns of each pair within the trained context decide how much it is slowed
+        two_pi = 4 * sum((Decimal(part) for part in _HALF_PI), Decimal(0))
+        low, high = Decimal(scaling.low_freq_factor), Decimal(scaling.high_freq_factor)
+        scaled = []
+        for value in plain:
+            turns = scaling.original_max_position * value / two_pi
+            keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
+            scaled.append(float((1 - keep) * value / factor + keep * value))
+        return np.array(scaled)
+
+
+def sin_cos(angle: F64) -> tuple[F64, F64]:
+    """Return (sin, cos) of `angle` in radians, float64, accurate to about 1e-16 below 10^6."""
+    quarter = np.rint(angle * _TWO_OVER_PI)
+    rest = angle
+    for part in _HALF_PI:
+        rest = rest - quarter * part
+    square = rest * rest
+    sin = np.zeros_like(rest)
+    cos = np.zeros_like(rest)
+    for n in range(9, 0, -1):  # Taylor series to x^19 and x^18 on |x| <= pi/4
+        sin = (1.0 - sin) * square / (2.0 * n * (2.0 * n + 1.0))
+        cos = (1.0 - cos) * square / (2.0 * n * (2.0 * n - 1.0))
+    sin, cos = rest - rest * sin, 1.0 - cos
+    turn = quarter.astype(np.int64) & 3
+    odd = (turn & 1) == 1
+    sin, cos = np.where(odd, cos, sin), np.where(odd, sin, cos)
+    return np.where(turn >= 2, -sin, sin), np.where((turn == 1) | (turn == 2), -cos, cos)

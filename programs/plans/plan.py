@@ -1,0 +1,188 @@
+"""A model by its shape alone, compiled for as many chips as it takes: no weight is touched.
+
+``compile_plan`` deals the model (``programs.decoder.fit``), schedules every kind of block, hands x
+over real cables and predicts cycles; ``check_plan`` proves every distinct piece of the programs
+legal and all chips' vectors matched.  ``programs.plans.timing`` executes it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from chip.checker import ERROR, Finding, check
+from chip.faults import ProgramFault
+from chip.isa import Op
+from chip.program import BlockTable, Program
+from chip.scheduling import CompileError
+from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
+from programs.decoder import (
+    QUANT_RANGE,
+    SLACK,
+    Body,
+    Layout,
+    Numbers,
+    Pipeline,
+    build_pipeline,
+    deal_model,
+    shifted,
+)
+from programs.models import ModelConfig
+
+
+@dataclass
+class Plan:
+    """A model on chips: its stages, their programs and the cycles they take.
+
+    starts: the cycle x is readable at each stage in the launch of one token.
+    checked: ``check_plan`` found nothing.
+    """
+
+    name: str
+    config: ModelConfig
+    layout: Layout
+    dtype: str
+    context: int
+    batch: int
+    pipeline: Pipeline
+    starts: list[int] = field(default_factory=list)
+    checked: bool = False
+
+    @property
+    def spec(self) -> ChipSpec:
+        """The chips' spec."""
+        return self.pipeline.spec
+
+    @property
+    def chips(self) -> int:
+        """Chips of the machine."""
+        return self.pipeline.topology.chips
+
+    def body(self, stage: int) -> Body:
+        """The blocks of a stage."""
+        return self.pipeline.code[stage].body(self.context)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of one token through all stages, head included."""
+        last = self.body(len(self.starts) - 1)
+        return self.starts[-1] + last.cycles + last.head_cycles
+
+    @property
+    def stage_cycles(self) -> list[int]:
+        """Cycles each stage works on a token, without what is between stages."""
+        bodies = [self.body(i) for i in range(len(self.starts))]
+        return [body.cycles + body.head_cycles for body in bodies]
+
+    @property
+    def interval_cycles(self) -> int:
+        """Cycles of a beat of the full conveyor belt: the slowest stage and the handover."""
+        return self.pipeline.beat(self.context)[2]
+
+    @property
+    def sram_used_bytes(self) -> int:
+        """SRAM taken on the fullest chip, the system's slices not counted."""
+        return max(code.places.placement.used_bytes() for code in self.pipeline.code)
+
+
+
+def compile_plan(
+    name: str, config: ModelConfig, spec: ChipSpec, *, dtype: str = "int8", context: int,
+    batch: int = 1, chips: int | None = None, tp: int | None = None,
+) -> Plan:  # fmt: skip
+    """Deal, place and schedule a model of ``config`` for ``context`` positions.
+
+    batch: sequences whose caches the chips hold.  Raises CompileError or FabricError.
+    """
+    if context > config.max_position:
+        raise CompileError(
+            f"context {context:,}: {name} was made for {config.max_position:,} positions; use "
+            f"--context {config.max_position} or less"
+        )
+    layout, stages, wiring = deal_model(name, config, spec, dtype, context, batch, chips, tp)
+    numbers = Numbers(
+        1.0 / layout.hidden_size, config.eps, QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
+        1.0 / layout.head_dim, config.activation,
+    )  # fmt: skip
+    pipeline = build_pipeline(stages, layout, dtype, spec, context, numbers, wiring, batch)
+    plan = Plan(name, config, layout, dtype, context, batch, pipeline)
+    plan.starts = pipeline.starts(context)
+    words, room = instruction_bytes(plan), system_bytes(spec)
+    if words > room:
+        raise CompileError(
+            f"{name}: {words:,} bytes of instruction words in {room:,} bytes of the system's "
+            "slices; use more chips, so that a chip has fewer layers"
+        )
+    return plan
+
+
+def system_bytes(spec: ChipSpec) -> int:
+    """SRAM of the slices that are the system's; they hold the instruction words."""
+    slices = len(spec.reserved_slices_west) + len(spec.reserved_slices_east)
+    return slices * spec.words_per_slice * spec.lanes
+
+
+def instruction_bytes(plan: Plan) -> int:
+    """At most so many bytes of instruction words on any chip, by the assumed encoding.
+
+    A word, a Repeat and a NOP for every run of a block on each of its queues.
+    """
+    most = 0
+    sizes = np.array([len(g) for g in plan.pipeline.gangs] or [1])
+    seen: set[tuple[object, ...]] = set()
+    for number, stage in enumerate(plan.pipeline.stages):
+        if stage.shape in seen:
+            continue
+        seen.add(stage.shape)
+        table = plan.body(number).whole()
+        queues = np.where(table["gang"] >= 0, sizes[table["gang"]], 1)
+        words = queues * table["n2"] * np.where(table["n1"] > 1, 3, 2)
+        most = max(most, 16 * int(words.sum()))
+    return most
+
+
+def check_plan(plan: Plan) -> int:
+    """Prove the plan's programs legal; the number of distinct pieces that were checked.
+
+    A chip's program is what comes in, a stage's blocks, and what goes out, with pauses between
+    (see ``Pipeline.handover_cycles``): each distinct piece is checked once, and then the vectors
+    of all chips against each other.  Raises ProgramFault for the first error.
+    """
+    pipeline = plan.pipeline
+    bodies: dict[tuple[object, ...], BlockTable] = {}
+    handovers: dict[int, BlockTable] = {}
+    for number, stage in enumerate(pipeline.stages):
+        bodies[stage.shape] = plan.body(number).whole()
+        for chip in range(pipeline.tp):
+            lines = pipeline.timeline(number, chip, plan.starts)
+            if plan.batch > 1:
+                lines = lines + pipeline.belt_timeline(plan.context, number, chip)
+            for piece, _ in lines:
+                if piece is not None and len(piece.table):
+                    handovers[piece.number] = piece.table
+    for table in [*bodies.values(), *handovers.values()]:
+        moved = shifted(table, -int(table["cycle"].min()))
+        last = int(moved["cycle"].max()) + 1
+        _refuse(check(Program(moved, pipeline.gangs, [], last), plan.spec))
+    links = (Op.SEND, Op.RECEIVE)
+    launches = [pipeline.programs(plan.context, True, links)]
+    if plan.batch > 1:  # beats differ by the caches they use, not by what they send
+        launches.append(pipeline.belt_programs(plan.context, plan.batch, 0, links))
+    for programs, program_of_chip in launches:
+        _refuse(check_fabric(programs, program_of_chip, pipeline.topology.cables, plan.spec))
+    plan.checked = True
+    return len(bodies) + len(handovers)
+
+
+def _refuse(findings: list[Finding]) -> None:
+    """Raise ProgramFault for the first error."""
+    for f in findings:
+        if f.severity == ERROR:
+            text = f"{f.instruction}: {f.other}; {f.mend}"
+            chip = -1 if f.chip is None else f.chip
+            raise ProgramFault(f.code, f.cycle, f.queue, text, chip=chip)
+
+

@@ -1,0 +1,175 @@
+"""What a plan says: cycles by phase, memory by use, units by load, and where the bottleneck is.
+
+Everything is counted from the plan's own blocks and places; nothing is estimated here but the
+roofline, which is what the planes' ports alone would allow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.isa import ALUS, C2C_QUEUE, LINKS, MXM_QUEUE, SLICES, VXM_QUEUE, Op
+from chip.program import BlockTable
+from programs.decoder import C2C, MATMUL, NODE, SOFTMAX, VXM, memory_bytes, router_columns
+from programs.plans.plan import Plan, instruction_bytes, system_bytes
+
+BELT, ALONE = "conveyor belt", "one token at a time"
+INSTALL, PIPELINE = "weights_install", "pipeline"
+#: What each phase is, and what would make it shorter.
+PHASES = {
+    INSTALL: ("weights streaming into the planes", "more chips, or narrower weights"),
+    MATMUL: ("planes reloading and draining between weights", "a shorter mxm_reload_gap_cycles"),
+    VXM: ("norms, gates, quantisation and sums", "fewer layers, or faster ALUs"),
+    SOFTMAX: (
+        "scores and softmax, one cached position after another for every tile of heads",
+        "a shorter context, or more chips to share the heads",
+    ),
+    C2C: ("all-reduces between the chips of a stage", "faster links, or fewer chips per stage"),
+    PIPELINE: ("handing x from stage to stage", "fewer stages, or faster links"),
+}
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """Figures of one plan.
+
+    phases: cycles of one token by phase, adding up to ``cycles_per_token``.  sram: bytes of the
+    fullest chip by use.  units: busy share of the slowest stage's time.  roofline_cycles: what
+    streaming the weights alone takes.  instruction_bytes: at most, of the longest program.
+    """
+
+    cycles_per_token: int
+    interval_cycles: int
+    mode: str
+    per_user: float
+    total: float
+    phases: dict[str, int]
+    sram: dict[str, int]
+    units: dict[str, float]
+    roofline_cycles: int
+    operations_per_byte: float
+    instruction_bytes: int
+    bottleneck: str
+
+
+def report_plan(plan: Plan) -> PlanReport:
+    """All figures of ``plan``."""
+    phases = _phases(plan)
+    user_cycles, tokens, mode = _service(plan)
+    clock = plan.spec.clock_hz
+    worst = max(phases, key=lambda name: phases[name])
+    what, mend = PHASES[worst]
+    share = phases[worst] / plan.cycles
+    roofline, intensity = _roofline(plan)
+    return PlanReport(
+        plan.cycles, plan.interval_cycles, mode, clock / user_cycles, tokens * clock, phases,
+        _sram(plan), _units(plan), roofline, intensity,
+        instruction_bytes(plan),
+        f"{what}: {share:.0%} of a token's cycles; {mend} would move it",
+    )  # fmt: skip
+
+
+def _service(plan: Plan) -> tuple[float, float, str]:
+    """Cycles between a user's tokens, tokens per cycle of all users, and how they are served."""
+    stages = len(plan.starts)
+    belt = max(plan.batch, stages) * plan.interval_cycles
+    alone = plan.batch * plan.cycles
+    if plan.batch > 1 and belt < alone:
+        return belt, plan.batch / belt, BELT
+    return alone, plan.batch / alone, ALONE
+
+
+def _phases(plan: Plan) -> dict[str, int]:
+    found = dict.fromkeys((INSTALL, MATMUL, VXM, SOFTMAX, C2C, PIPELINE), 0)
+    for number, code in enumerate(plan.pipeline.code):
+        parts = list(plan.body(number).parts)
+        if len(plan.body(number).head):
+            parts.append(code.scheduled(plan.context, None))
+        for part in parts:
+            for name, cycles in part.phases.items():
+                found[name] += cycles
+            installs = min(part.phases.get(MATMUL, 0), _plane_cycles(part.table))
+            found[INSTALL] += installs
+            found[MATMUL] -= installs
+    found[VXM] += plan.starts[0]  # what is dispatched before x is read
+    found[PIPELINE] = plan.cycles - sum(found.values())
+    return found
+
+
+def _issued(table: BlockTable, gangs: list[tuple[int, ...]]) -> NDArray[np.int64]:
+    """int64 [144]: instructions of every queue."""
+    issued = np.zeros(C2C_QUEUE + LINKS, np.int64)
+    n = table["n1"].astype(np.int64) * table["n2"]
+    alone = table["gang"] < 0
+    np.add.at(issued, table["queue"][alone], n[alone])
+    for gang in np.unique(table["gang"][~alone]):
+        np.add.at(issued, list(gangs[gang]), n[table["gang"] == gang].sum())
+    return issued
+
+
+def _plane_cycles(table: BlockTable) -> int:
+    """Cycles in which the busiest plane takes weights."""
+    loads = table[table["op"] == Op.LW]
+    planes = (loads["queue"] - MXM_QUEUE) // 2
+    n = loads["n1"].astype(np.int64) * loads["n2"]
+    return max((int(n[planes == plane].sum()) for plane in range(4)), default=0)
+
+
+def _units(plan: Plan) -> dict[str, float]:
+    slowest = int(np.argmax(plan.stage_cycles))
+    body, cycles = plan.body(slowest), plan.stage_cycles[slowest]
+    table = body.whole()
+    issued = _issued(table, plan.pipeline.gangs)
+    sends = _issued(table[table["op"] == Op.SEND], plan.pipeline.gangs)[C2C_QUEUE:]
+    vector = float(plan.spec.cycles_per_vector)
+    return {
+        "mem_ports": float(issued[:SLICES].mean() / cycles),
+        "vxm_busiest_alu": float(issued[VXM_QUEUE : VXM_QUEUE + ALUS].max() / cycles),
+        "mxm_weights": _plane_cycles(table) / cycles,
+        "links_busiest": float(sends.max() * vector / cycles),
+    }
+
+
+def _sram(plan: Plan) -> dict[str, int]:
+    """Bytes of the fullest chip by use."""
+    code = max(plan.pipeline.code, key=lambda c: c.places.placement.used_bytes())
+    stage, layout = code.places.stage, plan.layout
+    whole = memory_bytes(layout, plan.dtype, plan.context, plan.batch)
+    head = layout.x_tiles * layout.vocab_blocks * layout.vocab_width * 320
+    item = 1 if plan.dtype == "int8" else 2
+    t, x = layout.x_tiles, layout.x_width
+    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
+    attention = (qkv + layout.q_tiles * t * x) * 320
+    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width * 320
+    router = router_columns(layout, plan.dtype) * 320
+    weights, blocks = head // stage.head_parts * stage.head, 0
+    for block in stage.blocks:
+        weights += attention if block.kind == "attention" else ffn // block.parts + router
+        blocks += block.kind == "attention"
+    weights *= item
+    cache = whole["cache"] // layout.tp // layout.layers * blocks
+    system = system_bytes(plan.spec)
+    used = code.places.placement.used_bytes()
+    return {
+        "weights": weights, "kv_cache": cache, "activations_and_tables": used - weights - cache,
+        "reserved_for_the_system": system, "free": plan.spec.sram_bytes - system - used,
+    }  # fmt: skip
+
+
+def _roofline(plan: Plan) -> tuple[int, float]:
+    """Cycles in which the planes could take all weights of a token, and operations per byte."""
+    need = memory_bytes(plan.layout, plan.dtype, plan.context, 1)["weights"] / plan.layout.tp
+    item = 1 if plan.dtype == "int8" else 2
+    return round(need / (4 * 16 * 320)), 2.0 / item
+
+
+def describe_machine(plan: Plan) -> str:
+    """How the chips are used, in words."""
+    stages, tp = len(plan.starts), plan.layout.tp
+    used = stages * tp
+    idle = f", {plan.chips - used} idle" if plan.chips > used else ""
+    where = "one node" if plan.chips <= NODE else f"{plan.chips // NODE} nodes"
+    return f"{stages} stages of {tp} chips on {where}{idle}"

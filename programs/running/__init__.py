@@ -1,0 +1,5 @@
+"""Compiled programs run in this process: one launch, a text, a belt of texts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,396 @@
+"""Runs a compiled decoder's chips in lockstep and generates tokens with them.
+
+``Runner`` steps any subset of an artifact's chips in this process; what it needs from whoever runs
+the other chips (waiting for them, a barrier, their logits) it asks of ``Peers``.  Without peers it
+runs all chips here, in one thread, so that a compiler engineer can step through it in a debugger:
+
+    result = generate(artifact, prompt=[1, 2, 3], max_new_tokens=8)
+
+Two independent ways to keep chips in step, which must give the same digest:
+
+- ``lookahead``: a chip runs until it lacks a vector; the schedule is the synchronisation.
+- ``barrier``: every chip runs the blocks that start in one window before any chip starts the next
+  window.  With L the cycles from Send to Receive, linked blocks span less than L/2 and a window is
+  L/2 long, so a vector received in a window was sent by a block of an earlier window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
+from chip.isa import C2C_QUEUE, queue_name
+from chip.linking import LinkedProgram, link, touched_words
+from chip.spec import ChipSpec
+from interconnect.wiring import wire
+from programs.artifact import Artifact
+from programs.decoder import Host, pick_token
+from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
+from programs.sram import image_bytes, image_digest
+
+LOOKAHEAD, BARRIER = "lookahead", "barrier"
+SYNC_MODES = (LOOKAHEAD, BARRIER)
+#: Barrier marks are ``launches so far * LAUNCH_MARK + window``, so they ascend over a run.
+LAUNCH_MARK = 1 << 32
+
+#: Share of SRAM that a memory image fills for the chip to count as dense.
+DENSE_RATIO = 0.25
+
+Logits = NDArray[np.float32]
+
+
+class StuckError(Exception):
+    """No chip can continue: a schedule that waits for itself, named chip by chip."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What to generate: token ids of the prompt, how many new ones, how to choose them.
+
+    temperature 0 is greedy; otherwise tokens are drawn with a counter-based stream keyed by
+    (seed, step).  stop: token ids that end the generation early.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    stop: tuple[int, ...] = ()
+    sync: str = LOOKAHEAD
+
+
+@dataclass
+class RunResult:
+    """What a runner hands back about its own chips.
+
+    entries: the entry point of each launch; decode: the launches that gave a token;
+    retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
+    faults: what ``programs.faults.modelled`` counted, empty without a plan.
+    """
+
+    tokens: list[int]
+    entries: list[str]
+    decode: list[int]
+    retired: dict[int, list[int]]
+    sums: dict[int, tuple[int, int]]
+    io_seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+class Peers(Protocol):
+    """The rest of the machine, as seen by one runner."""
+
+    def progressed(self) -> None:
+        """Some chip of the runner went on."""
+
+    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
+        """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment."""
+
+    def gate(self, mark: int) -> None:
+        """Return when every runner has reached ``mark``; marks ascend."""
+
+    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
+        """Give the own chips' logits, get those of all chips in the order of chips."""
+
+    def report(self, cycle: int, tokens: Sequence[int]) -> None:
+        """Progress: virtual cycles since the first launch, all tokens so far."""
+
+
+class Alone:
+    """Peers of a runner that runs every chip itself."""
+
+    def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
+        self._on_token = on_token
+        self._told = 0
+        self._vectors = -1
+
+    def progressed(self) -> None:
+        """Nothing to note."""
+
+    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
+        """Nobody else could help: without a vector moved since last time the chips are stuck."""
+        vectors = int(rings.counts.sum())
+        if vectors == self._vectors:
+            raise StuckError("no chip can continue: " + "; ".join(_wait_of(chip) for chip in chips))
+        self._vectors = vectors
+
+    def gate(self, mark: int) -> None:
+        """Everybody is here."""
+
+    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
+        """All logits are our own."""
+        return [own[number] for number in sorted(own)]
+
+    def report(self, cycle: int, tokens: Sequence[int]) -> None:
+        """Hand new tokens to the callback."""
+        if self._on_token is not None:
+            for token in tokens[self._told :]:
+                self._on_token(token)
+        self._told = len(tokens)
+
+
+def _wait_of(chip: Chip) -> str:
+    """Where a chip stands: who should have sent, and when."""
+    queue, cycle = chip.waiting
+    text = f"chip {chip.chip_id} waits on {queue_name(queue)} at cycle {cycle}"
+    peer = chip.peer(queue - C2C_QUEUE) if queue >= C2C_QUEUE else -1
+    if peer < 0:
+        return text
+    if not chip.receives:
+        return f"{text} for chip {peer} to take what was sent before"
+    sent = cycle - chip.spec.send_to_receive_cycles
+    return f"{text} for the vector that chip {peer} should have sent at cycle {sent}"
+
+
+def window_cycles(spec: ChipSpec) -> int:
+    """Length of a barrier window: half the cycles between a Send and its Receive."""
+    return spec.send_to_receive_cycles // 2
+
+
+def step_lookahead(
+    chips: Sequence[Chip], rings: Rings, peers: Peers, threads: int = 1
+) -> None:
+    """Run begun ``chips`` to the end of the launch, each as far as its vectors allow."""
+    pending = list(chips)
+    while pending:
+        before = [chip.clock for chip in pending]
+        status = run_chips(pending, rings, threads=threads)
+        moved = any(
+            s == Status.DONE or chip.clock != b
+            for s, chip, b in zip(status, pending, before, strict=True)
+        )
+        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
+        if moved:
+            peers.progressed()
+        elif pending:
+            peers.idle(pending, rings)
+
+
+def step_windows(
+    chips: Sequence[Chip], rings: Rings, peers: Peers, window: int, launch: int
+) -> None:
+    """Run begun ``chips`` to the end of the launch in windows of ``window`` cycles."""
+    pending = list(chips)
+    number = 0
+    while pending:
+        peers.gate(launch * LAUNCH_MARK + number)
+        number += 1
+        status = run_chips(pending, rings, number * window, rounds=1)
+        for chip, state in zip(pending, status, strict=True):
+            if state not in (Status.DONE, Status.WINDOW):
+                raise StuckError(
+                    f"{_wait_of(chip)} inside the window that ends at {number * window}: a vector "
+                    "is later than its link allows"
+                )
+        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
+    peers.gate((launch + 1) * LAUNCH_MARK)
+
+
+class Runner:
+    """The chips ``numbers`` of an artifact, loaded and wired, with their host side."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        numbers: Sequence[int],
+        rings: Rings,
+        peers: Peers,
+        host: Host | None = None,
+        threads: int = 1,
+        faults: FaultSetting | None = None,
+    ) -> None:
+        """``host``: needed to generate, not to launch an entry point as it is.
+
+        threads: how many step the chips in lookahead mode; the result is the same.  faults: what
+        befalls the modelled machine.
+        """
+        self._faults = None if faults is None else ModelledFaults(faults, artifact)
+        self._launched = 0
+        self.artifact = artifact
+        self._host = host
+        self._threads = threads
+        self.rings = rings
+        self.peers = peers
+        self._linked: dict[tuple[str, int], LinkedProgram] = {}
+        self._touched: dict[int, NDArray[np.int64]] = {}
+        self._touched_programs: dict[int, int] = {}
+        self.chips = [self._new_chip(number) for number in numbers]
+        own = {number: artifact.memory[number] for number in numbers}
+        self.images = {number: image_digest(image) for number, image in own.items()}
+        self.image_bytes = {number: image_bytes(image) for number, image in own.items()}
+
+    def _new_chip(self, number: int) -> Chip:
+        """A wired chip with its memory image."""
+        image, spec = self.artifact.memory[number], self.artifact.spec
+        chip = Chip(spec, number, dense=image_bytes(image) > DENSE_RATIO * spec.sram_bytes)
+        wire(chip, self.artifact.cables)
+        for place, address, rows in image:
+            chip.write_words(place, address, rows)
+        return chip
+
+    def reload(self, rings: Rings, peers: Peers) -> None:
+        """New chips and a host as before the first launch, in other rings among other peers."""
+        self.rings, self.peers = rings, peers
+        self._launched = 0
+        if self._host is not None:
+            self._host.virtual_io_seconds = 0.0
+        self._new_chips()
+
+    def _new_chips(self) -> None:
+        numbers = [chip.chip_id for chip in self.chips]
+        self.chips.clear()
+        self.chips += [self._new_chip(number) for number in numbers]
+
+    def touched(self, chip: Chip) -> NDArray[np.int64]:
+        """Rows of SRAM that may differ from the chip's image: what programs and host wrote."""
+        number = self.artifact.program_of_chip[chip.chip_id]
+        keys = [key for key in self._linked if key[1] == number]
+        if len(keys) != self._touched_programs.get(number):
+            words = self.artifact.spec.words_per_slice
+            parts = [touched_words(self._linked[key]) for key in keys]
+            for places in self.artifact.bindings.get("inputs", {}).values():
+                parts += [slice_ * words + first + np.arange(n) for slice_, first, n in places]
+            rows = np.concatenate([np.zeros(0, np.int64), *parts])
+            self._touched[number] = np.unique(rows.astype(np.int64))
+            self._touched_programs[number] = len(keys)
+        return self._touched[number]
+
+    def linked(self, entry: str, chip: int) -> LinkedProgram:
+        """The executable form of a chip's program, made once for chips that share it."""
+        key = (entry, self.artifact.program_of_chip[chip])
+        if key not in self._linked:
+            self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+        return self._linked[key]
+
+    @property
+    def host(self) -> Host:
+        """The host side; a runner made without one cannot generate."""
+        if self._host is None:
+            raise ValueError("this runner was made without a host side")
+        return self._host
+
+    def launch(
+        self, entry: str, number: int, sync: str, counts: dict[str, int] | None = None,
+        from_first: Callable[[], int] | None = None,
+    ) -> dict[int, int]:  # fmt: skip
+        """Run one launch of all own chips; the cycle at which each retired.
+
+        counts: of faults, is added to.  from_first: see ``ModelledFaults``; new chips by default.
+        """
+        if self._faults is None:
+            return self._launch(entry, number, sync)
+
+        def again() -> int:
+            self._new_chips()
+            return 0
+
+        for chip in self.chips:
+            self.linked(entry, chip.chip_id)
+        return self._faults.launch(
+            self.chips, number, entry, {} if counts is None else counts,
+            lambda: self._launch(entry, number, sync), self.touched, from_first or again,
+        )  # fmt: skip
+
+    def _launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
+        for chip in self.chips:
+            chip.begin(self.linked(entry, chip.chip_id), number)
+        if sync == BARRIER:
+            # Marks ascend although a launch that failed runs again under its number.
+            window = window_cycles(self.artifact.spec)
+            step_windows(self.chips, self.rings, self.peers, window, self._launched)
+        else:
+            step_lookahead(self.chips, self.rings, self.peers, self._threads)
+        self._launched += 1
+        return {chip.chip_id: chip.retired_cycles for chip in self.chips}
+
+    def _repeat(self, job: Generation, result: RunResult) -> int:
+        """On new chips every launch so far again, from the known tokens; their cycles."""
+        before = [chip.digest_sums.copy() for chip in self.chips]
+        io_seconds = self.host.virtual_io_seconds
+        self._new_chips()
+        tokens = [*job.prompt, *result.tokens]
+        cycles = 0
+        for position, entry in enumerate(result.entries):
+            for chip in self.chips:
+                self.host.prepare(chip, tokens[position], position)
+            self._launch(entry, position, job.sync)
+            cycles += self.artifact.predicted_cycles[entry]
+        self.host.virtual_io_seconds = io_seconds
+        for chip, sums in zip(self.chips, before, strict=True):
+            if (chip.digest_sums != sums).any():
+                raise UnrecoverableError(f"chip {chip.chip_id} computed other things on the spare")
+        token = tokens[len(result.entries)]
+        for chip in self.chips:
+            self.host.prepare(chip, token, len(result.entries))
+        self.host.virtual_io_seconds = io_seconds
+        return cycles
+
+    def generate(
+        self,
+        job: Generation,
+        resume: RunResult | None = None,
+        between: Callable[[RunResult], None] = lambda _: None,
+    ) -> RunResult:
+        """Feed the prompt, then pick tokens until ``max_new_tokens`` or the stop token.
+
+        resume: what the launches so far gave, the chips being as they were after them.  between:
+        called before every launch with the result so far; ``len(entries)`` is the launch's number.
+        """
+        result = resume or RunResult([], [], [], {c.chip_id: [] for c in self.chips}, {}, 0.0)
+        if self._faults is not None and not result.faults:
+            result.faults.update(self._faults.new_counts())
+        io_before = self.host.virtual_io_seconds
+        if resume is not None:
+            self.host.virtual_io_seconds, io_before = resume.io_seconds, 0.0
+        reached = sum(map(max, zip(*result.retired.values(), strict=True)))
+        last = len(job.prompt) - 1
+        for position in range(len(result.entries), last + job.max_new_tokens):
+            between(result)
+            prefill = position < last
+            token = job.prompt[position] if position <= last else result.tokens[-1]
+            for chip in self.chips:
+                self.host.prepare(chip, token, position)
+            entry = self.host.entry(position, prefill)
+            retired = self.launch(
+                entry, position, job.sync, result.faults, lambda: self._repeat(job, result)
+            )
+            for number, cycle in retired.items():
+                result.retired[number].append(cycle)
+            result.entries.append(entry)
+            reached += max(retired.values())
+            if not prefill:
+                result.decode.append(position)
+                result.tokens.append(self._pick(job, len(result.decode)))
+            result.io_seconds = self.host.virtual_io_seconds - io_before
+            self.peers.report(reached, result.tokens)
+            if result.tokens and result.tokens[-1] in job.stop:
+                break
+        for chip in self.chips:
+            low, high = (int(value) for value in chip.digest_sums)
+            result.sums[chip.chip_id] = (low, high)
+        return result
+
+    def _pick(self, job: Generation, step: int) -> int:
+        own = {chip.chip_id: self.host.read_logits(chip) for chip in self.chips}
+        logits = np.concatenate(self.peers.exchange(step, own))
+        return int(pick_token(logits, job.temperature, job.seed, step))
+
+
+def generate(
+    artifact: Artifact,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    sync: str = LOOKAHEAD,
+    on_token: Callable[[int], None] | None = None,
+) -> RunResult:
+    """Greedy generation with all chips in this thread."""
+    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
+    peers = Alone(on_token)
+    runner = Runner(artifact, range(artifact.chips), rings, peers, Host(artifact))
+    return runner.generate(Generation(tuple(prompt), max_new_tokens, sync=sync))

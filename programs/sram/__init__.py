@@ -1,0 +1,5 @@
+"""Where words lie in SRAM, and what a chip holds when it starts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,30 @@
+from .images import (
+    Image,
+    fp32_rows,
+    image_bytes,
+    image_digest,
+    put_fp32,
+    put_rows,
+    put_weights,
+    read_words,
+)
+from .placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
+from .strips import Strips
+
+__all__ = [
+    "EAST_QUAD",
+    "KV_QUAD",
+    "MAP_PAIR",
+    "WEST_QUAD",
+    "Image",
+    "Placement",
+    "Strips",
+    "Symbols",
+    "fp32_rows",
+    "image_bytes",
+    "image_digest",
+    "put_fp32",
+    "put_rows",
+    "put_weights",
+    "read_words",
+]
