@@ -107,7 +107,7 @@ def _input_errors() -> type[Exception] | object:
 
 def _run_errors() -> type[Exception] | object:
     from chip.faults import LockstepViolation, ProgramFault
-    from cluster.mapping import MappingError
+    from cluster.processes import MappingError
     from interconnect.clocks import AlignmentError, DriftError
     from programs.faults import UnrecoverableError
     from programs.running import StuckError

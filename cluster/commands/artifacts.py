@@ -38,8 +38,8 @@ def compile_(
     tp_asked, stages = options.check_parallelism(chips, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
-    from cluster.compiling import compile_model, open_model
-    from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.runs import compile_model, open_model
     from programs.artifact import save
 
     with working("compiling ...", stderr_console()) as tell:
@@ -83,8 +83,8 @@ def check(
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
     from chip.checker import rules as checker
-    from cluster.artifact_check import check_artifact
-    from cluster.output import print_json, stderr_console, working
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.runs import check_artifact
     from programs.artifact import load
 
     options.check_at_least("--most-elements", most_elements, 1)
@@ -144,7 +144,7 @@ def inspect(
     options.check_at_least("--limit", limit, 0)
     from chip.encoding import disassemble
     from chip.program import Program
-    from cluster.output import print_json, print_table
+    from cluster.commands.output import print_json, print_table
     from programs.artifact import load
 
     artifact = load(file)
@@ -211,13 +211,12 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
-    from cluster.actor_session import Placement
-    from cluster.launching import launch_everywhere
-    from cluster.metrics.run_watch import RunWatch
-    from cluster.output import print_json, print_table, stderr_console, working
-    from cluster.report.request import report_request
-    from cluster.tracing.plan import Launched
-    from cluster.tracing.request import trace_request
+    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.metrics import RunWatch
+    from cluster.processes import Placement
+    from cluster.report import report_request
+    from cluster.runs import launch_everywhere
+    from cluster.tracing import Launched, trace_request
     from programs.artifact import load
     from programs.running import LOOKAHEAD
 
@@ -255,7 +254,7 @@ def run(
     if traced is not None:
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
-        from cluster.report.from_launches import launch_run
+        from cluster.report import launch_run
 
         reporting.finish(lambda: launch_run(facts, artifact, launched))
     if as_json:

@@ -40,7 +40,7 @@ def assemble(
     from chip.faults import ProgramFault
     from chip.linking import link
     from chip.spec import load_chip_spec
-    from cluster.output import print_json, print_table
+    from cluster.commands.output import print_json, print_table
     from interconnect.wiring import NODE_SIZES, node_cables
     from programs.artifact import Artifact, save
 

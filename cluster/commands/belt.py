@@ -35,8 +35,8 @@ def belt(
     for option, value in (("--max-new-tokens", max_new_tokens), ("--context", context)):
         options.check_at_least(option, value, 1)
     from chip.spec import load_chip_spec
-    from cluster.compiling import open_model
-    from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.runs import open_model
     from programs.decoder import compile_belt, partition_model
     from programs.running import run_belt
 

@@ -19,9 +19,8 @@ def bench(
     from rich.console import Console
     from rich.table import Table
 
-    from cluster.bench import measure, select
-    from cluster.bench_row import Row
-    from cluster.output import print_json, stderr_console, working
+    from cluster.bench import Row, measure, select
+    from cluster.commands.output import print_json, stderr_console, working
 
     chosen = select(names or [])
     rows: list[Row] = []

@@ -54,11 +54,16 @@ def agentic(
     if not 1 <= requests <= MOST_REQUESTS:
         raise InputError(f"--requests {requests}: use 1 to {MOST_REQUESTS:,}")
 
-    from cluster.experiments.agentic_graph import draw_requests
-    from cluster.experiments.agentic_routing import make_router
-    from cluster.experiments.agentic_site import AgentChoice, build_site, run_agentic
-    from cluster.experiments.router_actor import actor_desk, split_name
-    from cluster.output import print_json, stderr_console, working
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.experiments.agentic import (
+        AgentChoice,
+        actor_desk,
+        build_site,
+        draw_requests,
+        make_router,
+        run_agentic,
+        split_name,
+    )
 
     policy, in_actor = split_name(router)
     if not 0 < slo < float("inf"):
@@ -85,7 +90,7 @@ def _show(report: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from cluster.output import print_table
+    from cluster.commands.output import print_table
 
     table = Table(
         title=f"{report['requests']:,} agents' requests, router {escape(report['router'])}, "

@@ -89,16 +89,20 @@ def disaggregated(
     options.check_choice("--handover", handover, ("serial", "layers"))
     options.check_at_least("--lpu-ffn-cycles", lpu_ffn_cycles, 1)
 
-    from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
-    from cluster.experiments.machines import ffn_cycles_per_layer, lpu_belt
-    from cluster.experiments.pictures import draw_disaggregated
-    from cluster.experiments.serving import Slo, latencies
-    from cluster.gpu.link import load_link
-    from cluster.gpu.roofline import GpuGroup
-    from cluster.gpu.spec import load_gpu_spec
-    from cluster.metrics.serving import publish_disaggregated
-    from cluster.output import print_json, stderr_console, working
-    from cluster.report.request import report_request
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.experiments.serving import (
+        PLATFORMS,
+        Site,
+        Slo,
+        ffn_cycles_per_layer,
+        latencies,
+        lpu_belt,
+        publish_disaggregated,
+        run_disaggregated,
+    )
+    from cluster.gpu import GpuGroup, load_gpu_spec, load_link
+    from cluster.plots import draw_disaggregated
+    from cluster.report import report_request
     from programs.models import architecture
 
     for name in platform or ():
@@ -136,7 +140,7 @@ def disaggregated(
     report["seed"] = seed
     if reporting.wanted:
         from chip.spec import load_chip_spec
-        from cluster.report.from_experiments import disaggregated_run
+        from cluster.report import disaggregated_run
 
         told = [(key, str(report[key])) for key in FACTS]
         given = lpu_cycles_per_token is not None
@@ -163,8 +167,8 @@ def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.commands.output import print_table
     from cluster.experiments.serving import STAGES
-    from cluster.output import print_table
 
     platforms = report["platforms"]
     size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"

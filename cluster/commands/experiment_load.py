@@ -9,13 +9,11 @@ import typer
 
 from cluster.commands import options
 from cluster.errors import InputError
-from cluster.gpu.link import LINK_PRESETS as LINKS
-from cluster.gpu.spec import GPU_PRESETS as GPUS
+from cluster.gpu import GPU_PRESETS as GPUS
+from cluster.gpu import LINK_PRESETS as LINKS
 
 if TYPE_CHECKING:
-    from cluster.experiments.arrivals import Trace
-    from cluster.experiments.machines import LpuChoice
-    from cluster.experiments.scaling import Scaling
+    from cluster.experiments.serving import LpuChoice, Scaling, Trace
 
 POOLS = ("gpu", "lpu", "both")
 
@@ -149,15 +147,21 @@ def load(
     options.check_plot(plot)
     choice = lpu_choice(chips, chip, dtype, context, lpu_cycles_per_token, lpu_interval_cycles)
 
-    from cluster.experiments.load import GpuServers, LpuServers, RooflineCost, run_load, serve_load
-    from cluster.experiments.machines import lpu_belt
-    from cluster.experiments.pictures import draw_load
-    from cluster.experiments.serving import Slo, latencies
-    from cluster.gpu.roofline import GpuGroup
-    from cluster.gpu.spec import load_gpu_spec
-    from cluster.metrics.serving import publish_load
-    from cluster.output import print_json, stderr_console, working
-    from cluster.report.request import report_request
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.experiments.serving import (
+        GpuServers,
+        LpuServers,
+        RooflineCost,
+        Slo,
+        latencies,
+        lpu_belt,
+        publish_load,
+        run_load,
+        serve_load,
+    )
+    from cluster.gpu import GpuGroup, load_gpu_spec
+    from cluster.plots import draw_load
+    from cluster.report import report_request
     from programs.models import architecture
 
     given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
@@ -192,7 +196,7 @@ def load(
         draw_load(took, plot)
     if reporting.wanted:
         from chip.spec import load_chip_spec
-        from cluster.report.from_experiments import load_run
+        from cluster.report import load_run
 
         reporting.finish(
             lambda: load_run(
@@ -210,7 +214,7 @@ def _scaling(
     pool: str, least: int, most: int | None, given: dict[str, float | None]
 ) -> Scaling | None:
     """The rule by which the GPU pool scales, if it does; given: figures that were named."""
-    from cluster.experiments.scaling import Scaling
+    from cluster.experiments.serving import Scaling
 
     named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if most is None:
@@ -241,7 +245,7 @@ def lpu_choice(
     options.check_at_least("--context", context, 1)
     options.check_at_least("--lpu-cycles-per-token", cycles, 1)
     options.check_at_least("--lpu-interval-cycles", interval, 1)
-    from cluster.experiments.machines import LpuChoice
+    from cluster.experiments.serving import LpuChoice
 
     return LpuChoice(chips, chip, dtype, context, cycles, interval)
 
@@ -251,7 +255,7 @@ def make_trace(
     lengths: tuple[int, int, float], seed: int,
 ) -> Trace:  # fmt: skip
     """The requests that the options ask for; lengths: median prompt and answer, and spread."""
-    from cluster.experiments.arrivals import Lengths, bursts, poisson, read_trace
+    from cluster.experiments.serving import Lengths, bursts, poisson, read_trace
 
     options.check_choice("--arrivals", arrivals, ("poisson", "bursts"))
     options.check_at_least("--limit", limit, 1)

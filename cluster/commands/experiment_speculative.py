@@ -118,7 +118,7 @@ def speculative(
     if plot is not None and not sweep:
         raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")
     options.check_plot(plot)
-    from cluster.experiments.speculative_settings import Settings
+    from cluster.experiments.speculative import Settings
 
     settings = Settings(
         gamma=gamma, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, mode=mode,
@@ -132,12 +132,11 @@ def speculative(
     board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
 
     # The heavy imports wait until the arguments are known to make sense.
-    from cluster.compiling import open_model
-    from cluster.experiments.pictures import draw_speculative
-    from cluster.experiments.speculative import run
-    from cluster.metrics.drafting import DraftWatch
-    from cluster.output import print_json, stderr_console, working
-    from cluster.report.request import report_request
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.experiments.speculative import DraftWatch, run
+    from cluster.plots import draw_speculative
+    from cluster.report import report_request
+    from cluster.runs import open_model
 
     reporting = report_request(save, report)
     tokenizer = open_model(options.shipped_model()).tokenizer
@@ -151,7 +150,7 @@ def speculative(
         draw_speculative(result["rows"], plot)
     if reporting.wanted:
         from chip.spec import load_chip_spec
-        from cluster.report.from_experiments import speculative_run
+        from cluster.report import speculative_run
 
         told = _facts(result)
         if result["text"]:
@@ -182,7 +181,7 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cluster.output import print_table
+    from cluster.commands.output import print_table
 
     if len(prompts) == 1 and result["text"]:
         typer.echo(prompts[0] + result["text"][0])

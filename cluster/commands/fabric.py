@@ -47,7 +47,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
 @app.command()
 def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
-    from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import print_json, print_table, stderr_console, working
     from interconnect.wiring import diameter
 
     with working("following cables ...", stderr_console()):
@@ -96,7 +96,7 @@ def route(
     import numpy as np
 
     from chip.isa import LINKS
-    from cluster.output import print_json, print_table
+    from cluster.commands.output import print_json, print_table
     from interconnect.wires import schedule_messages
     from interconnect.wiring import minimal_routes
 
@@ -154,7 +154,7 @@ def clocks(
     as_json: options.Json = False,
 ) -> None:
     """Characterise links, align counters, start together, and run against the drift budget."""
-    from cluster.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import print_json, print_table, stderr_console, working
     from interconnect.clocks import run_clocks
 
     for name, value in (
@@ -236,14 +236,13 @@ def collective(
     as_json: options.Json = False,
 ) -> None:
     """Schedule, check and simulate a collective; with --run, execute it and compare with NumPy."""
-    from cluster.collective_runs import collective_rows, run_functional
+    from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.errors import RunError
-    from cluster.gpu.collectives import gpu_time
-    from cluster.metrics.run_watch import RunWatch
-    from cluster.output import print_json, print_table, stderr_console, working
-    from cluster.report.request import report_request
-    from cluster.tracing.plan import Launched
-    from cluster.tracing.request import trace_request
+    from cluster.gpu import gpu_time
+    from cluster.metrics import RunWatch
+    from cluster.report import report_request
+    from cluster.runs import collective_rows, run_functional
+    from cluster.tracing import Launched, trace_request
     from interconnect.collectives import ALGORITHMS, OPERATIONS, plan_collective
     from programs.artifact import ENTRY_POINT
     from programs.faults import load_fault_plan
@@ -323,7 +322,7 @@ def collective(
         facts["trace"] = traced.summary()
     rows = collective_rows(facts, plan)
     if reporting.wanted:
-        from cluster.report.from_launches import collective_run
+        from cluster.report import collective_run
 
         reporting.finish(
             lambda: collective_run(
@@ -356,8 +355,8 @@ def sweep(
     from rich.console import Console
     from rich.table import Table
 
-    from cluster.collective_runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
-    from cluster.output import print_json, stderr_console, working
+    from cluster.commands.output import print_json, stderr_console, working
+    from cluster.runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
     from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)

@@ -73,16 +73,25 @@ def generate(
     board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
 
     # The heavy imports wait until the arguments are known to make sense.
-    from cluster.actor_session import Placement
-    from cluster.actor_session import chips_per_actor as pack
-    from cluster.compiling import adopt, compile_apart, compile_model, home_of, open_model
-    from cluster.generation import launches_of, planned_launches, run_generation
-    from cluster.metrics.generation import SERVED, publish_generation
-    from cluster.metrics.run_watch import RunWatch
-    from cluster.output import Terminal, print_json, print_table
-    from cluster.report.request import report_request
-    from cluster.spare_generation import generate_on_spares
-    from cluster.tracing.request import trace_request
+    from cluster.commands.output import Terminal, print_json, print_table
+    from cluster.metrics import RunWatch
+    from cluster.processes import Placement
+    from cluster.processes import chips_per_actor as pack
+    from cluster.report import report_request
+    from cluster.runs import (
+        SERVED,
+        adopt,
+        compile_apart,
+        compile_model,
+        generate_on_spares,
+        home_of,
+        launches_of,
+        open_model,
+        planned_launches,
+        publish_generation,
+        run_generation,
+    )
+    from cluster.tracing import trace_request
     from programs.artifact import load
     from programs.faults import fault_summary, load_fault_plan, loses_nodes
     from programs.running import Generation
@@ -176,7 +185,7 @@ def generate(
     if traced is not None:
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
-        from cluster.report.from_launches import generation_run
+        from cluster.report import generation_run
         from programs.models import architecture
 
         shape = architecture(directory)

@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from cluster.whole_files import check_writable
 
 if TYPE_CHECKING:
-    from cluster.metrics.board import Board
+    from cluster.metrics import Board
 
 CHIPS = (1, 2, 4, 8)
 
@@ -92,7 +92,7 @@ METRICS_LINGER_SECONDS = 15.0
 
 def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
     """The board that is exported until the command's end; None where no port is given."""
-    from cluster.metrics.exporter import Exporter, exported
+    from cluster.metrics import Exporter, exported
 
     board: Board | None = context.with_resource(exported(Exporter(port, host, linger)))
     return board

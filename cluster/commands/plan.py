@@ -76,7 +76,7 @@ def plan(
     swept, values = _range(sweep)
     from chip.scheduling import CompileError
     from chip.spec import load_chip_spec
-    from cluster.output import print_json, stderr_console, working
+    from cluster.commands.output import print_json, stderr_console, working
     from interconnect.wiring import FabricError
 
     spec = _changed(load_chip_spec(chip), set_ or [])
@@ -265,7 +265,7 @@ def _write_csv(path: Path, rows: list[Row]) -> None:
 
 def _show(row: Row) -> None:
     """The human table."""
-    from cluster.output import print_table
+    from cluster.commands.output import print_table
     from programs.plans import PHASES
 
     cycles = row["cycles_per_token"]

@@ -18,10 +18,8 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Make one self-contained HTML page of a saved run."""
-    from cluster.output import print_json, print_table, stderr_console, working
-    from cluster.report.page import write_page
-    from cluster.report.request import check_page
-    from cluster.report.run_file import read_run
+    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.report import check_page, read_run, write_page
 
     check_page(output, "--output")
     loaded = read_run(run)

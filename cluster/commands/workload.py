@@ -18,7 +18,7 @@ from cluster.whole_files import check_writable
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
-    from cluster.workloads import Workload
+    from cluster.runs import Workload
 
 app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def matmul(
         options.check_at_least(option, value, 1)
     if sweep is not None and (run or output is not None):
         raise InputError("--sweep compiles and checks many products: leave out --run and --output")
-    from cluster.workloads import random_matmul
+    from cluster.runs import random_matmul
     from programs.matmul import MatmulShape
 
     data = run or output is not None
@@ -85,7 +85,7 @@ def matmul(
                 f"{row['tera_operations_per_s']:6.1f} T op/s"
             )
     if as_json:
-        from cluster.output import print_json
+        from cluster.commands.output import print_json
 
         print_json({"m": m, "k": k, "dtype": dtype, "chips": chips, "split": split, "rows": rows})
 
@@ -108,7 +108,7 @@ def mlp(
         raise InputError(
             f"--sizes {sizes[:60]}: use two or more numbers of 1 to 1,000,000, for instance 784,10"
         )
-    from cluster.workloads import random_network
+    from cluster.runs import random_network
     from programs.convnet import mlp as build
 
     network = build(batch, tuple(int(part) for part in parts))
@@ -131,7 +131,7 @@ def resnet50(
     options.check_at_least("--seed", seed, 0)
     if size < 32 or size % 32:
         raise InputError(f"--size {size}: use a multiple of 32")
-    from cluster.workloads import random_network
+    from cluster.runs import random_network
     from programs.convnet import resnet50 as build
 
     network = build(size)
@@ -159,7 +159,7 @@ def bert(
     options.check_at_least("--seed", seed, 0)
     if chips not in options.CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
-    from cluster.workloads import random_encoder
+    from cluster.runs import random_encoder
     from programs.encoder import EncoderShape
 
     depth, hidden, heads = _BERT[model]
@@ -192,9 +192,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Compile, check, perhaps run and write one workload; what there is to say of it."""
     from chip.spec import load_chip_spec
-    from cluster.compiling import join_images
-    from cluster.output import stderr_console, working
-    from cluster.workloads import check_workload, figures, run_workload
+    from cluster.commands.output import stderr_console, working
+    from cluster.runs import check_workload, figures, join_images, run_workload
     from programs.artifact import save
 
     if output is not None:
@@ -219,7 +218,7 @@ def _report(
     build: Callable[[ChipSpec], Workload], title: str, chip: str, run: bool,
     output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    from cluster.output import print_json, print_table
+    from cluster.commands.output import print_json, print_table
 
     result = _measure(build, chip, run, output)
     if as_json:

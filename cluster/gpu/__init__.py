@@ -1,1 +1,5 @@
-"""The GPU side: estimates by roofline and collective model, and real forward passes."""
+"""The GPU side: specs, roofline, collectives, links, a pool of nodes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

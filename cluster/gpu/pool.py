@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError, RunError, one_line
-from cluster.ray_session import open_ray
+from cluster.processes import open_ray
 from programs.models import load_checkpoint
 
 F32 = NDArray[np.float32]

@@ -1,5 +1,5 @@
-"""What Prometheus sees of a run: one table of metrics, a board they are written on, an exporter.
+"""What Prometheus sees of a run."""
 
-``table`` defines every metric; collectors, reference documentation and tests are made from it.
-Only the exporter knows HTTP, only the board knows ``prometheus_client``.
-"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from chip.faults import LockstepViolation
 from cluster.errors import one_line
-from cluster.mapping import SharedMapping
 from cluster.metrics.activity import Done, RunActivity
 from cluster.metrics.board import Board, Totals
 from cluster.metrics.fault_counts import FaultCounts
 from cluster.metrics.places import Places, places_of
 from cluster.metrics.table import UNITS
+from cluster.processes import SharedMapping
 from programs.artifact import Artifact
 from programs.faults import FaultSetting, LostNode
 

@@ -1,1 +1,5 @@
-"""A run as one JSON file, and that file as one HTML page with pictures."""
+"""Pages of what ran, for people."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from chip.spec import ChipSpec
-from cluster.experiments.arrivals import PS, Trace
-from cluster.experiments.belt import Belt
-from cluster.experiments.serving import Served, latencies
-from cluster.gpu.roofline import GpuGroup
+from cluster.experiments.serving import PS, Belt, Served, Trace, latencies
+from cluster.gpu import GpuGroup
 from cluster.report.from_models import latency_section, lpu_roof, roofline_section
 from cluster.report.run_file import Run, new_run
 from interconnect.wiring import node_cables

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.gpu.collectives import collective_samples
-from cluster.gpu.spec import load_gpu_spec
+from cluster.gpu import collective_samples, load_gpu_spec
 from cluster.report.from_models import (
     default_groups,
     gpu_token_seconds,
@@ -24,7 +23,7 @@ from cluster.report.from_programs import (
     utilisation_sections,
 )
 from cluster.report.run_file import Run, new_run
-from cluster.tracing.plan import Launched
+from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.models import Architecture
 

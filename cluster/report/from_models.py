@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from chip.isa import LANES, PLANES, SLICES
 from chip.spec import ChipSpec
-from cluster.gpu.roofline import GpuGroup, Jitter
-from cluster.gpu.spec import DTYPE_BYTES, load_gpu_spec
+from cluster.gpu import DTYPE_BYTES, GpuGroup, Jitter, load_gpu_spec
 from programs.models import Architecture
 
 Section = dict[str, Any]

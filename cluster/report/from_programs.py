@@ -17,7 +17,7 @@ from chip.isa import LINKS, SLICES, Op
 from chip.program import Program, expand_columns
 from chip.timeline import FAMILIES, SEND_UNIT, UNITS, busy_cycles, timeline
 from cluster.report.run_file import MOST_ITEMS, MOST_STAGES, WORD_KINDS
-from cluster.tracing.plan import Launched, make_entry
+from cluster.tracing import Launched, make_entry
 from programs.artifact import Artifact
 
 Section = dict[str, Any]

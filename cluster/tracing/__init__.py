@@ -1,1 +1,5 @@
-"""Traces of what every functional unit did, for Perfetto and chrome://tracing."""
+"""Traces of what ran, for trace viewers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

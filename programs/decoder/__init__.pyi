@@ -5,27 +5,28 @@ from .fit import NODE, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
 from .host import Host, entry_at, pick_token
 from .image import ChipImages
-from .lanes import Layout
+from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Pipeline, build_pipeline, shifted
 from .stage_code import Body, rename_tags, translate_gangs
 
 __all__ = [
-    "Body",
     "C2C",
-    "ChipImages",
-    "GoldenDecoder",
-    "Host",
-    "Layout",
     "MATMUL",
     "NODE",
-    "Numbers",
-    "PartitionedModel",
-    "Pipeline",
     "QUANT_RANGE",
     "SLACK",
     "SOFTMAX",
     "VXM",
+    "Body",
+    "ChipImages",
+    "GoldenDecoder",
+    "Host",
+    "Layout",
+    "Numbers",
+    "PartitionError",
+    "PartitionedModel",
+    "Pipeline",
     "build_pipeline",
     "compile_belt",
     "compile_decoder",

@@ -11,13 +11,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from cluster.experiments.agentic import run_agents
-from cluster.experiments.agentic_graph import draw_requests
-from cluster.experiments.agentic_routing import GPU, LPU, Always, Learned, Router, Rule
-from cluster.experiments.agentic_site import AgentChoice, build_site
-from cluster.experiments.serving import Latencies
-from cluster.metrics.serving import publish_agents
-from cluster.workload import Workload, run_workload
+from cluster.commands.script import Workload, run_workload
+from cluster.experiments.agentic import (
+    GPU,
+    LPU,
+    AgentChoice,
+    Always,
+    Learned,
+    Router,
+    Rule,
+    build_site,
+    draw_requests,
+    run_agents,
+)
+from cluster.experiments.serving import Latencies, publish_agents
 
 SEED = 0
 

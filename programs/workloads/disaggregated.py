@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.experiments.arrivals import Lengths, poisson
-from cluster.experiments.disaggregated import PLATFORMS, Site, run_disaggregated
-from cluster.experiments.machines import LpuChoice, ffn_cycles_per_layer, lpu_belt
-from cluster.experiments.serving import Served, Slo, latencies
-from cluster.gpu.link import load_link
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
-from cluster.metrics.serving import publish_disaggregated
-from cluster.workload import Workload, run_workload
+from cluster.commands.script import Workload, run_workload
+from cluster.experiments.serving import (
+    PLATFORMS,
+    Lengths,
+    LpuChoice,
+    Served,
+    Site,
+    Slo,
+    ffn_cycles_per_layer,
+    latencies,
+    lpu_belt,
+    poisson,
+    publish_disaggregated,
+    run_disaggregated,
+)
+from cluster.gpu import GpuGroup, load_gpu_spec, load_link
 from programs.models import architecture
 
 CYCLES_PER_TOKEN = 2_500_000

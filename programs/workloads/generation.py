@@ -11,13 +11,18 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
-from cluster.actor_session import Placement
 from cluster.commands.options import shipped_model
-from cluster.compiling import compile_apart, open_model
-from cluster.generation import Listener, run_generation
-from cluster.metrics.generation import SERVED, publish_generation
-from cluster.metrics.run_watch import RunWatch
-from cluster.workload import Workload, run_workload
+from cluster.commands.script import Workload, run_workload
+from cluster.metrics import RunWatch
+from cluster.processes import Placement
+from cluster.runs import (
+    SERVED,
+    Listener,
+    compile_apart,
+    open_model,
+    publish_generation,
+    run_generation,
+)
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192

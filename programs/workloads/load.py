@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.experiments.arrivals import Lengths, poisson
-from cluster.experiments.load import GpuServers, LpuServers, RooflineCost, run_load, serve_load
-from cluster.experiments.machines import LpuChoice, lpu_belt
-from cluster.experiments.serving import Slo, latencies
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
-from cluster.metrics.serving import publish_load
-from cluster.workload import Workload, run_workload
+from cluster.commands.script import Workload, run_workload
+from cluster.experiments.serving import (
+    GpuServers,
+    Lengths,
+    LpuChoice,
+    LpuServers,
+    RooflineCost,
+    Slo,
+    latencies,
+    lpu_belt,
+    poisson,
+    publish_load,
+    run_load,
+    serve_load,
+)
+from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.models import architecture
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.commands.options import shipped_model
-from cluster.experiments.speculative import run
-from cluster.experiments.speculative_settings import Settings
-from cluster.metrics.drafting import DraftWatch
-from cluster.workload import Workload, run_workload
+from cluster.commands.script import Workload, run_workload
+from cluster.experiments.speculative import DraftWatch, Settings, run
 from programs.models import load_checkpoint
 
 PROMPTS = ("def ", "class ", "import ")

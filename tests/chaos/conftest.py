@@ -9,7 +9,7 @@ from kills import Calm, calm_generation
 
 from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
-from cluster.ray_session import open_ray
+from cluster.processes import open_ray
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
 from programs.models import load_checkpoint

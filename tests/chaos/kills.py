@@ -19,13 +19,17 @@ from typing import Any
 
 import numpy as np
 
-import cluster.actor_session
-import cluster.generation
-from cluster.actor_session import Placement, chip_actors
-from cluster.generation import GenerationResult, Listener, run_generation
-from cluster.mapping import SharedMapping
-from cluster.node import ChipGroup, layout_of
-from cluster.supervision import Supervisor
+import cluster.processes.session
+import cluster.runs.generation
+from cluster.processes import (
+    ChipGroup,
+    Placement,
+    SharedMapping,
+    Supervisor,
+    chip_actors,
+    layout_of,
+)
+from cluster.runs import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
 

@@ -11,7 +11,7 @@ import pytest
 from kills import Disturbed, Kill, disturbed
 
 from chip.spec import PRESETS
-from cluster.collective_runs import run_functional
+from cluster.runs import run_functional
 from interconnect.wiring import topology_of
 
 pytestmark = pytest.mark.ray

@@ -8,7 +8,7 @@ from time import perf_counter
 import pytest
 from kills import Calm, Disturbed, crew, draw_kills, generate
 
-from cluster.actor_session import Placement
+from cluster.processes import Placement
 from programs.artifact import Artifact
 
 pytestmark = pytest.mark.ray

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from cluster.commands.options import shipped_model
-from cluster.experiments.speculative_rig import Rig
-from cluster.experiments.speculative_settings import Settings
-from cluster.experiments.speculative_steps import Job, target_only
-from cluster.gpu.pool import Answer, GpuPool, RayMember, ray_pool
+from cluster.experiments.speculative import Settings
+from cluster.experiments.speculative.rig import Rig
+from cluster.experiments.speculative.steps import Job, target_only
+from cluster.gpu import GpuPool, ray_pool
+from cluster.gpu.pool import Answer, RayMember
 
 pytestmark = pytest.mark.ray
 

@@ -8,7 +8,7 @@ import pytest
 
 from chip.spec import ChipSpec
 from cluster.commands.options import shipped_model
-from cluster.ray_session import open_ray
+from cluster.processes import open_ray
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
 from programs.models import load_checkpoint

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cluster.experiments import acceptance
-from cluster.experiments.acceptance import Draws, Use
+from cluster.experiments.speculative import acceptance
+from cluster.experiments.speculative.acceptance import Draws, Use
 
 #: E[tokens per step] by alpha (rows) and gamma (columns), as printed in the literature.
 GAMMAS = (1, 2, 3, 4, 5, 7, 8, 16)

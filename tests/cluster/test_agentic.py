@@ -13,23 +13,27 @@ import pytest
 
 from cluster.cli import run
 from cluster.errors import InputError
-from cluster.experiments.agentic import DRAFT, TARGET, AgentSite, GroupModel, LpuModel, run_agents
-from cluster.experiments.agentic_graph import (
-    LIGHT,
-    NEW_TOKENS,
-    TOOL_MS,
-    AgentRequest,
-    Step,
+from cluster.experiments.agentic import (
+    GPU,
+    LPU,
+    AgentChoice,
+    Always,
+    Learned,
+    Rule,
+    build_site,
     draw_requests,
+    make_router,
+    run_agentic,
+    run_agents,
 )
-from cluster.experiments.agentic_messages import KINDS
-from cluster.experiments.agentic_routing import GPU, LPU, Always, Learned, Rule, make_router
-from cluster.experiments.agentic_site import AgentChoice, build_site, run_agentic
-from cluster.experiments.agentic_text import LpuWriter
-from cluster.experiments.arrivals import PS
-from cluster.experiments.batching import I64
-from cluster.experiments.belt import given_belt
-from cluster.gpu.link import WorldLink
+from cluster.experiments.agentic.agents import DRAFT, TARGET, AgentSite, GroupModel, LpuModel
+from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, Step
+from cluster.experiments.agentic.messages import KINDS
+from cluster.experiments.agentic.text import LpuWriter
+from cluster.experiments.serving import PS
+from cluster.experiments.serving.batching import I64
+from cluster.experiments.serving.belt import given_belt
+from cluster.gpu import WorldLink
 
 
 class Words:

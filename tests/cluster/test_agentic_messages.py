@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.experiments.agentic_messages import (
+from cluster.experiments.agentic.messages import (
     ASK,
     KINDS,
     MAX_BYTES,

@@ -35,7 +35,7 @@ def test_the_sum_comes_out(
     assert run(["check", str(made)]) == 0
     with pytest.MonkeyPatch.context() as patch:
         told: list[str] = []
-        patch.setattr("cluster.output.print_json", lambda o: told.append(json.dumps(o)))
+        patch.setattr("cluster.commands.output.print_json", lambda o: told.append(json.dumps(o)))
         assert run(["run", str(made), "--json"]) == 0
     first = json.loads(told[0])["outputs"][0]["result"]["first"]
     assert first == [float(np.float32(a) + np.float32(b))] * 8

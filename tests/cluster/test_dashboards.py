@@ -21,8 +21,7 @@ from prometheus_server import DASHBOARDS, SHIPPED, Prometheus, free_ports, prome
 from chip.isa import C2C_QUEUE, Op
 from chip.program import Program, new_blocks
 from chip.spec import ChipSpec
-from cluster.metrics.board import Board
-from cluster.metrics.exporter import Exporter, exported
+from cluster.metrics import Board, Exporter, exported
 from cluster.metrics.table import HISTOGRAM, METRICS
 from programs.artifact import Artifact, save
 

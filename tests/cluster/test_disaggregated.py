@@ -13,21 +13,23 @@ import pytest
 from cluster.cli import run
 from cluster.commands.experiment_disaggregated import NAMES
 from cluster.errors import InputError
-from cluster.experiments.arrivals import PS, Lengths, Trace, poisson
-from cluster.experiments.belt import given_belt
-from cluster.experiments.disaggregated import (
+from cluster.experiments.serving import (
     PLATFORMS,
-    SPLIT,
+    PS,
+    STAGES,
+    Lengths,
     Site,
-    one_by_one,
+    Slo,
+    Trace,
+    poisson,
     run_disaggregated,
 )
-from cluster.experiments.kv_handover import exposed_by_formula, kv_bytes
-from cluster.experiments.serving import STAGES, Slo, service_report
-from cluster.experiments.split_layers import SplitCost
-from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
+from cluster.experiments.serving.belt import given_belt
+from cluster.experiments.serving.disaggregated import SPLIT, one_by_one
+from cluster.experiments.serving.figures import service_report
+from cluster.experiments.serving.kv_handover import exposed_by_formula, kv_bytes
+from cluster.experiments.serving.split_layers import SplitCost
+from cluster.gpu import LINK_PRESETS, GpuGroup, LinkLedger, WorldLink, load_gpu_spec
 from programs.models import architecture
 
 LLAMA = architecture("llama-2-70b")

@@ -12,10 +12,10 @@ import pytest
 
 from chip.spec import ChipSpec
 from cluster.cli import run
-from cluster.collective_runs import expected_results, random_words, run_functional
-from cluster.gpu.collectives import collective_seconds, gpu_time
-from cluster.gpu.spec import load_gpu_spec
-from cluster.mapping import MappingError
+from cluster.gpu import collective_seconds, gpu_time, load_gpu_spec
+from cluster.processes import MappingError
+from cluster.runs import random_words, run_functional
+from cluster.runs.collectives import expected_results
 from interconnect.wiring import topology_of
 from programs.running import LOOKAHEAD, StuckError
 from programs.running.runner import BARRIER
@@ -218,7 +218,7 @@ def test_a_run_that_cannot_go_on_is_no_internal_error(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("cluster.collective_runs.launch_everywhere", fail)
+    monkeypatch.setattr("cluster.runs.collectives.launch_everywhere", fail)
     assert run(["fabric", "collective", "--bytes", "4000", "--run"]) == 1
     assert capsys.readouterr().err.strip().endswith(f"lpu: {error}")
 

@@ -15,17 +15,9 @@ from typer.testing import CliRunner
 
 from chip.spec import ChipSpec
 from cluster import cli
-from cluster.actor_session import Placement, chip_actors
-from cluster.collective_runs import run_functional
-from cluster.generation import GenerationResult, Listener, run_generation
-from cluster.snapshots import (
-    SnapshotError,
-    forget_before,
-    launches,
-    restore,
-    snapshot_directory,
-    take,
-)
+from cluster.processes import Placement, chip_actors, snapshot_directory
+from cluster.processes.snapshots import SnapshotError, forget_before, launches, restore, take
+from cluster.runs import GenerationResult, Listener, run_functional, run_generation
 from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
 from programs.faults import FaultPlan, load_fault_plan

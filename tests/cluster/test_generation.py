@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.actor_session import Placement
-from cluster.generation import GenerationResult, Listener, run_generation
+from cluster.processes import Placement
+from cluster.runs import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
 from programs.running import LOOKAHEAD, Generation
 from programs.running.runner import BARRIER, generate

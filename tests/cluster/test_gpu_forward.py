@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
+from cluster.gpu import GpuModel
 from cluster.gpu._forward_kernels import project
-from cluster.gpu.forward import GpuModel, KvCache
+from cluster.gpu.forward import KvCache
 from programs.models import ModelConfig, load_checkpoint, random_checkpoint
 from programs.models.checkpoint import RopeScaling
 

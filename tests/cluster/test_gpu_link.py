@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.gpu.link import KINDS, LINK_PRESETS, LinkLedger, WorldLink, load_link
+from cluster.gpu import KINDS, LINK_PRESETS, LinkLedger, WorldLink, load_link
 
 links = st.builds(
     WorldLink,

@@ -7,8 +7,8 @@ import pytest
 
 from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
-from cluster.gpu.forward import GpuModel
-from cluster.gpu.pool import GpuNode, GpuPool, LocalMember, common_prefix, ray_pool
+from cluster.gpu import GpuModel, GpuPool, common_prefix, ray_pool
+from cluster.gpu.pool import GpuNode, LocalMember
 from programs.models import load_checkpoint
 
 TEXT = [70, 221, 304, 5, 9, 33, 700, 12, 12, 4]

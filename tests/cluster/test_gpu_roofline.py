@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.gpu.collectives import collective_seconds
-from cluster.gpu.roofline import GpuGroup, Jitter
-from cluster.gpu.spec import GPU_PRESETS
+from cluster.gpu import GPU_PRESETS, GpuGroup, Jitter, collective_seconds
 from programs.models import ARCHITECTURES
 
 LLAMA = ARCHITECTURES["llama-3-8b"]

@@ -11,19 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.gpu import link as link_module
-from cluster.gpu.collectives import collective_seconds, gpu_time
-from cluster.gpu.link import WorldLink, load_link
-from cluster.gpu.spec import (
-    ASSUMED,
-    CALIBRATED,
+from cluster.gpu import (
     DTYPE_BYTES,
     GPU_PRESETS,
-    PUBLISHED,
-    GpuSpec,
-    field_source,
+    WorldLink,
+    collective_seconds,
+    gpu_time,
     load_gpu_spec,
+    load_link,
 )
+from cluster.gpu import link as link_module
+from cluster.gpu.spec import ASSUMED, CALIBRATED, PUBLISHED, GpuSpec, field_source
 
 SOURCES = (PUBLISHED, CALIBRATED, ASSUMED)
 

@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.experiments.arrivals import PS
-from cluster.experiments.kv_handover import exposed_by_formula, hand_over, kv_bytes, kv_pieces
-from cluster.gpu.link import LINK_PRESETS, LinkLedger, WorldLink
+from cluster.experiments.serving import PS
+from cluster.experiments.serving.kv_handover import (
+    exposed_by_formula,
+    hand_over,
+    kv_bytes,
+    kv_pieces,
+)
+from cluster.gpu import LINK_PRESETS, LinkLedger, WorldLink
 from programs.models import architecture
 
 

@@ -9,10 +9,20 @@ from hypothesis import strategies as st
 from load_oracle import batched, belted
 
 from cluster.errors import InputError
-from cluster.experiments.arrivals import PS, Lengths, Trace, bursts, poisson
-from cluster.experiments.batching import I64, serve_batched
-from cluster.experiments.belt import Belt, given_belt, serve_on_belts
-from cluster.experiments.serving import Served, Slo, percentiles, queue_lengths, service_report
+from cluster.experiments.serving import (
+    PS,
+    Belt,
+    Lengths,
+    Served,
+    Slo,
+    Trace,
+    bursts,
+    percentiles,
+    poisson,
+)
+from cluster.experiments.serving.batching import I64, serve_batched
+from cluster.experiments.serving.belt import given_belt, serve_on_belts
+from cluster.experiments.serving.figures import queue_lengths, service_report
 
 
 class Tens:

@@ -12,16 +12,25 @@ from load_oracle import batched, belted
 
 from chip.scheduling import CompileError
 from cluster.cli import run
-from cluster.compiling import compile_model, open_model
-from cluster.experiments.arrivals import PS, Lengths, poisson
-from cluster.experiments.batching import serve_batched
-from cluster.experiments.belt import belt_of, cycles_to_ps, ps_to_cycles, serve_on_belts
-from cluster.experiments.load import RooflineCost, ten_thousand_requests
 from cluster.experiments.lpu_session import LpuSession
-from cluster.experiments.machines import LpuChoice, lpu_belt
-from cluster.experiments.serving import Slo, service_report
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
+from cluster.experiments.serving import (
+    PS,
+    Lengths,
+    LpuChoice,
+    RooflineCost,
+    Slo,
+    belt_of,
+    cycles_to_ps,
+    lpu_belt,
+    poisson,
+    ps_to_cycles,
+    ten_thousand_requests,
+)
+from cluster.experiments.serving.batching import serve_batched
+from cluster.experiments.serving.belt import serve_on_belts
+from cluster.experiments.serving.figures import service_report
+from cluster.gpu import GpuGroup, load_gpu_spec
+from cluster.runs import compile_model, open_model
 from programs.artifact import Artifact
 from programs.models import architecture, find_model
 

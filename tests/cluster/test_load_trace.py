@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.experiments.arrivals import AZURE, MAX_SECONDS, PLAIN, PS, read_trace
+from cluster.experiments.serving import PS, read_trace
+from cluster.experiments.serving.arrivals import AZURE, MAX_SECONDS, PLAIN
 
 HEAD = ",".join(AZURE)
 AZURE_2023 = """TIMESTAMP,ContextTokens,GeneratedTokens

@@ -12,10 +12,10 @@ from chip.engine import Chip, Rings
 from chip.linking import link
 from chip.program import Program, new_blocks
 from chip.spec import ChipSpec
-from cluster.actor_session import chips_per_actor
-from cluster.clock import VirtualClock, unexpected_retirements
-from cluster.mapping import Layout, MappingError, SharedMapping
-from cluster.node import MappedPeers, split_chips
+from cluster.processes import MappingError, SharedMapping, chips_per_actor, unexpected_retirements
+from cluster.processes.clock import VirtualClock
+from cluster.processes.group import MappedPeers, split_chips
+from cluster.processes.mapping import Layout
 from programs.running import Alone, StuckError, step_lookahead
 from programs.running.runner import step_windows, window_cycles, wire
 

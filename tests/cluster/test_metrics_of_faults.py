@@ -9,10 +9,9 @@ import signal
 import pytest
 from test_metrics import samples, total
 
-from cluster.actor_session import Placement, chip_actors
-from cluster.generation import Listener, run_generation
-from cluster.metrics.board import Board
-from cluster.metrics.run_watch import RunWatch
+from cluster.metrics import Board, RunWatch
+from cluster.processes import Placement, chip_actors
+from cluster.runs import Listener, run_generation
 from programs.artifact import Artifact
 from programs.decoder import entry_at
 from programs.faults import FaultPlan

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.cli import run
 from cluster.errors import InputError
-from cluster.experiments.pictures import draw_disaggregated, draw_load
 from cluster.experiments.serving import Latencies
+from cluster.plots import draw_disaggregated, draw_load
 from cluster.whole_files import check_writable, replace_file
 
 SWEEP = ("speculative", "--sweep", "--alpha", "0.7", "--lpu-cycles-per-token", "30000")

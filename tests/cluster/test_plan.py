@@ -13,7 +13,7 @@ import pytest
 from chip.engine import Chip
 from chip.spec import PRESETS
 from cluster.cli import run
-from cluster.experiments.belt import belt_of_plan, host_bytes
+from cluster.experiments.serving.belt import belt_of_plan, host_bytes
 from programs.decoder import Host, compile_belt, partition_model
 from programs.models import ARCHITECTURES, ModelConfig, random_checkpoint
 from programs.plans import compile_plan

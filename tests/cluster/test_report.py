@@ -17,8 +17,8 @@ from matplotlib.image import imread
 
 from cluster.cli import run
 from cluster.errors import InputError
-from cluster.report.page import render, write_page
-from cluster.report.run_file import read_run
+from cluster.report import read_run, write_page
+from cluster.report.page import render
 
 #: One quick run of every kind.
 RUNS = {

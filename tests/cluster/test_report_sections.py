@@ -7,11 +7,11 @@ import pytest
 
 from chip.isa import Op
 from chip.program import expand
-from cluster.report.from_launches import generation_run
+from cluster.report import generation_run
 from cluster.report.from_models import latency_section
 from cluster.report.from_programs import bytes_read
 from cluster.report.run_file import WORD_KINDS, Run
-from cluster.tracing.plan import Launched
+from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.models import architecture
 

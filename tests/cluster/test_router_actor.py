@@ -10,10 +10,11 @@ import pytest
 
 from cluster.cli import run
 from cluster.errors import InputError, RunError
-from cluster.experiments.agentic_messages import RESULT, StepMessage, Tool, encode
-from cluster.experiments.agentic_routing import GPU, LPU, Desk, LocalDesk, Rule
-from cluster.experiments.router_actor import actor_desk, split_name
-from cluster.ray_session import JOB_VARIABLE, address_to_join
+from cluster.experiments.agentic import GPU, LPU, Rule, actor_desk, split_name
+from cluster.experiments.agentic.messages import RESULT, StepMessage, Tool, encode
+from cluster.experiments.agentic.routing import Desk, LocalDesk
+from cluster.processes import JOB_VARIABLE
+from cluster.processes.ray_session import address_to_join
 
 NONE = {LPU: 0, GPU: 0}
 LIGHT = encode(StepMessage(0, 0, "plan", prompt="a task", max_new_tokens=12))

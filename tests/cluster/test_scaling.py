@@ -15,10 +15,10 @@ from test_load import Tens, requests, times_of, trace_of
 
 from cluster.cli import run
 from cluster.errors import InputError
-from cluster.experiments.arrivals import PS, Trace
-from cluster.experiments.batching import I64, run_batched, serve_batched, served_by
-from cluster.experiments.scaling import Scaling, node_ps
-from cluster.experiments.serving import Slo, service_report
+from cluster.experiments.serving import PS, Scaling, Slo, Trace
+from cluster.experiments.serving.batching import I64, run_batched, serve_batched, served_by
+from cluster.experiments.serving.figures import service_report
+from cluster.experiments.serving.scaling import node_ps
 
 rules = st.builds(
     lambda least, more, queue, wait, idle, start: Scaling(

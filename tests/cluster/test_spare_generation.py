@@ -8,12 +8,11 @@ from time import perf_counter
 import pytest
 
 from chip.spec import ChipSpec
-from cluster.actor_session import Placement
 from cluster.errors import InputError
-from cluster.generation import Listener, run_generation
-from cluster.metrics.board import Board
-from cluster.metrics.run_watch import RunWatch
-from cluster.spare_generation import Survived, generate_on_spares
+from cluster.metrics import Board, RunWatch
+from cluster.processes import Placement
+from cluster.runs import Listener, generate_on_spares, run_generation
+from cluster.runs.spare_generation import Survived
 from interconnect.wiring import FabricError, Topology, topology_of
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model

@@ -18,12 +18,10 @@ from typer.testing import CliRunner
 from cluster.commands import experiment
 from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
-from cluster.experiments import acceptance
-from cluster.experiments.acceptance import Draws, Use
-from cluster.experiments.speculative import run, tokens_per_wall_second
-from cluster.experiments.speculative_rig import Rig
-from cluster.experiments.speculative_settings import Settings
-from cluster.experiments.speculative_steps import (
+from cluster.experiments.speculative import Settings, acceptance, run, tokens_per_wall_second
+from cluster.experiments.speculative.acceptance import Draws, Use
+from cluster.experiments.speculative.rig import Rig
+from cluster.experiments.speculative.steps import (
     GpuDrafter,
     Job,
     LookupDrafter,
@@ -31,7 +29,7 @@ from cluster.experiments.speculative_steps import (
     lookup,
     target_only,
 )
-from cluster.gpu.pool import GpuPool
+from cluster.gpu import GpuPool
 from programs.models import architecture, load_checkpoint
 
 PROMPTS = ([70, 221, 304], [33, 9, 5, 9, 5, 9], [512])

@@ -9,11 +9,8 @@ import pytest
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import InputError
-from cluster.experiments import acceptance
-from cluster.experiments.speculative import run
-from cluster.experiments.speculative_settings import Settings
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
+from cluster.experiments.speculative import Settings, acceptance, run
+from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.models import architecture, config_of
 from programs.plans import compile_plan
 

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.experiments.speculative_serving import charge
-from cluster.experiments.speculative_steps import RequestTrace, Step, Work
-from cluster.experiments.speculative_time import Machines
-from cluster.gpu.link import LINK_PRESETS, WorldLink
-from cluster.gpu.roofline import GpuGroup
-from cluster.gpu.spec import load_gpu_spec
+from cluster.experiments.speculative.charges import Machines
+from cluster.experiments.speculative.serving import charge
+from cluster.experiments.speculative.steps import RequestTrace, Step, Work
+from cluster.gpu import LINK_PRESETS, GpuGroup, WorldLink, load_gpu_spec
 from programs.models import architecture
 
 

@@ -15,10 +15,10 @@ from chip.engine import Rings, run_chips
 from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL
 from chip.faults import LockstepViolation
 from chip.linking import link
-from cluster.actor_session import Placement, chip_actors
-from cluster.generation import Listener, run_generation
-from cluster.mapping import Layout, MappingError, SharedMapping
-from cluster.node import FORGED_SECONDS, AbandonedError, ChipGroup, MappedPeers
+from cluster.processes import ChipGroup, MappingError, Placement, SharedMapping, chip_actors
+from cluster.processes.group import FORGED_SECONDS, AbandonedError, MappedPeers
+from cluster.processes.mapping import Layout
+from cluster.runs import Listener, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
 
@@ -85,7 +85,7 @@ def test_a_well_formed_vector_of_another_key_is_refused() -> None:
 def test_a_mailbox_written_without_the_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import zlib
 
-    monkeypatch.setattr("cluster.node.FORGED_SECONDS", 0.2)
+    monkeypatch.setattr("cluster.processes.group.FORGED_SECONDS", 0.2)
     assert FORGED_SECONDS > 0.2
     layout = Layout(processes=1, chips=1, values=4, rings=0)
     mapping = SharedMapping.create(layout)

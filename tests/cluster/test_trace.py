@@ -20,12 +20,12 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 from chip.isa import Op
 from chip.spec import ChipSpec
 from cluster.cli import run
-from cluster.collective_runs import compile_functional, random_words
 from cluster.errors import InputError, RunError
+from cluster.runs import compile_functional, random_words
+from cluster.tracing import Launched, TraceRequest, trace_request
 from cluster.tracing.chrome import FIRST_CHIP_PID, write_chrome
 from cluster.tracing.perfetto import write_perfetto
-from cluster.tracing.plan import EVERYTHING, Launched, TracePlan, Window, lanes
-from cluster.tracing.request import TraceRequest, trace_request
+from cluster.tracing.plan import EVERYTHING, TracePlan, Window, lanes
 from interconnect.wiring import named_topology
 from programs.artifact import ENTRY_POINT, Artifact, collective_artifact
 

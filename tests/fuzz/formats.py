@@ -23,18 +23,17 @@ from chip.encoding import AssemblyError, assemble, disassemble
 from chip.program import Program, expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster import cli
-from cluster.artifact_check import check_artifact
 from cluster.commands.artifacts import MOST_ELEMENTS
 from cluster.commands.options import shipped_model
 from cluster.errors import InputError
-from cluster.experiments.agentic_messages import StepMessage, Tool, encode
-from cluster.experiments.agentic_routing import LocalDesk, Rule
-from cluster.experiments.arrivals import read_trace
-from cluster.gpu.link import load_link
-from cluster.gpu.spec import load_gpu_spec
-from cluster.report import page, pictures
-from cluster.report.run_file import read_run
+from cluster.experiments.agentic import Rule
+from cluster.experiments.agentic.messages import StepMessage, Tool, encode
+from cluster.experiments.agentic.routing import LocalDesk
+from cluster.experiments.serving import read_trace
+from cluster.gpu import load_gpu_spec, load_link
+from cluster.report import page, pictures, read_run
 from cluster.report.topology_picture import topology
+from cluster.runs import check_artifact
 from interconnect.wiring import FabricError, named_topology
 from programs.artifact import ArtifactError, load, save
 from programs.decoder import PartitionError, compile_decoder, deal_model, partition_model

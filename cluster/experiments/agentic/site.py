@@ -1,0 +1,159 @@
+"""The machines of the agentic experiment, built from the shipped models, and its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cluster.experiments.agentic.agents import (
+    DRAFT,
+    PROMPT_MOST,
+    TARGET,
+    AgentSite,
+    GroupModel,
+    LpuModel,
+    run_agents,
+)
+from cluster.experiments.agentic.graph import NEW_TOKENS, AgentRequest
+from cluster.experiments.agentic.routing import GPU, LPU, Always, Desk, Router, make_router
+from cluster.experiments.agentic.text import GpuWriter, LpuWriter
+from cluster.experiments.serving import RooflineCost, belt_of, publish_agents, publish_speedup
+from cluster.gpu import GpuGroup, load_gpu_spec, load_link
+from programs.models import find_model
+
+COMPARED = (
+    ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),
+    ("routed", "gpu-only-target"), ("gpu-only", "gpu-only-target"),
+    ("lpu-only", "lpu-only-target"),
+)  # fmt: skip
+"""Pairs of runs whose times are divided: three on the same models, then others."""
+
+if TYPE_CHECKING:
+    from cluster.metrics import Board
+
+
+@dataclass(frozen=True)
+class AgentChoice:
+    """What a user says about the machines; presets or TOML files, as their loaders know them.
+
+    chips: LPUs that share each model.  pipelines, groups: of each model.  corrupt: see
+    ``AgentSite``.
+    """
+
+    gpu: str = "h100"
+    gpu_tp: int = 1
+    groups: int = 1
+    max_batch: int = 64
+    link: str = "pcie5-x16"
+    chips: int = 1
+    pipelines: int = 1
+    dtype: str = "int8"
+    chip: str = "groq-lpu-1"
+    corrupt: float = 0.0
+
+
+def build_site(choice: AgentChoice) -> AgentSite:
+    """Compile the shipped models for LPUs, and load them for GPUs."""
+    from cluster.runs import compile_model, open_model
+
+    group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
+    link = load_link(choice.link)
+    lpu, gpu, checkpoints = {}, {}, {}
+    for name in (DRAFT, TARGET):
+        model = find_model(name)
+        assert model.checkpoint is not None
+        checkpoint = checkpoints[name] = open_model(model.checkpoint)
+        cost = RooflineCost(group, model.architecture, choice.max_batch)
+        gpu[name] = GroupModel(cost, GpuWriter(checkpoint), choice.groups)
+        artifact = compile_model(
+            checkpoint, tp=choice.chips, dtype=choice.dtype,
+            context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=choice.chip,
+        )  # fmt: skip
+        lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), choice.pipelines)
+    machines = {
+        LPU: f"{choice.pipelines} x {choice.chips} {choice.chip} {choice.dtype}",
+        GPU: f"{choice.groups} x {choice.gpu_tp} {group.spec.name} {group.dtype}",
+    }
+    tokenizer = checkpoints[TARGET].tokenizer
+    return AgentSite(lpu, gpu, tokenizer, link, choice.corrupt, machines)
+
+
+def run_agentic(
+    requests: list[AgentRequest],
+    site: AgentSite,
+    router: str,
+    seed: int,
+    slo_s: float,
+    tell: Callable[[str], None] = lambda _: None,
+    desk: Desk | None = None,
+    board: Board | None = None,
+) -> dict[str, Any]:
+    """``requests`` with the named router, then with everything on one pool; plain data.
+
+    ``gpu-only`` and ``lpu-only`` run every step on the model that ``routed`` runs it on, so only
+    machines differ; ``gpu-only-target`` and ``lpu-only-target`` run all steps on the target.
+    desk: where that router works already, if not in this process.  board: published on when each
+    run has ended.
+
+    ``end_to_end_s``, ``ttft_s`` and ``tpot_s`` at the top are the medians of each run, in seconds;
+    ``speedup`` is that of ``routed`` over ``gpu-only``, end to end, and ``speedups`` has them all,
+    each with the models and machines that it compares.
+    """
+    routers: dict[str, tuple[Router | Desk, str]] = {
+        "routed": (desk or make_router(router, seed), DRAFT),
+        "gpu-only": (Always(GPU), DRAFT),
+        "lpu-only": (Always(LPU), DRAFT),
+        "gpu-only-target": (Always(GPU), TARGET),
+        "lpu-only-target": (Always(LPU), TARGET),
+    }
+    runs = {}
+    for name, (chosen, light) in routers.items():
+        tell(f"{name} ...")
+        done = partial(publish_agents, board, name) if board is not None else lambda *_: None
+        runs[name] = run_agents(requests, site, chosen, seed, slo_s, light, done)
+    ratio = _ratio(runs["gpu-only"], runs["routed"])
+    if board is not None:
+        publish_speedup(board, "agentic", "routed", ratio)
+    return {
+        "experiment": "agentic",
+        "router": router,
+        "seed": seed,
+        "requests": len(requests),
+        "slo_s": slo_s,
+        "link": site.link.name,
+        "machines_per_model": site.machines,
+        "lpu_costs": {name: model.belt.source for name, model in site.lpu.items()},
+        "lpu_decode_cycles": {
+            name: list(model.belt.decode_cycles) for name, model in site.lpu.items()
+        },
+        "gpu_costs": "estimated: roofline",
+        **{
+            key: {name: run[key]["p50"] for name, run in runs.items()}
+            for key in ("end_to_end_s", "ttft_s", "tpot_s")
+        },
+        "speedup": ratio,
+        "speedups": [
+            {
+                "of": fast, "over": slow, "end_to_end": _ratio(runs[slow], runs[fast]),
+                "compares": f"{_setting(runs[fast], site)} against {_setting(runs[slow], site)}",
+            }
+            for fast, slow in COMPARED
+        ],
+        "runs": runs,
+    }  # fmt: skip
+
+
+def _setting(run: dict[str, Any], site: AgentSite) -> str:
+    """Which model ran how many steps on which machines."""
+    parts = []
+    for name, steps in run["steps_of_models"].items():
+        pool, model = name.split("-", 1)
+        parts.append(f"{model} on {site.machines[pool]} ({steps} steps)")
+    return ", ".join(parts)
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> float | None:
+    before, after = slow["end_to_end_s"]["p50"], fast["end_to_end_s"]["p50"]
+    return before / after if before and after else None

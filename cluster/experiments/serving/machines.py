@@ -1,0 +1,81 @@
+"""The machines of an experiment from what a user names: GPU groups, LPU pipelines, their costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chip.spec import load_chip_spec
+from cluster.commands.options import check_parallelism
+from cluster.experiments.serving.belt import Belt, belt_of, belt_of_plan, given_belt
+from programs.models import Architecture, find_model
+
+MOST_COMPILED = 2048
+"""Positions compiled for when the user names none."""
+GIVEN_CONTEXT = 1 << 17
+
+
+@dataclass(frozen=True)
+class LpuChoice:
+    """What a user says about LPUs; None where nothing was said.
+
+    chips: of one pipeline; None: 8, or of a model without weights the fewest that hold it.
+    context: positions.  cycles_per_token: a constant instead of a compiled program.
+    interval_cycles: see ``Belt``.
+    """
+
+    chips: int | None = 8
+    chip: str = "groq-lpu-1"
+    dtype: str = "int8"
+    context: int | None = None
+    cycles_per_token: int | None = None
+    interval_cycles: int | None = None
+
+
+def lpu_belt(model: str, choice: LpuChoice) -> Belt:
+    """The costs of an LPU pipeline for ``model``: compiled now and exact, or the given constant.
+
+    Of a model by name without weights, the compiled cycles of its plan.
+    """
+    if choice.cycles_per_token is not None:
+        return given_belt(
+            choice.cycles_per_token,
+            load_chip_spec(choice.chip).clock_hz,
+            GIVEN_CONTEXT if choice.context is None else choice.context,
+            choice.interval_cycles,
+        )
+    directory = find_model(model).checkpoint
+    if directory is None:
+        return _planned_belt(model, choice)
+    from cluster.runs import compile_model, open_model
+
+    checkpoint = open_model(directory)
+    context = choice.context or min(checkpoint.config.max_position, MOST_COMPILED)
+    tp, pp = check_parallelism(choice.chips)
+    artifact = compile_model(
+        checkpoint, tp=tp, dtype=choice.dtype, context=context, chip=choice.chip, pp=pp
+    )
+    return belt_of(artifact, choice.interval_cycles)
+
+
+def _planned_belt(model: str, choice: LpuChoice) -> Belt:
+    """The costs of a model without weights: its plan, compiled and checked for one context."""
+    from programs.models import config_of
+    from programs.plans import check_plan, compile_plan
+
+    name, config = config_of(model)
+    plan = compile_plan(
+        name, config, load_chip_spec(choice.chip), dtype=choice.dtype, chips=choice.chips,
+        context=choice.context or min(config.max_position, MOST_COMPILED),
+    )  # fmt: skip
+    check_plan(plan)
+    return belt_of_plan(plan, choice.interval_cycles)
+
+
+def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:
+    """An estimate of one layer's FFN cycles: the share of its weights in a token's cycles.
+
+    cycles of the shortest decode program x FFN weights read / all weights read / layers.
+    """
+    read = arch.parameters_read(1)
+    others = arch.layers * arch.attention_parameters + arch.embedding_parameters
+    return max(round(belt.decode_cycles[0] * (1 - others / read) / arch.layers), 1)

@@ -1,0 +1,127 @@
+"""The shipped models on their machines, as speculative decoding runs them, and whether it may.
+
+Texts are real: the draft is compiled for emulated LPUs, the target runs on a pool of GPU nodes.
+Whether what they wrote is the target's own is checked here, by decoding with the target alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.commands.options import shipped_model
+from cluster.experiments.lpu_session import LpuSession
+from cluster.experiments.speculative.charges import Charge
+from cluster.experiments.speculative.sampling_check import SamplingCheck, check_sampling
+from cluster.experiments.speculative.settings import Settings
+from cluster.experiments.speculative.steps import (
+    Drafter,
+    GpuDrafter,
+    Job,
+    LookupDrafter,
+    LpuDrafter,
+    RequestTrace,
+    Step,
+    follow,
+    target_only,
+)
+from cluster.gpu import GpuModel, GpuPool
+from cluster.runs import compile_model
+from programs.models import Checkpoint, load_checkpoint
+
+Phase = Callable[[str], None]
+
+
+class Rig:
+    """The shipped models on their machines, loaded once."""
+
+    def __init__(
+        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
+    ) -> None:
+        """positions: of the longest text with its proposals."""
+        home = shipped_model()
+        phase("compiling the draft")
+        self.draft = load_checkpoint(home.parent / "draft")
+        self.checkpoint = load_checkpoint(home)
+        self._settings, self._positions = settings, positions
+        self.session = LpuSession(self._compile(self.draft))
+        phase("loading the target")
+        self.target = GpuModel(self.checkpoint)
+        self.pool = pool or GpuPool.in_process(
+            self.target, settings.gpu_nodes, settings.replace_lost
+        )
+        self._drafters: dict[str, Drafter] = {}
+
+    def _compile(self, checkpoint: Checkpoint) -> Any:
+        s = self._settings
+        return compile_model(
+            checkpoint, tp=s.chips or 1, dtype="int8", context=self._positions, chip=s.chip
+        )
+
+    def drafter(self, name: str) -> Drafter:
+        """One of ``DRAFTERS``, made at first use."""
+        if name not in self._drafters:
+            self._drafters[name] = (
+                LpuDrafter(self.session) if name == "lpu"
+                else GpuDrafter(GpuModel(self.draft)) if name == "gpu"
+                else LookupDrafter(self.checkpoint.config.vocab)
+            )  # fmt: skip
+        return self._drafters[name]
+
+    def traces(
+        self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
+        on_step: Callable[[int, int], None] | None = None,
+        done: Callable[[Step], None] | None = None,
+    ) -> list[RequestTrace]:  # fmt: skip
+        """Every prompt decoded with ``drafter``; request n is prompt n."""
+        return [
+            follow(number, prompt, job, self.drafter(drafter), self.pool, on_step, done)
+            for number, prompt in enumerate(prompts)
+        ]
+
+    def lossless(
+        self, traces: Sequence[RequestTrace], greedy: Sequence[list[int]], temperature: float
+    ) -> tuple[bool | None, SamplingCheck | None]:
+        """Whether the texts are the target's own, by decoding with the target alone.
+
+        Greedy: whether the tokens are the same, judged by the same logits, bit for bit.
+        Sampling: False where a token was not judged by the very logits that plain decoding of its
+        text gives, or where the tokens do not fit the distributions that those logits give
+        (``sampling_check``); else None, for no sample proves a distribution.
+        """
+        rows_of = []
+        for trace, own in zip(traces, greedy, strict=True):
+            text = None if temperature <= 0.0 else trace.tokens
+            tokens, rows = target_only(self.target, trace.prompt, text, len(trace.tokens))
+            if temperature <= 0.0 and not trace.tokens == tokens == own:
+                return False, None
+            if not all(map(np.array_equal, rows, trace.target_logits)):
+                return False, None
+            rows_of.append(rows)
+        if temperature <= 0.0:
+            return True, None
+        texts = [trace.tokens for trace in traces]
+        check = check_sampling(texts, rows_of, temperature, self._settings.seed)
+        return (None if check.fits else False), check
+
+    def lpu_only(
+        self, prompts: Sequence[Sequence[int]], greedy: Sequence[list[int]]
+    ) -> tuple[Charge, float]:
+        """The target on the LPUs along the greedy texts: its time, and how often it agrees.
+
+        Its weights are int8, so its most likely token is not always the float32 target's.
+        """
+        session = LpuSession(self._compile(self.checkpoint))
+        total, same = Charge(), 0
+        for prompt, tokens in zip(prompts, greedy, strict=True):
+            began = session.seconds
+            rows = [session.read(prompt)]
+            middle = session.seconds
+            for number, token in enumerate(tokens[:-1]):
+                rows.append(session.logits(token, len(prompt) + number))
+            done = session.seconds
+            total += Charge(middle - began, middle - began, done - middle, makespan=done - began)
+            same += sum(int(np.argmax(r)) == t for r, t in zip(rows, tokens, strict=True))
+        return total, same / sum(map(len, greedy))

@@ -1,0 +1,31 @@
+from .collectives import collective_samples, collective_seconds, gpu_time
+from .forward import GpuModel
+from .link import KINDS, LINK_PRESETS, TOKEN_BYTES, LinkLedger, WorldLink, load_link
+from .pool import GpuPool, Model, common_prefix, ray_pool
+from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, Jitter, check_pass
+from .spec import DTYPE_BYTES, GPU_PRESETS, load_gpu_spec
+
+__all__ = [
+    "ACTIVATION_BYTES",
+    "DTYPE_BYTES",
+    "GPU_PRESETS",
+    "KINDS",
+    "LINK_PRESETS",
+    "OUTER_KERNELS",
+    "TOKEN_BYTES",
+    "GpuGroup",
+    "GpuModel",
+    "GpuPool",
+    "Jitter",
+    "LinkLedger",
+    "Model",
+    "WorldLink",
+    "check_pass",
+    "collective_samples",
+    "collective_seconds",
+    "common_prefix",
+    "gpu_time",
+    "load_gpu_spec",
+    "load_link",
+    "ray_pool",
+]

@@ -1,0 +1,195 @@
+"""Pictures of the experiments, PNG or SVG by the suffix of their path.
+
+What is drawn is given; nothing is computed here but bins and labels.  The same data give the same
+bytes.  A picture is put in its place whole, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.experiments.serving import PS, Latencies
+from cluster.experiments.speculative import (
+    GPU_DRAFT,
+    GPU_ONLY,
+    LOOKUP,
+    LPU_KV,
+    LPU_ONLY,
+    LPU_TOKENS,
+)
+from cluster.whole_files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+
+BINS = 80
+#: Dash and marker of what crosses a link.
+MODES = {LPU_TOKENS: ("-", "o"), LPU_KV: (":", "x")}
+#: Variants that no link changes: one line each.
+OTHERS = {GPU_DRAFT: ("black", "draft on GPU"), LOOKUP: ("gray", "n-grams of the text")}
+BARS = (
+    ("ttft_s", "first token"), ("second_token_s", "second after first"),
+    ("tpot_s", "per further token"),
+)  # fmt: skip
+
+
+@contextmanager
+def _picture(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Sequence[Axes]]:
+    """Axes side by side to draw on; the picture is written at the end."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    row = figure.subplots(1, columns, squeeze=False)[0]
+    yield list(row)
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "lpu"}):
+        replace_file(
+            path,
+            lambda target: figure.savefig(target, format=path.suffix[1:], metadata=metadata),
+        )
+
+
+def draw_speculative(rows: Sequence[Row], path: Path) -> None:
+    """Speed-up over gamma, a panel per temperature: a colour per link, a dash per mode.
+
+    rows: of a sweep, as the experiment reports them.
+    """
+    heats = sorted({row["temperature"] for row in rows} - {None})
+    names = list(dict.fromkeys(row["link"] for row in rows if row["link"] is not None))
+    with _picture(path, len(heats), (1.5 + 4 * len(heats), 5)) as panels:
+        for heat, axes in zip(heats, panels, strict=True):
+            here = [row for row in rows if row["temperature"] == heat]
+            for number, name in enumerate(names):
+                # Later links are thinner: lines that coincide stay visible.
+                style = {"color": f"C{number % 10}", "lw": max(4 - 0.6 * number, 1)}
+                for variant, (dash, mark) in MODES.items():
+                    _line(axes, here, variant, name, {**style, "ls": dash, "marker": mark})
+            for variant, (colour, _) in OTHERS.items():
+                _line(axes, here, variant, None, {"color": colour, "ls": "--", "marker": "."})
+            for row in rows:
+                if row["variant"] in (GPU_ONLY, LPU_ONLY):
+                    dash = "-" if row["variant"] == GPU_ONLY else "-."
+                    axes.axhline(row["speedup"], color="black", lw=0.8, ls=dash)
+            axes.set_title(f"temperature {heat:g}")
+            axes.set_xlabel("gamma: tokens drafted per step")
+            axes.grid(alpha=0.3)
+            axes.set_ylim(bottom=0)
+            if axes is not panels[0]:
+                axes.sharey(panels[0])
+        panels[0].set_ylabel("decoding speed over GPU-only")
+        _explain(panels[-1], names, {row["variant"] for row in rows})
+
+
+def _line(
+    axes: Axes, rows: Sequence[Row], variant: str, link: str | None, style: dict[str, Any]
+) -> None:
+    points = sorted(
+        (row["gamma"], row["speedup"])
+        for row in rows
+        if row["variant"] == variant and row["link"] == link
+    )
+    if points:
+        gammas, speeds = zip(*points, strict=True)
+        axes.plot(gammas, speeds, **style)
+
+
+def _explain(axes: Axes, links: Sequence[str], variants: set[str]) -> None:
+    """One legend for all panels: links by colour, variants by dash."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=f"C{n % 10}", label=name) for n, name in enumerate(links)]
+    lines += [
+        Line2D([], [], color="dimgray", ls=dash, marker=mark, label=f"{variant} over a link")
+        for variant, (dash, mark) in MODES.items()
+    ]
+    lines += [
+        Line2D([], [], color=colour, ls="--", label=label)
+        for variant, (colour, label) in OTHERS.items()
+        if variant in variants
+    ]
+    for variant, dash in ((GPU_ONLY, "-"), (LPU_ONLY, "-.")):
+        if variant in variants:
+            lines.append(Line2D([], [], color="black", lw=0.8, ls=dash, label=variant))
+    axes.legend(handles=lines, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
+
+
+def draw_load(pools: dict[str, Latencies], path: Path) -> None:
+    """How long requests waited for tokens: a histogram per pool, all pools in the same bins."""
+    panels = (
+        ("to the first token", {name: took.ttft_ps / PS for name, took in pools.items()}),
+        ("per further token", {name: took.tpot_ps / PS for name, took in pools.items()}),
+    )
+    with _picture(path, 2, (11, 4.5)) as both:
+        for (title, seconds), axes in zip(panels, both, strict=True):
+            _histograms(axes, seconds)
+            axes.set_title(title)
+            axes.set_xlabel("seconds, virtual")
+        both[0].set_ylabel("requests, %")
+
+
+def _histograms(axes: Axes, seconds: dict[str, NDArray[np.float64]]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    every = np.concatenate(list(seconds.values()))
+    if not len(every):
+        _nothing(axes)
+        return
+    least, most = max(float(every.min()), 1 / PS), max(float(every.max()), 1 / PS)
+    edges = np.geomspace(least / 1.05, most * 1.05, BINS + 1)
+    unit = EngFormatter(unit="s", places=2)
+    for number, (name, values) in enumerate(seconds.items()):
+        if not len(values):
+            continue
+        middle, tail = (
+            float(np.percentile(values, rank, method="inverted_cdf")) for rank in (50, 99)
+        )
+        axes.hist(
+            values, bins=edges.tolist(), weights=np.full(len(values), 100 / len(values)),
+            histtype="stepfilled", alpha=0.6, color=f"C{number}",
+            label=f"{name}: p50 {unit(middle)}, p99 {unit(tail)} (dotted)",
+        )  # fmt: skip
+        axes.axvline(tail, color=f"C{number}", ls=":")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.xaxis.set_minor_formatter(
+        EngFormatter(unit="s") if most < 100 * least else NullFormatter()
+    )
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+
+
+def draw_disaggregated(report: Row, path: Path) -> None:
+    """Bars of one request alone: first token, second after it, per further token, by platform."""
+    from matplotlib.ticker import EngFormatter
+
+    names = list(report["platforms"])
+    size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
+    with _picture(path, len(BARS), (12, 1.5 + 0.5 * len(names))) as panels:
+        for (key, title), axes in zip(BARS, panels, strict=True):
+            seconds = [report[key][name] for name in names]
+            bars = axes.barh(names, [value or 0.0 for value in seconds], color="C0")
+            unit = EngFormatter(unit="s", places=2)
+            labels = ["none" if value is None else unit(value) for value in seconds]
+            axes.bar_label(bars, labels, padding=3, fontsize="small")
+            axes.set_xlim(0, 1.35 * max((v for v in seconds if v), default=1.0))
+            axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
+            axes.invert_yaxis()
+            axes.set_title(title)
+            axes.grid(axis="x", alpha=0.3)
+            if axes is not panels[0]:
+                axes.tick_params(labelleft=False)
+        panels[0].set_ylabel(f"{report['model']}, one request\nof {size}")
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no request has any", ha="center", transform=axes.transAxes)

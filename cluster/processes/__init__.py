@@ -1,0 +1,5 @@
+"""Chips in processes: actors, the memory they share, the clock, snapshots, recovery."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

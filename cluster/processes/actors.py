@@ -1,0 +1,165 @@
+"""Ray actors: a shell around a ``ChipGroup``, and the virtual global clock.
+
+Ray places, starts and ends the processes; vectors and logits go through the shared mapping.  One
+actor call covers a whole generation.  An actor loads an artifact file that the driver wrote for it,
+with the memory images of its own chips only, or makes these from its slices of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from cluster.errors import RunError, one_line
+from cluster.processes.clock import Progress, VirtualClock
+from cluster.processes.group import (
+    AbandonedError,
+    ChipGroup,
+    GroupPlan,
+    GroupResult,
+    LaunchPart,
+    Ticket,
+)
+from cluster.processes.mapping import SharedMapping
+from programs.artifact import load
+from programs.running import Generation
+
+T = TypeVar("T")
+
+#: One thread per chip process; more would only fight over the cores.
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def _in_one_line(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {one_line(error)}") from None
+
+
+class ClockActor:
+    """``VirtualClock`` as an actor, for one run of its groups after another."""
+
+    def __init__(self, groups: int) -> None:
+        self._groups = groups
+        self._run = 0
+        self._clock = VirtualClock(groups)
+
+    def report(self, run: int, group: int, cycle: int, tokens: list[int]) -> None:
+        """See ``VirtualClock.report``; a late report of an earlier run is not heard."""
+        if run > self._run:
+            self._run, self._clock = run, VirtualClock(self._groups)
+        if run == self._run:
+            self._clock.report(group, cycle, tokens)
+
+    def progress(self, run: int) -> Progress:
+        """See ``VirtualClock.progress``; that of a run nobody reported on yet is nothing."""
+        return self._clock.progress() if run == self._run else Progress(0, ())
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """An actor's process id, what kept it from getting ready if anything did, and the bytes of its
+    chips' memory images."""
+
+    process: int
+    failure: str | None
+    image_bytes: dict[int, int]
+
+
+class ChipActor:
+    """A ``ChipGroup`` as an actor.
+
+    Errors leave it as ``RunError`` with one line, so that the driver needs no class of an
+    actor's own failure to read it.  An epoch that was given up is no error: None comes back.
+    """
+
+    def __init__(self, plan: GroupPlan, clock: Any) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._group: ChipGroup | None = None
+        self._launch = self._run = 0
+        try:
+            self._artifact = load(plan.artifact)
+            if plan.images is not None:
+                self._artifact.memory = plan.images.of(plan.chips)
+        except Exception as error:
+            self._failure: str | None = one_line(error)
+        else:
+            self._failure = None
+
+    def ready(self, ticket: Ticket) -> Readiness:
+        """Enter the epoch of ``ticket``, with chips as before the first launch."""
+        failure = self._failure
+        if failure is None:
+            try:
+                self._enter(ticket)
+            except Exception as error:
+                failure = one_line(error)
+        group = self._group
+        return Readiness(os.getpid(), failure, {} if group is None else group.runner.image_bytes)
+
+    def _enter(self, ticket: Ticket) -> None:
+        plan = self._plan
+        mapping = SharedMapping.attach(ticket.mapping, ticket.layout, ticket.token)
+        self._launch, self._run = ticket.launch, ticket.run
+        if self._group is None:
+            self._group = ChipGroup(
+                self._artifact, plan.chips, plan.group, mapping, plan.model, self._report,
+                faults=plan.faults,
+            )  # fmt: skip
+        else:
+            self._group.enter(mapping)
+
+    def _in_epoch(self, work: Callable[[ChipGroup], T]) -> T | None:
+        group = self._group
+        if group is None:
+            raise RunError("the actor was told to work before it was ready")
+        try:
+            return _in_one_line(lambda: work(group))
+        except AbandonedError:
+            return None
+
+    def process(self) -> int:
+        """The process id, for tests and for people who look at their machine."""
+        return os.getpid()
+
+    def generate(self, job: Generation) -> GroupResult | None:
+        """Run the whole generation, from the ticket's launch on."""
+        return self._in_epoch(lambda group: group.generate(job, self._plan, self._launch))
+
+    def launch(self, entry: str, sync: str) -> LaunchPart | None:
+        """Run one entry point once."""
+        return self._in_epoch(lambda group: group.launch(entry, sync))
+
+    def _report(self, group: int, cycle: int, tokens: list[int]) -> None:
+        # Fire and forget: the reference is dropped, nobody waits for the clock.
+        self._clock.report.remote(self._run, group, cycle, tokens)
+
+
+def start_clock(groups: int, placement: Any) -> Any:
+    """A clock actor on the driver's host; Ray starts it again when it dies.
+
+    It has nothing to lose: every report says all there is to know.
+    """
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(ClockActor)
+    return remote.options(scheduling_strategy=placement).remote(groups)
+
+
+def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
+    """An actor for one group on the driver's host.
+
+    Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another, which works
+    for an actor that was ended on purpose as well.
+    """
+    remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
+    options = remote.options(
+        scheduling_strategy=placement, runtime_env={"env_vars": THREADS}, max_task_retries=0
+    )
+    return options.remote(plan, clock)

@@ -1,0 +1,98 @@
+"""The chip actors of one run: files for them, memory to meet in, their start and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chip.engine import warm_up
+from cluster.processes.group import GroupPlan, layout_of, split_chips
+from cluster.processes.ray_session import open_ray
+from cluster.processes.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
+from cluster.processes.supervision import Supervisor
+from programs.artifact import Artifact, save
+from programs.decoder import ChipImages, PartitionedModel
+from programs.faults import FaultPlan, FaultSetting
+
+#: Actors one host is trusted with unless it has more cores; a process costs some 50 MB.
+MOST_ACTORS = 8
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where chips run: chips per process, Ray's address (None: private), or all in this process.
+
+    snapshot_launches: launches between two snapshots of every process, 0 for none.  faults: what
+    befalls the modelled machine.
+    """
+
+    chips_per_actor: int = 1
+    address: str | None = None
+    in_process: bool = False
+    snapshot_launches: int = SNAPSHOT_LAUNCHES
+    faults: FaultPlan | None = None
+
+    def setting(self, artifact: Artifact) -> FaultSetting | None:
+        """The faults of a run of ``artifact``; FaultPlanError if they are not its."""
+        return None if self.faults is None else FaultSetting.of(self.faults, artifact)
+
+
+def chips_per_actor(chips: int, asked: int | None) -> int:
+    """``asked``, or for None as few chips per process as the host can hold processes."""
+    if asked is not None:
+        return min(asked, chips)
+    return -(-chips // max(MOST_ACTORS, os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def chip_actors(
+    artifact: Artifact,
+    placement: Placement,
+    phase: Callable[[str], None],
+    model: PartitionedModel | None = None,
+    images: ChipImages | None = None,
+) -> Iterator[Supervisor]:
+    """The actors of a run, one per group of chips, under a supervisor that replaces the dead.
+
+    phase: told what goes on.  model: as for ``Host``.  images: lets every actor make those of its
+    own chips, which ``artifact`` then lacks.  Files, shared memory and actors are gone
+    afterwards.
+    """
+    groups = split_chips(artifact.chips, placement.chips_per_actor)
+    faults = placement.setting(artifact)
+    # One process compiles the kernels before all of them would at once.
+    phase("compiling kernels")
+    warm_up()
+    phase("starting Ray")
+    with contextlib.ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="lpu-chips-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        paths = _save_groups(artifact, groups, directory)
+        snapshots = stack.enter_context(snapshot_directory())
+        light = None if model is None else replace(model, _built={})
+        plans = [
+            GroupPlan(
+                paths[number], tuple(chips), number, snapshots, placement.snapshot_launches,
+                light, faults, None if images is None else images.unread(),
+            )
+            for number, chips in enumerate(groups)
+        ]  # fmt: skip
+        where = stack.enter_context(open_ray(placement.address, len(groups) + 1))
+        yield stack.enter_context(
+            Supervisor(plans, layout_of(artifact, len(groups)), where, phase)
+        )
+
+
+def _save_groups(artifact: Artifact, groups: list[range], directory: Path) -> list[Path]:
+    """One file per group in ``directory``, holding the memory images of its own chips only."""
+    paths = []
+    for number, chips in enumerate(groups):
+        own = [image if c in chips else [] for c, image in enumerate(artifact.memory)]
+        paths.append(directory / f"group-{number}.lpu")
+        save(replace(artifact, memory=own), paths[-1])
+    return paths

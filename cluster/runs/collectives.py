@@ -1,0 +1,308 @@
+"""Collectives for people: sizes swept against GPUs, and functional runs compared with NumPy."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.checker import check
+from chip.isa import LANES, Op
+from chip.spec import ChipSpec
+from cluster.errors import InputError, RunError
+from cluster.gpu import gpu_time
+from cluster.metrics import RunWatch
+from cluster.processes import Placement
+from cluster.processes import chips_per_actor as pack
+from cluster.runs.launch import Launch, launch_everywhere
+from cluster.whole_files import replace_file
+from interconnect.collectives import (
+    MOST_WORDS,
+    CollectivePlan,
+    FabricCollective,
+    compile_fabric_collective,
+    compile_one_shot,
+    plan_collective,
+    words_needed,
+)
+from interconnect.vectors import check_fabric
+from interconnect.wiring import Topology
+from programs.artifact import ENTRY_POINT, Artifact, collective_artifact
+from programs.faults import FaultPlan, fault_summary, linked_onto_spares, loses_nodes
+
+#: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
+COLUMNS = (
+    "bytes", "algorithm", "latency_cycles", "latency_ns", "bandwidth_gb_s", "link_conflicts",
+    "gpu_best_ns", "gpu_p50_ns", "gpu_p99_ns",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def sweep_sizes(
+    wiring: Topology, operation: str, spec: ChipSpec, smallest: int, largest: int,
+    gpu: str | None, tell: Callable[[str], None],
+) -> list[Row]:  # fmt: skip
+    """A row of ``COLUMNS`` per size: ``smallest``, doubled up to ``largest`` bytes."""
+    rows: list[Row] = []
+    nbytes = smallest
+    while nbytes <= largest:
+        tell(f"{nbytes:,} bytes ...")
+        plan = plan_collective(wiring, operation, nbytes, spec)
+        row: Row = dict.fromkeys(COLUMNS)
+        row |= {
+            "bytes": nbytes, "algorithm": plan.algorithm, "latency_cycles": plan.latency_cycles,
+            "latency_ns": plan.latency_ns, "bandwidth_gb_s": plan.bandwidth_gb_s,
+            "link_conflicts": plan.link_conflicts,
+        }  # fmt: skip
+        if gpu is not None:
+            other = gpu_time(gpu, operation, wiring.chips, nbytes)
+            row |= {
+                "gpu_best_ns": 1e9 * other.best_s, "gpu_p50_ns": 1e9 * other.p50_s,
+                "gpu_p99_ns": 1e9 * other.p99_s,
+            }  # fmt: skip
+        rows.append(row)
+        nbytes *= 2
+    return rows
+
+
+def write_csv(rows: list[Row], path: Path) -> None:
+    """The sweep as CSV with a heading; an old file stays until the new one is whole."""
+
+    def write(target: Path) -> None:
+        with target.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    replace_file(path, write)
+
+
+def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
+    """Both curves, time over size on logarithmic axes, as PNG or SVG by the path's suffix."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    sizes = [row["bytes"] for row in rows]
+    exact = [row["latency_ns"] for row in rows]
+    axes.loglog(sizes, exact, marker="o", label="LPU fabric (exact)")
+    if rows and rows[0]["gpu_p50_ns"] is not None:
+        middle = [row["gpu_p50_ns"] for row in rows]
+        axes.loglog(sizes, middle, marker="s", label="GPUs p50 (model)")
+        axes.fill_between(
+            sizes, [row["gpu_best_ns"] for row in rows], [row["gpu_p99_ns"] for row in rows],
+            alpha=0.2, label="GPUs best to p99 (model)",
+        )  # fmt: skip
+    axes.set_xlabel("bytes per chip")
+    axes.set_ylabel("ns")
+    axes.set_title(f"{operation} on {chips:,} chips")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    replace_file(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
+    pyplot.close(figure)
+
+
+Words = NDArray[Any]
+_WORD_BYTES = 4 * LANES
+#: Chips that are run with data: the largest system of nodes all to all.
+MOST_CHIPS = 264
+
+
+def expected_results(
+    operation: str, data: Words, members: int, tree: bool = False
+) -> list[Words]:
+    """What NumPy makes of ``data`` [chips, words, 320]: the result [words, 320] of every chip.
+
+    Sums are taken one after another over the chips of a node, then over the nodes, as the
+    programs do, or by the ``tree`` of one node; int32 wraps.  Chips of one result share one array.
+    """
+    chips = len(data)
+
+    def total(parts: Words) -> Words:
+        if tree:
+            terms = list(parts)
+            while len(terms) > 1:
+                terms = [a + b for a, b in zip(terms[::2], terms[1::2], strict=True)]
+            return np.asarray(terms[0])
+        nodes = []
+        for first in range(0, chips, members):
+            node = parts[first].copy()
+            for chip in range(first + 1, first + members):
+                node += parts[chip]
+            nodes.append(node)
+        for node in nodes[1:]:
+            nodes[0] += node
+        return np.asarray(nodes[0])
+
+    words = data.shape[1] // chips
+    if operation == "all-reduce":
+        return [total(data)] * chips
+    if operation == "reduce-scatter":
+        return [total(data[:, c * words : (c + 1) * words]) for c in range(chips)]
+    if operation == "all-gather":
+        return [data.reshape(-1, LANES)] * chips
+    if operation == "broadcast":
+        return [data[0]] * chips
+    parts = data.reshape(chips, chips, words, LANES)
+    return [parts[:, c].reshape(-1, LANES) for c in range(chips)]
+
+
+def random_words(chips: int, words: int, dtype: str, seed: int) -> Words:
+    """Seeded data [chips, words, 320]: int32 over the whole range, or fp32 around zero."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    if dtype == "int32":
+        info = np.iinfo(np.int32)
+        return random.integers(info.min, info.max, (chips, words, LANES), np.int32, endpoint=True)
+    return random.standard_normal((chips, words, LANES), np.float32)
+
+
+def compile_functional(
+    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str,
+    algorithm: str | None = None,
+) -> FabricCollective:  # fmt: skip
+    """Programs for ``nbytes`` per chip (all-to-all and reduce-scatter: of all parts together).
+
+    algorithm: ``one-shot`` or ``hierarchical``; None: one shot for a few words on a node.
+    """
+    if algorithm not in (None, "one-shot", "hierarchical"):
+        raise InputError(f"--run --algorithm {algorithm}: programs are hierarchical or one-shot")
+    if operation == "point-to-point":
+        raise InputError("--run --op point-to-point: not built; lpu fabric route shows its cycles")
+    if wiring.chips > MOST_CHIPS:
+        raise InputError(
+            f"--run on {wiring.chips} chips: data are moved on {MOST_CHIPS} or fewer; leave out "
+            "--run for the schedule without data"
+        )
+    parts = wiring.chips if operation in ("reduce-scatter", "all-to-all") else 1
+    words = -(-nbytes // (_WORD_BYTES * parts))
+    most = spec.words_per_slice // max(words_needed(operation, wiring.chips, 1))
+    if words > most:
+        raise InputError(
+            f"--run --bytes {nbytes}: {operation} on {wiring.chips} chips runs with data in one "
+            f"launch, whose buffers hold {most * parts * _WORD_BYTES} bytes; use no more"
+        )
+    add = Op.ADD_I32 if dtype == "int32" else Op.ADD_F32
+    if algorithm != "hierarchical":
+        one_shot = compile_one_shot(wiring, operation, words, spec, add)
+        if one_shot is not None:
+            return one_shot
+        if algorithm == "one-shot":
+            raise InputError(
+                f"--run --algorithm one-shot: programs exist for an all-reduce of at most "
+                f"{MOST_WORDS * _WORD_BYTES} bytes on 2, 4 or 8 chips; leave out --algorithm"
+            )
+    return compile_fabric_collective(operation, wiring, words, spec, add=add)
+
+
+def run_functional(
+    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
+    sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
+    algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
+    watch: RunWatch | None = None, faults: FaultPlan | None = None,
+) -> Row:  # fmt: skip
+    """Compile, prove legal, run with data, and compare every chip with NumPy.
+
+    planned: called with the artifact before it runs.  faults: what befalls the modelled machine.
+    With them a wiring of several nodes keeps ``spare_nodes`` of its nodes spare, the last ones.
+    """
+
+    def programs_on(part: Topology) -> tuple[FabricCollective, NDArray[Any], Artifact]:
+        phase("compiling programs")
+        compiled = compile_functional(part, operation, nbytes, spec, dtype, algorithm)
+        phase("checking programs")
+        _require_legal(compiled, part, spec)
+        data = random_words(part.chips, compiled.source_words, dtype, seed)
+        return compiled, data, collective_artifact(compiled, data)
+
+    linked = None
+    if faults is not None and loses_nodes(faults, wiring.chips):
+        linked = linked_onto_spares(
+            wiring, faults, programs_on, lambda made: made[2], lambda _: [ENTRY_POINT]
+        )
+        faults = linked.plan
+        if watch is not None:
+            watch.replaced_nodes(linked.lost)
+    compiled, data, artifact = programs_on(wiring) if linked is None else linked.programs
+    wiring = compiled.topology
+    planned(artifact)
+    placement = Placement(
+        pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
+    )
+    launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase, watch)
+    tree = not compiled.barriers  # a one-shot has no steps
+    expected = expected_results(operation, data, compiled.topology.chips_per_node, tree)
+    hashes: dict[int, str] = {}
+    differs = [
+        number
+        for number, result in enumerate(expected)
+        if launched.outputs[number]["result"]["sha256"]
+        != hashes.setdefault(id(result), hashlib.sha256(result.tobytes()).hexdigest())
+    ]
+    return {
+        "dtype": dtype, "seed": seed, "sync": sync, "actors": launched.actors,
+        "programs": len(compiled.programs), "cycles": launched.cycles,
+        "predicted_cycles": compiled.cycles, "digest": launched.digest,
+        "equal": not differs, "differs": differs[0] if differs else None,
+        "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
+        "chips": wiring.chips, "recoveries": launched.recoveries,
+        "nodes": list(range(wiring.nodes)) if linked is None else linked.nodes,
+        "faults": (linked.counted(launched.faults) if linked else launched.faults) or None,
+    }  # fmt: skip
+
+
+def collective_rows(facts: dict[str, Any], plan: CollectivePlan) -> list[tuple[str, str]]:
+    """The facts of a collective for people."""
+    rows = [
+        ("algorithm", f"{plan.algorithm}, {len(plan.launch_words):,} launches"),
+        ("time", f"{plan.latency_cycles:,} cycles, {plan.latency_ns:,.0f} ns"),
+        ("bandwidth", f"{plan.bandwidth_gb_s:.2f} GB/s of one chip's tensor"),
+        ("vectors", f"{plan.vectors:,} sent, {plan.vector_hops:,} vector-hops"),
+        ("link conflicts", f"{plan.link_conflicts}"),
+    ]
+    rows += [
+        (f"{name} bound", f"{bound.cycles:,} cycles ({bound.formula})")
+        for name, bound in plan.bounds.items()
+    ]
+    if (other := facts.get("gpu")) is not None:
+        rows.append((
+            f"{plan.chips} x {other['name']} (estimate)",
+            f"{other['best_ns']:,.0f} ns by {other['algorithm']}; with late kernels p50 "
+            f"{other['p50_ns']:,.0f}, p99 {other['p99_ns']:,.0f} ns",
+        ))  # fmt: skip
+    if (run := facts.get("run")) is not None:
+        rows += [
+            ("executed", f"{run['cycles']:,} cycles, predicted "
+                         f"{run['predicted_cycles']:,}, {run['actors']} actors"),
+            ("equals NumPy", "bit for bit" if run["equal"] else "NO"),
+            ("digest", run["digest"]),
+        ]  # fmt: skip
+        if run["recoveries"]:
+            rows.append(("lost processes", f"{run['recoveries']} times replaced"))
+        if run["faults"]:
+            rows += [
+                ("faults", fault_summary(run["faults"])),
+                ("nodes in use", ", ".join(map(str, run["nodes"]))),
+            ]
+    if (trace := facts.get("trace")) is not None:
+        rows.append(("trace", f"{trace['events']:,} events, {trace['blocks']:,} blocks"))
+    return rows
+
+
+def _require_legal(compiled: FabricCollective, wiring: Topology, spec: ChipSpec) -> None:
+    findings = [str(finding) for program in compiled.programs for finding in check(program, spec)]
+    findings += [
+        str(finding)
+        for finding in check_fabric(
+            compiled.programs, compiled.program_of_chip, wiring.cables, spec
+        )
+    ]
+    if findings:
+        raise RunError(f"the programs break a rule: {findings[0]}")

@@ -1,0 +1,280 @@
+"""The driver of ``lpu generate``: from an artifact on disk to tokens, in processes or in this one.
+
+Plans the groups, starts the actors, streams tokens as the virtual clock tells them, and checks at
+the end that every group picked the same tokens and every chip retired when it was predicted to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from chip.digest import finish
+from cluster.errors import RunError
+from cluster.metrics import OneEpoch, RunWatch, watched
+from cluster.processes import (
+    ChipGroup,
+    GroupResult,
+    Placement,
+    Recovery,
+    SharedMapping,
+    Supervisor,
+    chip_actors,
+    layout_of,
+    unexpected_retirements,
+)
+from cluster.runs.launch import artifact_key
+from cluster.tracing import Launched
+from programs.artifact import Artifact
+from programs.decoder import ChipImages, PartitionedModel, entry_at
+from programs.running import Generation
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished generation; lists have one entry per generated token.
+
+    entries, launch_cycles: of every launch, prompt included; decode: the launches that gave tokens.
+    recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
+    machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
+    attachments and vectors.
+    """
+
+    tokens: list[int]
+    chips: int
+    actors: int
+    cycles_per_token: list[int]
+    predicted_cycles_per_token: list[int]
+    digest: str
+    virtual_seconds: float
+    decode_seconds: float
+    wall_seconds: float
+    first_token_seconds: float
+    token_wall_seconds: float
+    steady_token_seconds: float
+    entries: list[str]
+    launch_cycles: list[int]
+    decode: list[int]
+    recoveries: tuple[Recovery, ...] = ()
+    faults: dict[str, int] = field(default_factory=dict)
+    refused: tuple[int, int] = (0, 0)
+
+
+def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
+    """The launches of ``job`` if no token ends it early; tokens are not known yet."""
+    buckets, last = artifact.bindings["buckets"], len(job.prompt) - 1
+    launches = []
+    for position in range(last + job.max_new_tokens):
+        bucket = next(bucket for bucket in buckets if position < bucket)
+        entry = f"{'prefill' if position < last else 'decode'}-{bucket}"
+        token = None if position < last else ""
+        launches.append(Launched(entry, artifact.predicted_cycles[entry], token))
+    return launches
+
+
+def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched]:
+    """The launches of a finished generation; texts: of its tokens, in their order."""
+    said = dict(zip(result.decode, texts, strict=True))
+    return [
+        Launched(entry, cycles, said.get(number))
+        for number, (entry, cycles) in enumerate(
+            zip(result.entries, result.launch_cycles, strict=True)
+        )
+    ]
+
+
+class Listener:
+    """What the driver tells while it works; this one is silent."""
+
+    def phase(self, text: str) -> None:
+        """The driver begins something that takes a while."""
+
+    def token(self, token: int) -> None:
+        """One more token."""
+
+
+def run_generation(
+    artifact: Artifact,
+    job: Generation,
+    placement: Placement,
+    listener: Listener,
+    started: float,
+    model: PartitionedModel | None = None,
+    watch: RunWatch | None = None,
+    images: ChipImages | None = None,
+) -> GenerationResult:
+    """Generate with ``artifact``; ``started`` is the ``perf_counter`` when the command began.
+
+    model: the partitioned model, if it is not in the directory that the artifact names.
+    watch: publishes the run while it goes on.  images: of an artifact without memory images, made
+    from a checkpoint directory by the processes that have the chips.
+    """
+    stopwatch = _Stopwatch(started, listener, watch)
+    if images is not None and (placement.in_process or placement.faults is not None):
+        listener.phase("reading weights")
+        artifact = replace(artifact, memory=images.of(range(artifact.chips)))
+        images = None
+
+    def entry_of(launch: int) -> str:
+        return entry_at(artifact, launch, prefill=launch < len(job.prompt) - 1)
+
+    recoveries: list[Recovery] = []
+    refused = (0, 0)
+    if placement.in_process:
+        listener.phase("loading chips")
+        layout = layout_of(artifact, 1)
+        mapping = SharedMapping.private(layout)
+        group = ChipGroup(
+            artifact, range(artifact.chips), 0, mapping, model, stopwatch.report,
+            faults=placement.setting(artifact),
+        )  # fmt: skip
+        listener.phase("generating")
+        epoch = OneEpoch(mapping, group.runner.image_bytes)
+        with watched(watch, artifact, epoch, entry_of, group.faults):
+            stopwatch.begin()
+            results = [group.generate(job)]
+            stopwatch.end()
+    else:
+        results, recoveries, refused = _run_actors(
+            artifact, job, placement, stopwatch, model, images, entry_of
+        )
+    actors = 0 if placement.in_process else len(results)
+    done = _conclude(artifact, results, stopwatch, actors, recoveries)
+    return replace(done, refused=refused)
+
+
+class _Stopwatch:
+    """Wall times of a run, and the way of tokens to the listener."""
+
+    def __init__(self, started: float, listener: Listener, watch: RunWatch | None) -> None:
+        self.started = started
+        self.listener = listener
+        self.watch = watch
+        self.told = 0
+        self.first_token = 0.0
+        self.begun = self.ended = started
+
+    def begin(self) -> None:
+        self.begun = perf_counter()
+
+    def end(self) -> None:
+        self.ended = perf_counter()
+
+    def report(self, group: int, cycle: int, tokens: list[int]) -> None:
+        """Tokens of a group in this process."""
+        for token in tokens[self.told :]:
+            self.tell(token)
+
+    def tell(self, token: int) -> None:
+        if self.told == 0:
+            self.first_token = perf_counter() - self.started
+        self.told += 1
+        self.listener.token(token)
+        if self.watch is not None:
+            self.watch.token()
+
+
+def _run_actors(
+    artifact: Artifact,
+    job: Generation,
+    placement: Placement,
+    stopwatch: _Stopwatch,
+    model: PartitionedModel | None,
+    images: ChipImages | None,
+    entry_of: Callable[[int], str],
+) -> tuple[list[GroupResult], list[Recovery], tuple[int, int]]:
+    listener = stopwatch.listener
+    with chip_actors(artifact, placement, listener.phase, model, images) as supervisor:
+        listener.phase("generating")
+        faults = placement.setting(artifact)
+        with watched(stopwatch.watch, artifact, supervisor, entry_of, faults):
+            stopwatch.begin()
+            results = _collect(supervisor, job, stopwatch)
+            stopwatch.end()
+    return results, supervisor.recoveries, supervisor.refused
+
+
+def _collect(
+    supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch
+) -> list[GroupResult]:
+    """Run the job on all actors, streaming tokens; the results in the order of actors."""
+    import ray
+
+    asked: list[Any] = []
+
+    def poll() -> None:
+        # The clock may have died and be starting again: never wait for it.
+        if not asked:
+            asked.append(supervisor.progress())
+        elif ray.wait(asked, timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):
+                stopwatch.report(0, 0, list(ray.get(asked[0]).tokens))
+            asked.clear()
+
+    results: list[GroupResult] = supervisor.run("generate", job, poll=poll)
+    stopwatch.report(0, 0, results[0].run.tokens)
+    return results
+
+
+def _steady(launch_seconds: list[float], decode: list[int]) -> float:
+    """Median wall seconds of the decode launches after the first; 0 when there are none."""
+    # Entry i is the time from the end of launch i to that of launch i + 1.
+    later = [launch_seconds[launch - 1] for launch in decode[1:]]
+    later = [seconds for seconds in later if not math.isnan(seconds)]
+    return median(later) if later else 0.0
+
+
+def _conclude(
+    artifact: Artifact, groups: list[GroupResult], stopwatch: _Stopwatch, actors: int,
+    recoveries: list[Recovery],
+) -> GenerationResult:
+    results = [group.run for group in groups]
+    first = results[0]
+    for result in results[1:]:
+        if result.tokens != first.tokens or result.entries != first.entries:
+            raise RunError("processes picked different tokens: the run is not deterministic")
+        if result.faults != first.faults:
+            raise RunError("processes met different faults: the run is not deterministic")
+    retired = {chip: cycles for result in results for chip, cycles in result.retired.items()}
+    sums = {chip: pair for result in results for chip, pair in result.sums.items()}
+    predicted = artifact.predicted_cycles
+    if problems := unexpected_retirements(first.entries, retired, predicted):
+        if stopwatch.watch is not None:
+            stopwatch.watch.retired_unexpectedly(len(problems))
+        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
+    chips = sorted(retired)
+    lengths = [max(retired[chip][i] for chip in chips) for i in range(len(first.entries))]
+    clock_hz = artifact.spec.clock_hz
+    decode_cycles = [lengths[i] for i in first.decode]
+    io_seconds = max(result.io_seconds for result in results)
+    decode_io = io_seconds * len(first.decode) / max(1, len(lengths))
+    return GenerationResult(
+        tokens=first.tokens,
+        chips=len(chips),
+        actors=actors,
+        cycles_per_token=decode_cycles,
+        predicted_cycles_per_token=[predicted[first.entries[i]] for i in first.decode],
+        digest=finish(
+            artifact_key(artifact, {c: d for group in groups for c, d in group.images.items()}),
+            np.array([sums[chip] for chip in chips], np.uint64),
+            [cycle for chip in chips for cycle in retired[chip]],
+        ),
+        virtual_seconds=(sum(lengths) + first.faults.get("cost_cycles", 0)) / clock_hz + io_seconds,
+        decode_seconds=sum(decode_cycles) / clock_hz + decode_io,
+        wall_seconds=perf_counter() - stopwatch.started,
+        first_token_seconds=stopwatch.first_token,
+        token_wall_seconds=stopwatch.ended - stopwatch.begun,
+        steady_token_seconds=_steady(groups[0].launch_seconds, first.decode),
+        entries=first.entries,
+        launch_cycles=lengths,
+        decode=first.decode,
+        recoveries=tuple(recoveries),
+        faults=first.faults,
+    )

@@ -1,0 +1,132 @@
+"""One launch of an artifact's entry point over actors, or in this process: no host, no tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from chip.digest import finish
+from cluster.errors import RunError
+from cluster.metrics import OneEpoch, RunWatch, watched
+from cluster.processes import (
+    ChipGroup,
+    LaunchPart,
+    Placement,
+    SharedMapping,
+    chip_actors,
+    layout_of,
+    output_places,
+    unexpected_retirements,
+)
+from programs.artifact import Artifact, content_hash
+
+
+def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
+    """What a digest knows of the artifact: all of it but where the checkpoint lay.
+
+    images: the digest of every chip's memory image, by whoever has it; the artifact need not.
+    """
+    model = {**artifact.model, "checkpoint": ""}
+    rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
+    whole = hashlib.sha256(bytes.fromhex(rest))
+    for chip in sorted(images):
+        whole.update(images[chip])
+    return whole.digest()
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """digest and cycles of the launch; outputs: per chip, what it holds for the host.
+
+    launch_seconds: wall time of the slowest process's launch, without start-up.  recoveries: how
+    often lost processes were replaced.  faults: as of ``GenerationResult``.
+    """
+
+    digest: str
+    cycles: int
+    outputs: list[dict[str, Any]]
+    actors: int
+    launch_seconds: float
+    wall_seconds: float
+    recoveries: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+
+
+def launch_everywhere(
+    artifact: Artifact,
+    entry: str,
+    sync: str,
+    placement: Placement,
+    phase: Callable[[str], None] = lambda _: None,
+    watch: RunWatch | None = None,
+) -> Launch:
+    """Run ``entry`` once on all chips.  watch: publishes the run while it goes on.
+
+    Raises RunError when a chip retires at another cycle than the artifact says, ArtifactError when
+    its outputs are nowhere.
+    """
+    began = perf_counter()
+    output_places(artifact)
+    recoveries = 0
+    if placement.in_process:
+        phase("loading chips")
+        mapping = SharedMapping.private(layout_of(artifact, 1))
+        group = ChipGroup(
+            artifact, range(artifact.chips), 0, mapping, threads=cores(),
+            faults=placement.setting(artifact),
+        )  # fmt: skip
+        phase("running")
+        epoch = OneEpoch(mapping, group.runner.image_bytes)
+        with watched(watch, artifact, epoch, lambda _: entry, group.faults):
+            parts = [group.launch(entry, sync)]
+    else:
+        parts, recoveries = _launch_actors(artifact, entry, sync, placement, phase, watch)
+    retired = {chip: [cycle] for part in parts for chip, cycle in part.retired.items()}
+    predicted = artifact.predicted_cycles
+    if entry in predicted and (problems := unexpected_retirements([entry], retired, predicted)):
+        if watch is not None:
+            watch.retired_unexpectedly(len(problems))
+        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
+    if any(part.faults != parts[0].faults for part in parts):
+        raise RunError("processes met different faults: the run is not deterministic")
+    sums = {chip: pair for part in parts for chip, pair in part.sums.items()}
+    chips = sorted(retired)
+    return Launch(
+        digest=finish(
+            artifact_key(artifact, {c: d for part in parts for c, d in part.images.items()}),
+            np.array([sums[chip] for chip in chips], np.uint64),
+            [retired[chip][0] for chip in chips],
+        ),
+        cycles=max(retired[chip][0] for chip in chips),
+        outputs=[output for part in parts for output in part.outputs],
+        actors=0 if placement.in_process else len(parts),
+        launch_seconds=max(part.wall_seconds for part in parts),
+        wall_seconds=perf_counter() - began,
+        recoveries=recoveries,
+        faults=parts[0].faults,
+    )
+
+
+def _launch_actors(
+    artifact: Artifact, entry: str, sync: str, placement: Placement,
+    phase: Callable[[str], None], watch: RunWatch | None,
+) -> tuple[list[LaunchPart], int]:  # fmt: skip
+    faults = placement.setting(artifact)
+    with (
+        chip_actors(artifact, placement, phase) as supervisor,
+        watched(watch, artifact, supervisor, lambda _: entry, faults),
+    ):
+        phase("running")
+        parts: list[LaunchPart] = supervisor.run("launch", entry, sync)
+    return parts, len(supervisor.recoveries)

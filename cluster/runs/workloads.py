@@ -1,0 +1,180 @@
+"""Workloads other than a decoder, from their sizes to a checked artifact and a compared run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.checker import rules as checker
+from chip.engine import Chip, Rings, ring_vectors
+from chip.spec import ChipSpec
+from cluster.errors import RunError
+from cluster.runs.launch import cores
+from programs.artifact import Artifact
+from programs.convnet import (
+    Network,
+    compile_network,
+    golden_network,
+    place_network,
+    random_input,
+    randomise,
+    read_logits,
+)
+from programs.encoder import (
+    EncoderShape,
+    compile_encoder,
+    golden_encoder,
+    layers_of_chips,
+    place_encoder,
+    read_encoder,
+)
+from programs.encoder import shape as encoder
+from programs.matmul import (
+    MatmulShape,
+    compile_matmul,
+    golden_matmul,
+    peak_multiply_accumulates,
+    plan_matmul,
+    read_matmul,
+)
+from programs.running import LOOKAHEAD, Alone, Runner
+
+Values = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A compiled workload with random data.
+
+    results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
+    only entry point.
+    """
+
+    name: str
+    artifact: Artifact
+    entry: str
+    multiply_accumulates: int
+    dtype: str
+    results: Callable[[list[Chip]], Values]
+    golden: Callable[[], Values]
+
+
+def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+    """A product of random matrices: whole int8 range, or fp16 normal numbers."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    sizes = ((shape.m, shape.k), (shape.k, shape.n))
+    a: Values | None = None
+    b: Values | None = None
+    if data and shape.dtype == "int8":
+        a, b = (rng.integers(-128, 128, size).astype(np.int8) for size in sizes)
+    elif data:
+        a, b = (rng.standard_normal(size, np.float32).astype(np.float16) for size in sizes)
+    artifact = compile_matmul(shape, spec, a, b)
+
+    def golden() -> Values:
+        assert a is not None and b is not None
+        return golden_matmul(a, b, shape.chips, shape.split)
+
+    def results(chips: list[Chip]) -> Values:
+        return read_matmul(plan_matmul(shape, spec), chips)
+
+    macs = shape.multiply_accumulates
+    return Workload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
+
+
+def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+    """An int8 network with random weights and a random input."""
+    image = random_input(network, seed)
+    if data:
+        randomise(network, image, seed)
+    artifact = compile_network(network, spec, image if data else None)
+
+    def golden() -> Values:
+        return golden_network(network, image)[network.layers[-1].name]
+
+    def results(chips: list[Chip]) -> Values:
+        return read_logits(network, place_network(network, spec), chips[0])
+
+    macs = network.multiply_accumulates()
+    return Workload(network.name, artifact, "network", macs, "int8", results, golden)
+
+
+def random_encoder(
+    shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
+) -> Workload:
+    """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
+    layers = encoder.random_encoder(shape, seed) if data else []
+    x = encoder.random_tokens(shape, seed)
+    artifact = compile_encoder(shape, spec, chips, layers, x) if data else compile_encoder(
+        shape, spec, chips
+    )  # fmt: skip
+
+    def golden() -> Values:
+        return golden_encoder(shape, layers, x)
+
+    def results(chips_run: list[Chip]) -> Values:
+        places = place_encoder(shape, layers_of_chips(shape.layers, chips)[0], spec)
+        return read_encoder(shape, places, chips_run[-1])
+
+    macs = shape.multiply_accumulates
+    return Workload("encoder", artifact, "encoder", macs, "fp16", results, golden)
+
+
+def figures(workload: Workload) -> dict[str, Any]:
+    """Cycles, time at the chip's clock, and what share of the MXM's peak is useful."""
+    artifact = workload.artifact
+    cycles = artifact.predicted_cycles[workload.entry]
+    seconds = cycles / artifact.spec.clock_hz
+    peak = peak_multiply_accumulates(workload.dtype) * artifact.chips
+    parts = {name: artifact.model[name] for name in ("layer_cycles",) if name in artifact.model}
+    return {
+        **parts,
+        "cycles": cycles,
+        "microseconds": 1e6 * seconds,
+        "multiply_accumulates": workload.multiply_accumulates,
+        "mxm_utilisation": workload.multiply_accumulates / (cycles * peak),
+        "tera_operations_per_s": 2e-12 * workload.multiply_accumulates / seconds,
+        "sram_used_bytes": artifact.model["sram_used_bytes"],
+    }
+
+
+def check_workload(workload: Workload) -> None:
+    """Prove the programs legal; raises RunError with the first finding."""
+    artifact, entry = workload.artifact, workload.entry
+    each = [artifact.program(entry, number) for number in range(artifact.chips)]
+    findings = []
+    for program in artifact.programs[entry]:
+        findings += checker.check(program, artifact.spec)
+    findings += checker.check_links(each, artifact.cables, artifact.spec)
+    if findings:
+        raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
+
+
+def run_workload(workload: Workload) -> dict[str, Any]:
+    """Run one launch here and compare; raises RunError when anything differs from the golden model.
+
+    Wall times are in seconds; the artifact must have its data.
+    """
+    artifact = workload.artifact
+    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
+    runner = Runner(artifact, range(artifact.chips), rings, Alone(), threads=cores())
+    began = perf_counter()
+    retired = runner.launch(workload.entry, 0, LOOKAHEAD)
+    wall = perf_counter() - began
+    cycles = artifact.predicted_cycles[workload.entry]
+    if set(retired.values()) != {cycles}:
+        raise RunError(f"{workload.name}: chips retired at {retired}, predicted {cycles}")
+    found, wanted = workload.results(runner.chips), workload.golden()
+    same = found.shape == wanted.shape and found.dtype == wanted.dtype
+    raw = np.dtype(f"u{wanted.dtype.itemsize}")
+    differing = int((found.view(raw) != wanted.view(raw)).sum()) if same else wanted.size
+    if differing:
+        raise RunError(
+            f"{workload.name}: {differing} of {wanted.size} values differ from the golden model"
+        )
+    return {"equal_to_golden": True, "values": int(wanted.size), "launch_wall_seconds": wall}

@@ -1,0 +1,9 @@
+from .plan import Launched, make_entry
+from .request import TraceRequest, trace_request
+
+__all__ = [
+    "Launched",
+    "TraceRequest",
+    "make_entry",
+    "trace_request",
+]
