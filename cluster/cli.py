@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -23,12 +23,33 @@ from cluster.errors import InputError, RunError, one_line
 
 FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from cluster.version import version
+
+        typer.echo(f"lpu-cluster {version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="A cluster of LPUs, emulated: exact numbers, exact cycles.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def lpu(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version,
+                     is_eager=True),
+    ] = False,
+) -> None:  # fmt: skip
+    """A cluster of LPUs, emulated: exact numbers, exact cycles."""
+
+
 app.command()(generate)
 app.command("compile")(artifacts.compile_)
 app.command()(assembling.assemble)

@@ -354,11 +354,9 @@ def sweep(
     as_json: options.Json = False,
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from cluster.collective_runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
+    from cluster.collective_runs import draw_sweep, sweep_sizes, write_csv
     from cluster.output import print_json, stderr_console, working
+    from cluster.sweep_tables import print_sweep
     from interconnect.collective_traffic import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -379,12 +377,4 @@ def sweep(
     if as_json:
         print_json({"op": operation, "chips": wiring.chips, "rows": rows})
         return
-    table = Table(title=f"{operation} on {wiring.chips:,} chips", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(
-            "" if row[name] is None else f"{row[name]:,.6g}" if isinstance(row[name], float)
-            else str(row[name]) for name in COLUMNS
-        ))  # fmt: skip
-    Console(highlight=False).print(table)
+    print_sweep(f"{operation} on {wiring.chips:,} chips", rows, gpu)
