@@ -53,7 +53,7 @@ def print_plans(title: str, swept: str, rows: Sequence[Row]) -> None:
             problems.append(f"no plan for {swept} {row[swept]:,}: {row['problem']}")
             continue
         energy = row["energy"]
-        cells = [f"{row[swept]:,}"] if swept == "chips" else [f"{row[swept]:,}", f"{row['chips']:,}"]
+        cells = [f"{row[swept]:,}"] + ([] if swept == "chips" else [f"{row['chips']:,}"])
         table.add_row(
             *cells, f"{row['tp']} x {row['pp']}", f"{row['cycles_per_token']:,}",
             f"{row['initiation_interval_cycles']:,}", f"{row['tokens_per_second_per_user']:,.1f}",
