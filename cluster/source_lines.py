@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from chip.faults import ProgramFault
+from chip.faults import LockstepViolation, ProgramFault
 from programs.artifact import Artifact
 
 SOURCES = "sources"
 #: Runs kept of a file; an artifact's header has room for no more than it takes.
 MOST_RUNS = 10_000
 
-_BLOCK = re.compile(r"\(block ([0-9]{1,9})\)|of block ([0-9]{1,9})")
+_BLOCK = re.compile(r"\bblock ([0-9]{1,9})\b")
 
 
 def source(name: str, lines: Sequence[int]) -> dict[str, Any]:
@@ -56,15 +56,12 @@ def with_places(text: str, artifact: Artifact, chip: int | None) -> str:
     """``text`` with file and line beside the blocks it names of the program of ``chip``."""
 
     def place(match: re.Match[str]) -> str:
-        found = place_of(artifact, chip, int(match[1] or match[2]))
-        if found is None:
-            return match[0]
-        where = f"{found[0]}:{found[1]}"
-        return f"({where}, block {match[1]})" if match[1] else f"of {where} (block {match[2]})"
+        found = place_of(artifact, chip, int(match[1]))
+        return match[0] if found is None else f"{match[0]}, {found[0]}:{found[1]}"
 
     return _BLOCK.sub(place, text)
 
 
-def fault_text(fault: ProgramFault, artifact: Artifact) -> str:
+def fault_text(fault: ProgramFault | LockstepViolation, artifact: Artifact) -> str:
     """A fault in words, with file and line where the artifact has them."""
     return with_places(str(fault), artifact, fault.chip)

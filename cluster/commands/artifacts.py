@@ -245,7 +245,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
-    from chip.faults import ProgramFault
+    from chip.faults import LockstepViolation, ProgramFault
     from cluster.actor_session import Placement
     from cluster.launching import launch_everywhere
     from cluster.metrics.run_watch import RunWatch
@@ -273,7 +273,7 @@ def run(
                 artifact, name, LOOKAHEAD, placement,
                 watch=None if board is None else RunWatch(board, "run"),
             )  # fmt: skip
-        except ProgramFault as fault:
+        except (LockstepViolation, ProgramFault) as fault:
             raise RunError(fault_text(fault, artifact)) from None
         launched = Launched(name, result.cycles)
         if tracing is not None:

@@ -138,13 +138,13 @@ def test_findings_name_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     late = "; a heading\n" + ADD.format(a=1, b=2).replace("11: mem_e", "\n\n12: mem_e")
     line = late.splitlines().index("12: mem_e[0-3] WRITE a=8 s0=E0 w0=1 dsg=1 want0=1") + 1
     made = assembled(tmp_path, "", late)
-    assert f"chip 1, cycle 12, mem_e[0]: missing: WRITE of chip1.asm:{line} (block 2)" in (
+    assert f"chip 1, cycle 12, mem_e[0]: missing: WRITE of block 2, chip1.asm:{line}:" in (
         capsys.readouterr().err
     )
     assert run(["check", str(made)]) == 1
-    assert f"(chip1.asm:{line}, block 2)" in capsys.readouterr().out
+    assert f"(block 2, chip1.asm:{line})" in capsys.readouterr().out
     assert run(["run", str(made)]) == 1
-    assert f"chip 1, cycle 12, mem_e[0]: missing: WRITE of chip1.asm:{line} (block 2)" in (
+    assert f"chip 1, cycle 12, mem_e[0]: missing: WRITE of block 2, chip1.asm:{line}:" in (
         capsys.readouterr().err
     )
     assert run(["check", str(made), "--json"]) == 1
@@ -155,14 +155,17 @@ def test_findings_name_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_link_that_is_late_is_one_finding_an_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    send = "0: mem_w[0] READ out=W0 wo=1 x50/24\n20: mem_w[0] READ a=1\n"
-    send += "12: c2c[0] SEND s0=W0 w0=1 x50/24"
+    send = "0: mem_w[0] READ out=W0 wo=1 x50/24\n20: mem_w[1] READ out=W1 wo=1\n"
+    send += "21: c2c[0] SEND s0=W0 w0=1 x50/24"
     made = assembled(tmp_path, send, "700: c2c[0] RECEIVE out=E0 wo=1 x50/24")
     assert run(["check", str(made)]) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if ": link: " in line]
     assert len(told) == 2
-    assert "SEND a=0 s0=W0 (chip0.asm:3, block 2)" in told[0] and "49 more" in told[0]
-    assert "RECEIVE a=0 out=E0 (chip1.asm:1, block 0)" in told[1] and "49 more" in told[1]
+    assert "SEND a=0 s0=W0 (block 2, chip0.asm:3)" in told[0] and "49 more" in told[0]
+    assert "RECEIVE a=0 out=E0 (block 0, chip1.asm:1)" in told[1] and "49 more" in told[1]
+    assert run(["run", str(made)]) == 1
+    assert "chip 1, cycle 700" in (err := capsys.readouterr().err)
+    assert "block 0, chip1.asm:1 got a vector" in err and "arrives at cycle 658" in err
 
 
 @pytest.mark.parametrize(
