@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands import options
+from cluster.commands.help_pages import Verb
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
     return wiring, spec
 
 
-@app.command()
+@app.command(cls=Verb)
 def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.output import print_json, print_table, stderr_console, working
@@ -82,7 +83,7 @@ def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -
     )
 
 
-@app.command()
+@app.command(cls=Verb)
 def route(
     source: Annotated[int, typer.Argument(help="Chip to start from.")],
     destination: Annotated[int, typer.Argument(help="Chip to reach.")],
@@ -139,7 +140,7 @@ def route(
     print_table(f"chip {source} to chip {destination}", rows)
 
 
-@app.command()
+@app.command(cls=Verb)
 def clocks(
     chips: Chips = "8",
     chip: Chip = None,
@@ -201,7 +202,7 @@ Gpu = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Verb)
 def collective(
     context: typer.Context,
     operation: Operation = "all-reduce",
@@ -341,7 +342,7 @@ def collective(
         raise RunError(f"the chips' result differs from NumPy's on chip {functional['differs']}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def sweep(
     operation: Operation = "all-reduce",
     chips: Chips = "8",

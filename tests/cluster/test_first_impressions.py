@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.cli import run
+from cluster.cli import app, run
+from cluster.commands.benchmarks import ROW_NAMES
+from cluster.commands.help_pages import PANELS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -99,3 +103,63 @@ def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
         assert all(cell in row[0] for cell in cells)
     assert sum(line.startswith("bottleneck at chips 8; 16: ") for line in shown) == 1
     assert sum(line.startswith("no plan for chips 4: ") for line in shown) == 1
+
+
+def verbs() -> dict[str, Any]:
+    """Every verb's command by its words after ``lpu``."""
+    import typer.main
+
+    found: dict[str, Any] = {}
+    groups: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    for path, group in groups:
+        for name, command in group.commands.items():
+            words = f"{path} {name}".strip()
+            if hasattr(command, "commands"):
+                groups.append((words, command))
+            else:
+                found[words] = command
+    return found
+
+
+@pytest.mark.parametrize("words", verbs())
+def test_every_verb_has_an_example_that_parses(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = verbs()[words]
+    assert run([*words.split(), "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    example = re.search(r"Example: (lpu .*)$", shown)
+    assert example is not None
+    given = shlex.split(example[1])[1:]
+    assert given[: len(words.split())] == words.split()
+    context = command.make_context(words, given[len(words.split()) :])
+    assert set(context.params) == {param.name for param in command.params}
+
+
+def test_options_of_a_long_verb_are_in_groups() -> None:
+    names = {param.name for command in verbs().values() for param in command.params}
+    assert set(PANELS) <= names, "a group for an option that no verb has"
+    load = verbs()["experiment load"]
+    panels = {param.rich_help_panel for param in load.params}
+    assert len(load.params) > 30 and len(panels - {None}) >= 6
+    assert {p.name for p in load.params if p.rich_help_panel is None} <= {"help"}
+
+
+def test_bench_lists_its_rows() -> None:
+    from cluster.bench import ROWS
+
+    assert tuple(ROWS) == ROW_NAMES
+    names = next(param for param in verbs()["bench"].params if param.name == "names")
+    assert all(name in names.help for name in ROWS)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from cluster.cli import run; run(['--help']);"
+        "print(*[m for m in ('numpy', 'numba', 'ray', 'matplotlib', 'pandas') if m in sys.modules],"
+        " file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "" and "generate" in done.stdout
