@@ -24,15 +24,17 @@ from cluster.processes import (
     output_places,
     unexpected_retirements,
 )
+from cluster.source_lines import SOURCES
 from programs.artifact import Artifact, content_hash
 
 
 def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
-    """What a digest knows of the artifact: all of it but where the checkpoint lay.
+    """What a digest knows of the artifact: all of it but where checkpoint and sources lay.
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
     model = {**artifact.model, "checkpoint": ""}
+    model.pop(SOURCES, None)
     rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):
