@@ -27,7 +27,7 @@ FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from cluster.version import version
+        from cluster.commands.version import version
 
         typer.echo(f"lpu-cluster {version()}")
         raise typer.Exit

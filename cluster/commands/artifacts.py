@@ -126,7 +126,7 @@ def _folded(found: list[tuple[str, Any]]) -> list[tuple[tuple[str, Any], list[An
 
 
 def _finding(artifact: Any, entry: str, finding: Any) -> dict[str, Any]:
-    from cluster.source_lines import place_of
+    from cluster.commands.source_lines import place_of
 
     place = place_of(artifact, finding.chip, finding.block)
     return {
@@ -146,7 +146,7 @@ def _finding(artifact: Any, entry: str, finding: Any) -> dict[str, Any]:
 
 
 def _sentence(artifact: Any, finding: Any, more: list[Any]) -> str:
-    from cluster.source_lines import with_places
+    from cluster.commands.source_lines import with_places
 
     where = "" if finding.chip is None else f"chip {finding.chip}, "
     again = ""
@@ -172,8 +172,8 @@ def inspect(
 ) -> None:
     """Show an artifact's program as assembler text."""
     options.check_at_least("--limit", limit, 0)
-    from chip.assembly_data import data_lines
     from chip.encoding import disassemble
+    from chip.encoding.data_lines import data_lines
     from chip.program import Program
     from cluster.commands.output import print_json, print_table
     from programs.artifact import load
@@ -247,11 +247,11 @@ def run(
     """Run one launch of an entry point with the inputs as stored."""
     from chip.faults import LockstepViolation, ProgramFault
     from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.commands.source_lines import fault_text
     from cluster.metrics import RunWatch
     from cluster.processes import Placement
     from cluster.report import report_request
     from cluster.runs import launch_everywhere
-    from cluster.source_lines import fault_text
     from cluster.tracing import Launched, trace_request
     from programs.artifact import load
     from programs.running import LOOKAHEAD

@@ -46,8 +46,8 @@ def assemble(
     from chip.linking import link
     from chip.spec import load_chip_spec
     from cluster.commands.output import print_json, print_table
+    from cluster.commands.source_lines import SOURCES, fault_text, source
     from cluster.processes import TYPES
-    from cluster.source_lines import SOURCES, fault_text, source
     from interconnect.wiring import NODE_SIZES, node_cables
     from programs.artifact import Artifact, save
 

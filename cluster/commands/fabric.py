@@ -354,8 +354,8 @@ def sweep(
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
     from cluster.commands.output import print_json, stderr_console, working
+    from cluster.commands.sweep_tables import print_sweep
     from cluster.runs import draw_sweep, sweep_sizes, write_csv
-    from cluster.sweep_tables import print_sweep
     from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)

@@ -103,7 +103,7 @@ def plan(
     elif swept is None:
         _show(rows[0])
     else:
-        from cluster.sweep_tables import print_plans
+        from cluster.commands.sweep_tables import print_plans
 
         print_plans(f"{model} by {swept}", swept, rows)
 

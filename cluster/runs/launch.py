@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chip.digest import finish
+from cluster.commands.source_lines import SOURCES
 from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
@@ -24,7 +25,6 @@ from cluster.processes import (
     output_places,
     unexpected_retirements,
 )
-from cluster.source_lines import SOURCES
 from programs.artifact import Artifact, content_hash
 
 

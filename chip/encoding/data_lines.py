@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.assembly_error import AssemblyError, shown
+from chip.encoding.assembly_error import AssemblyError, shown
 from chip.isa import LANES, MAX_WORDS_PER_SLICE, SLICES_PER_HEMISPHERE
 
 #: Slice 0..87, first word, uint8 [words, 320].
