@@ -26,7 +26,6 @@ from programs.layout import Layout
 from programs.memory_images import fp32_rows, read_words
 from programs.partition import partition
 from programs.placement import Placement
-from programs.plan_report import report
 from programs.plan_run import run_timing, timing_programs
 from programs.runner import LOOKAHEAD, Alone, Runner
 from programs.safetensors_files import TensorSource
@@ -236,6 +235,5 @@ def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> 
     check_plan(plan)
     artifact = compile_decoder(partition(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT)
     assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
-    assert sum(report(plan).sram.values()) == SPEC.sram_bytes
     done = run_timing(plan, timing_programs(plan))
     assert set(done.retired.tolist()) == {plan.cycles}

@@ -31,7 +31,6 @@ from programs.checkpoint import CheckpointError, ModelConfig, random_checkpoint
 from programs.compiler import compile_decoder
 from programs.named_models import config_of, missing_kernels
 from programs.partition import partition
-from programs.plan_report import report
 from programs.plan_run import run_timing, timing_programs
 from programs.stages import ATTENTION, Block, Stage, deal, model_blocks, whole_again
 from programs.whole_model import check_plan, compile_plan
@@ -116,16 +115,6 @@ def test_a_plan_of_a_context_beyond_a_bank(batch: int) -> None:
     for belt, cycles in ((False, plan.cycles), (True, plan.interval_cycles)):
         done = run_timing(plan, timing_programs(plan, belt), threads=2)
         assert set(done.retired[done.retired > 0].tolist()) == {cycles}
-
-
-def test_work_of_a_report_adds_up() -> None:
-    plan = compile_plan("small", SMALL, SPEC, context=64, batch=4, chips=16)
-    r = report(plan)
-    assert sum(r.phases.values()) == r.cycles_per_token and min(r.phases.values()) >= 0
-    assert sum(r.sram.values()) == SPEC.sram_bytes and min(r.sram.values()) >= 0
-    assert r.total == pytest.approx(4 * r.per_user)
-    assert r.roofline_cycles < r.cycles_per_token
-    assert all(0 <= share <= 1 for share in r.units.values())
 
 
 def test_twice_the_layers_schedule_no_more_blocks() -> None:
