@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from .imports import Imports
 from .mutant import Mutant
 from .nearness import Nearness
 from .pytest_run import StoppedError
-from .sampling import PACKAGES, draw, mutants
+from .sampling import PACKAGES, draw, mutants, product
 from .table import as_json, lines, row
 from .trial import EQUIVALENT, Bench, Verdict
 
@@ -60,17 +61,24 @@ def mutate(
     for name in package or ():
         if name not in PACKAGES:
             raise typer.BadParameter(f"--package {name}: one of {', '.join(PACKAGES)}")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--json {json_file}: name a file in a directory that exists")
     reasons = read_equivalents(equivalent)
     imports = Imports(root)
-    found = mutants(imports, package or PACKAGES)
+    found = mutants(imports, product(imports, package or PACKAGES))
     chosen = at_places(found, place) if place else draw(root, found, sample, seed)
     files = checkout_files(root)
     with nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory() as directory:
-        home = Path(directory).resolve() / digest(root, files)
+        # a longer list of equivalents leaves the kept copy good
+        judged = [file for file in files if HERE not in (root / file).parents]
+        home = Path(directory).resolve() / digest(root, judged)
         if home.is_relative_to(root):
             raise typer.BadParameter(f"--keep {keep}: name a directory outside the checkout")
         copies = [home / "pristine", *(home / f"worker-{n}" for n in range(min(jobs, len(chosen))))]
         for copy in copies:
+            if copy is not copies[0]:
+                # a call that was killed leaves its mutant behind
+                shutil.rmtree(copy, ignore_errors=True)
             copy_checkout(root, files, copy)
         verdicts = judge(chosen, imports, copies, seconds, {} if place else reasons)
     for line in lines(verdicts):

@@ -21,32 +21,39 @@ COMPILED = "compiled"
 OUTSIDE = ("programs.checkpoints", "programs.workloads")
 
 
-def mutants(imports: Imports, packages: Iterable[str]) -> list[Mutant]:
-    """Every mutant of some packages, in the order of their files."""
-    defaults = Defaults(imports.trees.values())
+def product(imports: Imports, packages: Iterable[str]) -> list[str]:
+    """The modules of some packages that are to be mutated."""
+    outside = tuple(f"{package}." for package in OUTSIDE)
     chosen = set(packages)
+    return [
+        module for module in imports.paths
+        if module.split(".")[0] in chosen and not f"{module}.".startswith(outside)
+    ]  # fmt: skip
+
+
+def mutants(imports: Imports, modules: Iterable[str]) -> list[Mutant]:
+    """Every mutant of some modules, in the order of their files."""
+    defaults = Defaults(imports.trees.values())
     found: list[Mutant] = []
-    for module, path in imports.paths.items():
-        if module.split(".")[0] not in chosen or f"{module}.".startswith(
-            tuple(f"{outside}." for outside in OUTSIDE)
-        ):
-            continue
+    for module in modules:
+        path = imports.paths[module]
         text = Text(path.read_bytes())
         compiled = compiled_lines(text.tree)
         file = path.relative_to(imports.root).as_posix()
         for edit in edits(text, defaults):
             line, column = text.place(edit.start)
-            first = edit.start - column + 1
-            changed = replace_bytes(text.source[: edit.end], edit.start, edit.end, edit.text)
-            rest = text.source[edit.end : text.source.find(b"\n", edit.end) % len(text.source)]
-            after = (changed[first:] + rest).decode().splitlines()[0].strip()
+            begin, end = edit.start - column + 1, text.line_end(edit.end)
+            after = replace_bytes(
+                text.source[begin:end], edit.start - begin, edit.end - begin, edit.text
+            )
             old = " ".join(text.source[edit.start : edit.end].decode().split())
             if len(old) > 60:
                 old = f"{old[:57]}..."
             found.append(
                 Mutant(
                     file, line, column, edit.start, edit.end, edit.text, edit.operator,
-                    f"{old} -> {edit.text or '(nothing)'}", text.line(line), after,
+                    f"{old} -> {edit.text or '(nothing)'}", text.line(line),
+                    after.decode().splitlines()[0].strip(),
                     line in compiled,
                 )
             )  # fmt: skip

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from . import trial
-from .baseline import Baselines
+from .__main__ import main
+from .baseline import Baseline, Baselines
 from .copies import CheckoutError, checkout_files, copy_checkout, mirror_caches
 from .equivalents import EquivalentsError, key, read_equivalents
 from .imports import Imports
 from .mutant import Mutant
-from .sampling import draw, mutants, stratum
+from .sampling import PACKAGES, draw, mutants, product, stratum
 from .table import lines, rates
 from .trial import EQUIVALENT, KILLED, SURVIVED, TIMEOUT, Bench, Verdict
 
@@ -69,7 +70,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def found(checkout: Path) -> list[Mutant]:
-    return mutants(Imports(checkout), ["chip"])
+    return mutants(Imports(checkout), ["chip.counting"])
 
 
 def one(found: list[Mutant], before: str, after: str) -> Mutant:
@@ -79,7 +80,8 @@ def one(found: list[Mutant], before: str, after: str) -> Mutant:
 def test_verdicts(
     checkout: Path, found: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "_GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(trial, "_PATIENCE", 1.5)
+    monkeypatch.setattr(trial, "_GRACE_SECONDS", 1.0)
     pristine, copy = tmp_path / "pristine", tmp_path / "worker"
     files = checkout_files(checkout)
     for target in (pristine, copy):
@@ -142,7 +144,50 @@ def test_a_list_that_is_none(text: str, tmp_path: Path) -> None:
 def test_the_committed_list_names_mutants_that_there_are() -> None:
     root = next(folder for folder in HERE.parents if (folder / "pyproject.toml").exists())
     judged = read_equivalents(HERE / "equivalent.json")
-    packages = {file.split("/")[0] for file, _, _ in judged}
-    there = {key(mutant) for mutant in mutants(Imports(root), packages)}
+    files = {root / file for file, _, _ in judged}
+    imports = Imports(root)
+    modules = [module for module in product(imports, PACKAGES) if imports.paths[module] in files]
+    there = {key(mutant) for mutant in mutants(imports, modules)}
     gone = sorted(set(judged) - there)
     assert not gone, "moved or rewritten: mend the list's file, line and becomes, or drop them"
+
+
+def test_the_search_ends_at_the_third_file_too_long(
+    checkout: Path, found: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for target in (tmp_path / "pristine", tmp_path / "worker"):
+        copy_checkout(checkout, checkout_files(checkout), target)
+    asked = []
+
+    def of(file: Path) -> Baseline:
+        asked.append(file.name)
+        return Baseline(left_out="no tests") if file.name == "a" else Baseline(seconds=BUDGET + 1)
+
+    stop = threading.Event()
+    baselines = Baselines(tmp_path / "pristine", BUDGET, stop)
+    monkeypatch.setattr(baselines, "of", of)
+    bench = Bench(tmp_path / "worker", tmp_path / "pristine", baselines, BUDGET, stop)
+    verdict = bench.judge(found[0], [Path(name) for name in "bacdefg"], set())
+    assert asked == ["b", "a", "c", "d"]
+    assert (verdict.outcome, verdict.files, verdict.left_out) == (SURVIVED, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--package chips", "--package chips: one of chip, interconnect, programs, cluster"),
+        ("--equivalent nowhere.json", "nowhere.json: No such file or directory"),
+        ("--json nowhere/found.json", "name a file in a directory that exists"),
+        ("--sample 0", "--sample"),
+        ("--colour", "No such option: --colour"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    arguments: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tests.mutate", *arguments.split()])
+    assert main() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1

@@ -66,6 +66,10 @@ class Text:
         line = bisect.bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1
 
+    def line_end(self, offset: int) -> int:
+        """The byte after the line of a byte."""
+        return self._starts[min(bisect.bisect_right(self._starts, offset), len(self._starts) - 1)]
+
     def line(self, number: int) -> str:
         """A line's text, stripped."""
         return self.source[self._starts[number - 1] : self._starts[number]].decode().strip()

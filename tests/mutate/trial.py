@@ -17,6 +17,8 @@ KILLED, TIMEOUT, SURVIVED, EQUIVALENT = "killed", "timeout", "survived", "equiva
 #: A file hangs that takes this many times its usual seconds, and some for a busy host.
 _PATIENCE = 5.0
 _GRACE_SECONDS = 30.0
+#: Files too long for what is left of the budget, before the rest are not looked at.
+_TOO_LONG = 3
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,15 @@ class Bench:
     def judge(self, mutant: Mutant, tests: Sequence[Path], stale: set[str]) -> Verdict:
         """Run ``tests`` in their order, as many as the budget allows, until one fails."""
         began = time.monotonic()
-        left, files, left_out = self._budget, 0, 0
+        left, files, too_long = self._budget, 0, 0
         with applied(mutant, self._copy, self._pristine, stale):
-            for test in tests:
+            for number, test in enumerate(tests):
                 usual = self._baselines.of(test)
+                if usual.seconds > left:
+                    too_long += 1
+                    if too_long == _TOO_LONG:
+                        break
                 if usual.left_out or usual.seconds > left:
-                    left_out += 1
                     continue
                 left -= usual.seconds
                 files += 1
@@ -70,6 +75,6 @@ class Bench:
                     outcome = TIMEOUT if run.timed_out else KILLED
                     by = run.failed[0] if run.failed else f"{test} (exit code {run.code})"
                     took = time.monotonic() - began
-                    return Verdict(mutant, outcome, by, took, files, left_out)
+                    return Verdict(mutant, outcome, by, took, files, number + 1 - files)
         took = time.monotonic() - began
-        return Verdict(mutant, SURVIVED, "", took, files, left_out)
+        return Verdict(mutant, SURVIVED, "", took, files, len(tests) - files)
