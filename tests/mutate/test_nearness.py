@@ -37,6 +37,7 @@ TREE = {
     "tests/cluster/test_process.py": "LPU = [executable, '-m', 'cluster.cli']\n",
     "tests/cluster/test_lazy.py": "import cluster.lazy\n",
     "tests/cluster/test_typed.py": "import cluster.typed\n",
+    "tests/mutate/test_tool.py": "NAMED = 'chip.checker.rules'\n",
 }
 
 

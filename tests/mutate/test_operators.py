@@ -13,12 +13,10 @@ from .text import Text
 
 
 def becomes(source: str, known: str = "") -> set[str]:
-    """Every mutated source, as lists of Python's own unparsed text where it parses."""
+    """Every mutated source."""
     text = Text(source.encode())
     found = edits(text, Defaults([ast.parse(known)]))
-    return {
-        replace_bytes(text.source, edit.start, edit.end, edit.text).decode() for edit in found
-    }
+    return {replace_bytes(text.source, edit.start, edit.end, edit.text).decode() for edit in found}
 
 
 @pytest.mark.parametrize(
