@@ -20,7 +20,7 @@ from chip.scheduling import Place
 from chip.spec import ChipSpec
 from programs.models import ModelConfig
 from programs.plans import PHASES, Plan, compile_plan
-from programs.plans.report import report
+from programs.plans.report import report_plan
 
 SPEC = ChipSpec()
 #: 640 = 2 tiles of 320 lanes, 4 heads of 80 lanes on each of 2 chips: no lane is padding.
