@@ -155,7 +155,7 @@ def test_the_bottleneck_is_the_longest_phase() -> None:
     near = compile_plan("small", FULL, replace(SPEC, hop_cycles=232), context=64, chips=4, tp=2)
     phases = counted(near)
     assert (phases["c2c"], phases["vxm"]) == (4 * (855 - 650 + 232), 1780)
-    assert report(near).bottleneck == (
+    assert report_plan(near).bottleneck == (
         f"norms, gates, quantisation and sums: {1780 / near.cycles:.0%} of a token's cycles; fewer "
         "layers, or faster ALUs would move it"
     )
@@ -163,7 +163,7 @@ def test_the_bottleneck_is_the_longest_phase() -> None:
 
 def test_a_chip_alone_exchanges_nothing() -> None:
     alone = compile_plan("small", replace(FULL, layers=1), SPEC, context=64, chips=1)
-    found = report(alone)
+    found = report_plan(alone)
     assert found.phases["c2c"] == found.phases["pipeline"] == found.units["links_busiest"] == 0
     assert found.phases["vxm"] and found.phases["attention"] and found.phases["weights_install"]
 
