@@ -1,8 +1,8 @@
 """The static checker: proves a program legal before it runs.
 
 Knows every rule of ``docs/machine.md`` except the run-time rule ``offset``; executes nothing and
-sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each rule is
-a mask, a sort with neighbour comparison or a binary search.  One program at a time
+sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each
+rule is a mask, a sort with neighbour comparison or a binary search.  One program at a time
 (:func:`check`), plus the links between programs (:func:`check_links`).
 """
 
@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from chip.checker.findings import ERROR, CheckReport, Finding
 from chip.checker.mxm import check_mxm
 from chip.checker.operands import check_operands
 from chip.checker.streams import check_streams
@@ -28,20 +29,8 @@ from chip.checker.units import (
 )
 from chip.faults import ProgramFault
 from chip.isa import C2C_QUEUE, Op, queue_name
-from chip.program import (
-    ERROR,
-    WARNING,
-    Bools,
-    Columns,
-    Finding,
-    Ints,
-    Program,
-    Report,
-    expand_columns,
-)
+from chip.program import Bools, Columns, Ints, Program, expand_columns
 from chip.spec import ChipSpec
-
-__all__ = ["ERROR", "WARNING", "Finding", "assert_legal", "check", "check_links"]
 
 #: A cable: (chip a, link of a, chip b, link of b); carries vectors both ways.
 Cable = tuple[int, int, int, int]
@@ -60,7 +49,7 @@ def check(
     warnings about words never written.
     """
     everything = expand_columns(program)
-    report = Report(everything, chip)
+    report = CheckReport(everything, chip)
     _report_blocks(everything, report)
     wrong = unit_mismatch(everything)
     report.add("queue", np.flatnonzero(wrong), "the operation belongs to another unit's queue",
@@ -106,7 +95,7 @@ def _only(c: Columns, keep: Bools) -> Columns:
     )  # fmt: skip
 
 
-def _report_blocks(c: Columns, report: Report) -> None:
+def _report_blocks(c: Columns, report: CheckReport) -> None:
     """Blocks that have no expansion, and gangs on anything but MEM operations."""
     blocks = c.program.blocks
     ganged = (blocks["gang"] >= 0) & ~np.isin(
@@ -142,14 +131,14 @@ def check_links(
                 text = f"two cables end at chip {near[0]} link {near[1]}"
                 findings.append(_cable_finding(near, text))
             far[near] = other
-    reports: list[Report] = []
+    reports: list[CheckReport] = []
     vectors: dict[tuple[int, int, int], Ints] = {}
     for chip, program in enumerate(programs):
         used = np.flatnonzero(np.isin(program.blocks["op"], (Op.SEND, Op.RECEIVE)))
         columns = expand_columns(replace(program, blocks=program.blocks[used]))
         # Blocks by their numbers in the whole program, as findings name them.
         columns.program, columns.block = program, used[columns.block]
-        report = Report(columns, chip)
+        report = CheckReport(columns, chip)
         reports.append(report)
         check_sends(columns, spec, report)
         for op in (Op.SEND, Op.RECEIVE):
@@ -170,7 +159,7 @@ def _cable_finding(near: tuple[int, int], text: str) -> Finding:
                    "give every link one cable")  # fmt: skip
 
 
-def _check_rate(report: Report, rows: Ints, spec: ChipSpec) -> None:
+def _check_rate(report: CheckReport, rows: Ints, spec: ChipSpec) -> None:
     """The j-th vector after the first leaves at least j exact vector times after it."""
     if len(rows) == 0:
         return
@@ -182,7 +171,7 @@ def _check_rate(report: Report, rows: Ints, spec: ChipSpec) -> None:
 
 
 def _match_vectors(
-    reports: list[Report],
+    reports: list[CheckReport],
     vectors: dict[tuple[int, int, int], Ints],
     far: dict[tuple[int, int], tuple[int, int]],
     spec: ChipSpec,

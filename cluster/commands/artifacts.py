@@ -86,7 +86,7 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
-    from chip.checker import rules as checker
+    from chip.checker import ERROR
     from cluster.commands.output import print_json, stderr_console, working
     from cluster.runs import check_artifact
     from programs.artifact import load
@@ -95,7 +95,7 @@ def check(
     with working("checking ...", stderr_console()) as tell:
         artifact = load(file)
         found = check_artifact(artifact, most_elements, lambda name: tell(f"checking {name} ..."))
-    errors = [pair for pair in found if pair[1].severity == checker.ERROR]
+    errors = [pair for pair in found if pair[1].severity == ERROR]
     if as_json:
         print_json(
             {

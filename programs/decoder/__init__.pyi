@@ -7,8 +7,8 @@ from .host import Host, entry_at, pick_token
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Pipeline, build_pipeline, shifted
-from .stage_code import Body, rename_tags, translate_gangs
+from .pipeline import Pipeline, build_pipeline
+from .stage_code import Body
 from .stages import ATTENTION, part_tiles
 
 __all__ = [
@@ -40,8 +40,5 @@ __all__ = [
     "partition_model",
     "pick_token",
     "random_chip_weights",
-    "rename_tags",
     "router_columns",
-    "shifted",
-    "translate_gangs",
 ]

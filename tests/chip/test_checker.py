@@ -10,8 +10,8 @@ import pytest
 from programs_mutated import mutate
 from programs_random import random_program
 
-from chip.checker import ERROR, Finding, check
-from chip.checker.rules import WARNING, assert_legal, check_links
+from chip.checker import ERROR, WARNING, Finding, check
+from chip.checker.rules import assert_legal, check_links
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, SELF, AccMode, Op, slice_position
 from chip.program import Program, expand, new_blocks
