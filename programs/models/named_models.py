@@ -38,7 +38,7 @@ def config_of(source: str) -> tuple[str, ModelConfig]:
             unit_gain=shape.gemma, scaled_embedding=shape.gemma,
             experts=shape.experts, experts_per_token=shape.experts_per_token,
         )  # fmt: skip
-    path = Path(__file__).resolve().parent / "checkpoints" / source
+    path = Path(__file__).resolve().parents[1] / "checkpoints" / source
     if source not in SHIPPED:
         path = Path(source)
     if not path.exists():
