@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chip.checker import Finding, check
-from chip.checker.rules import check_links
 from chip.program import expanded_elements
 from cluster.errors import InputError
 from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
-
-#: Chips up to which links are checked one by one; beyond, all links of the fabric at once.
-MOST_LINKED = 8
 
 
 def check_artifact(
@@ -38,11 +34,8 @@ def check_artifact(
                 )
             findings = check(each[number], artifact.spec, chip=number)
             found += [(name, finding) for finding in findings]
-        if artifact.chips <= MOST_LINKED:
-            links = check_links(each, artifact.cables, artifact.spec)
-        else:
-            links = check_fabric(
-                artifact.programs[name], artifact.program_of_chip, artifact.cables, artifact.spec
-            )
+        links = check_fabric(
+            artifact.programs[name], artifact.program_of_chip, artifact.cables, artifact.spec
+        )
         found += [(name, finding) for finding in links]
     return found

@@ -12,11 +12,11 @@ from llama_float32 import LlamaFloat32
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
 from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
 from programs.decoder import (
     ATTENTION,
     GoldenDecoder,
@@ -54,7 +54,7 @@ def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> 
     artifact = compile_decoder(model, SPEC, CONTEXT)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], SPEC)] == [], entry
-        assert check_links([programs[0]] * tp, artifact.cables, SPEC) == []
+        assert check_fabric(programs, [0] * tp, artifact.cables, SPEC) == []
     runner = Runner(
         artifact, range(tp), Rings.allocate(max(1, 2 * len(artifact.cables))), Alone(),
         Host(artifact, model),
