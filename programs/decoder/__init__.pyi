@@ -1,9 +1,10 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import compile_belt, compile_decoder
+from .entries import belt_entry, entry_at, token_entry
 from .expert_weights import router_columns
 from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, entry_at, pick_token
+from .host import Host, pick_token
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
@@ -27,6 +28,7 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "belt_entry",
     "build_pipeline",
     "check_parallelism",
     "compile_belt",
@@ -41,5 +43,6 @@ __all__ = [
     "rename_tags",
     "router_columns",
     "shifted",
+    "token_entry",
     "translate_gangs",
 ]
