@@ -25,7 +25,6 @@ from cluster.bench.faults import recovery_seconds, snapshot_overhead
 from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
 from cluster.bench.row import Row
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.processes import Placement
 from cluster.runs import GenerationResult, Listener, join_images, launches_of, run_generation
@@ -35,10 +34,11 @@ from programs.decoder import (
     Layout,
     PartitionedModel,
     compile_decoder,
+    entry_at,
     partition_model,
     random_chip_weights,
 )
-from programs.models import ModelConfig, load_checkpoint, random_checkpoint
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint, shipped_model
 from programs.running import Generation
 
 TINYLLAMA = ModelConfig(
@@ -132,7 +132,7 @@ def decode_vs_numpy() -> list[Row]:
 def engine_vs_reference() -> list[Row]:
     """Single instructions per second, fast engine against the cycle-by-cycle reference."""
     artifact = compile_decoder(partition_model(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
-    program = artifact.program("decode-64", 0)
+    program = artifact.program(entry_at(artifact, 0, False), 0)
     linked = link(program, artifact.spec)
     warm_up()
     chip, rings = Chip(artifact.spec, 0), Rings.allocate(1)

@@ -9,7 +9,7 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images, open_model
+from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
@@ -45,7 +45,6 @@ __all__ = [
     "join_images",
     "launch_everywhere",
     "launches_of",
-    "open_model",
     "planned_launches",
     "publish_generation",
     "random_encoder",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.engine import Chip, Rings, ring_vectors
+from chip.engine import Chip
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
@@ -43,7 +43,7 @@ from programs.matmul import (
     plan_matmul,
     read_matmul,
 )
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 Values = NDArray[Any]
 
@@ -163,8 +163,7 @@ def run_workload(workload: Workload) -> dict[str, Any]:
     Wall times are in seconds; the artifact must have its data.
     """
     artifact = workload.artifact
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), threads=cores())
+    runner = Runner.alone(artifact, threads=cores())
     began = perf_counter()
     retired = runner.launch(workload.entry, 0, LOOKAHEAD)
     wall = perf_counter() - began

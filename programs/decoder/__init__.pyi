@@ -1,9 +1,10 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import compile_belt, compile_decoder
+from .entries import belt_entry, entry_at, token_entry
 from .expert_weights import router_columns
-from .fit import NODE, deal_model, machine_sizes, memory_bytes
+from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, entry_at, pick_token
+from .host import Host, pick_token
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
@@ -29,7 +30,9 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "belt_entry",
     "build_pipeline",
+    "check_parallelism",
     "compile_belt",
     "compile_decoder",
     "deal_model",
@@ -41,4 +44,5 @@ __all__ = [
     "pick_token",
     "random_chip_weights",
     "router_columns",
+    "token_entry",
 ]

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
-from cluster.commands.options import shipped_model
 from cluster.commands.script import Workload, run_workload
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
@@ -19,10 +18,10 @@ from cluster.runs import (
     SERVED,
     Listener,
     compile_apart,
-    open_model,
     publish_generation,
     run_generation,
 )
+from programs.models import open_model
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192
@@ -50,7 +49,7 @@ class Progress(Listener):
 def work(job: Workload) -> dict[str, Any]:
     """One text, its digest and its cycles."""
     started = perf_counter()
-    checkpoint = open_model(shipped_model())
+    checkpoint = open_model("target")
     prompt = tuple(checkpoint.tokenizer.encode(PROMPT).ids)
     job.say("compiling ...")
     artifact, images = compile_apart(

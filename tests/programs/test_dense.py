@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.engine import Rings, ring_vectors
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
@@ -25,7 +24,7 @@ from programs.matmul import (
     read_matmul,
 )
 from programs.matmul.compiler import ENTRY
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 SPEC = ChipSpec()
 
@@ -48,8 +47,7 @@ def compare(shape: MatmulShape, seed: int = 0) -> int:
     program = artifact.program(ENTRY, 0)
     assert [str(finding) for finding in check(program, SPEC)] == []
     assert check_fabric([program], [0] * shape.chips, artifact.cables, SPEC) == []
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(SPEC))
-    runner = Runner(artifact, range(shape.chips), rings, Alone())
+    runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
     found = read_matmul(plan_matmul(shape, SPEC), runner.chips)

@@ -26,12 +26,13 @@ from programs.decoder import (
     partition_model,
 )
 from programs.decoder.golden import expert_shares
+from programs.decoder.places import place_routing
 from programs.decoder.stages import FFN, Block, Stage, split_layers
-from programs.kernels import place_routing, route
+from programs.kernels import route
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.plans import check_plan, compile_plan, run_timing, timing_programs
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 from programs.sram import Placement, fp32_rows, read_words
 
 F32 = NDArray[np.float32]
@@ -55,10 +56,7 @@ def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> 
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], SPEC)] == [], entry
         assert check_fabric(programs, [0] * tp, artifact.cables, SPEC) == []
-    runner = Runner(
-        artifact, range(tp), Rings.allocate(max(1, 2 * len(artifact.cables))), Alone(),
-        Host(artifact, model),
-    )  # fmt: skip
+    runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     entry = f"decode-{CONTEXT}"
     for position, token in enumerate(tokens_of(config)):
@@ -217,10 +215,7 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
     model = partition_model(random_checkpoint(config, 0), tp, dtype)
     model = replace(model, split=split_layers(stages))
     artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
-    runner = Runner(
-        artifact, range(artifact.chips), Rings.allocate(2 * len(artifact.cables)), Alone(),
-        Host(artifact, model),
-    )  # fmt: skip
+    runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     for position, token in enumerate(tokens_of(config)[:3]):
         for chip in runner.chips:
