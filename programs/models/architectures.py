@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from programs.models.checkpoint import CheckpointError, read_config
+from programs.models.config import routable
 
 __all__ = [
     "ARCHITECTURES", "SHIPPED", "Architecture", "LatentAttention", "Model", "architecture",
-    "find_model",
+    "find_model", "missing_kernels", "with_kernels",
 ]  # fmt: skip
 
 
@@ -245,6 +246,26 @@ def _table() -> dict[str, Architecture]:
 ARCHITECTURES: dict[str, Architecture] = _table()
 
 
+def missing_kernels(shape: Architecture) -> list[str]:
+    """What an architecture has that no kernel computes."""
+    known = {
+        f"routing to {shape.experts_per_token} of {shape.experts} experts": (
+            shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
+        ),
+        "shared experts": shape.shared_experts > 0,
+        "latent attention": shape.latent is not None,
+        "an FFN without a gate": not shape.gated,
+        "biases": shape.biases,
+        "learned positions": shape.learned_positions > 0,
+    }
+    return [name for name, present in known.items() if present]
+
+
+def with_kernels() -> list[str]:
+    """Names of the models that LPUs can run."""
+    return [name for name, shape in ARCHITECTURES.items() if not missing_kernels(shape)]
+
+
 @dataclass(frozen=True)
 class Model:
     """What a model's name stands for: its shape, and the directory of its weights if it has any."""
@@ -267,7 +288,8 @@ def find_model(source: str | Path) -> Model:
     path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model {text!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
+            f"model {text!r}: no such file or directory, and none of {', '.join(with_kernels())}; "
+            f"on GPUs alone also {', '.join(n for n in ARCHITECTURES if n not in with_kernels())}"
         )
     directory = path if path.is_dir() else path.parent
     shape = _from_config(path, directory.resolve().name)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from programs.models.architectures import ARCHITECTURES, SHIPPED, Architecture
+from programs.models.architectures import ARCHITECTURES, SHIPPED, missing_kernels, with_kernels
 from programs.models.checkpoint import CheckpointError, ModelConfig, read_config
-from programs.models.config import GELU_TANH, SILU, routable
+from programs.models.config import GELU_TANH, SILU
 
 #: Positions of a model by name: its own limit is not part of its shape.
 UNLIMITED = 1 << 30
@@ -26,10 +26,9 @@ def config_of(source: str) -> tuple[str, ModelConfig]:
         shape = ARCHITECTURES[source]
         lacking = missing_kernels(shape)
         if lacking:
-            fine = [n for n, s in ARCHITECTURES.items() if not missing_kernels(s)]
             raise CheckpointError(
                 f"model {source!r} needs {' and '.join(lacking)}, for which there are no kernels; "
-                f"use one of {', '.join(fine)}"
+                f"use one of {', '.join(with_kernels())}"
             )
         return source, ModelConfig(
             shape.hidden_size, shape.layers, shape.heads, shape.kv_heads, shape.head_dim,
@@ -43,22 +42,7 @@ def config_of(source: str) -> tuple[str, ModelConfig]:
         path = Path(source)
     if not path.exists():
         raise CheckpointError(
-            f"model {source!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
+            f"model {source!r}: no such file or directory, and none of {', '.join(with_kernels())}"
         )
     directory = path if path.is_dir() else path.parent
     return directory.resolve().name, read_config(path)
-
-
-def missing_kernels(shape: Architecture) -> list[str]:
-    """What an architecture has that no kernel computes."""
-    known = {
-        f"routing to {shape.experts_per_token} of {shape.experts} experts": (
-            shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
-        ),
-        "shared experts": shape.shared_experts > 0,
-        "latent attention": shape.latent is not None,
-        "an FFN without a gate": not shape.gated,
-        "biases": shape.biases,
-        "learned positions": shape.learned_positions > 0,
-    }
-    return [name for name, present in known.items() if present]
