@@ -1,5 +1,6 @@
 from .clock import unexpected_retirements
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
+from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
 from .outputs import TYPES, output_places
 from .ray_session import JOB_VARIABLE, open_ray
@@ -22,6 +23,7 @@ __all__ = [
     "Supervisor",
     "chip_actors",
     "chips_per_actor",
+    "find_leftovers",
     "layout_of",
     "open_ray",
     "output_places",
