@@ -300,6 +300,7 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", list(RUNS))
 def test_any_number_is_drawn_or_refused(
     pages: dict[str, tuple[Path, Path]], tmp_path: Path, kind: str
