@@ -77,7 +77,7 @@ def test_values_runs_and_bits() -> None:
 
 
 def test_a_program_alone_takes_no_data() -> None:
-    with pytest.raises(AssemblyError, match=".data fills memory, which a program alone lacks; use read_assembly"):
+    with pytest.raises(AssemblyError, match=r"\.data fills memory, which a program alone lacks; use read_assembly"):
         assemble(".data mem_w[0]:0 i8 1")
 
 

@@ -35,7 +35,7 @@ from cluster.metrics import Board, RunWatch
 from cluster.processes import output_places
 from cluster.processes.ray_session import _join
 from cluster.report import report_request
-from cluster.report.run_file import load_run, new_run
+from cluster.report.run_file import new_run, read_run
 from cluster.runs import compile_functional, home_of
 from programs.artifact import ArtifactError
 
@@ -297,15 +297,15 @@ def test_traces_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_run_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        load_run(path)
+        read_run(path)
     changed = new_run("generate", "a title", [("chips", "8")], {}) | {"title": 3}
     path.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(InputError, match=r"is no run file: .*; write one with --save"):
-        load_run(path)
+        read_run(path)
     for text in ("{}", "[1]", "3"):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(InputError):
-            load_run(path)
+            read_run(path)
 
 
 def test_messages_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

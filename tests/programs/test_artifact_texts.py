@@ -99,7 +99,7 @@ def test_names_that_are_all_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def taken(*_: object) -> int:
         raise FileExistsError
 
-    monkeypatch.setattr("programs.artifact.os.open", taken)
+    monkeypatch.setattr("programs.artifact.file.os.open", taken)
     with pytest.raises(ArtifactError, match="too many temporary files beside it; remove them"):
         save(sample(), tmp_path / "a.lpu")
 
