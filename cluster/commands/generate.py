@@ -189,6 +189,7 @@ def generate(
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
         from cluster.report import generation_run
+        from programs.artifact import decoder_of
         from programs.models import architecture
 
         shape = architecture(directory)
@@ -196,7 +197,7 @@ def generate(
         reporting.finish(
             lambda: generation_run(
                 told, f"{shape.name} on {result.chips} chips", compiled, launches, shape,
-                compiled.model["dtype"], seed,
+                decoder_of(compiled).dtype, seed,
             )
         )  # fmt: skip
     if as_json:

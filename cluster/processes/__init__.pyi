@@ -1,7 +1,6 @@
 from .clock import unexpected_retirements
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .mapping import MappingError, SharedMapping
-from .outputs import output_places
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
@@ -23,7 +22,6 @@ __all__ = [
     "chips_per_actor",
     "layout_of",
     "open_ray",
-    "output_places",
     "snapshot_directory",
     "unexpected_retirements",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from interconnect.wiring import Topology
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings, compiled_at, decoder_of
 from programs.decoder import ChipImages, Layout, compiler, partition_model
 from programs.models import Checkpoint
 
@@ -20,35 +19,27 @@ Rows = NDArray[np.uint8]
 
 def home_of(artifact: Artifact) -> Path:
     """The checkpoint directory that an artifact was compiled from."""
-    home = artifact.model.get("checkpoint")
-    if not isinstance(home, str) or not home:
+    facts = Bindings.of(artifact).decoder
+    if facts is None or not facts.checkpoint:
         raise InputError("the artifact names no checkpoint: name its directory with --model")
-    return Path(home)
+    return Path(facts.checkpoint)
 
 
 def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifact:
     """``artifact`` with ``checkpoint`` for its embeddings, if the two belong together."""
-    try:
-        layout = Layout.of(checkpoint.config, artifact.model["tp"])
-        sizes = (
-            artifact.bindings["inputs"]["x"][0][2],
-            artifact.bindings["outputs"]["logits"][0][2],
-        )
-        most = artifact.bindings["context"]
-    except (KeyError, IndexError, TypeError):
-        raise InputError(
-            "the artifact is no compiled decoder: compile one with lpu compile"
-        ) from None
+    facts, bindings = decoder_of(artifact), Bindings.of(artifact)
+    layout = Layout.of(checkpoint.config, facts.tp)
+    sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
     if sizes != (layout.x_tiles, layout.vocab_blocks):
         raise InputError(
             f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
         )
-    if positions > most:
+    if positions > facts.context:
         raise InputError(
-            f"{positions} positions asked for, but the artifact was compiled for {most}; shorten "
+            f"{positions} positions asked for, but the artifact was compiled for {facts.context}; shorten "
             "the prompt, lower --max-new-tokens, or compile with a longer --context"
         )
-    return replace(artifact, model={**artifact.model, "checkpoint": str(checkpoint.path)})
+    return compiled_at(artifact, str(checkpoint.path))
 
 
 def compile_model(

@@ -15,7 +15,7 @@ from chip.engine import Chip
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.convnet import (
     Network,
     compile_network,
@@ -131,15 +131,16 @@ def figures(workload: Workload) -> dict[str, Any]:
     cycles = artifact.predicted_cycles[workload.entry]
     seconds = cycles / artifact.spec.clock_hz
     peak = peak_multiply_accumulates(workload.dtype) * artifact.chips
-    parts = {name: artifact.model[name] for name in ("layer_cycles",) if name in artifact.model}
+    bindings = Bindings.of(artifact)
+    layer = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
     return {
-        **parts,
+        **layer,
         "cycles": cycles,
         "microseconds": 1e6 * seconds,
         "multiply_accumulates": workload.multiply_accumulates,
         "mxm_utilisation": workload.multiply_accumulates / (cycles * peak),
         "tera_operations_per_s": 2e-12 * workload.multiply_accumulates / seconds,
-        "sram_used_bytes": artifact.model["sram_used_bytes"],
+        "sram_used_bytes": bindings.sram_used_bytes,
     }
 
 

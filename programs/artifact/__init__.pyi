@@ -1,3 +1,4 @@
+from .bindings import Bindings, DecoderFacts, Planes, compiled_at, decoder_of, planes_of
 from .collective import ENTRY_POINT, collective_artifact
 from .file import TOPOLOGIES, Artifact, ArtifactError, content_hash, load, save
 
@@ -6,8 +7,14 @@ __all__ = [
     "TOPOLOGIES",
     "Artifact",
     "ArtifactError",
+    "Bindings",
+    "DecoderFacts",
+    "Planes",
     "collective_artifact",
+    "compiled_at",
     "content_hash",
+    "decoder_of",
     "load",
+    "planes_of",
     "save",
 ]

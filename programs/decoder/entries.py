@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from programs.artifact import Artifact
+from programs.artifact import Artifact, decoder_of
 
 __all__ = ["belt_entry", "entry_at", "token_entry"]
 
@@ -19,11 +19,11 @@ def belt_entry(context: int, number: int) -> str:
 
 def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
     """The entry point for a token at ``position``; raises ValueError beyond the context."""
-    for bucket in artifact.bindings["buckets"]:
+    facts = decoder_of(artifact)
+    for bucket in facts.buckets:
         if position < bucket:
             return token_entry(bucket, prefill)
-    context = artifact.bindings["context"]
     raise ValueError(
-        f"position {position}: the artifact was compiled for {context} positions; "
+        f"position {position}: the artifact was compiled for {facts.context} positions; "
         "compile with a longer --context"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder.entries import entry_at
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import PartitionedModel
@@ -26,17 +26,18 @@ class Host:
 
     def __init__(self, artifact: Artifact, model: PartitionedModel | None = None) -> None:
         """``model``: the partitioned model, else it is read from the artifact's checkpoint."""
+        self._facts, self._bindings = decoder_of(artifact), Bindings.of(artifact)
         if model is None:
-            checkpoint = load_checkpoint(artifact.model["checkpoint"])
-            layout = Layout.of(checkpoint.config, artifact.model["tp"])
-            model = PartitionedModel(checkpoint, layout, artifact.model["dtype"])
+            checkpoint = load_checkpoint(self._facts.checkpoint)
+            layout = Layout.of(checkpoint.config, self._facts.tp)
+            model = PartitionedModel(checkpoint, layout, self._facts.dtype)
         self.model = model
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
 
     def stage_of(self, chip: int) -> int:
         """The pipeline stage of a chip, -1 for one that no stage is on."""
-        groups = self.artifact.model["group_of_stage"]
+        groups = self._facts.group_of_stage
         group = chip // self.model.layout.tp
         return groups.index(group) if group in groups else -1
 
@@ -48,7 +49,7 @@ class Host:
         stage = self.stage_of(chip.chip_id)
         if stage < 0:
             return
-        inputs = self.artifact.bindings["inputs"]
+        inputs = self._bindings.inputs
         cos, sin = self.model.rope_rows(position)
         bytes_moved = 0
         words = [("cos", cos[None]), ("sin", sin[None])]
@@ -71,26 +72,24 @@ class Host:
     def _cache_words(self, position: int) -> list[int]:
         """The word of each segment that takes the new key: the spare one but where it lies."""
         words = []
-        bindings = self.artifact.bindings
-        for first, positions in bindings.get("cache_segments", [[0, bindings["context"]]]):
+        for first, positions in self._facts.cache_segments:
             here = first <= position < first + positions
-            words.append(position - first if here else int(positions))
+            words.append(position - first if here else positions)
         return words
 
     def _mask_offsets(self, position: int) -> list[int]:
         """Where each window of the mask begins in the table: zeros, then minus infinities."""
-        window = int(self.artifact.bindings["mask_positions"])
-        context = int(self.artifact.bindings["context"])
-        starts = range(0, context, window)
+        window = self._facts.mask_positions
+        starts = range(0, self._facts.context, window)
         return [min(max(window - 1 - (position - first), 0), window) for first in starts]
 
     def read_logits(self, chip: Chip) -> F32:
         """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""
-        outputs = self.artifact.bindings["outputs"]["logits"]
+        outputs = self._bindings.outputs["logits"]
         stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
         if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
             self._charge(4 * 320 * outputs[0][2])
-        if stage != self.artifact.model["pp"] - 1:
+        if stage != self._facts.pp - 1:
             return np.zeros(0, np.float32)
         planes = [
             chip.read_words(queue, address, words)
