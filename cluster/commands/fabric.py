@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.commands import options
+from cluster.commands.help_pages import Verb
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
     return wiring, spec
 
 
-@app.command()
+@app.command(cls=Verb)
 def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
@@ -82,7 +83,7 @@ def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -
     )
 
 
-@app.command()
+@app.command(cls=Verb)
 def route(
     source: Annotated[int, typer.Argument(help="Chip to start from.")],
     destination: Annotated[int, typer.Argument(help="Chip to reach.")],
@@ -139,7 +140,7 @@ def route(
     print_table(f"chip {source} to chip {destination}", rows)
 
 
-@app.command()
+@app.command(cls=Verb)
 def clocks(
     chips: Chips = "8",
     chip: Chip = None,
@@ -201,7 +202,7 @@ Gpu = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Verb)
 def collective(
     context: typer.Context,
     operation: Operation = "all-reduce",
@@ -339,7 +340,7 @@ def collective(
         raise RunError(f"the chips' result differs from NumPy's on chip {functional['differs']}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def sweep(
     operation: Operation = "all-reduce",
     chips: Chips = "8",
@@ -352,11 +353,9 @@ def sweep(
     as_json: options.Json = False,
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
+    from cluster.commands.sweep_tables import print_sweep
+    from cluster.runs import draw_sweep, sweep_sizes, write_csv
     from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -377,12 +376,4 @@ def sweep(
     if as_json:
         print_json({"op": operation, "chips": wiring.chips, "rows": rows})
         return
-    table = Table(title=f"{operation} on {wiring.chips:,} chips", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(
-            "" if row[name] is None else f"{row[name]:,.6g}" if isinstance(row[name], float)
-            else str(row[name]) for name in COLUMNS
-        ))  # fmt: skip
-    Console(highlight=False).print(table)
+    print_sweep(f"{operation} on {wiring.chips:,} chips", rows, gpu)

@@ -1,5 +1,6 @@
 from .clock import unexpected_retirements
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
+from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor
@@ -20,6 +21,7 @@ __all__ = [
     "Supervisor",
     "chip_actors",
     "chips_per_actor",
+    "find_leftovers",
     "layout_of",
     "open_ray",
     "snapshot_directory",

@@ -15,14 +15,17 @@ SHOWN = 8
 
 
 def describe_outputs(artifact: Artifact, chip: Chip) -> dict[str, Any]:
-    """Every output of one chip: how many float32 values, the first few, a hash of all."""
+    """Every output of one chip: its type, how many values, the first few, a hash of all."""
     described: dict[str, Any] = {"chip": chip.chip_id}
-    for name, planes in Bindings.of(artifact).outputs.items():
+    bindings = Bindings.of(artifact)
+    for name, planes in bindings.outputs.items():
         words = np.stack([chip.sram[s, a : a + n] for s, a, n in planes], axis=-1)
-        values = np.ascontiguousarray(words).view(np.float32).ravel()
+        kind = bindings.types.get(name, "float32")
+        values = np.ascontiguousarray(words).view(kind).ravel()
         described[name] = {
+            "type": kind,
             "values": len(values),
-            "first": [float(value) for value in values[:SHOWN]],
+            "first": values[:SHOWN].tolist(),
             "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
     return described

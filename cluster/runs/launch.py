@@ -23,15 +23,15 @@ from cluster.processes import (
     layout_of,
     unexpected_retirements,
 )
-from programs.artifact import Artifact, Bindings, compiled_at, content_hash
+from programs.artifact import Artifact, Bindings, compiled_at, content_hash, without_sources
 
 
 def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
-    """What a digest knows of the artifact: all of it but where the checkpoint lay.
+    """What a digest knows of the artifact: all of it but where checkpoint and sources lay.
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
-    nowhere = compiled_at(artifact, "")
+    nowhere = without_sources(compiled_at(artifact, ""))
     rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.checker import rules as checker
+from chip.checker import check
 from chip.engine import Chip
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
+from interconnect.vectors import check_fabric
 from programs.artifact import Artifact, Bindings
 from programs.convnet import (
     Network,
@@ -147,11 +148,12 @@ def figures(workload: Workload) -> dict[str, Any]:
 def check_workload(workload: Workload) -> None:
     """Prove the programs legal; raises RunError with the first finding."""
     artifact, entry = workload.artifact, workload.entry
-    each = [artifact.program(entry, number) for number in range(artifact.chips)]
     findings = []
     for program in artifact.programs[entry]:
-        findings += checker.check(program, artifact.spec)
-    findings += checker.check_links(each, artifact.cables, artifact.spec)
+        findings += check(program, artifact.spec)
+    findings += check_fabric(
+        artifact.programs[entry], artifact.program_of_chip, artifact.cables, artifact.spec
+    )
     if findings:
         raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
 

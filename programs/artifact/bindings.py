@@ -1,12 +1,13 @@
 """What an artifact's words are for: inputs, outputs, and what a compiled decoder says of itself.
 
 The header of a file holds this as plain data in its fields ``bindings`` and ``model``; it is
-written and read here only.  Reading trusts nothing: what does not have its form is refused in one line.
+written and read here only (which line of which file a block comes from: ``sources``).  Reading
+trusts nothing: what does not have its form is refused in one line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +16,21 @@ from chip.scheduling import Place
 from programs.artifact.file import Artifact
 from programs.artifact.header import ArtifactError
 
-__all__ = ["Bindings", "DecoderFacts", "Planes", "compiled_at", "decoder_of", "planes_of"]
+__all__ = [
+    "OUTPUT_TYPES",
+    "Bindings",
+    "DecoderFacts",
+    "Planes",
+    "compiled_at",
+    "decoder_of",
+    "planes_of",
+]
 
 Planes = tuple[tuple[int, int, int], ...]
 """(slice, first word, words) of every byte plane."""
 
+#: What an output's 32 bits may be, by the name that the header's ``output_types`` has for it.
+OUTPUT_TYPES = {"f32": "float32", "i32": "int32"}
 #: Byte planes of an output, which holds words of four bytes.
 OUTPUT_PLANES = 4
 _INPUTS = frozenset({"x", "cos", "sin", "kv_map", "mask_map"})
@@ -57,12 +68,13 @@ class DecoderFacts:
 class Bindings:
     """Where the host's words lie, by name; ``decoder``: None for what is no compiled decoder.
 
-    sram_used_bytes: of the fullest chip; layer_cycles: of one layer of an encoder; None where the
-    artifact does not say.
+    types: NumPy's name for the outputs that are not float32.  sram_used_bytes: of the fullest chip;
+    layer_cycles: of one layer of an encoder; None where the artifact does not say.
     """
 
     inputs: Mapping[str, Planes] = field(default_factory=dict)
     outputs: Mapping[str, Planes] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
     decoder: DecoderFacts | None = None
     sram_used_bytes: int | None = None
     layer_cycles: int | None = None
@@ -71,12 +83,13 @@ class Bindings:
     def of(cls, artifact: Artifact) -> Bindings:
         """The bindings of ``artifact``.
 
-        Raises ArtifactError with one line for places that are not in SRAM.
+        Raises ArtifactError with one line for places that are not in SRAM and types there are not.
         """
         used, layer = (artifact.model.get(name) for name in ("sram_used_bytes", "layer_cycles"))
         return cls(
             inputs=_places(artifact, "input"),
-            outputs=_places(artifact, "output"),
+            outputs=(outputs := _places(artifact, "output")),
+            types=_types(artifact, outputs),
             decoder=_decoder(artifact),
             sram_used_bytes=used if type(used) is int else None,
             layer_cycles=layer if type(layer) is int else None,
@@ -146,6 +159,21 @@ def _places(artifact: Artifact, kind: str) -> dict[str, Planes]:
                 "compile it again"
             )
         found[name] = own
+    return found
+
+
+def _types(artifact: Artifact, outputs: Iterable[str]) -> dict[str, str]:
+    """The types that a header names, of outputs there are."""
+    named = artifact.bindings.get("output_types", {})
+    found: dict[str, str] = {}
+    for name in outputs:
+        asked = named.get(name, "f32") if isinstance(named, dict) else ""
+        if not isinstance(asked, str) or asked not in OUTPUT_TYPES:
+            raise ArtifactError(
+                f"output {name!r} is of no type {', '.join(OUTPUT_TYPES)}; make it again"
+            )
+        if asked != "f32":
+            found[name] = OUTPUT_TYPES[asked]
     return found
 
 

@@ -8,10 +8,12 @@ from .host import Host, pick_token
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Pipeline, build_pipeline, shifted
-from .stage_code import Body, rename_tags, translate_gangs
+from .pipeline import Pipeline, build_pipeline
+from .stage_code import Body
+from .stages import ATTENTION, part_tiles
 
 __all__ = [
+    "ATTENTION",
     "C2C",
     "MATMUL",
     "NODE",
@@ -37,12 +39,10 @@ __all__ = [
     "entry_at",
     "machine_sizes",
     "memory_bytes",
+    "part_tiles",
     "partition_model",
     "pick_token",
     "random_chip_weights",
-    "rename_tags",
     "router_columns",
-    "shifted",
     "token_entry",
-    "translate_gangs",
 ]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
+from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
 from programs.models import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
@@ -46,7 +46,7 @@ def _compare(
     artifact = compile_decoder(model, spec, 64)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], spec)] == [], entry
-        assert check_links([programs[0]] * tp, artifact.cables, spec) == []
+        assert check_fabric(programs, [0] * tp, artifact.cables, spec) == []
     runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     tokens = list(prompt)

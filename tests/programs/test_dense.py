@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
 from programs.kernels import step_cycles
 from programs.matmul import (
     MatmulShape,
@@ -46,7 +46,7 @@ def compare(shape: MatmulShape, seed: int = 0) -> int:
     artifact = compile_matmul(shape, SPEC, a, b)
     program = artifact.program(ENTRY, 0)
     assert [str(finding) for finding in check(program, SPEC)] == []
-    assert check_links([program] * shape.chips, artifact.cables, SPEC) == []
+    assert check_fabric([program], [0] * shape.chips, artifact.cables, SPEC) == []
     runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
 from programs.encoder import (
     EncoderShape,
     compile_encoder,
@@ -35,7 +35,7 @@ def compare(shape: EncoderShape, chips: int = 1, seed: int = 0) -> int:
     each = [artifact.program(ENTRY, chip) for chip in range(chips)]
     for program in each:
         assert [str(finding) for finding in check(program, SPEC)] == []
-    assert check_links(each, artifact.cables, SPEC) == []
+    assert check_fabric(each, range(chips), artifact.cables, SPEC) == []
     runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
