@@ -32,9 +32,10 @@ from programs.encoder import (
     golden_encoder,
     layers_of_chips,
     place_encoder,
+    random_layers,
+    random_tokens,
     read_encoder,
 )
-from programs.encoder import shape as encoder
 from programs.matmul import (
     MatmulShape,
     compile_matmul,
@@ -109,8 +110,8 @@ def random_encoder(
     shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
 ) -> Workload:
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
-    layers = encoder.random_encoder(shape, seed) if data else []
-    x = encoder.random_tokens(shape, seed)
+    layers = random_layers(shape, seed) if data else []
+    x = random_tokens(shape, seed)
     artifact = compile_encoder(shape, spec, chips, layers, x) if data else compile_encoder(
         shape, spec, chips
     )  # fmt: skip

@@ -14,19 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from chip.program import Program
 from chip.scheduling import CompileError
-from chip.spec import ChipSpec
+from chip.spec import ChipSpec, load_chip_spec
 from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, planes_of
 from programs.decoder.blocks import Numbers
-from programs.decoder.entries import belt_entry, token_entry
 from programs.decoder.fit import deal_stages
+from programs.decoder.host import belt_entry, token_entry
 from programs.decoder.image import ChipImages
-from programs.decoder.partition import PartitionedModel
+from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
 from programs.decoder.places import DecoderPlaces
 from programs.decoder.stages import Stage, split_layers
+from programs.models import Checkpoint
+from programs.sram import Image
 
 #: Context buckets in positions; a program scores every position of its bucket.
 BUCKETS = tuple(1 << n for n in range(6, 16))
@@ -47,6 +51,38 @@ def numbers_of(model: PartitionedModel) -> Numbers:
         float(model.inv_h), float(model.eps), float(model.quant_gain), float(model.inv_d),
         model.config.activation,
     )  # fmt: skip
+
+
+def compile_model(
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
+
+    wiring: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the model was
+    not made for so many positions.
+    """
+    compiled, images = compile_model_apart(
+        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp, wiring=wiring
+    )
+    compiled.memory = images.of(range(compiled.chips))
+    join_images(compiled)
+    return compiled
+
+
+def compile_model_apart(
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
+    most = checkpoint.config.max_position
+    if context > most:
+        raise CompileError(
+            f"{context} positions asked for, but {checkpoint.path} was made for {most}; shorten "
+            "the prompt, or lower --max-new-tokens or --context"
+        )
+    model = partition_model(checkpoint, tp, dtype)
+    return compile_apart(model, load_chip_spec(chip), context, pp=pp, wiring=wiring)
 
 
 def compile_decoder(
@@ -186,3 +222,21 @@ def chip_images(pipeline: Pipeline, model: PartitionedModel) -> ChipImages:
     for number, group in enumerate(pipeline.groups):
         codes[group] = pipeline.code[number].places, pipeline.stages[number]
     return ChipImages(model, tuple(codes))
+
+
+def join_images(artifact: Artifact) -> None:
+    """Make one piece of neighbouring pieces of the memory images, in place.
+
+    The compiler emits thousands of pieces of a few words, and a file's header lists every piece.
+    """
+    for chip, image in enumerate(artifact.memory):
+        runs: list[Image] = []
+        for piece in sorted(image, key=lambda piece: piece[:2]):
+            last = runs[-1][-1] if runs else (-1, 0, piece[2])
+            if (last[0], last[1] + len(last[2])) == piece[:2]:
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        artifact.memory[chip] = [
+            (run[0][0], run[0][1], np.concatenate([rows for _, _, rows in run])) for run in runs
+        ]

@@ -3,19 +3,22 @@
 Inputs of a launch: the token's embedding on its lanes, the rope rows of its position, and the two
 maps that make the position data (the KV word to Scatter to, the window of the mask table).  Their
 cost follows the chip's PCIe model and is charged to virtual seconds, never to cycles per token.
+
+Here, too, is which entry point a launch runs, and with which checkpoint an artifact belongs.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip
-from programs.artifact import Artifact, Bindings, decoder_of
-from programs.decoder.entries import entry_at
+from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import PartitionedModel
-from programs.models import load_checkpoint
+from programs.models import Checkpoint, load_checkpoint
 from programs.sram import fp32_rows
 
 F32 = NDArray[np.float32]
@@ -106,6 +109,59 @@ class Host:
     def entry(self, position: int, prefill: bool) -> str:
         """See ``entry_at``."""
         return entry_at(self.artifact, position, prefill)
+
+
+def token_entry(context: int, prefill: bool) -> str:
+    """The program of a token among ``context`` positions; a prefill ends without logits."""
+    return f"{'prefill' if prefill else 'decode'}-{context}"
+
+
+def belt_entry(context: int, number: int) -> str:
+    """The program of beats of ``number`` modulo the belt's sequences."""
+    return f"belt-{context}-{number}"
+
+
+def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
+    """The entry point for a token at ``position``; raises ValueError beyond the context."""
+    facts = decoder_of(artifact)
+    for bucket in facts.buckets:
+        if position < bucket:
+            return token_entry(bucket, prefill)
+    raise ValueError(
+        f"position {position}: the artifact was compiled for {facts.context} positions; "
+        "compile with a longer --context"
+    )
+
+
+def home_of(artifact: Artifact) -> Path:
+    """The checkpoint directory that an artifact was compiled from.
+
+    Raises ArtifactError where it names none.
+    """
+    facts = Bindings.of(artifact).decoder
+    if facts is None or not facts.checkpoint:
+        raise ArtifactError("the artifact names no checkpoint: name its directory with --model")
+    return Path(facts.checkpoint)
+
+
+def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifact:
+    """``artifact`` with ``checkpoint`` for its embeddings, if the two belong together.
+
+    Raises ArtifactError where they do not, or ``positions`` are more than it was compiled for.
+    """
+    facts, bindings = decoder_of(artifact), Bindings.of(artifact)
+    layout = Layout.of(checkpoint.config, facts.tp)
+    sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
+    if sizes != (layout.x_tiles, layout.vocab_blocks):
+        raise ArtifactError(
+            f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
+        )
+    if positions > facts.context:
+        raise ArtifactError(
+            f"{positions} positions asked for, but the artifact was compiled for {facts.context}; "
+            "shorten the prompt, lower --max-new-tokens, or compile with a longer --context"
+        )
+    return compiled_at(artifact, str(checkpoint.path))
 
 
 def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:
