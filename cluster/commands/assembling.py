@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def assemble(
             "and how many (1), as mem_e[0-3]:8 or mem_e[0-3]:8:20."
         ),
     ] = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """Assemble the programs of a node's chips to one .lpu file; the opposite of inspect."""
     from chip.faults import ProgramFault

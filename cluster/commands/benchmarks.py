@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 
 
 def bench(
     names: Annotated[
         list[str] | None, typer.Argument(help="Rows to measure.", show_default="all")
     ] = None,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Measure the performance table, or the rows named."""
     from rich.console import Console

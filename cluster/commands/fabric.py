@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError
 
@@ -45,7 +46,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
 
 
 @app.command()
-def info(chips: Chips = "8", chip: Chip = None, as_json: options.Json = False) -> None:
+def info(chips: Chips = "8", chip: Chip = None, as_json: option_types.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from interconnect.wiring import diameter
@@ -90,7 +91,7 @@ def route(
     chip: Chip = None,
     vectors: Annotated[int, typer.Option(help="Vectors (320 B) to send.")] = 1,
     salt: Annotated[int, typer.Option(help="Which of several equally short routes.")] = 0,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """The way from one chip to another, hop by hop, with cycles."""
     import numpy as np
@@ -151,7 +152,7 @@ def clocks(
     ] = 100_000,
     budget: Annotated[int, typer.Option(help="Cycles of drift a link's buffer absorbs.")] = 40,
     seed: Seed = 0,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Characterise links, align counters, start together, and run against the drift budget."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
@@ -224,16 +225,16 @@ def collective(
         bool, typer.Option(help="With --run: no actors; every core steps chips in a thread.")
     ] = False,
     sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead",
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
+    metrics_port: option_types.MetricsPort = 0,
+    metrics_host: option_types.MetricsHost = option_types.METRICS_HOST,
+    metrics_linger: option_types.MetricsLinger = option_types.METRICS_LINGER_SECONDS,
     seed: Seed = 0,
-    trace: options.Trace = None,
-    trace_window: options.TraceWindow = None,
-    save: options.Save = None,
-    report: options.Report = None,
-    faults: options.Faults = None,
-    as_json: options.Json = False,
+    trace: option_types.Trace = None,
+    trace_window: option_types.TraceWindow = None,
+    save: option_types.Save = None,
+    report: option_types.Report = None,
+    faults: option_types.Faults = None,
+    as_json: option_types.Json = False,
 ) -> None:
     """Schedule, check and simulate a collective; with --run, execute it and compare with NumPy."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
@@ -348,8 +349,8 @@ def sweep(
     largest: Annotated[int, typer.Option("--to", help="Last size in bytes.")] = 1 << 24,
     gpu: Gpu = "h100",
     csv: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
-    plot: options.Plot = None,
-    as_json: options.Json = False,
+    plot: option_types.Plot = None,
+    as_json: option_types.Json = False,
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
     from rich.console import Console

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError
 
@@ -18,23 +19,23 @@ DEFAULT_PROMPT = "def "
 
 def generate(
     context_: typer.Context,
-    model: options.Model = None,
+    model: option_types.Model = None,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 32,
-    chips: options.Chips = None,
-    tp: options.Tp = None,
-    pp: options.Pp = None,
+    chips: option_types.Chips = None,
+    tp: option_types.Tp = None,
+    pp: option_types.Pp = None,
     chips_per_actor: Annotated[str, typer.Option(help="Chips per process, or auto.")] = "auto",
     sync: Annotated[str, typer.Option(help="lookahead or barrier.")] = "lookahead",
-    dtype: options.Dtype = "int8",
+    dtype: option_types.Dtype = "int8",
     address: Annotated[
         str | None,
         typer.Option(help="Ray cluster to join, or auto.", show_default="a private local Ray"),
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    context: options.Context = None,
-    chip: options.ChipType = "groq-lpu-1",
+    context: option_types.Context = None,
+    chip: option_types.ChipType = "groq-lpu-1",
     artifact: Annotated[
         Path | None,
         typer.Option(
@@ -47,16 +48,16 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
     ] = False,
-    trace: options.Trace = None,
-    trace_window: options.TraceWindow = None,
-    trace_launches: options.TraceLaunches = None,
-    save: options.Save = None,
-    report: options.Report = None,
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    faults: options.Faults = None,
-    as_json: options.Json = False,
+    trace: option_types.Trace = None,
+    trace_window: option_types.TraceWindow = None,
+    trace_launches: option_types.TraceLaunches = None,
+    save: option_types.Save = None,
+    report: option_types.Report = None,
+    metrics_port: option_types.MetricsPort = 0,
+    metrics_host: option_types.MetricsHost = option_types.METRICS_HOST,
+    metrics_linger: option_types.MetricsLinger = option_types.METRICS_LINGER_SECONDS,
+    faults: option_types.Faults = None,
+    as_json: option_types.Json = False,
 ) -> None:
     """Generate text on emulated chips: one node, or a pipeline of nodes."""
     started = perf_counter()

@@ -4,91 +4,54 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cluster.errors import InputError
+from cluster.option_types import (
+    METRICS_HOST,
+    METRICS_LINGER_SECONDS,
+    ChipType,
+    Json,
+    MetricsHost,
+    MetricsLinger,
+    MetricsPort,
+    Plot,
+    Report,
+    Save,
+)
 from cluster.whole_files import check_writable
 
 if TYPE_CHECKING:
     from cluster.metrics import Board
 
+#: What commands use of this module; the types are of ``cluster.option_types``.
+__all__ = [
+    "CHIPS",
+    "METRICS_HOST",
+    "METRICS_LINGER_SECONDS",
+    "ChipType",
+    "Json",
+    "MetricsHost",
+    "MetricsLinger",
+    "MetricsPort",
+    "Plot",
+    "Report",
+    "Save",
+    "check_at_least",
+    "check_at_most",
+    "check_choice",
+    "check_node",
+    "check_parallelism",
+    "check_plot",
+    "end_tokens",
+    "given",
+    "open_board",
+    "shipped_model",
+]
+
 CHIPS = (1, 2, 4, 8)
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Model = Annotated[
-    Path | None,
-    typer.Option(help="Hugging Face checkpoint directory.", show_default="shipped model"),
-]
-Chips = Annotated[
-    int | None,
-    typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),
-]
-Tp = Annotated[
-    int | None,
-    typer.Option(help="Chips that share every matrix: 1, 2, 4 or 8.", show_default="chips / pp"),
-]
-Pp = Annotated[
-    int | None,
-    typer.Option(help="Pipeline stages of tp chips each.", show_default="chips / tp"),
-]
-Dtype = Annotated[str, typer.Option(help="Number type of weights: int8 or fp16.")]
-Context = Annotated[
-    int | None, typer.Option(help="Positions to compile for.", show_default="what is needed")
-]
-Plot = Annotated[
-    Path | None, typer.Option(help="Write a picture: .png or .svg.", show_default="none")
-]
-Trace = Annotated[
-    Path | None,
-    typer.Option(
-        "--trace", help="Write a trace: .json, .json.gz or .pftrace.", show_default="none"
-    ),
-]
-TraceWindow = Annotated[
-    str | None,
-    typer.Option(help="With --trace: cycles FIRST:LAST of the run.", show_default="all"),
-]
-TraceLaunches = Annotated[
-    int | None,
-    typer.Option(help="With --trace: the last so many launches.", show_default="all"),
-]
-Save = Annotated[
-    Path | None,
-    typer.Option("--save", help="Write the run for lpu report: .json.", show_default="none"),
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
-]
-Faults = Annotated[
-    Path | None,
-    typer.Option(help="Faults of the modelled machine, a TOML file.", show_default="none"),
-]
-ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
-
-MetricsPort = Annotated[
-    int,
-    typer.Option(
-        help="Serve Prometheus metrics on this port.",
-        envvar="LPU_METRICS_PORT",
-        show_default="none",
-    ),
-]
-MetricsHost = Annotated[
-    str, typer.Option(help="With --metrics-port: address to serve on.", envvar="LPU_METRICS_HOST")
-]
-MetricsLinger = Annotated[
-    float,
-    typer.Option(
-        help="With --metrics-port: seconds to stay after the end, at most, until two scrapes have "
-        "taken the final values.",
-        envvar="LPU_METRICS_LINGER",
-    ),
-]
-METRICS_HOST = "127.0.0.1"
-METRICS_LINGER_SECONDS = 15.0
-
 
 def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
     """The board that is exported until the command's end; None where no port is given."""

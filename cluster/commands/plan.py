@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError, RunError
 
@@ -33,7 +34,7 @@ def plan(
     model: Annotated[
         str, typer.Option(help="Name of an architecture, checkpoint directory or config.json.")
     ],
-    chip: options.ChipType = "groq-lpu-1",
+    chip: option_types.ChipType = "groq-lpu-1",
     chips: Annotated[
         int | None, typer.Option(help="Chips to use.", show_default="the fewest that fit")
     ] = None,
@@ -42,7 +43,7 @@ def plan(
     ] = None,
     context: Annotated[int, typer.Option(help="Positions of every sequence.")] = 2048,
     batch: Annotated[int, typer.Option(help="Sequences in flight.")] = 1,
-    dtype: options.Dtype = "int8",
+    dtype: option_types.Dtype = "int8",
     sweep: Annotated[
         str | None,
         typer.Option(help="chips, context or batch over a range: chips=64..1024 (doubling).",
@@ -59,8 +60,8 @@ def plan(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the rows as CSV.", show_default="none")
     ] = None,
-    plot: options.Plot = None,
-    as_json: options.Json = False,
+    plot: option_types.Plot = None,
+    as_json: option_types.Json = False,
 ) -> None:  # fmt: skip
     """Compile a model by its shape alone and say where its cycles go."""
     for option, value in (("--chips", chips), ("--context", context), ("--batch", batch)):

@@ -155,8 +155,8 @@ def start_clock(groups: int, placement: Any) -> Any:
 def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
     """An actor for one group on the driver's host.
 
-    Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another, which works
-    for an actor that was ended on purpose as well.
+    Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another,
+    which works for an actor that was ended on purpose as well.
     """
     remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
     options = remote.options(
