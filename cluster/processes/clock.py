@@ -44,11 +44,14 @@ def unexpected_retirements(
     retired: Mapping[int, Sequence[int]],
     predicted: Mapping[str, int],
 ) -> list[str]:
-    """One line for every launch of a chip that did not end at its predicted cycle."""
+    """One line for every launch of a chip that did not end at its predicted cycle, if it has one.
+
+    entries: the entry point of each launch.  retired: per chip the cycle at which each ended.
+    """
     lines = []
     for chip, cycles in sorted(retired.items()):
         for launch, (entry, cycle) in enumerate(zip(entries, cycles, strict=True)):
-            if cycle != predicted[entry]:
+            if cycle != predicted.get(entry, cycle):
                 lines.append(
                     f"chip {chip} retired launch {launch} ({entry}) at cycle {cycle}, "
                     f"predicted {predicted[entry]}"
