@@ -45,7 +45,7 @@ class AbandonedError(RunError):
     """Another process of the run failed; its own error says why."""
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """Where a group tells its progress: group, virtual cycle, all tokens so far.
 
     All of them each time, so that a report lost, repeated or made again after a rollback is right.
@@ -74,7 +74,7 @@ def split_chips(chips: int, per_group: int) -> list[range]:
 class MappedPeers:
     """The run's other processes, met in the shared mapping."""
 
-    def __init__(self, group: int, mapping: SharedMapping, report: Report | None) -> None:
+    def __init__(self, group: int, mapping: SharedMapping, report: ProgressReport | None) -> None:
         self.group = group
         self.mapping = mapping
         self.told_to = report
@@ -257,7 +257,7 @@ class ChipGroup:
         group: int,
         mapping: SharedMapping,
         model: PartitionedModel | None = None,
-        report: Report | None = None,
+        report: ProgressReport | None = None,
         threads: int = 1,
         faults: FaultSetting | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
 from .spare_generation import generate_on_spares
 from .workloads import (
-    Workload,
+    CompiledWorkload,
     check_workload,
     figures,
     random_encoder,
@@ -27,10 +27,10 @@ from .workloads import (
 __all__ = [
     "COLUMNS",
     "SERVED",
+    "CompiledWorkload",
     "GenerationResult",
     "Listener",
     "Words",
-    "Workload",
     "adopt",
     "check_artifact",
     "check_workload",
