@@ -25,7 +25,6 @@ from cluster.bench.faults import recovery_seconds, snapshot_overhead
 from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
 from cluster.bench.row import Row
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.processes import Placement
 from cluster.runs import GenerationResult, Listener, join_images, launches_of, run_generation
@@ -38,7 +37,7 @@ from programs.decoder import (
     partition_model,
     random_chip_weights,
 )
-from programs.models import ModelConfig, load_checkpoint, random_checkpoint
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint, shipped_model
 from programs.running import Generation
 
 TINYLLAMA = ModelConfig(

@@ -36,15 +36,18 @@ def compile_(
     as_json: option_types.Json = False,
 ) -> None:
     """Compile a checkpoint to one .lpu file."""
-    tp_asked, stages = options.check_parallelism(chips, tp, pp)
+    from programs.decoder import check_parallelism
+
+    tp_asked, stages = check_parallelism(chips, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.runs import compile_model, open_model
     from programs.artifact import save
+    from programs.models import shipped_model
 
     with working("compiling ...", stderr_console()) as tell:
-        checkpoint = open_model(model or options.shipped_model())
+        checkpoint = open_model(model or shipped_model())
         positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         compiled = compile_model(
             checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip, pp=stages

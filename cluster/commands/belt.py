@@ -31,7 +31,9 @@ def belt(
 ) -> None:  # fmt: skip
     """Generate for several prompts at once, each in another stage of the pipeline."""
     started = perf_counter()
-    options.check_parallelism(None, tp, pp)
+    from programs.decoder import check_parallelism
+
+    check_parallelism(None, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     for option, value in (("--max-new-tokens", max_new_tokens), ("--context", context)):
         options.check_at_least(option, value, 1)
@@ -39,9 +41,10 @@ def belt(
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.runs import open_model
     from programs.decoder import compile_belt, partition_model
+    from programs.models import shipped_model
     from programs.running import run_belt
 
-    checkpoint = open_model(model or options.shipped_model())
+    checkpoint = open_model(model or shipped_model())
     tokenizer = checkpoint.tokenizer
     texts = prompt or DEFAULT_PROMPTS
     prompts = [tokenizer.encode(text).ids for text in texts]

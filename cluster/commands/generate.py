@@ -61,7 +61,9 @@ def generate(
 ) -> None:
     """Generate text on emulated chips: one node, or a pipeline of nodes."""
     started = perf_counter()
-    tp_asked, stages = options.check_parallelism(chips, tp, pp)
+    from programs.decoder import check_parallelism
+
+    tp_asked, stages = check_parallelism(chips, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_choice("--sync", sync, ("lookahead", "barrier"))
     options.check_at_least("--max-new-tokens", max_new_tokens, 1)
@@ -95,13 +97,14 @@ def generate(
     from cluster.tracing import trace_request
     from programs.artifact import load
     from programs.faults import fault_summary, load_fault_plan, loses_nodes
+    from programs.models import shipped_model
     from programs.running import Generation
 
     tracing = trace_request(trace, trace_window, trace_launches)
     reporting = report_request(save, report)
     fault_plan = None if faults is None else load_fault_plan(faults)
     compiled = None if artifact is None else load(artifact)
-    directory = model or (options.shipped_model() if compiled is None else home_of(compiled))
+    directory = model or (shipped_model() if compiled is None else home_of(compiled))
     checkpoint = open_model(directory)
     tokenizer = checkpoint.tokenizer
     ids = tokenizer.encode(prompt).ids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,35 +64,6 @@ def given(context: typer.Context, parameter: str) -> bool:
     """Whether a parameter stood on the command line, and not in the environment."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def shipped_model() -> Path:
-    """The checkpoint that comes with the package."""
-    return Path(str(files("programs") / "checkpoints" / "target"))
-
-
-def check_parallelism(
-    chips: int | None, tp: int | None = None, pp: int | None = None
-) -> tuple[int, int]:
-    """The tensor parallelism and the pipeline stages that the three options ask for."""
-    for option, value in (("--chips", chips), ("--tp", tp), ("--pp", pp)):
-        check_at_least(option, value, 1)
-    if chips is None:
-        chips = (tp or (8 if pp is None else 0)) * (pp or 1) or 8 * (pp or 1)
-    if tp is None:
-        tp = chips // pp if pp else min(chips, 8)
-    if tp not in CHIPS:
-        raise InputError(
-            f"--chips {chips} in {pp or 1} stages (--pp): {tp} chips (--tp) would share every "
-            "matrix; use 1, 2, 4 or 8"
-        )
-    stages = pp or chips // tp
-    if tp * stages != chips:
-        raise InputError(
-            f"--chips {chips} with --tp {tp} and {stages} pipeline stages: {tp} x {stages} are "
-            f"{tp * stages}; use --chips {tp * stages}"
-        )
-    return tp, stages
 
 
 def check_node(chips: int) -> None:

@@ -39,10 +39,11 @@ from programs.kernels import (
     logits,
     maximum_of_nine,
     product,
+    put_weights,
     requantise_rows,
     unsigned_rows,
 )
-from programs.sram import Image, put_fp32, put_rows, put_weights, read_words
+from programs.sram import Image, put_fp32, put_rows, read_words
 
 ENTRY = "network"
 #: Image rows of pooled output made in one pass.

@@ -1,7 +1,7 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import compile_belt, compile_decoder
 from .expert_weights import router_columns
-from .fit import NODE, deal_model, machine_sizes, memory_bytes
+from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
 from .host import Host, entry_at, pick_token
 from .image import ChipImages
@@ -28,6 +28,7 @@ __all__ = [
     "PartitionedModel",
     "Pipeline",
     "build_pipeline",
+    "check_parallelism",
     "compile_belt",
     "compile_decoder",
     "deal_model",

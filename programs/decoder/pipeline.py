@@ -1,8 +1,8 @@
 """Stages on groups of chips: their blocks, what they hand over, and when everything happens.
 
-A ``Pipeline`` puts stages (``programs.decoder.stage_code``) on groups of a topology, one after another in
-time, and makes the programs of its chips: what comes in over cables, the stage's blocks, what goes
-out.
+A ``Pipeline`` puts stages (``programs.decoder.stage_code``) on groups of a topology, one after
+another in time, and makes the programs of its chips: what comes in over cables, the stage's blocks,
+what goes out.
 """
 
 from __future__ import annotations

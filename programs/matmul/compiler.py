@@ -1,7 +1,7 @@
 """A matrix product [M, K] x [K, N] on one chip or on all chips of a node, int8 or fp16.
 
-One matrix is installed, the rows of the other stream past it (programs/kernels/gemm.py); which of the
-two is whatever takes fewer cycles.  int8 gives exact int32 sums, fp16 sums of exact 320-term
+One matrix is installed, the rows of the other stream past it (programs/kernels/gemm.py); which
+of the two is whatever takes fewer cycles.  int8 gives exact int32 sums, fp16 sums of exact 320-term
 products in fp32, K tile after K tile.
 
 Split over chips by columns (every chip has all of K and a share of N; nothing moves between
@@ -23,9 +23,9 @@ from chip.spec import ChipSpec
 from interconnect.collectives import ReducePlaces, exchange
 from interconnect.wiring import node_cables
 from programs.artifact import Artifact
-from programs.kernels import RowOperand, Rows, product, store_results
+from programs.kernels import RowOperand, Rows, product, put_weights, store_results
 from programs.matmul.places import BUFFERS, EXCHANGED, GROUP, MatmulPlan, MatmulShape, plan_matmul
-from programs.sram import Image, put_rows, put_weights, read_words
+from programs.sram import Image, put_rows, read_words
 
 ENTRY = "matmul"
 #: Eastward stream group of the sum of all chips' words.

@@ -1,4 +1,13 @@
-from .architectures import ARCHITECTURES, Architecture, architecture, find_model
+from .architectures import (
+    ARCHITECTURES,
+    SHIPPED,
+    Architecture,
+    architecture,
+    config_of,
+    find_model,
+    missing_kernels,
+    shipped_model,
+)
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -8,13 +17,13 @@ from .checkpoint import (
     read_config,
 )
 from .config import CHOSEN, GELU_TANH, ffn_names
-from .named_models import config_of
 from .rope import inverse_frequencies, sin_cos
 
 __all__ = [
     "ARCHITECTURES",
     "CHOSEN",
     "GELU_TANH",
+    "SHIPPED",
     "Architecture",
     "Checkpoint",
     "CheckpointError",
@@ -25,7 +34,9 @@ __all__ = [
     "find_model",
     "inverse_frequencies",
     "load_checkpoint",
+    "missing_kernels",
     "random_checkpoint",
     "read_config",
+    "shipped_model",
     "sin_cos",
 ]

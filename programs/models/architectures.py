@@ -10,12 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from programs.models.checkpoint import CheckpointError, read_config
+from programs.models.config import GELU_TANH, SILU, ModelConfig, read_config, routable
+from programs.models.tensors import CheckpointError
 
 __all__ = [
-    "ARCHITECTURES", "SHIPPED", "Architecture", "LatentAttention", "Model", "architecture",
+    "ARCHITECTURES",
+    "SHIPPED",
+    "Architecture",
+    "LatentAttention",
+    "Model",
+    "architecture",
+    "config_of",
     "find_model",
-]  # fmt: skip
+    "missing_kernels",
+    "shipped_model",
+]
 
 
 @dataclass(frozen=True)
@@ -193,9 +202,14 @@ class Architecture:
         return self.linear_flops_per_token + self.head_flops + self.attention_flops(context)
 
 
-_CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED = ("target", "draft")
 """Models whose weights come with the package."""
+
+
+def shipped_model(name: str = "target") -> Path:
+    """The directory of a checkpoint that comes with the package, one of ``SHIPPED``."""
+    return _CHECKPOINTS / name
 
 
 def _from_config(path: Path, name: str) -> Architecture:
@@ -277,3 +291,54 @@ def find_model(source: str | Path) -> Model:
 def architecture(source: str | Path) -> Architecture:
     """The shape of the model that ``find_model`` finds."""
     return find_model(source).architecture
+
+
+#: Positions of a model by name: its own limit is not part of its shape.
+UNLIMITED = 1 << 30
+
+
+def config_of(source: str) -> tuple[str, ModelConfig]:
+    """(name, configuration) of an architecture by name, a checkpoint directory or config.json.
+
+    Raises CheckpointError with one line for what does not exist or cannot be run.
+    """
+    if source in ARCHITECTURES and source not in SHIPPED:
+        shape = ARCHITECTURES[source]
+        lacking = missing_kernels(shape)
+        if lacking:
+            fine = [n for n, s in ARCHITECTURES.items() if not missing_kernels(s)]
+            raise CheckpointError(
+                f"model {source!r} needs {' and '.join(lacking)}, for which there are no kernels; "
+                f"use one of {', '.join(fine)}"
+            )
+        return source, ModelConfig(
+            shape.hidden_size, shape.layers, shape.heads, shape.kv_heads, shape.head_dim,
+            shape.ffn, shape.vocab, tied=shape.tied, max_position=UNLIMITED,
+            head_norms=shape.head_norms, activation=GELU_TANH if shape.gemma else SILU,
+            unit_gain=shape.gemma, scaled_embedding=shape.gemma,
+            experts=shape.experts, experts_per_token=shape.experts_per_token,
+        )  # fmt: skip
+    path = _CHECKPOINTS / source
+    if source not in SHIPPED:
+        path = Path(source)
+    if not path.exists():
+        raise CheckpointError(
+            f"model {source!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
+        )
+    directory = path if path.is_dir() else path.parent
+    return directory.resolve().name, read_config(path)
+
+
+def missing_kernels(shape: Architecture) -> list[str]:
+    """What an architecture has that no kernel computes."""
+    known = {
+        f"routing to {shape.experts_per_token} of {shape.experts} experts": (
+            shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
+        ),
+        "shared experts": shape.shared_experts > 0,
+        "latent attention": shape.latent is not None,
+        "an FFN without a gate": not shape.gated,
+        "biases": shape.biases,
+        "learned positions": shape.learned_positions > 0,
+    }
+    return [name for name, present in known.items() if present]

@@ -11,6 +11,7 @@ from .runner import (
     step_lookahead,
     window_cycles,
 )
+from .session import LpuSession
 
 __all__ = [
     "LOOKAHEAD",
@@ -18,6 +19,7 @@ __all__ = [
     "Alone",
     "Generation",
     "Logits",
+    "LpuSession",
     "RunResult",
     "Runner",
     "StuckError",

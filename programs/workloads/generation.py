@@ -11,7 +11,6 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
-from cluster.commands.options import shipped_model
 from cluster.commands.script import Workload, run_workload
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
@@ -23,6 +22,7 @@ from cluster.runs import (
     publish_generation,
     run_generation,
 )
+from programs.models import shipped_model
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.options import shipped_model
 from cluster.commands.script import Workload, run_workload
 from cluster.experiments.speculative import DraftWatch, Settings, run
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 
 PROMPTS = ("def ", "class ", "import ")
 

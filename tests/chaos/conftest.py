@@ -8,11 +8,10 @@ import pytest
 from kills import Calm, calm_generation
 
 from chip.spec import ChipSpec
-from cluster.commands.options import shipped_model
 from cluster.processes import open_ray
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ from time import perf_counter, sleep
 import numpy as np
 import pytest
 
-from cluster.commands.options import shipped_model
 from cluster.experiments.speculative import Settings
 from cluster.experiments.speculative.rig import Rig
 from cluster.experiments.speculative.steps import Job, target_only
 from cluster.gpu import GpuPool, ray_pool
 from cluster.gpu.pool import Answer, RayMember
+from programs.models import shipped_model
 
 pytestmark = pytest.mark.ray
 

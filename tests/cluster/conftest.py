@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from chip.spec import ChipSpec
-from cluster.commands.options import shipped_model
 from cluster.processes import open_ray
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 
 
 @pytest.fixture(scope="session")

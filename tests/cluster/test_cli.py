@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.options import shipped_model
+from programs.models import shipped_model
 
 
 def lpu(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

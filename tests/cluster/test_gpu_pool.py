@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.gpu import GpuModel, GpuPool, common_prefix, ray_pool
 from cluster.gpu.pool import GpuNode, LocalMember
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 
 TEXT = [70, 221, 304, 5, 9, 33, 700, 12, 12, 4]
 

@@ -12,7 +12,6 @@ from load_oracle import batched, belted
 
 from chip.scheduling import CompileError
 from cluster.cli import run
-from cluster.experiments.lpu_session import LpuSession
 from cluster.experiments.serving import (
     PS,
     Lengths,
@@ -33,6 +32,7 @@ from cluster.gpu import GpuGroup, load_gpu_spec
 from cluster.runs import compile_model, open_model
 from programs.artifact import Artifact
 from programs.models import architecture, find_model
+from programs.running import LpuSession
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from test_acceptance import DRAWS, check_drawn_from
 from typer.testing import CliRunner
 
 from cluster.commands import experiment
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.experiments.speculative import Settings, acceptance, run, tokens_per_wall_second
 from cluster.experiments.speculative.acceptance import Draws, Use
@@ -30,7 +29,7 @@ from cluster.experiments.speculative.steps import (
     target_only,
 )
 from cluster.gpu import GpuPool
-from programs.models import architecture, load_checkpoint
+from programs.models import architecture, load_checkpoint, shipped_model
 
 PROMPTS = ([70, 221, 304], [33, 9, 5, 9, 5, 9], [512])
 NEW = 24

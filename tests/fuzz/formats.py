@@ -24,7 +24,6 @@ from chip.program import Program, expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster import cli
 from cluster.commands.artifacts import MOST_ELEMENTS
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError
 from cluster.experiments.agentic import Rule
 from cluster.experiments.agentic.messages import StepMessage, Tool, encode
@@ -39,7 +38,13 @@ from programs.artifact import ArtifactError, load, save
 from programs.decoder import PartitionError, compile_decoder, deal_model, partition_model
 from programs.decoder.compiler import CompileError
 from programs.faults import FaultPlanError, load_fault_plan
-from programs.models import ModelConfig, config_of, load_checkpoint, random_checkpoint
+from programs.models import (
+    ModelConfig,
+    config_of,
+    load_checkpoint,
+    random_checkpoint,
+    shipped_model,
+)
 from programs.models.tensors import CheckpointError
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
@@ -133,13 +138,13 @@ def _read_artifact(data: bytes, directory: Path) -> None:
 
 
 def _configs(_: Path) -> list[bytes]:
-    return [(shipped_model().parent / "draft" / "config.json").read_bytes()]
+    return [(shipped_model("draft") / "config.json").read_bytes()]
 
 
 def _checkpoint_home(directory: Path) -> Path:
     home = directory / "checkpoint"
     if not home.is_dir():
-        shutil.copytree(shipped_model().parent / "draft", home)
+        shutil.copytree(shipped_model("draft"), home)
     return home
 
 
@@ -150,7 +155,7 @@ def _read_config(data: bytes, directory: Path) -> None:
 
 
 def _tensors(_: Path) -> list[bytes]:
-    return [(shipped_model().parent / "draft" / "model.safetensors").read_bytes()]
+    return [(shipped_model("draft") / "model.safetensors").read_bytes()]
 
 
 def _damage_tensors(data: bytes, rng: random.Random) -> bytes:
@@ -186,7 +191,7 @@ def _read_shape(data: bytes, directory: Path) -> None:
 
 
 def _tokenizers(_: Path) -> list[bytes]:
-    return [(shipped_model().parent / "draft" / "tokenizer.json").read_bytes()]
+    return [(shipped_model("draft") / "tokenizer.json").read_bytes()]
 
 
 def _read_tokenizer(data: bytes, directory: Path) -> None:

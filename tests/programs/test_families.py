@@ -19,8 +19,9 @@ from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
 from programs.decoder import GoldenDecoder, Host, Layout, compile_decoder, partition_model
 from programs.decoder.golden import expert_shares
+from programs.decoder.places import place_routing
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
-from programs.kernels import place_routing, route
+from programs.kernels import route
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs

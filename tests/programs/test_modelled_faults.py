@@ -12,7 +12,6 @@ import pytest
 from chip.engine import Rings, ring_vectors
 from chip.isa import C2C_QUEUE, Op
 from chip.spec import ChipSpec
-from cluster.commands.options import shipped_model
 from interconnect.fec import error_chances
 from programs.artifact import Artifact
 from programs.decoder import Host, compile_decoder, partition_model
@@ -25,7 +24,7 @@ from programs.faults import (
 )
 from programs.faults.modelled import packets_by_ring
 from programs.faults.plan import CableFault, DeadNode, Upset
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 from programs.running import LOOKAHEAD, Alone, Generation, Runner, RunResult
 from programs.running.runner import BARRIER
 

@@ -30,10 +30,10 @@ from programs.models import (
     CheckpointError,
     ModelConfig,
     config_of,
+    missing_kernels,
     random_checkpoint,
 )
 from programs.models.architectures import SHIPPED
-from programs.models.named_models import missing_kernels
 from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs
 
 SPEC = ChipSpec()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip.spec import load_chip_spec
-from cluster.commands.options import check_parallelism
 from cluster.experiments.serving.belt import Belt, belt_of, belt_of_plan, given_belt
+from programs.decoder import check_parallelism
 from programs.models import Architecture, find_model
 
 MOST_COMPILED = 2048

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from cluster.commands.options import shipped_model
-from cluster.experiments.lpu_session import LpuSession
 from cluster.experiments.speculative.charges import Charge
 from cluster.experiments.speculative.sampling_check import SamplingCheck, check_sampling
 from cluster.experiments.speculative.settings import Settings
@@ -29,7 +27,8 @@ from cluster.experiments.speculative.steps import (
 )
 from cluster.gpu import GpuModel, GpuPool
 from cluster.runs import compile_model
-from programs.models import Checkpoint, load_checkpoint
+from programs.models import Checkpoint, load_checkpoint, shipped_model
+from programs.running import LpuSession
 
 Phase = Callable[[str], None]
 

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.experiments.lpu_session import LpuSession
 from cluster.experiments.speculative import acceptance
 from cluster.experiments.speculative.acceptance import Draws, Use, Verdict
 from cluster.gpu import GpuPool, Model, common_prefix
+from programs.running import LpuSession
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

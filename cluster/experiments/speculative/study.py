@@ -17,7 +17,6 @@ from time import perf_counter
 from typing import Any
 
 from chip.spec import load_chip_spec
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError
 from cluster.experiments.serving import LpuChoice, host_seconds, lpu_belt
 from cluster.experiments.speculative import charges as time_of
@@ -44,7 +43,7 @@ from cluster.experiments.speculative.steps import Job, RequestTrace, Step, Work,
 from cluster.gpu import GpuGroup, GpuPool, load_gpu_spec, ray_pool
 from cluster.gpu import link as links
 from cluster.runs import compile_model
-from programs.models import architecture, load_checkpoint
+from programs.models import architecture, load_checkpoint, shipped_model
 
 
 def run(
@@ -176,7 +175,7 @@ class _Study:
             belt = lpu_belt(s.draft_model, choice)
             feeding, with_logits = (cycles / belt.clock_hz for cycles in belt.host_cycles)
             return belt.decode_cycles[-1], feeding, with_logits
-        checkpoint = load_checkpoint(shipped_model().parent / "draft")
+        checkpoint = load_checkpoint(shipped_model("draft"))
         context = min(positions, checkpoint.config.max_position)
         compiled = compile_model(
             checkpoint, tp=s.chips or 1, dtype="int8", context=context, chip=s.chip

@@ -1,8 +1,8 @@
 """``LpuSession``: a compiled decoder on emulated LPUs, one launch at a time.
 
-All chips run in this process.  Where ``programs.running.runner.generate`` feeds a prompt and picks tokens
-itself, a session launches whatever token at whatever position it is told to, which is what a
-drafter beside a verifier needs.
+All chips run in this process.  Where ``generate`` feeds a prompt and picks tokens itself, a session
+launches whatever token at whatever position it is told to, which is what a drafter beside a
+verifier needs.
 
 Rolling back is free: the launch at a position overwrites that position's KV word, and its mask
 hides every later one.  So after a rejection the caller just feeds the right token at the earlier
@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Rings, ring_vectors
-from cluster.errors import RunError
 from programs.artifact import Artifact
 from programs.decoder import Host, PartitionedModel
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running.runner import LOOKAHEAD, Alone, Runner, StuckError
 
 F32 = NDArray[np.float32]
 
@@ -89,7 +88,7 @@ class LpuSession:
         expected = self.artifact.predicted_cycles[entry]
         wrong = {chip: cycle for chip, cycle in retired.items() if cycle != expected}
         if wrong:
-            raise RunError(f"{entry}: chips retired at {wrong}, predicted {expected}")
+            raise StuckError(f"{entry}: chips retired at {wrong}, predicted {expected}")
         self.launches += 1
         self.last_cycles = expected
         self.cycles += expected

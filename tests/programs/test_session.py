@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from chip.spec import ChipSpec
-from cluster.experiments.lpu_session import LpuSession
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
+from programs.running import LpuSession
 from programs.running.runner import generate
 
 PROMPT = (70, 221, 304)
@@ -17,9 +17,7 @@ PROMPT = (70, 221, 304)
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 chip", "2 chips"])
 def drafter(request: pytest.FixtureRequest) -> Artifact:
-    from cluster.commands.options import shipped_model
-
-    checkpoint = load_checkpoint(shipped_model().parent / "draft")
+    checkpoint = load_checkpoint(shipped_model("draft"))
     return compile_decoder(partition_model(checkpoint, request.param), ChipSpec(), 128)
 
 
