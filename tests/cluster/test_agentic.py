@@ -27,7 +27,7 @@ from cluster.experiments.agentic import (
     run_agents,
 )
 from cluster.experiments.agentic.agents import DRAFT, TARGET, AgentSite, GroupModel, LpuModel
-from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, Step
+from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, AgentStep
 from cluster.experiments.agentic.messages import KINDS
 from cluster.experiments.agentic.text import LpuWriter
 from cluster.experiments.serving import PS
@@ -78,11 +78,11 @@ CHAIN = AgentRequest(
     0,
     "a task",
     (
-        Step("plan", ()),
-        Step("choose_tool", (0,)),
-        Step("call_tool", (1,), "search"),
-        Step("reason", (0,)),
-        Step("summarise", (2, 3)),
+        AgentStep("plan", ()),
+        AgentStep("choose_tool", (0,)),
+        AgentStep("call_tool", (1,), "search"),
+        AgentStep("reason", (0,)),
+        AgentStep("summarise", (2, 3)),
     ),
 )
 

@@ -1,6 +1,6 @@
 from .arrivals import PS, Lengths, Trace, bursts, check_time, poisson, read_trace
 from .batching import BatchCost, Batching
-from .belt import Belt, Places, belt_of, cycles_to_ps, host_seconds, ps_to_cycles
+from .belt import Belt, BeltPlaces, belt_of, cycles_to_ps, host_seconds, ps_to_cycles
 from .disaggregated import PLATFORMS, Site, run_disaggregated
 from .figures import HOST_KINDS, STAGES, Latencies, Served, Slo, latencies, percentiles
 from .load import GpuServers, LpuServers, RooflineCost, run_load, serve_load, ten_thousand_requests
@@ -16,12 +16,12 @@ __all__ = [
     "BatchCost",
     "Batching",
     "Belt",
+    "BeltPlaces",
     "GpuServers",
     "Latencies",
     "Lengths",
     "LpuChoice",
     "LpuServers",
-    "Places",
     "RooflineCost",
     "Scaling",
     "Served",

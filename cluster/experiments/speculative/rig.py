@@ -16,12 +16,12 @@ from cluster.experiments.speculative.sampling_check import SamplingCheck, check_
 from cluster.experiments.speculative.settings import Settings
 from cluster.experiments.speculative.steps import (
     Drafter,
+    DraftStep,
     GpuDrafter,
     Job,
     LookupDrafter,
     LpuDrafter,
     RequestTrace,
-    Step,
     follow,
     target_only,
 )
@@ -72,7 +72,7 @@ class Rig:
     def traces(
         self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
         on_step: Callable[[int, int], None] | None = None,
-        done: Callable[[Step], None] | None = None,
+        done: Callable[[DraftStep], None] | None = None,
     ) -> list[RequestTrace]:  # fmt: skip
         """Every prompt decoded with ``drafter``; request n is prompt n."""
         return [

@@ -39,7 +39,7 @@ from cluster.experiments.speculative.settings import (
     SWEEP_TEMPERATURES,
     Settings,
 )
-from cluster.experiments.speculative.steps import Job, RequestTrace, Step, Work, target_only
+from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, Work, target_only
 from cluster.gpu import GpuGroup, GpuPool, load_gpu_spec, ray_pool
 from cluster.gpu import link as links
 from cluster.runs import compile_model
@@ -155,7 +155,7 @@ class _Study:
                 self._done(drafter, step)
         return traces
 
-    def _done(self, drafter: str, step: Step) -> None:
+    def _done(self, drafter: str, step: DraftStep) -> None:
         if self.watch is not None:
             self.watch.step(drafter, step)
 
