@@ -357,7 +357,7 @@ def sweep(
     from rich.table import Table
 
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.runs import COLUMNS, draw_sweep, sweep_sizes, write_csv
+    from cluster.runs import COLUMNS, sweep_sizes, write_csv
     from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -374,6 +374,8 @@ def sweep(
     if csv is not None:
         write_csv(rows, csv)
     if plot is not None:
+        from cluster.plots import draw_sweep
+
         draw_sweep(rows, operation, wiring.chips, plot)
     if as_json:
         print_json({"op": operation, "chips": wiring.chips, "rows": rows})

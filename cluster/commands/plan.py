@@ -96,9 +96,9 @@ def plan(
     if csv_file is not None:
         _write_csv(csv_file, rows)
     if plot is not None:
-        from cluster.plan_picture import draw_plans
+        from cluster.plots import draw_plans
 
-        draw_plans(plot, rows, swept or "chips")
+        draw_plans(rows, swept or "chips", plot)
     if as_json:
         print_json(rows[0] if swept is None else {"model": model, "sweep": swept, "plans": rows})
     elif swept is None:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cluster import option_types
-from cluster.cli import interrupt, run
 from cluster.commands import options
+from cluster.commands.invoke import interrupt, invoke
 from cluster.processes import JOB_VARIABLE
 from cluster.whole_files import check_writable, replace_file
 
@@ -84,4 +84,4 @@ def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoRet
         print(f"result: {path.resolve()}", flush=True)
 
     signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(run(sys.argv[1:], app, f"{name}.py"))
+    sys.exit(invoke(app, sys.argv[1:], f"{name}.py"))

@@ -19,7 +19,7 @@ from cluster.whole_files import check_writable
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
-    from cluster.runs import Workload
+    from cluster.runs import CompiledWorkload
 
 app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT.", no_args_is_help=True)
 
@@ -67,7 +67,7 @@ def matmul(
 
     data = run or output is not None
 
-    def build(columns: int) -> Callable[[ChipSpec], Workload]:
+    def build(columns: int) -> Callable[[ChipSpec], CompiledWorkload]:
         shape = MatmulShape(m, k, columns, dtype, chips, split)
         return lambda spec: random_matmul(shape, spec, seed, data)
 
@@ -189,7 +189,7 @@ def _swept(sweep: str) -> range:
 
 
 def _measure(
-    build: Callable[[ChipSpec], Workload], chip: str, run: bool, output: Path | None
+    build: Callable[[ChipSpec], CompiledWorkload], chip: str, run: bool, output: Path | None
 ) -> dict[str, Any]:
     """Compile, check, perhaps run and write one workload; what there is to say of it."""
     from chip.spec import load_chip_spec
@@ -216,7 +216,7 @@ def _measure(
 
 
 def _report(
-    build: Callable[[ChipSpec], Workload], title: str, chip: str, run: bool,
+    build: Callable[[ChipSpec], CompiledWorkload], title: str, chip: str, run: bool,
     output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from cluster.commands.output import print_json, print_table

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.errors import RunError, one_line
-from cluster.processes.clock import Progress, VirtualClock
+from cluster.processes.clock import RunProgress, VirtualClock
 from cluster.processes.group import (
     AbandonedError,
     ChipGroup,
@@ -58,9 +58,9 @@ class ClockActor:
         if run == self._run:
             self._clock.report(group, cycle, tokens)
 
-    def progress(self, run: int) -> Progress:
+    def progress(self, run: int) -> RunProgress:
         """See ``VirtualClock.progress``; that of a run nobody reported on yet is nothing."""
-        return self._clock.progress() if run == self._run else Progress(0, ())
+        return self._clock.progress() if run == self._run else RunProgress(0, ())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from .collectives import (
     Words,
     collective_rows,
     compile_functional,
-    draw_sweep,
     random_words,
     run_functional,
     sweep_sizes,
@@ -16,7 +15,7 @@ from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
 from .spare_generation import generate_on_spares
 from .workloads import (
-    Workload,
+    CompiledWorkload,
     check_workload,
     figures,
     random_encoder,
@@ -28,10 +27,10 @@ from .workloads import (
 __all__ = [
     "COLUMNS",
     "SERVED",
+    "CompiledWorkload",
     "GenerationResult",
     "Listener",
     "Words",
-    "Workload",
     "adopt",
     "check_artifact",
     "check_workload",
@@ -40,7 +39,6 @@ __all__ = [
     "compile_functional",
     "compile_model",
     "cores",
-    "draw_sweep",
     "figures",
     "generate_on_spares",
     "home_of",

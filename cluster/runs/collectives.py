@@ -83,33 +83,6 @@ def write_csv(rows: list[Row], path: Path) -> None:
     replace_file(path, write)
 
 
-def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
-    """Both curves, time over size on logarithmic axes, as PNG or SVG by the path's suffix."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    sizes = [row["bytes"] for row in rows]
-    exact = [row["latency_ns"] for row in rows]
-    axes.loglog(sizes, exact, marker="o", label="LPU fabric (exact)")
-    if rows and rows[0]["gpu_p50_ns"] is not None:
-        middle = [row["gpu_p50_ns"] for row in rows]
-        axes.loglog(sizes, middle, marker="s", label="GPUs p50 (model)")
-        axes.fill_between(
-            sizes, [row["gpu_best_ns"] for row in rows], [row["gpu_p99_ns"] for row in rows],
-            alpha=0.2, label="GPUs best to p99 (model)",
-        )  # fmt: skip
-    axes.set_xlabel("bytes per chip")
-    axes.set_ylabel("ns")
-    axes.set_title(f"{operation} on {chips:,} chips")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
-    replace_file(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
-    pyplot.close(figure)
-
-
 Words = NDArray[Any]
 _WORD_BYTES = 4 * LANES
 #: Chips that are run with data: the largest system of nodes all to all.

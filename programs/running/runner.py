@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
+from chip.errors import ErrorKind, LpuError
 from chip.isa import C2C_QUEUE, queue_name
 from chip.linking import LinkedProgram, link, touched_words
 from chip.spec import ChipSpec
@@ -44,8 +45,10 @@ DENSE_RATIO = 0.25
 Logits = NDArray[np.float32]
 
 
-class StuckError(Exception):
+class StuckError(LpuError):
     """No chip can continue: a schedule that waits for itself, named chip by chip."""
+
+    kind = ErrorKind.PROBLEM
 
 
 @dataclass(frozen=True)
