@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,6 +23,7 @@ from cluster.option_types import (
     MetricsHost,
     MetricsLinger,
     MetricsPort,
+    MetricsSettings,
     Plot,
     Report,
     Save,
@@ -43,6 +45,7 @@ __all__ = [
     "Plot",
     "Report",
     "Save",
+    "board_opener",
     "check_at_least",
     "check_at_most",
     "check_choice",
@@ -60,6 +63,15 @@ def open_board(context: typer.Context, port: int, host: str, linger: float) -> B
 
     board: Board | None = context.with_resource(exported(Exporter(port, host, linger)))
     return board
+
+
+def board_opener(
+    context: typer.Context, metrics: MetricsSettings
+) -> Callable[[], Board | None]:
+    """What opens the board when it is called; see ``open_board``."""
+    return lambda: open_board(
+        context, metrics.metrics_port, metrics.metrics_host, metrics.metrics_linger
+    )
 
 
 def given(context: typer.Context, parameter: str) -> bool:
