@@ -92,3 +92,26 @@ class MetricsSettings:
     metrics_port: MetricsPort = 0
     metrics_host: MetricsHost = METRICS_HOST
     metrics_linger: MetricsLinger = METRICS_LINGER_SECONDS
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """A trace of a run, and which of its cycles it shows."""
+
+    trace: Trace = None
+    trace_window: TraceWindow = None
+
+
+@dataclass(frozen=True)
+class LaunchTraceSettings(TraceSettings):
+    """A trace of a run of many launches."""
+
+    trace_launches: TraceLaunches = None
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """A run kept for later, and its page."""
+
+    save: Save = None
+    report: Report = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,6 +22,7 @@ from cluster.option_types import (
     MetricsHost,
     MetricsLinger,
     MetricsPort,
+    MetricsSettings,
     Plot,
     Report,
     Save,
@@ -43,12 +44,12 @@ __all__ = [
     "Plot",
     "Report",
     "Save",
+    "board_of",
     "check_at_least",
     "check_at_most",
     "check_choice",
     "check_node",
     "check_plot",
-    "end_tokens",
     "given",
     "open_board",
 ]
@@ -56,9 +57,15 @@ __all__ = [
 
 def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
     """The board that is exported until the command's end; None where no port is given."""
+    return board_of(context, MetricsSettings(port, host, linger))
+
+
+def board_of(context: typer.Context, metrics: MetricsSettings) -> Board | None:
+    """The board that is exported until the command's end; None where no port is given."""
     from cluster.metrics import Exporter, exported
 
-    board: Board | None = context.with_resource(exported(Exporter(port, host, linger)))
+    exporter = Exporter(metrics.metrics_port, metrics.metrics_host, metrics.metrics_linger)
+    board: Board | None = context.with_resource(exported(exporter))
     return board
 
 
@@ -66,10 +73,3 @@ def given(context: typer.Context, parameter: str) -> bool:
     """Whether a parameter stood on the command line, and not in the environment."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
-    """Token ids that end a text, from a ``config.json``."""
-    value = model.get("eos_token_id")
-    values = value if isinstance(value, list) else [value]
-    return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))

@@ -13,7 +13,9 @@ from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
+from .settings import GenerateSettings
 from .spare_generation import generate_on_spares
+from .texts import Generated, generate, generation_facts, generation_json
 from .workloads import (
     CompiledWorkload,
     check_workload,
@@ -28,6 +30,8 @@ __all__ = [
     "COLUMNS",
     "SERVED",
     "CompiledWorkload",
+    "GenerateSettings",
+    "Generated",
     "GenerationResult",
     "Listener",
     "Words",
@@ -40,7 +44,10 @@ __all__ = [
     "compile_model",
     "cores",
     "figures",
+    "generate",
     "generate_on_spares",
+    "generation_facts",
+    "generation_json",
     "home_of",
     "join_images",
     "launch_everywhere",
