@@ -145,9 +145,10 @@ def check_links(
     reports: list[Report] = []
     vectors: dict[tuple[int, int, int], Ints] = {}
     for chip, program in enumerate(programs):
-        used = np.isin(program.blocks["op"], (Op.SEND, Op.RECEIVE))
+        used = np.flatnonzero(np.isin(program.blocks["op"], (Op.SEND, Op.RECEIVE)))
         columns = expand_columns(replace(program, blocks=program.blocks[used]))
-        columns.program = replace(program, blocks=program.blocks[used])
+        # Blocks by their numbers in the whole program, as findings name them.
+        columns.program, columns.block = program, used[columns.block]
         report = Report(columns, chip)
         reports.append(report)
         check_sends(columns, spec, report)

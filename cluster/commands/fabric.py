@@ -9,6 +9,7 @@ import typer
 
 from cluster import option_types
 from cluster.commands import options
+from cluster.commands.help_pages import Verb
 from cluster.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _machine(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
     return wiring, spec
 
 
-@app.command()
+@app.command(cls=Verb)
 def info(chips: Chips = "8", chip: Chip = None, as_json: option_types.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
@@ -83,7 +84,7 @@ def info(chips: Chips = "8", chip: Chip = None, as_json: option_types.Json = Fal
     )
 
 
-@app.command()
+@app.command(cls=Verb)
 def route(
     source: Annotated[int, typer.Argument(help="Chip to start from.")],
     destination: Annotated[int, typer.Argument(help="Chip to reach.")],
@@ -140,7 +141,7 @@ def route(
     print_table(f"chip {source} to chip {destination}", rows)
 
 
-@app.command()
+@app.command(cls=Verb)
 def clocks(
     chips: Chips = "8",
     chip: Chip = None,
@@ -202,7 +203,7 @@ Gpu = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=Verb)
 def collective(
     context: typer.Context,
     operation: Operation = "all-reduce",
@@ -340,7 +341,7 @@ def collective(
         raise RunError(f"the chips' result differs from NumPy's on chip {functional['differs']}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def sweep(
     operation: Operation = "all-reduce",
     chips: Chips = "8",
@@ -353,11 +354,9 @@ def sweep(
     as_json: option_types.Json = False,
 ) -> None:
     """A collective over sizes, doubling, beside the estimate for as many GPUs."""
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.runs import COLUMNS, sweep_sizes, write_csv
+    from cluster.commands.sweep_tables import print_sweep
+    from cluster.runs import sweep_sizes, write_csv
     from interconnect.collectives import OPERATIONS
 
     options.check_choice("--op", operation, OPERATIONS)
@@ -380,12 +379,4 @@ def sweep(
     if as_json:
         print_json({"op": operation, "chips": wiring.chips, "rows": rows})
         return
-    table = Table(title=f"{operation} on {wiring.chips:,} chips", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*(
-            "" if row[name] is None else f"{row[name]:,.6g}" if isinstance(row[name], float)
-            else str(row[name]) for name in COLUMNS
-        ))  # fmt: skip
-    Console(highlight=False).print(table)
+    print_sweep(f"{operation} on {wiring.chips:,} chips", rows, gpu)

@@ -104,7 +104,9 @@ def plan(
     elif swept is None:
         _show(rows[0])
     else:
-        _show_sweep(model, swept, rows)
+        from cluster.commands.sweep_tables import print_plans
+
+        print_plans(f"{model} by {swept}", swept, rows)
 
 
 def _range(text: str | None) -> tuple[str | None, list[int]]:
@@ -319,22 +321,3 @@ def _show(row: Row) -> None:
             ("wall time", f"{row['wall_seconds']:.1f} s"),
         ],
     )  # fmt: skip
-
-
-def _show_sweep(model: str, swept: str, rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{model} by {swept}", title_justify="left")
-    for heading in (swept, "tp x pp", "cycles/token", "tokens/s per user", "in all", "or why not"):
-        table.add_column(heading)
-    for row in rows:
-        if "problem" in row:
-            table.add_row(f"{row[swept]:,}", "", "", "", "", row["problem"])
-        else:
-            table.add_row(
-                f"{row[swept]:,}", f"{row['tp']} x {row['pp']}", f"{row['cycles_per_token']:,}",
-                f"{row['tokens_per_second_per_user']:,.1f}",
-                f"{row['tokens_per_second_total']:,.1f}", row["bottleneck"],
-            )  # fmt: skip
-    Console(highlight=False).print(table)

@@ -1,6 +1,5 @@
 from .artifact_check import check_artifact
 from .collectives import (
-    COLUMNS,
     Words,
     collective_rows,
     compile_functional,
@@ -27,7 +26,6 @@ from .workloads import (
 )
 
 __all__ = [
-    "COLUMNS",
     "SERVED",
     "CompiledWorkload",
     "GenerateSettings",

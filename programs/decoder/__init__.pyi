@@ -9,8 +9,10 @@ from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Pipeline, build_pipeline, shifted
 from .stage_code import Body, rename_tags, translate_gangs
+from .stages import ATTENTION, part_tiles
 
 __all__ = [
+    "ATTENTION",
     "C2C",
     "MATMUL",
     "NODE",
@@ -35,6 +37,7 @@ __all__ = [
     "entry_at",
     "machine_sizes",
     "memory_bytes",
+    "part_tiles",
     "partition_model",
     "pick_token",
     "random_chip_weights",

@@ -202,7 +202,7 @@ class Architecture:
         return self.linear_flops_per_token + self.head_flops + self.attention_flops(context)
 
 
-_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 SHIPPED = ("target", "draft")
 """Models whose weights come with the package."""
 

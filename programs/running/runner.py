@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
 from chip.errors import ErrorKind, LpuError
+from chip.faults import ProgramFault
 from chip.isa import C2C_QUEUE, queue_name
 from chip.linking import LinkedProgram, link, touched_words
 from chip.spec import ChipSpec
@@ -267,7 +268,12 @@ class Runner:
         """The executable form of a chip's program, made once for chips that share it."""
         key = (entry, self.artifact.program_of_chip[chip])
         if key not in self._linked:
-            self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+            try:
+                self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+            except ProgramFault as fault:  # linking knows no chip
+                raise ProgramFault(
+                    fault.code, fault.cycle, fault.queue, fault.message, chip=chip
+                ) from None
         return self._linked[key]
 
     @property

@@ -17,14 +17,21 @@ from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
 from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
-from programs.decoder import GoldenDecoder, Host, Layout, compile_decoder, partition_model
+from programs.decoder import (
+    ATTENTION,
+    GoldenDecoder,
+    Host,
+    Layout,
+    compile_decoder,
+    partition_model,
+)
 from programs.decoder.golden import expert_shares
 from programs.decoder.places import place_routing
-from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.decoder.stages import FFN, Block, Stage, split_layers
 from programs.kernels import route
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
-from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs
+from programs.plans import check_plan, compile_plan, run_timing, timing_programs
 from programs.running import LOOKAHEAD, Alone, Runner
 from programs.sram import Placement, fp32_rows, read_words
 
@@ -233,6 +240,5 @@ def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> 
         partition_model(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT
     )
     assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
-    assert sum(report_plan(plan).sram.values()) == SPEC.sram_bytes
     done = run_timing(plan, timing_programs(plan))
     assert set(done.retired.tolist()) == {plan.cycles}

@@ -15,6 +15,7 @@ from interconnect.vectors import check_fabric
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.decoder import (
+    ATTENTION,
     GoldenDecoder,
     Host,
     PartitionedModel,
@@ -26,7 +27,7 @@ from programs.decoder import (
 from programs.decoder import places as decoder
 from programs.decoder.compiler import numbers_of
 from programs.decoder.fit import deal_stages
-from programs.decoder.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
+from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
 from programs.models import ModelConfig, random_checkpoint
 from programs.running import LOOKAHEAD, Alone, Generation, Runner, run_belt
 from programs.running.runner import BARRIER
