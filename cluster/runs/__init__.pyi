@@ -1,7 +1,6 @@
 from .artifact_check import check_artifact
 from .collectives import (
     Words,
-    collective_rows,
     compile_functional,
     random_words,
     run_functional,
@@ -9,10 +8,20 @@ from .collectives import (
     write_csv,
 )
 from .compiling import adopt, compile_apart, compile_model, home_of, join_images, open_model
+from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
-from .settings import GenerateSettings
+from .settings import (
+    MOST_BYTES,
+    ONLY_WITH_RUN,
+    CollectiveSettings,
+    ComparedGpu,
+    GenerateSettings,
+    Operation,
+    Wiring,
+    WiringChip,
+)
 from .spare_generation import generate_on_spares
 from .texts import Generated, generate, generation_facts, generation_json
 from .workloads import (
@@ -26,22 +35,30 @@ from .workloads import (
 )
 
 __all__ = [
+    "MOST_BYTES",
+    "ONLY_WITH_RUN",
     "SERVED",
+    "Collective",
+    "CollectiveSettings",
+    "ComparedGpu",
     "CompiledWorkload",
     "GenerateSettings",
     "Generated",
     "GenerationResult",
     "Listener",
+    "Operation",
+    "Wiring",
+    "WiringChip",
     "Words",
     "adopt",
     "check_artifact",
     "check_workload",
-    "collective_rows",
     "compile_apart",
     "compile_functional",
     "compile_model",
     "cores",
     "figures",
+    "follow_route",
     "generate",
     "generate_on_spares",
     "generation_facts",
@@ -50,6 +67,7 @@ __all__ = [
     "join_images",
     "launch_everywhere",
     "launches_of",
+    "machine_of",
     "open_model",
     "planned_launches",
     "publish_generation",
@@ -57,9 +75,11 @@ __all__ = [
     "random_matmul",
     "random_network",
     "random_words",
+    "run_collective",
     "run_functional",
     "run_generation",
     "run_workload",
     "sweep_sizes",
+    "wiring_facts",
     "write_csv",
 ]

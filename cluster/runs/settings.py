@@ -14,11 +14,31 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
-from cluster.option_checks import CHIPS, check_at_least, check_choice
+from cluster.option_checks import CHIPS, check_at_least, check_at_most, check_choice
 
 DTYPES = ("int8", "fp16")
 SYNC = ("lookahead", "barrier")
 DEFAULT_PROMPT = "def "
+#: Largest tensor: what comes of it stays far inside 64 bits.
+MOST_BYTES = 1 << 40
+
+Wiring = Annotated[
+    str, typer.Option("--chips", help="Chips of a known wiring, lpx, or a cable list (TOML, JSON).")
+]
+WiringChip = Annotated[
+    str | None,
+    typer.Option("--chip", help="Chip preset or TOML file.", show_default="the wiring's"),
+]
+Operation = Annotated[
+    str,
+    typer.Option(
+        "--op",
+        help="all-reduce, reduce-scatter, all-gather, broadcast, all-to-all or point-to-point.",
+    ),
+]
+ComparedGpu = Annotated[
+    str | None, typer.Option(help="Compare with as many GPUs: h100, b200 ... (an estimate).")
+]
 
 
 @dataclass(frozen=True)
@@ -89,3 +109,53 @@ class GenerateSettings:
         if text.isascii() and text.isdigit() and int(text) in CHIPS:
             return int(text)
         raise InputError(f"--chips-per-actor {text}: use 1, 2, 4, 8 or auto")
+
+
+@dataclass(frozen=True)
+class CollectiveSettings:
+    """A collective, scheduled and simulated; with ``run`` also executed with data.
+
+    chips: the wiring, by its number of chips or a file.  nbytes: of one chip's tensor.  algorithm:
+    None for the fastest.  gpu: to estimate the same on.  What follows ``run`` is only for it.
+    """
+
+    operation: Operation = "all-reduce"
+    chips: Wiring = "8"
+    nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of one chip's tensor.")] = 1 << 20
+    chip: WiringChip = None
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="hierarchical, one-shot or direct.", show_default="the fastest"),
+    ] = None
+    gpu: ComparedGpu = None
+    run: Annotated[bool, typer.Option("--run", help="Also run it with data on emulated chips.")] = (
+        False
+    )
+    dtype: Annotated[str, typer.Option(help="With --run: int32 or fp32.")] = "int32"
+    chips_per_actor: Annotated[
+        int | None, typer.Option(help="With --run: chips per process.", show_default="as fits")
+    ] = None
+    in_process: Annotated[
+        bool, typer.Option(help="With --run: no actors; every core steps chips in a thread.")
+    ] = False
+    sync: Annotated[str, typer.Option(help="With --run: lookahead or barrier.")] = "lookahead"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        from interconnect.collectives import ALGORITHMS, OPERATIONS
+
+        check_choice("--op", self.operation, OPERATIONS)
+        check_choice("--dtype", self.dtype, ("int32", "fp32"))
+        check_choice("--sync", self.sync, SYNC)
+        check_at_least("--bytes", self.nbytes, 1)
+        check_at_most("--bytes", self.nbytes, MOST_BYTES)
+        check_at_least("--chips-per-actor", self.chips_per_actor, 1)
+        if self.algorithm is not None:
+            check_choice("--algorithm", self.algorithm, ALGORITHMS)
+        asked = self.dtype != "int32" or self.sync != "lookahead" or self.in_process
+        if (asked or self.chips_per_actor is not None) and not self.run:
+            raise InputError(ONLY_WITH_RUN)
+
+
+#: Why a collective without data refuses what is about its run.
+ONLY_WITH_RUN = "--dtype, --sync, --in-process, --chips-per-actor and --faults: only with --run"
