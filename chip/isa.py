@@ -205,6 +205,11 @@ def queue_name(queue: int) -> str:
     return f"c2c[{queue - C2C_QUEUE}]"
 
 
+def safe_queue_name(queue: int) -> str:
+    """``queue_name`` that survives numbers outside the map."""
+    return queue_name(queue) if 0 <= queue < QUEUES else f"queue {queue}"
+
+
 def stream_name(code: int) -> str:
     """Readable name of an operand code: ``E5``, ``W17``, ``alu3``, ``self``, ``imm``, ``-``."""
     if code == NONE:

@@ -13,9 +13,11 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Model = Annotated[
-    Path | None,
-    typer.Option(help="Hugging Face checkpoint directory.", show_default="shipped model"),
+    str | None,
+    typer.Option(help="Checkpoint directory, or target or draft.", show_default="target"),
 ]
+#: The same where its shape is enough.
+MODEL_SHAPE = "Checkpoint directory, target or draft; or a shape: config.json or its name."
 Chips = Annotated[
     int | None,
     typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),

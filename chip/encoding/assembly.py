@@ -1,7 +1,7 @@
 """Assembler text: a program as lines people can read, edit, diff and grep.
 
-``chip.encoding.disassembly`` writes it, this module reads it.  One line is one block; a table survives
-``assemble(disassemble(p))`` column for column::
+``chip.encoding.disassembly`` writes it, this module reads it.  One line is one block; a table
+survives ``assemble(disassemble(p))`` column for column::
 
     .cycles 4000
     .gang 0 mem_w[0-3]+mem_e[7]          ; only where the order of the gangs has to be said

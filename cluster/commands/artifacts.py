@@ -46,12 +46,12 @@ def compile_(
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.runs import compile_model, open_model
+    from cluster.runs import compile_model
     from programs.artifact import save
-    from programs.models import shipped_model
+    from programs.models import open_model
 
     with working("compiling ...", stderr_console()) as tell:
-        checkpoint = open_model(model or shipped_model())
+        checkpoint = open_model(model or "target")
         positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         compiled = compile_model(
             checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip, pp=stages
@@ -90,7 +90,7 @@ def check(
     as_json: option_types.Json = False,
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
-    from chip.checker import rules as checker
+    from chip.checker import ERROR
     from cluster.commands.output import print_json, stderr_console, working
     from cluster.runs import check_artifact
     from programs.artifact import load
@@ -99,7 +99,7 @@ def check(
     with working("checking ...", stderr_console()) as tell:
         artifact = load(file)
         found = check_artifact(artifact, most_elements, lambda name: tell(f"checking {name} ..."))
-    errors = [pair for pair in found if pair[1].severity == checker.ERROR]
+    errors = [pair for pair in found if pair[1].severity == ERROR]
     if as_json:
         print_json(
             {

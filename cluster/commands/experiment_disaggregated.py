@@ -103,13 +103,13 @@ def disaggregated(
     from cluster.gpu import GpuGroup, load_gpu_spec, load_link
     from cluster.plots import draw_disaggregated
     from cluster.report import report_request
-    from programs.models import architecture
+    from programs.models import find_model
 
     for name in platform or ():
         options.check_choice("--platform", name, tuple(PLATFORMS))
     reporting = report_request(save, report_page)
     slo = Slo(slo_ttft, slo_tpot)
-    arch = architecture(model)
+    arch = find_model(model, "kernels" if lpu_cycles_per_token is None else "shape").architecture
     lengths = (prompt_tokens, output_tokens, spread)
     wanted = load.make_trace(trace, limit, arrivals, rate, requests, burst, lengths, seed)
     board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)

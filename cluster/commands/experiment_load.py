@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 POOLS = ("gpu", "lpu", "both")
 
-Model = Annotated[
-    str, typer.Option(help="target, draft, a checkpoint directory, or a shape by name.")
-]
+Model = Annotated[str, typer.Option(help=options.MODEL_SHAPE)]
 GPU_HELP = f"GPU preset ({', '.join(GPUS)}) or TOML file."
 Gpu = Annotated[str, typer.Option(help=GPU_HELP)]
 Link = Annotated[str, typer.Option(help=f"Link preset ({', '.join(LINKS)}) or TOML file.")]
@@ -74,7 +72,7 @@ def load(
         str,
         typer.Option(
             "--model", "--gpu-model",
-            help="target, draft, a checkpoint directory, or a shape by name.",
+            help=options.MODEL_SHAPE,
         ),
     ] = "target",
     lpu_model: Annotated[
@@ -162,15 +160,17 @@ def load(
     from cluster.gpu import GpuGroup, load_gpu_spec
     from cluster.plots import draw_load
     from cluster.report import report_request
-    from programs.models import architecture
+    from programs.models import Need, find_model
 
     given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
              "start_s": scale_start}  # fmt: skip
     scaling = _scaling(pool, gpu_groups, gpu_groups_max, given)
     reporting = report_request(save, report_page)
     slo = Slo(slo_ttft, slo_tpot)
-    arch = architecture(model)
-    served_by_lpus = architecture(lpu_model or model).name
+    # What an LPU pool compiles needs kernels, whether or not there are weights.
+    need: Need = "shape" if pool == "gpu" or lpu_cycles_per_token is not None else "kernels"
+    served_by_lpus = find_model(lpu_model or model, need).name
+    arch = find_model(model).architecture
     wanted = make_trace(
         trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
     )

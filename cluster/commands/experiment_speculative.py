@@ -136,11 +136,10 @@ def speculative(
     from cluster.experiments.speculative import DraftWatch, run
     from cluster.plots import draw_speculative
     from cluster.report import report_request
-    from cluster.runs import open_model
-    from programs.models import shipped_model
+    from programs.models import open_model
 
     reporting = report_request(save, report)
-    tokenizer = open_model(shipped_model()).tokenizer
+    tokenizer = open_model("target").tokenizer
     with working("reading prompts ...", stderr_console()) as tell:
         result = run(
             [tokenizer.encode(text).ids for text in texts], settings,

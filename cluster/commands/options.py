@@ -17,6 +17,7 @@ from cluster.option_checks import (
 from cluster.option_types import (
     METRICS_HOST,
     METRICS_LINGER_SECONDS,
+    MODEL_SHAPE,
     ChipType,
     Json,
     MetricsHost,
@@ -36,6 +37,7 @@ __all__ = [
     "CHIPS",
     "METRICS_HOST",
     "METRICS_LINGER_SECONDS",
+    "MODEL_SHAPE",
     "ChipType",
     "Json",
     "MetricsHost",

@@ -32,7 +32,7 @@ MOST_STEPS = 64
 
 def plan(
     model: Annotated[
-        str, typer.Option(help="Name of an architecture, checkpoint directory or config.json.")
+        str, typer.Option(help=options.MODEL_SHAPE)
     ],
     chip: option_types.ChipType = "groq-lpu-1",
     chips: Annotated[

@@ -7,7 +7,7 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images, open_model
+from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
@@ -68,7 +68,6 @@ __all__ = [
     "launch_everywhere",
     "launches_of",
     "machine_of",
-    "open_model",
     "planned_launches",
     "publish_generation",
     "random_encoder",

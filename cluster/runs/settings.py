@@ -45,9 +45,9 @@ ComparedGpu = Annotated[
 class GenerateSettings:
     """A generation, from a prompt to its continuation.
 
-    model: a checkpoint directory, None for the shipped one or that of ``artifact``.  chips, tp, pp:
-    None for what the others leave.  address: of a Ray to join, None for a private one.  context:
-    positions to compile for, None for as many as the text can take.
+    model: as ``programs.models.open_model`` takes it, None for ``target`` or the artifact's own.
+    chips, tp, pp: None for what the others leave.  address: of a Ray to join, None for a private
+    one.  context: positions to compile for, None for as many as the text can take.
     """
 
     model: option_types.Model = None

@@ -12,7 +12,7 @@ from typing import Any
 from cluster.errors import InputError
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chips_per_actor
-from cluster.runs.compiling import adopt, compile_apart, compile_model, home_of, open_model
+from cluster.runs.compiling import adopt, compile_apart, compile_model, home_of
 from cluster.runs.generation import (
     GenerationResult,
     Listener,
@@ -28,7 +28,7 @@ from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
 from programs.decoder import ChipImages
 from programs.faults import FaultPlan, fault_summary, loses_nodes
-from programs.models import Checkpoint, shipped_model
+from programs.models import Checkpoint, open_model
 from programs.running import Generation
 
 
@@ -89,8 +89,9 @@ def generate(
     started = perf_counter() if started is None else started
     listener = Listener() if listener is None else listener
     given = None if settings.artifact is None else load(settings.artifact)
-    directory = settings.model or (shipped_model() if given is None else home_of(given))
-    checkpoint = open_model(directory)
+    checkpoint = open_model(settings.model or ("target" if given is None else home_of(given)))
+    directory = checkpoint.path
+    assert directory is not None
     tokenizer = checkpoint.tokenizer
     ids = tokenizer.encode(settings.prompt).ids
     if not ids:

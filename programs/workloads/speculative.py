@@ -11,14 +11,14 @@ from typing import Any
 
 from cluster.commands.script import Workload, run_workload
 from cluster.experiments.speculative import DraftWatch, Settings, run
-from programs.models import load_checkpoint, shipped_model
+from programs.models import open_model
 
 PROMPTS = ("def ", "class ", "import ")
 
 
 def work(job: Workload) -> dict[str, Any]:
     """One line per gamma and way of drafting."""
-    tokenizer = load_checkpoint(shipped_model()).tokenizer
+    tokenizer = open_model("target").tokenizer
     prompts = [tokenizer.encode(text).ids for text in PROMPTS]
     watch = None if job.board is None else DraftWatch(job.board)
     results = {}

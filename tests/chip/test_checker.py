@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from programs_mutated import mutate
 from programs_random import random_program
 
 from chip.checker import ERROR, Finding, check
-from chip.checker.rules import WARNING, assert_legal, check_links
+from chip.checker.findings import WARNING
+from chip.checker.rules import assert_legal
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, SELF, AccMode, Op, slice_position
 from chip.program import Program, expand, new_blocks
@@ -278,33 +278,6 @@ def test_malformed_tables() -> None:
     assert "bounds" in {f.code for f in check(program(changed(COPY, 0, gang=0), [(99,)]), SPEC)}
     wild = changed(COPY, 0, a=2**31 - 1, n1=3, da1=2**31 - 1, cycle=2**40, dc1=2**31 - 1)
     assert "bounds" in {f.code for f in check(program(wild), SPEC)}
-
-
-RECEIVE: Row = {"queue": 128, "op": Op.RECEIVE, "out": 3, "wo": 1}
-THERE = [{**RECEIVE, "cycle": 60 + S2R}, {**RECEIVE, "cycle": 84 + S2R}]
-CABLE = [(0, 8, 1, 0)]
-
-
-def test_links() -> None:
-    a, b = program(SENDS), program(THERE)
-    assert check_links([a, b], CABLE, SPEC) == []
-    assert check_links([b, a], [(1, 8, 0, 0)], SPEC) == []
-    late = program(changed(THERE, 1, cycle=85 + S2R))
-    codes = [(f.chip, f.code, f.cycle) for f in check_links([a, late], CABLE, SPEC)]
-    assert codes == [(0, "link", 84), (1, "link", 85 + S2R)]
-    assert [f.code for f in check_links([program([]), b], CABLE, SPEC)] == ["missing"] * 2
-    assert [f.code for f in check_links([a, program([])], CABLE, SPEC)] == ["link"] * 2
-    assert {f.code for f in check_links([a, b], [], SPEC)} == {"link", "missing"}
-    assert check_links([a, b], [*CABLE, (0, 8, 1, 1)], SPEC)[0].cycle == 0
-
-
-def test_exact_link_rate() -> None:
-    spec = replace(SPEC, send_spacing_cycles=23)
-    sends = [{"cycle": 60 + 23 * i, "queue": 136, "op": Op.SEND, "s0": 0, "w0": 1}
-             for i in range(3)]  # fmt: skip
-    there = [{**RECEIVE, "cycle": row["cycle"] + S2R} for row in sends]
-    codes = [f.code for f in check_links([program(sends), program(there)], CABLE, spec)]
-    assert codes == ["link", "link"]
 
 
 def test_mutants_are_noticed() -> None:

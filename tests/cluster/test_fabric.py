@@ -17,8 +17,7 @@ from cluster.processes import MappingError
 from cluster.runs import CollectiveSettings, random_words, run_functional
 from cluster.runs.collectives import expected_results
 from interconnect.wiring import topology_of
-from programs.running import LOOKAHEAD, StuckError
-from programs.running.runner import BARRIER
+from programs.running import BARRIER, LOOKAHEAD, StuckError
 
 SPEC = ChipSpec()
 

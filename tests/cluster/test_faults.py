@@ -28,8 +28,7 @@ from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
 from programs.faults import FaultPlan, load_fault_plan
 from programs.faults.plan import CableFault, DeadNode, Upset
-from programs.running import Generation
-from programs.running.runner import BARRIER
+from programs.running import BARRIER, Generation
 
 JOB = Generation((70, 221, 304), 24)
 PLAN = FaultPlan(
@@ -134,19 +133,17 @@ def test_a_second_death_needs_a_second_spare() -> None:
 
 
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
-    from chip.engine import Rings, ring_vectors
     from programs.decoder import Host
     from programs.running import Alone, Runner
 
-    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
-    runner = Runner(artifact, range(8), rings, Alone(), Host(artifact))
+    runner = Runner.alone(artifact, Host(artifact))
     result = runner.generate(Generation(JOB.prompt, 3))
     memory = [chip.sram.copy() for chip in runner.chips]
     with snapshot_directory() as directory:
         take(directory, 0, runner, result)
         number = len(result.entries)
         assert launches(directory, 0) == {number} and launches(directory, 1) == set()
-        runner.reload(rings, Alone())
+        runner.reload(runner.rings, Alone())
         again = restore(directory, 0, number, runner)
         assert again.entries == result.entries and again.tokens == result.tokens
         for chip, words in zip(runner.chips, memory, strict=True):

@@ -21,7 +21,7 @@ from cluster.experiments.agentic.routing import GPU, LPU, Always, Desk, Router, 
 from cluster.experiments.agentic.text import GpuWriter, LpuWriter
 from cluster.experiments.serving import RooflineCost, belt_of, publish_agents, publish_speedup
 from cluster.gpu import GpuGroup, load_gpu_spec, load_link
-from programs.models import find_model
+from programs.models import architecture, open_model
 
 COMPARED = (
     ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),
@@ -56,16 +56,14 @@ class AgentChoice:
 
 def build_site(choice: AgentChoice) -> AgentSite:
     """Compile the shipped models for LPUs, and load them for GPUs."""
-    from cluster.runs import compile_model, open_model
+    from cluster.runs import compile_model
 
     group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
     link = load_link(choice.link)
     lpu, gpu, checkpoints = {}, {}, {}
     for name in (DRAFT, TARGET):
-        model = find_model(name)
-        assert model.checkpoint is not None
-        checkpoint = checkpoints[name] = open_model(model.checkpoint)
-        cost = RooflineCost(group, model.architecture, choice.max_batch)
+        checkpoint = checkpoints[name] = open_model(name)
+        cost = RooflineCost(group, architecture(name), choice.max_batch)
         gpu[name] = GroupModel(cost, GpuWriter(checkpoint), choice.groups)
         artifact = compile_model(
             checkpoint, tp=choice.chips, dtype=choice.dtype,

@@ -43,12 +43,12 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
             GIVEN_CONTEXT if choice.context is None else choice.context,
             choice.interval_cycles,
         )
-    directory = find_model(model).checkpoint
-    if directory is None:
+    if find_model(model).checkpoint is None:
         return _planned_belt(model, choice)
-    from cluster.runs import compile_model, open_model
+    from cluster.runs import compile_model
+    from programs.models import open_model
 
-    checkpoint = open_model(directory)
+    checkpoint = open_model(model)
     context = choice.context or min(checkpoint.config.max_position, MOST_COMPILED)
     tp, pp = check_parallelism(choice.chips)
     artifact = compile_model(

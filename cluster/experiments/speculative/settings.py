@@ -19,7 +19,7 @@ MOST_GAMMA = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """One experiment.  gpu, link, chip: presets or TOML files; models: as ``architecture`` knows.
+    """One experiment.  gpu, link, chip: presets or TOML files; models: as ``find_model`` knows.
 
     alpha: draw acceptance instead of running the shipped models; then ``lpu_cycles_per_token``
     is the draft's with host transfers (None: the shipped draft's, of its longest context needed)
