@@ -32,10 +32,12 @@ LAUNCH_MARK = 1 << 32
 Logits = NDArray[np.float32]
 
 
-class StuckError(Exception):
+class StuckError(LpuError):
     """Chips that cannot continue, as their schedule waits for itself, or end at other cycles than
     predicted; named chip by chip.
     """
+
+    kind = ErrorKind.PROBLEM
 
 
 class Peers(Protocol):
