@@ -8,33 +8,55 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
 from cluster.commands.belt import belt
 from cluster.commands.generate import generate
+from cluster.commands.help_pages import Verb
 from cluster.commands.invoke import interrupt, invoke
 from cluster.commands.plan import plan
 from cluster.commands.report import report
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from cluster.commands.version import version
+
+        typer.echo(f"lpu-cluster {version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="A cluster of LPUs, emulated: exact numbers, exact cycles.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
-app.command("compile")(artifacts.compile_)
-app.command()(assembling.assemble)
-app.command()(artifacts.check)
-app.command()(artifacts.inspect)
-app.command()(artifacts.run)
-app.command()(plan)
-app.command()(belt)
-app.command()(benchmarks.bench)
-app.command()(report)
+
+
+@app.callback()
+def lpu(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version,
+                     is_eager=True),
+    ] = False,
+) -> None:  # fmt: skip
+    """A cluster of LPUs, emulated: exact numbers, exact cycles."""
+
+
+app.command(cls=Verb)(generate)
+app.command("compile", cls=Verb)(artifacts.compile_)
+app.command(cls=Verb)(assembling.assemble)
+app.command(cls=Verb)(artifacts.check)
+app.command(cls=Verb)(artifacts.inspect)
+app.command(cls=Verb)(artifacts.run)
+app.command(cls=Verb)(plan)
+app.command(cls=Verb)(belt)
+app.command(cls=Verb)(benchmarks.bench)
+app.command(cls=Verb)(report)
 app.add_typer(fabric.app, name="fabric")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(workload.app, name="workload")

@@ -13,9 +13,11 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Model = Annotated[
-    Path | None,
-    typer.Option(help="Hugging Face checkpoint directory.", show_default="shipped model"),
+    str | None,
+    typer.Option(help="Checkpoint directory, or target or draft.", show_default="target"),
 ]
+#: The same where its shape is enough.
+MODEL_SHAPE = "Checkpoint directory, target or draft; or a shape: config.json or its name."
 Chips = Annotated[
     int | None,
     typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),
@@ -92,3 +94,26 @@ class MetricsSettings:
     metrics_port: MetricsPort = 0
     metrics_host: MetricsHost = METRICS_HOST
     metrics_linger: MetricsLinger = METRICS_LINGER_SECONDS
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """A trace of a run, and which of its cycles it shows."""
+
+    trace: Trace = None
+    trace_window: TraceWindow = None
+
+
+@dataclass(frozen=True)
+class LaunchTraceSettings(TraceSettings):
+    """A trace of a run of many launches."""
+
+    trace_launches: TraceLaunches = None
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """A run kept for later, and its page."""
+
+    save: Save = None
+    report: Report = None

@@ -73,6 +73,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(["compile", "-o", "model.lpu"]) == 0
         assert run(["run", "model.lpu", "--save", "run.json"]) == 0
         assert run(["assemble", "sender.asm", "receiver.asm", "-o", "pair.lpu"]) == 0
+        for name in ("add", "matmul"):
+            assert run(["assemble", f"{name}.asm", "-o", f"{name}.lpu"]) == 0
     return directory
 
 

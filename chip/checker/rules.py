@@ -1,18 +1,19 @@
 """The static checker: proves a program legal before it runs.
 
 Knows every rule of ``docs/machine.md`` except the run-time rule ``offset``; executes nothing and
-sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each rule is
-a mask, a sort with neighbour comparison or a binary search.  One program at a time
-(:func:`check`), plus the links between programs (:func:`check_links`).
+sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each
+rule is a mask, a sort with neighbour comparison or a binary search.  One program at a time: that
+the programs of wired chips fit each other is proven where the cables are known, in
+``interconnect``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from chip.checker.findings import ERROR, CheckReport, Finding
 from chip.checker.mxm import check_mxm
 from chip.checker.operands import check_operands
 from chip.checker.streams import check_streams
@@ -23,28 +24,12 @@ from chip.checker.units import (
     check_sends,
     check_sram,
     check_sync,
-    find,
     unit_mismatch,
 )
 from chip.faults import ProgramFault
-from chip.isa import C2C_QUEUE, Op, queue_name
-from chip.program import (
-    ERROR,
-    WARNING,
-    Bools,
-    Columns,
-    Finding,
-    Ints,
-    Program,
-    Report,
-    expand_columns,
-)
+from chip.isa import Op
+from chip.program import Bools, Columns, Program, expand_columns
 from chip.spec import ChipSpec
-
-__all__ = ["ERROR", "WARNING", "Finding", "assert_legal", "check", "check_links"]
-
-#: A cable: (chip a, link of a, chip b, link of b); carries vectors both ways.
-Cable = tuple[int, int, int, int]
 
 
 def check(
@@ -60,7 +45,7 @@ def check(
     warnings about words never written.
     """
     everything = expand_columns(program)
-    report = Report(everything, chip)
+    report = CheckReport(everything, chip)
     _report_blocks(everything, report)
     wrong = unit_mismatch(everything)
     report.add("queue", np.flatnonzero(wrong), "the operation belongs to another unit's queue",
@@ -106,7 +91,7 @@ def _only(c: Columns, keep: Bools) -> Columns:
     )  # fmt: skip
 
 
-def _report_blocks(c: Columns, report: Report) -> None:
+def _report_blocks(c: Columns, report: CheckReport) -> None:
     """Blocks that have no expansion, and gangs on anything but MEM operations."""
     blocks = c.program.blocks
     ganged = (blocks["gang"] >= 0) & ~np.isin(
@@ -123,90 +108,3 @@ def _report_blocks(c: Columns, report: Report) -> None:
                     f"{name} (block {index})", reason,
                     "correct the block's repeat counts or gang", block=index)
         )  # fmt: skip
-
-
-def check_links(
-    programs: Sequence[Program], cables: Sequence[Cable], spec: ChipSpec
-) -> list[Finding]:
-    """Findings about the vectors between chips: chip i runs ``programs[i]``.
-
-    Every SEND has its RECEIVE at the far end exactly ``send_to_receive_cycles`` later and the
-    other way round, SENDs keep their spacing, and no link carries more vectors since its first
-    than ``cycles_per_vector`` allows.
-    """
-    far: dict[tuple[int, int], tuple[int, int]] = {}
-    findings: list[Finding] = []
-    for a, link_a, b, link_b in cables:
-        for near, other in (((a, link_a), (b, link_b)), ((b, link_b), (a, link_a))):
-            if far.get(near, other) != other:
-                text = f"two cables end at chip {near[0]} link {near[1]}"
-                findings.append(_cable_finding(near, text))
-            far[near] = other
-    reports: list[Report] = []
-    vectors: dict[tuple[int, int, int], Ints] = {}
-    for chip, program in enumerate(programs):
-        used = np.isin(program.blocks["op"], (Op.SEND, Op.RECEIVE))
-        columns = expand_columns(replace(program, blocks=program.blocks[used]))
-        columns.program = replace(program, blocks=program.blocks[used])
-        report = Report(columns, chip)
-        reports.append(report)
-        check_sends(columns, spec, report)
-        for op in (Op.SEND, Op.RECEIVE):
-            for link in range(16):
-                rows = np.flatnonzero((columns.op == op) & (columns.queue == C2C_QUEUE + link))
-                rows = rows[np.argsort(columns.cycle[rows], kind="stable")]
-                vectors[chip, link, op] = rows
-                if op == Op.SEND:
-                    _check_rate(report, rows, spec)
-    _match_vectors(reports, vectors, far, spec)
-    for report in reports:
-        findings += report.findings
-    return _ordered(findings)
-
-
-def _cable_finding(near: tuple[int, int], text: str) -> Finding:
-    return Finding("link", near[0], 0, C2C_QUEUE + near[1], "cable", text,
-                   "give every link one cable")  # fmt: skip
-
-
-def _check_rate(report: Report, rows: Ints, spec: ChipSpec) -> None:
-    """The j-th vector after the first leaves at least j exact vector times after it."""
-    if len(rows) == 0:
-        return
-    rate = spec.cycles_per_vector
-    elapsed = report.columns.cycle[rows] - report.columns.cycle[rows[0]]
-    ahead = elapsed * rate.denominator < np.arange(len(rows)) * rate.numerator
-    report.add("link", rows[ahead], f"the link carries one vector per {rate} cycles",
-               "send later")  # fmt: skip
-
-
-def _match_vectors(
-    reports: list[Report],
-    vectors: dict[tuple[int, int, int], Ints],
-    far: dict[tuple[int, int], tuple[int, int]],
-    spec: ChipSpec,
-) -> None:
-    delay = spec.send_to_receive_cycles
-    for (chip, link, op), rows in vectors.items():
-        if len(rows) == 0:
-            continue
-        report = reports[chip]
-        peer = far.get((chip, link))
-        sending = op == Op.SEND
-        if peer is None or not 0 <= peer[0] < len(reports):
-            report.add("link" if sending else "missing", rows, "no cable leads from this link",
-                       "use a wired link")  # fmt: skip
-            continue
-        there = reports[peer[0]].columns
-        others = vectors[peer[0], peer[1], Op.RECEIVE if sending else Op.SEND]
-        shift = delay if sending else -delay
-        expected = report.columns.cycle[rows] + shift
-        lost = rows[find(there.cycle[others], expected) < 0]
-        place = f"chip {peer[0]} {queue_name(C2C_QUEUE + peer[1])}"
-        name = _absent("RECEIVE" if sending else "SEND", place, report.columns.cycle[lost] + shift)
-        code = "link" if sending or len(others) else "missing"
-        report.add(code, lost, name, f"dispatch the RECEIVE {delay} cycles after its SEND")
-
-
-def _absent(op: str, place: str, cycles: Ints) -> Callable[[int], str]:
-    return lambda i: f"{place} dispatches no {op} at cycle {cycles[i]}"

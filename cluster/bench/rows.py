@@ -35,6 +35,7 @@ from programs.decoder import (
     Layout,
     PartitionedModel,
     compile_decoder,
+    entry_at,
     partition_model,
     random_chip_weights,
 )
@@ -130,7 +131,7 @@ def decode_vs_numpy() -> list[Row]:
 def engine_vs_reference() -> list[Row]:
     """Single instructions per second, fast engine against the cycle-by-cycle reference."""
     artifact = compile_decoder(partition_model(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
-    program = artifact.program("decode-64", 0)
+    program = artifact.program(entry_at(artifact, 0, False), 0)
     linked = link(program, artifact.spec)
     warm_up()
     chip, rings = Chip(artifact.spec, 0), Rings.allocate(1)

@@ -39,12 +39,11 @@ def belt(
         options.check_at_least(option, value, 1)
     from chip.spec import load_chip_spec
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.runs import open_model
     from programs.decoder import compile_belt, partition_model
-    from programs.models import shipped_model
+    from programs.models import open_model
     from programs.running import run_belt
 
-    checkpoint = open_model(model or shipped_model())
+    checkpoint = open_model(model or "target")
     tokenizer = checkpoint.tokenizer
     texts = prompt or DEFAULT_PROMPTS
     prompts = [tokenizer.encode(text).ids for text in texts]

@@ -31,7 +31,7 @@ def agentic(
     from cluster.experiments.agentic import agentic as experiment
 
     with working("compiling ...", stderr_console()) as tell:
-        report = experiment(settings, tell, options.board_opener(context, metrics)).report
+        report = experiment(settings, tell, lambda: options.board_of(context, metrics)).report
     if as_json:
         print_json(report)
     else:

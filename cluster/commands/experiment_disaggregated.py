@@ -45,7 +45,7 @@ def disaggregated(
 
     reporting = report_request(save, report_page)
     with working("compiling ...", stderr_console()) as tell:
-        result = serving.disaggregated(settings, tell, options.board_opener(context_, metrics))
+        result = serving.disaggregated(settings, tell, lambda: options.board_of(context_, metrics))
     told = [(key, str(result.report[key])) for key in FACTS]
     reporting.finish(lambda: disaggregated_run(told, result))
     if plot is not None:

@@ -34,7 +34,7 @@ def load(
 
     reporting = report_request(save, report_page)
     with working("compiling ...", stderr_console()) as tell:
-        result = serving.load(settings, tell, options.board_opener(context_, metrics))
+        result = serving.load(settings, tell, lambda: options.board_of(context_, metrics))
     if plot is not None:
         draw_load(result.latencies, plot)
     reporting.finish(lambda: load_run(_facts(result.report), result))

@@ -56,7 +56,7 @@ def speculative(
 
     reporting = report_request(save, report)
     with working("reading prompts ...", stderr_console()) as tell:
-        result = experiment(settings, (), tell, options.board_opener(context, metrics))
+        result = experiment(settings, (), tell, lambda: options.board_of(context, metrics))
     found = result.report
     if plot is not None:
         draw_speculative(found["rows"], plot)

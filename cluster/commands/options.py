@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,6 +17,7 @@ from cluster.option_checks import (
 from cluster.option_types import (
     METRICS_HOST,
     METRICS_LINGER_SECONDS,
+    MODEL_SHAPE,
     ChipType,
     Json,
     MetricsHost,
@@ -37,6 +37,7 @@ __all__ = [
     "CHIPS",
     "METRICS_HOST",
     "METRICS_LINGER_SECONDS",
+    "MODEL_SHAPE",
     "ChipType",
     "Json",
     "MetricsHost",
@@ -45,13 +46,12 @@ __all__ = [
     "Plot",
     "Report",
     "Save",
-    "board_opener",
+    "board_of",
     "check_at_least",
     "check_at_most",
     "check_choice",
     "check_node",
     "check_plot",
-    "end_tokens",
     "given",
     "open_board",
 ]
@@ -59,29 +59,19 @@ __all__ = [
 
 def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
     """The board that is exported until the command's end; None where no port is given."""
+    return board_of(context, MetricsSettings(port, host, linger))
+
+
+def board_of(context: typer.Context, metrics: MetricsSettings) -> Board | None:
+    """The board that is exported until the command's end; None where no port is given."""
     from cluster.metrics import Exporter, exported
 
-    board: Board | None = context.with_resource(exported(Exporter(port, host, linger)))
+    exporter = Exporter(metrics.metrics_port, metrics.metrics_host, metrics.metrics_linger)
+    board: Board | None = context.with_resource(exported(exporter))
     return board
-
-
-def board_opener(
-    context: typer.Context, metrics: MetricsSettings
-) -> Callable[[], Board | None]:
-    """What opens the board when it is called; see ``open_board``."""
-    return lambda: open_board(
-        context, metrics.metrics_port, metrics.metrics_host, metrics.metrics_linger
-    )
 
 
 def given(context: typer.Context, parameter: str) -> bool:
     """Whether a parameter stood on the command line, and not in the environment."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
-    """Token ids that end a text, from a ``config.json``."""
-    value = model.get("eos_token_id")
-    values = value if isinstance(value, list) else [value]
-    return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))

@@ -43,9 +43,7 @@ def takes_settings(command: Callable[..., Result]) -> Callable[..., Result]:
             objects[name] = hints[name]
             options += _options_of(hints[name])
         else:
-            options.append(
-                parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name])
-            )
+            options.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
     names = [option.name for option in options]
     if twice := {name for name in names if names.count(name) > 1}:
         raise TypeError(f"{command.__name__}: {sorted(twice)} stand for two things each")
@@ -81,9 +79,11 @@ def _options_of(kind: type[Any]) -> Iterator[Parameter]:
         if field.default_factory is not MISSING:
             default = field.default_factory()
         yield Parameter(
-            field.name, Parameter.KEYWORD_ONLY, annotation=hint,
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            annotation=hint,
             default=Parameter.empty if default is MISSING else default,
-        )  # fmt: skip
+        )
 
 
 def _made(kind: type[Any], values: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ import typer
 
 from cluster import option_types
 from cluster.commands import options
+from cluster.commands.help_pages import Verb
 from cluster.errors import InputError
 from cluster.whole_files import check_writable
 
@@ -34,7 +35,7 @@ _BERT = {"base": (12, 768, 12), "large": (24, 1024, 16)}
 _MOST_SWEPT = 10_000
 
 
-@app.command()
+@app.command(cls=Verb)
 def matmul(
     m: Annotated[int, typer.Option(help="Rows of A.")] = 2304,
     k: Annotated[int, typer.Option(help="Columns of A, rows of B.")] = 4096,
@@ -91,7 +92,7 @@ def matmul(
         print_json({"m": m, "k": k, "dtype": dtype, "chips": chips, "split": split, "rows": rows})
 
 
-@app.command()
+@app.command(cls=Verb)
 def mlp(
     batch: Annotated[int, typer.Option(help="Inputs at once.")] = 256,
     sizes: Annotated[str, typer.Option(help="Sizes from input to output.")] = "784,2048,2048,10",
@@ -119,7 +120,7 @@ def mlp(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Verb)
 def resnet50(
     size: Annotated[int, typer.Option(help="Height and width of the image.")] = 224,
     run: Run = False,
@@ -142,7 +143,7 @@ def resnet50(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Verb)
 def bert(
     model: Annotated[str, typer.Option(help="base or large.")] = "base",
     layers: Annotated[int | None, typer.Option(help="Layers.", show_default="the model's")] = None,

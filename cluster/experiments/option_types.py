@@ -11,10 +11,9 @@ from typing import Annotated
 import typer
 
 from cluster.gpu import GPU_PRESETS, LINK_PRESETS
+from cluster.option_types import MODEL_SHAPE
 
-Model = Annotated[
-    str, typer.Option(help="target, draft, a checkpoint directory, or a shape by name.")
-]
+Model = Annotated[str, typer.Option(help=MODEL_SHAPE)]
 GPU_HELP = f"GPU preset ({', '.join(GPU_PRESETS)}) or TOML file."
 Gpu = Annotated[str, typer.Option(help=GPU_HELP)]
 Link = Annotated[str, typer.Option(help=f"Link preset ({', '.join(LINK_PRESETS)}) or TOML file.")]

@@ -2,7 +2,7 @@ from .clock import unexpected_retirements
 from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .mapping import MappingError, SharedMapping
-from .outputs import output_places
+from .outputs import TYPES, output_places
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
@@ -11,6 +11,7 @@ from .supervision import Recovery, Supervisor
 __all__ = [
     "JOB_VARIABLE",
     "SNAPSHOT_LAUNCHES",
+    "TYPES",
     "ChipGroup",
     "GroupPlan",
     "GroupResult",

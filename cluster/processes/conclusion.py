@@ -12,7 +12,7 @@ import numpy as np
 from chip.digest import finish
 from cluster.errors import RunError
 from cluster.processes.clock import unexpected_retirements
-from programs.artifact import Artifact, content_hash
+from programs.artifact import SOURCES, Artifact, content_hash
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,12 @@ def conclude(
 
 
 def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
-    """What a digest knows of the artifact: all of it but where the checkpoint lay.
+    """What a digest knows of the artifact: all of it but where checkpoint and sources lay.
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
     model = {**artifact.model, "checkpoint": ""}
+    model.pop(SOURCES, None)
     rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):

@@ -13,6 +13,8 @@ from programs.artifact import Artifact, ArtifactError
 
 #: Values of an output that are shown.
 SHOWN = 8
+#: What an output's 32 bits may be, by the name that ``bindings["output_types"]`` has for it.
+TYPES = {"f32": "float32", "i32": "int32"}
 
 
 def output_places(artifact: Artifact) -> dict[str, list[tuple[int, int, int]]]:
@@ -36,18 +38,30 @@ def output_places(artifact: Artifact) -> dict[str, list[tuple[int, int, int]]]:
                 f"output {name!r} is not four places [slice, word, words] in SRAM; compile it again"
             )
         places[name] = [tuple(plane) for plane in planes]
+        _type_of(artifact, name)
     return places
 
 
+def _type_of(artifact: Artifact, name: str) -> str:
+    """``float32``, or what the artifact's bindings say."""
+    types = artifact.bindings.get("output_types", {})
+    asked = types.get(name, "f32") if isinstance(types, dict) else ""
+    if not isinstance(asked, str) or asked not in TYPES:
+        raise ArtifactError(f"output {name!r} is of no type {', '.join(TYPES)}; make it again")
+    return TYPES[asked]
+
+
 def describe_outputs(artifact: Artifact, chip: Chip) -> dict[str, Any]:
-    """Every output of one chip: how many float32 values, the first few, a hash of all."""
+    """Every output of one chip: its type, how many values, the first few, a hash of all."""
     described: dict[str, Any] = {"chip": chip.chip_id}
     for name, planes in output_places(artifact).items():
         words = np.stack([chip.sram[s, a : a + n] for s, a, n in planes], axis=-1)
-        values = np.ascontiguousarray(words).view(np.float32).ravel()
+        kind = _type_of(artifact, name)
+        values = np.ascontiguousarray(words).view(kind).ravel()
         described[name] = {
+            "type": kind,
             "values": len(values),
-            "first": [float(value) for value in values[:SHOWN]],
+            "first": values[:SHOWN].tolist(),
             "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
     return described

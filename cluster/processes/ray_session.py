@@ -150,7 +150,7 @@ def _own_termination() -> Iterator[None]:
 
 #: Where the running packages lie.  Ray puts the driver's working directory in front of its workers'
 #: module path, and a checkout there would shadow the installed packages and their compiled kernels.
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager

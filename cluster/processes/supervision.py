@@ -177,7 +177,6 @@ class Supervisor:
                 self._leave_epoch()
             if waiting and deadline and perf_counter() > deadline:
                 lost += [calls.index(call) for call in waiting]
-                cause = cause or "it did not stop when it was told to"
                 break
             poll()
         if failures:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chip.checker import rules as checker
+from chip.checker import Finding, check
 from chip.program import expanded_elements
 from cluster.errors import InputError
 from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 
-#: Chips up to which links are checked one by one; beyond, all links of the fabric at once.
-MOST_LINKED = 8
-
 
 def check_artifact(
     artifact: Artifact, most_elements: int, tell: Callable[[str], None] = lambda _: None
-) -> list[tuple[str, checker.Finding]]:
+) -> list[tuple[str, Finding]]:
     """(entry point, finding) of all programs and links; ``tell`` gets the entry points' names.
 
     Raises InputError for a program that expands to more instructions and stream elements than
     ``most_elements``: a few blocks may stand for millions.
     """
-    found: list[tuple[str, checker.Finding]] = []
+    found: list[tuple[str, Finding]] = []
     for name in artifact.programs:
         tell(name)
         each = [artifact.program(name, number) for number in range(artifact.chips)]
@@ -35,13 +32,10 @@ def check_artifact(
                     f"elements, more than {most_elements:,}: checking it takes memory; raise "
                     "--most-elements if you trust the file"
                 )
-            findings = checker.check(each[number], artifact.spec, chip=number)
+            findings = check(each[number], artifact.spec, chip=number)
             found += [(name, finding) for finding in findings]
-        if artifact.chips <= MOST_LINKED:
-            links = checker.check_links(each, artifact.cables, artifact.spec)
-        else:
-            links = check_fabric(
-                artifact.programs[name], artifact.program_of_chip, artifact.cables, artifact.spec
-            )
+        links = check_fabric(
+            artifact.programs[name], artifact.program_of_chip, artifact.cables, artifact.spec
+        )
         found += [(name, finding) for finding in links]
     return found

@@ -17,9 +17,9 @@ from chip.spec import ChipSpec
 from cluster.errors import InputError, RunError
 from cluster.gpu import gpu_time
 from cluster.metrics import RunWatch
-from cluster.processes import Placement
-from cluster.processes import chips_per_actor as pack
+from cluster.processes import Placement, chips_per_actor
 from cluster.runs.launch import Launch, launch_everywhere
+from cluster.runs.settings import CollectiveSettings
 from cluster.whole_files import replace_file
 from interconnect.collectives import (
     MOST_WORDS,
@@ -176,20 +176,25 @@ def compile_functional(
 
 
 def run_functional(
-    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
-    sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
-    algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
+    wiring: Topology, spec: ChipSpec, settings: CollectiveSettings, *, seed: int,
+    phase: Callable[[str], None] = lambda _: None,
+    planned: Callable[[Artifact], None] = lambda _: None,
     watch: RunWatch | None = None, faults: FaultPlan | None = None,
 ) -> Row:  # fmt: skip
     """Compile, prove legal, run with data, and compare every chip with NumPy.
 
-    planned: called with the artifact before it runs.  faults: what befalls the modelled machine.
-    With them a wiring of several nodes keeps ``spare_nodes`` of its nodes spare, the last ones.
+    settings: their wiring and chip are not looked at.  planned: called with the artifact before it
+    runs.  faults: what befalls the modelled machine.  With them a wiring of several nodes keeps
+    ``spare_nodes`` of its nodes spare, the last ones.
     """
+
+    operation, dtype, sync = settings.operation, settings.dtype, settings.sync
 
     def programs_on(part: Topology) -> tuple[FabricCollective, NDArray[Any], Artifact]:
         phase("compiling programs")
-        compiled = compile_functional(part, operation, nbytes, spec, dtype, algorithm)
+        compiled = compile_functional(
+            part, operation, settings.nbytes, spec, dtype, settings.algorithm
+        )
         phase("checking programs")
         _require_legal(compiled, part, spec)
         data = random_words(part.chips, compiled.source_words, dtype, seed)
@@ -207,7 +212,9 @@ def run_functional(
     wiring = compiled.topology
     planned(artifact)
     placement = Placement(
-        pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
+        chips_per_actor(wiring.chips, settings.chips_per_actor),
+        in_process=settings.in_process,
+        faults=faults,
     )
     launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase, watch)
     tree = not compiled.barriers  # a one-shot has no steps

@@ -13,14 +13,9 @@ from cluster.errors import InputError
 from interconnect.wiring import Topology
 from programs.artifact import Artifact
 from programs.decoder import ChipImages, Layout, compiler, partition_model
-from programs.models import Checkpoint, load_checkpoint
+from programs.models import Checkpoint
 
 Rows = NDArray[np.uint8]
-
-
-def open_model(directory: Path) -> Checkpoint:
-    """The checkpoint in ``directory``."""
-    return load_checkpoint(directory)
 
 
 def home_of(artifact: Artifact) -> Path:

@@ -89,6 +89,9 @@ def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched
 class Listener:
     """What the driver tells while it works; this one is silent."""
 
+    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
+        """A text begins with these token ids; ``decode`` turns ids into text."""
+
     def phase(self, text: str) -> None:
         """The driver begins something that takes a while."""
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.checker import rules as checker
-from chip.engine import Chip, Rings, ring_vectors
+from chip.checker import check
+from chip.engine import Chip
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
+from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 from programs.convnet import (
     Network,
@@ -42,7 +43,7 @@ from programs.matmul import (
     plan_matmul,
     read_matmul,
 )
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 Values = NDArray[Any]
 
@@ -150,11 +151,12 @@ def figures(workload: CompiledWorkload) -> dict[str, Any]:
 def check_workload(workload: CompiledWorkload) -> None:
     """Prove the programs legal; raises RunError with the first finding."""
     artifact, entry = workload.artifact, workload.entry
-    each = [artifact.program(entry, number) for number in range(artifact.chips)]
     findings = []
     for program in artifact.programs[entry]:
-        findings += checker.check(program, artifact.spec)
-    findings += checker.check_links(each, artifact.cables, artifact.spec)
+        findings += check(program, artifact.spec)
+    findings += check_fabric(
+        artifact.programs[entry], artifact.program_of_chip, artifact.cables, artifact.spec
+    )
     if findings:
         raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
 
@@ -165,8 +167,7 @@ def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
     Wall times are in seconds; the artifact must have its data.
     """
     artifact = workload.artifact
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), threads=cores())
+    runner = Runner.alone(artifact, threads=cores())
     began = perf_counter()
     retired = runner.launch(workload.entry, 0, LOOKAHEAD)
     wall = perf_counter() - began

@@ -27,7 +27,7 @@ from chip.isa import Op
 from chip.jit import jit
 from chip.timeline import SEND_UNIT, unit_name
 from cluster.tracing.plan import MACHINE_ROWS, ProgramRows, TracedLaunch, TracePlan
-from interconnect.vector_flights import Flights
+from interconnect.vectors import Flights
 
 I64 = NDArray[np.int64]
 Bytes = NDArray[np.uint8]

@@ -20,7 +20,7 @@ from chip.jit import jit
 from chip.program import Program
 from chip.timeline import RECEIVE_UNIT, SEND_UNIT, Timeline, timeline
 from cluster.errors import InputError, RunError
-from interconnect.vector_flights import FlightError, Flights, find_flights
+from interconnect.vectors import FlightError, Flights, find_flights
 from programs.artifact import Artifact
 
 I64 = NDArray[np.int64]

@@ -1,16 +1,19 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import compile_belt, compile_decoder
+from .entries import belt_entry, entry_at, token_entry
 from .expert_weights import router_columns
 from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, entry_at, pick_token
+from .host import Host, pick_token
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Pipeline, build_pipeline, shifted
-from .stage_code import Body, rename_tags, translate_gangs
+from .pipeline import Pipeline, build_pipeline
+from .stage_code import Body
+from .stages import ATTENTION, part_tiles
 
 __all__ = [
+    "ATTENTION",
     "C2C",
     "MATMUL",
     "NODE",
@@ -27,6 +30,7 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "belt_entry",
     "build_pipeline",
     "check_parallelism",
     "compile_belt",
@@ -35,11 +39,10 @@ __all__ = [
     "entry_at",
     "machine_sizes",
     "memory_bytes",
+    "part_tiles",
     "partition_model",
     "pick_token",
     "random_chip_weights",
-    "rename_tags",
     "router_columns",
-    "shifted",
-    "translate_gangs",
+    "token_entry",
 ]

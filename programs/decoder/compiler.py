@@ -20,6 +20,7 @@ from chip.spec import ChipSpec
 from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact
 from programs.decoder.blocks import Numbers
+from programs.decoder.entries import belt_entry, token_entry
 from programs.decoder.fit import deal_stages
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel
@@ -89,8 +90,9 @@ def compile_apart(
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
-        for name, head in (("decode", True), ("prefill", False)):
-            programs[f"{name}-{context}"], program_of_chip = pipeline.programs(context, head)
+        for prefill in (False, True):
+            entry = token_entry(context, prefill)
+            programs[entry], program_of_chip = pipeline.programs(context, head=not prefill)
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
     return artifact, chip_images(pipeline, model)
 
@@ -118,7 +120,7 @@ def compile_belt(
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for number in range(count):
-        entry = f"belt-{context}-{number}"
+        entry = belt_entry(context, number)
         programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context])
     artifact.model["sequences"] = count

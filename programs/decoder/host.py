@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from programs.artifact import Artifact
+from programs.decoder.entries import entry_at
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import PartitionedModel
 from programs.models import load_checkpoint
@@ -106,18 +107,6 @@ class Host:
     def entry(self, position: int, prefill: bool) -> str:
         """See ``entry_at``."""
         return entry_at(self.artifact, position, prefill)
-
-
-def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
-    """The entry point for a token at ``position``; raises ValueError beyond the context."""
-    for bucket in artifact.bindings["buckets"]:
-        if position < bucket:
-            return f"{'prefill' if prefill else 'decode'}-{bucket}"
-    context = artifact.bindings["context"]
-    raise ValueError(
-        f"position {position}: the artifact was compiled for {context} positions; "
-        "compile with a longer --context"
-    )
 
 
 def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:

@@ -1,13 +1,4 @@
-from .architectures import (
-    ARCHITECTURES,
-    SHIPPED,
-    Architecture,
-    architecture,
-    config_of,
-    find_model,
-    missing_kernels,
-    shipped_model,
-)
+from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -17,6 +8,7 @@ from .checkpoint import (
     read_config,
 )
 from .config import CHOSEN, GELU_TANH, ffn_names
+from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
 from .rope import inverse_frequencies, sin_cos
 
 __all__ = [
@@ -28,6 +20,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ModelConfig",
+    "ModelSource",
+    "Need",
     "architecture",
     "config_of",
     "ffn_names",
@@ -35,6 +29,7 @@ __all__ = [
     "inverse_frequencies",
     "load_checkpoint",
     "missing_kernels",
+    "open_model",
     "random_checkpoint",
     "read_config",
     "shipped_model",

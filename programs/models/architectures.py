@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from programs.models.config import GELU_TANH, SILU, ModelConfig, read_config, routable
+from programs.models.config import ModelConfig, read_config, routable
 from programs.models.tensors import CheckpointError
 
 __all__ = [
@@ -18,11 +18,8 @@ __all__ = [
     "SHIPPED",
     "Architecture",
     "LatentAttention",
-    "Model",
-    "architecture",
-    "config_of",
-    "find_model",
     "missing_kernels",
+    "shape_of",
     "shipped_model",
 ]
 
@@ -207,13 +204,14 @@ SHIPPED = ("target", "draft")
 """Models whose weights come with the package."""
 
 
+
 def shipped_model(name: str = "target") -> Path:
     """The directory of a checkpoint that comes with the package, one of ``SHIPPED``."""
     return _CHECKPOINTS / name
 
 
-def _from_config(path: Path, name: str) -> Architecture:
-    c = read_config(path)
+def shape_of(name: str, c: ModelConfig) -> Architecture:
+    """The shape of a model of configuration ``c``."""
     return Architecture(
         name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, c.experts,
         c.experts_per_token, c.tied, head_norms=c.head_norms, gemma=c.unit_gain,
@@ -250,83 +248,13 @@ def _table() -> dict[str, Architecture]:
         Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
         Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
-        *(_from_config(_CHECKPOINTS / name, name) for name in SHIPPED),
+        *(shape_of(name, read_config(shipped_model(name))) for name in SHIPPED),
     )  # fmt: skip
     return {row.name: row for row in rows}
 
 
 #: Models by name.  Shapes: each model's published config.json; target and draft are shipped.
 ARCHITECTURES: dict[str, Architecture] = _table()
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a model's name stands for: its shape, and the directory of its weights if it has any."""
-
-    architecture: Architecture
-    checkpoint: Path | None
-
-
-def find_model(source: str | Path) -> Model:
-    """The one rule for names of models: a name of ``ARCHITECTURES`` first, then a path.
-
-    A known name means that model even where a file or directory is called the same (``./name``
-    means the directory); of those only ``SHIPPED`` have weights.  A path is a checkpoint directory,
-    or a ``config.json`` for a shape without weights.
-    Raises CheckpointError with one line saying what is wrong and how to mend it.
-    """
-    text = str(source)
-    if text in ARCHITECTURES:
-        return Model(ARCHITECTURES[text], _CHECKPOINTS / text if text in SHIPPED else None)
-    path = Path(source)
-    if not path.exists():
-        raise CheckpointError(
-            f"model {text!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
-        )
-    directory = path if path.is_dir() else path.parent
-    shape = _from_config(path, directory.resolve().name)
-    return Model(shape, path if path.is_dir() else None)
-
-
-def architecture(source: str | Path) -> Architecture:
-    """The shape of the model that ``find_model`` finds."""
-    return find_model(source).architecture
-
-
-#: Positions of a model by name: its own limit is not part of its shape.
-UNLIMITED = 1 << 30
-
-
-def config_of(source: str) -> tuple[str, ModelConfig]:
-    """(name, configuration) of an architecture by name, a checkpoint directory or config.json.
-
-    Raises CheckpointError with one line for what does not exist or cannot be run.
-    """
-    if source in ARCHITECTURES and source not in SHIPPED:
-        shape = ARCHITECTURES[source]
-        lacking = missing_kernels(shape)
-        if lacking:
-            fine = [n for n, s in ARCHITECTURES.items() if not missing_kernels(s)]
-            raise CheckpointError(
-                f"model {source!r} needs {' and '.join(lacking)}, for which there are no kernels; "
-                f"use one of {', '.join(fine)}"
-            )
-        return source, ModelConfig(
-            shape.hidden_size, shape.layers, shape.heads, shape.kv_heads, shape.head_dim,
-            shape.ffn, shape.vocab, tied=shape.tied, max_position=UNLIMITED,
-            head_norms=shape.head_norms, activation=GELU_TANH if shape.gemma else SILU,
-            unit_gain=shape.gemma, scaled_embedding=shape.gemma,
-            experts=shape.experts, experts_per_token=shape.experts_per_token,
-        )  # fmt: skip
-    path = _CHECKPOINTS / source
-    if source not in SHIPPED:
-        path = Path(source)
-    if not path.exists():
-        raise CheckpointError(
-            f"model {source!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
-        )
-    directory = path if path.is_dir() else path.parent
-    return directory.resolve().name, read_config(path)
 
 
 def missing_kernels(shape: Architecture) -> list[str]:

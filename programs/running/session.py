@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Rings, ring_vectors
 from programs.artifact import Artifact
 from programs.decoder import Host, PartitionedModel
-from programs.running.runner import LOOKAHEAD, Alone, Runner, StuckError
+from programs.running.runner import Runner
+from programs.running.stepping import LOOKAHEAD, StuckError
 
 F32 = NDArray[np.float32]
 
@@ -35,8 +35,7 @@ class LpuSession:
         """``model``: as for ``Host``, the partitioned model if it is in no directory."""
         self.artifact = artifact
         self._host = Host(artifact, model)
-        rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
-        self._runner = Runner(artifact, range(artifact.chips), rings, Alone(), self._host)
+        self._runner = Runner.alone(artifact, self._host)
         self.launches = 0
         self.cycles = 0
         self.last_cycles = 0

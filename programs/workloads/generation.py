@@ -18,11 +18,10 @@ from cluster.runs import (
     SERVED,
     Listener,
     compile_apart,
-    open_model,
     publish_generation,
     run_generation,
 )
-from programs.models import shipped_model
+from programs.models import open_model
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192
@@ -50,7 +49,7 @@ class Progress(Listener):
 def work(job: Workload) -> dict[str, Any]:
     """One text, its digest and its cycles."""
     started = perf_counter()
-    checkpoint = open_model(shipped_model())
+    checkpoint = open_model("target")
     prompt = tuple(checkpoint.tokenizer.encode(PROMPT).ids)
     job.say("compiling ...")
     artifact, images = compile_apart(

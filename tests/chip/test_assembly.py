@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chip.encoding import AssemblyError, assemble, disassemble
+from chip.encoding import AssemblyError, disassemble
+from chip.encoding.assembly import assemble
 from chip.isa import AccMode, Op
 from chip.program import (
     BLOCK_DTYPE,
@@ -131,7 +132,9 @@ def test_float_immediates_keep_their_bits(bits: int) -> None:
         ("nonsense", "is no block"),
         ("-5: alu[0] MOV", "is no block"),
         ("5: alu[16] MOV", "is no queue"),
-        ("5: alu[0] MOVE", "is no opcode"),
+        ("5: alu[0] MOVE", "'MOVE' is no opcode; do you mean MOV?"),
+        ("5: alu[0] AD_F32", "do you mean ADD_F32? All are in docs/reference/instructions.md"),
+        ("5: alu[0] jump_to_it", "no opcode; all are in docs/reference/instructions.md"),
         ("99999999999999999999: alu[0] MOV", "the cycle"),
         ("5: alu[0] MOV s0=E32", "s0 is 'E32'"),
         ("5: alu[0] MOV out=imm", "out is 'imm'"),
@@ -150,14 +153,14 @@ def test_float_immediates_keep_their_bits(bits: int) -> None:
         ("5: mem_w[0-43] READ x5000000", "expands to more than"),
         ("5: mem_w[0] READ x1000000/2000000000", "carry cycle"),
         ("5: mem_w[0] READ x1000000/1/2000000000", "carry a outside"),
-        ("5: mem_w[0-44] READ", "in a list"),
+        ("5: mem_w[0-44] READ", "slice '0-44' of the list '0-44': slices are 0 to 43"),
         ("5: mem_w[0] READ gang=0", "gang 0 is not"),
         ("5: mem_w[0] READ queue=alu[0]", "beside a single queue"),
         ("5: mem_w[0,1] READ queue=alu[20]", "is no queue"),
         (f"5: mem_w[{'0,' * 88}0] READ", "more than 88"),
         (".map 0 0-318", "319 lanes"),
         (".map 1 0-319", "the next one is 0"),
-        (".map 0 0-320", "in a list"),
+        (".map 0 0-320", "lanes are 0 to 319"),
         (".map 0 " + ",".join(["0-319"] * 9), "more than 320"),
         (".cycles -1", ".cycles is"),
         (".cycles", "no directive"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from programs_mutated import mutate
 from programs_random import random_program
 
 from chip.checker import ERROR, Finding, check
-from chip.checker.rules import WARNING, assert_legal, check_links
+from chip.checker.findings import WARNING
+from chip.checker.rules import assert_legal
 from chip.faults import ProgramFault
 from chip.isa import ALU0, IMM, SELF, AccMode, Op, slice_position
 from chip.program import Program, expand, new_blocks
@@ -130,6 +130,10 @@ PERMUTE = lanes(Op.PERMUTE, 126, 0, 32)
 ROTATE = lanes(Op.ROTATE, 127, 0, 32, imm=3)
 SENDS = [{"cycle": t, "queue": 136, "op": Op.SEND, "s0": 0, "w0": 1} for t in (60, 84)]
 SENDS += [feed(0, 45, 60, 0), feed(0, 45, 84, 0)]
+#: A unary operation of E0..E3 drives E4..E7 seven cycles later, a hop before slice 44.
+UNARY = [*(feed(s, 20, 50, s) for s in range(4)),
+         {"cycle": 50, "queue": 88, "op": Op.MOV, "s0": 0, "w0": 4, "out": 4, "wo": 4},
+         write(58, 44, 4)]  # fmt: skip
 BARRIER = [{"cycle": 5, "queue": 0, "op": Op.SYNC}, {"cycle": 5, "queue": 1, "op": Op.NOTIFY},
            read(40, 0, 0)]  # fmt: skip
 FAR = [read(0, 40, 0, tag=7), write(17, 44, 0, want0=7)]
@@ -162,6 +166,9 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "gang index": (MXM, "bounds", changed(MXM, 0, gang=4)),
     "align alu": (add(), "align", changed(add(), 8, out=34)),
     "width alu": (add(), "align", changed(add(), 8, wo=3)),
+    "no width of s0": (add(), "align", changed(add(), 8, w0=0)),
+    "no width of s1": (add(), "align", changed(add(), 8, w1=0)),
+    "no width of either side": (SIDES, "align", changed(SIDES, 8, w0=0, w1=0)),
     "align map": (gather(), "align", changed(gather(), 2, s1=3)),
     "align load": (MXM, "align", changed(MXM, 1, s0=1)),
     "align emit": (MXM, "align", changed(MXM, 8, out=38)),
@@ -169,6 +176,7 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "driver": ([*COPY, read(0, 1, 1)], "driver", [*COPY, read(0, 1, 0)]),
     "missing": (COPY, "missing", changed(COPY, 1, cycle=8)),
     "missing upstream": (COPY, "missing", changed(COPY, 0, queue=44, cycle=6)),
+    "missing unary": (UNARY, "missing", changed(UNARY, 5, cycle=57)),
     "missing alu": (chain(), "missing", changed(chain(), 1, cycle=54)),
     "missing self": (chain(), "missing", changed(chain(), 2, cycle=52)),
     "missing abc": (MXM, "missing", changed(MXM, 8, cycle=119)),
@@ -177,6 +185,10 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "alu row": (add(), "alu", changed(add(), 8, queue=96)),
     "alu sides": (SIDES, "alu", changed(SIDES, 8, s1=32)),
     "reload": ([*MXM, *tile(2, 109)], "mxm", [*MXM, *tile(2, 108)]),
+    "reload of one group": ([*tile(2, 100, 1), *tile(2, 108, 3)], "mxm",
+                            [*tile(2, 100, 1), *tile(2, 107, 3)]),
+    "reload of three groups": ([*tile(2, 100, 3), *tile(2, 110, 3)], "mxm",
+                               [*tile(2, 100, 3), *tile(2, 109, 3)]),
     "not loaded": (MXM, "mxm", changed(MXM, 2, a=3)),
     "installing": (MXM, "mxm", changed(MXM, 2, cycle=103)),
     "not installed": (MXM, "mxm", MXM[3:]),
@@ -266,33 +278,6 @@ def test_malformed_tables() -> None:
     assert "bounds" in {f.code for f in check(program(changed(COPY, 0, gang=0), [(99,)]), SPEC)}
     wild = changed(COPY, 0, a=2**31 - 1, n1=3, da1=2**31 - 1, cycle=2**40, dc1=2**31 - 1)
     assert "bounds" in {f.code for f in check(program(wild), SPEC)}
-
-
-RECEIVE: Row = {"queue": 128, "op": Op.RECEIVE, "out": 3, "wo": 1}
-THERE = [{**RECEIVE, "cycle": 60 + S2R}, {**RECEIVE, "cycle": 84 + S2R}]
-CABLE = [(0, 8, 1, 0)]
-
-
-def test_links() -> None:
-    a, b = program(SENDS), program(THERE)
-    assert check_links([a, b], CABLE, SPEC) == []
-    assert check_links([b, a], [(1, 8, 0, 0)], SPEC) == []
-    late = program(changed(THERE, 1, cycle=85 + S2R))
-    codes = [(f.chip, f.code, f.cycle) for f in check_links([a, late], CABLE, SPEC)]
-    assert codes == [(0, "link", 84), (1, "link", 85 + S2R)]
-    assert [f.code for f in check_links([program([]), b], CABLE, SPEC)] == ["missing"] * 2
-    assert [f.code for f in check_links([a, program([])], CABLE, SPEC)] == ["link"] * 2
-    assert {f.code for f in check_links([a, b], [], SPEC)} == {"link", "missing"}
-    assert check_links([a, b], [*CABLE, (0, 8, 1, 1)], SPEC)[0].cycle == 0
-
-
-def test_exact_link_rate() -> None:
-    spec = replace(SPEC, send_spacing_cycles=23)
-    sends = [{"cycle": 60 + 23 * i, "queue": 136, "op": Op.SEND, "s0": 0, "w0": 1}
-             for i in range(3)]  # fmt: skip
-    there = [{**RECEIVE, "cycle": row["cycle"] + S2R} for row in sends]
-    codes = [f.code for f in check_links([program(sends), program(there)], CABLE, spec)]
-    assert codes == ["link", "link"]
 
 
 def test_mutants_are_noticed() -> None:

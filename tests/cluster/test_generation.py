@@ -16,8 +16,7 @@ import pytest
 from cluster.processes import Placement
 from cluster.runs import GenerationResult, Listener, run_generation
 from programs.artifact import Artifact
-from programs.running import LOOKAHEAD, Generation
-from programs.running.runner import BARRIER, generate
+from programs.running import BARRIER, LOOKAHEAD, Generation, generate
 
 PROMPT = (70, 221, 304)
 NEW_TOKENS = 4

@@ -29,18 +29,16 @@ from cluster.experiments.serving.batching import serve_batched
 from cluster.experiments.serving.belt import serve_on_belts
 from cluster.experiments.serving.figures import service_report
 from cluster.gpu import GpuGroup, load_gpu_spec
-from cluster.runs import compile_model, open_model
+from cluster.runs import compile_model
 from programs.artifact import Artifact
-from programs.models import architecture, find_model
+from programs.models import architecture, find_model, open_model
 from programs.running import LpuSession
 
 
 @pytest.fixture(scope="module")
 def draft() -> Artifact:
     """The shipped draft on one chip, 128 positions."""
-    directory = find_model("draft").checkpoint
-    assert directory is not None
-    return compile_model(open_model(directory), tp=1, dtype="int8", context=128, chip="groq-lpu-1")
+    return compile_model(open_model("draft"), tp=1, dtype="int8", context=128, chip="groq-lpu-1")
 
 
 @pytest.mark.parametrize("name", ["target", "llama-2-70b", "mixtral-8x7b", "deepseek-v3"])

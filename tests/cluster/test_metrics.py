@@ -36,8 +36,7 @@ from cluster.processes import Placement, SharedMapping, layout_of
 from cluster.runs import Listener, run_generation
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
-from programs.running import LOOKAHEAD, Generation
-from programs.running.runner import BARRIER
+from programs.running import BARRIER, LOOKAHEAD, Generation
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,18 +180,16 @@ def test_a_run_on_the_board(artifact: Artifact, sync: str) -> None:
 
 def test_vectors_are_those_the_rings_carried(artifact: Artifact) -> None:
     """Counted from the programs, against the counters of the rings that the chips really used."""
-    from chip.engine import Rings
     from chip.engine.ring import TAIL
     from programs.decoder import Host
-    from programs.running import Alone, Runner
+    from programs.running import Runner
 
-    rings = Rings.allocate(2 * len(artifact.cables))
-    runner = Runner(artifact, range(8), rings, Alone(), Host(artifact))
+    runner = Runner.alone(artifact, Host(artifact))
     runner.generate(Generation((70,), 2))
     done = RunActivity(artifact).after({"decode-64": np.full(8, 2)})
     for index, (a, link_a, b, link_b) in enumerate(artifact.cables):
-        assert rings.counts[2 * index, TAIL] == done.vectors[a, link_a]
-        assert rings.counts[2 * index + 1, TAIL] == done.vectors[b, link_b]
+        assert runner.rings.counts[2 * index, TAIL] == done.vectors[a, link_a]
+        assert runner.rings.counts[2 * index + 1, TAIL] == done.vectors[b, link_b]
 
 
 def test_metrics_change_no_digest(artifact: Artifact) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from chip.engine import Chip
-from chip.spec import PRESETS
+from chip.spec import PRESETS, ChipSpec
 from cluster.cli import run
 from cluster.experiments.serving.belt import belt_of_plan, host_bytes
 from programs.decoder import Host, compile_belt, partition_model
-from programs.models import ARCHITECTURES, ModelConfig, random_checkpoint
-from programs.plans import compile_plan
+from programs.models import ARCHITECTURES, ModelConfig, config_of, random_checkpoint
+from programs.plans import compile_plan, report_plan
 
 KEYS = {
     "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
@@ -34,11 +34,26 @@ def test_a_plan_has_the_contract_s_keys(capsys: pytest.CaptureFixture[str]) -> N
     row = planned(capsys, "--model", "target", "--chips", "16", "--context", "64")
     assert row.keys() >= KEYS
     assert (row["chips"], row["tp"], row["pp"], row["checked"]) == (16, 8, 2, True)
-    assert row["run_cycles"] == row["cycles_per_token"] == sum(row["phases"].values())
+    assert row["run_cycles"] == row["cycles_per_token"]
     clock = PRESETS["groq-lpu-1"].clock_hz
     assert row["tokens_per_second_per_user"] == clock / row["cycles_per_token"]
     assert row["tokens_per_second_total"] == pytest.approx(row["tokens_per_second_per_user"])
     assert 0 < row["sram_used_ratio"] < 1
+
+
+def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "target", "--chips", "16", "--context", "64", "--batch", "3", "--no-run")
+    row = planned(capsys, *asked)
+    name, config = config_of("target")
+    plan = compile_plan(name, config, ChipSpec(), context=64, batch=3, chips=16)
+    r = report_plan(plan)
+    for key, value in {
+        "phases": r.phases, "sram_bytes": r.sram, "units": r.units, "bottleneck": r.bottleneck,
+        "roofline_cycles": r.roofline_cycles, "operations_per_byte": r.operations_per_byte,
+        "instruction_bytes": r.instruction_bytes, "tokens_per_second_total": r.total,
+        "tokens_per_second_per_user": r.per_user, "mode": r.mode,
+    }.items():  # fmt: skip
+        assert row[key] == value, key
 
 
 def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:

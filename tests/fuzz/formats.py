@@ -19,7 +19,7 @@ from unittest.mock import patch
 import msgpack
 
 from chip.checker import check
-from chip.encoding import AssemblyError, assemble, disassemble
+from chip.encoding import AssemblyError, disassemble, read_assembly
 from chip.program import Program, expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster import cli
@@ -321,7 +321,11 @@ def _assembly(_: Path) -> list[bytes]:
         Program(program.blocks[first : first + 40], program.gangs, program.maps, program.cycles)
         for first in (0, 100)
     ]
-    return [disassemble(part).encode() for part in parts]
+    data = (
+        ".data mem_e[0-3]:8 f32 1.5 -2e3 0x7fc00000 7*300 x9\n"
+        ".data mem_w[0-15]:20 i8 -7..7 0xff x320\n1: mem_w[0] READ out=E0 wo=1\n"
+    )
+    return [data.encode(), *(disassemble(part).encode() for part in parts)]
 
 
 def _damage_assembly(data: bytes, rng: random.Random) -> bytes:
@@ -339,7 +343,7 @@ def _damage_assembly(data: bytes, rng: random.Random) -> bytes:
 
 
 def _read_assembly(data: bytes, _: Path) -> None:
-    program = assemble(data.decode("utf-8", "replace"))
+    program = read_assembly(data.decode("utf-8", "replace")).program
     if expanded_elements(program) <= MOST_ELEMENTS:
         check(program, ChipSpec())
 

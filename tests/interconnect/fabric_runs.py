@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from chip.engine import Chip, Rings
+from chip.engine import Chip
 from chip.linking import LinkedProgram
 from interconnect.collectives import FabricCollective
 from programs.artifact import ENTRY_POINT, collective_artifact
@@ -32,8 +32,8 @@ class Machine:
 
     def __init__(self, collective: FabricCollective, data: np.ndarray) -> None:
         self.artifact = collective_artifact(collective, data)
-        self.rings = Rings.allocate(2 * len(self.artifact.cables))
-        self.runner = Runner(self.artifact, range(self.artifact.chips), self.rings, Alone())
+        self.runner = Runner.alone(self.artifact)
+        self.rings = self.runner.rings
 
     @property
     def chips(self) -> list[Chip]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.engine import Chip, Rings, Status
 from chip.isa import Op
 from chip.linking import link
 from chip.scheduling import Place
 from chip.spec import ChipSpec
 from interconnect.collectives.node import OPERATIONS, compile_collective
+from interconnect.vectors import check_fabric
 from interconnect.wiring import link_to, node_cables, wire
 
 SPEC = ChipSpec()
@@ -57,7 +57,7 @@ def test_collective_equals_numpy(operation: str, chips: int, dtype: type) -> Non
     for program in done.programs:
         assert [str(f) for f in check(program, SPEC)] == []
     cables = node_cables(chips)
-    assert check_links(done.programs, cables, SPEC) == []
+    assert check_fabric(done.programs, range(chips), cables, SPEC) == []
     rng = np.random.default_rng(chips)
     count = words * (chips if operation == "reduce-scatter" else 1)
     data = [rng.integers(-(2**31), 2**31, (count, 320)).astype(np.int32) for _ in range(chips)]

@@ -138,3 +138,14 @@ def test_the_default_phases() -> None:
 def test_frames_that_are_too_short_say_so(spec: ChipSpec) -> None:
     with pytest.raises(LinkFramesError, match="too short for 11 links, or too many"):
         phases(spec)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_working_quads_are_ordered_from_the_middle_of_the_vxm(spec: ChipSpec) -> None:
+    """The VXM lies at 20..24; a quad is as far as its farthest slice.  Of equals, west is first."""
+    frames = link_frames(spec)
+    farthest = [max(abs(slice_position(q) - 22) for q in quad) for quad in frames.working]
+    assert farthest == sorted(farthest)
+    for here, there in zip(frames.working, frames.working[1:], strict=False):
+        if farthest[frames.working.index(here)] == farthest[frames.working.index(there)]:
+            assert here < there

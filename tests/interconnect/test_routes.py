@@ -254,3 +254,64 @@ def test_any_graph_is_routed_as_the_oracle_says(
     hops, links = minimal_routes(t, source, goal, np.arange(goal.size))
     assert np.array_equal(hops, oracle[goal, source])
     assert check_routes(t, links, source, goal) == []
+
+
+def _mixed(x: int) -> int:
+    """splitmix64 as published (Steele, Lea and Flood 2014): a step of the golden ratio, mixed."""
+    word = (1 << 64) - 1
+    x = (x + 0x9E3779B97F4A7C15) & word
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & word
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & word
+    return x ^ (x >> 31)
+
+
+def test_the_hash_is_the_published_one() -> None:
+    """The first numbers of the generator with seed 0, from its reference implementation."""
+    step = 0x9E3779B97F4A7C15
+    found = [_mixed(n * step & ((1 << 64) - 1)) for n in range(3)]
+    assert found == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+def _hashed_route(t: Topology, source: int, goal: int, salt: int) -> list[int]:
+    """docs: at every chip the hash of (source, destination, salt, hop) picks among nearer links."""
+    distance = searched(neighbours(t), goal)
+    key = _mixed(_mixed(_mixed(source) ^ goal) ^ salt & ((1 << 64) - 1))
+    chip, route = source, []
+    while chip != goal:
+        ways = [
+            link for link in range(16)
+            if t.peer[chip, link] >= 0 and distance[t.peer[chip, link]] == distance[chip] - 1
+        ]  # fmt: skip
+        link = ways[_mixed(key ^ len(route)) % len(ways)]
+        route.append(16 * chip + link)
+        chip = int(t.peer[chip, link])
+    return route
+
+
+@pytest.mark.parametrize("chips", [16, 72, 264])
+def test_routes_are_pinned_by_the_hash(chips: int) -> None:
+    """Another hash would change routes, and with them cycles and digests of collectives."""
+    t = topology_of(chips)
+    rng = np.random.default_rng(chips)
+    source, goal = rng.integers(0, chips, (2, 40))
+    salts = np.concatenate([rng.integers(0, 1 << 40, 38), [-1, 0]])
+    hops, links = minimal_routes(t, source, goal, salts)
+    for message in range(40):
+        expected = _hashed_route(t, int(source[message]), int(goal[message]), int(salts[message]))
+        assert links[message, : hops[message]].tolist() == expected
+    assert len({tuple(row) for row in links.tolist()}) > 20
+
+
+def test_wrong_shapes_and_types_of_messages_and_routes_are_refused() -> None:
+    t = topology_of(8)
+    square = np.zeros((2, 2), np.int64)
+    with pytest.raises(FabricError, match=r"messages of shape \(2, 2\); use one-dimensional"):
+        minimal_routes(t, square, [1], [0])
+    with pytest.raises(FabricError, match="salts are float64; use integers"):
+        minimal_routes(t, [0], [1], [0.5])
+    with pytest.raises(FabricError, match="source numbers are float64; use integers"):
+        minimal_routes(t, [0.5], [1], [0])
+    with pytest.raises(FabricError, match="destination numbers are bool; use integers"):
+        minimal_routes(t, [0], [True], [0])
+    with pytest.raises(FabricError, match=r"routes of shape \(3,\); use \[routes, hops\]"):
+        check_routes(t, [1, 2, 3])

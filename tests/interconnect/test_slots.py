@@ -57,7 +57,7 @@ def test_every_run_starts_at_the_earliest_frame(seed: int, messages: int, where:
     chips = where.chips
     source = rng.integers(0, chips, messages)
     destination = (source + rng.integers(1, chips, messages)) % chips
-    vectors, ready = rng.integers(1, 30, messages), rng.integers(0, 50, messages)
+    vectors, ready = rng.integers(0, 30, messages), rng.integers(0, 50, messages)
     hops, links = minimal_routes(where, source, destination, np.arange(messages))
     free = np.zeros(chips * 16, np.int64)
     done = schedule_messages(
@@ -65,7 +65,8 @@ def test_every_run_starts_at_the_earliest_frame(seed: int, messages: int, where:
         destinations=destination,
     )  # fmt: skip
     expected = _greedy(links, hops, where.peer_link, vectors, ready)
-    flat = np.array([frame for starts in expected for frame in starts])
+    starts = [own for own, n in zip(expected, vectors, strict=True) if n]
+    flat = np.array([frame for own in starts for frame in own], np.int64)
     assert np.array_equal((done.cycle - phases(SPEC)[done.link]) // 24, flat)
     assert np.array_equal((done.cycle - phases(SPEC)[done.link]) % 24, np.zeros(len(flat)))
     assert faults_of(done, where) == set()
@@ -98,6 +99,27 @@ def test_messages_without_vectors_or_hops_have_no_rows() -> None:
         np.zeros(128, np.int64), sources=np.array([0, 3, 1]), destinations=np.array([1, 3, 2]),
     )  # fmt: skip
     assert done.message.tolist() == [2] and done.vector_hops == 2
+
+
+def test_a_message_without_vectors_changes_nothing_for_the_others() -> None:
+    """Beside, before and after it on the same link: the same cycles, and no link is taken on."""
+    hops, links = minimal_routes(NODE, [0, 0, 5, 0, 6], [1, 1, 4, 1, 7], [0] * 5)
+    ready = np.array([7, 3, 900, 2, 800])
+    free, alone = np.zeros(128, np.int64), np.zeros(128, np.int64)
+
+    def scheduled(of: np.ndarray, vectors: list[int], free: np.ndarray) -> np.ndarray:
+        ends = np.array([0, 0, 5, 0, 6])[of], np.array([1, 1, 4, 1, 7])[of]
+        return schedule_messages(
+            links[of], hops[of], NODE.peer_link, np.array(vectors), ready[of], SPEC, free,
+            sources=ends[0], destinations=ends[1],
+        ).cycle  # fmt: skip
+
+    with_empty = scheduled(np.arange(5), [4, 0, 0, 6, 0], free)
+    without = scheduled(np.array([0, 3]), [4, 6], alone)
+    assert np.array_equal(with_empty, without) and np.array_equal(free, alone)
+    # Four vectors from frame 7; six from frame 2 would reach frame 8, so they follow the four.
+    assert ((without - phases(SPEC)[links[0, 0] % 16]) // 24).tolist() == [7, 11]
+    assert alone.nonzero()[0].tolist() == [links[0, 0]] and alone[links[0, 0]] == 17
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0, 3, 10, 13]))

@@ -10,7 +10,7 @@ from chip.isa import C2C_QUEUE, Op
 from chip.program import Program, expand
 from chip.spec import ChipSpec
 from interconnect.collectives import FabricCollective, compile_fabric_collective
-from interconnect.vector_flights import FlightError, Flights, find_flights
+from interconnect.vectors import FlightError, Flights, find_flights
 from interconnect.wiring import named_topology
 
 SPEC = ChipSpec()

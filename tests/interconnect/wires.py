@@ -18,12 +18,16 @@ SPEC = ChipSpec()
 def random_schedule(
     topology: Topology, seed: int, messages: int, *, spec: ChipSpec = SPEC, most: int = 40
 ) -> WireSchedule:
-    """Messages between random chips, of 1..most vectors, readable at random cycles."""
+    """Messages between random chips, of 1..most vectors, readable at random cycles; of several,
+    about one in eight has no vectors.
+    """
     rng = np.random.default_rng(seed)
     source = rng.integers(0, topology.chips, messages)
     destination = (source + rng.integers(1, topology.chips, messages)) % topology.chips
     vectors = rng.integers(1, most + 1, messages)
     ready = rng.integers(0, 2000, messages)
+    if messages > 2:
+        vectors[rng.random(messages) < 1 / 8] = 0
     hops, links = minimal_routes(topology, source, destination, np.arange(messages))
     free = np.zeros(topology.chips * 16, np.int64)
     return schedule_messages(

@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from chip.encoding import assemble
+from chip.encoding.assembly import assemble
 from chip.isa import Op
 from chip.program import BLOCK_DTYPE, Program, new_blocks
 from chip.spec import PRESETS, ChipSpec

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.spec import ChipSpec
-from programs.decoder import compile_decoder, partition_model
+from programs.decoder import ATTENTION, compile_decoder, partition_model
 from programs.decoder.compiler import compile_apart
-from programs.decoder.stages import ATTENTION, FFN
+from programs.decoder.stages import FFN
 from programs.models import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.sram import Image, image_digest

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from chip.checker import check
-from chip.checker.rules import check_links
-from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
+from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
 from programs.models import Checkpoint, ModelConfig, load_checkpoint, random_checkpoint
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 STEPS = 32
 PROMPT = "def main("
@@ -47,11 +46,8 @@ def _compare(
     artifact = compile_decoder(model, spec, 64)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], spec)] == [], entry
-        assert check_links([programs[0]] * tp, artifact.cables, spec) == []
-    runner = Runner(
-        artifact, range(tp), Rings.allocate(max(1, 2 * len(artifact.cables))), Alone(),
-        Host(artifact, model),
-    )  # fmt: skip
+        assert check_fabric(programs, [0] * tp, artifact.cables, spec) == []
+    runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     tokens = list(prompt)
     for position in range(len(prompt) + steps - 1):

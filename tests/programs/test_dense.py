@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.checker.rules import check_links
-from chip.engine import Rings, ring_vectors
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
 from programs.kernels import step_cycles
 from programs.matmul import (
     MatmulShape,
@@ -25,7 +24,7 @@ from programs.matmul import (
     read_matmul,
 )
 from programs.matmul.compiler import ENTRY
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 SPEC = ChipSpec()
 
@@ -47,9 +46,8 @@ def compare(shape: MatmulShape, seed: int = 0) -> int:
     artifact = compile_matmul(shape, SPEC, a, b)
     program = artifact.program(ENTRY, 0)
     assert [str(finding) for finding in check(program, SPEC)] == []
-    assert check_links([program] * shape.chips, artifact.cables, SPEC) == []
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(SPEC))
-    runner = Runner(artifact, range(shape.chips), rings, Alone())
+    assert check_fabric([program], [0] * shape.chips, artifact.cables, SPEC) == []
+    runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
     found = read_matmul(plan_matmul(shape, SPEC), runner.chips)

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.checker import check
-from chip.checker.rules import check_links
-from chip.engine import Rings, ring_vectors
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
 from programs.encoder import (
     EncoderShape,
     compile_encoder,
@@ -24,7 +23,7 @@ from programs.encoder import (
 )
 from programs.encoder.compiler import ENTRY
 from programs.encoder.shape import random_encoder, random_tokens
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 SPEC = ChipSpec()
 
@@ -36,9 +35,8 @@ def compare(shape: EncoderShape, chips: int = 1, seed: int = 0) -> int:
     each = [artifact.program(ENTRY, chip) for chip in range(chips)]
     for program in each:
         assert [str(finding) for finding in check(program, SPEC)] == []
-    assert check_links(each, artifact.cables, SPEC) == []
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(SPEC))
-    runner = Runner(artifact, range(chips), rings, Alone())
+    assert check_fabric(each, range(chips), artifact.cables, SPEC) == []
+    runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
     places = place_encoder(shape, layers_of_chips(shape.layers, chips)[0], SPEC)

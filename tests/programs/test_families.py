@@ -12,20 +12,27 @@ from llama_float32 import LlamaFloat32
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.checker.rules import check_links
 from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
 from chip.scheduling import Schedule, program_of
 from chip.spec import ChipSpec
-from programs.decoder import GoldenDecoder, Host, Layout, compile_decoder, partition_model
+from interconnect.vectors import check_fabric
+from programs.decoder import (
+    ATTENTION,
+    GoldenDecoder,
+    Host,
+    Layout,
+    compile_decoder,
+    partition_model,
+)
 from programs.decoder.golden import expert_shares
 from programs.decoder.places import place_routing
-from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.decoder.stages import FFN, Block, Stage, split_layers
 from programs.kernels import route
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
-from programs.plans import check_plan, compile_plan, report_plan, run_timing, timing_programs
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.plans import check_plan, compile_plan, run_timing, timing_programs
+from programs.running import LOOKAHEAD, Runner
 from programs.sram import Placement, fp32_rows, read_words
 
 F32 = NDArray[np.float32]
@@ -48,11 +55,8 @@ def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> 
     artifact = compile_decoder(model, SPEC, CONTEXT)
     for entry, programs in artifact.programs.items():
         assert [str(f) for f in check(programs[0], SPEC)] == [], entry
-        assert check_links([programs[0]] * tp, artifact.cables, SPEC) == []
-    runner = Runner(
-        artifact, range(tp), Rings.allocate(max(1, 2 * len(artifact.cables))), Alone(),
-        Host(artifact, model),
-    )  # fmt: skip
+        assert check_fabric(programs, [0] * tp, artifact.cables, SPEC) == []
+    runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     entry = f"decode-{CONTEXT}"
     for position, token in enumerate(tokens_of(config)):
@@ -211,10 +215,7 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
     model = partition_model(random_checkpoint(config, 0), tp, dtype)
     model = replace(model, split=split_layers(stages))
     artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
-    runner = Runner(
-        artifact, range(artifact.chips), Rings.allocate(2 * len(artifact.cables)), Alone(),
-        Host(artifact, model),
-    )  # fmt: skip
+    runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     for position, token in enumerate(tokens_of(config)[:3]):
         for chip in runner.chips:
@@ -233,6 +234,5 @@ def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> 
         partition_model(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT
     )
     assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
-    assert sum(report_plan(plan).sram.values()) == SPEC.sram_bytes
     done = run_timing(plan, timing_programs(plan))
     assert set(done.retired.tolist()) == {plan.cycles}

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chip.engine import Rings, ring_vectors
 from chip.isa import C2C_QUEUE, Op
 from chip.spec import ChipSpec
 from interconnect.fec import error_chances
@@ -25,8 +24,7 @@ from programs.faults import (
 from programs.faults.modelled import packets_by_ring
 from programs.faults.plan import CableFault, DeadNode, Upset
 from programs.models import load_checkpoint, shipped_model
-from programs.running import LOOKAHEAD, Alone, Generation, Runner, RunResult
-from programs.running.runner import BARRIER
+from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, RunResult
 
 JOB = Generation((70, 221, 304), 10)
 LAUNCHES = 12
@@ -38,12 +36,8 @@ def artifact() -> Artifact:
 
 
 def run(artifact: Artifact, plan: FaultPlan | None, job: Generation = JOB) -> RunResult:
-    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
     setting = None if plan is None else FaultSetting.of(plan, artifact)
-    runner = Runner(
-        artifact, range(artifact.chips), rings, Alone(), Host(artifact), faults=setting
-    )
-    return runner.generate(job)
+    return Runner.alone(artifact, Host(artifact), faults=setting).generate(job)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +61,12 @@ def test_a_plan_of_nothing_costs_nothing(artifact: Artifact, calm: RunResult) ->
 
 
 def test_packets_are_those_that_the_rings_carry(artifact: Artifact) -> None:
-    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), Host(artifact))
+    runner = Runner.alone(artifact, Host(artifact))
     entry = runner.host.entry(0, False)
     for chip in runner.chips:
         runner.host.prepare(chip, 70, 0)
     runner.launch(entry, 0, LOOKAHEAD)
-    assert np.array_equal(rings.counts[:, 0], packets_by_ring(artifact, entry))
+    assert np.array_equal(runner.rings.counts[:, 0], packets_by_ring(artifact, entry))
     sends = sum(
         int((program.blocks["op"] == Op.SEND).sum()) for program in artifact.programs[entry]
     )

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chip.checker import check
-from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from programs.convnet import (
@@ -25,7 +24,7 @@ from programs.convnet import (
 from programs.convnet.compiler import ENTRY
 from programs.convnet.layers import INPUT, Layer
 from programs.convnet.resnet import patches
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 SPEC = ChipSpec()
 
@@ -36,7 +35,7 @@ def compare(network: Network, seed: int = 0) -> int:
     randomise(network, image, seed)
     artifact = compile_network(network, SPEC, image)
     assert [str(finding) for finding in check(artifact.program(ENTRY, 0), SPEC)] == []
-    runner = Runner(artifact, [0], Rings.allocate(1), Alone())
+    runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert runner.launch(ENTRY, 0, LOOKAHEAD) == {0: cycles}
     found = read_logits(network, place_network(network, SPEC), runner.chips[0])

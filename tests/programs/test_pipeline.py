@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from chip.checker import check
-from chip.engine import Rings
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.decoder import (
+    ATTENTION,
     GoldenDecoder,
     Host,
     PartitionedModel,
@@ -26,10 +26,9 @@ from programs.decoder import (
 from programs.decoder import places as decoder
 from programs.decoder.compiler import numbers_of
 from programs.decoder.fit import deal_stages
-from programs.decoder.stages import ATTENTION, FFN, Block, Stage, model_blocks, split_layers
+from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
 from programs.models import ModelConfig, random_checkpoint
-from programs.running import LOOKAHEAD, Alone, Generation, Runner, run_belt
-from programs.running.runner import BARRIER
+from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, run_belt
 
 SPEC = ChipSpec()
 TWELVE = ModelConfig(100, 12, 8, 4, 24, 130, 331)
@@ -48,8 +47,7 @@ def assert_legal(artifact: Artifact) -> None:
 
 
 def runner_of(artifact: Artifact, model: PartitionedModel) -> Runner:
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)))
-    return Runner(artifact, range(artifact.chips), rings, Alone(), Host(artifact, model))
+    return Runner.alone(artifact, Host(artifact, model))
 
 
 def compare(artifact: Artifact, model: PartitionedModel, steps: int, sync: str) -> list[int]:

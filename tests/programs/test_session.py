@@ -9,8 +9,7 @@ from chip.spec import ChipSpec
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
 from programs.models import load_checkpoint, shipped_model
-from programs.running import LpuSession
-from programs.running.runner import generate
+from programs.running import LpuSession, generate
 
 PROMPT = (70, 221, 304)
 

@@ -24,7 +24,7 @@ from cluster.experiments.agentic.settings import AgenticSettings
 from cluster.experiments.agentic.text import GpuWriter, LpuWriter
 from cluster.experiments.serving import RooflineCost, belt_of, publish_agents, publish_speedup
 from cluster.gpu import GpuGroup, load_gpu_spec, load_link
-from programs.models import find_model
+from programs.models import architecture, open_model
 
 COMPARED = (
     ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),
@@ -52,17 +52,15 @@ class AgenticResult:
 
 def build_site(settings: AgenticSettings) -> AgentSite:
     """Compile the shipped models for LPUs, and load them for GPUs."""
-    from cluster.runs import compile_model, open_model
+    from cluster.runs import compile_model
 
     s = settings
     group = GpuGroup(load_gpu_spec(s.gpu), s.gpu_tp)
     link = load_link(s.link)
     lpu, gpu, checkpoints = {}, {}, {}
     for name in (DRAFT, TARGET):
-        model = find_model(name)
-        assert model.checkpoint is not None
-        checkpoint = checkpoints[name] = open_model(model.checkpoint)
-        cost = RooflineCost(group, model.architecture, s.max_batch)
+        checkpoint = checkpoints[name] = open_model(name)
+        cost = RooflineCost(group, architecture(name), s.max_batch)
         gpu[name] = GroupModel(cost, GpuWriter(checkpoint), s.gpu_groups)
         artifact = compile_model(
             checkpoint, tp=s.chips, dtype=s.dtype,

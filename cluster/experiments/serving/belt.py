@@ -26,6 +26,7 @@ from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
 from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
 from programs.artifact import Artifact
+from programs.decoder import token_entry
 from programs.plans import Plan
 
 I64 = NDArray[np.int64]
@@ -196,8 +197,8 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
     return Belt(
         clock,
         buckets,
-        tuple(cycles[f"prefill-{bucket}"] for bucket in buckets),
-        tuple(cycles[f"decode-{bucket}"] for bucket in buckets),
+        tuple(cycles[token_entry(bucket, True)] for bucket in buckets),
+        tuple(cycles[token_entry(bucket, False)] for bucket in buckets),
         (host[0], host[1]),
         "compiled: exact cycles per token",
         interval_cycles,

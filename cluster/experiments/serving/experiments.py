@@ -33,7 +33,7 @@ from cluster.experiments.serving.settings import (
     slo_of,
 )
 from cluster.gpu import GpuGroup, load_gpu_spec, load_link
-from programs.models import Architecture, architecture
+from programs.models import Architecture, Need, architecture, find_model
 
 if TYPE_CHECKING:
     from cluster.metrics import Board
@@ -93,8 +93,11 @@ def load(
     on the board that it gives, if any, the figures are published.
     Raises InputError for settings, files and models that cannot be.
     """
+    given = settings.lpu_cycles_per_token is not None
+    # What an LPU pool compiles needs kernels, whether or not there are weights.
+    need: Need = "shape" if settings.pool == "gpu" or given else "kernels"
+    served_by_lpus = find_model(settings.lpu_model or settings.model, need).name
     arch = architecture(settings.model)
-    served_by_lpus = architecture(settings.lpu_model or settings.model).name
     trace = _requests(settings)
     group = _group(settings, settings.gpu)
     board = open_board()
@@ -105,7 +108,7 @@ def load(
         pools["gpu"] = GpuServers(cost, settings.gpu_groups, settings.scaling)
     if settings.pool != "gpu":
         belt = lpu_belt(settings.lpu_model or settings.model, lpu_choice_of(settings))
-        known = (settings.chips, settings.dtype) if settings.lpu_cycles_per_token is None else ()
+        known = () if given else (settings.chips, settings.dtype)
         pools["lpu"] = LpuServers(belt, served_by_lpus, settings.pipelines, *known)
     tell(f"serving {len(trace):,} requests ...")
     served = serve_load(trace, pools)
@@ -128,7 +131,8 @@ def disaggregated(
     on the board that it gives, if any, the figures are published.
     Raises InputError for settings, files and models that cannot be.
     """
-    arch = architecture(settings.model)
+    given = settings.lpu_cycles_per_token is not None
+    arch = find_model(settings.model, "shape" if given else "kernels").architecture
     trace = _requests(settings)
     board = open_board()
     site = _site(settings, arch)

@@ -36,7 +36,7 @@ from cluster.experiments.option_types import (
     TraceFile,
 )
 from cluster.option_checks import check_at_least, check_choice
-from cluster.option_types import ChipType
+from cluster.option_types import MODEL_SHAPE, ChipType
 
 if TYPE_CHECKING:
     from cluster.experiments.serving.arrivals import Lengths
@@ -56,7 +56,8 @@ class LoadSettings:
     The pools:
 
     - pool: ``gpu``, ``lpu`` or ``both``, each with the whole load.
-    - model: ``target`` or ``draft`` (shipped), a checkpoint directory, or a shape by name.
+    - model: ``target`` or ``draft`` (shipped), a checkpoint directory, or a shape: its name or a
+      ``config.json``.
     - lpu_model: that of the LPU pool; None: ``model``.
 
     The requests, as they come whether or not earlier ones are done:
@@ -97,14 +98,7 @@ class LoadSettings:
     """
 
     pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both"
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "--gpu-model",
-            help="target, draft, a checkpoint directory, or a shape by name.",
-        ),
-    ] = "target"
+    model: Annotated[str, typer.Option("--model", "--gpu-model", help=MODEL_SHAPE)] = "target"
     lpu_model: Annotated[
         str | None,
         typer.Option(help="Model of the LPU pool, if another.", show_default="--model"),
@@ -196,7 +190,8 @@ class DisaggregatedSettings:
     The platforms:
 
     - platform: which of ``PLATFORM_NAMES``; None: all.
-    - model: ``target`` or ``draft`` (shipped), a checkpoint directory, or a shape by name.
+    - model: ``target`` or ``draft`` (shipped), a checkpoint directory, or a shape: its name or a
+      ``config.json``.
     - handover: the KV cache after a prefill crosses ``layers``, one by one, or ``serial``, whole.
     - link: between the machines, a preset or a TOML file.
 

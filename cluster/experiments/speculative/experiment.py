@@ -11,8 +11,7 @@ from cluster.errors import InputError
 from cluster.experiments.speculative.publish import DraftWatch
 from cluster.experiments.speculative.settings import SpeculativeSettings
 from cluster.experiments.speculative.study import run
-from cluster.runs import open_model
-from programs.models import shipped_model
+from programs.models import open_model
 
 if TYPE_CHECKING:
     from cluster.metrics import Board
@@ -49,7 +48,7 @@ def speculative(
     if not prompts:
         prompts = (settings.prompt,) if settings.prompts is None else _lines(settings.prompts)
     board = open_board()
-    tokenizer = open_model(shipped_model()).tokenizer
+    tokenizer = open_model("target").tokenizer
     report = run(
         [tokenizer.encode(text).ids for text in prompts],
         settings,

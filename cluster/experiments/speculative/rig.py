@@ -27,7 +27,7 @@ from cluster.experiments.speculative.steps import (
 )
 from cluster.gpu import GpuModel, GpuPool
 from cluster.runs import compile_model
-from programs.models import Checkpoint, load_checkpoint, shipped_model
+from programs.models import Checkpoint, open_model
 from programs.running import LpuSession
 
 Phase = Callable[[str], None]
@@ -41,10 +41,9 @@ class Rig:
         pool: GpuPool | None = None,
     ) -> None:
         """positions: of the longest text with its proposals."""
-        home = shipped_model()
         phase("compiling the draft")
-        self.draft = load_checkpoint(home.parent / "draft")
-        self.checkpoint = load_checkpoint(home)
+        self.draft = open_model("draft")
+        self.checkpoint = open_model("target")
         self._settings, self._positions = settings, positions
         self.session = LpuSession(self._compile(self.draft))
         phase("loading the target")

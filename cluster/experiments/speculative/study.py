@@ -38,7 +38,7 @@ from cluster.experiments.speculative.settings import (
 from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, Work, target_only
 from cluster.gpu import LINK_PRESETS, GpuGroup, GpuPool, load_gpu_spec, load_link, ray_pool
 from cluster.runs import compile_model
-from programs.models import architecture, load_checkpoint, shipped_model
+from programs.models import architecture, open_model, shipped_model
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
         return _Study(settings, prompts, phase, watch=watch).report()
     gamma = max(settings.gamma, *SWEEP_GAMMAS) if settings.sweep else settings.gamma
     positions = max(map(len, prompts)) + settings.max_new_tokens + gamma
-    most = load_checkpoint(shipped_model()).config.max_position
+    most = open_model("target").config.max_position
     if positions > most:
         raise InputError(
             f"{positions} positions needed (prompt, --max-new-tokens and --gamma), but the shipped "
@@ -170,7 +170,7 @@ class _Study:
             belt = lpu_belt(s.draft_model, choice)
             feeding, with_logits = (cycles / belt.clock_hz for cycles in belt.host_cycles)
             return belt.decode_cycles[-1], feeding, with_logits
-        checkpoint = load_checkpoint(shipped_model("draft"))
+        checkpoint = open_model("draft")
         context = min(positions, checkpoint.config.max_position)
         compiled = compile_model(
             checkpoint, tp=s.chips or 1, dtype="int8", context=context, chip=s.chip
