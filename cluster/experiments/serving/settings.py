@@ -252,8 +252,8 @@ class DisaggregatedSettings:
     rate: Rate = 100.0
     requests: Requests = 200
     burst: Burst = 16
-    prompt_tokens: PromptTokens = 128
-    output_tokens: OutputTokens = 64
+    prompt_tokens: PromptTokens = 64
+    output_tokens: OutputTokens = 32
     spread: Spread = 0.6
     seed: Seed = 0
     slo_ttft: SloTtft = 1.0
