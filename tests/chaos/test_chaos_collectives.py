@@ -11,7 +11,7 @@ import pytest
 from kills import Disturbed, Kill, disturbed
 
 from chip.spec import PRESETS
-from cluster.runs import run_functional
+from cluster.runs import CollectiveSettings, run_functional
 from interconnect.wiring import topology_of
 
 pytestmark = pytest.mark.ray
@@ -22,10 +22,18 @@ BYTES = 1 << 17
 
 def collective(operation: str, in_process: bool) -> dict[str, Any]:
     return run_functional(
-        topology_of(8), operation, BYTES, PRESETS["groq-lpu-1"], dtype="int32", seed=3,
-        sync="lookahead", chips_per_actor=4, in_process=in_process, phase=lambda _: None,
-        algorithm="hierarchical",
-    )  # fmt: skip
+        topology_of(8),
+        PRESETS["groq-lpu-1"],
+        CollectiveSettings(
+            operation,
+            nbytes=BYTES,
+            algorithm="hierarchical",
+            run=True,
+            chips_per_actor=4,
+            in_process=in_process,
+        ),
+        seed=3,
+    )
 
 
 @cache

@@ -16,7 +16,7 @@ from cluster.errors import InputError
 from cluster.experiments.agentic import (
     GPU,
     LPU,
-    AgentChoice,
+    AgenticSettings,
     Always,
     Learned,
     Rule,
@@ -27,7 +27,7 @@ from cluster.experiments.agentic import (
     run_agents,
 )
 from cluster.experiments.agentic.agents import DRAFT, TARGET, AgentSite, GroupModel, LpuModel
-from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, Step
+from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, AgentStep
 from cluster.experiments.agentic.messages import KINDS
 from cluster.experiments.agentic.text import LpuWriter
 from cluster.experiments.serving import PS
@@ -78,11 +78,11 @@ CHAIN = AgentRequest(
     0,
     "a task",
     (
-        Step("plan", ()),
-        Step("choose_tool", (0,)),
-        Step("call_tool", (1,), "search"),
-        Step("reason", (0,)),
-        Step("summarise", (2, 3)),
+        AgentStep("plan", ()),
+        AgentStep("choose_tool", (0,)),
+        AgentStep("call_tool", (1,), "search"),
+        AgentStep("reason", (0,)),
+        AgentStep("summarise", (2, 3)),
     ),
 )
 
@@ -184,7 +184,7 @@ def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def site() -> AgentSite:
     """The shipped models on LPUs and GPUs."""
-    return build_site(AgentChoice())
+    return build_site(AgenticSettings())
 
 
 def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) -> None:

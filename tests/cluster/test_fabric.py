@@ -14,7 +14,7 @@ from chip.spec import ChipSpec
 from cluster.cli import run
 from cluster.gpu import collective_seconds, gpu_time, load_gpu_spec
 from cluster.processes import MappingError
-from cluster.runs import random_words, run_functional
+from cluster.runs import CollectiveSettings, random_words, run_functional
 from cluster.runs.collectives import expected_results
 from interconnect.wiring import topology_of
 from programs.running import BARRIER, LOOKAHEAD, StuckError
@@ -32,10 +32,18 @@ def lpu(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 def functional(chips: int, nbytes: int, groups: int, sync: str, dtype: str = "int32") -> Any:
     """An all-reduce in ``groups`` processes (0: in this one)."""
     return run_functional(
-        topology_of(chips), "all-reduce", nbytes, SPEC, dtype=dtype, seed=1, sync=sync,
-        chips_per_actor=chips // groups if groups else None, in_process=groups == 0,
-        phase=lambda _: None,
-    )  # fmt: skip
+        topology_of(chips),
+        SPEC,
+        CollectiveSettings(
+            nbytes=nbytes,
+            run=True,
+            dtype=dtype,
+            sync=sync,
+            chips_per_actor=chips // groups if groups else None,
+            in_process=groups == 0,
+        ),
+        seed=1,
+    )
 
 
 def same_digests(chips: int, nbytes: int) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from cluster.gpu import GPU_PRESETS, GpuGroup, Jitter
+from cluster.gpu import GPU_PRESETS, GpuGroup, KernelJitter
 from programs.models import ARCHITECTURES
 
 LLAMA = ARCHITECTURES["llama-3-8b"]
@@ -147,7 +147,7 @@ def test_what_fits_fits_exactly(model, context, gpus) -> None:  # type: ignore[n
 
 def test_jitter_is_seeded_and_only_slows() -> None:
     def times(seed: int, stream: str) -> list[float]:
-        group = replace(H100, jitter=Jitter(seed, stream))
+        group = replace(H100, jitter=KernelJitter(seed, stream))
         return [group.decode_seconds(LLAMA, [100]) for _ in range(100)]
 
     best = H100.decode_seconds(LLAMA, [100])
@@ -155,7 +155,7 @@ def test_jitter_is_seeded_and_only_slows() -> None:
     assert times(1, "a") != times(2, "a")
     assert times(1, "a") != times(1, "b")
     assert all(best < time < 1.3 * best for time in times(1, "a"))
-    assert Jitter(0, sigma=0.0).factor() == 1.0
+    assert KernelJitter(0, sigma=0.0).factor() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_jitter_is_seeded_and_only_slows() -> None:
         (lambda: H100.verify_seconds(LLAMA, 0, 1, 0), "sequences 0"),
         (lambda: H100.max_sequences(LLAMA, 0), "context 0"),
         (lambda: H100.check_fits(LLAMA, -1, 10), "sequences -1"),
-        (lambda: Jitter(0, sigma=-1), "jitter sigma"),
+        (lambda: KernelJitter(0, sigma=-1), "jitter sigma"),
     ],
 )
 def test_wrong_arguments(act, words) -> None:  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cluster.plan_picture import plans_figure
+from cluster.plots import plans_figure
 
 NAMES = ("weights", "kv_cache", "scores", "exchanges", "everything_else", "sampling", "norms")
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from cluster.experiments.speculative.charges import Machines
 from cluster.experiments.speculative.serving import charge
-from cluster.experiments.speculative.steps import RequestTrace, Step, Work
+from cluster.experiments.speculative.steps import DraftStep, RequestTrace, Work
 from cluster.gpu import LINK_PRESETS, GpuGroup, WorldLink, load_gpu_spec
 from programs.models import architecture
 
 
 def one_after_another(
-    prompt: int, steps: list[Step], machines: Machines, link: WorldLink, variant: str
+    prompt: int, steps: list[DraftStep], machines: Machines, link: WorldLink, variant: str
 ) -> tuple[float, float]:
     """Seconds to the start and of decoding of one greedy request alone, by a plain loop."""
     gpu, kv = machines.gpu, machines.kv_bytes_per_token if variant == "lpu-kv" else 0
@@ -51,10 +51,10 @@ MACHINES = Machines(
 )
 
 
-def steps_of(request: int, works: Work) -> list[Step]:
+def steps_of(request: int, works: Work) -> list[DraftStep]:
     accepted = [(request + n) % 4 for n in range(6)]
     starts = np.cumsum([40, *(a + 1 for a in accepted)])
-    return [Step(int(at), 3, a, 0, works) for at, a in zip(starts, accepted, strict=False)]
+    return [DraftStep(int(at), 3, a, 0, works) for at, a in zip(starts, accepted, strict=False)]
 
 
 @pytest.mark.parametrize("variant", ["lpu-tokens", "lpu-kv", "gpu-draft", "lookup"])

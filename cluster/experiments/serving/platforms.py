@@ -34,14 +34,10 @@ from cluster.experiments.serving.belt import (
     ride,
     serve_on_belts,
 )
-from cluster.experiments.serving.figures import NOBODY, Served, Slo, Stage, service_report
-from cluster.experiments.serving.kv_handover import (
-    HANDOVERS,
-    exposed_by_formula,
-    hand_over,
-    kv_bytes,
-)
-from cluster.experiments.serving.load import MAX_BATCH, RooflineCost
+from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage, Slo, service_report
+from cluster.experiments.serving.kv_handover import exposed_by_formula, hand_over, kv_bytes
+from cluster.experiments.serving.pools import MAX_BATCH, RooflineCost
+from cluster.experiments.serving.settings import HANDOVERS
 from cluster.experiments.serving.split_layers import SplitCost
 from cluster.gpu import TOKEN_BYTES, GpuGroup, LinkLedger, WorldLink
 from programs.models import ARCHITECTURES, Architecture
@@ -218,14 +214,14 @@ def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outco
         busy = rode.busy_ps
         entered = [cycles_to_ps(cycle, clock) for cycle in rode.entry.tolist()]
         began = np.where(rode.entry == rode.ready, ready, np.array(entered, np.int64))
-        stages = {"decode": Stage(LPU_SERVERS, len(busy), sum(busy.tolist()), ready, began)}
+        stages = {"decode": ServiceStage(LPU_SERVERS, len(busy), sum(busy.tolist()), ready, began)}
         host = site.belt.crossing(tokens, tokens)
     stages |= {
-        "prefill": Stage(
+        "prefill": ServiceStage(
             "prefill GPU groups", site.groups, sum(went.busy.tolist()),
             trace.arrival_ps[fine], went.begin,
         ),
-        "handover": Stage(
+        "handover": ServiceStage(
             "link", 1, round(went.ledger.busy_s * PS), went.computed, went.left,
         ),
     }  # fmt: skip
@@ -238,7 +234,7 @@ def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outco
 
 def _decode_split(
     trace: Trace, site: Site, prefilled: bool
-) -> tuple[Served, dict[str, Stage], int]:
+) -> tuple[Served, dict[str, ServiceStage], int]:
     """Layers split between GPUs and LPUs: all stages, and bytes of activations over the links."""
     cost = site.split(prefilled)
     batching = run_batched(trace, cost, site.groups)
@@ -250,10 +246,10 @@ def _decode_split(
         fine = served.done_ps >= 0
         groups = stages.pop("prefill").servers
         busy = sum(served.busy_ps.tolist())
-        stages["decode"] = Stage(
+        stages["decode"] = ServiceStage(
             "GPU groups", groups, busy, trace.arrival_ps[fine], served.start_ps[fine]
         )
-    stages["ffn"] = Stage("LPU pipelines", site.pipelines, worked, NOBODY, NOBODY)
+    stages["ffn"] = ServiceStage("LPU pipelines", site.pipelines, worked, NOBODY, NOBODY)
     each = np.full(site.pipelines, worked // site.pipelines, np.int64)
     everyone = replace(served, busy_ps=np.concatenate([served.busy_ps, each]), stages=stages)
     return everyone, stages, 2 * site.arch.layers * cost.crossing_bytes(served.tokens)
