@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from cluster import architecture_picture
 from cluster.reference_pages import DIRECTORY, PAGES
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +42,14 @@ def test_snippet_runs(code: str) -> None:
 def test_reference_page_is_what_the_code_says(name: str) -> None:
     """Made anew by ``python -m cluster.reference_pages``."""
     assert (DIRECTORY / name).read_text(encoding="utf-8") == PAGES[name]()
+
+
+def test_the_picture_shows_the_folders() -> None:
+    """Made anew by ``python -m cluster.reference_pages``."""
+    drawn = architecture_picture.PICTURE.read_text(encoding="utf-8")
+    assert drawn == architecture_picture.draw()
+    names = {element.text for element in ElementTree.fromstring(drawn).iter() if element.text}
+    assert {str(room.relative_to(ROOT)).split("/", 1)[1] for room in ROOMS} <= names
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
