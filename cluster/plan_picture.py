@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.whole_files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
 
 def draw_plans(path: Path, rows: list[Row], swept: str) -> None:
-    """Stacked bars of ``rows``, one per plan that fits; ``swept`` names their labels."""
+    """The picture of ``plans_figure`` as a file, PNG or SVG by the path's suffix."""
     import matplotlib
+
+    figure = plans_figure(rows, swept)
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "lpu"}):
+        replace_file(
+            path,
+            lambda target: figure.savefig(target, format=path.suffix[1:], metadata=metadata),
+        )
+
+
+def plans_figure(rows: list[Row], swept: str) -> Figure:
+    """Stacked bars of ``rows``, one per plan that fits; ``swept`` names their labels."""
     from matplotlib.figure import Figure
 
     fitting = [row for row in rows if "phases" in row]
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = [f"{row[swept]:,}" for row in fitting]
     for axes, key, scale, title, unit in (
@@ -33,10 +48,8 @@ def draw_plans(path: Path, rows: list[Row], swept: str) -> None:
         axes.set_ylabel(unit)
         axes.set_xlabel(swept)
         if names:
-            axes.legend(fontsize="small")
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "lpu"}):
-        replace_file(
-            path,
-            lambda target: figure.savefig(target, format=path.suffix[1:], metadata=metadata),
-        )
+            # Below the bars: inside it would cover the tallest.
+            axes.legend(
+                fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
+            )
+    return figure

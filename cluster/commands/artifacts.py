@@ -45,8 +45,8 @@ def compile_(
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.runs import compile_model
     from programs.artifact import save
+    from programs.decoder import compile_model
     from programs.models import open_model
 
     with working("compiling ...", stderr_console()) as tell:
@@ -129,7 +129,7 @@ def _folded(found: list[tuple[str, Any]]) -> list[tuple[tuple[str, Any], list[An
 
 
 def _finding(artifact: Any, entry: str, finding: Any) -> dict[str, Any]:
-    from cluster.commands.source_lines import place_of
+    from programs.artifact import place_of
 
     place = place_of(artifact, finding.chip, finding.block)
     return {
@@ -149,7 +149,7 @@ def _finding(artifact: Any, entry: str, finding: Any) -> dict[str, Any]:
 
 
 def _sentence(artifact: Any, finding: Any, more: list[Any]) -> str:
-    from cluster.commands.source_lines import with_places
+    from programs.artifact import with_places
 
     where = "" if finding.chip is None else f"chip {finding.chip}, "
     again = ""
@@ -250,13 +250,12 @@ def run(
     """Run one launch of an entry point with the inputs as stored."""
     from chip.faults import LockstepViolation, ProgramFault
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.commands.source_lines import fault_text
     from cluster.metrics import RunWatch
     from cluster.processes import Placement
     from cluster.report import report_request
     from cluster.runs import launch_everywhere
     from cluster.tracing import Launched, trace_request
-    from programs.artifact import load
+    from programs.artifact import fault_text, load
     from programs.running import LOOKAHEAD
 
     tracing = trace_request(trace, trace_window, None)

@@ -82,11 +82,7 @@ def generate(
     from cluster.report import report_request
     from cluster.runs import (
         SERVED,
-        adopt,
-        compile_apart,
-        compile_model,
         generate_on_spares,
-        home_of,
         launches_of,
         planned_launches,
         publish_generation,
@@ -94,6 +90,7 @@ def generate(
     )
     from cluster.tracing import trace_request
     from programs.artifact import load
+    from programs.decoder import adopt, compile_model, compile_model_apart, home_of
     from programs.faults import fault_summary, load_fault_plan, loses_nodes
     from programs.models import open_model
     from programs.running import Generation
@@ -117,7 +114,7 @@ def generate(
             compiled = adopt(compiled, checkpoint, need)
         else:
             terminal.phase("compiling")
-            compiled, images = compile_apart(
+            compiled, images = compile_model_apart(
                 checkpoint, tp=tp_asked, dtype=dtype, context=context or need, chip=chip, pp=stages
             )
             if reporting.wanted:  # it shows what lies in SRAM
@@ -189,6 +186,7 @@ def generate(
         facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
     if reporting.wanted:
         from cluster.report import generation_run
+        from programs.artifact import decoder_of
         from programs.models import architecture
 
         shape = architecture(directory)
@@ -196,7 +194,7 @@ def generate(
         reporting.finish(
             lambda: generation_run(
                 told, f"{shape.name} on {result.chips} chips", compiled, launches, shape,
-                compiled.model["dtype"], seed,
+                decoder_of(compiled).dtype, seed,
             )
         )  # fmt: skip
     if as_json:

@@ -9,7 +9,6 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .publish import SERVED, publish_generation
@@ -30,19 +29,14 @@ __all__ = [
     "Listener",
     "Words",
     "Workload",
-    "adopt",
     "check_artifact",
     "check_workload",
     "collective_rows",
-    "compile_apart",
     "compile_functional",
-    "compile_model",
     "cores",
     "draw_sweep",
     "figures",
     "generate_on_spares",
-    "home_of",
-    "join_images",
     "launch_everywhere",
     "launches_of",
     "planned_launches",

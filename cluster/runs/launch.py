@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from chip.digest import finish
-from cluster.commands.source_lines import SOURCES
 from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
@@ -22,10 +21,9 @@ from cluster.processes import (
     SharedMapping,
     chip_actors,
     layout_of,
-    output_places,
     unexpected_retirements,
 )
-from programs.artifact import Artifact, content_hash
+from programs.artifact import Artifact, Bindings, compiled_at, content_hash, without_sources
 
 
 def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
@@ -33,9 +31,8 @@ def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
-    model = {**artifact.model, "checkpoint": ""}
-    model.pop(SOURCES, None)
-    rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
+    nowhere = without_sources(compiled_at(artifact, ""))
+    rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):
         whole.update(images[chip])
@@ -76,10 +73,10 @@ def launch_everywhere(
     """Run ``entry`` once on all chips.  watch: publishes the run while it goes on.
 
     Raises RunError when a chip retires at another cycle than the artifact says, ArtifactError when
-    its outputs are nowhere.
+    its inputs or outputs are nowhere.
     """
     began = perf_counter()
-    output_places(artifact)
+    Bindings.of(artifact)  # they are wrong before anything is started
     recoveries = 0
     if placement.in_process:
         phase("loading chips")
