@@ -106,7 +106,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _words(text: str) -> str:
     """Text without the lines of tables and with single blanks."""
-    return " ".join(text.replace("│", " ").split())
+    return " ".join(re.sub(r"[\u2500-\u257f]", " ", text).split())
 
 
 @pytest.mark.parametrize("command", cases())

@@ -52,6 +52,11 @@ def test_the_picture_shows_the_folders() -> None:
     assert {str(room.relative_to(ROOT)).split("/", 1)[1] for room in ROOMS} <= names
 
 
+def test_readme_is_short() -> None:
+    """At most 900 words, code and tables among them."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
 @pytest.mark.parametrize("room", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_sub_package_has_a_page(room: Path) -> None:
     """A README of a page: the idea, the types, a snippet."""
