@@ -252,8 +252,9 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """``min`` and ``max``, a keyword dropped; calls that make texts and types stay, and ``strict``
-        of zip, which asserts.
+        """``min`` and ``max``, a keyword dropped; calls that make texts and types stay.
+
+        zip's ``strict`` stays as asserts do.
         """
         if self._untouched(node):
             return
