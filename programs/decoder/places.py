@@ -180,6 +180,41 @@ def place_decoder(
     )  # fmt: skip
 
 
+class StagePlaces:
+    """The places of a model's stages on groups of chips; every shape of stage is placed once."""
+
+    def __init__(
+        self, spec: ChipSpec, layout: Layout, dtype: str, context: int, sequences: int = 1
+    ) -> None:
+        """context, sequences: of the caches."""
+        self.spec, self.layout, self.dtype = spec, layout, dtype
+        self.context, self.sequences = context, sequences
+        self._known: dict[tuple[object, ...], DecoderPlaces | str] = {}
+
+    def of(self, stage: Stage, split: bool) -> DecoderPlaces:
+        """As ``place_decoder``; ``split``: some stage of the model computes a part of an FFN."""
+        found = self._find(stage, split)
+        if isinstance(found, str):
+            raise CompileError(found)
+        return found
+
+    def problem(self, stage: Stage, split: bool) -> str:
+        """Why a stage does not fit, or nothing."""
+        found = self._find(stage, split)
+        return found if isinstance(found, str) else ""
+
+    def _find(self, stage: Stage, split: bool) -> DecoderPlaces | str:
+        key = (split, *stage.shape)
+        if key not in self._known:
+            try:
+                self._known[key] = place_decoder(
+                    self.spec, self.layout, self.dtype, self.context, stage, self.sequences, split
+                )
+            except CompileError as error:
+                self._known[key] = str(error)
+        return self._known[key]
+
+
 def place_routing(
     pm: Placement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
     east: tuple[int, ...],
