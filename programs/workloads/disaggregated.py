@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.serving import (
     PLATFORMS,
     Lengths,
@@ -35,7 +35,7 @@ PROMPT, ANSWER = 1024, 128
 RATE, SLO = 0.05, Slo(20.0, 0.05)
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per platform and link."""
     arch = architecture("llama-2-70b")
     belt = lpu_belt(arch.name, LpuChoice(cycles_per_token=CYCLES_PER_TOKEN))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.serving import (
     GpuServers,
     Lengths,
@@ -28,7 +28,7 @@ from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.models import architecture
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """Latencies and goodput at 25 to 200 requests/s, which both pools keep up with."""
     job.say("compiling the shipped model ...")
     arch = architecture("target")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.speculative import DraftWatch, Settings, run
 from programs.models import open_model
 
 PROMPTS = ("def ", "class ", "import ")
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per gamma and way of drafting."""
     tokenizer = open_model("target").tokenizer
     prompts = [tokenizer.encode(text).ids for text in PROMPTS]

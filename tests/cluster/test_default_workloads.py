@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.cli import run
-from cluster.commands.script import Workload
+from cluster.commands.script import ScriptJob
 
 ROOT = Path(__file__).parent.parent.parent
 RULES = (ROOT / "dashboards" / "prometheus" / "rules" / "lpu.rules.yml").read_text("utf-8")
@@ -51,5 +51,5 @@ def test_a_workload_script_keeps_its_slo(script: str, pools: int) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    rates = burns(module.work(Workload(script, None)))
+    rates = burns(module.work(ScriptJob(script, None)))
     assert len(rates) == pools and max(rates) <= limit()
