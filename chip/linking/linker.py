@@ -20,9 +20,9 @@ from chip.faults import CODES, ProgramFault
 from chip.isa import (
     EAST_STREAMS,
     LANES,
+    NONE,
     QUEUES,
     STREAMS,
-    VXM_ARITY,
     AccMode,
     Op,
     drive_position,
@@ -48,8 +48,23 @@ from chip.linking.order import collect_edges, cut_blocks, find_uses
 from chip.linking.planes import MXM_RULES
 from chip.linking.resolve import resolve
 from chip.linking.shortcuts import see_through_moves, straight_from_links
-from chip.linking.static import MAX_ELEMENTS, check_blocks
-from chip.program import BLOCK_DTYPE, Program, gang_skew
+from chip.linking.static import check_blocks
+from chip.program import (
+    ARITY,
+    BLOCK_DTYPE,
+    BY_MODE,
+    BY_ROTATE,
+    BY_W0,
+    BY_W1,
+    BY_WO,
+    EMITTED,
+    MAX_LINKED,
+    OUT_STREAMS,
+    S0_STREAMS,
+    S1_STREAMS,
+    Program,
+    gang_skew,
+)
 from chip.spec import ChipSpec
 
 Array = NDArray[Any]
@@ -83,13 +98,8 @@ def _positions(position: Any) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-_UNARY = [int(op) for op, arity in VXM_ARITY.items() if arity == 1]
 _SAMPLE = _positions(sample_position)
 _DRIVE = _positions(drive_position)
-
-
-def _of_vxm(op: Array) -> Array:
-    return np.asarray((op >= Op.MOV) & (op <= Op.GE_F32))
 
 
 def _matrix(program: Program, spec: ChipSpec) -> Array:
@@ -99,42 +109,32 @@ def _matrix(program: Program, spec: ChipSpec) -> Array:
     for i, name in enumerate(BLOCK_DTYPE.names or ()):
         m[:, i] = program.blocks[name]
     op = m[:, r.OP]
-    fixed = {  # op: (streams from s0, from s1, out, latency)
-        Op.READ: (0, 0, 1, spec.read_cycles),
-        Op.WRITE: (1, 0, 0, 0),
-        Op.GATHER: (0, 2, 1, spec.gather_cycles),
-        Op.SCATTER: (1, 2, 0, 0),
-        Op.LW: (16, 0, 0, 0),
-        Op.TRANSPOSE: (16, 0, 16, spec.transpose_cycles),
-        Op.PERMUTE: (1, 0, 1, spec.permute_cycles),
-        Op.SHIFT: (1, 0, 1, spec.shift_cycles),
-        Op.SEND: (1, 0, 0, 0),
-        Op.RECEIVE: (0, 0, 1, spec.receive_cycles),
-    }
-    for code, columns in fixed.items():
-        m[op == code, r.N_IN0 : r.LATENCY + 1] = columns
-    w0 = m[:, r.W0]
-    vxm = _of_vxm(op)
-    m[np.isin(op, _UNARY), r.S1] = -1
-    m[:, r.N_IN0] = np.where(vxm & (m[:, r.S0] >= 0) & (m[:, r.S0] < STREAMS), w0, m[:, r.N_IN0])
-    has1 = vxm & (m[:, r.S1] >= 0) & (m[:, r.S1] < STREAMS)
-    m[:, r.N_IN1] = np.where(has1, m[:, r.W1], m[:, r.N_IN1])
-    m[vxm, r.N_OUT] = m[vxm, r.WO]
+    vxm = ARITY[op] > 0
+    m[ARITY[op] == 1, r.S1] = NONE
+    s0, s1, out = S0_STREAMS[op], S1_STREAMS[op], OUT_STREAMS[op]
+    s0[vxm & ((m[:, r.S0] < 0) | (m[:, r.S0] >= STREAMS))] = 0
+    s1[vxm & ((m[:, r.S1] < 0) | (m[:, r.S1] >= STREAMS))] = 0
+    emits = np.where(m[:, r.MODE] >= AccMode.SET_EMIT, EMITTED, 0)
+    m[:, r.N_IN0] = np.where(s0 == BY_W0, m[:, r.W0], s0)
+    m[:, r.N_IN1] = np.where(s1 == BY_W1, m[:, r.W1], s1)
+    for marker, count in (
+        (BY_W0, m[:, r.W0]), (BY_WO, m[:, r.WO]), (BY_ROTATE, m[:, r.IMM] ** 2), (BY_MODE, emits),
+    ):  # fmt: skip
+        out = np.where(out == marker, count, out)
+    m[:, r.N_OUT] = out
+    for code, cycles in (
+        (Op.READ, spec.read_cycles),
+        (Op.GATHER, spec.gather_cycles),
+        (Op.ACC, spec.mxm_accumulate_cycles),
+        (Op.DISTRIBUTE, spec.distribute_cycles),
+        (Op.TRANSPOSE, spec.transpose_cycles),
+        (Op.PERMUTE, spec.permute_cycles),
+        (Op.SHIFT, spec.shift_cycles),
+        (Op.ROTATE, spec.rotate_cycles),
+        (Op.RECEIVE, spec.receive_cycles),
+    ):
+        m[op == code, r.LATENCY] = cycles
     m[vxm, r.LATENCY] = spec.alu_entry_cycles + spec.alu_cycles
-    abc = op == Op.ABC
-    m[abc, r.N_IN0] = w0[abc]
-    acc = op == Op.ACC
-    m[acc, r.N_OUT] = np.where(m[acc, r.MODE] >= AccMode.SET_EMIT, 4, 0)
-    m[acc, r.LATENCY] = spec.mxm_accumulate_cycles
-    spread = op == Op.DISTRIBUTE
-    m[spread, r.N_IN0] = w0[spread]
-    m[spread, r.N_IN1] = 1
-    m[spread, r.N_OUT] = w0[spread]
-    m[spread, r.LATENCY] = spec.distribute_cycles
-    rotate = op == Op.ROTATE
-    m[rotate, r.N_IN0] = 1
-    m[rotate, r.N_OUT] = m[rotate, r.IMM] ** 2
-    m[rotate, r.LATENCY] = spec.rotate_cycles
     return m
 
 
@@ -143,7 +143,7 @@ def _last_effect(c: Elements, spec: ChipSpec) -> int:
     m = c.blocks
     op = m[:, elements.OP]
     after = np.where(m[:, elements.N_OUT] > 0, m[:, elements.LATENCY], 0)
-    after[_of_vxm(op) & (m[:, elements.WO] == 0)] = spec.alu_cycles
+    after[(ARITY[op] > 0) & (m[:, elements.WO] == 0)] = spec.alu_cycles
     for code, delay in (
         (Op.WRITE, spec.write_cycles),
         (Op.SCATTER, spec.write_cycles),
@@ -210,13 +210,13 @@ def _expand(m: Array, gangs: Array, gang_start: Array, skews: Array) -> Elements
     r = elements
     sizes = np.where(m[:, r.GANG] >= 0, np.diff(gang_start, append=0)[m[:, r.GANG]], 1)
     total = int((m[:, r.N1] * m[:, r.N2] * sizes).sum())
-    if total > MAX_ELEMENTS:
-        raise ProgramFault("bounds", 0, -1, f"{total} instructions: at most {MAX_ELEMENTS}")
+    if total > MAX_LINKED:
+        raise ProgramFault("bounds", 0, -1, f"{total} instructions: at most {MAX_LINKED}")
     block, cycle, queue, a, stream, units = r.expand(m, gangs, gang_start, skews, total)
     if total and cycle.min() < 0:
         e = int(cycle.argmin())
         raise ProgramFault("bounds", int(cycle[e]), int(queue[e]), "negative cycle")
-    slots = np.where(_of_vxm(m[:, r.OP]), 2 * OPERAND_BYTES, m[:, r.N_IN0] + m[:, r.N_IN1])
+    slots = np.where(ARITY[m[:, r.OP]] > 0, 2 * OPERAND_BYTES, m[:, r.N_IN0] + m[:, r.N_IN1])
     slot, out = np.zeros((2, total + 1), np.int64)
     np.cumsum(slots[block], out=slot[1:])
     np.cumsum(m[block, r.N_OUT], out=out[1:])
