@@ -1,4 +1,4 @@
-"""What the loader spares the compiled loop changes nothing: the tick-by-tick chip is the oracle.
+"""What the linker spares the compiled loop changes nothing: the tick-by-tick chip is the oracle.
 
 Random traffic of a chip that receives vectors, writes them over and over into a few words, reads
 those words while they change, and passes values through MOVs.
