@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests import ROOT
 import ast
 import re
 from collections import defaultdict
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 #: What a formatted value is in a message.
 GAP = "\0"
 MOST_WORDS = 5
