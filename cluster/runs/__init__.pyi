@@ -1,4 +1,5 @@
 from .artifact_check import check_artifact
+from .assembling import assemble_node
 from .collectives import (
     Words,
     compile_functional,
@@ -67,6 +68,7 @@ __all__ = [
     "Words",
     "WorkloadSettings",
     "adopt",
+    "assemble_node",
     "check_artifact",
     "check_workload",
     "compile_apart",
