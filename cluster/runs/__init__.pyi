@@ -8,7 +8,6 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
@@ -67,13 +66,10 @@ __all__ = [
     "WiringChip",
     "Words",
     "WorkloadSettings",
-    "adopt",
     "assemble_node",
     "check_artifact",
     "check_workload",
-    "compile_apart",
     "compile_functional",
-    "compile_model",
     "cores",
     "entry_names",
     "figures",
@@ -83,9 +79,7 @@ __all__ = [
     "generate_on_spares",
     "generation_facts",
     "generation_json",
-    "home_of",
     "is_size",
-    "join_images",
     "launch_everywhere",
     "launches_of",
     "machine_of",

@@ -15,9 +15,8 @@ from chip.linking import link
 from chip.spec import ChipSpec
 from cluster.errors import InputError
 from cluster.option_checks import check_choice
-from cluster.processes import TYPES
 from interconnect.wiring import NODE_SIZES, node_cables
-from programs.artifact import SOURCES, Artifact, fault_text, source_entry
+from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, source
 
 _RESULT = re.compile(r"mem_([we])\[(\d+)-(\d+)\]:(\d+)(?::(\d+))?")
 MOST_BYTES = 64 << 20
@@ -38,7 +37,7 @@ def assemble_node(
     bindings: dict[str, Any] = {"inputs": {}, "outputs": {}}
     if result is not None:
         bindings["outputs"] = {"result": _places(result, spec.words_per_slice)}
-        shown_as = check_choice("--result-type", result_type or "f32", tuple(TYPES))
+        shown_as = check_choice("--result-type", result_type or "f32", tuple(OUTPUT_TYPES))
         if shown_as != "f32":
             bindings["output_types"] = {"result": shown_as}
     elif result_type is not None:
@@ -46,7 +45,7 @@ def assemble_node(
     read = [_assembled(path, spec.words_per_slice) for path in texts]
     programs = [assembly.program for assembly in read]
     sources = [
-        source_entry(path.name, assembly.lines) for path, assembly in zip(texts, read, strict=True)
+        source(path.name, assembly.lines) for path, assembly in zip(texts, read, strict=True)
     ]
     made = Artifact(
         spec=spec,

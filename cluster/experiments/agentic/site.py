@@ -56,7 +56,7 @@ class AgentChoice:
 
 def build_site(choice: AgentChoice) -> AgentSite:
     """Compile the shipped models for LPUs, and load them for GPUs."""
-    from cluster.runs import compile_model
+    from programs.decoder import compile_model
 
     group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
     link = load_link(choice.link)

@@ -45,7 +45,7 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
         )
     if find_model(model).checkpoint is None:
         return _planned_belt(model, choice)
-    from cluster.runs import compile_model
+    from programs.decoder import compile_model
     from programs.models import open_model
 
     checkpoint = open_model(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ MOST_RUNS = 10_000
 _BLOCK = re.compile(r"\bblock ([0-9]{1,9})\b")
 
 
-def source_entry(name: str, lines: Sequence[int]) -> dict[str, Any]:
+def source(name: str, lines: Sequence[int]) -> dict[str, Any]:
     """The entry of a program whose block i stands on ``lines[i]`` of the file ``name``."""
     cuts = [i for i, (a, b) in enumerate(pairwise(lines), 1) if b != a + 1]
     ends = [*cuts, len(lines)] if lines else []
@@ -50,6 +51,12 @@ def place_of(artifact: Artifact, chip: int | None, block: int) -> tuple[str, int
         if 0 <= block - run[0] < run[2]:
             return name[:100], run[1] + block - run[0]
     return None
+
+
+def without_sources(artifact: Artifact) -> Artifact:
+    """``artifact`` as if it said nothing of assembler files."""
+    model = {key: value for key, value in artifact.model.items() if key != SOURCES}
+    return replace(artifact, model=model)
 
 
 def with_places(text: str, artifact: Artifact, chip: int | None) -> str:
