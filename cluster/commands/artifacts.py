@@ -176,8 +176,7 @@ def inspect(
 ) -> None:
     """Show an artifact's program as assembler text."""
     options.check_at_least("--limit", limit, 0)
-    from chip.encoding import disassemble
-    from chip.encoding.data_lines import data_lines
+    from chip.encoding import data_lines, disassemble
     from chip.program import Program
     from cluster.commands.output import print_json, print_table
     from cluster.runs import entry_names, pick_entry
