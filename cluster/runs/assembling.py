@@ -16,7 +16,7 @@ from chip.spec import ChipSpec
 from cluster.errors import InputError
 from cluster.option_checks import check_choice
 from interconnect.wiring import NODE_SIZES, node_cables
-from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, source
+from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, source_entry
 
 _RESULT = re.compile(r"mem_([we])\[(\d+)-(\d+)\]:(\d+)(?::(\d+))?")
 MOST_BYTES = 64 << 20
@@ -45,7 +45,7 @@ def assemble_node(
     read = [_assembled(path, spec.words_per_slice) for path in texts]
     programs = [assembly.program for assembly in read]
     sources = [
-        source(path.name, assembly.lines) for path, assembly in zip(texts, read, strict=True)
+        source_entry(path.name, assembly.lines) for path, assembly in zip(texts, read, strict=True)
     ]
     made = Artifact(
         spec=spec,
