@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import option_types
+from cluster import option_checks, option_types
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
 from cluster.errors import InputError
@@ -43,8 +43,8 @@ def compile_(
     from programs.decoder import check_parallelism
 
     tp_asked, stages = check_parallelism(chips, tp, pp)
-    options.check_choice("--dtype", dtype, ("int8", "fp16"))
-    options.check_at_least("--context", context, 1)
+    option_checks.check_choice("--dtype", dtype, ("int8", "fp16"))
+    option_checks.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from programs.artifact import save
     from programs.decoder import compile_model
@@ -95,7 +95,7 @@ def check(
     from cluster.runs import check_artifact
     from programs.artifact import load
 
-    options.check_at_least("--most-elements", most_elements, 1)
+    option_checks.check_at_least("--most-elements", most_elements, 1)
     with working("checking ...", stderr_console()) as tell:
         artifact = load(file)
         found = check_artifact(artifact, most_elements, lambda name: tell(f"checking {name} ..."))
@@ -175,7 +175,7 @@ def inspect(
     as_json: option_types.Json = False,
 ) -> None:
     """Show an artifact's program as assembler text."""
-    options.check_at_least("--limit", limit, 0)
+    option_checks.check_at_least("--limit", limit, 0)
     from chip.encoding import data_lines, disassemble
     from chip.program import Program
     from cluster.commands.output import print_json, print_table

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster import option_types
-from cluster.commands import options
+from cluster import option_checks, option_types
 from cluster.commands.help_pages import Verb
 from cluster.commands.settings import takes_settings
 from cluster.errors import InputError
@@ -68,7 +67,7 @@ def mlp(
     as_json: option_types.Json = False,
 ) -> None:
     """An int8 multi-layer perceptron with ReLU, on one chip."""
-    options.check_at_least("--batch", batch, 1)
+    option_checks.check_at_least("--batch", batch, 1)
     parts = sizes.split(",")
     if len(parts) < 2 or not all(is_size(part) for part in parts):
         raise InputError(
@@ -121,9 +120,9 @@ def bert(
     as_json: option_types.Json = False,
 ) -> None:
     """A BERT encoder in fp16, batch 1; chips are a pipeline of consecutive layers."""
-    options.check_choice("--model", model, tuple(_BERT))
-    options.check_at_least("--layers", layers, 1)
-    stages = options.check_node(chips)
+    option_checks.check_choice("--model", model, tuple(_BERT))
+    option_checks.check_at_least("--layers", layers, 1)
+    stages = option_checks.check_node(chips)
     from cluster.runs import random_encoder
     from programs.encoder import EncoderShape
 
@@ -147,7 +146,7 @@ def _product(
     from cluster.runs import random_matmul
     from programs.matmul import MatmulShape
 
-    chips = options.check_node(settings.chips)
+    chips = option_checks.check_node(settings.chips)
     shape = MatmulShape(settings.m, settings.k, columns, settings.dtype, chips, settings.split)
     return lambda spec, seed, data: random_matmul(shape, spec, seed, data)
 
