@@ -14,6 +14,7 @@ import typer
 
 from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
 from cluster.commands.belt import belt
+from cluster.commands.clean import clean
 from cluster.commands.generate import generate
 from cluster.commands.help_pages import Verb
 from cluster.commands.invoke import interrupt, invoke
@@ -57,6 +58,7 @@ app.command(cls=Verb)(plan)
 app.command(cls=Verb)(belt)
 app.command(cls=Verb)(benchmarks.bench)
 app.command(cls=Verb)(report)
+app.command(cls=Verb)(clean)
 app.add_typer(fabric.app, name="fabric")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(workload.app, name="workload")

@@ -1,4 +1,5 @@
-from .assembly import Assembly, AssemblyError, assemble, read_assembly
+from .assembly import Assembly, assemble, read_assembly
+from .assembly_error import AssemblyError
 from .disassembly import disassemble, write_instructions
 from .text_columns import Rendered, TextColumns
 

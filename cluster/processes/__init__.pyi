@@ -1,6 +1,7 @@
 from .clock import unexpected_retirements
 from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
+from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
 from .outputs import TYPES, output_places
 from .ray_session import JOB_VARIABLE, open_ray
@@ -24,6 +25,7 @@ __all__ = [
     "chip_actors",
     "chips_per_actor",
     "conclude",
+    "find_leftovers",
     "layout_of",
     "open_ray",
     "output_places",

@@ -11,6 +11,7 @@ from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
+from .plans import plan_models, write_plans
 from .publish import SERVED, publish_generation
 from .settings import (
     MOST_BYTES,
@@ -19,6 +20,7 @@ from .settings import (
     ComparedGpu,
     GenerateSettings,
     Operation,
+    PlanSettings,
     Wiring,
     WiringChip,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "GenerationResult",
     "Listener",
     "Operation",
+    "PlanSettings",
     "Wiring",
     "WiringChip",
     "Words",
@@ -68,6 +71,7 @@ __all__ = [
     "launch_everywhere",
     "launches_of",
     "machine_of",
+    "plan_models",
     "planned_launches",
     "publish_generation",
     "random_encoder",
@@ -81,4 +85,5 @@ __all__ = [
     "sweep_sizes",
     "wiring_facts",
     "write_csv",
+    "write_plans",
 ]

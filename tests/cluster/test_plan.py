@@ -15,7 +15,13 @@ from chip.spec import PRESETS, ChipSpec
 from cluster.cli import run
 from cluster.experiments.serving.belt import belt_of_plan, host_bytes
 from programs.decoder import Host, compile_belt, partition_model
-from programs.models import ARCHITECTURES, ModelConfig, config_of, random_checkpoint
+from programs.models import (
+    ARCHITECTURES,
+    CheckpointError,
+    ModelConfig,
+    config_of,
+    random_checkpoint,
+)
 from programs.plans import compile_plan, report_plan
 
 KEYS = {
@@ -120,6 +126,21 @@ def test_a_sweep_is_a_table_a_file_and_a_picture(
     assert problems == [plan.get("problem", "") for plan in found["plans"]]
     assert problems[0] and "use --chips" in problems[0] and not problems[-1]
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize("verb", [("plan",), ("experiment", "load")])
+def test_a_wrong_model_is_offered_none_that_is_then_refused(
+    capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    assert run([*verb, "--model", "nobody"]) == 2
+    offered = capsys.readouterr().err.partition("one of ")[2].strip()
+    names = offered.split(", ")
+    assert len(names) > 10
+    for name in names:
+        config_of(name)
+    for name in set(ARCHITECTURES) - set(names):
+        with pytest.raises(CheckpointError):
+            config_of(name)
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
