@@ -9,7 +9,7 @@ from time import perf_counter, sleep
 import numpy as np
 import pytest
 
-from cluster.experiments.speculative import Settings
+from cluster.experiments.speculative import SpeculativeSettings
 from cluster.experiments.speculative.rig import Rig
 from cluster.experiments.speculative.steps import Job, target_only
 from cluster.gpu import GpuPool, ray_pool
@@ -32,7 +32,7 @@ def pool(chaos_ray: None) -> Iterator[GpuPool]:
 
 @pytest.fixture(scope="module")
 def rig(pool: GpuPool) -> Rig:
-    return Rig(Settings(), 256, lambda _: None, pool)
+    return Rig(SpeculativeSettings(), 256, lambda _: None, pool)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cluster.errors import InputError
 from cluster.experiments.agentic import (
     GPU,
     LPU,
-    AgentChoice,
+    AgenticSettings,
     Always,
     Learned,
     Rule,
@@ -184,7 +184,7 @@ def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def site() -> AgentSite:
     """The shipped models on LPUs and GPUs."""
-    return build_site(AgentChoice())
+    return build_site(AgenticSettings())
 
 
 def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) -> None:

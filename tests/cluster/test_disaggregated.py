@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cluster.cli import run
-from cluster.commands.experiment_disaggregated import NAMES
 from cluster.errors import InputError
 from cluster.experiments.serving import (
+    PLATFORM_NAMES,
     PLATFORMS,
     PS,
     STAGES,
@@ -25,9 +25,9 @@ from cluster.experiments.serving import (
     run_disaggregated,
 )
 from cluster.experiments.serving.belt import given_belt
-from cluster.experiments.serving.disaggregated import SPLIT, one_by_one
 from cluster.experiments.serving.figures import service_report
 from cluster.experiments.serving.kv_handover import exposed_by_formula, kv_bytes
+from cluster.experiments.serving.platforms import SPLIT, one_by_one
 from cluster.experiments.serving.split_layers import SplitCost
 from cluster.gpu import LINK_PRESETS, GpuGroup, LinkLedger, WorldLink, load_gpu_spec
 from programs.models import architecture
@@ -260,7 +260,7 @@ def test_requests_too_long_for_the_lpus_are_refused() -> None:
 
 
 def test_help_names_every_platform() -> None:
-    assert tuple(PLATFORMS) == NAMES
+    assert tuple(PLATFORMS) == PLATFORM_NAMES
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

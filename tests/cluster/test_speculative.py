@@ -15,9 +15,14 @@ import pytest
 from test_acceptance import DRAWS, check_drawn_from
 from typer.testing import CliRunner
 
+from cluster.bench.experiments import speculative_tokens_per_wall_second
 from cluster.commands import experiment
 from cluster.errors import InputError, RunError
-from cluster.experiments.speculative import Settings, acceptance, run, tokens_per_wall_second
+from cluster.experiments.speculative import (
+    SpeculativeSettings,
+    acceptance,
+    run,
+)
 from cluster.experiments.speculative.acceptance import Draws, Use
 from cluster.experiments.speculative.rig import Rig
 from cluster.experiments.speculative.steps import (
@@ -37,7 +42,7 @@ NEW = 24
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
-    return Rig(Settings(), 256, lambda _: None)
+    return Rig(SpeculativeSettings(), 256, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def test_greedy_text_is_the_targets(
 @pytest.mark.parametrize("gamma", [1, 4, 8])
 @pytest.mark.parametrize("mode", ["tokens", "kv"])
 def test_both_modes_are_lossless(greedy: list[list[int]], mode: str, gamma: int) -> None:
-    result = run(PROMPTS, Settings(gamma=gamma, mode=mode, max_new_tokens=NEW))
+    result = run(PROMPTS, SpeculativeSettings(gamma=gamma, mode=mode, max_new_tokens=NEW))
     assert result["lossless"] is True
     assert result["texts"] == greedy
     assert result["variant"] == f"lpu-{mode}"
@@ -178,10 +183,11 @@ def test_lookup_takes_the_latest_place_of_the_longest_run() -> None:
 
 
 def test_nodes_do_not_show(greedy: list[list[int]]) -> None:
-    one = run(PROMPTS, Settings(max_new_tokens=NEW))
-    assert one == run(PROMPTS, Settings(max_new_tokens=NEW))
+    one = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW))
+    assert one == run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW))
     for nodes in (2, 3):
-        several = run(PROMPTS, Settings(max_new_tokens=NEW, gpu_nodes=nodes, in_process=True))
+        settings = SpeculativeSettings(max_new_tokens=NEW, gpu_nodes=nodes, in_process=True)
+        several = run(PROMPTS, settings)
         assert {**several, "gpu_nodes": 1} == one
 
 
@@ -196,7 +202,7 @@ def check_survival(lost: dict[str, Any], whole: dict[str, Any], greedy: list[lis
 
 
 def test_a_node_killed_in_the_middle_changes_no_token(greedy: list[list[int]]) -> None:
-    settings = Settings(max_new_tokens=NEW, gpu_nodes=2, in_process=True)
+    settings = SpeculativeSettings(max_new_tokens=NEW, gpu_nodes=2, in_process=True)
     whole = run(PROMPTS, settings)
     check_survival(run(PROMPTS, replace(settings, kill_after=2)), whole, greedy)
     with pytest.raises(RunError, match="every GPU node is lost"):
@@ -209,30 +215,30 @@ def test_a_node_killed_in_the_middle_changes_no_token(greedy: list[list[int]]) -
 def test_an_actor_killed_in_the_middle_changes_no_token(
     greedy: list[list[int]], local_ray: None
 ) -> None:
-    settings = Settings(max_new_tokens=NEW, gpu_nodes=2)
+    settings = SpeculativeSettings(max_new_tokens=NEW, gpu_nodes=2)
     whole = run(PROMPTS, settings)
     assert whole == run(PROMPTS, replace(settings, in_process=True))
     check_survival(run(PROMPTS, replace(settings, kill_after=2)), whole, greedy)
 
 
 def test_concurrent_requests_keep_their_texts(greedy: list[list[int]]) -> None:
-    one = run(PROMPTS, Settings(max_new_tokens=NEW))
-    three = run(PROMPTS, Settings(max_new_tokens=NEW, concurrent=3))
+    one = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW))
+    three = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW, concurrent=3))
     assert three["lossless"] is True and three["texts"] == one["texts"] == greedy
     assert three["bytes"] == one["bytes"] and three["steps"] == one["steps"]
     assert three["tokens_per_second"] > one["tokens_per_second"]
     assert three["wait_seconds"] > 0 == one["wait_seconds"]
-    assert three == run(PROMPTS, Settings(max_new_tokens=NEW, concurrent=3))
+    assert three == run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW, concurrent=3))
     alone = {row["variant"]: row for row in three["rows"]}["gpu-only"]
     assert three["end_to_end_speedup"] == pytest.approx(
         alone["virtual_seconds"] / three["virtual_seconds"]
     )
     with pytest.raises(InputError, match="--concurrent 4 with 3 prompts"):
-        run(PROMPTS, Settings(concurrent=4))
+        run(PROMPTS, SpeculativeSettings(concurrent=4))
 
 
 def test_speed_ups_add_up() -> None:
-    result = run(PROMPTS, Settings(max_new_tokens=NEW))
+    result = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW))
     rows = {row["variant"]: row for row in result["rows"]}
     assert set(rows) == {
         "lpu-tokens", "lpu-kv", "gpu-draft", "lookup", "gpu-only", "lpu-only",
@@ -257,7 +263,7 @@ def test_speed_ups_add_up() -> None:
 
 
 def test_sampling_ships_the_drafts_distributions() -> None:
-    result = run(PROMPTS, Settings(max_new_tokens=NEW, temperature=0.7, gamma=2))
+    result = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW, temperature=0.7, gamma=2))
     assert result["lossless"] is None and "no sample proves" in result["lossless_check"]
     assert 1e-6 < result["sampling_p_value"] <= 1
     assert result["bytes"]["logits"] == result["steps"] * 2 * 1024 * 4
@@ -266,7 +272,7 @@ def test_sampling_ships_the_drafts_distributions() -> None:
 def test_a_slow_link_makes_shipping_kv_a_loss(tmp_path: Path) -> None:
     slow = tmp_path / "slow.toml"
     slow.write_text('[link]\nname = "slow"\nlatency_s = 1e-6\nbytes_per_s = 2e7\n')
-    result = run(PROMPTS, Settings(max_new_tokens=NEW, link=str(slow)))
+    result = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW, link=str(slow)))
     points = {point["link"]: point for point in result["crossover"]["points"]}
     assert result["crossover"]["checked"] == len(points) == 7
     for point in points.values():
@@ -280,7 +286,7 @@ def test_a_slow_link_makes_shipping_kv_a_loss(tmp_path: Path) -> None:
 
 
 def test_a_sweep_covers_gammas_links_and_temperatures() -> None:
-    result = run(PROMPTS[:1], Settings(max_new_tokens=8, sweep=True))
+    result = run(PROMPTS[:1], SpeculativeSettings(max_new_tokens=8, sweep=True))
     assert result["lossless"] is True
     for row in result["rows"]:
         if row["gamma"]:
@@ -353,7 +359,8 @@ def test_workload_runs_from_a_checkout(tmp_path: Path) -> None:
 
 
 def test_fast_enough() -> None:
-    assert tokens_per_wall_second() >= 10
+    (row,) = speculative_tokens_per_wall_second()
+    assert row.value >= 10
 
 
 @pytest.mark.long
@@ -365,7 +372,7 @@ def test_fifty_prompts(gamma: int, mode: str) -> None:
     text = (home.parent / "heldout.txt").read_text(encoding="utf-8")
     ids = load_checkpoint(home).tokenizer.encode(text).ids
     prompts = [ids[at : at + 16] for at in range(0, 50 * 300, 300)]
-    result = run(prompts, Settings(gamma=gamma, mode=mode, max_new_tokens=64))
+    result = run(prompts, SpeculativeSettings(gamma=gamma, mode=mode, max_new_tokens=64))
     assert (result["lossless"], result["tokens"]) == (True, 3200)
     print(
         f"gamma {gamma} {mode}: {result['acceptance']:.4f} accepted, "

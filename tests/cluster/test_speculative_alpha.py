@@ -9,14 +9,14 @@ import pytest
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import InputError
-from cluster.experiments.speculative import Settings, acceptance, run
+from cluster.experiments.speculative import SpeculativeSettings, acceptance, run
 from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.models import architecture, config_of
 from programs.plans import compile_plan
 
 
 def test_alpha_needs_no_models() -> None:
-    settings = Settings(alpha=0.8, gamma=4, max_new_tokens=4000, prompt_tokens=100)
+    settings = SpeculativeSettings(alpha=0.8, gamma=4, max_new_tokens=4000, prompt_tokens=100)
     result = run([[1]], settings)
     assert result["lossless"] is None
     assert result["tokens_per_step"] == pytest.approx(acceptance.expected_tokens(0.8, 4), rel=0.03)
@@ -29,7 +29,7 @@ def test_alpha_needs_no_models() -> None:
 def test_lpus_without_models_are_charged_what_running_them_charges() -> None:
     """Launches, transfers and first tokens of a drawn run, counted by hand."""
     chip = load_chip_spec("groq-lpu-1")
-    settings = Settings(
+    settings = SpeculativeSettings(
         alpha=0.0, gamma=3, max_new_tokens=11, prompt_tokens=7, lpu_cycles_per_token=9_000
     )
     result = run([[1]], settings)
@@ -45,14 +45,16 @@ def test_lpus_without_models_are_charged_what_running_them_charges() -> None:
 def test_the_shipped_drafts_cycles_grow_with_the_text() -> None:
     """Without models the draft costs its longest program that the text needs."""
     each = [
-        run([[1]], Settings(alpha=0.0, max_new_tokens=2, prompt_tokens=n))["draft_cycles"]
-        for n in (16, 300)
+        run([[1]], settings)["draft_cycles"]
+        for settings in (
+            SpeculativeSettings(alpha=0.0, max_new_tokens=2, prompt_tokens=n) for n in (16, 300)
+        )
     ]
     assert each[1] > 1.5 * each[0]
 
 
 def test_large_models_by_their_shape() -> None:
-    settings = Settings(
+    settings = SpeculativeSettings(
         alpha=0.8, gpu_model="llama-3-70b", draft_model="llama-3-8b", gpu_tp=8,
         lpu_cycles_per_token=500_000, max_new_tokens=200, mode="kv", prompt_tokens=8192,
         link="100gbe",
@@ -75,7 +77,7 @@ def test_large_models_by_their_shape() -> None:
 
 
 def test_a_draft_without_weights_costs_its_plan() -> None:
-    settings = Settings(
+    settings = SpeculativeSettings(
         alpha=0.8, gpu_model="llama-2-7b", draft_model="smollm2-135m", max_new_tokens=20,
         prompt_tokens=64, chips=8,
     )  # fmt: skip
@@ -90,7 +92,7 @@ def test_a_draft_without_weights_costs_its_plan() -> None:
 
 def test_a_draft_on_the_gpu_takes_its_memory() -> None:
     """Each fits alone; beside each other weights and caches do not."""
-    settings = Settings(
+    settings = SpeculativeSettings(
         alpha=0.8, gpu_model="llama-2-13b", draft_model="llama-2-7b", prompt_tokens=50_000,
         lpu_cycles_per_token=500_000, max_new_tokens=20,
     )  # fmt: skip

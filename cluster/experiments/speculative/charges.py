@@ -27,9 +27,6 @@ from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, 
 from cluster.gpu import TOKEN_BYTES, GpuGroup, WorldLink
 from programs.models import Architecture
 
-LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
-GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
-
 #: Causes of ``crossover`` that would not be without shipping KV.
 CAUSED_BY_KV = ("kv", "prompt kv")
 

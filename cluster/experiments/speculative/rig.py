@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.experiments.speculative.charges import Charge
 from cluster.experiments.speculative.sampling_check import SamplingCheck, check_sampling
-from cluster.experiments.speculative.settings import Settings
+from cluster.experiments.speculative.settings import SpeculativeSettings
 from cluster.experiments.speculative.steps import (
     Drafter,
     DraftStep,
@@ -37,7 +37,8 @@ class Rig:
     """The shipped models on their machines, loaded once."""
 
     def __init__(
-        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
+        self, settings: SpeculativeSettings, positions: int, phase: Phase,
+        pool: GpuPool | None = None,
     ) -> None:
         """positions: of the longest text with its proposals."""
         phase("compiling the draft")

@@ -28,15 +28,12 @@ from itertools import zip_longest
 from cluster.experiments.serving import check_time
 from cluster.experiments.speculative.charges import (
     ANSWER_BYTES,
-    GPU_ONLY,
     LOGIT_BYTES,
-    LOOKUP,
-    LPU_KV,
-    LPU_TOKENS,
     Charge,
     Machines,
     work_seconds,
 )
+from cluster.experiments.speculative.settings import GPU_ONLY, LOOKUP, LPU_KV, LPU_TOKENS
 from cluster.experiments.speculative.steps import DraftStep, RequestTrace, Work
 from cluster.gpu import TOKEN_BYTES, LinkLedger, WorldLink
 

@@ -8,16 +8,15 @@ beyond the seeded arrivals, so the same settings give the same report to the las
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError
-from cluster.experiments.serving.arrivals import PS, Lengths, Trace, poisson
+from cluster.experiments.serving.arrivals import PS, Trace
 from cluster.experiments.serving.batching import serve_batched
-from cluster.experiments.serving.belt import Belt, given_belt, serve_on_belts
+from cluster.experiments.serving.belt import Belt, serve_on_belts
 from cluster.experiments.serving.figures import Served, Slo, service_report
 from cluster.experiments.serving.scaling import Scaling
 from cluster.gpu import (
@@ -27,9 +26,8 @@ from cluster.gpu import (
     GpuGroup,
     check_pass,
     collective_seconds,
-    load_gpu_spec,
 )
-from programs.models import Architecture, architecture
+from programs.models import Architecture
 
 I64 = NDArray[np.int64]
 
@@ -183,19 +181,3 @@ def run_load(
         "tpot_s": {name: report["tpot_s"]["p50"] for name, report in reports.items()},
         "pools": reports,
     }
-
-
-def ten_thousand_requests() -> float:
-    """Wall seconds to draw and serve 10,000 requests of conversation length on both kinds of pool.
-
-    llama-2-70b: four groups of four H100, and 40 pipelines of given speed with 16 places each.
-    """
-    began = perf_counter()
-    trace = poisson(16.0, 10_000, Lengths(1020, 129, 0.8), 0)
-    group = GpuGroup(load_gpu_spec("h100"), 4)
-    pools: dict[str, GpuServers | LpuServers] = {
-        "gpu": GpuServers(RooflineCost(group, architecture("llama-2-70b")), 4),
-        "lpu": LpuServers(given_belt(2_500_000, 900_000_000, 1 << 17, 150_000), "llama-2-70b", 40),
-    }
-    run_load(trace, pools, Slo())
-    return perf_counter() - began

@@ -35,13 +35,9 @@ from cluster.experiments.serving.belt import (
     serve_on_belts,
 )
 from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage, Slo, service_report
-from cluster.experiments.serving.kv_handover import (
-    HANDOVERS,
-    exposed_by_formula,
-    hand_over,
-    kv_bytes,
-)
-from cluster.experiments.serving.load import MAX_BATCH, RooflineCost
+from cluster.experiments.serving.kv_handover import exposed_by_formula, hand_over, kv_bytes
+from cluster.experiments.serving.pools import MAX_BATCH, RooflineCost
+from cluster.experiments.serving.settings import HANDOVERS
 from cluster.experiments.serving.split_layers import SplitCost
 from cluster.gpu import TOKEN_BYTES, GpuGroup, LinkLedger, WorldLink
 from programs.models import ARCHITECTURES, Architecture
