@@ -12,8 +12,8 @@ import typer
 from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError, RunError
+from cluster.option_checks import DEFAULT_CONTEXT
 
-DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
 OUTPUTS_SHOWN = 8
 #: Instructions and stream elements of a program; within them checking stays below 1 GiB.

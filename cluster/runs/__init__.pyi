@@ -14,6 +14,8 @@ from .launch import cores, launch_everywhere
 from .plans import plan_models, write_plans
 from .publish import SERVED, publish_generation
 from .settings import (
+    DEFAULT_PROMPT,
+    DTYPES,
     MOST_BYTES,
     ONLY_WITH_RUN,
     CollectiveSettings,
@@ -37,6 +39,8 @@ from .workloads import (
 )
 
 __all__ = [
+    "DEFAULT_PROMPT",
+    "DTYPES",
     "MOST_BYTES",
     "ONLY_WITH_RUN",
     "SERVED",
