@@ -21,9 +21,6 @@ from chip.toml_files import TomlFileError, read_toml
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
 
 
-#: Size of a spec file at most.
-
-
 class SpecError(LpuError, ValueError):
     """A chip spec that cannot exist; the message says which field and what would mend it."""
 

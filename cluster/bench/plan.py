@@ -13,13 +13,13 @@ from chip.engine import warm_up
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
 from cluster.errors import RunError
-from cluster.runs import join_images
 from programs.decoder import (
     GoldenDecoder,
     Host,
     Layout,
     PartitionedModel,
     compile_decoder,
+    join_images,
     random_chip_weights,
 )
 from programs.models import ModelConfig, config_of, random_checkpoint

@@ -28,7 +28,7 @@ from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycl
 from cluster.bench.row import Row
 from cluster.errors import InputError, RunError
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, join_images, launches_of, run_generation
+from cluster.runs import GenerationResult, Listener, launches_of, run_generation
 from cluster.tracing import TraceRequest
 from programs.artifact import Artifact
 from programs.decoder import (
@@ -36,6 +36,7 @@ from programs.decoder import (
     PartitionedModel,
     compile_decoder,
     entry_at,
+    join_images,
     partition_model,
     random_chip_weights,
 )

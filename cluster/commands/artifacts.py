@@ -46,8 +46,8 @@ def compile_(
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     options.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.runs import compile_model
     from programs.artifact import save
+    from programs.decoder import compile_model
     from programs.models import open_model
 
     with working("compiling ...", stderr_console()) as tell:

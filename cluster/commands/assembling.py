@@ -47,9 +47,8 @@ def assemble(
     from chip.linking import link
     from chip.spec import load_chip_spec
     from cluster.commands.output import print_json, print_table
-    from cluster.processes import TYPES
     from interconnect.wiring import NODE_SIZES, node_cables
-    from programs.artifact import SOURCES, Artifact, fault_text, save, source_entry
+    from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, save, source_entry
 
     spec = load_chip_spec(chip)
     if len(texts) not in NODE_SIZES:
@@ -58,7 +57,7 @@ def assemble(
     bindings: dict[str, Any] = {"inputs": {}, "outputs": {}}
     if result is not None:
         bindings["outputs"] = {"result": _places(result, spec.words_per_slice)}
-        shown_as = check_choice("--result-type", result_type or "f32", tuple(TYPES))
+        shown_as = check_choice("--result-type", result_type or "f32", tuple(OUTPUT_TYPES))
         if shown_as != "f32":
             bindings["output_types"] = {"result": shown_as}
     elif result_type is not None:

@@ -50,6 +50,7 @@ def generate(
     facts = runs.generation_facts(done)
     if reporting.wanted:
         from cluster.report import generation_run
+        from programs.artifact import decoder_of
         from programs.models import architecture
 
         shape = architecture(done.directory)
@@ -62,7 +63,7 @@ def generate(
                 done.artifact,
                 done.launches,
                 shape,
-                done.artifact.model["dtype"],
+                decoder_of(done.artifact).dtype,
                 settings.seed,
             )
         )

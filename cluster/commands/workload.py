@@ -195,8 +195,9 @@ def _measure(
     """Compile, check, perhaps run and write one workload; what there is to say of it."""
     from chip.spec import load_chip_spec
     from cluster.commands.output import stderr_console, working
-    from cluster.runs import check_workload, figures, join_images, run_workload
+    from cluster.runs import check_workload, figures, run_workload
     from programs.artifact import save
+    from programs.decoder import join_images
 
     if output is not None:
         check_writable(output)

@@ -27,7 +27,7 @@ from programs.models import Architecture
 
 #: Bytes of one activation in an all-reduce: 16-bit, whatever the weights are.
 ACTIVATION_BYTES = 2
-#: Kernels of a pass outside the layers: embedding, last norm, output head.
+#: Kernels of a pass outside the layers: embedding, last norm, output head (assumed).
 OUTER_KERNELS = 3
 MAX_GROUP = 1024
 """GPUs of a group at most."""

@@ -3,7 +3,6 @@ from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
-from .outputs import TYPES, output_places
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
@@ -12,7 +11,6 @@ from .supervision import Recovery, Supervisor
 __all__ = [
     "JOB_VARIABLE",
     "SNAPSHOT_LAUNCHES",
-    "TYPES",
     "ChipGroup",
     "GroupPlan",
     "GroupResult",
@@ -28,7 +26,6 @@ __all__ = [
     "find_leftovers",
     "layout_of",
     "open_ray",
-    "output_places",
     "snapshot_directory",
     "unexpected_retirements",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from chip.digest import finish
 from cluster.errors import RunError
 from cluster.processes.clock import unexpected_retirements
-from programs.artifact import SOURCES, Artifact, content_hash
+from programs.artifact import Artifact, compiled_at, content_hash, without_sources
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,8 @@ def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
-    model = {**artifact.model, "checkpoint": ""}
-    model.pop(SOURCES, None)
-    rest = content_hash(replace(artifact, model=model, memory=[[]] * artifact.chips))
+    nowhere = without_sources(compiled_at(artifact, ""))
+    rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):
         whole.update(images[chip])

@@ -25,7 +25,7 @@ from cluster.processes.mapping import Layout, SharedMapping
 from cluster.processes.outputs import describe_outputs
 from cluster.processes.snapshots import forget_before, restore, take
 from cluster.processes.waiting import Wait
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.decoder import ChipImages, Host, PartitionedModel
 from programs.faults import FaultSetting, ModelledFaults
 from programs.running import Generation, Logits, Runner, RunResult
@@ -56,7 +56,7 @@ class ProgressReport(Protocol):
 
 def layout_of(artifact: Artifact, processes: int) -> Layout:
     """The shared memory that a run of ``artifact`` in ``processes`` processes needs."""
-    logits = artifact.bindings.get("outputs", {}).get("logits", [])
+    logits = Bindings.of(artifact).outputs.get("logits", ())
     return Layout(
         processes=processes,
         chips=artifact.chips,
@@ -269,7 +269,9 @@ class ChipGroup:
         self.mapping = mapping
         self.faults = faults
         self.peers = MappedPeers(group, mapping, report)
-        self._host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
+        facts = Bindings.of(artifact).decoder
+        home = "" if facts is None else facts.checkpoint
+        self._host = Host(artifact, model) if home or model else None
         self.runner = Runner(
             artifact, numbers, mapping.rings(), self.peers, self._host, threads, faults
         )

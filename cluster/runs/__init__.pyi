@@ -7,7 +7,6 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images
 from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
@@ -57,12 +56,9 @@ __all__ = [
     "Wiring",
     "WiringChip",
     "Words",
-    "adopt",
     "check_artifact",
     "check_workload",
-    "compile_apart",
     "compile_functional",
-    "compile_model",
     "cores",
     "figures",
     "follow_route",
@@ -70,8 +66,6 @@ __all__ = [
     "generate_on_spares",
     "generation_facts",
     "generation_json",
-    "home_of",
-    "join_images",
     "launch_everywhere",
     "launches_of",
     "machine_of",

@@ -68,11 +68,10 @@ class GenerationResult:
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
     """The launches of ``job`` if no token ends it early; tokens are not known yet."""
-    buckets, last = artifact.bindings["buckets"], len(job.prompt) - 1
+    last = len(job.prompt) - 1
     launches = []
     for position in range(last + job.max_new_tokens):
-        bucket = next(bucket for bucket in buckets if position < bucket)
-        entry = f"{'prefill' if position < last else 'decode'}-{bucket}"
+        entry = entry_at(artifact, position, prefill=position < last)
         token = None if position < last else ""
         launches.append(Launched(entry, artifact.predicted_cycles[entry], token))
     return launches

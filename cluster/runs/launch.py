@@ -17,9 +17,8 @@ from cluster.processes import (
     chip_actors,
     conclude,
     layout_of,
-    output_places,
 )
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 
 
 def cores() -> int:
@@ -56,10 +55,10 @@ def launch_everywhere(
     """Run ``entry`` once on all chips.  watch: publishes the run while it goes on.
 
     Raises RunError when a chip retires at another cycle than the artifact says, ArtifactError when
-    its outputs are nowhere.
+    its inputs or outputs are nowhere.
     """
     began = perf_counter()
-    output_places(artifact)
+    Bindings.of(artifact)  # they are wrong before anything is started
     recoveries = 0
     if placement.in_process:
         phase("loading chips")

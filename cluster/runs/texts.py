@@ -13,7 +13,6 @@ from chip.engine import Chip
 from cluster.errors import InputError
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chips_per_actor
-from cluster.runs.compiling import adopt, compile_apart, compile_model, home_of
 from cluster.runs.generation import (
     GenerationResult,
     Listener,
@@ -27,7 +26,13 @@ from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
-from programs.decoder import ChipImages
+from programs.decoder import (
+    ChipImages,
+    adopt,
+    compile_model,
+    compile_model_apart,
+    home_of,
+)
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, open_model
 from programs.running import Generation
@@ -247,7 +252,7 @@ def _compile_apart(
     settings: GenerateSettings, checkpoint: Checkpoint, positions: int
 ) -> tuple[Artifact, ChipImages]:
     tp, stages = settings.split
-    return compile_apart(
+    return compile_model_apart(
         checkpoint,
         tp=tp,
         dtype=settings.dtype,

@@ -16,7 +16,7 @@ from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
 from interconnect.vectors import check_fabric
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.convnet import (
     Network,
     compile_network,
@@ -32,9 +32,10 @@ from programs.encoder import (
     golden_encoder,
     layers_of_chips,
     place_encoder,
+    random_layers,
+    random_tokens,
     read_encoder,
 )
-from programs.encoder import shape as encoder
 from programs.matmul import (
     MatmulShape,
     compile_matmul,
@@ -113,8 +114,8 @@ def random_encoder(
     shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
 ) -> CompiledWorkload:
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
-    layers = encoder.random_encoder(shape, seed) if data else []
-    x = encoder.random_tokens(shape, seed)
+    layers = random_layers(shape, seed) if data else []
+    x = random_tokens(shape, seed)
     artifact = compile_encoder(shape, spec, chips, layers, x) if data else compile_encoder(
         shape, spec, chips
     )  # fmt: skip
@@ -136,15 +137,16 @@ def figures(workload: CompiledWorkload) -> dict[str, Any]:
     cycles = artifact.predicted_cycles[workload.entry]
     seconds = cycles / artifact.spec.clock_hz
     peak = peak_multiply_accumulates(workload.dtype) * artifact.chips
-    parts = {name: artifact.model[name] for name in ("layer_cycles",) if name in artifact.model}
+    bindings = Bindings.of(artifact)
+    layer = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
     return {
-        **parts,
+        **layer,
         "cycles": cycles,
         "microseconds": 1e6 * seconds,
         "multiply_accumulates": workload.multiply_accumulates,
         "mxm_utilisation": workload.multiply_accumulates / (cycles * peak),
         "tera_operations_per_s": 2e-12 * workload.multiply_accumulates / seconds,
-        "sram_used_bytes": artifact.model["sram_used_bytes"],
+        "sram_used_bytes": bindings.sram_used_bytes,
     }
 
 

@@ -1,10 +1,15 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
-from .compiler import compile_belt, compile_decoder
-from .entries import belt_entry, entry_at, token_entry
+from .compiler import (
+    compile_belt,
+    compile_decoder,
+    compile_model,
+    compile_model_apart,
+    join_images,
+)
 from .expert_weights import router_columns
 from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, pick_token
+from .host import Host, adopt, belt_entry, entry_at, home_of, pick_token, token_entry
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
@@ -30,13 +35,18 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "adopt",
     "belt_entry",
     "build_pipeline",
     "check_parallelism",
     "compile_belt",
     "compile_decoder",
+    "compile_model",
+    "compile_model_apart",
     "deal_model",
     "entry_at",
+    "home_of",
+    "join_images",
     "machine_sizes",
     "memory_bytes",
     "part_tiles",

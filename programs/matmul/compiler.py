@@ -22,7 +22,7 @@ from chip.scheduling import Operand, Pass, Schedule, program_of
 from chip.spec import ChipSpec
 from interconnect.collectives import ReducePlaces, exchange
 from interconnect.wiring import node_cables
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Planes, planes_of
 from programs.kernels import RowOperand, Rows, product, put_weights, store_results
 from programs.matmul.places import BUFFERS, EXCHANGED, GROUP, MatmulPlan, MatmulShape, plan_matmul
 from programs.sram import Image, put_rows, read_words
@@ -164,15 +164,13 @@ def _add_by_tree(
     return schedule.place(p, ready - first_read) + p.ready
 
 
-def _outputs(plan: MatmulPlan) -> dict[str, list[list[int]]]:
+def _outputs(plan: MatmulPlan) -> dict[str, Planes]:
     """Results by block and chunk; after a row split the totals, in the same order."""
     if plan.total is not None:
         words = len(plan.blocks) * plan.streamed
-        return {"c": [[queue, plan.total.address, words] for queue in plan.total.queues]}
+        return {"c": planes_of(plan.total, words)}
     return {
-        f"c{block}.{chunk}": [
-            [queue, place.address, plan.chunks[chunk]] for queue in place.queues
-        ]
+        f"c{block}.{chunk}": planes_of(place, plan.chunks[chunk])
         for (block, chunk), place in plan.results.items()
     }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from programs.artifact import Artifact
+from programs.artifact import Artifact, decoder_of
 from programs.decoder import Host, PartitionedModel, belt_entry, pick_token
 from programs.running.runner import Runner
 from programs.running.stepping import LOOKAHEAD
@@ -44,10 +44,12 @@ def run_belt(
     """Greedy generation of ``new_tokens`` tokens for each prompt, all on the belt at once.
 
     prompts: at most as many as the artifact has sequences; others stay empty.  Raises ValueError
-    for too many or empty prompts, or more positions than the artifact's context.
+    for another artifact, too many or empty prompts, or more positions than the artifact's context.
     """
-    count, stages = int(artifact.model["sequences"]), int(artifact.model["pp"])
-    context = int(artifact.bindings["context"])
+    facts = decoder_of(artifact)
+    if facts.sequences is None:
+        raise ValueError("the artifact is no conveyor belt: compile one with compile_belt")
+    count, stages, context = facts.sequences, facts.pp, facts.context
     if not 1 <= len(prompts) <= count or not all(prompts):
         raise ValueError(f"{len(prompts)} prompts: use 1 to {count}, none of them empty")
     longest = max(len(prompt) for prompt in prompts) + new_tokens - 1

@@ -19,7 +19,7 @@ from chip.engine import Chip, Rings, ring_vectors
 from chip.faults import ProgramFault
 from chip.linking import LinkedProgram, link, touched_words
 from interconnect.wiring import wire
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.decoder import Host, pick_token
 from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
 from programs.running.stepping import (
@@ -151,7 +151,7 @@ class Runner:
         if len(keys) != self._touched_programs.get(number):
             words = self.artifact.spec.words_per_slice
             parts = [touched_words(self._linked[key]) for key in keys]
-            for places in self.artifact.bindings.get("inputs", {}).values():
+            for places in Bindings.of(self.artifact).inputs.values():
                 parts += [slice_ * words + first + np.arange(n) for slice_, first, n in places]
             rows = np.concatenate([np.zeros(0, np.int64), *parts])
             self._touched[number] = np.unique(rows.astype(np.int64))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.artifact import Artifact
+from programs.artifact import Artifact, decoder_of
 from programs.decoder import Host, PartitionedModel
 from programs.running.runner import Runner
 from programs.running.stepping import LOOKAHEAD, StuckError
@@ -44,7 +44,7 @@ class LpuSession:
     @property
     def context(self) -> int:
         """Positions the KV cache holds."""
-        return int(self.artifact.bindings["context"])
+        return decoder_of(self.artifact).context
 
     @property
     def io_seconds(self) -> float:

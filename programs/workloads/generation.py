@@ -17,10 +17,10 @@ from cluster.processes import Placement
 from cluster.runs import (
     SERVED,
     Listener,
-    compile_apart,
     publish_generation,
     run_generation,
 )
+from programs.decoder import compile_model_apart
 from programs.models import open_model
 from programs.running import Generation
 
@@ -52,7 +52,7 @@ def work(job: Workload) -> dict[str, Any]:
     checkpoint = open_model("target")
     prompt = tuple(checkpoint.tokenizer.encode(PROMPT).ids)
     job.say("compiling ...")
-    artifact, images = compile_apart(
+    artifact, images = compile_model_apart(
         checkpoint, tp=CHIPS, dtype="int8", context=len(prompt) + NEW_TOKENS, chip="groq-lpu-1"
     )
     watch = None if job.board is None else RunWatch(job.board, "generate", SERVED)

@@ -77,7 +77,7 @@ def test_values_runs_and_bits() -> None:
 
 
 def test_a_program_alone_takes_no_data() -> None:
-    with pytest.raises(AssemblyError, match="read_assembly"):
+    with pytest.raises(AssemblyError, match=r"\.data fills memory, which a program alone lacks; use read_assembly"):
         assemble(".data mem_w[0]:0 i8 1")
 
 
@@ -97,7 +97,7 @@ def test_lines_of_blocks() -> None:
         (".data mem_w[0]:0 i8 1*0", "without values"),
         (".data mem_w[0]:0 i8 1 x0", "0 words"),
         (".data mem_w[0]:0 i8 1*321 x1", "321 values for 1 words"),
-        (".data mem_w[0]:0 i8 128", "'128' is no i8"),
+        (".data mem_w[0]:0 i8 128", "'128' is no i8; use V, V*TIMES, FIRST..LAST or 0x bits"),
         (".data mem_w[0]:0 i8 0x100", "is no i8"),
         (".data mem_w[0]:0 i8 1.5", "is no i8"),
         (".data mem_w[0]:0 i8 0..200", "is no i8"),

@@ -271,6 +271,10 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["kv_bytes_per_token"]["deepseek-v3"] == 70_272
     assert run([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == report
+    lone = ["--prompt-tokens", "600", "--output-tokens", "7", "--json"]
+    assert run([*arguments, "--platform", "gpu+lpu", *lone]) == 0
+    asked = json.loads(capsys.readouterr().out)
+    assert (asked["prompt_tokens"], asked["output_tokens"]) == (600, 7)
     assert run([*arguments, "--platform", "gpu+lpu", "--prompt-tokens", "600"]) == 0
     assert "gpu+lpu" in capsys.readouterr().out
 

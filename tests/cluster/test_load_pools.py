@@ -29,8 +29,8 @@ from cluster.experiments.serving.batching import serve_batched
 from cluster.experiments.serving.belt import serve_on_belts
 from cluster.experiments.serving.figures import service_report
 from cluster.gpu import GpuGroup, load_gpu_spec
-from cluster.runs import compile_model
 from programs.artifact import Artifact
+from programs.decoder import compile_model
 from programs.models import architecture, find_model, open_model
 from programs.running import LpuSession
 

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,11 +300,13 @@ def leaves(value: Any, path: str = "") -> Iterator[str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", list(RUNS))
 def test_any_number_is_drawn_or_refused(
     pages: dict[str, tuple[Path, Path]], tmp_path: Path, kind: str
 ) -> None:
     value = json.loads(pages[kind][0].read_text())
+    counts = Counter[str]()
     # Fewer pictures at once: a broken one shows as well, and faster.
     for path in leaves({key: one for key, one in value.items() if key != "facts"}):
         section = path.partition(".")[0]
@@ -314,6 +317,14 @@ def test_any_number_is_drawn_or_refused(
             saved.write_text(json.dumps(broken))
             try:
                 loaded = read_run(saved)
-            except InputError:
+            except InputError as error:
+                assert "\n" not in str(error) and str(saved) in str(error)
+                counts["refused"] += 1
                 continue
-            render(loaded)
+            assert loaded == json.loads(json.dumps(broken))
+            page = render(loaded)
+            assert page.startswith("<!") and page.rstrip().endswith("</html>")
+            for number in re.findall(r'(?:[dxy]|points|width|height)="([^"]*)"', page):
+                assert "nan" not in number and "inf" not in number
+            counts["drawn"] += 1
+    assert counts["refused"] and counts["drawn"]

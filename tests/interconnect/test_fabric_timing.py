@@ -148,6 +148,7 @@ def test_numbers_that_do_not_fit_a_vector_name() -> None:
         simulate(replace(schedule, vectors=np.array([1 << 26])), NODE, SPEC)
 
 
+@pytest.mark.long
 def test_ten_million_vector_hops_a_second() -> None:
     """On one core; 20 to 100 million measured."""
     schedule = random_schedule(RACK, 1, 400, most=20_000)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interconnect.vector_flights import FlightError, find_flights
 from wires import SPEC, random_schedule
 
 from chip.program import Program, new_blocks
@@ -15,7 +16,6 @@ from interconnect.clocks.drift import ClockError
 from interconnect.collectives import compile_fabric_collective, plan_collective
 from interconnect.collectives.node import compile_collective
 from interconnect.collectives.traffic import collective_traffic
-from interconnect.vector_flights import FlightError, find_flights
 from interconnect.wires import simulate
 from interconnect.wiring import FabricError, active_nodes, link_to, topology_of
 

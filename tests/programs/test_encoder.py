@@ -22,7 +22,7 @@ from programs.encoder import (
     read_encoder,
 )
 from programs.encoder.compiler import ENTRY
-from programs.encoder.shape import random_encoder, random_tokens
+from programs.encoder.shape import random_layers, random_tokens
 from programs.running import LOOKAHEAD, Runner
 
 SPEC = ChipSpec()
@@ -30,7 +30,7 @@ SPEC = ChipSpec()
 
 def compare(shape: EncoderShape, chips: int = 1, seed: int = 0) -> int:
     """Random weights and tokens: legal, on time, every bit of the output the golden model's."""
-    layers, x = random_encoder(shape, seed), random_tokens(shape, seed)
+    layers, x = random_layers(shape, seed), random_tokens(shape, seed)
     artifact = compile_encoder(shape, SPEC, chips, layers, x)
     each = [artifact.program(ENTRY, chip) for chip in range(chips)]
     for program in each:
@@ -82,7 +82,7 @@ def _float64(shape: EncoderShape, seed: int) -> NDArray[np.float64]:
         z = z / np.sqrt((z * z).mean(axis=1, keepdims=True) + 1e-12)
         return np.asarray(z * vectors[gain] + vectors[shift])
 
-    for layer in random_encoder(shape, seed):
+    for layer in random_layers(shape, seed):
         vectors = layer.vectors
         m = {n: numerics.from_f16_bits(w).astype(np.float64) for n, w in layer.matrices.items()}
         q, k, v = x @ m["q"] + vectors["q_bias"], x @ m["k"], x @ m["v"]
@@ -103,7 +103,7 @@ def _float64(shape: EncoderShape, seed: int) -> NDArray[np.float64]:
 def test_golden_encoder_is_an_encoder() -> None:
     """fp16 between products keeps it within a few thousandths of float64."""
     shape = EncoderShape(3, 384, 6, 700, 48)
-    bits = golden_encoder(shape, random_encoder(shape, 5), random_tokens(shape, 5))
+    bits = golden_encoder(shape, random_layers(shape, 5), random_tokens(shape, 5))
     found, wanted = numerics.from_f16_bits(bits).astype(np.float64), _float64(shape, 5)
     assert np.abs(found - wanted).max() < 0.02
     assert np.sqrt(((found - wanted) ** 2).mean()) < 0.003

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
@@ -24,7 +25,7 @@ from programs.models import (
     load_checkpoint,
     random_checkpoint,
 )
-from programs.models.config import RopeScaling, read_config
+from programs.models.config import RopeScaling, read_config, tensor_shapes
 from programs.plans import compile_plan
 
 SPEC = ChipSpec()
@@ -52,6 +53,10 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "encoder's alu": (
         lambda: compile_encoder(ENCODER, TWO_CYCLES, 1), CompileError,
         "alu_cycles is 2: these kernels are written for 3",
+    ),
+    "slices": (
+        lambda: compile_encoder(ENCODER, replace(SPEC, reserved_slices_west=tuple(range(9)))),
+        CompileError, "35 usable slices in a hemisphere: use 38 or more",
     ),
     "network's alu": (
         lambda: compile_network(mlp(1, (20, 10)), TWO_CYCLES), CompileError,
@@ -162,6 +167,18 @@ def test_a_file_that_is_shorter_than_its_header(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((1000).to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match="header of 1000 bytes in a file of 10"):
         load_checkpoint(tmp_path)
+
+
+def test_tensors_that_went_away(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+    config = read_config(tmp_path)
+    drawn = random_checkpoint(config, 0)
+    file = tmp_path / "model.safetensors"
+    save_file({name: drawn.tensor(name) for name in tensor_shapes(config)}, file)
+    stored = load_checkpoint(tmp_path)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"can no longer be read \(.*\); put the file back"):
+        stored.tensor("model.norm.weight")
 
 
 def test_a_checkpoint_without_a_tokenizer(tmp_path: Path) -> None:

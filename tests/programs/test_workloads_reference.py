@@ -14,7 +14,7 @@ from programs.convnet import Network, compile_network, random_input, randomise
 from programs.convnet.layers import INPUT, Layer
 from programs.decoder import Host, compile_decoder, partition_model
 from programs.encoder import EncoderShape, compile_encoder
-from programs.encoder.shape import random_encoder, random_tokens
+from programs.encoder.shape import random_layers, random_tokens
 from programs.matmul import MatmulShape, compile_matmul
 from programs.models import ModelConfig, random_checkpoint
 
@@ -44,7 +44,7 @@ def network() -> Artifact:
 
 def encoder() -> Artifact:
     shape = EncoderShape(1, 32, 2, 40, 16)
-    return compile_encoder(shape, SPEC, 1, random_encoder(shape, 0), random_tokens(shape, 0))
+    return compile_encoder(shape, SPEC, 1, random_layers(shape, 0), random_tokens(shape, 0))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])

@@ -52,7 +52,7 @@ class AgenticResult:
 
 def build_site(settings: AgenticSettings) -> AgentSite:
     """Compile the shipped models for LPUs, and load them for GPUs."""
-    from cluster.runs import compile_model
+    from programs.decoder import compile_model
 
     s = settings
     group = GpuGroup(load_gpu_spec(s.gpu), s.gpu_tp)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
 from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder import token_entry
 from programs.plans import Plan
 
@@ -171,9 +171,9 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
 
 def host_bytes(artifact: Artifact) -> tuple[int, int]:
     """Bytes that the host puts into the chips before a launch, and takes out with the logits."""
-    inputs = artifact.bindings["inputs"]
-    into = sum(320 * words for planes in inputs.values() for _, _, words in planes)
-    return into, 4 * 320 * artifact.bindings["outputs"]["logits"][0][2]
+    bindings = Bindings.of(artifact)
+    into = sum(320 * words for planes in bindings.inputs.values() for _, _, words in planes)
+    return into, 4 * 320 * bindings.outputs["logits"][0][2]
 
 
 def host_seconds(artifact: Artifact) -> tuple[float, float]:
@@ -189,7 +189,7 @@ def host_seconds(artifact: Artifact) -> tuple[float, float]:
 
 def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
     """The costs of a compiled decoder: exact cycles, and host transfers by the PCIe model."""
-    buckets = tuple(int(bucket) for bucket in artifact.bindings["buckets"])
+    buckets = decoder_of(artifact).buckets
     cycles = artifact.predicted_cycles
     clock = artifact.spec.clock_hz
     # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.

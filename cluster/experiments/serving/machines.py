@@ -61,7 +61,7 @@ def _shipped_belt(model: str, choice: LpuChoice, spec: ChipSpec) -> Belt:
 
 
 def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
-    from cluster.runs import compile_model
+    from programs.decoder import compile_model
     from programs.models import open_model
 
     checkpoint = open_model(model)

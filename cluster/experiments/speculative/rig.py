@@ -26,7 +26,7 @@ from cluster.experiments.speculative.steps import (
     target_only,
 )
 from cluster.gpu import GpuModel, GpuPool
-from cluster.runs import compile_model
+from programs.decoder import compile_model
 from programs.models import Checkpoint, open_model
 from programs.running import LpuSession
 

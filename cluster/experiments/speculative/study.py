@@ -37,7 +37,7 @@ from cluster.experiments.speculative.settings import (
 )
 from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, Work, target_only
 from cluster.gpu import LINK_PRESETS, GpuGroup, GpuPool, load_gpu_spec, load_link, ray_pool
-from cluster.runs import compile_model
+from programs.decoder import compile_model
 from programs.models import architecture, open_model, shipped_model
 
 

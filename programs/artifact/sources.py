@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -50,6 +51,12 @@ def place_of(artifact: Artifact, chip: int | None, block: int) -> tuple[str, int
         if 0 <= block - run[0] < run[2]:
             return name[:100], run[1] + block - run[0]
     return None
+
+
+def without_sources(artifact: Artifact) -> Artifact:
+    """``artifact`` as if it said nothing of assembler files."""
+    model = {key: value for key, value in artifact.model.items() if key != SOURCES}
+    return replace(artifact, model=model)
 
 
 def with_places(text: str, artifact: Artifact, chip: int | None) -> str:
