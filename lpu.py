@@ -14,55 +14,93 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chip.checker import Finding as Finding
-    from chip.checker import check as check
-    from chip.encoding import Assembly as Assembly
-    from chip.encoding import assemble as assemble
-    from chip.encoding import disassemble as disassemble
-    from chip.encoding import read_assembly as read_assembly
-    from chip.engine import Chip as Chip
-    from chip.errors import LpuError as LpuError
-    from chip.isa import Op as Op
-    from chip.linking import link as link
-    from chip.program import Program as Program
-    from chip.reference import ReferenceChip as ReferenceChip
-    from chip.reference import look as look
-    from chip.scheduling import Alu as Alu
-    from chip.scheduling import Pass as Pass
-    from chip.scheduling import Place as Place
-    from chip.scheduling import Schedule as Schedule
-    from chip.scheduling import Self as Self
-    from chip.scheduling import Stream as Stream
-    from chip.scheduling import Symbol as Symbol
-    from chip.scheduling import program_of as program_of
-    from chip.scheduling import relocate as relocate
-    from chip.spec import ChipSpec as ChipSpec
-    from chip.spec import load_chip_spec as load_chip_spec
-    from cluster.experiments.agentic import AgenticSettings as AgenticSettings
+    from chip.checker import Finding, check
+    from chip.encoding import Assembly, assemble, disassemble, read_assembly
+    from chip.engine import Chip
+    from chip.errors import LpuError
+    from chip.isa import Op
+    from chip.linking import link
+    from chip.program import Program
+    from chip.reference import ReferenceChip, look
+    from chip.scheduling import (
+        Alu,
+        Pass,
+        Place,
+        Schedule,
+        Self,
+        Stream,
+        Symbol,
+        program_of,
+        relocate,
+    )
+    from chip.spec import ChipSpec, load_chip_spec
+    from cluster.experiments.agentic import AgenticSettings
     from cluster.experiments.agentic import agentic as experiment_agentic
-    from cluster.experiments.serving import DisaggregatedSettings as DisaggregatedSettings
-    from cluster.experiments.serving import LoadSettings as LoadSettings
+    from cluster.experiments.serving import DisaggregatedSettings, LoadSettings
     from cluster.experiments.serving import disaggregated as experiment_disaggregated
     from cluster.experiments.serving import load as experiment_load
-    from cluster.experiments.speculative import SpeculativeSettings as SpeculativeSettings
+    from cluster.experiments.speculative import SpeculativeSettings
     from cluster.experiments.speculative import speculative as experiment_speculative
-    from cluster.library import CompiledModel as CompiledModel
-    from cluster.library import PlanTable as PlanTable
+    from cluster.library import CompiledModel, PlanTable
     from cluster.library import compile_named as compile
     from cluster.library import load_compiled as load
     from cluster.library import plan_named as plan
-    from cluster.runs import CollectiveSettings as CollectiveSettings
-    from cluster.runs import Generated as Generated
-    from cluster.runs import run_collective as run_collective
-    from interconnect.collectives import CollectivePlan as CollectivePlan
-    from interconnect.collectives import plan_collective as plan_collective
-    from interconnect.vectors import check_fabric as check_fabric
-    from interconnect.wiring import Topology as Topology
-    from interconnect.wiring import named_topology as named_topology
-    from interconnect.wiring import topology_of as topology_of
-    from interconnect.wiring import wired_topology as wired_topology
+    from cluster.runs import CollectiveSettings, Generated, run_collective
+    from interconnect.collectives import CollectivePlan, plan_collective
+    from interconnect.vectors import check_fabric
+    from interconnect.wiring import Topology, named_topology, topology_of, wired_topology
 
-#: Every name, and where it is at home: ``module:name``.
+__all__ = [
+    "AgenticSettings",
+    "Alu",
+    "Assembly",
+    "Chip",
+    "ChipSpec",
+    "CollectivePlan",
+    "CollectiveSettings",
+    "CompiledModel",
+    "DisaggregatedSettings",
+    "Finding",
+    "Generated",
+    "LoadSettings",
+    "LpuError",
+    "Op",
+    "Pass",
+    "Place",
+    "PlanTable",
+    "Program",
+    "ReferenceChip",
+    "Schedule",
+    "Self",
+    "SpeculativeSettings",
+    "Stream",
+    "Symbol",
+    "Topology",
+    "assemble",
+    "check",
+    "check_fabric",
+    "compile",
+    "disassemble",
+    "experiment_agentic",
+    "experiment_disaggregated",
+    "experiment_load",
+    "experiment_speculative",
+    "link",
+    "load",
+    "load_chip_spec",
+    "look",
+    "named_topology",
+    "plan",
+    "plan_collective",
+    "program_of",
+    "read_assembly",
+    "relocate",
+    "run_collective",
+    "topology_of",
+    "wired_topology",
+]
+
+#: Where each name is at home: ``module:name``.
 _HOMES = {
     "AgenticSettings": "cluster.experiments.agentic:AgenticSettings",
     "Alu": "chip.scheduling:Alu",
@@ -112,8 +150,6 @@ _HOMES = {
     "topology_of": "interconnect.wiring:topology_of",
     "wired_topology": "interconnect.wiring:wired_topology",
 }
-
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

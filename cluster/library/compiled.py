@@ -15,13 +15,10 @@ from cluster.runs import (
     DTYPES,
     Generated,
     GenerateSettings,
-    adopt,
-    compile_model,
     generate,
-    home_of,
 )
 from programs.artifact import Artifact, load, save
-from programs.decoder import check_parallelism
+from programs.decoder import adopt, check_parallelism, compile_model, home_of
 from programs.models import open_model
 
 
