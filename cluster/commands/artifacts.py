@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError, RunError
 
@@ -26,17 +27,17 @@ Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="th
 
 
 def compile_(
-    model: options.Model = None,
+    model: option_types.Model = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
         "model.lpu"
     ),
-    chips: options.Chips = None,
-    tp: options.Tp = None,
-    pp: options.Pp = None,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chips: option_types.Chips = None,
+    tp: option_types.Tp = None,
+    pp: option_types.Pp = None,
+    dtype: option_types.Dtype = "int8",
+    context: option_types.Context = None,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """Compile a checkpoint to one .lpu file."""
     from programs.decoder import check_parallelism
@@ -86,7 +87,7 @@ def check(
     most_elements: Annotated[
         int, typer.Option(help="Refuse programs that expand to more; a million take 0.2 GiB.")
     ] = MOST_ELEMENTS,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
     from chip.checker import ERROR
@@ -171,7 +172,7 @@ def inspect(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also SRAM before a launch, as .data: --limit lines.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Show an artifact's program as assembler text."""
     options.check_at_least("--limit", limit, 0)
@@ -238,14 +239,14 @@ def run(
     context: typer.Context,
     file: File,
     entry: Entry = None,
-    trace: options.Trace = None,
-    trace_window: options.TraceWindow = None,
-    save: options.Save = None,
-    report: options.Report = None,
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    as_json: options.Json = False,
+    trace: option_types.Trace = None,
+    trace_window: option_types.TraceWindow = None,
+    save: option_types.Save = None,
+    report: option_types.Report = None,
+    metrics_port: option_types.MetricsPort = 0,
+    metrics_host: option_types.MetricsHost = option_types.METRICS_HOST,
+    metrics_linger: option_types.MetricsLinger = option_types.METRICS_LINGER_SECONDS,
+    as_json: option_types.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
     from chip.faults import LockstepViolation, ProgramFault

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 from cluster.errors import InputError
+from cluster.option_checks import check_choice
 
 if TYPE_CHECKING:
     from chip.encoding import Assembly
@@ -38,8 +39,8 @@ def assemble(
         str | None,
         typer.Option(help="What the results are shown as: f32 or i32.", show_default="f32"),
     ] = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """Assemble the programs of a node's chips to one .lpu file; the opposite of inspect."""
     from chip.faults import ProgramFault
@@ -47,7 +48,7 @@ def assemble(
     from chip.spec import load_chip_spec
     from cluster.commands.output import print_json, print_table
     from interconnect.wiring import NODE_SIZES, node_cables
-    from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, save, source
+    from programs.artifact import OUTPUT_TYPES, SOURCES, Artifact, fault_text, save, source_entry
 
     spec = load_chip_spec(chip)
     if len(texts) not in NODE_SIZES:
@@ -56,7 +57,7 @@ def assemble(
     bindings: dict[str, Any] = {"inputs": {}, "outputs": {}}
     if result is not None:
         bindings["outputs"] = {"result": _places(result, spec.words_per_slice)}
-        shown_as = options.check_choice("--result-type", result_type or "f32", tuple(OUTPUT_TYPES))
+        shown_as = check_choice("--result-type", result_type or "f32", tuple(OUTPUT_TYPES))
         if shown_as != "f32":
             bindings["output_types"] = {"result": shown_as}
     elif result_type is not None:
@@ -67,7 +68,7 @@ def assemble(
         spec=spec, topology="node", chips=len(programs), cables=node_cables(len(programs)),
         programs={"main": programs}, program_of_chip=list(range(len(programs))),
         memory=[assembly.memory for assembly in read], bindings=bindings,
-        model={SOURCES: [source(path.name, assembly.lines)
+        model={SOURCES: [source_entry(path.name, assembly.lines)
                          for path, assembly in zip(texts, read, strict=True)]},
     )  # fmt: skip
     predicted = made.predicted_cycles

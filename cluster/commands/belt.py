@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError
 
@@ -15,7 +16,7 @@ DEFAULT_PROMPTS = ["def ", "import ", "class ", "for "]
 
 
 def belt(
-    model: options.Model = None,
+    model: option_types.Model = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="Text to continue; once for each sequence.",
                                        show_default="four of them"),
@@ -23,10 +24,10 @@ def belt(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens for each prompt.")] = 16,
     tp: Annotated[int, typer.Option(help="Chips that share every matrix.")] = 8,
     pp: Annotated[int, typer.Option(help="Pipeline stages of tp chips each.")] = 2,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    dtype: option_types.Dtype = "int8",
+    context: option_types.Context = None,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:  # fmt: skip
     """Generate for several prompts at once, each in another stage of the pipeline."""
     started = perf_counter()

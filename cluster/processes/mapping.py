@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import CAPACITY, Rings
+from chip.errors import ErrorKind, LpuError
 from cluster.processes.leftovers import hold, release
 
 MAGIC = b"LPUMAP1\0"
@@ -50,8 +51,10 @@ ABANDONED_AT, REFUSED_AT, WATCHED_AT = 64, 72, 88
 LINE = 128
 
 
-class MappingError(Exception):
+class MappingError(LpuError):
     """A mapping that is not the one of this run."""
+
+    kind = ErrorKind.PROBLEM
 
 
 def _shown(token: bytes) -> bytes:

@@ -147,7 +147,7 @@ class Supervisor:
             self._recover(lost, cause)
 
     def progress(self) -> Any:
-        """What the clock knows of the current run: a reference to a ``Progress``."""
+        """What the clock knows of the current run: a reference to a ``RunProgress``."""
         return self.clock.progress.remote(self._run)
 
     def _await(

@@ -50,7 +50,7 @@ Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Workload:
+class CompiledWorkload:
     """A compiled workload with random data.
 
     results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
@@ -66,7 +66,9 @@ class Workload:
     golden: Callable[[], Values]
 
 
-def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_matmul(
+    shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """A product of random matrices: whole int8 range, or fp16 normal numbers."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     sizes = ((shape.m, shape.k), (shape.k, shape.n))
@@ -86,10 +88,12 @@ def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = Tr
         return read_matmul(plan_matmul(shape, spec), chips)
 
     macs = shape.multiply_accumulates
-    return Workload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
+    return CompiledWorkload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
 
 
-def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_network(
+    network: Network, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """An int8 network with random weights and a random input."""
     image = random_input(network, seed)
     if data:
@@ -103,12 +107,12 @@ def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = Tru
         return read_logits(network, place_network(network, spec), chips[0])
 
     macs = network.multiply_accumulates()
-    return Workload(network.name, artifact, "network", macs, "int8", results, golden)
+    return CompiledWorkload(network.name, artifact, "network", macs, "int8", results, golden)
 
 
 def random_encoder(
     shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
-) -> Workload:
+) -> CompiledWorkload:
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
     layers = random_layers(shape, seed) if data else []
     x = random_tokens(shape, seed)
@@ -124,10 +128,10 @@ def random_encoder(
         return read_encoder(shape, places, chips_run[-1])
 
     macs = shape.multiply_accumulates
-    return Workload("encoder", artifact, "encoder", macs, "fp16", results, golden)
+    return CompiledWorkload("encoder", artifact, "encoder", macs, "fp16", results, golden)
 
 
-def figures(workload: Workload) -> dict[str, Any]:
+def figures(workload: CompiledWorkload) -> dict[str, Any]:
     """Cycles, time at the chip's clock, and what share of the MXM's peak is useful."""
     artifact = workload.artifact
     cycles = artifact.predicted_cycles[workload.entry]
@@ -146,7 +150,7 @@ def figures(workload: Workload) -> dict[str, Any]:
     }
 
 
-def check_workload(workload: Workload) -> None:
+def check_workload(workload: CompiledWorkload) -> None:
     """Prove the programs legal; raises RunError with the first finding."""
     artifact, entry = workload.artifact, workload.entry
     findings = []
@@ -159,7 +163,7 @@ def check_workload(workload: Workload) -> None:
         raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
 
 
-def run_workload(workload: Workload) -> dict[str, Any]:
+def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
     """Run one launch here and compare; raises RunError when anything differs from the golden model.
 
     Wall times are in seconds; the artifact must have its data.
