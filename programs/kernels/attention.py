@@ -15,7 +15,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream
+from chip.scheduling import Alu, Pass, Place, ScatterWindow, Schedule, Self, Stream
 from chip.spec import ChipSpec
 
 #: Tiles of a pass: a longer one would write a slice while it still reads it.
@@ -214,8 +214,7 @@ def _append(
             continue
         arrive = at + place.position - 24
         offsets = p.load(places.kv_map.at(target.number), 24, arrive, place.queues[0])
-        done = max(done, p.store(place, out, at, 24, window=(0, target.last), map_code=24,
-                                 map_tag=offsets.tag))  # fmt: skip
+        done = max(done, p.store(place, out, at, 24, window=ScatterWindow(offsets, target.last)))
     return done
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chip.engine import Rings, run_chips
-from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL
+from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SENT_CYCLE, SEQUENCE, TAIL
 from chip.faults import LockstepViolation
 from chip.linking import link
 from cluster.processes import ChipGroup, MappingError, Placement, SharedMapping, chip_actors
@@ -114,7 +114,7 @@ def test_a_run_goes_on_without_the_forged_vectors(artifact: Artifact, local_ray:
         with pytest.raises(MappingError, match="another run"):
             SharedMapping.attach(mapping.path, mapping.layout, bytes(16))
         meta = np.zeros(5, np.int64)
-        meta[[SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH]] = 400, 0, 99, 0
+        meta[[SENT_CYCLE, SEQUENCE, CHECKSUM, LAUNCH]] = 400, 0, 99, 0
         rings = strange_rings(mapping.path, mapping.layout)
         for ring in range(len(rings.counts)):
             forge(rings, ring, meta)

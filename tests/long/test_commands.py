@@ -11,7 +11,15 @@ import pytest
 from cluster.cli import run
 from tests import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md"), ROOT / "README.md"])
+#: Folders with a README of their own, in them or below.
+FOLDERS = ("chip", "interconnect", "programs", "cluster", "dashboards", "tests")
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/README.md")),
+    ]
+)
 MARK = re.compile(r"<!-- not run in the tests: \S.* -->\n$")
 #: What stands for the reader's own in a command: what the test gives.
 OWN = {
@@ -47,10 +55,28 @@ def table_commands() -> list[str]:
     return list(dict.fromkeys(re.findall(r"^\| `(lpu [^`]+)` \|", rows, re.M)))
 
 
-def cases() -> list[object]:
-    commands = table_commands()
+def shown() -> dict[str, list[str]]:
+    """Commands of the blocks that are run, each with the lines of its output that stand there.
+
+    Where lines begin with ``$``, these are the commands and the others what they print.
+    """
+    found: dict[str, list[str]] = {}
     for _, text, marked in blocks():
-        commands += [] if marked else [line for line in text.splitlines() if line.strip()]
+        if marked:
+            continue
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines[0].startswith("$ "):
+            lines = [f"$ {line}" for line in lines]
+        for line in lines:
+            if line.startswith("$ "):
+                output = found.setdefault(line[2:], [])
+            else:
+                output.append(line)
+    return found
+
+
+def cases() -> list[object]:
+    commands = [*table_commands(), *shown()]
     return [
         pytest.param(c, marks=[pytest.mark.long] if c.startswith(LONG) else [], id=c)
         for c in dict.fromkeys(commands)
@@ -78,13 +104,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def _words(text: str) -> str:
+    """Text without the lines of tables and with single blanks."""
+    return " ".join(re.sub(r"[\u2500-\u257f]", " ", text).split())
+
+
 @pytest.mark.parametrize("command", cases())
-def test_command_runs(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_runs(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("LPU_METRICS_LINGER", "0")
+    monkeypatch.setenv("COLUMNS", "200")
     words = [OWN.get(word, word) for word in shlex.split(command)]
     assert words[0] == "lpu", "a command of another program: mark its block as not run, with why"
     assert run(words[1:]) == 0
+    printed = _words(capsys.readouterr().out)
+    assert [line for line in shown().get(command, []) if _words(line) not in printed] == []
 
 
 def test_marks_stand_before_blocks() -> None:

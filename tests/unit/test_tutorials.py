@@ -13,8 +13,9 @@ import pytest
 from chip.encoding import read_assembly
 from chip.isa import Op
 from cluster.cli import run
+from tests import ROOT
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture

@@ -35,8 +35,9 @@ from cluster.metrics import Board, RunWatch
 from cluster.processes.ray_session import _join
 from cluster.report import report_request
 from cluster.report.run_file import new_run, read_run
-from cluster.runs import compile_functional, home_of
+from cluster.runs import compile_functional
 from programs.artifact import ArtifactError, Bindings
+from programs.decoder import home_of
 
 # --- commands -------------------------------------------------------------------------------------
 
@@ -199,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "chips and driver share memory, so the driver must run on a node of the cluster",
     ),
     "no checkpoint": (
-        lambda: home_of(SimpleNamespace(model={})), InputError,  # type: ignore[arg-type]
+        lambda: home_of(outputs({})), ArtifactError,
         "the artifact names no checkpoint: name its directory with --model",
     ),
     "outputs": (
@@ -230,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
 
 
 def outputs(places: dict[str, Any]) -> Any:
-    return SimpleNamespace(bindings={"outputs": places}, spec=ChipSpec())
+    return SimpleNamespace(bindings={"outputs": places}, model={}, spec=ChipSpec())
 
 
 @pytest.mark.parametrize("name", REFUSED)
