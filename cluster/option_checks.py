@@ -12,6 +12,8 @@ from cluster.whole_files import check_writable
 
 #: Chips of a node.
 CHIPS = (1, 2, 4, 8)
+#: Positions that a model is compiled for where nobody says how many.
+DEFAULT_CONTEXT = 256
 
 
 def check_node(chips: int | None) -> int:

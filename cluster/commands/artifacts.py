@@ -13,8 +13,8 @@ from cluster import option_checks, option_types
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
 from cluster.errors import InputError
+from cluster.option_checks import DEFAULT_CONTEXT
 
-DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
 #: Instructions and stream elements of a program; within them checking stays below 1 GiB.
 MOST_ELEMENTS = 1 << 22

@@ -15,6 +15,8 @@ from .plans import plan_models, write_plans
 from .prompts_on_belt import BeltTexts, generate_on_belt
 from .publish import SERVED, publish_generation
 from .settings import (
+    DEFAULT_PROMPT,
+    DTYPES,
     MOST_BYTES,
     ONLY_WITH_RUN,
     BeltSettings,
@@ -45,6 +47,8 @@ from .workloads import (
 )
 
 __all__ = [
+    "DEFAULT_PROMPT",
+    "DTYPES",
     "MOST_BYTES",
     "ONLY_WITH_RUN",
     "SERVED",
