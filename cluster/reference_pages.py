@@ -1,6 +1,7 @@
 """The pages of ``docs/reference``, made from the code: ``python -m cluster.reference_pages``.
 
-Instructions, chip and GPU specs with the source of every value, the command line, metrics.
+Instructions, chip and GPU specs with the source of every value, the command line, metrics; and the
+picture of the packages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from chip import isa
 from chip import spec as chip_spec
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE
+from cluster import architecture_picture
 from cluster.gpu import spec as gpu_spec
 from cluster.instruction_examples import example, when
 from cluster.metrics import reference as metrics
@@ -137,10 +139,13 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    """Write every page."""
+    """Write every page and the picture."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         replace_file(DIRECTORY / name, partial(_write, make()))
+    picture = architecture_picture.PICTURE
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(picture, partial(_write, architecture_picture.draw()))
     return 0
 
 

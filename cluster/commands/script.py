@@ -33,7 +33,7 @@ RESULTS_VARIABLE = "LPU_RESULTS_DIR"
 
 
 @dataclass(frozen=True)
-class Workload:
+class ScriptJob:
     """What a script is given.  board: for metrics, None where nobody asked for them."""
 
     name: str
@@ -51,7 +51,7 @@ def results_directory() -> Path:
     return (Path.home() if os.environ.get(JOB_VARIABLE) else Path.cwd()) / RESULTS
 
 
-def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoReturn:
+def run_workload(name: str, work: Callable[[ScriptJob], dict[str, Any]]) -> NoReturn:
     """Run ``work`` with the process's arguments, leave its result as JSON, and exit."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -74,7 +74,7 @@ def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoRet
             path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
         board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
-        data = {"workload": name, **work(Workload(name, board))}
+        data = {"workload": name, **work(ScriptJob(name, board))}
         text = json.dumps(data, indent=1) + "\n"
 
         def write(target: Path) -> None:

@@ -29,6 +29,7 @@ from programs.artifact import Artifact
 from programs.faults import FaultPlan, load_fault_plan
 from programs.faults.plan import CableFault, DeadNode, Upset
 from programs.running import BARRIER, Generation
+from tests import ROOT
 
 JOB = Generation((70, 221, 304), 24)
 PLAN = FaultPlan(
@@ -132,6 +133,7 @@ def test_a_second_death_needs_a_second_spare() -> None:
         collective(FaultPlan(dead_nodes=(DeadNode(4), DeadNode(5))))
 
 
+@pytest.mark.long
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
     from programs.decoder import Host
     from programs.running import Alone, Runner
@@ -183,7 +185,7 @@ def test_the_command_counts_and_refuses(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_the_documentation_is_survived(artifact: Artifact, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs/faults.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     path = tmp_path / "faults.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     faulty = run(artifact, Placement(8, in_process=True, faults=load_fault_plan(path)))

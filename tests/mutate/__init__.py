@@ -2,13 +2,15 @@
 
 ``python -m tests.mutate --sample 60 --seed N`` draws mutants of the four packages (`sampling`),
 applies each to a throw-away copy of the checkout (`copies`), runs the test files nearest to the
-mutated module (`imports`, `nearness`) and prints who killed it, or that it survived (`table`).
+mutated line (`imports`, `users`, `nearness`) and prints who killed it, or that it survived
+(`table`).
 
 - The same seed on the same sources draws the same mutants.  The strata take turns: the four
   packages and, as a fifth, functions that numba compiles.
-- Test files run nearest first: those that import the module, also through a package's face
-  (``__init__.pyi``), then those that import its importers.  The markers are those of README's long
-  run: everything but ``soak``.
+- Test files run nearest first: those that name the mutated function, also through a package's face
+  (``__init__.pyi``) or through others, then those that import its module and its importers;
+  ``unit`` before ``machine`` before ``cluster`` before ``long``.  The markers are those of README's
+  long run: everything but ``soak``; one process each, whatever pyproject says.
 - ``--seconds`` bounds what one mutant may cost: files run as long as their times on the unmutated
   copy (measured once per file, `baseline`) add up to less.  A file that alone costs more runs
   without its ``long`` tests, or, if that is too much as well, not at all.  The third file that is

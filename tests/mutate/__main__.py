@@ -26,6 +26,7 @@ from .pytest_run import StoppedError
 from .sampling import PACKAGES, draw, mutants, product
 from .table import as_json, lines, row
 from .trial import EQUIVALENT, Bench, Verdict
+from .users import Users
 
 HERE = Path(__file__).resolve().parent
 WRONG_ARGUMENTS = 2
@@ -113,7 +114,8 @@ def judge(
     pristine, *workers = copies
     baselines = Baselines(pristine, seconds, stop)
     idle = [Bench(copy, pristine, baselines, seconds, stop) for copy in workers]
-    nearness, compiled = Nearness(imports), CompiledFunctions(imports)
+    users = Users(imports)
+    nearness, compiled = Nearness(imports, users), CompiledFunctions(imports, users)
     modules = {path.relative_to(imports.root).as_posix(): m for m, path in imports.paths.items()}
 
     def one(mutant: Mutant) -> Verdict | None:
@@ -125,7 +127,7 @@ def judge(
         module = modules[mutant.file]
         bench = idle.pop()
         try:
-            tests = nearness.test_files(module)
+            tests = nearness.test_files(module, mutant.line)
             verdict = bench.judge(mutant, tests, compiled.stale(module, mutant.line))
         except StoppedError:
             return None

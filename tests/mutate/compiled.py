@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 
-from .imports import Imports, Target
+from .imports import Imports
 from .operators import last_name
+from .users import Users
 
 
 def is_compiled(node: ast.stmt) -> bool:
@@ -20,15 +21,11 @@ def is_compiled(node: ast.stmt) -> bool:
 
 
 class CompiledFunctions:
-    """Who uses which definition, through any number of others."""
+    """Numba's caches of a checkout's compiled functions."""
 
-    def __init__(self, imports: Imports) -> None:
+    def __init__(self, imports: Imports, users: Users) -> None:
         self._imports = imports
-        self._users: dict[Target, set[Target]] = {}
-        for module, defined in imports.defined.items():
-            for name, statement in defined.items():
-                for used in imports.used(module, statement):
-                    self._users.setdefault(used, set()).add((module, name))
+        self._users = users
 
     def stale(self, module: str, line: int) -> set[str]:
         """Prefixes (paths relative to the checkout, ``folder/__pycache__/file.function-``) of the
@@ -36,18 +33,8 @@ class CompiledFunctions:
 
         The mutated file's own are all among them if any is: they go with the file's time stamp.
         """
-        defined = self._imports.defined[module]
-        waiting: list[Target] = [
-            (module, name)
-            for name, statement in defined.items()
-            if statement.lineno <= line <= (statement.end_lineno or line)
-        ]
-        reached: set[Target] = set(waiting)
-        for target in waiting:
-            fresh = self._users.get(target, set()) - reached
-            reached |= fresh
-            waiting += sorted(fresh, key=str)
-        reached |= {(module, name) for name in defined}
+        reached = set(self._users.steps(self._users.at(module, line)))
+        reached |= {(module, name) for name in self._imports.defined[module]}
         found = set()
         for where, name in reached:
             statement = self._imports.defined[where].get(name or "")

@@ -252,7 +252,10 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """``min`` and ``max``, a keyword dropped; calls that make texts and types stay."""
+        """``min`` and ``max``, a keyword dropped; calls that make texts and types stay.
+
+        zip's ``strict`` stays as asserts do.
+        """
         if self._untouched(node):
             return
         name = last_name(node.func)
@@ -263,7 +266,7 @@ class _Finder(ast.NodeVisitor):
         for argument in node.args[1:] if name == "cast" else node.args:
             self.visit(argument)
         for keyword in node.keywords:
-            if keyword.arg in TEXT_KEYWORDS:
+            if keyword.arg in TEXT_KEYWORDS or (name == "zip" and keyword.arg == "strict"):
                 continue
             if keyword.arg is not None and self.has_default(node, keyword.arg):
                 self._add(*self._with_comma(keyword), "", "keyword")

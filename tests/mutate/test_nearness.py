@@ -9,6 +9,7 @@ import pytest
 from .compiled import CompiledFunctions
 from .imports import Imports
 from .nearness import Nearness
+from .users import Users
 
 TREE = {
     "chip/__init__.py": "x, y, z = attach_stub(__name__, __file__)\n",
@@ -49,8 +50,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(root: Path, module: str) -> list[str]:
-    return [path.stem for path in Nearness(Imports(root)).test_files(module)]
+def names(root: Path, module: str, line: int = 1) -> list[str]:
+    imports = Imports(root)
+    return [path.stem for path in Nearness(imports, Users(imports)).test_files(module, line)]
 
 
 def test_a_name_leads_through_faces_to_where_it_is_defined(tree: Path) -> None:
@@ -78,6 +80,30 @@ def test_the_shared_name_comes_first_among_equals(tree: Path) -> None:
     assert names(tree, "chip.checker.rules")[0] == "test_rules"
 
 
+def test_who_names_the_line_comes_before_who_only_imports_the_module(tree: Path) -> None:
+    (tree / "chip/checker/units.py").write_text("UNITS = 3\nOTHER = 4\n")
+    (tree / "tests/unit/chip/test_other.py").write_text(
+        "from chip.checker.units import OTHER\ndef test_it(): assert OTHER\n"
+    )
+    (tree / "tests/unit/chip/test_check.py").write_text(
+        "from chip.checker import check\ndef test_it(): assert check()\n"
+    )
+    assert names(tree, "chip.checker.units", 2)[0] == "test_other"
+    # two steps by name, through check; test_other only imports the module
+    near = names(tree, "chip.checker.units", 1)
+    assert near.index("test_check") < near.index("test_other")
+
+
+def test_slow_folders_come_later(tree: Path) -> None:
+    text = "from chip.checker.rules import check\ndef test_it(): assert check()\n"
+    for folder in ("long", "machine", "cluster"):
+        (tree / f"tests/{folder}/chip").mkdir(parents=True)
+        (tree / f"tests/{folder}/chip/test_{folder}.py").write_text(text)
+    near = names(tree, "chip.checker.rules")
+    places = [near.index(f"test_{name}") for name in ("direct", "machine", "cluster", "long")]
+    assert places == sorted(places)
+
+
 def test_stale_are_all_that_use_a_changed_definition(tree: Path) -> None:
     (tree / "chip/numbers.py").write_text(
         "WIDTH = 4\nOTHER = 5\n\n@jit_inline\ndef double(x):\n    return x * 2\n"
@@ -88,7 +114,8 @@ def test_stale_are_all_that_use_a_changed_definition(tree: Path) -> None:
         "@numba.njit(cache=True)\ndef wide():\n    return TWICE\n\n"
         "@jit\ndef apart():\n    return 1\n"
     )
-    compiled = CompiledFunctions(Imports(tree))
+    imports = Imports(tree)
+    compiled = CompiledFunctions(imports, Users(imports))
     own = "chip/__pycache__/numbers.double-"
     run, wide = "chip/__pycache__/loop.run-", "chip/__pycache__/loop.wide-"
     assert compiled.stale("chip.numbers", 1) == {own, wide}

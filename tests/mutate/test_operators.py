@@ -74,6 +74,7 @@ def test_each_operator(source: str, mutated: set[str]) -> None:
         "x = 'a' + b",
         "logger.info('text', 1)",
         "assert a < b",
+        "x = zip(a, b, strict=True)",
         "x = typer.Option(1, help='text')",
         "x = cast(int | None, a)",
         "f: TypeAlias = int | float",
