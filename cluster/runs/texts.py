@@ -26,13 +26,7 @@ from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
-from programs.decoder import (
-    ChipImages,
-    adopt,
-    compile_model,
-    compile_model_apart,
-    home_of,
-)
+from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, open_model
 from programs.running import Generation

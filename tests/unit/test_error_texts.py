@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests import ROOT
 import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from tests import ROOT
 
 #: What a formatted value is in a message.
 GAP = "\0"
