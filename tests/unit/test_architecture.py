@@ -87,6 +87,7 @@ LAYERS = (
     ("gpu", "metrics", "tracing"),
     ("runs",),
     ("experiments",),
+    ("library",),
     ("report", "plots", "bench"),
     ("commands",),
     ("cli", "instruction_examples", "reference_pages", "__init__"),
