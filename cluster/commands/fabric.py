@@ -12,6 +12,7 @@ from cluster.errors import InputError
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
+    from interconnect.collectives import CollectivePlan
     from interconnect.wiring import Topology
     from programs.artifact import Artifact
 
@@ -268,10 +269,10 @@ def collective(
     if not run and (tracing is not None or reporting.wanted):
         raise InputError("--trace, --save and --report: only with --run")
     traced = None
-    compiled: list[Artifact] = []
+    compiled: list[tuple[Artifact, Topology]] = []
 
-    def planned(artifact: Artifact) -> None:
-        compiled.append(artifact)
+    def planned(artifact: Artifact, wiring: Topology) -> None:
+        compiled.append((artifact, wiring))
         if tracing is not None:  # too large a trace is refused before the run
             tracing.plan(artifact, [Launched(ENTRY_POINT, artifact.predicted_cycles[ENTRY_POINT])])
 
@@ -282,11 +283,15 @@ def collective(
     )
     with working("scheduling ...", stderr_console()) as tell:
         wiring, spec = _machine(chips, chip)
+
+        def plan_on(wiring: Topology) -> CollectivePlan:
+            try:
+                return plan_collective(wiring, operation, nbytes, spec, algorithm=algorithm)
+            except ValueError as error:
+                raise InputError(f"--chips {chips} --op {operation}: {error}") from None
+
         compared = None if gpu is None else gpu_time(gpu, operation, wiring.chips, nbytes)
-        try:
-            plan = plan_collective(wiring, operation, nbytes, spec, algorithm=algorithm)
-        except ValueError as error:
-            raise InputError(f"--chips {chips} --op {operation}: {error}") from None
+        plan = plan_on(wiring)
         functional = None
         if run:
             functional = run_functional(
@@ -295,10 +300,14 @@ def collective(
                 algorithm=algorithm, planned=planned, faults=fault_plan,
                 watch=None if board is None else RunWatch(board, "fabric collective"),
             )  # fmt: skip
+            artifact, in_use = compiled[0]
+            if in_use is not wiring:  # some of its nodes are spare
+                plan = plan_on(in_use)
+                compared = None if gpu is None else gpu_time(gpu, operation, plan.chips, nbytes)
             launched = Launched(ENTRY_POINT, functional["cycles"])
             if tracing is not None:
                 tell("writing the trace ...")
-                traced = tracing.write(compiled[0], [launched])
+                traced = tracing.write(artifact, [launched])
     facts: dict[str, Any] = {
         "op": operation, "chips": plan.chips, "bytes": nbytes, "algorithm": plan.algorithm,
         "latency_cycles": plan.latency_cycles, "latency_ns": plan.latency_ns,
@@ -326,7 +335,7 @@ def collective(
 
         reporting.finish(
             lambda: collective_run(
-                rows, operation, nbytes, compiled[0], launched, gpu or DEFAULT_GPU, seed
+                rows, operation, nbytes, artifact, launched, gpu or DEFAULT_GPU, seed
             )
         )
     if as_json:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from chip.engine import Chip, Rings
+from chip.engine import Chip, Rings, ring_vectors
 from chip.linking import LinkedProgram
 from interconnect.collectives import FabricCollective
 from programs.artifact import ENTRY_POINT, collective_artifact
@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self, collective: FabricCollective, data: np.ndarray) -> None:
         self.artifact = collective_artifact(collective, data)
-        self.rings = Rings.allocate(2 * len(self.artifact.cables))
+        self.rings = Rings.allocate(2 * len(self.artifact.cables), ring_vectors(collective.spec))
         self.runner = Runner(self.artifact, range(self.artifact.chips), self.rings, Alone())
 
     @property
@@ -52,8 +52,11 @@ class Machine:
             chip.begin(own or self.runner.linked(ENTRY_POINT, chip.chip_id), 0)
         step_lookahead(self.chips, self.rings, Alone())
 
+    def result(self, chip: int, dtype: type) -> np.ndarray:
+        return read_result(self.artifact, self.chips[chip], dtype)
+
     def results(self, dtype: type) -> list[np.ndarray]:
-        return [read_result(self.artifact, chip, dtype) for chip in self.chips]
+        return [self.result(chip, dtype) for chip in range(len(self.chips))]
 
     def digest(self) -> list[tuple[int, int]]:
         return [(int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips]
