@@ -73,36 +73,36 @@ class Op(IntEnum):
     SCATTER = 35  # sram[a + offset(superlane)] <- s0, offsets from map stream pair s1 (SG2)
     # VXM: z = op(x, y); x is s0, y is s1; 32-bit internal registers
     MOV = 64  # x
-    ADD_F32 = 65
-    SUB_F32 = 66
-    MUL_F32 = 67
-    MAX_F32 = 68
-    MIN_F32 = 69
-    ADD_I32 = 70  # modulo 2^32
-    SUB_I32 = 71
-    MUL_I32 = 72
+    ADD_F32 = 65  # x + y
+    SUB_F32 = 66  # x - y
+    MUL_F32 = 67  # x * y
+    MAX_F32 = 68  # the greater of x and y
+    MIN_F32 = 69  # the smaller of x and y
+    ADD_I32 = 70  # x + y, modulo 2^32
+    SUB_I32 = 71  # x - y, modulo 2^32
+    MUL_I32 = 72  # x * y, modulo 2^32
     SHL = 73  # x << (y & 31)
     ASR = 74  # x >> (y & 31), arithmetic
-    AND = 75
-    OR = 76
-    XOR = 77
+    AND = 75  # bitwise, of x and y
+    OR = 76  # bitwise, of x and y
+    XOR = 77  # bitwise, of x and y
     EXP = 78  # correctly rounded fp32
-    TANH = 79
-    RSQRT = 80
+    TANH = 79  # correctly rounded fp32
+    RSQRT = 80  # 1 / sqrt(x), correctly rounded fp32
     RELU = 81  # fp32 max(x, +0), NaN stays NaN
-    NEG_F32 = 82
+    NEG_F32 = 82  # -x
     CVT_F32_I32 = 83  # fp32 -> int32, to nearest even, saturating, NaN -> 0
-    CVT_I32_F32 = 84
+    CVT_I32_F32 = 84  # int32 -> fp32, to nearest even
     CVT_F32_F16 = 85  # fp32 -> fp16 bits (low half), nearest even, saturating at +-65504
-    CVT_F16_F32 = 86
+    CVT_F16_F32 = 86  # fp16 bits (low half) -> fp32, exactly
     CVT_I32_I8 = 87  # int32 -> int8 (low byte), saturating
     CVT_I8_I32 = 88  # sign-extend the low byte
     MASK = 89  # low 8 bits of y nonzero ? x : 0
     MASK_BAR = 90  # low 8 bits of y nonzero ? 0 : x
     EQ = 91  # integer compare of the 32 bits: 1 or 0
-    NE = 92
-    GT_F32 = 93  # 1 or 0
-    GE_F32 = 94
+    NE = 92  # 0 or 1, the opposite of EQ
+    GT_F32 = 93  # x > y: 1 or 0
+    GE_F32 = 94  # x >= y: 1 or 0
     # MXM
     LW = 128  # column group ``a`` of the plane's weight buffer <- the 16 streams from s0
     IW = 129  # install the first ``a`` column groups of the buffer, zero the other columns
@@ -203,6 +203,11 @@ def queue_name(queue: int) -> str:
                      "transposer[0]", "transposer[1]", "permutor", "rotator")[unit]  # fmt: skip
         return f"sxm_{'we'[hemisphere]}.{unit_name}"
     return f"c2c[{queue - C2C_QUEUE}]"
+
+
+def safe_queue_name(queue: int) -> str:
+    """``queue_name`` that survives numbers outside the map."""
+    return queue_name(queue) if 0 <= queue < QUEUES else f"queue {queue}"
 
 
 def stream_name(code: int) -> str:

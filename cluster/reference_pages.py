@@ -1,6 +1,7 @@
 """The pages of ``docs/reference``, made from the code: ``python -m cluster.reference_pages``.
 
-Instructions, chip and GPU specs with the source of every value, the command line, metrics.
+Instructions, chip and GPU specs with the source of every value, the command line, metrics; and the
+picture of the packages.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from chip import isa
 from chip import spec as chip_spec
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE
+from cluster import architecture_picture
 from cluster.gpu import spec as gpu_spec
+from cluster.instruction_examples import example, when
 from cluster.metrics import reference as metrics
 from cluster.whole_files import replace_file
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "reference"
+_HEADINGS = ("opcode", "number", "meaning", "effect, dispatched at T", "example")
 _FAMILIES = ((1, "ICU"), (32, "MEM"), (64, "VXM"), (128, "MXM"), (160, "SXM"), (192, "C2C"))
 
 
@@ -43,16 +47,17 @@ def instructions() -> str:
     parts = [
         "# Instructions",
         "Made from `chip/isa.py` and `chip/program/blocks.py`. What each does to the bit is in "
-        "[machine.md](../machine.md).",
+        "[machine.md](../machine.md), how a line is written in [assembler.md](../assembler.md). "
+        "Cycles are those of the default chip; x is s0, y is s1.",
     ]
     for index, (first, family) in enumerate(_FAMILIES):
         end = _FAMILIES[index + 1][0] if index + 1 < len(_FAMILIES) else 256
         rows = [
-            (f"`{op.name}`", str(int(op)), meanings[op.name])
+            (f"`{op.name}`", str(int(op)), meanings[op.name], when(op), f"`{example(op)}`")
             for op in Op
             if first <= int(op) < end
         ]
-        parts += [f"## {family}", _table(("opcode", "number", "meaning"), rows)]
+        parts += [f"## {family}", _table(_HEADINGS, rows)]
     modes = [(f"`{mode.name}`", str(int(mode))) for mode in AccMode]
     parts += ["## Modes of ACC", _table(("mode", "number"), modes)]
     queues = [
@@ -67,7 +72,7 @@ def instructions() -> str:
     columns = [(f"`{n}`", str(BLOCK_DTYPE[n])) for n in BLOCK_DTYPE.names or ()]
     parts += [
         "## Columns of a block",
-        "What they mean: the docstring of `chip/program/blocks.py`.",
+        "What they mean: [assembler.md](../assembler.md).",
         _table(("column", "type"), columns),
     ]
     return "\n\n".join(parts) + "\n"
@@ -134,10 +139,13 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    """Write every page."""
+    """Write every page and the picture."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         replace_file(DIRECTORY / name, partial(_write, make()))
+    picture = architecture_picture.PICTURE
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(picture, partial(_write, architecture_picture.draw()))
     return 0
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chip.checker import ERROR, FINDINGS_PER_RULE, Finding
 from chip.isa import C2C_QUEUE, LINKS, Op
-from chip.program import ERROR, FINDINGS_PER_RULE, Finding, Program, expand_columns
+from chip.program import Program, expand_columns
 from chip.spec import ChipSpec
 
 Ints = NDArray[np.int64]

@@ -1,7 +1,10 @@
-from .rules import ERROR, Finding, check
+from .findings import ERROR, FINDINGS_PER_RULE, WARNING, Finding
+from .rules import check
 
 __all__ = [
     "ERROR",
+    "FINDINGS_PER_RULE",
+    "WARNING",
     "Finding",
     "check",
 ]

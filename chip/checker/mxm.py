@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chip.checker.findings import CheckReport
 from chip.checker.units import find, key, latest, pick
 from chip.isa import MXM_QUEUE, AccMode, Op
-from chip.program import Columns, Ints, Report
+from chip.program import Columns, Ints
 from chip.spec import ChipSpec
 
 _GROUPS = 32  # more than the 20 column groups of a plane
 
 
-def check_mxm(c: Columns, spec: ChipSpec, report: Report) -> None:
+def check_mxm(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     """Rule ``mxm`` and the pairing of ABC with ACC (rule ``missing``)."""
     loads = _ordered(c, np.flatnonzero((c.op == Op.LW) & (c.a >= 0) & (c.a < _GROUPS)))
     installs = _ordered(c, np.flatnonzero((c.op == Op.IW) & (c.a >= 0) & (c.a < _GROUPS)))
@@ -38,7 +39,7 @@ def _ordered(c: Columns, rows: Ints) -> Ints:
     return ordered
 
 
-def _check_reload(c: Columns, loads: Ints, spec: ChipSpec, report: Report) -> None:
+def _check_reload(c: Columns, loads: Ints, spec: ChipSpec, report: CheckReport) -> None:
     starts = np.flatnonzero(c.a[loads] == 0)
     before, after = loads[starts[:-1]], loads[starts[1:]]
     gap = np.diff(starts) + spec.mxm_reload_gap_cycles
@@ -48,7 +49,7 @@ def _check_reload(c: Columns, loads: Ints, spec: ChipSpec, report: Report) -> No
                    "the plane's buffer still serves the tile begun by ")  # fmt: skip
 
 
-def _check_installs(c: Columns, loads: Ints, installs: Ints, report: Report) -> None:
+def _check_installs(c: Columns, loads: Ints, installs: Ints, report: CheckReport) -> None:
     """Each of an install's column groups was loaded after the plane's previous install."""
     plane = _plane(c, installs)
     since = np.full(len(installs), np.iinfo(np.int64).min, np.int64)
@@ -92,7 +93,7 @@ def _used_planes(c: Columns, installs: Ints, activations: Ints) -> _Use:
 
 
 def _check_activations(
-    c: Columns, installs: Ints, activations: Ints, spec: ChipSpec, report: Report
+    c: Columns, installs: Ints, activations: Ints, spec: ChipSpec, report: CheckReport
 ) -> None:
     use = _used_planes(c, installs, activations)
     nothing = use.install < 0
@@ -116,7 +117,7 @@ def _check_activations(
                    "the planes of the pair hold different group counts, see ")  # fmt: skip
 
 
-def _check_overlap(c: Columns, activations: Ints, report: Report) -> None:
+def _check_overlap(c: Columns, activations: Ints, report: CheckReport) -> None:
     """An fp16 ABC holds both planes of its pair for two cycles."""
     wide = activations[c.of("w0", activations) == 2]
     if len(wide) == 0:
@@ -137,7 +138,7 @@ def _check_overlap(c: Columns, activations: Ints, report: Report) -> None:
 
 
 def _check_accumulates(
-    c: Columns, activations: Ints, accumulates: Ints, spec: ChipSpec, report: Report
+    c: Columns, activations: Ints, accumulates: Ints, spec: ChipSpec, report: CheckReport
 ) -> None:
     abc_keys = key(_plane(c, activations), c.cycle[activations])
     acc_keys = key(_plane(c, accumulates), c.cycle[accumulates])

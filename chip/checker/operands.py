@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chip.checker.findings import CheckReport
 from chip.isa import (
     EAST_STREAMS,
     IMM,
@@ -18,7 +19,7 @@ from chip.isa import (
     Op,
     alu_stream_groups,
 )
-from chip.program import Bools, Columns, Ints, Report
+from chip.program import Bools, Columns, Ints
 from chip.spec import ChipSpec
 
 _FROM_W0 = -1  # width is the instruction's w0
@@ -81,7 +82,7 @@ class Operands:
     mem: Bools
 
 
-def check_operands(c: Columns, spec: ChipSpec, report: Report) -> Operands:
+def check_operands(c: Columns, spec: ChipSpec, report: CheckReport) -> Operands:
     """Rules ``bounds``, ``align``, ``alu`` and ``sxm`` of single instructions."""
     s1 = c.of("s1")
     w0, w1, wo = c.of("w0"), c.of("w1"), c.of("wo")
@@ -137,12 +138,12 @@ def check_operands(c: Columns, spec: ChipSpec, report: Report) -> Operands:
     return Operands(s1, width0, width1, width_out, lo, hi, mem)
 
 
-def _flag(report: Report, code: str, wrong: Bools, other: str, mend: str) -> None:
+def _flag(report: CheckReport, code: str, wrong: Bools, other: str, mend: str) -> None:
     report.add(code, np.flatnonzero(wrong), other, mend)
 
 
 def _check_widths(
-    report: Report, c: Columns, vxm: Bools, stream0: Bools, stream1: Bools, w0: Ints, w1: Ints,
+    report: CheckReport, c: Columns, vxm: Bools, stream0: Bools, stream1: Bools, w0: Ints, w1: Ints,
     wo: Ints,
 ) -> None:  # fmt: skip
     for used, width, least in ((stream0, w0, 1), (stream1, w1, 1), (vxm, wo, 0)):
@@ -152,7 +153,8 @@ def _check_widths(
 
 
 def _check_group(
-    report: Report, name: str, stream: Ints, width: Ints, align: Ints, rotate: Bools | None = None
+    report: CheckReport, name: str, stream: Ints, width: Ints, align: Ints,
+    rotate: Bools | None = None,
 ) -> Bools:
     """Rows whose group is inside the streams, one direction and aligned; findings otherwise."""
     used = width > 0
@@ -179,7 +181,7 @@ _GROUPS = np.array([[g in alu_stream_groups(k) for g in range(8)] for k in range
 
 
 def _check_alu_groups(
-    report: Report, c: Columns, s1: Ints, width0: Ints, width1: Ints, width_out: Ints
+    report: CheckReport, c: Columns, s1: Ints, width0: Ints, width1: Ints, width_out: Ints
 ) -> None:
     rows = np.flatnonzero(ARITY[c.op] > 0)
     alu = c.queue[rows] - VXM_QUEUE
@@ -200,7 +202,7 @@ def _check_alu_groups(
 
 
 def _check_sxm(
-    report: Report, c: Columns, imm: Ints, w0: Ints, width0: Ints, width_out: Ints
+    report: CheckReport, c: Columns, imm: Ints, w0: Ints, width0: Ints, width_out: Ints
 ) -> tuple[Ints, Ints]:
     """SXM rules; widths come back 0 for instructions whose shape makes no sense."""
     distribute, transpose = c.op == Op.DISTRIBUTE, c.op == Op.TRANSPOSE
@@ -236,7 +238,7 @@ def _check_sxm(
     return width0, width_out
 
 
-def _check_addresses(report: Report, c: Columns, spec: ChipSpec) -> tuple[Ints, Ints, Bools]:
+def _check_addresses(report: CheckReport, c: Columns, spec: ChipSpec) -> tuple[Ints, Ints, Bools]:
     plain = (c.op == Op.READ) | (c.op == Op.WRITE)
     mapped = (c.op == Op.GATHER) | (c.op == Op.SCATTER)
     bank, last = spec.words_per_bank, spec.words_per_slice - 1

@@ -1,9 +1,10 @@
 """The static checker: proves a program legal before it runs.
 
 Knows every rule of ``docs/machine.md`` except the run-time rule ``offset``; executes nothing and
-sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each rule is
-a mask, a sort with neighbour comparison or a binary search.  One program at a time: that the
-programs of wired chips fit each other is proven where the cables are known, in ``interconnect``.
+sees no data.  Works on the expansion as columns (:mod:`chip.program.columns`), vectorised: each
+rule is a mask, a sort with neighbour comparison or a binary search.  One program at a time: that
+the programs of wired chips fit each other is proven where the cables are known, in
+``interconnect``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from chip.checker.findings import ERROR, CheckReport, Finding
 from chip.checker.mxm import check_mxm
 from chip.checker.operands import check_operands
 from chip.checker.streams import check_streams
@@ -26,19 +28,8 @@ from chip.checker.units import (
 )
 from chip.faults import ProgramFault
 from chip.isa import Op
-from chip.program import (
-    ERROR,
-    WARNING,
-    Bools,
-    Columns,
-    Finding,
-    Program,
-    Report,
-    expand_columns,
-)
+from chip.program import Bools, Columns, Program, expand_columns
 from chip.spec import ChipSpec
-
-__all__ = ["ERROR", "WARNING", "Finding", "assert_legal", "check"]
 
 
 def check(
@@ -54,7 +45,7 @@ def check(
     warnings about words never written.
     """
     everything = expand_columns(program)
-    report = Report(everything, chip)
+    report = CheckReport(everything, chip)
     _report_blocks(everything, report)
     wrong = unit_mismatch(everything)
     report.add("queue", np.flatnonzero(wrong), "the operation belongs to another unit's queue",
@@ -100,7 +91,7 @@ def _only(c: Columns, keep: Bools) -> Columns:
     )  # fmt: skip
 
 
-def _report_blocks(c: Columns, report: Report) -> None:
+def _report_blocks(c: Columns, report: CheckReport) -> None:
     """Blocks that have no expansion, and gangs on anything but MEM operations."""
     blocks = c.program.blocks
     ganged = (blocks["gang"] >= 0) & ~np.isin(

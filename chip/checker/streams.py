@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from chip.checker.findings import WARNING, CheckReport
 from chip.checker.operands import ARITY, Operands
 from chip.checker.units import check_want
 from chip.isa import EAST_EDGE, EAST_STREAMS, Op, stream_name
-from chip.program import DRIVE_POSITION, SAMPLE_POSITION, WARNING, Bools, Columns, Ints, Report
+from chip.program import DRIVE_POSITION, SAMPLE_POSITION, Bools, Columns, Ints
 from chip.spec import ChipSpec
 
 _PLACE_BITS = 6
@@ -53,7 +54,7 @@ def _spread(
     return base[owner] + (step << (_DIAGONAL_BITS + _PLACE_BITS)), owner
 
 
-def check_streams(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
+def check_streams(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
     """Rules ``driver``, ``missing`` and ``want`` of streams; warning ``overwritten``."""
     makers = np.flatnonzero(ops.width_out > 0)
     cycle = c.cycle[makers] + _drive_latency(spec)[c.op[makers]]
@@ -82,7 +83,7 @@ def check_streams(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> 
 
 
 def _report_drivers(
-    c: Columns, report: Report, keys: Ints, producer: Ints, twice: Ints
+    c: Columns, report: CheckReport, keys: Ints, producer: Ints, twice: Ints
 ) -> None:
     rows, others = producer[twice + 1], producer[twice]
     later = c.cycle[rows] >= c.cycle[others]
@@ -97,7 +98,7 @@ def _report_drivers(
 
 
 def _report_missing(
-    c: Columns, report: Report, rows: Ints, keys: Ints, wanted: Ints, takes: Ints, found: Bools
+    c: Columns, report: CheckReport, rows: Ints, keys: Ints, wanted: Ints, takes: Ints, found: Bools
 ) -> None:
     lost = np.flatnonzero(~found)
 
@@ -123,7 +124,7 @@ def _report_missing(
 
 
 def _report_overwritten(
-    c: Columns, report: Report, keys: Ints, producer: Ints, read: Bools
+    c: Columns, report: CheckReport, keys: Ints, producer: Ints, read: Bools
 ) -> None:
     """Untagged values nobody read before the next producer on their diagonal replaced them."""
     replaced = np.flatnonzero(

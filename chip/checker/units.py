@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from chip.checker.findings import WARNING, CheckReport
 from chip.checker.operands import ANY_UNIT, ARITY, UNIT_OF_OP, UNIT_OF_QUEUE, Operands
 from chip.isa import (
     ALU0,
@@ -16,7 +17,7 @@ from chip.isa import (
     VXM_QUEUE,
     Op,
 )
-from chip.program import WARNING, Bools, Columns, Ints, Report
+from chip.program import Bools, Columns, Ints
 from chip.spec import ChipSpec
 
 #: Cycles fit this many bits beside a queue, plane or stream in one sort key.
@@ -66,7 +67,7 @@ def unit_mismatch(c: Columns) -> Bools:
     return wrong
 
 
-def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
+def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
     """Rules ``queue`` (one instruction per cycle) and ``bank`` (paired read and write)."""
     kind = np.zeros(256, np.int64)
     kind[[Op.READ, Op.GATHER]] = 1
@@ -90,7 +91,7 @@ def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> N
                    "the same bank serves ")  # fmt: skip
 
 
-def check_sram(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
+def check_sram(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
     """Rule ``in-flight``: no read of a word whose write is on its way."""
     reads = np.flatnonzero(ops.mem & ((c.op == Op.READ) | (c.op == Op.GATHER)))
     writes = np.flatnonzero(ops.mem & ((c.op == Op.WRITE) | (c.op == Op.SCATTER)))
@@ -108,7 +109,7 @@ def check_sram(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> Non
 
 
 def check_initialised(
-    c: Columns, ops: Operands, spec: ChipSpec, initialised: Bools, report: Report
+    c: Columns, ops: Operands, spec: ChipSpec, initialised: Bools, report: CheckReport
 ) -> None:
     """Warn of reads whose words hold no data before the launch and were not written in it."""
     never = np.iinfo(np.int64).max
@@ -132,7 +133,7 @@ def _words(c: Columns, ops: Operands, rows: Ints, spec: ChipSpec) -> tuple[Ints,
     return c.queue[rows[owner]] * spec.words_per_slice + ops.lo[rows[owner]] + step, owner
 
 
-def check_sync(c: Columns, spec: ChipSpec, report: Report) -> None:
+def check_sync(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     """Rule ``sync``: parked queues dispatch nothing, and every SYNC is released."""
     syncs = np.flatnonzero(c.op == Op.SYNC)
     if len(syncs) == 0:
@@ -155,7 +156,7 @@ def check_sync(c: Columns, spec: ChipSpec, report: Report) -> None:
                    "dispatch it after the NOTIFY's release", "the queue is parked by ")  # fmt: skip
 
 
-def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: Report) -> None:
+def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
     """Rule ``missing`` for operands that are ALU results (``want`` is asked of streams only)."""
     vxm = np.flatnonzero(ARITY[c.op] > 0)
     keys = key(c.queue[vxm], c.cycle[vxm])
@@ -177,7 +178,7 @@ def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: Report)
                    "dispatch the first operation without self")  # fmt: skip
 
 
-def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: Report) -> None:
+def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: CheckReport) -> None:
     """Rule ``want``: the resolved producer carries the wanted tag."""
     asked = np.flatnonzero((want != 0) & (producer >= 0))
     wrong = asked[c.of("tag", producer[asked]) != want[asked]]
@@ -186,7 +187,7 @@ def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: Repor
                    "the wanted value is replaced by ")  # fmt: skip
 
 
-def check_sends(c: Columns, spec: ChipSpec, report: Report) -> None:
+def check_sends(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     """Rule ``link``: vectors leave a link at least ``send_spacing_cycles`` apart."""
     sends = np.flatnonzero(c.op == Op.SEND)
     sends = sends[np.argsort(key(c.queue[sends], c.cycle[sends]), kind="stable")]

@@ -1,4 +1,7 @@
-"""Programs as text and as instruction words: assembler, disassembler, the words of the instruction queues."""
+"""Programs as text and as instruction words.
+
+Assembler, disassembler, and the words of the instruction queues.
+"""
 
 import lazy_loader
 

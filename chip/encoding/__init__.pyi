@@ -1,12 +1,15 @@
-from .assembly import AssemblyError, assemble
+from .assembly import Assembly, assemble, read_assembly
+from .assembly_error import AssemblyError
 from .disassembly import disassemble, write_instructions
 from .text_columns import Rendered, TextColumns
 
 __all__ = [
+    "Assembly",
     "AssemblyError",
     "Rendered",
     "TextColumns",
     "assemble",
     "disassemble",
+    "read_assembly",
     "write_instructions",
 ]

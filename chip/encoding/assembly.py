@@ -1,11 +1,12 @@
 """Assembler text: a program as lines people can read, edit, diff and grep.
 
-``chip.encoding.disassembly`` writes it, this module reads it.  One line is one block; a table survives
-``assemble(disassemble(p))`` column for column::
+``chip.encoding.disassembly`` writes it, this module reads it.  One line is one block; a table
+survives ``assemble(disassemble(p))`` column for column::
 
     .cycles 4000
     .gang 0 mem_w[0-3]+mem_e[7]          ; only where the order of the gangs has to be said
     .map 0 16-31,0-15,32-319             ; out lane -> in lane, for PERMUTE imm=0
+    .data mem_e[0-3]:8 f32 1.5 2.5 x4    ; SRAM before the launch: see ``chip.encoding.data_lines``
     100: mem_w[12] READ a=20 out=E5 wo=1 x8/1/2 x4/320/8
     100: mem_w[0-3,7] WRITE a=64 s0=W17 w0=1 dsg=1   # a gang: five slices, one instruction each
     130: alu[5] MUL_F32 s0=E4 w0=4 s1=imm imm=1.5f
@@ -31,14 +32,21 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.encoding.assembly_error import AssemblyError
+from chip.encoding.assembly_error import shown as _show
+from chip.encoding.data_lines import MAX_DATA_BYTES, Words, read_data
 from chip.isa import (
     IMM,
     LANES,
+    MAX_WORDS_PER_SLICE,
     QUEUES,
     SLICES_PER_HEMISPHERE,
     AccMode,
@@ -61,7 +69,7 @@ from chip.program import (
     validate_program,
 )
 
-__all__ = ["AssemblyError", "assemble", "immediate_text"]
+__all__ = ["Assembly", "AssemblyError", "assemble", "immediate_text", "read_assembly"]
 
 MAX_LINE = 10_000  # characters
 
@@ -84,12 +92,32 @@ _RUN = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", re.ASCII)
 _GANG_PART = re.compile(r"mem_([we])\[([0-9,-]+)\]", re.ASCII)
 
 
-class AssemblyError(ValueError):
-    """Text that is no program: one line with its number, what is wrong and what would mend it."""
+@dataclass
+class Assembly:
+    """What a text says: the program, the SRAM words it fills, and whence each block comes.
+
+    memory: (slice 0..87, first word, uint8 [words, 320]), no word twice.  lines: the number of
+    each block's line, from 1.
+    """
+
+    program: Program
+    memory: list[Words] = field(default_factory=list)
+    lines: Sequence[int] = ()
 
 
 def assemble(text: str) -> Program:
-    """The program that ``text`` describes; raises :class:`AssemblyError` for any other text."""
+    """The program that ``text`` describes; raises :class:`AssemblyError` for any other text.
+
+    A program alone has no memory, so ``.data`` is refused: :func:`read_assembly` takes it.
+    """
+    assembly = read_assembly(text)
+    if assembly.memory:
+        raise AssemblyError(".data fills memory, which a program alone lacks; use read_assembly")
+    return assembly.program
+
+
+def read_assembly(text: str) -> Assembly:
+    """All that ``text`` says; raises :class:`AssemblyError` for text that is no program."""
     reader = _Reader()
     number = 0
     try:
@@ -97,7 +125,7 @@ def assemble(text: str) -> Program:
             reader.read(line, number)
     except AssemblyError as error:
         raise AssemblyError(f"line {number}: {error}") from None
-    return reader.program()
+    return Assembly(reader.program(), reader.memory(), reader.line_of_block)
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -121,6 +149,8 @@ class _Reader:
         self.gang_number: dict[tuple[int, ...], int] = {}
         self.maps: list[NDArray[np.int16]] = []
         self.cycles: int | None = None
+        self.data: list[tuple[int, int, int, Words]] = []  # slice, first word, line, all of it
+        self.data_bytes = 0
 
     def read(self, line: str, number: int) -> None:
         """Take in one line."""
@@ -130,7 +160,7 @@ class _Reader:
         if not line:
             return
         if line.startswith("."):
-            self._directive(line.split())
+            self._directive(line.split(), number)
             return
         if len(self.line_of_block) >= MAX_BLOCKS:
             raise AssemblyError(f"more than {MAX_BLOCKS} blocks; use repeats")
@@ -151,12 +181,23 @@ class _Reader:
             raise AssemblyError(f"line {at}: {error.message}") from None
         return program
 
+    def memory(self) -> list[Words]:
+        """The words that ``.data`` fills, by slice and word; none may be filled twice."""
+        self.data.sort(key=lambda entry: entry[:3])
+        for (slice_, at, line, (_, _, rows)), (other, next_at, next_line, _) in pairwise(self.data):
+            if slice_ == other and at + len(rows) > next_at:
+                raise AssemblyError(
+                    f"line {max(line, next_line)}: word {next_at} of {queue_name(slice_)} is "
+                    f"filled twice, by line {min(line, next_line)} too; keep one"
+                )
+        return [entry[3] for entry in self.data]
+
     def _flush(self) -> None:
         if self.rows:
             self.parts.append(np.array(self.rows, BLOCK_DTYPE))
             self.rows = []
 
-    def _directive(self, words: list[str]) -> None:
+    def _directive(self, words: list[str], line: int) -> None:
         name = words[0]
         if name == ".cycles" and len(words) == 2:
             if self.cycles is not None:
@@ -171,14 +212,24 @@ class _Reader:
             self.gangs.append(gang)
         elif name == ".map" and len(words) == 3:
             self._expect_number(words[1], ".map", len(self.maps), MAX_MAPS)
-            lanes = _runs(words[2], LANES - 1, LANES)
+            lanes = _runs(words[2], "lane", LANES - 1, LANES)
             if len(lanes) != LANES:
                 raise AssemblyError(f".map has {len(lanes)} lanes; list all {LANES}")
             self.maps.append(np.array(lanes, np.int16))
+        elif name == ".data" and len(words) >= 2:
+            place, colon, first = words[1].rpartition(":")
+            if not colon:
+                raise AssemblyError(f".data {_show(first)} lacks its word; write mem_e[0-3]:8")
+            at = _integer(first, "the word of .data", 0, MAX_WORDS_PER_SLICE - 1)
+            for entry in read_data(_gang(place), at, words[2:]):
+                self.data.append((entry[0], at, line, entry))
+                self.data_bytes += entry[2].nbytes
+            if self.data_bytes > MAX_DATA_BYTES:
+                raise AssemblyError(f"all .data together fill more than {MAX_DATA_BYTES} bytes")
         else:
             raise AssemblyError(
-                f"{_show(' '.join(words))} is no directive;"
-                " use .cycles N, .gang N QUEUES or .map N LANES"
+                f"{_show(' '.join(words))} is no directive; use .cycles N, .gang N QUEUES, "
+                ".map N LANES or .data QUEUES:WORD TYPE VALUES"
             )
 
     @staticmethod
@@ -196,7 +247,11 @@ class _Reader:
         row = list(_NEUTRAL)
         row[_COLUMN["cycle"]] = _integer(cycle, "the cycle", *COLUMN_RANGES["cycle"])
         if op not in Op.__members__:
-            raise AssemblyError(f"{_show(op)} is no opcode; use a name of chip.isa.Op")
+            near = get_close_matches(op.upper()[:40], Op.__members__, 1)
+            mend = f"do you mean {near[0]}? All" if near else "all"
+            raise AssemblyError(
+                f"{_show(op)} is no opcode; {mend} are in docs/reference/instructions.md"
+            )
         row[_COLUMN["op"]] = int(Op[op])
         keys: dict[str, str] = {}
         level = 0
@@ -248,11 +303,6 @@ class _Reader:
 _QUEUE_HELP = "use a name such as mem_w[0], mem_e[0-3,7], alu[5], mxm[2].weights, c2c[3]"
 
 
-def _show(text: str) -> str:
-    """``text`` as one short printable piece of a message."""
-    return ascii(text if len(text) <= 40 else text[:37] + "...")
-
-
 def _integer(text: str, what: str, low: int, high: int) -> int:
     value = int(text, 0 if "x" in text else 10) if _INTEGER.fullmatch(text) else None
     if value is None or not low <= value <= high:
@@ -290,7 +340,7 @@ def _read_repeat(word: str, names: tuple[str, str, str], row: list[int]) -> None
         row[_COLUMN[name]] = _integer(text, f"{name} of {_show(word)}", *COLUMN_RANGES[name])
 
 
-def _runs(text: str, high: int, limit: int) -> list[int]:
+def _runs(text: str, what: str, high: int, limit: int) -> list[int]:
     """Numbers of a list such as ``0-3,7``; each in 0..high, at most ``limit`` of them."""
     numbers: list[int] = []
     for piece in text.split(","):
@@ -298,7 +348,10 @@ def _runs(text: str, high: int, limit: int) -> list[int]:
         first = int(match[1]) if match else high + 1
         last = int(match[2]) if match and match[2] else first
         if max(first, last) > high:
-            raise AssemblyError(f"{_show(piece)} in a list; use numbers or runs a-b of 0..{high}")
+            raise AssemblyError(
+                f"{what} {_show(piece)} of the list {_show(text)}: {what}s are 0 to {high}; "
+                "write one as 7, several as 0-3 or 0-3,7"
+            )
         step = 1 if last >= first else -1
         numbers.extend(range(first, last + step, step))
         if len(numbers) > limit:
@@ -314,7 +367,7 @@ def _gang(text: str) -> tuple[int, ...]:
         if match is None:
             raise AssemblyError(f"{_show(text)} is no queue; {_QUEUE_HELP}")
         base = SLICES_PER_HEMISPHERE if match[1] == "e" else 0
-        slices = _runs(match[2], SLICES_PER_HEMISPHERE - 1, MAX_GANG_MEMBERS)
+        slices = _runs(match[2], "slice", SLICES_PER_HEMISPHERE - 1, MAX_GANG_MEMBERS)
         members.extend(base + s for s in slices)
     if len(members) > MAX_GANG_MEMBERS:
         raise AssemblyError(f"a gang of {len(members)}; keep it within {MAX_GANG_MEMBERS}")

@@ -1,4 +1,4 @@
-"""Writing assembler text; the notation is that of ``chip.encoding.assembly``, which reads it back."""
+"""Writing assembler text, in the notation of ``chip.encoding.assembly``, which reads it back."""
 
 from __future__ import annotations
 

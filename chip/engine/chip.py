@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import frames as _frames
-from chip.engine import loop as _kernels
-from chip.engine.memory import own_memory
+from chip.engine import frames, loop
 from chip.engine.mxm import ACTIVATIONS
 from chip.engine.ring import Rings
 from chip.faults import LockstepViolation, ProgramFault
@@ -38,10 +36,10 @@ _NO_RINGS = Rings.allocate(1, 1)
 class Status(IntEnum):
     """Why ``Chip.run`` returned."""
 
-    DONE = _frames.DONE
-    WAIT_RECEIVE = _frames.WAIT_RECEIVE
-    WAIT_SEND = _frames.WAIT_SEND
-    WINDOW = _frames.WINDOW
+    DONE = frames.DONE
+    WAIT_RECEIVE = frames.WAIT_RECEIVE
+    WAIT_SEND = frames.WAIT_SEND
+    WINDOW = frames.WINDOW
 
 
 class Chip:
@@ -63,7 +61,7 @@ class Chip:
         self._words = np.zeros((_WORD_ROWS if data else 4, LANES), np.uint32)
         self._state = np.zeros(16, np.int64)
         self._links = np.zeros((4, LINKS), np.int64)
-        self._links[[_frames.TX, _frames.RX]] = -1
+        self._links[[frames.TX, frames.RX]] = -1
         self._peers = np.full(LINKS, -1, np.int64)
         self._linked: LinkedProgram | None = None
         self._launch = 0
@@ -77,7 +75,7 @@ class Chip:
 
     def _new_scratch(self) -> dict[int, NDArray[Any]]:
         """Arrays of the compiled loop that never move, by their position in the frame."""
-        f, lanes = _frames, ACTIVATIONS + 1
+        f, lanes = frames, ACTIVATIONS + 1
         return {
             f.ACCUMULATORS: np.zeros((PLANES * self.spec.mxm_accumulator_rows, LANES), np.uint32),
             f.PRODUCTS: np.zeros((ACTIVATIONS, LANES), np.uint32),
@@ -92,9 +90,9 @@ class Chip:
             f.SUMS: self.digest_sums,
         }
 
-    def _new_frame(self) -> _frames.Frame:
+    def _new_frame(self) -> frames.Frame:
         """The frame of this chip, without a program."""
-        f, frame = _frames, np.zeros(_frames.LENGTH, np.int64)
+        f, frame = frames, np.zeros(frames.LENGTH, np.int64)
         for position, array in self._scratch.items():
             f.put(frame, position, array)
         frame[f.CHIP] = self.chip_id
@@ -106,7 +104,7 @@ class Chip:
     def _reserve(self, scratch_rows: int) -> None:
         """Rows: SRAM, scratch, and a last row of zeros for vectors without data or use."""
         size = (self._sram_rows + scratch_rows + 1) * LANES
-        memory = own_memory(size, large_pages=self._dense)
+        memory = frames.own_memory(size, large_pages=self._dense)
         self._flat = np.frombuffer(memory, np.uint8).reshape(-1, LANES)
 
     @property
@@ -129,8 +127,8 @@ class Chip:
         peers: NDArray[np.int64] | list[int] | None = None,
     ) -> None:
         """Ring numbers of the 16 links, -1 where unwired; ``peers``: chip ids, for messages."""
-        self._links[_frames.TX] = tx
-        self._links[_frames.RX] = rx
+        self._links[frames.TX] = tx
+        self._links[frames.RX] = rx
         self._peers[:] = -1 if peers is None else peers
 
     def peer(self, link: int) -> int:
@@ -154,36 +152,36 @@ class Chip:
         self._linked = linked
         self._launch = launch
         self._state[:] = 0
-        self._links[[_frames.SENT, _frames.RECEIVED]] = 0
+        self._links[[frames.SENT, frames.RECEIVED]] = 0
         frame = self._frame
         for position, array in (
-            (_frames.TABLE, linked.table), (_frames.STARTS, linked.starts),
-            (_frames.ARGUMENTS, linked.arguments), (_frames.WEIGHTS, linked.weights),
-            (_frames.MAPS, linked.maps), (_frames.ROWS, self._flat), (_frames.WORDS, self._words),
+            (frames.TABLE, linked.table), (frames.STARTS, linked.starts),
+            (frames.ARGUMENTS, linked.arguments), (frames.WEIGHTS, linked.weights),
+            (frames.MAPS, linked.maps), (frames.ROWS, self._flat), (frames.WORDS, self._words),
         ):  # fmt: skip
-            _frames.put(frame, position, array)
-        frame[_frames.LAUNCH_NUMBER] = launch
+            frames.put(frame, position, array)
+        frame[frames.LAUNCH_NUMBER] = launch
 
     @property
     def clock(self) -> int:
         """Start cycle of the oldest block not executed; the program's length when done."""
         if self._linked is None:
             return 0
-        position = int(self._state[_frames.PC])
+        position = int(self._state[frames.PC])
         starts = self._linked.starts
         return int(starts[position]) if position < len(starts) else self._linked.cycles
 
     @property
     def waiting(self) -> tuple[int, int]:
         """(queue, cycle) of the SEND or RECEIVE that stopped the last run."""
-        return int(self._state[_frames.WAIT_QUEUE]), int(self._state[_frames.WAIT_CYCLE])
+        return int(self._state[frames.WAIT_QUEUE]), int(self._state[frames.WAIT_CYCLE])
 
     @property
     def receives(self) -> bool:
         """True when the oldest block not executed is a RECEIVE."""
         if self._linked is None:
             return False
-        position = int(self._state[_frames.PC])
+        position = int(self._state[frames.PC])
         table = self._linked.table
         return position < len(table) and int(table[position, 0]) == Op.RECEIVE
 
@@ -195,21 +193,21 @@ class Chip:
         """What a code of the compiled loop means; raises what it stands for."""
         p = self._linked
         assert p is not None
-        if code == _frames.FAULT:
+        if code == frames.FAULT:
             raise self._fault(p)
-        if code == _frames.LOCKSTEP:
+        if code == frames.LOCKSTEP:
             raise self._violation(p)
-        if code == _frames.DONE:
+        if code == frames.DONE:
             self.retired_cycles = p.cycles
         return Status(code)
 
     def _fault(self, p: LinkedProgram) -> ProgramFault:
         queue, cycle = self.waiting
-        piece = int(self._state[_frames.PC])
+        piece = int(self._state[frames.PC])
         if p.table[piece, 0] in (Op.SEND, Op.RECEIVE):
             text = f"{describe(p, piece)}: link {queue - 128} is not wired"
             return ProgramFault("link", cycle, queue, text, chip=self.chip_id)
-        word = int(self._state[_frames.DETAIL])
+        word = int(self._state[frames.DETAIL])
         text = f"{describe(p, piece)}: word {word} lies outside its window"
         return ProgramFault("offset", cycle, queue, text, chip=self.chip_id)
 
@@ -219,18 +217,18 @@ class Chip:
         link = queue - 128
         peer = int(self._peers[link])
         sender = f"chip {peer}" if peer >= 0 else "the chip at its other end"
-        seen = int(s[_frames.SEEN_CYCLE])
+        seen = int(s[frames.SEEN_CYCLE])
         reason = (
-            f"it is of launch {s[_frames.SEEN_LAUNCH]}, not {self._launch}",
-            f"it is vector {s[_frames.SEEN_SEQUENCE]}, not {self._links[_frames.RECEIVED, link]}",
+            f"it is of launch {s[frames.SEEN_LAUNCH]}, not {self._launch}",
+            f"it is vector {s[frames.SEEN_SEQUENCE]}, not {self._links[frames.RECEIVED, link]}",
             f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
             "its checksum does not match its bytes and the key of these links",
-        )[int(s[_frames.DETAIL])]
+        )[int(s[frames.DETAIL])]
         text = (
-            f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[_frames.PC]))} got a "
+            f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[frames.PC]))} got a "
             f"vector on link {link} that SEND of {sender} issued at cycle {seen}: {reason}"
         )
-        forged = int(s[_frames.DETAIL]) == 3
+        forged = int(s[frames.DETAIL]) == 3
         return LockstepViolation(self.chip_id, peer, cycle, seen, text, forged=forged)
 
 
@@ -258,24 +256,24 @@ def run_chips(
     until = _FOREVER if until_cycle is None else until_cycle
     if len(chips) == 1:  # a process with one chip asks often; this way costs least
         (chip,) = chips
-        chip._code[0] = _frames.READY
-        chip._frame[_frames.KEY] = r.key
-        _kernels.run_chips(
+        chip._code[0] = frames.READY
+        chip._frame[frames.KEY] = r.key
+        loop.run_chips(
             chip._frame.reshape(1, -1), chip._code, 0, 1, r.counts, r.meta, r.data, until, rounds,
             _ALONE, 0,
         )  # fmt: skip
         return [chip._stopped(int(chip._code[0]))]
-    frames = np.array([chip._frame for chip in chips]).reshape(-1, _frames.LENGTH)
-    frames[:, _frames.KEY] = r.key
-    codes = np.full(len(chips), _frames.READY, np.int64)
+    joined = np.array([chip._frame for chip in chips]).reshape(-1, frames.LENGTH)
+    joined[:, frames.KEY] = r.key
+    codes = np.full(len(chips), frames.READY, np.int64)
     shares = max(1, min(threads, len(chips)))
     moving = np.ones(shares, np.int64)
     moved = [False] * shares
 
     def run_share(own: int) -> None:
         first, end = own * len(chips) // shares, (own + 1) * len(chips) // shares
-        moved[own] = _kernels.run_chips(
-            frames, codes, first, end, r.counts, r.meta, r.data, until, rounds, moving, own
+        moved[own] = loop.run_chips(
+            joined, codes, first, end, r.counts, r.meta, r.data, until, rounds, moving, own
         )
 
     while True:
@@ -288,8 +286,8 @@ def run_chips(
             thread.join()
         # A thread may have given up waiting for one that went on: then all go on.
         found = codes.tolist()
-        broken = [n for n, code in enumerate(found) if code in (_frames.FAULT, _frames.LOCKSTEP)]
-        waits = _frames.WAIT_RECEIVE in found or _frames.WAIT_SEND in found
+        broken = [n for n, code in enumerate(found) if code in (frames.FAULT, frames.LOCKSTEP)]
+        waits = frames.WAIT_RECEIVE in found or frames.WAIT_SEND in found
         if shares == 1 or rounds < _FOREVER or broken or not (waits and any(moved)):
             break
     for number in broken:

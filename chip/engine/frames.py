@@ -1,11 +1,13 @@
 """A chip as the compiled loop sees it: addresses and lengths of its arrays in one int64 vector.
 
 One vector per chip lets one compiled call step any number of chips.  Whoever fills a frame keeps
-the arrays alive.
+the arrays alive; ``own_memory`` is what the large ones lie in.
 """
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,3 +40,18 @@ def put(frame: Frame, position: int, array: NDArray[Any]) -> None:
     """Enter a C-contiguous array."""
     frame[position] = array.__array_interface__["data"][0]
     frame[position + 1] = len(array)
+
+
+def own_memory(size_bytes: int, *, large_pages: bool) -> mmap.mmap:
+    """``size_bytes`` (at least 1) of zeros, page-aligned; a page costs nothing until touched.
+
+    large_pages: ask for 2 MiB pages, which are faster to reach and taken whole when touched.
+    """
+    # Shared memory has no large pages on most hosts, so this is private.
+    memory = mmap.mmap(-1, max(1, size_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    advice = "MADV_HUGEPAGE" if large_pages else "MADV_NOHUGEPAGE"
+    if hasattr(mmap, advice):  # Linux
+        # A kernel without large pages refuses the advice; it is only about speed.
+        with suppress(OSError):
+            memory.madvise(getattr(mmap, advice))
+    return memory

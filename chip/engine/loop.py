@@ -252,8 +252,8 @@ def execute(
 ) -> int:
     """Run a chip's pieces in order from its state's position; returns why it stopped.
 
-    frame: as of ``chip.engine.frames``; counts, meta, link_data: the rings; pieces that start at cycle
-    ``until`` or later are left.
+    frame: as of ``chip.engine.frames``; counts, meta, link_data: the rings; pieces that start at
+    cycle ``until`` or later are left.
     """
     state = vector_at(frame[STATE], 16, np.int64)
     table = matrix_at(frame[TABLE], frame[TABLE + 1], 7, np.int32)

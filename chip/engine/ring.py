@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine.memory import own_memory
+from chip.engine.frames import own_memory
 from chip.isa import LANES
 from chip.spec import ChipSpec
 

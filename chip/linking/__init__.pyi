@@ -1,6 +1,5 @@
 from .linker import LinkedProgram, describe, link
-from .timing import TimingPart, join, timing_part
-from .touched import touched_words
+from .timing import TimingPart, join, timing_part, touched_words
 
 __all__ = [
     "LinkedProgram",

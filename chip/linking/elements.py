@@ -15,7 +15,7 @@ from chip.jit import jit
 
 Array = NDArray[Any]
 
-# Columns of the block matrix: the fields of BLOCK_DTYPE in order, then what the loader adds.
+# Columns of the block matrix: the fields of BLOCK_DTYPE in order, then what linking adds.
 CYCLE, QUEUE, OP, N1, DC1, DA1, N2, DC2, DA2, GANG, DCG, DSG, A = range(13)
 S0, S1, OUT, W0, W1, WO, MODE, IMM, LO, HI, TAG, WANT0, WANT1 = range(13, 26)
 N_IN0, N_IN1, N_OUT, LATENCY, SLOT_BASE, UNGANGED, COLUMNS = range(26, 33)

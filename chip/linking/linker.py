@@ -1,4 +1,4 @@
-"""The loader: a block program becomes a flat table that runs in order without any look-up.
+"""The linker: a block program becomes a flat table that runs in order without any look-up.
 
 ``link`` resolves every operand of every instruction to its producer in true time order, rejects
 what breaks a rule that resolution sees, cuts blocks until start order is a correct order, and
@@ -27,11 +27,11 @@ from chip.isa import (
     sample_position,
     stream_name,
 )
-from chip.linking import elements as _elements
-from chip.linking import layout as _layout
-from chip.linking import order as _order
-from chip.linking import shortcuts as _shortcuts
+from chip.linking import elements
+from chip.linking.layout import lay_out
+from chip.linking.order import collect_edges, cut_blocks, find_uses
 from chip.linking.resolve import resolve
+from chip.linking.shortcuts import see_through_moves, straight_from_links
 from chip.linking.static import MAX_ELEMENTS, check_blocks
 from chip.program import BLOCK_DTYPE, Program, gang_skew
 from chip.spec import ChipSpec
@@ -76,7 +76,7 @@ _DRIVE = _positions(drive_position)
 
 def _matrix(program: Program, spec: ChipSpec) -> Array:
     """The block table as int64 [blocks, COLUMNS] with stream counts and latencies."""
-    r = _elements
+    r = elements
     m = np.zeros((len(program.blocks), r.COLUMNS), np.int64)
     for i, name in enumerate(BLOCK_DTYPE.names or ()):
         m[:, i] = program.blocks[name]
@@ -122,9 +122,9 @@ def _matrix(program: Program, spec: ChipSpec) -> Array:
 
 def _last_effect(m: Array, spec: ChipSpec, block_of: Array, cycle_of: Array) -> int:
     """Cycle at which the last effect of any element has taken place."""
-    op = m[:, _elements.OP]
-    after = np.where(m[:, _elements.N_OUT] > 0, m[:, _elements.LATENCY], 0)
-    after[(op >= 64) & (op < 128) & (m[:, _elements.WO] == 0)] = spec.alu_cycles
+    op = m[:, elements.OP]
+    after = np.where(m[:, elements.N_OUT] > 0, m[:, elements.LATENCY], 0)
+    after[(op >= 64) & (op < 128) & (m[:, elements.WO] == 0)] = spec.alu_cycles
     for code, delay in (
         (Op.WRITE, spec.write_cycles),
         (Op.SCATTER, spec.write_cycles),
@@ -158,7 +158,7 @@ def _raise(
         raise ProgramFault(code, detail, queue, "SYNC is never released: add a NOTIFY")
     cycle, queue = int(cycle_of[element]), int(queue_of[element])
     block = int(block_of[element])
-    name = Op(int(m[block, _elements.OP])).name
+    name = Op(int(m[block, elements.OP])).name
     what = {
         "queue": "two instructions in one cycle on the queue",
         "sync": "issued while the queue is parked",
@@ -191,7 +191,7 @@ def link(
         for east in (0, 1):
             skews[gang_start[i] : gang_start[i + 1], east] = gang_skew(gang, 0 if east else 32)
         if len(set(gang)) < len(gang):
-            m[m[:, _elements.GANG] == i, _elements.UNGANGED] = 1
+            m[m[:, elements.GANG] == i, elements.UNGANGED] = 1
     while True:
         linked = _attempt(program, spec, max(1, span), m, gangs, gang_start, skews)
         if linked is not None:
@@ -203,13 +203,14 @@ def _attempt(
     skews: Array,
 ) -> LinkedProgram | None:  # fmt: skip
     """One round; None when a gang had to be marked as taken apart in ``m``."""
-    r = _elements
+    r = elements
     sizes = np.where(m[:, r.GANG] >= 0, np.diff(gang_start, append=0)[m[:, r.GANG]], 1)
     total = int((m[:, r.N1] * m[:, r.N2] * sizes).sum())
     if total > MAX_ELEMENTS:
         raise ProgramFault("bounds", 0, -1, f"{total} instructions: at most {MAX_ELEMENTS}")
-    elements = r.expand(m, gangs, gang_start, skews, total)
-    block_of, cycle_of, queue_of, a_of, stream_of, units = elements
+    block_of, cycle_of, queue_of, a_of, stream_of, units = r.expand(
+        m, gangs, gang_start, skews, total
+    )
     if total and cycle_of.min() < 0:
         e = int(cycle_of.argmin())
         raise ProgramFault("bounds", int(cycle_of[e]), int(queue_of[e]), "negative cycle")
@@ -233,18 +234,18 @@ def _attempt(
     )  # fmt: skip
     if fault[0] >= 0:
         _raise(fault, m, block_of, cycle_of, queue_of, spec.words_per_slice)
-    idle = _shortcuts.see_through_moves(m, block_of, slot_of, sources)
-    executed = _order.find_uses(
+    idle = see_through_moves(m, block_of, slot_of, sources)
+    executed = find_uses(
         m, block_of, cycle_of, slot_of, sources, next_write, abc_of, install_of, loads, idle
     )
-    edges = _order.collect_edges(
+    edges = collect_edges(
         m, block_of, slot_of, sources, executed, prev_write, next_write, abc_of, install_of,
         loads, known,
     )  # fmt: skip
     first_cycles = cycle_of[units[:, 0]] if total else np.zeros(0, np.int64)
     unit_order = np.argsort(first_cycles, kind="stable")
     batched = m[units[:, 3], r.OP] == Op.ACC
-    pieces, _, apart = _order.cut_blocks(
+    pieces, _, apart = cut_blocks(
         units, cycle_of, executed, edges, unit_order, batched, len(known), span
     )
     if apart.any():
@@ -254,11 +255,11 @@ def _attempt(
     order = np.lexsort((pieces[:, 2], pieces[:, 1], m[block, r.QUEUE], pieces[:, 0]))
     pieces = pieces[order]
     block = block[order]
-    write_of = _shortcuts.straight_from_links(
+    write_of = straight_from_links(
         m, block_of, slot_of, sources, executed, edges, units, pieces
     )
     executed[write_of[write_of >= 0]] = False
-    rows, arguments, weights, byte_rows, word_rows = _layout.lay_out(
+    rows, arguments, weights, byte_rows, word_rows = lay_out(
         m, block_of, cycle_of, queue_of, a_of, slot_of, out_of, sources, executed, abc_of,
         install_of, loads, units, pieces, write_of, spec.words_per_slice,
     )  # fmt: skip

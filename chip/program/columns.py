@@ -1,12 +1,11 @@
-"""The expansion of a program as columns, and findings about its rows.
+"""The expansion of a program as columns.
 
 Knows how blocks unfold (the same meaning as :func:`chip.program.expand`, without a loop per
-block) and how to word a finding; knows no rule of the machine.
+block) and how to word a row; knows no rule of the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +17,7 @@ from chip.isa import (
     STREAMS,
     Op,
     drive_position,
-    queue_name,
+    safe_queue_name,
     sample_position,
     slice_position,
     stream_name,
@@ -28,46 +27,10 @@ from chip.program.blocks import Program
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-ERROR, WARNING = "error", "warning"
-
-#: Findings kept per rule and call; the rest are dropped.
-FINDINGS_PER_RULE = 100
-
 #: More single instructions than any launch has; beyond it a repeat count is a mistake.
 MAX_INSTRUCTIONS = 1 << 27
 
 _OP_NAMES = {int(op): op.name for op in Op}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One broken rule (or warning): who, when, against whom, and what would mend it.
-
-    ``block`` is the index of the instruction's block in the program, -1 where it has none.
-    """
-
-    code: str
-    chip: int | None
-    cycle: int
-    queue: int
-    instruction: str
-    other: str
-    mend: str
-    severity: str = ERROR
-    block: int = -1
-
-    def __str__(self) -> str:
-        """One line: severity, rule, place, instruction, other party, mend."""
-        where = "" if self.chip is None else f"chip {self.chip} "
-        return (
-            f"{self.severity} [{self.code}] {where}cycle {self.cycle} "
-            f"{safe_queue_name(self.queue)}: {self.instruction}: {self.other}; {self.mend}"
-        )
-
-
-def safe_queue_name(queue: int) -> str:
-    """``queue_name`` that survives numbers outside the map."""
-    return queue_name(queue) if 0 <= queue < QUEUES else f"queue {queue}"
 
 
 def _position_table(drive: bool) -> Ints:
@@ -190,46 +153,3 @@ def expand_columns(program: Program) -> Columns:
         s0[rows] += np.where(consumer, shift, 0)
         out[rows] += np.where(consumer, 0, shift)
     return Columns(program, block, cycle, queue, op, a, s0, out, bad)
-
-
-class Report:
-    """Collects findings about rows of one program's columns."""
-
-    def __init__(self, columns: Columns, chip: int | None) -> None:
-        self.columns = columns
-        self.chip = chip
-        self.findings: list[Finding] = []
-
-    def add(
-        self,
-        code: str,
-        rows: Ints,
-        other: Callable[[int], str] | str,
-        mend: str,
-        severity: str = ERROR,
-    ) -> None:
-        """One finding per row; ``other`` gets the index into ``rows`` (not the row)."""
-        if len(rows) == 0:
-            return
-        c = self.columns
-        order = np.argsort(c.cycle[rows], kind="stable")
-        for i in order[:FINDINGS_PER_RULE].tolist():
-            row = int(rows[i])
-            self.findings.append(
-                Finding(
-                    code, self.chip, int(c.cycle[row]), int(c.queue[row]), c.text(row),
-                    other if isinstance(other, str) else other(i), mend, severity,
-                    int(c.block[row]),
-                )
-            )  # fmt: skip
-
-    def against(
-        self, code: str, rows: Ints, others: Ints, mend: str, note: str = "", severity: str = ERROR
-    ) -> None:
-        """One finding per row whose other party is a row too (-1: none)."""
-
-        def name(i: int) -> str:
-            row = int(others[i])
-            return f"{note}{self.columns.place(row)}" if row >= 0 else f"{note}nothing"
-
-        self.add(code, rows, name, mend, severity)

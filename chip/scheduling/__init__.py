@@ -1,4 +1,7 @@
-"""What a compiler builds schedules with: the reservation table, passes over it, and moving code in time and memory."""
+"""What a compiler builds schedules with.
+
+The reservation table, passes over it, and moving code in time and memory.
+"""
 
 import lazy_loader
 

@@ -1,9 +1,11 @@
 from .builder import Alu, CompileError, Operand, Pass, Repeat, Self, Stream, offsets
-from .reservation import Place, Schedule, Symbol, program_of, relocate
+from .relocation import Gangs, program_of, relocate, rename_tags, shifted, translate_gangs
+from .reservation import Place, Schedule, Symbol
 
 __all__ = [
     "Alu",
     "CompileError",
+    "Gangs",
     "Operand",
     "Pass",
     "Place",
@@ -15,4 +17,7 @@ __all__ = [
     "offsets",
     "program_of",
     "relocate",
+    "rename_tags",
+    "shifted",
+    "translate_gangs",
 ]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
+from chip.errors import LpuError
 from chip.isa import Op
 from chip.program import gang_skew
 from chip.scheduling.reservation import Group, Place, Schedule
@@ -28,7 +29,7 @@ Repeat = tuple[int, int] | int
 _ANYWHERE = (11, 10, 7, 6, 9, 5, 15, 14, 8, 4, 13, 12, 3, 2, 1, 0)
 
 
-class CompileError(ValueError):
+class CompileError(LpuError, ValueError):
     """A model that cannot be compiled as asked; the message says what would fit."""
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import Op
-from chip.program import BLOCK_DTYPE, BlockTable, Program, gang_skew
+from chip.program import BLOCK_DTYPE, BlockTable, gang_skew
 
 _QUEUE = 0
 _STORE = 144  # MEM queues issue one read-like and one write-like instruction per cycle
@@ -251,24 +251,3 @@ class Schedule:
             for name, value in block.items():
                 table[i][name] = value
         return table, self._symbols, list(self._gang_ids)
-
-
-def relocate(
-    table: BlockTable, symbols: list[Symbol | None], bases: dict[Symbol, int], shift_cycles: int
-) -> BlockTable:
-    """A copy of ``table`` moved in time with symbolic addresses resolved by ``bases``."""
-    moved = table.copy()
-    moved["cycle"] += shift_cycles
-    base = np.array([0 if s is None else bases[s] for s in symbols], np.int32)
-    moved["a"] += base
-    windowed = (table["op"] == Op.GATHER) | (table["op"] == Op.SCATTER)
-    moved["lo"][windowed] += base[windowed]
-    moved["hi"][windowed] += base[windowed]
-    return moved
-
-
-def program_of(tables: list[BlockTable], gangs: list[tuple[int, ...]], cycles: int) -> Program:
-    """A program from relocated tables, sorted by (cycle, queue)."""
-    table = np.concatenate(tables)
-    table = table[np.lexsort((table["op"], table["queue"], table["cycle"]))]
-    return Program(table, gangs, [], cycles)

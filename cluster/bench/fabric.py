@@ -7,7 +7,6 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Rings, ring_vectors
 from chip.isa import LANES, LINKS
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
@@ -24,7 +23,7 @@ from interconnect.collectives import (
 from interconnect.wires import schedule_messages, simulate
 from interconnect.wiring import minimal_routes, topology_of
 from programs.artifact import ENTRY_POINT, collective_artifact
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 MIB = 1 << 20
 AIM_ALLREDUCE_SECONDS = 60.0
@@ -130,9 +129,8 @@ def allreduce_functional_vs_numpy() -> list[Row]:
     compiled = compile_functional(wiring, "all-reduce", MIB, spec, "int32")
     data = random_words(wiring.chips, compiled.source_words, "int32", 0)
     artifact = collective_artifact(compiled, data)
-    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
     threads = cores()
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), threads=threads)
+    runner = Runner.alone(artifact, threads=threads)
     seconds = float("inf")
     for number in range(10):  # the first also links the programs and touches the memory
         began = perf_counter()

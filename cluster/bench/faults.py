@@ -12,7 +12,6 @@ from typing import Any
 
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
-from cluster.commands.options import shipped_model
 from cluster.errors import RunError
 from cluster.processes import (
     SNAPSHOT_LAUNCHES,
@@ -28,7 +27,7 @@ from cluster.processes import (
 )
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 from programs.running import Generation
 
 CHIPS = 8

@@ -9,22 +9,22 @@ import sys
 from dataclasses import replace
 from time import perf_counter
 
-from chip.engine import Rings, warm_up
+from chip.engine import warm_up
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
 from cluster.errors import RunError
-from cluster.runs import join_images
 from programs.decoder import (
     GoldenDecoder,
     Host,
     Layout,
     PartitionedModel,
     compile_decoder,
+    join_images,
     random_chip_weights,
 )
 from programs.models import ModelConfig, config_of, random_checkpoint
 from programs.plans import compile_plan, run_timing, timing_programs
-from programs.running import Alone, Generation, Runner
+from programs.running import Generation, Runner
 
 MODEL, CHIPS, CONTEXT = "llama-2-70b", 576, 4096
 SMOLLM2 = ModelConfig(
@@ -92,7 +92,7 @@ def smollm2_token_seconds() -> list[Row]:
     join_images(artifact)
     exact = GoldenDecoder(model).step(1, 0, SMOLLM2_CONTEXT)
     host = Host(artifact, replace(model, _built={}))
-    runner = Runner(artifact, [0], Rings.allocate(1), Alone(), host)
+    runner = Runner.alone(artifact, host)
     runner.generate(Generation((1,), 1))  # links the program and touches the memory
     if host.read_logits(runner.chips[0]).tobytes() != exact.tobytes():
         raise RunError("the logits are not those of the golden model")

@@ -20,25 +20,27 @@ from chip.engine import Chip, Rings, warm_up
 from chip.linking import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
+from cluster.bench.experiments import load_10000_requests, speculative_tokens_per_wall_second
 from cluster.bench.fabric import allreduce_10440, allreduce_functional_vs_numpy, fabric_flit_hops
 from cluster.bench.faults import recovery_seconds, snapshot_overhead
 from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
 from cluster.bench.row import Row
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, join_images, launches_of, run_generation
+from cluster.runs import GenerationResult, Listener, launches_of, run_generation
 from cluster.tracing import TraceRequest
 from programs.artifact import Artifact
 from programs.decoder import (
     Layout,
     PartitionedModel,
     compile_decoder,
+    entry_at,
+    join_images,
     partition_model,
     random_chip_weights,
 )
-from programs.models import ModelConfig, load_checkpoint, random_checkpoint
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint, shipped_model
 from programs.running import Generation
 
 TINYLLAMA = ModelConfig(
@@ -55,8 +57,6 @@ TRACED_TOKENS = 32
 TRACES = 9
 AIM_TOKENS_PER_SECOND = 5.0
 AIM_FIRST_TOKEN_SECONDS = 30.0
-AIM_SPECULATIVE_TOKENS_PER_SECOND = 10.0
-AIM_LOAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def decode_vs_numpy() -> list[Row]:
 def engine_vs_reference() -> list[Row]:
     """Single instructions per second, fast engine against the cycle-by-cycle reference."""
     artifact = compile_decoder(partition_model(random_checkpoint(TINY, 0), 1), ChipSpec(), 64)
-    program = artifact.program("decode-64", 0)
+    program = artifact.program(entry_at(artifact, 0, False), 0)
     linked = link(program, artifact.spec)
     warm_up()
     chip, rings = Chip(artifact.spec, 0), Rings.allocate(1)
@@ -198,27 +198,6 @@ def actors_vs_one_process() -> list[Row]:
         model = "TinyLlama-1.1B's shape" if make is tinyllama else "the shipped model"
         rows.append(Row(name, eight, "s per token", one, f"{model}, all chips in one process"))
     return rows
-
-
-def speculative_tokens_per_wall_second() -> list[Row]:
-    """Speculative decoding with the shipped models, gamma 4."""
-    from cluster.experiments.speculative import tokens_per_wall_second as measured
-
-    return [
-        Row(
-            "speculative_tokens_per_wall_second", measured(gamma=4, new_tokens=128), "tokens/s",
-            AIM_SPECULATIVE_TOKENS_PER_SECOND, "the aim, shipped models, gamma 4, one process",
-        )
-    ]  # fmt: skip
-
-
-def load_10000_requests() -> list[Row]:
-    """10,000 requests on GPU groups and LPU pipelines, in virtual time."""
-    from cluster.experiments.serving import ten_thousand_requests
-
-    return [
-        Row("load_10000_requests", ten_thousand_requests(), "s", AIM_LOAD_SECONDS, "the aim")
-    ]  # fmt: skip
 
 
 def trace_overhead() -> list[Row]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
 from cluster.errors import InputError
 
@@ -15,7 +16,7 @@ DEFAULT_PROMPTS = ["def ", "import ", "class ", "for "]
 
 
 def belt(
-    model: options.Model = None,
+    model: option_types.Model = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="Text to continue; once for each sequence.",
                                        show_default="four of them"),
@@ -23,24 +24,26 @@ def belt(
     max_new_tokens: Annotated[int, typer.Option(help="Tokens for each prompt.")] = 16,
     tp: Annotated[int, typer.Option(help="Chips that share every matrix.")] = 8,
     pp: Annotated[int, typer.Option(help="Pipeline stages of tp chips each.")] = 2,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    dtype: option_types.Dtype = "int8",
+    context: option_types.Context = None,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:  # fmt: skip
     """Generate for several prompts at once, each in another stage of the pipeline."""
     started = perf_counter()
-    options.check_parallelism(None, tp, pp)
+    from programs.decoder import check_parallelism
+
+    check_parallelism(None, tp, pp)
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
     for option, value in (("--max-new-tokens", max_new_tokens), ("--context", context)):
         options.check_at_least(option, value, 1)
     from chip.spec import load_chip_spec
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.runs import open_model
     from programs.decoder import compile_belt, partition_model
+    from programs.models import open_model
     from programs.running import run_belt
 
-    checkpoint = open_model(model or options.shipped_model())
+    checkpoint = open_model(model or "target")
     tokenizer = checkpoint.tokenizer
     texts = prompt or DEFAULT_PROMPTS
     prompts = [tokenizer.encode(text).ids for text in texts]

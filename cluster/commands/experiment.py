@@ -11,6 +11,7 @@ from cluster.commands.experiment_agentic import agentic
 from cluster.commands.experiment_disaggregated import disaggregated
 from cluster.commands.experiment_load import load
 from cluster.commands.experiment_speculative import speculative
+from cluster.commands.help_pages import Verb
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -20,7 +21,7 @@ def experiments() -> None:
     """LPUs beside GPUs, in virtual time: seeded, repeatable, each against GPU-only and LPU-only."""
 
 
-app.command()(speculative)
-app.command()(disaggregated)
-app.command()(agentic)
-app.command()(load)
+app.command(cls=Verb)(speculative)
+app.command(cls=Verb)(disaggregated)
+app.command(cls=Verb)(agentic)
+app.command(cls=Verb)(load)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.runs import Listener
+
+#: What people copy and compare: a table of 80 columns would break it.
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -25,13 +29,17 @@ def stderr_console() -> Console:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """A closing table of names and values on stdout."""
+    """A closing table of names and values on stdout; digests below it, each on one line."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+    digests = [row for row in rows if _DIGEST.fullmatch(row[1])]
     for name, value in rows:
-        table.add_row(name, value)
+        if (name, value) not in digests:
+            table.add_row(name, value)
     Console(highlight=False).print(table)
+    for name, value in digests:
+        typer.echo(f"{name}: {value}")
 
 
 @contextmanager
@@ -45,21 +53,23 @@ def working(text: str, console: Console) -> Iterator[Callable[[str], None]]:
 
 
 class Terminal(Listener):
-    """Shows the phases of a run on stderr, and the text on stdout as it comes.
+    """Shows the phases of a run on stderr and, if it is to ``stream``, the text on stdout.
 
-    decode turns token ids into text.  Text is printed up to the last whole character: bytes of a
-    character that is not complete yet wait for the next token.
+    Text is printed as it comes, up to the last whole character: bytes of a character that is not
+    complete yet wait for the next token.
     """
 
-    def __init__(
-        self, prompt: Sequence[int], decode: Callable[[list[int]], str], stream: bool
-    ) -> None:
-        self._ids = list(prompt)
-        self._decode = decode
+    def __init__(self, stream: bool) -> None:
+        self._ids: list[int] = []
+        self._decode: Callable[[list[int]], str] = lambda _: ""
         self._stream = stream
         self._shown = ""
         self._console = stderr_console()
         self._status = self._console.status("") if self._console.is_terminal else None
+
+    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
+        """Show the prompt with the first token."""
+        self._ids, self._decode = list(prompt), decode
 
     def phase(self, text: str) -> None:
         """Show what is going on; text takes the screen once tokens come."""

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster.cli import interrupt, run
+from cluster import option_types
 from cluster.commands import options
+from cluster.commands.invoke import interrupt, invoke
 from cluster.processes import JOB_VARIABLE
 from cluster.whole_files import check_writable, replace_file
 
@@ -63,9 +64,9 @@ def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoRet
                 "--json", help="Write the result here.", show_default="lpu-results/NAME.json"
             ),
         ] = None,
-        metrics_port: options.MetricsPort = 0,
-        metrics_host: options.MetricsHost = options.METRICS_HOST,
-        metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
+        metrics_port: option_types.MetricsPort = 0,
+        metrics_host: option_types.MetricsHost = option_types.METRICS_HOST,
+        metrics_linger: option_types.MetricsLinger = option_types.METRICS_LINGER_SECONDS,
     ) -> None:
         path = result
         if path is None:
@@ -83,4 +84,4 @@ def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoRet
         print(f"result: {path.resolve()}", flush=True)
 
     signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(run(sys.argv[1:], app, f"{name}.py"))
+    sys.exit(invoke(app, sys.argv[1:], f"{name}.py"))

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster import option_types
 from cluster.commands import options
+from cluster.commands.help_pages import Verb
 from cluster.errors import InputError
 from cluster.whole_files import check_writable
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
-    from cluster.runs import Workload
+    from cluster.runs import CompiledWorkload
 
 app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT.", no_args_is_help=True)
 
@@ -33,13 +35,13 @@ _BERT = {"base": (12, 768, 12), "large": (24, 1024, 16)}
 _MOST_SWEPT = 10_000
 
 
-@app.command()
+@app.command(cls=Verb)
 def matmul(
     m: Annotated[int, typer.Option(help="Rows of A.")] = 2304,
     k: Annotated[int, typer.Option(help="Columns of A, rows of B.")] = 4096,
     n: Annotated[int, typer.Option(help="Columns of B.")] = 1376,
-    dtype: options.Dtype = "fp16",
-    chips: options.Chips = 1,
+    dtype: option_types.Dtype = "fp16",
+    chips: option_types.Chips = 1,
     split: Annotated[
         str, typer.Option(help="How chips share B: columns, or rows (sums are then added).")
     ] = "columns",
@@ -49,8 +51,8 @@ def matmul(
     run: Run = False,
     output: Output = None,
     seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """[M x K] times [K x N] with exact int8 or fp16 products."""
     options.check_choice("--dtype", dtype, ("int8", "fp16"))
@@ -66,7 +68,7 @@ def matmul(
 
     data = run or output is not None
 
-    def build(columns: int) -> Callable[[ChipSpec], Workload]:
+    def build(columns: int) -> Callable[[ChipSpec], CompiledWorkload]:
         shape = MatmulShape(m, k, columns, dtype, chips, split)
         return lambda spec: random_matmul(shape, spec, seed, data)
 
@@ -90,15 +92,15 @@ def matmul(
         print_json({"m": m, "k": k, "dtype": dtype, "chips": chips, "split": split, "rows": rows})
 
 
-@app.command()
+@app.command(cls=Verb)
 def mlp(
     batch: Annotated[int, typer.Option(help="Inputs at once.")] = 256,
     sizes: Annotated[str, typer.Option(help="Sizes from input to output.")] = "784,2048,2048,10",
     run: Run = False,
     output: Output = None,
     seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """An int8 multi-layer perceptron with ReLU, on one chip."""
     options.check_at_least("--batch", batch, 1)
@@ -118,14 +120,14 @@ def mlp(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Verb)
 def resnet50(
     size: Annotated[int, typer.Option(help="Height and width of the image.")] = 224,
     run: Run = False,
     output: Output = None,
     seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """ResNet-50 in int8, batch 1, on one chip; the host lays out the first layer's patches."""
     options.check_at_least("--seed", seed, 0)
@@ -141,17 +143,17 @@ def resnet50(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(cls=Verb)
 def bert(
     model: Annotated[str, typer.Option(help="base or large.")] = "base",
     layers: Annotated[int | None, typer.Option(help="Layers.", show_default="the model's")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the one sequence.")] = 128,
-    chips: options.Chips = 8,
+    chips: option_types.Chips = 8,
     run: Run = False,
     output: Output = None,
     seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """A BERT encoder in fp16, batch 1; chips are a pipeline of consecutive layers."""
     options.check_choice("--model", model, tuple(_BERT))
@@ -188,13 +190,14 @@ def _swept(sweep: str) -> range:
 
 
 def _measure(
-    build: Callable[[ChipSpec], Workload], chip: str, run: bool, output: Path | None
+    build: Callable[[ChipSpec], CompiledWorkload], chip: str, run: bool, output: Path | None
 ) -> dict[str, Any]:
     """Compile, check, perhaps run and write one workload; what there is to say of it."""
     from chip.spec import load_chip_spec
     from cluster.commands.output import stderr_console, working
-    from cluster.runs import check_workload, figures, join_images, run_workload
+    from cluster.runs import check_workload, figures, run_workload
     from programs.artifact import save
+    from programs.decoder import join_images
 
     if output is not None:
         check_writable(output)
@@ -215,7 +218,7 @@ def _measure(
 
 
 def _report(
-    build: Callable[[ChipSpec], Workload], title: str, chip: str, run: bool,
+    build: Callable[[ChipSpec], CompiledWorkload], title: str, chip: str, run: bool,
     output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from cluster.commands.output import print_json, print_table

@@ -1,8 +1,8 @@
 from .collectives import collective_samples, collective_seconds, gpu_time
 from .forward import GpuModel
 from .link import KINDS, LINK_PRESETS, TOKEN_BYTES, LinkLedger, WorldLink, load_link
-from .pool import GpuPool, Model, common_prefix, ray_pool
-from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, Jitter, check_pass
+from .pool import GpuPool, PassModel, common_prefix, ray_pool
+from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, KernelJitter, check_pass
 from .spec import DTYPE_BYTES, GPU_PRESETS, load_gpu_spec
 
 __all__ = [
@@ -16,9 +16,9 @@ __all__ = [
     "GpuGroup",
     "GpuModel",
     "GpuPool",
-    "Jitter",
+    "KernelJitter",
     "LinkLedger",
-    "Model",
+    "PassModel",
     "WorldLink",
     "check_pass",
     "collective_samples",

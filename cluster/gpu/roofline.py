@@ -27,7 +27,7 @@ from programs.models import Architecture
 
 #: Bytes of one activation in an all-reduce: 16-bit, whatever the weights are.
 ACTIVATION_BYTES = 2
-#: Kernels of a pass outside the layers: embedding, last norm, output head.
+#: Kernels of a pass outside the layers: embedding, last norm, output head (assumed).
 OUTER_KERNELS = 3
 MAX_GROUP = 1024
 """GPUs of a group at most."""
@@ -35,7 +35,7 @@ LONGEST_PASS_S = 10_000.0
 """No pass may take longer: a spec that leads here is a slip of units."""
 
 
-class Jitter:
+class KernelJitter:
     """Seeded slowness of passes: factors exp(sigma |z|) >= 1, z standard normal.
 
     The roofline is a best case, so a factor only slows down.  The n-th factor depends on seed,
@@ -87,7 +87,7 @@ class GpuGroup:
     tensor_parallel: int = 1
     dtype: str = "fp16"
     kv_bytes_per_value: float = 2.0
-    jitter: Jitter | None = field(default=None, compare=False)
+    jitter: KernelJitter | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)

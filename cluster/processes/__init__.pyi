@@ -1,7 +1,8 @@
 from .clock import unexpected_retirements
+from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
+from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
-from .outputs import output_places
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
@@ -21,9 +22,10 @@ __all__ = [
     "Supervisor",
     "chip_actors",
     "chips_per_actor",
+    "conclude",
+    "find_leftovers",
     "layout_of",
     "open_ray",
-    "output_places",
     "snapshot_directory",
     "unexpected_retirements",
 ]

@@ -20,11 +20,12 @@ from chip.engine import Chip, Rings, ring_vectors
 from chip.faults import LockstepViolation
 from chip.isa import LANES
 from cluster.errors import RunError, one_line
+from cluster.processes.conclusion import ChipsPart
 from cluster.processes.mapping import Layout, SharedMapping
 from cluster.processes.outputs import describe_outputs
 from cluster.processes.snapshots import forget_before, restore, take
 from cluster.processes.waiting import Wait
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.decoder import ChipImages, Host, PartitionedModel
 from programs.faults import FaultSetting, ModelledFaults
 from programs.running import Generation, Logits, Runner, RunResult
@@ -44,7 +45,7 @@ class AbandonedError(RunError):
     """Another process of the run failed; its own error says why."""
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """Where a group tells its progress: group, virtual cycle, all tokens so far.
 
     All of them each time, so that a report lost, repeated or made again after a rollback is right.
@@ -55,7 +56,7 @@ class Report(Protocol):
 
 def layout_of(artifact: Artifact, processes: int) -> Layout:
     """The shared memory that a run of ``artifact`` in ``processes`` processes needs."""
-    logits = artifact.bindings.get("outputs", {}).get("logits", [])
+    logits = Bindings.of(artifact).outputs.get("logits", ())
     return Layout(
         processes=processes,
         chips=artifact.chips,
@@ -73,7 +74,7 @@ def split_chips(chips: int, per_group: int) -> list[range]:
 class MappedPeers:
     """The run's other processes, met in the shared mapping."""
 
-    def __init__(self, group: int, mapping: SharedMapping, report: Report | None) -> None:
+    def __init__(self, group: int, mapping: SharedMapping, report: ProgressReport | None) -> None:
         self.group = group
         self.mapping = mapping
         self.told_to = report
@@ -230,20 +231,20 @@ class GroupResult:
     launch_seconds: list[float]
     images: dict[int, bytes]
 
+    @property
+    def part(self) -> ChipsPart:
+        """What is concluded from."""
+        run = self.run
+        return ChipsPart(run.entries, run.retired, run.sums, self.images, run.faults)
+
 
 @dataclass(frozen=True)
 class LaunchPart:
-    """One launch of a group: per chip its retire cycle, digest sums, and outputs in words.
+    """One launch of a group, and what each of its chips holds for the host."""
 
-    faults: what was counted, empty without a plan.  images: as of ``GroupResult``.
-    """
-
-    retired: dict[int, int]
-    sums: dict[int, tuple[int, int]]
-    images: dict[int, bytes]
+    part: ChipsPart
     outputs: list[dict[str, Any]]
     wall_seconds: float
-    faults: dict[str, int]
 
 
 class ChipGroup:
@@ -256,7 +257,7 @@ class ChipGroup:
         group: int,
         mapping: SharedMapping,
         model: PartitionedModel | None = None,
-        report: Report | None = None,
+        report: ProgressReport | None = None,
         threads: int = 1,
         faults: FaultSetting | None = None,
     ) -> None:
@@ -268,7 +269,9 @@ class ChipGroup:
         self.mapping = mapping
         self.faults = faults
         self.peers = MappedPeers(group, mapping, report)
-        self._host = Host(artifact, model) if artifact.model.get("checkpoint") or model else None
+        facts = Bindings.of(artifact).decoder
+        home = "" if facts is None else facts.checkpoint
+        self._host = Host(artifact, model) if home or model else None
         self.runner = Runner(
             artifact, numbers, mapping.rings(), self.peers, self._host, threads, faults
         )
@@ -342,12 +345,17 @@ class ChipGroup:
         except BaseException as error:
             raise self._give_up(error) from None
         return LaunchPart(
-            retired=retired,
-            sums={c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips},
-            images=self.runner.images,
+            ChipsPart(
+                entries=[entry],
+                retired={chip: [cycle] for chip, cycle in retired.items()},
+                sums={
+                    c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips
+                },
+                images=self.runner.images,
+                faults=counts,
+            ),
             outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
             wall_seconds=perf_counter() - began,
-            faults=counts,
         )
 
     @property

@@ -41,6 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import CAPACITY, Rings
+from chip.errors import ErrorKind, LpuError
+from cluster.processes.leftovers import hold, release
 
 MAGIC = b"LPUMAP1\0"
 TOKEN_BYTES = 16
@@ -49,8 +51,10 @@ ABANDONED_AT, REFUSED_AT, WATCHED_AT = 64, 72, 88
 LINE = 128
 
 
-class MappingError(Exception):
+class MappingError(LpuError):
     """A mapping that is not the one of this run."""
+
+    kind = ErrorKind.PROBLEM
 
 
 def _shown(token: bytes) -> bytes:
@@ -117,7 +121,9 @@ def _new_file(nbytes: int, directory: Path | None) -> tuple[mmap.mmap, Path]:
         handle, name = tempfile.mkstemp(prefix="lpu-", suffix=".map", dir=place)
         try:
             os.posix_fallocate(handle, 0, nbytes)
-            return mmap.mmap(handle, nbytes), Path(name)
+            memory = mmap.mmap(handle, nbytes)
+            hold(name)
+            return memory, Path(name)
         except OSError:
             os.unlink(name)
         finally:
@@ -192,6 +198,7 @@ class SharedMapping:
         """Remove the file's name; processes that have it mapped keep the memory."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+            release(self.path)
 
     # Abandoning a run
 

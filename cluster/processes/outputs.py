@@ -8,46 +8,24 @@ from typing import Any
 import numpy as np
 
 from chip.engine import Chip
-from chip.isa import SLICES
-from programs.artifact import Artifact, ArtifactError
+from programs.artifact import Artifact, Bindings
 
 #: Values of an output that are shown.
 SHOWN = 8
 
 
-def output_places(artifact: Artifact) -> dict[str, list[tuple[int, int, int]]]:
-    """Where each output's four byte planes lie: (slice, first word, words), all as long.
-
-    Raises ArtifactError where the bindings say something else.
-    """
-    outputs = artifact.bindings.get("outputs", {})
-    places: dict[str, list[tuple[int, int, int]]] = {}
-    for name, planes in outputs.items() if isinstance(outputs, dict) else [("", outputs)]:
-        fits = isinstance(planes, list | tuple) and len(planes) == 4
-        for plane in planes if fits else ():
-            fits = fits and isinstance(plane, list | tuple) and len(plane) == 3
-            fits = fits and all(type(value) is int for value in plane)
-            if fits:
-                queue, address, words = plane
-                fits = 0 <= queue < SLICES and address >= 0 and 1 <= words == planes[0][2]
-                fits = fits and address + words <= artifact.spec.words_per_slice
-        if not fits:
-            raise ArtifactError(
-                f"output {name!r} is not four places [slice, word, words] in SRAM; compile it again"
-            )
-        places[name] = [tuple(plane) for plane in planes]
-    return places
-
-
 def describe_outputs(artifact: Artifact, chip: Chip) -> dict[str, Any]:
-    """Every output of one chip: how many float32 values, the first few, a hash of all."""
+    """Every output of one chip: its type, how many values, the first few, a hash of all."""
     described: dict[str, Any] = {"chip": chip.chip_id}
-    for name, planes in output_places(artifact).items():
+    bindings = Bindings.of(artifact)
+    for name, planes in bindings.outputs.items():
         words = np.stack([chip.sram[s, a : a + n] for s, a, n in planes], axis=-1)
-        values = np.ascontiguousarray(words).view(np.float32).ravel()
+        kind = bindings.types.get(name, "float32")
+        values = np.ascontiguousarray(words).view(kind).ravel()
         described[name] = {
+            "type": kind,
             "values": len(values),
-            "first": [float(value) for value in values[:SHOWN]],
+            "first": values[:SHOWN].tolist(),
             "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
     return described

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError, one_line
+from cluster.processes.leftovers import hold, release
 
 #: The smallest object store Ray accepts; nothing of ours goes through it.
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -40,7 +41,9 @@ def _short_directory() -> str:
     parent = tempfile.gettempdir()
     if len(parent) > LONGEST_DIRECTORY:
         parent = "/tmp"
-    return tempfile.mkdtemp(prefix="lpu-ray-", dir=parent)
+    directory = tempfile.mkdtemp(prefix="lpu-ray-", dir=parent)
+    hold(directory)
+    return directory
 
 
 #: Directories of this process's private Rays.  After a start that was interrupted, Ray tidies up
@@ -128,6 +131,7 @@ def _end_processes_of(directory: str) -> bool:
 
 def _remove(directory: str) -> None:
     """Remove Ray's files; its processes, told to end, may still make some, and the directory."""
+    release(directory)
     deadline = time.monotonic() + LONGEST_REMOVAL_SECONDS
     gone = 0 if os.path.exists(directory) else 3
     while gone < 3 and time.monotonic() < deadline:

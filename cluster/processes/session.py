@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chip.engine import warm_up
 from cluster.processes.group import GroupPlan, layout_of, split_chips
+from cluster.processes.leftovers import hold, release
 from cluster.processes.ray_session import open_ray
 from cluster.processes.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.processes.supervision import Supervisor
@@ -72,6 +73,8 @@ def chip_actors(
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="lpu-chips-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        hold(directory)
+        stack.callback(release, directory)
         paths = _save_groups(artifact, groups, directory)
         snapshots = stack.enter_context(snapshot_directory())
         light = None if model is None else replace(model, _built={})

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
+from cluster.processes.leftovers import hold, release
 from programs.running import Runner, RunResult
 
 MAGIC = b"LPUSNAP1"
@@ -45,7 +46,11 @@ def snapshot_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(
         prefix="lpu-snapshots-", dir=parent, ignore_cleanup_errors=True
     ) as name:
-        yield Path(name)
+        hold(name)
+        try:
+            yield Path(name)
+        finally:
+            release(name)
 
 
 class SnapshotError(Exception):

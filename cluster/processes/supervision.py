@@ -147,7 +147,7 @@ class Supervisor:
             self._recover(lost, cause)
 
     def progress(self) -> Any:
-        """What the clock knows of the current run: a reference to a ``Progress``."""
+        """What the clock knows of the current run: a reference to a ``RunProgress``."""
         return self.clock.progress.remote(self._run)
 
     def _await(
@@ -177,7 +177,6 @@ class Supervisor:
                 self._leave_epoch()
             if waiting and deadline and perf_counter() > deadline:
                 lost += [calls.index(call) for call in waiting]
-                cause = cause or "it did not stop when it was told to"
                 break
             poll()
         if failures:

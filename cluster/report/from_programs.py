@@ -18,7 +18,7 @@ from chip.program import Program, expand_columns
 from chip.timeline import FAMILIES, SEND_UNIT, UNITS, busy_cycles, timeline
 from cluster.report.run_file import MOST_ITEMS, MOST_STAGES, WORD_KINDS
 from cluster.tracing import Launched, make_entry
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 
 Section = dict[str, Any]
 
@@ -160,8 +160,9 @@ def sram_section(artifact: Artifact, entries: Sequence[str], chip: int = 0) -> S
     kind[scattered] = BY_POSITION
     kind[image] = IMAGE
     kind[image & (written | scattered)] = REWRITTEN
-    for group, code in (("inputs", INPUT), ("outputs", OUTPUT)):
-        for places in artifact.bindings.get(group, {}).values():
+    bindings = Bindings.of(artifact)
+    for named, code in ((bindings.inputs, INPUT), (bindings.outputs, OUTPUT)):
+        for places in named.values():
             for place, address, count in places:
                 kind[place, address : address + count] = code
     cell = -(-words // CELLS)

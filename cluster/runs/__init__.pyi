@@ -1,22 +1,32 @@
 from .artifact_check import check_artifact
 from .collectives import (
-    COLUMNS,
     Words,
-    collective_rows,
     compile_functional,
-    draw_sweep,
     random_words,
     run_functional,
     sweep_sizes,
     write_csv,
 )
-from .compiling import adopt, compile_apart, compile_model, home_of, join_images, open_model
+from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
+from .plans import plan_models, write_plans
 from .publish import SERVED, publish_generation
+from .settings import (
+    MOST_BYTES,
+    ONLY_WITH_RUN,
+    CollectiveSettings,
+    ComparedGpu,
+    GenerateSettings,
+    Operation,
+    PlanSettings,
+    Wiring,
+    WiringChip,
+)
 from .spare_generation import generate_on_spares
+from .texts import Generated, generate, generation_facts, generation_json
 from .workloads import (
-    Workload,
+    CompiledWorkload,
     check_workload,
     figures,
     random_encoder,
@@ -26,37 +36,48 @@ from .workloads import (
 )
 
 __all__ = [
-    "COLUMNS",
+    "MOST_BYTES",
+    "ONLY_WITH_RUN",
     "SERVED",
+    "Collective",
+    "CollectiveSettings",
+    "ComparedGpu",
+    "CompiledWorkload",
+    "GenerateSettings",
+    "Generated",
     "GenerationResult",
     "Listener",
+    "Operation",
+    "PlanSettings",
+    "Wiring",
+    "WiringChip",
     "Words",
-    "Workload",
-    "adopt",
     "check_artifact",
     "check_workload",
-    "collective_rows",
-    "compile_apart",
     "compile_functional",
-    "compile_model",
     "cores",
-    "draw_sweep",
     "figures",
+    "follow_route",
+    "generate",
     "generate_on_spares",
-    "home_of",
-    "join_images",
+    "generation_facts",
+    "generation_json",
     "launch_everywhere",
     "launches_of",
-    "open_model",
+    "machine_of",
+    "plan_models",
     "planned_launches",
     "publish_generation",
     "random_encoder",
     "random_matmul",
     "random_network",
     "random_words",
+    "run_collective",
     "run_functional",
     "run_generation",
     "run_workload",
     "sweep_sizes",
+    "wiring_facts",
     "write_csv",
+    "write_plans",
 ]

@@ -14,9 +14,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from chip.digest import finish
 from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
@@ -27,10 +24,9 @@ from cluster.processes import (
     SharedMapping,
     Supervisor,
     chip_actors,
+    conclude,
     layout_of,
-    unexpected_retirements,
 )
-from cluster.runs.launch import artifact_key
 from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.decoder import ChipImages, PartitionedModel, entry_at
@@ -69,11 +65,10 @@ class GenerationResult:
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
     """The launches of ``job`` if no token ends it early; tokens are not known yet."""
-    buckets, last = artifact.bindings["buckets"], len(job.prompt) - 1
+    last = len(job.prompt) - 1
     launches = []
     for position in range(last + job.max_new_tokens):
-        bucket = next(bucket for bucket in buckets if position < bucket)
-        entry = f"{'prefill' if position < last else 'decode'}-{bucket}"
+        entry = entry_at(artifact, position, prefill=position < last)
         token = None if position < last else ""
         launches.append(Launched(entry, artifact.predicted_cycles[entry], token))
     return launches
@@ -92,6 +87,9 @@ def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched
 
 class Listener:
     """What the driver tells while it works; this one is silent."""
+
+    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
+        """A text begins with these token ids; ``decode`` turns ids into text."""
 
     def phase(self, text: str) -> None:
         """The driver begins something that takes a while."""
@@ -240,40 +238,28 @@ def _conclude(
     for result in results[1:]:
         if result.tokens != first.tokens or result.entries != first.entries:
             raise RunError("processes picked different tokens: the run is not deterministic")
-        if result.faults != first.faults:
-            raise RunError("processes met different faults: the run is not deterministic")
-    retired = {chip: cycles for result in results for chip, cycles in result.retired.items()}
-    sums = {chip: pair for result in results for chip, pair in result.sums.items()}
+    whole = conclude([group.part for group in groups], artifact, stopwatch.watch)
     predicted = artifact.predicted_cycles
-    if problems := unexpected_retirements(first.entries, retired, predicted):
-        if stopwatch.watch is not None:
-            stopwatch.watch.retired_unexpectedly(len(problems))
-        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
-    chips = sorted(retired)
-    lengths = [max(retired[chip][i] for chip in chips) for i in range(len(first.entries))]
     clock_hz = artifact.spec.clock_hz
-    decode_cycles = [lengths[i] for i in first.decode]
+    cycles = sum(whole.cycles) + first.faults.get("cost_cycles", 0)
+    decode_cycles = [whole.cycles[i] for i in first.decode]
     io_seconds = max(result.io_seconds for result in results)
-    decode_io = io_seconds * len(first.decode) / max(1, len(lengths))
+    decode_io = io_seconds * len(first.decode) / max(1, len(whole.cycles))
     return GenerationResult(
         tokens=first.tokens,
-        chips=len(chips),
+        chips=whole.chips,
         actors=actors,
         cycles_per_token=decode_cycles,
         predicted_cycles_per_token=[predicted[first.entries[i]] for i in first.decode],
-        digest=finish(
-            artifact_key(artifact, {c: d for group in groups for c, d in group.images.items()}),
-            np.array([sums[chip] for chip in chips], np.uint64),
-            [cycle for chip in chips for cycle in retired[chip]],
-        ),
-        virtual_seconds=(sum(lengths) + first.faults.get("cost_cycles", 0)) / clock_hz + io_seconds,
+        digest=whole.digest,
+        virtual_seconds=cycles / clock_hz + io_seconds,
         decode_seconds=sum(decode_cycles) / clock_hz + decode_io,
         wall_seconds=perf_counter() - stopwatch.started,
         first_token_seconds=stopwatch.first_token,
         token_wall_seconds=stopwatch.ended - stopwatch.begun,
         steady_token_seconds=_steady(groups[0].launch_seconds, first.decode),
         entries=first.entries,
-        launch_cycles=lengths,
+        launch_cycles=whole.cycles,
         decode=first.decode,
         recoveries=tuple(recoveries),
         faults=first.faults,

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.checker import check
-from chip.engine import Chip, Rings, ring_vectors
+from chip.engine import Chip
 from chip.spec import ChipSpec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
 from interconnect.vectors import check_fabric
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.convnet import (
     Network,
     compile_network,
@@ -32,9 +32,10 @@ from programs.encoder import (
     golden_encoder,
     layers_of_chips,
     place_encoder,
+    random_layers,
+    random_tokens,
     read_encoder,
 )
-from programs.encoder import shape as encoder
 from programs.matmul import (
     MatmulShape,
     compile_matmul,
@@ -43,13 +44,13 @@ from programs.matmul import (
     plan_matmul,
     read_matmul,
 )
-from programs.running import LOOKAHEAD, Alone, Runner
+from programs.running import LOOKAHEAD, Runner
 
 Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Workload:
+class CompiledWorkload:
     """A compiled workload with random data.
 
     results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
@@ -65,7 +66,9 @@ class Workload:
     golden: Callable[[], Values]
 
 
-def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_matmul(
+    shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """A product of random matrices: whole int8 range, or fp16 normal numbers."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     sizes = ((shape.m, shape.k), (shape.k, shape.n))
@@ -85,10 +88,12 @@ def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = Tr
         return read_matmul(plan_matmul(shape, spec), chips)
 
     macs = shape.multiply_accumulates
-    return Workload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
+    return CompiledWorkload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
 
 
-def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_network(
+    network: Network, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """An int8 network with random weights and a random input."""
     image = random_input(network, seed)
     if data:
@@ -102,15 +107,15 @@ def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = Tru
         return read_logits(network, place_network(network, spec), chips[0])
 
     macs = network.multiply_accumulates()
-    return Workload(network.name, artifact, "network", macs, "int8", results, golden)
+    return CompiledWorkload(network.name, artifact, "network", macs, "int8", results, golden)
 
 
 def random_encoder(
     shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
-) -> Workload:
+) -> CompiledWorkload:
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
-    layers = encoder.random_encoder(shape, seed) if data else []
-    x = encoder.random_tokens(shape, seed)
+    layers = random_layers(shape, seed) if data else []
+    x = random_tokens(shape, seed)
     artifact = compile_encoder(shape, spec, chips, layers, x) if data else compile_encoder(
         shape, spec, chips
     )  # fmt: skip
@@ -123,28 +128,29 @@ def random_encoder(
         return read_encoder(shape, places, chips_run[-1])
 
     macs = shape.multiply_accumulates
-    return Workload("encoder", artifact, "encoder", macs, "fp16", results, golden)
+    return CompiledWorkload("encoder", artifact, "encoder", macs, "fp16", results, golden)
 
 
-def figures(workload: Workload) -> dict[str, Any]:
+def figures(workload: CompiledWorkload) -> dict[str, Any]:
     """Cycles, time at the chip's clock, and what share of the MXM's peak is useful."""
     artifact = workload.artifact
     cycles = artifact.predicted_cycles[workload.entry]
     seconds = cycles / artifact.spec.clock_hz
     peak = peak_multiply_accumulates(workload.dtype) * artifact.chips
-    parts = {name: artifact.model[name] for name in ("layer_cycles",) if name in artifact.model}
+    bindings = Bindings.of(artifact)
+    layer = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
     return {
-        **parts,
+        **layer,
         "cycles": cycles,
         "microseconds": 1e6 * seconds,
         "multiply_accumulates": workload.multiply_accumulates,
         "mxm_utilisation": workload.multiply_accumulates / (cycles * peak),
         "tera_operations_per_s": 2e-12 * workload.multiply_accumulates / seconds,
-        "sram_used_bytes": artifact.model["sram_used_bytes"],
+        "sram_used_bytes": bindings.sram_used_bytes,
     }
 
 
-def check_workload(workload: Workload) -> None:
+def check_workload(workload: CompiledWorkload) -> None:
     """Prove the programs legal; raises RunError with the first finding."""
     artifact, entry = workload.artifact, workload.entry
     findings = []
@@ -157,14 +163,13 @@ def check_workload(workload: Workload) -> None:
         raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
 
 
-def run_workload(workload: Workload) -> dict[str, Any]:
+def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
     """Run one launch here and compare; raises RunError when anything differs from the golden model.
 
     Wall times are in seconds; the artifact must have its data.
     """
     artifact = workload.artifact
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), threads=cores())
+    runner = Runner.alone(artifact, threads=cores())
     began = perf_counter()
     retired = runner.launch(workload.entry, 0, LOOKAHEAD)
     wall = perf_counter() - began

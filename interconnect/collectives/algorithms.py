@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from interconnect.collectives import one_shot, steps
 from interconnect.collectives.steps import OPERATIONS, Groups, Step, group_sizes
-from interconnect.wiring import Topology
+from interconnect.wiring import FabricError, Topology
 
 #: Chips up to which an all-to-all may send every message by itself.
 MOST_DIRECT = 1056
@@ -13,10 +13,10 @@ MOST_DIRECT = 1056
 def algorithms_for(operation: str, topology: Topology) -> tuple[str, ...]:
     """Algorithms that exist for an operation on a topology.
 
-    Raises ValueError for an operation that does not exist.
+    Raises FabricError for an operation that does not exist.
     """
     if operation not in OPERATIONS:
-        raise ValueError(f"collective {operation!r}: known are {', '.join(OPERATIONS)}")
+        raise FabricError(f"collective {operation!r}: known are {', '.join(OPERATIONS)}")
     groups = Groups(group_sizes(topology))
     if operation == "point-to-point":
         return ("direct",)
@@ -33,13 +33,13 @@ def collective_steps(
     """Steps of ``operation`` on ``words`` words.
 
     words: all-reduce, broadcast: of the tensor; else of the part of one chip (``words_needed``).
-    Raises ValueError with one line for what does not exist; a point-to-point has no steps.
+    Raises FabricError with one line for what does not exist; a point-to-point has no steps.
     """
     known = algorithms_for(operation, topology)
     if algorithm not in known:
-        raise ValueError(f"{operation} by {algorithm!r} on {topology.chips} chips: {known}")
+        raise FabricError(f"{operation} by {algorithm!r} on {topology.chips} chips: {known}")
     if words < 1 or not 0 <= root < topology.chips:
-        raise ValueError(f"{words} words from chip {root}: at least 1, of {topology.chips} chips")
+        raise FabricError(f"{words} words from chip {root}: at least 1, of {topology.chips} chips")
     groups = Groups(group_sizes(topology))
     if algorithm == "one-shot":
         if operation == "broadcast":

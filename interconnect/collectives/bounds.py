@@ -12,8 +12,14 @@ from chip.spec import ChipSpec
 from interconnect.collectives.steps import WORD_VECTORS, group_sizes
 from interconnect.wiring import Topology, hop_distances
 
-#: SRAM to SRAM through one ALU, from the slice nearest to the VXM (published: 12 + 2*floor(s/4)).
-LEAST_VXM_CYCLES = 12
+
+def least_vxm_cycles(spec: ChipSpec) -> int:
+    """SRAM to SRAM through one ALU, from the slice nearest to the VXM, a hop there and a hop back.
+
+    12 for the default chip (published: 12 + 2*floor(s/4) for slice s).
+    """
+    through = spec.alu_entry_cycles + spec.alu_cycles
+    return spec.read_cycles + 1 + through + 1 + spec.write_cycles
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def _latency_bound(
         terms = group_sizes(topology)[0]
         levels = max(terms - 1, 0).bit_length()
         if levels:
-            tree = LEAST_VXM_CYCLES + spec.alu_cycles * (levels - 1)
+            tree = least_vxm_cycles(spec) + spec.alu_cycles * (levels - 1)
             rest += tree
             text += f" + {tree} for a tree of {levels} sums from SRAM to SRAM"
     return Bound(hops * spec.hop_cycles + rest, text)

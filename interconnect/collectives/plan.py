@@ -40,7 +40,7 @@ from interconnect.wires import (
     simulate,
     spread,
 )
-from interconnect.wiring import Topology
+from interconnect.wiring import FabricError, Topology
 
 #: Words of a chip's buffer: a quad of slices, one byte plane each (8,192 words of 1,280 B).
 BUFFER_WORDS = 8192
@@ -216,11 +216,11 @@ def plan_collective(
     nbytes: all-reduce, reduce-scatter, all-to-all: on every chip before; all-gather: on every chip
     after; broadcast, point-to-point: at chip ``root``.  destination: of point-to-point (default:
     the last chip).  algorithm: None takes the fastest.  window: of the simulation, in cycles.
-    clock: seconds, for ``wall_seconds``.  Raises ValueError for what does not exist and
+    clock: seconds, for ``wall_seconds``.  Raises FabricError for what does not exist and
     LockstepViolation if the schedule were wrong.
     """
     if nbytes < 1:
-        raise ValueError(f"{nbytes} bytes: a collective moves at least one")
+        raise FabricError(f"{nbytes} bytes: a collective moves at least one")
     parts = topology.chips if operation in PARTED else 1
     watch = _Stopwatch(clock)
     cycles = vectors = hops = conflicts = digest = 0

@@ -25,7 +25,7 @@ from math import prod
 import numpy as np
 
 from interconnect.wires import Ints
-from interconnect.wiring import Topology
+from interconnect.wiring import FabricError, Topology
 
 OPERATIONS = (
     "all-reduce",
@@ -165,12 +165,12 @@ class Groups:
 def group_sizes(topology: Topology) -> tuple[int, ...]:
     """Sizes of the nested groups, innermost first, e.g. (8, 9, 145); their product is ``chips``.
 
-    The chips of a topology file are one group.  Raises ValueError for groups above ``MAX_GROUP``.
+    The chips of a topology file are one group.  Raises FabricError for groups above ``MAX_GROUP``.
     """
     node, rack, chips = topology.chips_per_node, topology.nodes_per_rack, topology.chips
     sizes = tuple(size for size in (node, rack, chips // (node * rack)) if size > 1) or (1,)
     if max(sizes) > MAX_GROUP:
-        raise ValueError(
+        raise FabricError(
             f"topology {topology.name}: a group of {max(sizes)} chips or nodes; collectives take "
             f"groups of {MAX_GROUP} at most"
         )

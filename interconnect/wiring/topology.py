@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.errors import LpuError
 from chip.isa import LINKS
 from chip.spec import PRESETS, ChipSpec
 from chip.toml_files import TomlFileError, read_toml
@@ -38,7 +39,7 @@ _FIELDS = ("name", "chips", "cables")
 Ints = NDArray[np.int64]
 
 
-class FabricError(ValueError):
+class FabricError(LpuError, ValueError):
     """A fabric that cannot exist; one line says what, where and what would mend it."""
 
 

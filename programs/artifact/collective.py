@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
-from chip.scheduling import Place
 from interconnect.collectives import FabricCollective
+from programs.artifact.bindings import Bindings, planes_of
 from programs.artifact.file import TOPOLOGIES, Artifact
 
 ENTRY_POINT = "collective"
@@ -51,21 +51,16 @@ def collective_artifact(collective: FabricCollective, data: NDArray[Any]) -> Art
         memory=memory,
         bindings={
             "operation": collective.operation,
-            "inputs": {"source": _binding(source, collective.source_words)},
-            "outputs": {"result": _binding(collective.result, collective.result_words)},
+            "inputs": {"source": planes_of(source, collective.source_words)},
+            "outputs": {"result": planes_of(collective.result, collective.result_words)},
         },
         predicted_cycles={ENTRY_POINT: collective.cycles},
     )
 
 
-def _binding(place: Place, words: int) -> list[list[int]]:
-    """(slice, address, words) of every byte plane."""
-    return [[queue, place.address, words] for queue in place.queues]
-
-
 def read_result(artifact: Artifact, chip: Chip, dtype: type = np.int32) -> NDArray[Any]:
     """The result on ``chip`` after the launch: [words, 320] of ``dtype`` (int32 or float32)."""
-    planes = [chip.read_words(*plane) for plane in artifact.bindings["outputs"]["result"]]
+    planes = [chip.read_words(*plane) for plane in Bindings.of(artifact).outputs["result"]]
     joined = np.ascontiguousarray(np.stack(planes, axis=-1))
     values: NDArray[Any] = joined.view(np.dtype(dtype).newbyteorder("<"))[..., 0]
     return values.astype(dtype)

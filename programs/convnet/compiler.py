@@ -17,7 +17,7 @@ from chip.engine import Chip
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Schedule, program_of
 from chip.spec import ChipSpec
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Planes, planes_of
 from programs.convnet.layers import INPUT, POOL_PAD, POOL_STRIDE, Layer, Network
 from programs.convnet.places import (
     GROUP,
@@ -39,10 +39,11 @@ from programs.kernels import (
     logits,
     maximum_of_nine,
     product,
+    put_weights,
     requantise_rows,
     unsigned_rows,
 )
-from programs.sram import Image, put_fp32, put_rows, put_weights, read_words
+from programs.sram import Image, put_fp32, put_rows, read_words
 
 ENTRY = "network"
 #: Image rows of pooled output made in one pass.
@@ -259,11 +260,11 @@ def compile_network(
     )  # fmt: skip
 
 
-def _outputs(network: Network, places: NetworkPlaces) -> dict[str, list[list[int]]]:
+def _outputs(network: Network, places: NetworkPlaces) -> dict[str, Planes]:
     last = network.layers[-1]
     height, width = network.product_size(last)
     return {
-        f"logits.{block}": [[queue, place.address, height * width] for queue in place.queues]
+        f"logits.{block}": planes_of(place, height * width)
         for block, place in places.layers[last.name].logits.items()
     }
 

@@ -1,4 +1,4 @@
-"""The golden model of int8 networks: docs/workloads.md and ``programs/convnet/layers.py`` in plain NumPy.
+"""The golden model of int8 networks: docs/workloads.md and ``layers.py`` in plain NumPy.
 
 It knows numbers and their order only.  Sums are made in float64, where every partial sum of int8
 products is exact.

@@ -1,16 +1,24 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
-from .compiler import compile_belt, compile_decoder
+from .compiler import (
+    compile_belt,
+    compile_decoder,
+    compile_model,
+    compile_model_apart,
+    join_images,
+)
 from .expert_weights import router_columns
-from .fit import NODE, deal_model, machine_sizes, memory_bytes
+from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, entry_at, pick_token
+from .host import Host, adopt, belt_entry, entry_at, home_of, pick_token, token_entry
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Pipeline, build_pipeline, shifted
-from .stage_code import Body, rename_tags, translate_gangs
+from .pipeline import Pipeline, build_pipeline
+from .stage_code import Body
+from .stages import ATTENTION, part_tiles
 
 __all__ = [
+    "ATTENTION",
     "C2C",
     "MATMUL",
     "NODE",
@@ -27,18 +35,24 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "adopt",
+    "belt_entry",
     "build_pipeline",
+    "check_parallelism",
     "compile_belt",
     "compile_decoder",
+    "compile_model",
+    "compile_model_apart",
     "deal_model",
     "entry_at",
+    "home_of",
+    "join_images",
     "machine_sizes",
     "memory_bytes",
+    "part_tiles",
     "partition_model",
     "pick_token",
     "random_chip_weights",
-    "rename_tags",
     "router_columns",
-    "shifted",
-    "translate_gangs",
+    "token_entry",
 ]

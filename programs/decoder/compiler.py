@@ -14,18 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from chip.program import Program
-from chip.scheduling import CompileError, Place
-from chip.spec import ChipSpec
+from chip.scheduling import CompileError
+from chip.spec import ChipSpec, load_chip_spec
 from interconnect.wiring import Topology, node_cables, topology_of
-from programs.artifact import TOPOLOGIES, Artifact
+from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, planes_of
 from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
+from programs.decoder.host import belt_entry, token_entry
 from programs.decoder.image import ChipImages
-from programs.decoder.partition import PartitionedModel
+from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
 from programs.decoder.places import DecoderPlaces
 from programs.decoder.stages import Stage, split_layers
+from programs.models import Checkpoint
+from programs.sram import Image
 
 #: Context buckets in positions; a program scores every position of its bucket.
 BUCKETS = tuple(1 << n for n in range(6, 16))
@@ -46,6 +51,38 @@ def numbers_of(model: PartitionedModel) -> Numbers:
         float(model.inv_h), float(model.eps), float(model.quant_gain), float(model.inv_d),
         model.config.activation,
     )  # fmt: skip
+
+
+def compile_model(
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> Artifact:  # fmt: skip
+    """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
+
+    wiring: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the model was
+    not made for so many positions.
+    """
+    compiled, images = compile_model_apart(
+        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp, wiring=wiring
+    )
+    compiled.memory = images.of(range(compiled.chips))
+    join_images(compiled)
+    return compiled
+
+
+def compile_model_apart(
+    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
+    most = checkpoint.config.max_position
+    if context > most:
+        raise CompileError(
+            f"{context} positions asked for, but {checkpoint.path} was made for {most}; shorten "
+            "the prompt, or lower --max-new-tokens or --context"
+        )
+    model = partition_model(checkpoint, tp, dtype)
+    return compile_apart(model, load_chip_spec(chip), context, pp=pp, wiring=wiring)
 
 
 def compile_decoder(
@@ -89,8 +126,9 @@ def compile_apart(
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
-        for name, head in (("decode", True), ("prefill", False)):
-            programs[f"{name}-{context}"], program_of_chip = pipeline.programs(context, head)
+        for prefill in (False, True):
+            entry = token_entry(context, prefill)
+            programs[entry], program_of_chip = pipeline.programs(context, head=not prefill)
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
     return artifact, chip_images(pipeline, model)
 
@@ -118,10 +156,9 @@ def compile_belt(
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for number in range(count):
-        entry = f"belt-{context}-{number}"
+        entry = belt_entry(context, number)
         programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
-    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context])
-    artifact.model["sequences"] = count
+    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context], count)
     if weights:
         artifact.memory = chip_images(pipeline, model).of(range(artifact.chips))
     return artifact
@@ -129,15 +166,41 @@ def compile_belt(
 
 def decoder_artifact(
     pipeline: Pipeline, model: PartitionedModel, programs: dict[str, list[Program]],
-    program_of_chip: list[int], buckets: list[int],
+    program_of_chip: list[int], buckets: list[int], sequences: int | None = None,
 ) -> Artifact:  # fmt: skip
-    """The artifact of a pipeline's programs without weights; all chips have the same bindings."""
+    """The artifact of a pipeline's programs without weights; all chips have the same bindings.
+
+    sequences: of a conveyor belt.
+    """
     layout, wiring = model.layout, pipeline.topology
     places = pipeline.code[-1].places
     a, chips = places.attention, wiring.chips
     known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
+    mask_positions = a.mask_words // 2
+    bindings, about = Bindings(
+        inputs={
+            "x": planes_of(places.x, layout.x_tiles),
+            "cos": planes_of(a.cos, 1),
+            "sin": planes_of(a.sin, 1),
+            "kv_map": planes_of(a.kv_map, len(places.cache_maps)),
+            "mask_map": planes_of(a.mask_map, -(-places.context // mask_positions)),
+        },
+        outputs={"logits": planes_of(places.logits, layout.vocab_blocks)},
+        decoder=DecoderFacts(
+            dtype=model.dtype,
+            tp=layout.tp,
+            group_of_stage=tuple(pipeline.groups),
+            checkpoint="" if model.checkpoint.path is None else str(model.checkpoint.path),
+            sram_used_bytes=max(c.places.placement.used_bytes() for c in pipeline.code),
+            buckets=tuple(buckets),
+            context=places.context,
+            mask_positions=mask_positions,
+            cache_segments=tuple(places.cache_maps),
+            sequences=sequences,
+        ),
+    ).header()
     return Artifact(
         spec=pipeline.spec,
         topology=name,
@@ -146,28 +209,8 @@ def decoder_artifact(
         programs=programs,
         program_of_chip=program_of_chip,
         memory=[[] for _ in range(chips)],
-        bindings={
-            "inputs": {
-                "x": _binding(places.x, layout.x_tiles),
-                "cos": _binding(a.cos, 1),
-                "sin": _binding(a.sin, 1),
-                "kv_map": _binding(a.kv_map, len(places.cache_maps)),
-                "mask_map": _binding(a.mask_map, -(-places.context // (a.mask_words // 2))),
-            },
-            "outputs": {"logits": _binding(places.logits, layout.vocab_blocks)},
-            "buckets": buckets,
-            "context": places.context,
-            "mask_positions": a.mask_words // 2,
-            "cache_segments": [list(segment) for segment in places.cache_maps],
-        },
-        model={
-            "dtype": model.dtype,
-            "tp": layout.tp,
-            "pp": len(pipeline.stages),
-            "group_of_stage": pipeline.groups,
-            "checkpoint": "" if model.checkpoint.path is None else str(model.checkpoint.path),
-            "sram_used_bytes": max(c.places.placement.used_bytes() for c in pipeline.code),
-        },
+        bindings=bindings,
+        model=about,
         predicted_cycles={entry: table[0].cycles for entry, table in programs.items()},
     )
 
@@ -181,6 +224,19 @@ def chip_images(pipeline: Pipeline, model: PartitionedModel) -> ChipImages:
     return ChipImages(model, tuple(codes))
 
 
-def _binding(place: Place, words: int) -> list[list[int]]:
-    """[slice, address, words] per byte plane."""
-    return [[queue, place.address, words] for queue in place.queues]
+def join_images(artifact: Artifact) -> None:
+    """Make one piece of neighbouring pieces of the memory images, in place.
+
+    The compiler emits thousands of pieces of a few words, and a file's header lists every piece.
+    """
+    for chip, image in enumerate(artifact.memory):
+        runs: list[Image] = []
+        for piece in sorted(image, key=lambda piece: piece[:2]):
+            last = runs[-1][-1] if runs else (-1, 0, piece[2])
+            if (last[0], last[1] + len(last[2])) == piece[:2]:
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        artifact.memory[chip] = [
+            (run[0][0], run[0][1], np.concatenate([rows for _, _, rows in run])) for run in runs
+        ]

@@ -18,6 +18,8 @@ from programs.decoder.stages import Stage, deal, model_blocks, pack, whole_again
 from programs.models import ModelConfig
 
 NODE = 8
+#: Chips that may share every matrix.
+WIDTHS = (1, 2, 4, 8)
 #: Parts an FFN is cut into at most, to fit chips that are too small for a whole one.
 MOST_PARTS = 8
 #: Chips of the largest wiring.
@@ -84,7 +86,35 @@ def machine_sizes() -> list[int]:
 
 
 def _tp_of(chips: int) -> int:
-    return next(tp for tp in (8, 4, 2, 1) if chips % tp == 0)
+    return next(tp for tp in reversed(WIDTHS) if chips % tp == 0)
+
+
+def check_parallelism(
+    chips: int | None, tp: int | None = None, pp: int | None = None
+) -> tuple[int, int]:
+    """(tensor parallelism, pipeline stages) that the options of these names ask for.
+
+    Raises CompileError with one line for numbers that do not go together.
+    """
+    for option, value in (("--chips", chips), ("--tp", tp), ("--pp", pp)):
+        if value is not None and value < 1:
+            raise CompileError(f"{option} {value}: use 1 or more")
+    if chips is None:
+        chips = (tp or (8 if pp is None else 0)) * (pp or 1) or 8 * (pp or 1)
+    if tp is None:
+        tp = chips // pp if pp else min(chips, 8)
+    if tp not in WIDTHS:
+        raise CompileError(
+            f"--chips {chips} in {pp or 1} stages (--pp): {tp} chips (--tp) would share every "
+            "matrix; use 1, 2, 4 or 8"
+        )
+    stages = pp or chips // tp
+    if tp * stages != chips:
+        raise CompileError(
+            f"--chips {chips} with --tp {tp} and {stages} pipeline stages: {tp} x {stages} are "
+            f"{tp * stages}; use --chips {tp * stages}"
+        )
+    return tp, stages
 
 
 def deal_model(
@@ -157,7 +187,7 @@ def _fewest(
     need = memory_bytes(Layout.of(config, tp or NODE), dtype, context, batch)
     if sum(need.values()) > MOST_CHIPS * spec.sram_bytes:
         return None  # dealing thousands of layers out would take long to say the same
-    for width in (tp,) if tp else (1, 2, 4, 8):
+    for width in (tp,) if tp else WIDTHS:
         layout = Layout.of(config, width)
         stages = _deal(layout, spec, dtype, context, batch, 1)
         if stages is not None:

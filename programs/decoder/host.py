@@ -3,18 +3,22 @@
 Inputs of a launch: the token's embedding on its lanes, the rope rows of its position, and the two
 maps that make the position data (the KV word to Scatter to, the window of the mask table).  Their
 cost follows the chip's PCIe model and is charged to virtual seconds, never to cycles per token.
+
+Here, too, is which entry point a launch runs, and with which checkpoint an artifact belongs.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip
-from programs.artifact import Artifact
+from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import PartitionedModel
-from programs.models import load_checkpoint
+from programs.models import Checkpoint, load_checkpoint
 from programs.sram import fp32_rows
 
 F32 = NDArray[np.float32]
@@ -25,17 +29,18 @@ class Host:
 
     def __init__(self, artifact: Artifact, model: PartitionedModel | None = None) -> None:
         """``model``: the partitioned model, else it is read from the artifact's checkpoint."""
+        self._facts, self._bindings = decoder_of(artifact), Bindings.of(artifact)
         if model is None:
-            checkpoint = load_checkpoint(artifact.model["checkpoint"])
-            layout = Layout.of(checkpoint.config, artifact.model["tp"])
-            model = PartitionedModel(checkpoint, layout, artifact.model["dtype"])
+            checkpoint = load_checkpoint(self._facts.checkpoint)
+            layout = Layout.of(checkpoint.config, self._facts.tp)
+            model = PartitionedModel(checkpoint, layout, self._facts.dtype)
         self.model = model
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
 
     def stage_of(self, chip: int) -> int:
         """The pipeline stage of a chip, -1 for one that no stage is on."""
-        groups = self.artifact.model["group_of_stage"]
+        groups = self._facts.group_of_stage
         group = chip // self.model.layout.tp
         return groups.index(group) if group in groups else -1
 
@@ -47,7 +52,7 @@ class Host:
         stage = self.stage_of(chip.chip_id)
         if stage < 0:
             return
-        inputs = self.artifact.bindings["inputs"]
+        inputs = self._bindings.inputs
         cos, sin = self.model.rope_rows(position)
         bytes_moved = 0
         words = [("cos", cos[None]), ("sin", sin[None])]
@@ -70,26 +75,24 @@ class Host:
     def _cache_words(self, position: int) -> list[int]:
         """The word of each segment that takes the new key: the spare one but where it lies."""
         words = []
-        bindings = self.artifact.bindings
-        for first, positions in bindings.get("cache_segments", [[0, bindings["context"]]]):
+        for first, positions in self._facts.cache_segments:
             here = first <= position < first + positions
-            words.append(position - first if here else int(positions))
+            words.append(position - first if here else positions)
         return words
 
     def _mask_offsets(self, position: int) -> list[int]:
         """Where each window of the mask begins in the table: zeros, then minus infinities."""
-        window = int(self.artifact.bindings["mask_positions"])
-        context = int(self.artifact.bindings["context"])
-        starts = range(0, context, window)
+        window = self._facts.mask_positions
+        starts = range(0, self._facts.context, window)
         return [min(max(window - 1 - (position - first), 0), window) for first in starts]
 
     def read_logits(self, chip: Chip) -> F32:
         """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""
-        outputs = self.artifact.bindings["outputs"]["logits"]
+        outputs = self._bindings.outputs["logits"]
         stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
         if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
             self._charge(4 * 320 * outputs[0][2])
-        if stage != self.artifact.model["pp"] - 1:
+        if stage != self._facts.pp - 1:
             return np.zeros(0, np.float32)
         planes = [
             chip.read_words(queue, address, words)
@@ -108,16 +111,57 @@ class Host:
         return entry_at(self.artifact, position, prefill)
 
 
+def token_entry(context: int, prefill: bool) -> str:
+    """The program of a token among ``context`` positions; a prefill ends without logits."""
+    return f"{'prefill' if prefill else 'decode'}-{context}"
+
+
+def belt_entry(context: int, number: int) -> str:
+    """The program of beats of ``number`` modulo the belt's sequences."""
+    return f"belt-{context}-{number}"
+
+
 def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
     """The entry point for a token at ``position``; raises ValueError beyond the context."""
-    for bucket in artifact.bindings["buckets"]:
+    facts = decoder_of(artifact)
+    for bucket in facts.buckets:
         if position < bucket:
-            return f"{'prefill' if prefill else 'decode'}-{bucket}"
-    context = artifact.bindings["context"]
+            return token_entry(bucket, prefill)
     raise ValueError(
-        f"position {position}: the artifact was compiled for {context} positions; "
+        f"position {position}: the artifact was compiled for {facts.context} positions; "
         "compile with a longer --context"
     )
+
+
+def home_of(artifact: Artifact) -> Path:
+    """The checkpoint directory that an artifact was compiled from.
+
+    Raises ArtifactError where it names none.
+    """
+    facts = Bindings.of(artifact).decoder
+    if facts is None or not facts.checkpoint:
+        raise ArtifactError("the artifact names no checkpoint: name its directory with --model")
+    return Path(facts.checkpoint)
+
+
+def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifact:
+    """``artifact`` with ``checkpoint`` for its embeddings, if the two belong together.
+
+    Raises ArtifactError where they do not, or ``positions`` are more than it was compiled for.
+    """
+    facts, bindings = decoder_of(artifact), Bindings.of(artifact)
+    layout = Layout.of(checkpoint.config, facts.tp)
+    sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
+    if sizes != (layout.x_tiles, layout.vocab_blocks):
+        raise ArtifactError(
+            f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
+        )
+    if positions > facts.context:
+        raise ArtifactError(
+            f"{positions} positions asked for, but the artifact was compiled for {facts.context}; "
+            "shorten the prompt, lower --max-new-tokens, or compile with a longer --context"
+        )
+    return compiled_at(artifact, str(checkpoint.path))
 
 
 def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:

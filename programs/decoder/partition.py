@@ -1,8 +1,8 @@
 """Partition and quantise: a checkpoint becomes the numbers each chip holds.
 
-Matrices are folded, quantised and placed on the lanes of `programs.decoder.lanes.Layout` by the rules of
-``docs/numerics.md``, block by block, at most 320 columns at a time, so that building a chip needs
-little more memory than the chip's weights.
+Matrices are folded, quantised and placed on the lanes of `programs.decoder.lanes.Layout` by the
+rules of ``docs/numerics.md``, block by block, at most 320 columns at a time, so that building a
+chip needs little more memory than the chip's weights.
 
 This module knows where a number lies on a chip's lanes and what it is after folding and
 quantising.  It does not know memory slices, cycles or instructions, and it never runs the model.

@@ -1,8 +1,8 @@
 """Stages on groups of chips: their blocks, what they hand over, and when everything happens.
 
-A ``Pipeline`` puts stages (``programs.decoder.stage_code``) on groups of a topology, one after another in
-time, and makes the programs of its chips: what comes in over cables, the stage's blocks, what goes
-out.
+A ``Pipeline`` puts stages (``programs.decoder.stage_code``) on groups of a topology, one after
+another in time, and makes the programs of its chips: what comes in over cables, the stage's blocks,
+what goes out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from chip.program import BlockTable, Program, new_blocks
-from chip.scheduling import CompileError
-from chip.scheduling import program_of as join_tables
+from chip.scheduling import (
+    CompileError,
+    Gangs,
+    program_of,
+    rename_tags,
+    shifted,
+    translate_gangs,
+)
 from chip.spec import ChipSpec
 from interconnect.collectives import (
     Handover,
@@ -27,7 +33,7 @@ from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
 from programs.decoder.lanes import Layout
 from programs.decoder.places import place_decoder
-from programs.decoder.stage_code import Gangs, Scheduled, StageCode, rename_tags, translate_gangs
+from programs.decoder.stage_code import Scheduled, StageCode
 from programs.decoder.stages import Stage, split_layers
 
 
@@ -46,13 +52,6 @@ def pause_cycles(spec: ChipSpec) -> int:
         spec.mxm_accumulate_cycles, spec.mxm_multiply_cycles + spec.mxm_install_cycles,
         spec.alu_entry_cycles + spec.alu_cycles, spec.distribute_cycles, spec.write_cycles,
     )  # fmt: skip
-
-
-def shifted(table: BlockTable, cycles: int) -> BlockTable:
-    """A copy of ``table`` moved in time."""
-    moved = table.copy()
-    moved["cycle"] += cycles
-    return moved
 
 
 @dataclass
@@ -222,7 +221,7 @@ class Pipeline:
                             rename_tags(table, (len(body.parts) + 1 + number) << 16)
                         tables.append(table)
                     known[key] = len(programs)
-                    programs.append(join_tables(tables, self.gangs, end))
+                    programs.append(program_of(tables, self.gangs, end))
                 program_of_chip[group * self.tp + chip] = known[key]
         if self.tp * len(self.groups) == self.topology.chips:
             return programs[1:], [number - 1 for number in program_of_chip]

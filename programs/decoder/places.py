@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
@@ -26,8 +27,6 @@ from programs.kernels import (
     RoutingPlaces,
     Segment,
     Segments,
-    place_head_norm,
-    place_routing,
 )
 from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
 
@@ -179,6 +178,38 @@ def place_decoder(
         logits, attention, reduce, between, inbox, symbols.bases, head_norm,
         routing,
     )  # fmt: skip
+
+
+def place_routing(
+    pm: Placement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
+    east: tuple[int, ...],
+) -> RoutingPlaces:  # fmt: skip
+    """Places of a chip's routing; ``west``, ``east``: quads beside those that have a name."""
+    n = layout.experts
+    parts = dtype == "int8"
+    return RoutingPlaces(
+        experts=n,
+        tiles=layout.expert_tiles,
+        logits=pm.top(KV_QUAD, n),
+        coarse=pm.top(EAST_QUAD, n) if parts else None,
+        fine=pm.top(east, n) if parts else None,
+        best=pm.top(west[0], 1),
+        threshold=pm.top(WEST_QUAD, 1),
+        above=pm.top(west[1], 1),
+        weights=pm.top(EAST_QUAD, n),
+        inverse=pm.top(east, 1),
+        gates=pm.top(KV_QUAD, n),
+    )
+
+
+def place_head_norm(
+    pm: Placement, layout: Layout, queues: tuple[int, int, int, int]
+) -> HeadNormPlaces:
+    """Places for all tiles of heads of a chip; ``queues``: an east quad for the normed ones."""
+    slots = LANES // layout.head_lanes
+    ones = pm.top(pm.weight_slices(3), slots)  # the odd plane of the east pair
+    normed = pm.top(queues, layout.q_tiles + layout.kv_tiles)
+    return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
 def mask_positions(context: int, spec: ChipSpec) -> int:

@@ -8,15 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.program import BlockTable, new_blocks
-from chip.scheduling import CompileError, Symbol, relocate
+from chip.scheduling import (
+    CompileError,
+    Gangs,
+    Symbol,
+    relocate,
+    rename_tags,
+    translate_gangs,
+)
 from chip.spec import ChipSpec
 from programs.decoder.blocks import BlockScheduler, Numbers
 from programs.decoder.places import DecoderPlaces, Matrices
 
 #: Room before x is read in which a block's first weights may be loaded.
 LEAD_CYCLES = 400
-
-Gangs = list[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -127,18 +132,3 @@ class Scheduled:
         copy = relocate(self.table, self.symbols, bases, shift)
         rename_tags(copy, number * (1 << 16))
         return copy
-
-
-def translate_gangs(table: BlockTable, own: Gangs, shared: Gangs) -> None:
-    """Number a table's gangs by ``shared``, adding those it lacks."""
-    shared.extend(gang for gang in own if gang not in shared)
-    numbers = np.array([shared.index(gang) for gang in own], np.int32)
-    ganged = table["gang"] >= 0
-    table["gang"][ganged] = numbers[table["gang"][ganged]]
-
-
-def rename_tags(table: BlockTable, base: int) -> None:
-    """Give a relocated copy tags of its own."""
-    for column in ("tag", "want0", "want1"):
-        named = table[column] > 0
-        table[column][named] += base

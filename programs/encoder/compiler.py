@@ -23,11 +23,12 @@ from chip.scheduling import (
     Symbol,
     program_of,
     relocate,
+    rename_tags,
+    translate_gangs,
 )
 from chip.spec import ChipSpec
 from interconnect.wiring import NODE_SIZES, link_to, node_cables
 from programs.artifact import Artifact
-from programs.decoder import rename_tags, translate_gangs
 from programs.encoder import kernels as k
 from programs.encoder.image import encoder_image
 from programs.encoder.places import EncoderPlaces, place_encoder, side_of

@@ -10,8 +10,8 @@ from chip.isa import LANES
 from chip.scheduling import Place, Symbol
 from programs.encoder.places import SIDES, EncoderPlaces
 from programs.encoder.shape import MATRICES, Bits, EncoderLayer, EncoderShape
-from programs.kernels import EAST, Weights
-from programs.sram import Image, put_fp32, put_rows, put_weights, read_words
+from programs.kernels import EAST, Weights, put_weights
+from programs.sram import Image, put_fp32, put_rows, read_words
 
 
 def _halves_of(bits: Bits) -> list[NDArray[np.uint8]]:

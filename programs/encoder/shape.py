@@ -87,7 +87,7 @@ class EncoderLayer:
     vectors: dict[str, F32]
 
 
-def random_encoder(shape: EncoderShape, seed: int) -> list[EncoderLayer]:
+def random_layers(shape: EncoderShape, seed: int) -> list[EncoderLayer]:
     """Layers with normal weights of variance 1 / inputs (queries: less 1/sqrt(head size))."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 3]))
     h, f = shape.hidden, shape.ffn

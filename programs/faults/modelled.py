@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from chip.ecc import CODE_BITS, CORRECTED, DATA_BITS, DETECTED, SUPERLANES, decode, encode, flip
 from chip.engine import Chip
+from chip.errors import ErrorKind, LpuError
 from chip.isa import C2C_QUEUE, LANES, LINKS, Op
 from interconnect.clocks import (
     HAC_PERIOD_CYCLES,
@@ -44,7 +45,7 @@ from interconnect.fec import (
     random_stream,
 )
 from interconnect.wiring import NODE_SIZES
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.faults.plan import DeadNode, FaultPlan, FaultPlanError
 
 #: What is counted, over all attempts; ``cost_cycles``: beside the cycles of a machine without
@@ -63,8 +64,10 @@ Rows = NDArray[np.uint8]
 Counts = dict[str, int]
 
 
-class UnrecoverableError(Exception):
+class UnrecoverableError(LpuError):
     """Faults that replaying and spares do not survive."""
+
+    kind = ErrorKind.PROBLEM
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class ModelledFaults:
         height = spanning_tree(artifact.cables, artifact.chips).height if artifact.cables else 0
         wire = artifact.spec.link_wire_cycles
         self._start_cycles = HAC_PERIOD_CYCLES * start_cost_epochs(wire, HAC_PERIOD_CYCLES, height)
-        inputs = artifact.bindings.get("inputs", {}).values()
+        inputs = Bindings.of(artifact).inputs.values()
         self._inputs_cycles = self._pcie_cycles(
             LANES * sum(n for places in inputs for _, _, n in places)
         )

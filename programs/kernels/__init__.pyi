@@ -1,5 +1,5 @@
 from .attention import AttentionPlaces, Segment, Segments, append_values, attend, rope
-from .experts import RoutingPlaces, place_routing, route
+from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
     EAST,
@@ -13,12 +13,13 @@ from .gemm import (
     Weights,
     cut,
     product,
+    put_weights,
     step_cycles,
     store_results,
     tiles_of,
 )
 from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
-from .head_norm import HeadNormPlaces, norm_heads, place_head_norm
+from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, halve, norm_factor, quantise
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
 
@@ -55,9 +56,8 @@ __all__ = [
     "maximum_of_nine",
     "norm_factor",
     "norm_heads",
-    "place_head_norm",
-    "place_routing",
     "product",
+    "put_weights",
     "quantise",
     "requantise_rows",
     "rope",

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from chip.isa import Op
 from chip.scheduling import Alu, Pass, Place, Schedule, Self
 from chip.spec import ChipSpec
-from programs.decoder import Layout
 from programs.models import CHOSEN
-from programs.sram import EAST_QUAD, KV_QUAD, WEST_QUAD, Placement
 
 
 @dataclass(frozen=True)
@@ -51,28 +49,6 @@ class RoutingPlaces:
     def gate_of(self, tile: int) -> Place:
         """The gate of the expert that FFN tile ``tile`` belongs to."""
         return self.gates.at(tile // self.tiles)
-
-
-def place_routing(
-    pm: Placement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
-    east: tuple[int, ...],
-) -> RoutingPlaces:  # fmt: skip
-    """Places of a chip's routing; ``west``, ``east``: quads beside those that have a name."""
-    n = layout.experts
-    parts = dtype == "int8"
-    return RoutingPlaces(
-        experts=n,
-        tiles=layout.expert_tiles,
-        logits=pm.top(KV_QUAD, n),
-        coarse=pm.top(EAST_QUAD, n) if parts else None,
-        fine=pm.top(east, n) if parts else None,
-        best=pm.top(west[0], 1),
-        threshold=pm.top(WEST_QUAD, 1),
-        above=pm.top(west[1], 1),
-        weights=pm.top(EAST_QUAD, n),
-        inverse=pm.top(east, 1),
-        gates=pm.top(KV_QUAD, n),
-    )
 
 
 def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces) -> int:

@@ -19,11 +19,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chip import isa
-from chip.isa import AccMode, Op
+from chip.isa import LANES, AccMode, Op
 from chip.scheduling import CompileError, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
+from programs.sram import Image
 
 WEST, EAST = 0, 1
 #: What schedules int8 work, and fp16 work (a pair is named by its even plane): east first.
@@ -68,6 +70,14 @@ class Weights:
     groups: int
     offsets: tuple[int, ...] | None = None
     same: bool = False
+
+
+def put_weights(image: Image, weights: Weights, planes: list[NDArray[np.uint8]]) -> None:
+    """Add a column block, byte planes [K steps, 16 * groups, 320], to a memory image."""
+    for place, plane in zip(weights.halves, planes, strict=True):
+        words = plane.reshape(-1, 16, LANES)
+        for s, queue in enumerate(place.queues):
+            image.append((queue, place.address, np.ascontiguousarray(words[:, s])))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip import isa
-from chip.isa import LANES, Op
+from chip.isa import Op
 from chip.scheduling import Pass, Place, Schedule
 from chip.spec import ChipSpec
-from programs.decoder import Layout
 from programs.kernels.norm import Constants, lane_sums
-from programs.sram import Placement
 
 _PAIR = 2  # the east plane pair holds the ones
 #: Cycles from one tile to the next: what the three pieces of a sum take.
@@ -32,16 +30,6 @@ class HeadNormPlaces:
     slots: int
     head_lanes: int
     normed: Place
-
-
-def place_head_norm(
-    pm: Placement, layout: Layout, queues: tuple[int, int, int, int]
-) -> HeadNormPlaces:
-    """Places for all tiles of heads of a chip; ``queues``: an east quad for the normed ones."""
-    slots = LANES // layout.head_lanes
-    ones = pm.top(pm.weight_slices(_PAIR + 1), slots)
-    normed = pm.top(queues, layout.q_tiles + layout.kv_tiles)
-    return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
 def norm_heads(

@@ -1,7 +1,7 @@
 """A matrix product [M, K] x [K, N] on one chip or on all chips of a node, int8 or fp16.
 
-One matrix is installed, the rows of the other stream past it (programs/kernels/gemm.py); which of the
-two is whatever takes fewer cycles.  int8 gives exact int32 sums, fp16 sums of exact 320-term
+One matrix is installed, the rows of the other stream past it (programs/kernels/gemm.py); which
+of the two is whatever takes fewer cycles.  int8 gives exact int32 sums, fp16 sums of exact 320-term
 products in fp32, K tile after K tile.
 
 Split over chips by columns (every chip has all of K and a share of N; nothing moves between
@@ -22,10 +22,10 @@ from chip.scheduling import Operand, Pass, Schedule, program_of
 from chip.spec import ChipSpec
 from interconnect.collectives import ReducePlaces, exchange
 from interconnect.wiring import node_cables
-from programs.artifact import Artifact
-from programs.kernels import RowOperand, Rows, product, store_results
+from programs.artifact import Artifact, Planes, planes_of
+from programs.kernels import RowOperand, Rows, product, put_weights, store_results
 from programs.matmul.places import BUFFERS, EXCHANGED, GROUP, MatmulPlan, MatmulShape, plan_matmul
-from programs.sram import Image, put_rows, put_weights, read_words
+from programs.sram import Image, put_rows, read_words
 
 ENTRY = "matmul"
 #: Eastward stream group of the sum of all chips' words.
@@ -164,15 +164,13 @@ def _add_by_tree(
     return schedule.place(p, ready - first_read) + p.ready
 
 
-def _outputs(plan: MatmulPlan) -> dict[str, list[list[int]]]:
+def _outputs(plan: MatmulPlan) -> dict[str, Planes]:
     """Results by block and chunk; after a row split the totals, in the same order."""
     if plan.total is not None:
         words = len(plan.blocks) * plan.streamed
-        return {"c": [[queue, plan.total.address, words] for queue in plan.total.queues]}
+        return {"c": planes_of(plan.total, words)}
     return {
-        f"c{block}.{chunk}": [
-            [queue, place.address, plan.chunks[chunk]] for queue in place.queues
-        ]
+        f"c{block}.{chunk}": planes_of(place, plan.chunks[chunk])
         for (block, chunk), place in plan.results.items()
     }
 

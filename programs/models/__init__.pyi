@@ -1,31 +1,31 @@
-from .architectures import ARCHITECTURES, Architecture, architecture, find_model
-from .checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    ModelConfig,
-    load_checkpoint,
-    random_checkpoint,
-    read_config,
-)
-from .config import CHOSEN, GELU_TANH, ffn_names
-from .named_models import config_of
+from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
+from .checkpoint import Checkpoint, load_checkpoint, random_checkpoint
+from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
+from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
 from .rope import inverse_frequencies, sin_cos
+from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
     "CHOSEN",
     "GELU_TANH",
+    "SHIPPED",
     "Architecture",
     "Checkpoint",
     "CheckpointError",
     "ModelConfig",
+    "ModelSource",
+    "Need",
     "architecture",
     "config_of",
     "ffn_names",
     "find_model",
     "inverse_frequencies",
     "load_checkpoint",
+    "missing_kernels",
+    "open_model",
     "random_checkpoint",
     "read_config",
+    "shipped_model",
     "sin_cos",
 ]

@@ -10,12 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from programs.models.checkpoint import CheckpointError, read_config
+from programs.models.config import ModelConfig, read_config, routable
+from programs.models.tensors import CheckpointError
 
 __all__ = [
-    "ARCHITECTURES", "SHIPPED", "Architecture", "LatentAttention", "Model", "architecture",
-    "find_model",
-]  # fmt: skip
+    "ARCHITECTURES",
+    "SHIPPED",
+    "Architecture",
+    "LatentAttention",
+    "missing_kernels",
+    "shape_of",
+    "shipped_model",
+]
 
 
 @dataclass(frozen=True)
@@ -193,13 +199,19 @@ class Architecture:
         return self.linear_flops_per_token + self.head_flops + self.attention_flops(context)
 
 
-_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 SHIPPED = ("target", "draft")
 """Models whose weights come with the package."""
 
 
-def _from_config(path: Path, name: str) -> Architecture:
-    c = read_config(path)
+
+def shipped_model(name: str = "target") -> Path:
+    """The directory of a checkpoint that comes with the package, one of ``SHIPPED``."""
+    return _CHECKPOINTS / name
+
+
+def shape_of(name: str, c: ModelConfig) -> Architecture:
+    """The shape of a model of configuration ``c``."""
     return Architecture(
         name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, c.experts,
         c.experts_per_token, c.tied, head_norms=c.head_norms, gemma=c.unit_gain,
@@ -236,7 +248,7 @@ def _table() -> dict[str, Architecture]:
         Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
         Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
-        *(_from_config(_CHECKPOINTS / name, name) for name in SHIPPED),
+        *(shape_of(name, read_config(shipped_model(name))) for name in SHIPPED),
     )  # fmt: skip
     return {row.name: row for row in rows}
 
@@ -245,35 +257,16 @@ def _table() -> dict[str, Architecture]:
 ARCHITECTURES: dict[str, Architecture] = _table()
 
 
-@dataclass(frozen=True)
-class Model:
-    """What a model's name stands for: its shape, and the directory of its weights if it has any."""
-
-    architecture: Architecture
-    checkpoint: Path | None
-
-
-def find_model(source: str | Path) -> Model:
-    """The one rule for names of models: a name of ``ARCHITECTURES`` first, then a path.
-
-    A known name means that model even where a file or directory is called the same (``./name``
-    means the directory); of those only ``SHIPPED`` have weights.  A path is a checkpoint directory,
-    or a ``config.json`` for a shape without weights.
-    Raises CheckpointError with one line saying what is wrong and how to mend it.
-    """
-    text = str(source)
-    if text in ARCHITECTURES:
-        return Model(ARCHITECTURES[text], _CHECKPOINTS / text if text in SHIPPED else None)
-    path = Path(source)
-    if not path.exists():
-        raise CheckpointError(
-            f"model {text!r}: no such file or directory, and none of {', '.join(ARCHITECTURES)}"
-        )
-    directory = path if path.is_dir() else path.parent
-    shape = _from_config(path, directory.resolve().name)
-    return Model(shape, path if path.is_dir() else None)
-
-
-def architecture(source: str | Path) -> Architecture:
-    """The shape of the model that ``find_model`` finds."""
-    return find_model(source).architecture
+def missing_kernels(shape: Architecture) -> list[str]:
+    """What an architecture has that no kernel computes."""
+    known = {
+        f"routing to {shape.experts_per_token} of {shape.experts} experts": (
+            shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
+        ),
+        "shared experts": shape.shared_experts > 0,
+        "latent attention": shape.latent is not None,
+        "an FFN without a gate": not shape.gated,
+        "biases": shape.biases,
+        "learned positions": shape.learned_positions > 0,
+    }
+    return [name for name, present in known.items() if present]

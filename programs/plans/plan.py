@@ -16,7 +16,7 @@ from chip.checker import ERROR, Finding, check
 from chip.faults import ProgramFault
 from chip.isa import Op
 from chip.program import BlockTable, Program
-from chip.scheduling import CompileError
+from chip.scheduling import CompileError, shifted
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from programs.decoder import (
@@ -28,7 +28,6 @@ from programs.decoder import (
     Pipeline,
     build_pipeline,
     deal_model,
-    shifted,
 )
 from programs.models import ModelConfig
 

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from chip.isa import ALUS, C2C_QUEUE, LINKS, MXM_QUEUE, SLICES, VXM_QUEUE, Op
 from chip.program import BlockTable
-from programs.decoder import C2C, MATMUL, NODE, SOFTMAX, VXM, memory_bytes, router_columns
+from programs.decoder import (
+    ATTENTION,
+    C2C,
+    MATMUL,
+    NODE,
+    SOFTMAX,
+    VXM,
+    memory_bytes,
+    part_tiles,
+    router_columns,
+)
 from programs.plans.plan import Plan, instruction_bytes, system_bytes
 
 BELT, ALONE = "conveyor belt", "one token at a time"
@@ -138,17 +148,20 @@ def _sram(plan: Plan) -> dict[str, int]:
     code = max(plan.pipeline.code, key=lambda c: c.places.placement.used_bytes())
     stage, layout = code.places.stage, plan.layout
     whole = memory_bytes(layout, plan.dtype, plan.context, plan.batch)
-    head = layout.x_tiles * layout.vocab_blocks * layout.vocab_width * 320
     item = 1 if plan.dtype == "int8" else 2
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * x) * 320
-    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width * 320
+    ffn_tile = t * (2 * layout.ffn_width + x) * 320
     router = router_columns(layout, plan.dtype) * 320
-    weights, blocks = head // stage.head_parts * stage.head, 0
+    weights, blocks = 0, 0
+    if stage.head:
+        own = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)
+        weights = t * len(own) * layout.vocab_width * 320
     for block in stage.blocks:
-        weights += attention if block.kind == "attention" else ffn // block.parts + router
-        blocks += block.kind == "attention"
+        tiles = part_tiles(layout.ffn_tiles, block.part, block.parts)
+        weights += attention if block.kind == ATTENTION else len(tiles) * ffn_tile + router
+        blocks += block.kind == ATTENTION
     weights *= item
     cache = whole["cache"] // layout.tp // layout.layers * blocks
     system = system_bytes(plan.spec)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chip.engine import Rings, ring_vectors
-from programs.artifact import Artifact
-from programs.decoder import Host, PartitionedModel, pick_token
-from programs.running.runner import LOOKAHEAD, Alone, Runner
+from programs.artifact import Artifact, decoder_of
+from programs.decoder import Host, PartitionedModel, belt_entry, pick_token
+from programs.running.runner import Runner
+from programs.running.stepping import LOOKAHEAD
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,19 @@ def run_belt(
     """Greedy generation of ``new_tokens`` tokens for each prompt, all on the belt at once.
 
     prompts: at most as many as the artifact has sequences; others stay empty.  Raises ValueError
-    for too many or empty prompts, or more positions than the artifact's context.
+    for another artifact, too many or empty prompts, or more positions than the artifact's context.
     """
-    count, stages = int(artifact.model["sequences"]), int(artifact.model["pp"])
-    context = int(artifact.bindings["context"])
+    facts = decoder_of(artifact)
+    if facts.sequences is None:
+        raise ValueError("the artifact is no conveyor belt: compile one with compile_belt")
+    count, stages, context = facts.sequences, facts.pp, facts.context
     if not 1 <= len(prompts) <= count or not all(prompts):
         raise ValueError(f"{len(prompts)} prompts: use 1 to {count}, none of them empty")
     longest = max(len(prompt) for prompt in prompts) + new_tokens - 1
     if longest > context:
         raise ValueError(f"{longest} positions: the belt was compiled for {context}")
-    rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
     host = Host(artifact, model)
-    runner = Runner(artifact, range(artifact.chips), rings, Alone(), host)
+    runner = Runner.alone(artifact, host)
     fed = [list(prompt) for prompt in prompts]
     retired: list[int] = []
     for beat in range((longest - 1) * count + len(prompts) + stages - 1):
@@ -66,7 +67,7 @@ def run_belt(
             position = min(max(at, 0), context - 1)
             token = known[position] if position < len(known) else 0
             host.prepare(chip, token, position)
-        ends = runner.launch(f"belt-{context}-{beat % count}", beat, sync)
+        ends = runner.launch(belt_entry(context, beat % count), beat, sync)
         retired.append(max(ends.values()))
         at, sequence = divmod(beat - (stages - 1), count)
         if at < 0 or sequence >= len(fed) or at + 1 != len(fed[sequence]):
@@ -76,5 +77,5 @@ def run_belt(
         logits = np.concatenate([host.read_logits(chip) for chip in runner.chips])
         fed[sequence].append(pick_token(logits, 0.0, 0, 0))
     tokens = [own[len(p) :][:new_tokens] for own, p in zip(fed, prompts, strict=True)]
-    interval = artifact.predicted_cycles[f"belt-{context}-0"]
+    interval = artifact.predicted_cycles[belt_entry(context, 0)]
     return BeltResult(tokens, retired, interval, interval * stages)

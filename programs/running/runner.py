@@ -5,47 +5,36 @@ the other chips (waiting for them, a barrier, their logits) it asks of ``Peers``
 runs all chips here, in one thread, so that a compiler engineer can step through it in a debugger:
 
     result = generate(artifact, prompt=[1, 2, 3], max_new_tokens=8)
-
-Two independent ways to keep chips in step, which must give the same digest:
-
-- ``lookahead``: a chip runs until it lacks a vector; the schedule is the synchronisation.
-- ``barrier``: every chip runs the blocks that start in one window before any chip starts the next
-  window.  With L the cycles from Send to Receive, linked blocks span less than L/2 and a window is
-  L/2 long, so a vector received in a window was sent by a block of an earlier window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import Chip, Rings, Status, ring_vectors, run_chips
-from chip.isa import C2C_QUEUE, queue_name
+from chip.engine import Chip, Rings, ring_vectors
+from chip.faults import ProgramFault
 from chip.linking import LinkedProgram, link, touched_words
-from chip.spec import ChipSpec
 from interconnect.wiring import wire
-from programs.artifact import Artifact
+from programs.artifact import Artifact, Bindings
 from programs.decoder import Host, pick_token
 from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
+from programs.running.stepping import (
+    BARRIER,
+    LOOKAHEAD,
+    Alone,
+    Peers,
+    step_lookahead,
+    step_windows,
+    window_cycles,
+)
 from programs.sram import image_bytes, image_digest
-
-LOOKAHEAD, BARRIER = "lookahead", "barrier"
-SYNC_MODES = (LOOKAHEAD, BARRIER)
-#: Barrier marks are ``launches so far * LAUNCH_MARK + window``, so they ascend over a run.
-LAUNCH_MARK = 1 << 32
 
 #: Share of SRAM that a memory image fills for the chip to count as dense.
 DENSE_RATIO = 0.25
-
-Logits = NDArray[np.float32]
-
-
-class StuckError(Exception):
-    """No chip can continue: a schedule that waits for itself, named chip by chip."""
 
 
 @dataclass(frozen=True)
@@ -82,115 +71,6 @@ class RunResult:
     faults: dict[str, int] = field(default_factory=dict)
 
 
-class Peers(Protocol):
-    """The rest of the machine, as seen by one runner."""
-
-    def progressed(self) -> None:
-        """Some chip of the runner went on."""
-
-    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
-        """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment."""
-
-    def gate(self, mark: int) -> None:
-        """Return when every runner has reached ``mark``; marks ascend."""
-
-    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
-        """Give the own chips' logits, get those of all chips in the order of chips."""
-
-    def report(self, cycle: int, tokens: Sequence[int]) -> None:
-        """Progress: virtual cycles since the first launch, all tokens so far."""
-
-
-class Alone:
-    """Peers of a runner that runs every chip itself."""
-
-    def __init__(self, on_token: Callable[[int], None] | None = None) -> None:
-        self._on_token = on_token
-        self._told = 0
-        self._vectors = -1
-
-    def progressed(self) -> None:
-        """Nothing to note."""
-
-    def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
-        """Nobody else could help: without a vector moved since last time the chips are stuck."""
-        vectors = int(rings.counts.sum())
-        if vectors == self._vectors:
-            raise StuckError("no chip can continue: " + "; ".join(_wait_of(chip) for chip in chips))
-        self._vectors = vectors
-
-    def gate(self, mark: int) -> None:
-        """Everybody is here."""
-
-    def exchange(self, sequence: int, own: dict[int, Logits]) -> list[Logits]:
-        """All logits are our own."""
-        return [own[number] for number in sorted(own)]
-
-    def report(self, cycle: int, tokens: Sequence[int]) -> None:
-        """Hand new tokens to the callback."""
-        if self._on_token is not None:
-            for token in tokens[self._told :]:
-                self._on_token(token)
-        self._told = len(tokens)
-
-
-def _wait_of(chip: Chip) -> str:
-    """Where a chip stands: who should have sent, and when."""
-    queue, cycle = chip.waiting
-    text = f"chip {chip.chip_id} waits on {queue_name(queue)} at cycle {cycle}"
-    peer = chip.peer(queue - C2C_QUEUE) if queue >= C2C_QUEUE else -1
-    if peer < 0:
-        return text
-    if not chip.receives:
-        return f"{text} for chip {peer} to take what was sent before"
-    sent = cycle - chip.spec.send_to_receive_cycles
-    return f"{text} for the vector that chip {peer} should have sent at cycle {sent}"
-
-
-def window_cycles(spec: ChipSpec) -> int:
-    """Length of a barrier window: half the cycles between a Send and its Receive."""
-    return spec.send_to_receive_cycles // 2
-
-
-def step_lookahead(
-    chips: Sequence[Chip], rings: Rings, peers: Peers, threads: int = 1
-) -> None:
-    """Run begun ``chips`` to the end of the launch, each as far as its vectors allow."""
-    pending = list(chips)
-    while pending:
-        before = [chip.clock for chip in pending]
-        status = run_chips(pending, rings, threads=threads)
-        moved = any(
-            s == Status.DONE or chip.clock != b
-            for s, chip, b in zip(status, pending, before, strict=True)
-        )
-        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
-        if moved:
-            peers.progressed()
-        elif pending:
-            peers.idle(pending, rings)
-
-
-def step_windows(
-    chips: Sequence[Chip], rings: Rings, peers: Peers, window: int, launch: int
-) -> None:
-    """Run begun ``chips`` to the end of the launch in windows of ``window`` cycles."""
-    pending = list(chips)
-    number = 0
-    while pending:
-        peers.gate(launch * LAUNCH_MARK + number)
-        number += 1
-        status = run_chips(pending, rings, number * window, rounds=1)
-        for chip, state in zip(pending, status, strict=True):
-            if state not in (Status.DONE, Status.WINDOW):
-                raise StuckError(
-                    f"{_wait_of(chip)} inside the window that ends at {number * window}: a vector "
-                    "is later than its link allows"
-                )
-        pending = [c for c, s in zip(pending, status, strict=True) if s != Status.DONE]
-    peers.gate((launch + 1) * LAUNCH_MARK)
-
-
 class Runner:
     """The chips ``numbers`` of an artifact, loaded and wired, with their host side."""
 
@@ -224,6 +104,24 @@ class Runner:
         self.images = {number: image_digest(image) for number, image in own.items()}
         self.image_bytes = {number: image_bytes(image) for number, image in own.items()}
 
+    @classmethod
+    def alone(
+        cls,
+        artifact: Artifact,
+        host: Host | None = None,
+        *,
+        on_token: Callable[[int], None] | None = None,
+        threads: int = 1,
+        faults: FaultSetting | None = None,
+    ) -> Runner:
+        """All chips of an artifact in this process.
+
+        on_token: called with every new token.  The others are those of ``Runner``.
+        """
+        rings = Rings.allocate(max(1, 2 * len(artifact.cables)), ring_vectors(artifact.spec))
+        peers = Alone(on_token)
+        return cls(artifact, range(artifact.chips), rings, peers, host, threads, faults)
+
     def _new_chip(self, number: int) -> Chip:
         """A wired chip with its memory image."""
         image, spec = self.artifact.memory[number], self.artifact.spec
@@ -253,7 +151,7 @@ class Runner:
         if len(keys) != self._touched_programs.get(number):
             words = self.artifact.spec.words_per_slice
             parts = [touched_words(self._linked[key]) for key in keys]
-            for places in self.artifact.bindings.get("inputs", {}).values():
+            for places in Bindings.of(self.artifact).inputs.values():
                 parts += [slice_ * words + first + np.arange(n) for slice_, first, n in places]
             rows = np.concatenate([np.zeros(0, np.int64), *parts])
             self._touched[number] = np.unique(rows.astype(np.int64))
@@ -264,7 +162,12 @@ class Runner:
         """The executable form of a chip's program, made once for chips that share it."""
         key = (entry, self.artifact.program_of_chip[chip])
         if key not in self._linked:
-            self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+            try:
+                self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+            except ProgramFault as fault:  # linking knows no chip
+                raise ProgramFault(
+                    fault.code, fault.cycle, fault.queue, fault.message, chip=chip
+                ) from None
         return self._linked[key]
 
     @property
@@ -390,7 +293,5 @@ def generate(
     on_token: Callable[[int], None] | None = None,
 ) -> RunResult:
     """Greedy generation with all chips in this thread."""
-    rings = Rings.allocate(2 * len(artifact.cables), ring_vectors(artifact.spec))
-    peers = Alone(on_token)
-    runner = Runner(artifact, range(artifact.chips), rings, peers, Host(artifact))
+    runner = Runner.alone(artifact, Host(artifact), on_token=on_token)
     return runner.generate(Generation(tuple(prompt), max_new_tokens, sync=sync))

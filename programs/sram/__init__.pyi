@@ -5,11 +5,9 @@ from .images import (
     image_digest,
     put_fp32,
     put_rows,
-    put_weights,
     read_words,
 )
-from .placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
-from .strips import Strips
+from .placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Strips, Symbols
 
 __all__ = [
     "EAST_QUAD",
@@ -25,6 +23,5 @@ __all__ = [
     "image_digest",
     "put_fp32",
     "put_rows",
-    "put_weights",
     "read_words",
 ]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from chip.engine import Chip
 from chip.isa import LANES
 from chip.scheduling import Place
-from programs.kernels import Weights
 
 #: (slice, first word, uint8 [words, 320]).
 Image = list[tuple[int, int, NDArray[np.uint8]]]
@@ -27,14 +26,6 @@ def put_fp32(image: Image, place: Place, base: int, values: NDArray[np.float32])
     """Add fp32 words [n, 320] at ``place`` to an image."""
     for queue, plane in zip(place.queues, fp32_rows(values), strict=True):
         image.append((queue, base + place.address, plane))
-
-
-def put_weights(image: Image, weights: Weights, planes: list[NDArray[np.uint8]]) -> None:
-    """Add a column block, byte planes [K steps, 16 * groups, 320], to a memory image."""
-    for place, plane in zip(weights.halves, planes, strict=True):
-        words = plane.reshape(-1, 16, LANES)
-        for s, queue in enumerate(place.queues):
-            image.append((queue, place.address, np.ascontiguousarray(words[:, s])))
 
 
 def put_rows(image: Image, place: Place, planes: list[NDArray[np.uint8]]) -> None:

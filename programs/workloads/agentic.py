@@ -15,7 +15,7 @@ from cluster.commands.script import Workload, run_workload
 from cluster.experiments.agentic import (
     GPU,
     LPU,
-    AgentChoice,
+    AgenticSettings,
     Always,
     Learned,
     Router,
@@ -38,7 +38,7 @@ def work(job: Workload) -> dict[str, Any]:
     """One line per way of routing."""
     job.say("compiling the shipped models ...")
     requests = draw_requests(50.0, 8, SEED)
-    site = build_site(AgentChoice())
+    site = build_site(AgenticSettings())
     routers: dict[str, Router] = {
         "rule": Rule(), "learned": Learned(SEED), "gpu-only": Always(GPU), "lpu-only": Always(LPU),
     }  # fmt: skip

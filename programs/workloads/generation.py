@@ -11,18 +11,17 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
-from cluster.commands.options import shipped_model
 from cluster.commands.script import Workload, run_workload
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
 from cluster.runs import (
     SERVED,
     Listener,
-    compile_apart,
-    open_model,
     publish_generation,
     run_generation,
 )
+from programs.decoder import compile_model_apart
+from programs.models import open_model
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192
@@ -50,10 +49,10 @@ class Progress(Listener):
 def work(job: Workload) -> dict[str, Any]:
     """One text, its digest and its cycles."""
     started = perf_counter()
-    checkpoint = open_model(shipped_model())
+    checkpoint = open_model("target")
     prompt = tuple(checkpoint.tokenizer.encode(PROMPT).ids)
     job.say("compiling ...")
-    artifact, images = compile_apart(
+    artifact, images = compile_model_apart(
         checkpoint, tp=CHIPS, dtype="int8", context=len(prompt) + NEW_TOKENS, chip="groq-lpu-1"
     )
     watch = None if job.board is None else RunWatch(job.board, "generate", SERVED)

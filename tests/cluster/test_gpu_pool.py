@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.commands.options import shipped_model
 from cluster.errors import InputError, RunError
 from cluster.gpu import GpuModel, GpuPool, common_prefix, ray_pool
 from cluster.gpu.pool import GpuNode, LocalMember
-from programs.models import load_checkpoint
+from programs.models import load_checkpoint, shipped_model
 
 TEXT = [70, 221, 304, 5, 9, 33, 700, 12, 12, 4]
 
@@ -84,6 +83,7 @@ def renewed(pool: GpuPool, expected: np.ndarray) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_dead_actor_is_replaced(expected: np.ndarray, local_ray: None) -> None:
     with ray_pool(shipped_model(), 1, replace_lost=True) as pool:
         renewed(pool, expected)
@@ -109,6 +109,7 @@ def test_a_dead_nodes_requests_are_replayed(model: GpuModel, expected: np.ndarra
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_dead_actors_requests_are_replayed(expected: np.ndarray, local_ray: None) -> None:
     with ray_pool(shipped_model(), 2) as pool:
         survive(pool, expected)

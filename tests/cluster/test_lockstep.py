@@ -16,8 +16,8 @@ from cluster.processes import MappingError, SharedMapping, chips_per_actor, unex
 from cluster.processes.clock import VirtualClock
 from cluster.processes.group import MappedPeers, split_chips
 from cluster.processes.mapping import Layout
-from programs.running import Alone, StuckError, step_lookahead
-from programs.running.runner import step_windows, window_cycles, wire
+from interconnect.wiring import wire
+from programs.running import Alone, StuckError, step_lookahead, step_windows, window_cycles
 
 SPEC = ChipSpec()
 CABLES = [(0, 0, 1, 0)]

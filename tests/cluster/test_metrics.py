@@ -36,10 +36,8 @@ from cluster.processes import Placement, SharedMapping, layout_of
 from cluster.runs import Listener, run_generation
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
-from programs.running import LOOKAHEAD, Generation
-from programs.running.runner import BARRIER
-
-ROOT = Path(__file__).parents[2]
+from programs.running import BARRIER, LOOKAHEAD, Generation
+from tests import ROOT
 
 
 def free_port() -> int:
@@ -181,18 +179,16 @@ def test_a_run_on_the_board(artifact: Artifact, sync: str) -> None:
 
 def test_vectors_are_those_the_rings_carried(artifact: Artifact) -> None:
     """Counted from the programs, against the counters of the rings that the chips really used."""
-    from chip.engine import Rings
     from chip.engine.ring import TAIL
     from programs.decoder import Host
-    from programs.running import Alone, Runner
+    from programs.running import Runner
 
-    rings = Rings.allocate(2 * len(artifact.cables))
-    runner = Runner(artifact, range(8), rings, Alone(), Host(artifact))
+    runner = Runner.alone(artifact, Host(artifact))
     runner.generate(Generation((70,), 2))
     done = RunActivity(artifact).after({"decode-64": np.full(8, 2)})
     for index, (a, link_a, b, link_b) in enumerate(artifact.cables):
-        assert rings.counts[2 * index, TAIL] == done.vectors[a, link_a]
-        assert rings.counts[2 * index + 1, TAIL] == done.vectors[b, link_b]
+        assert runner.rings.counts[2 * index, TAIL] == done.vectors[a, link_a]
+        assert runner.rings.counts[2 * index + 1, TAIL] == done.vectors[b, link_b]
 
 
 def test_metrics_change_no_digest(artifact: Artifact) -> None:
@@ -271,6 +267,7 @@ def wait_for_end(port: int, process: subprocess.Popen[str]) -> str:
     raise AssertionError("the run did not end")
 
 
+@pytest.mark.long
 def test_264_chips_have_fewer_than_5000_series() -> None:
     port = free_port()
     process = lpu("fabric", "collective", "--chips", "264", "--bytes", "2048", "--run",
@@ -346,6 +343,7 @@ def test_stays_no_longer_than_asked() -> None:
     assert 0.3 <= time.monotonic() - began < 10
 
 
+@pytest.mark.long
 def test_port_from_the_environment() -> None:
     port = free_port()
     process = lpu("generate", "--in-process", "--chips", "1", "--max-new-tokens", "2", "--json",

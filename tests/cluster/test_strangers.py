@@ -9,7 +9,6 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from test_lockstep import CABLES, SPEC, chips, passing_program
 
 from chip.engine import Rings, run_chips
 from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL
@@ -21,6 +20,7 @@ from cluster.processes.mapping import Layout
 from cluster.runs import Listener, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
+from tests.cluster.test_lockstep import CABLES, SPEC, chips, passing_program
 
 JOB = Generation((70, 221, 304), 6)
 
@@ -103,6 +103,7 @@ def test_a_mailbox_written_without_the_token_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_goes_on_without_the_forged_vectors(artifact: Artifact, local_ray: None) -> None:
     calm = run_generation(
         artifact, JOB, Placement(8, in_process=True), Listener(), perf_counter()

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.experiments.lpu_session import LpuSession
 from cluster.gpu import GpuModel
 from programs.artifact import Artifact
 from programs.models import Checkpoint
+from programs.running import LpuSession
 
 Ids = tuple[int, ...]
 

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
-from cluster.experiments.serving.figures import NOBODY, Served, Stage
-from programs.artifact import Artifact
+from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
+from programs.artifact import Artifact, Bindings, decoder_of
+from programs.decoder import token_entry
 from programs.plans import Plan
 
 I64 = NDArray[np.int64]
@@ -170,9 +171,9 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
 
 def host_bytes(artifact: Artifact) -> tuple[int, int]:
     """Bytes that the host puts into the chips before a launch, and takes out with the logits."""
-    inputs = artifact.bindings["inputs"]
-    into = sum(320 * words for planes in inputs.values() for _, _, words in planes)
-    return into, 4 * 320 * artifact.bindings["outputs"]["logits"][0][2]
+    bindings = Bindings.of(artifact)
+    into = sum(320 * words for planes in bindings.inputs.values() for _, _, words in planes)
+    return into, 4 * 320 * bindings.outputs["logits"][0][2]
 
 
 def host_seconds(artifact: Artifact) -> tuple[float, float]:
@@ -188,7 +189,7 @@ def host_seconds(artifact: Artifact) -> tuple[float, float]:
 
 def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
     """The costs of a compiled decoder: exact cycles, and host transfers by the PCIe model."""
-    buckets = tuple(int(bucket) for bucket in artifact.bindings["buckets"])
+    buckets = decoder_of(artifact).buckets
     cycles = artifact.predicted_cycles
     clock = artifact.spec.clock_hz
     # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.
@@ -196,8 +197,8 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
     return Belt(
         clock,
         buckets,
-        tuple(cycles[f"prefill-{bucket}"] for bucket in buckets),
-        tuple(cycles[f"decode-{bucket}"] for bucket in buckets),
+        tuple(cycles[token_entry(bucket, True)] for bucket in buckets),
+        tuple(cycles[token_entry(bucket, False)] for bucket in buckets),
         (host[0], host[1]),
         "compiled: exact cycles per token",
         interval_cycles,
@@ -232,7 +233,7 @@ def given_belt(
     )  # fmt: skip
 
 
-class Places:
+class BeltPlaces:
     """The places of equal pipelines, given to requests in the order in which they ask."""
 
     def __init__(self, belt: Belt, pipelines: int) -> None:
@@ -274,7 +275,7 @@ class Ride:
 
 def ride(ready_ps: I64, spans: Spans, belt: Belt, pipelines: int) -> Ride:
     """Give places to requests in the order of the arrays; ready_ps: int64 [requests], ascending."""
-    places = Places(belt, pipelines)
+    places = BeltPlaces(belt, pipelines)
     ready = [ps_to_cycles(ps, belt.clock_hz) for ps in ready_ps.tolist()]
     entry = [places.enter(at, span) for at, span in zip(ready, spans.free.tolist(), strict=True)]
     return Ride(
@@ -305,8 +306,8 @@ def serve_on_belts(trace: Trace, belt: Belt, pipelines: int) -> Served:
     busy, places = sum(went.busy_ps.tolist()), len(went.busy_ps)
     prefill = min(cycles_to_ps(sum(spans.first.tolist()), belt.clock_hz), busy)
     stages = {
-        "prefill": Stage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
-        "decode": Stage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
+        "prefill": ServiceStage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
+        "decode": ServiceStage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
     }
     fed = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
     host = belt.crossing(fed, tokens)

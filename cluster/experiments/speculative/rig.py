@@ -11,25 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from cluster.commands.options import shipped_model
-from cluster.experiments.lpu_session import LpuSession
 from cluster.experiments.speculative.charges import Charge
 from cluster.experiments.speculative.sampling_check import SamplingCheck, check_sampling
-from cluster.experiments.speculative.settings import Settings
+from cluster.experiments.speculative.settings import SpeculativeSettings
 from cluster.experiments.speculative.steps import (
     Drafter,
+    DraftStep,
     GpuDrafter,
     Job,
     LookupDrafter,
     LpuDrafter,
     RequestTrace,
-    Step,
     follow,
     target_only,
 )
 from cluster.gpu import GpuModel, GpuPool
-from cluster.runs import compile_model
-from programs.models import Checkpoint, load_checkpoint
+from programs.decoder import compile_model
+from programs.models import Checkpoint, open_model
+from programs.running import LpuSession
 
 Phase = Callable[[str], None]
 
@@ -38,13 +37,13 @@ class Rig:
     """The shipped models on their machines, loaded once."""
 
     def __init__(
-        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
+        self, settings: SpeculativeSettings, positions: int, phase: Phase,
+        pool: GpuPool | None = None,
     ) -> None:
         """positions: of the longest text with its proposals."""
-        home = shipped_model()
         phase("compiling the draft")
-        self.draft = load_checkpoint(home.parent / "draft")
-        self.checkpoint = load_checkpoint(home)
+        self.draft = open_model("draft")
+        self.checkpoint = open_model("target")
         self._settings, self._positions = settings, positions
         self.session = LpuSession(self._compile(self.draft))
         phase("loading the target")
@@ -73,7 +72,7 @@ class Rig:
     def traces(
         self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
         on_step: Callable[[int, int], None] | None = None,
-        done: Callable[[Step], None] | None = None,
+        done: Callable[[DraftStep], None] | None = None,
     ) -> list[RequestTrace]:  # fmt: skip
         """Every prompt decoded with ``drafter``; request n is prompt n."""
         return [

@@ -1,0 +1,222 @@
+"""What an artifact's words are for: inputs, outputs, and what a compiled decoder says of itself.
+
+The header of a file holds this as plain data in its fields ``bindings`` and ``model``; it is
+written and read here only (which line of which file a block comes from: ``sources``).  Reading
+trusts nothing: what does not have its form is refused in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from chip.isa import SLICES
+from chip.scheduling import Place
+from programs.artifact.file import Artifact
+from programs.artifact.header import ArtifactError
+
+__all__ = [
+    "OUTPUT_TYPES",
+    "Bindings",
+    "DecoderFacts",
+    "Planes",
+    "compiled_at",
+    "decoder_of",
+    "planes_of",
+]
+
+Planes = tuple[tuple[int, int, int], ...]
+"""(slice, first word, words) of every byte plane."""
+
+#: What an output's 32 bits may be, by the name that the header's ``output_types`` has for it.
+OUTPUT_TYPES = {"f32": "float32", "i32": "int32"}
+#: Byte planes of an output, which holds words of four bytes.
+OUTPUT_PLANES = 4
+_INPUTS = frozenset({"x", "cos", "sin", "kv_map", "mask_map"})
+
+
+@dataclass(frozen=True)
+class DecoderFacts:
+    """What a compiled decoder says of itself.
+
+    buckets: positions that programs are made for, ascending; context: those the KV cache holds.
+    mask_positions: of one window of the mask; cache_segments: (first position, positions) of each
+    word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
+    checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
+    conveyor belt, else None.
+    """
+
+    dtype: str
+    tp: int
+    group_of_stage: tuple[int, ...]
+    checkpoint: str
+    sram_used_bytes: int
+    buckets: tuple[int, ...]
+    context: int
+    mask_positions: int
+    cache_segments: tuple[tuple[int, int], ...]
+    sequences: int | None = None
+
+    @property
+    def pp(self) -> int:
+        """Pipeline stages."""
+        return len(self.group_of_stage)
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """Where the host's words lie, by name; ``decoder``: None for what is no compiled decoder.
+
+    types: NumPy's name for the outputs that are not float32.  sram_used_bytes: of the fullest chip;
+    layer_cycles: of one layer of an encoder; None where the artifact does not say.
+    """
+
+    inputs: Mapping[str, Planes] = field(default_factory=dict)
+    outputs: Mapping[str, Planes] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    decoder: DecoderFacts | None = None
+    sram_used_bytes: int | None = None
+    layer_cycles: int | None = None
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Bindings:
+        """The bindings of ``artifact``.
+
+        Raises ArtifactError with one line for places that are not in SRAM and types there are not.
+        """
+        used, layer = (artifact.model.get(name) for name in ("sram_used_bytes", "layer_cycles"))
+        return cls(
+            inputs=_places(artifact, "input"),
+            outputs=(outputs := _places(artifact, "output")),
+            types=_types(artifact, outputs),
+            decoder=_decoder(artifact),
+            sram_used_bytes=used if type(used) is int else None,
+            layer_cycles=layer if type(layer) is int else None,
+        )
+
+    def header(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The plain data of the fields ``bindings`` and ``model`` of a decoder's artifact."""
+        facts = self.decoder
+        assert facts is not None
+        bindings = {
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+            "buckets": facts.buckets,
+            "context": facts.context,
+            "mask_positions": facts.mask_positions,
+            "cache_segments": facts.cache_segments,
+        }
+        model: dict[str, Any] = {
+            "dtype": facts.dtype,
+            "tp": facts.tp,
+            "pp": facts.pp,
+            "group_of_stage": facts.group_of_stage,
+            "checkpoint": facts.checkpoint,
+            "sram_used_bytes": facts.sram_used_bytes,
+        }
+        if facts.sequences is not None:
+            model["sequences"] = facts.sequences
+        return bindings, model
+
+
+def planes_of(place: Place, words: int) -> Planes:
+    """The byte planes of ``words`` words at ``place``."""
+    return tuple((int(queue), int(place.address), int(words)) for queue in place.queues)
+
+
+def decoder_of(artifact: Artifact) -> DecoderFacts:
+    """What a compiled decoder says of itself; raises ArtifactError for any other artifact."""
+    facts = _decoder(artifact)
+    if facts is None:
+        raise ArtifactError("the artifact is no compiled decoder: compile one with lpu compile")
+    return facts
+
+
+def compiled_at(artifact: Artifact, checkpoint: str) -> Artifact:
+    """``artifact`` as if compiled from the directory ``checkpoint``."""
+    return replace(artifact, model={**artifact.model, "checkpoint": checkpoint})
+
+
+def _places(artifact: Artifact, kind: str) -> dict[str, Planes]:
+    """The inputs or outputs of a header, checked; all planes of one are as long."""
+    named = artifact.bindings.get(f"{kind}s", {})
+    number = "" if kind == "input" else "four "
+    found: dict[str, Planes] = {}
+    for name, planes in named.items() if isinstance(named, dict) else [("", named)]:
+        try:
+            own = tuple((slice_, first, n) for slice_, first, n in map(_integers, planes))
+        except (TypeError, ValueError):
+            own = ()
+        words = artifact.spec.words_per_slice
+        fits = len(own) == OUTPUT_PLANES if kind == "output" else len(own) > 0
+        for slice_, first, n in own:
+            fits = fits and 0 <= slice_ < SLICES and first >= 0 and 1 <= n == own[0][2]
+            fits = fits and first + n <= words
+        if not fits:
+            raise ArtifactError(
+                f"{kind} {name!r} is not {number}places [slice, word, words] in SRAM; "
+                "compile it again"
+            )
+        found[name] = own
+    return found
+
+
+def _types(artifact: Artifact, outputs: Iterable[str]) -> dict[str, str]:
+    """The types that a header names, of outputs there are."""
+    named = artifact.bindings.get("output_types", {})
+    found: dict[str, str] = {}
+    for name in outputs:
+        asked = named.get(name, "f32") if isinstance(named, dict) else ""
+        if not isinstance(asked, str) or asked not in OUTPUT_TYPES:
+            raise ArtifactError(
+                f"output {name!r} is of no type {', '.join(OUTPUT_TYPES)}; make it again"
+            )
+        if asked != "f32":
+            found[name] = OUTPUT_TYPES[asked]
+    return found
+
+
+def _decoder(artifact: Artifact) -> DecoderFacts | None:
+    """The facts of a compiled decoder; None where one is missing or has another form."""
+    bindings, model = artifact.bindings, artifact.model
+    try:
+        context = _count(bindings["context"])
+        segments = bindings.get("cache_segments", [[0, context]])
+        facts = DecoderFacts(
+            dtype=_text(model["dtype"]),
+            tp=_count(model["tp"]),
+            group_of_stage=_integers(model["group_of_stage"]),
+            checkpoint=_text(model["checkpoint"]),
+            sram_used_bytes=_count(model["sram_used_bytes"]),
+            buckets=_integers(bindings["buckets"]),
+            context=context,
+            mask_positions=_count(bindings["mask_positions"]),
+            cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
+            sequences=None if "sequences" not in model else _count(model["sequences"]),
+        )
+        whole = bindings["inputs"].keys() >= _INPUTS and "logits" in bindings["outputs"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return facts if whole and facts.group_of_stage and min(facts.buckets, default=0) > 0 else None
+
+
+def _count(value: Any) -> int:
+    """``value``, which is an integer of 1 or more; ValueError otherwise."""
+    if type(value) is not int or value < 1:
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    """``value``, which is text; ValueError otherwise."""
+    if type(value) is not str:
+        raise ValueError
+    return value
+
+
+def _integers(value: Any) -> tuple[int, ...]:
+    """``value``, which is a list of integers; ValueError otherwise."""
+    if not isinstance(value, list | tuple) or any(type(item) is not int for item in value):
+        raise ValueError
+    return tuple(value)

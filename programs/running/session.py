@@ -1,0 +1,93 @@
+"""``LpuSession``: a compiled decoder on emulated LPUs, one launch at a time.
+
+All chips run in this process.  Where ``generate`` feeds a prompt and picks tokens itself, a session
+launches whatever token at whatever position it is told to, which is what a drafter beside a
+verifier needs.
+
+Rolling back is free: the launch at a position overwrites that position's KV word, and its mask
+hides every later one.  So after a rejection the caller just feeds the right token at the earlier
+position; there is nothing to undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from programs.artifact import Artifact, decoder_of
+from programs.decoder import Host, PartitionedModel
+from programs.running.runner import Runner
+from programs.running.stepping import LOOKAHEAD, StuckError
+
+F32 = NDArray[np.float32]
+
+
+class LpuSession:
+    """The chips of ``artifact``, loaded once and launched token by token.
+
+    last_cycles, last_io_seconds: of the latest launch, the exact cycles at which its chips
+    retired and the estimated seconds of host transfers.  cycles, io_seconds, launches: of all.
+    """
+
+    def __init__(self, artifact: Artifact, model: PartitionedModel | None = None) -> None:
+        """``model``: as for ``Host``, the partitioned model if it is in no directory."""
+        self.artifact = artifact
+        self._host = Host(artifact, model)
+        self._runner = Runner.alone(artifact, self._host)
+        self.launches = 0
+        self.cycles = 0
+        self.last_cycles = 0
+        self.last_io_seconds = 0.0
+
+    @property
+    def context(self) -> int:
+        """Positions the KV cache holds."""
+        return decoder_of(self.artifact).context
+
+    @property
+    def io_seconds(self) -> float:
+        """Estimated seconds of all host transfers."""
+        return self._host.virtual_io_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds of all launches with their host transfers."""
+        return self.cycles / self.artifact.spec.clock_hz + self.io_seconds
+
+    def logits(self, token: int, position: int) -> F32:
+        """Feed ``token`` at ``position``; the logits of the next token, float32 [vocab].
+
+        Every position before must have been fed since the text there last changed.
+        """
+        before = self.io_seconds
+        self._launch(token, position, prefill=False)
+        values = np.concatenate([self._host.read_logits(chip) for chip in self._runner.chips])
+        self.last_io_seconds = self.io_seconds - before
+        return values
+
+    def feed(self, token: int, position: int) -> None:
+        """Feed ``token`` at ``position`` for its KV only: the program without the head."""
+        before = self.io_seconds
+        self._launch(token, position, prefill=True)
+        self.last_io_seconds = self.io_seconds - before
+
+    def read(self, tokens: Sequence[int], position: int = 0) -> F32:
+        """Feed ``tokens`` from ``position`` on; the logits after the last, float32 [vocab]."""
+        for number, token in enumerate(tokens[:-1]):
+            self.feed(token, position + number)
+        return self.logits(tokens[-1], position + len(tokens) - 1)
+
+    def _launch(self, token: int, position: int, prefill: bool) -> None:
+        entry = self._host.entry(position, prefill)
+        for chip in self._runner.chips:
+            self._host.prepare(chip, token, position)
+        retired = self._runner.launch(entry, self.launches, LOOKAHEAD)
+        expected = self.artifact.predicted_cycles[entry]
+        wrong = {chip: cycle for chip, cycle in retired.items() if cycle != expected}
+        if wrong:
+            raise StuckError(f"{entry}: chips retired at {wrong}, predicted {expected}")
+        self.launches += 1
+        self.last_cycles = expected
+        self.cycles += expected
