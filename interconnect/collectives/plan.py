@@ -23,7 +23,7 @@ from interconnect.collectives.programs import (
     require_compilable,
 )
 from interconnect.collectives.schedule import (
-    Launch,
+    TimedSteps,
     least_cycles,
     schedule_steps,
     send_messages,
@@ -103,7 +103,7 @@ class _Choice:
 
     algorithm: str
     steps: list[Step]
-    launch: Launch
+    launch: TimedSteps
     tree: FabricCollective | None = None
 
     @property
@@ -159,7 +159,7 @@ def _point_to_point(
     wires, arrived = send_messages(
         topology, spec, (ends[0], ends[1]), paths.vectors, routes, ready=0
     )
-    return _Choice("direct", [], Launch([wires], [arrived], [arrived]))
+    return _Choice("direct", [], TimedSteps([wires], [arrived], [arrived]))
 
 
 def compile_fastest(

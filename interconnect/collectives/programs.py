@@ -21,7 +21,7 @@ from interconnect.collectives.algorithms import collective_steps
 from interconnect.collectives.blocks import FabricBlocks
 from interconnect.collectives.node import compile_collective
 from interconnect.collectives.quads import quads_of
-from interconnect.collectives.schedule import Launch, schedule_steps
+from interconnect.collectives.schedule import TimedSteps, schedule_steps
 from interconnect.collectives.steps import RESULT, SOURCE, Step, words_needed
 from interconnect.wires import LINK_NUMBERS, WireSchedule, collisions, concatenate, link_frames
 from interconnect.wiring import Topology
@@ -108,7 +108,7 @@ def require_compilable(
 
 def lower(
     operation: str, algorithm: str, topology: Topology, words: int, spec: ChipSpec,
-    steps: list[Step], launch: Launch, add: Op,
+    steps: list[Step], launch: TimedSteps, add: Op,
 ) -> FabricCollective:  # fmt: skip
     """The programs of scheduled steps."""
     fabric = FabricBlocks(topology, spec)

@@ -25,7 +25,7 @@ ROUTE_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
-class Launch:
+class TimedSteps:
     """A scheduled collective, step by step.
 
     wires: the runs of each step.  arrived: cycles from which what a step brought is readable on
@@ -147,9 +147,9 @@ def schedule_steps(
     steps: list[Step],
     spec: ChipSpec,
     lap: Callable[[str], None] = lambda _: None,
-) -> Launch:
+) -> TimedSteps:
     """Routes and slots of all steps.  lap: told the phase that ends, ``routes`` or ``slots``."""
-    launch = Launch([], [], [])
+    launch = TimedSteps([], [], [])
     ready = 0
     for step in steps:
         source, target = np.ascontiguousarray(step.messages[:, :2].T)
