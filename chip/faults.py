@@ -6,7 +6,7 @@ The codes are those of ``docs/machine.md``; the checker's findings carry the sam
 from __future__ import annotations
 
 from chip.errors import ErrorKind, LpuError
-from chip.isa import queue_name
+from chip.isa import safe_queue_name
 
 #: Rule codes in a fixed order; compiled code reports the index.
 CODES = (
@@ -28,7 +28,7 @@ class ProgramFault(LpuError):  # noqa: N818 (a name of the design)
         self.cycle = cycle
         self.queue = queue
         self.message = message
-        name = queue_name(queue) if 0 <= queue < 144 else f"queue {queue}"
+        name = safe_queue_name(queue)
         where = f"chip {chip}, " if chip >= 0 else ""
         super().__init__(f"{where}cycle {cycle}, {name}: {code}: {message}")
 

@@ -12,12 +12,15 @@ from cluster.whole_files import check_writable
 
 #: Chips of a node.
 CHIPS = (1, 2, 4, 8)
+#: Positions that a model is compiled for where nobody says how many.
+DEFAULT_CONTEXT = 256
 
 
-def check_node(chips: int) -> None:
-    """Refuse a number of chips that no node has."""
-    if chips not in CHIPS:
+def check_node(chips: int | None) -> int:
+    """``chips`` if a node has so many."""
+    if chips is None or chips not in CHIPS:
         raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
+    return chips
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:

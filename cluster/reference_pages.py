@@ -20,9 +20,10 @@ from chip import spec as chip_spec
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE
 from cluster import architecture_picture
-from cluster.gpu import spec as gpu_spec
+from cluster.gpu import GPU_PRESETS
+from cluster.gpu import field_source as gpu_field_source
 from cluster.instruction_examples import example, when
-from cluster.metrics import reference as metrics
+from cluster.metrics import metrics_page
 from cluster.whole_files import replace_file
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "reference"
@@ -92,7 +93,7 @@ def gpu_specs() -> str:
     return _specs(
         "# GPU specs\n\nMade from `cluster/gpu/spec.py`. A TOML file with a `[gpu]` table "
         "overrides any of them (`--gpu FILE.toml`); `base` names the preset to start from.",
-        gpu_spec.GPU_PRESETS, gpu_spec.field_source,
+        GPU_PRESETS, gpu_field_source,
     )  # fmt: skip
 
 
@@ -134,7 +135,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "chip-specs.md": chip_specs,
     "gpu-specs.md": gpu_specs,
     "command-line.md": command_line,
-    "metrics.md": metrics.page,
+    "metrics.md": metrics_page,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from cluster import option_types
+from cluster import option_checks, option_types
 from cluster.commands import experiment_load as load
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
@@ -35,7 +35,7 @@ def disaggregated(
     In a platform's name, prefill comes before the first plus and decode after it; -ffn, and the
     last gpu of three, mean that GPUs do the attention of a decode and LPUs its feed-forward part.
     """
-    options.check_plot(plot)
+    option_checks.check_plot(plot)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working

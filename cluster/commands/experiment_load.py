@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from cluster import option_types
+from cluster import option_checks, option_types
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
 from cluster.experiments.serving import LoadSettings
@@ -24,7 +24,7 @@ def load(
     as_json: option_types.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
-    options.check_plot(plot)
+    option_checks.check_plot(plot)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working

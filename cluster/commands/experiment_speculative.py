@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import option_types
+from cluster import option_checks, option_types
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
 from cluster.errors import InputError, RunError
@@ -46,7 +46,7 @@ def speculative(
     """
     if plot is not None and not settings.sweep:
         raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")
-    options.check_plot(plot)
+    option_checks.check_plot(plot)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster import option_types
+from cluster import option_checks, option_types
 from cluster.commands import options
 from cluster.commands.help_pages import Verb
 from cluster.commands.settings import takes_settings
@@ -72,8 +72,8 @@ def route(
     from cluster.commands.output import print_json, print_table
     from cluster.runs import follow_route, machine_of
 
-    options.check_at_least("--vectors", vectors, 1)
-    options.check_at_most("--vectors", vectors, MOST_VECTORS)
+    option_checks.check_at_least("--vectors", vectors, 1)
+    option_checks.check_at_most("--vectors", vectors, MOST_VECTORS)
     wiring, spec = machine_of(chips, chip)
     facts = follow_route(wiring, spec, source, destination, vectors, salt)
     if as_json:
@@ -111,7 +111,7 @@ def clocks(
         ("--iterations", iterations), ("--program-cycles", program_cycles),
         ("--deskew-interval", deskew_interval), ("--budget", budget),
     ):  # fmt: skip
-        options.check_at_least(name, value, 1)
+        option_checks.check_at_least(name, value, 1)
     with working("exchanging counters ...", stderr_console()):
         wiring, spec = machine_of(chips, chip)
         report = run_clocks(
@@ -159,7 +159,7 @@ def collective(
     from cluster.tracing import trace_request
     from programs.faults import load_fault_plan
 
-    options.check_at_least("--seed", seed, 0)
+    option_checks.check_at_least("--seed", seed, 0)
     if faults is not None and not settings.run:
         raise InputError(ONLY_WITH_RUN)
     plan = None if faults is None else load_fault_plan(faults)
@@ -204,11 +204,11 @@ def sweep(
     from cluster.runs import machine_of, sweep_sizes, write_csv
     from interconnect.collectives import OPERATIONS
 
-    options.check_choice("--op", operation, OPERATIONS)
-    options.check_at_least("--from", smallest, 1)
-    options.check_at_least("--to", largest, smallest)
-    options.check_at_most("--to", largest, MOST_BYTES)
-    options.check_plot(plot)
+    option_checks.check_choice("--op", operation, OPERATIONS)
+    option_checks.check_at_least("--from", smallest, 1)
+    option_checks.check_at_least("--to", largest, smallest)
+    option_checks.check_at_most("--to", largest, MOST_BYTES)
+    option_checks.check_plot(plot)
     with working("", stderr_console()) as tell:
         wiring, spec = machine_of(chips, chip)
         try:

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they mean."""
+"""What the options of a command mean besides their values: where they come from, what they open."""
 
 from __future__ import annotations
 
@@ -6,60 +6,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cluster.option_checks import (
-    CHIPS,
-    check_at_least,
-    check_at_most,
-    check_choice,
-    check_node,
-    check_plot,
-)
-from cluster.option_types import (
-    METRICS_HOST,
-    METRICS_LINGER_SECONDS,
-    MODEL_SHAPE,
-    ChipType,
-    Json,
-    MetricsHost,
-    MetricsLinger,
-    MetricsPort,
-    MetricsSettings,
-    Plot,
-    Report,
-    Save,
-)
+from cluster.option_types import MetricsSettings
 
 if TYPE_CHECKING:
     from cluster.metrics import Board
-
-#: What commands use of this module; the types are of ``cluster.option_types``.
-__all__ = [
-    "CHIPS",
-    "METRICS_HOST",
-    "METRICS_LINGER_SECONDS",
-    "MODEL_SHAPE",
-    "ChipType",
-    "Json",
-    "MetricsHost",
-    "MetricsLinger",
-    "MetricsPort",
-    "Plot",
-    "Report",
-    "Save",
-    "board_of",
-    "check_at_least",
-    "check_at_most",
-    "check_choice",
-    "check_node",
-    "check_plot",
-    "given",
-    "open_board",
-]
-
-
-def open_board(context: typer.Context, port: int, host: str, linger: float) -> Board | None:
-    """The board that is exported until the command's end; None where no port is given."""
-    return board_of(context, MetricsSettings(port, host, linger))
 
 
 def board_of(context: typer.Context, metrics: MetricsSettings) -> Board | None:

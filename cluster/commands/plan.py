@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster import option_types
-from cluster.commands import options
+from cluster import option_checks, option_types
 from cluster.commands.settings import takes_settings
 from cluster.runs import PlanSettings
 from cluster.whole_files import check_writable
@@ -26,7 +25,7 @@ def plan(
     as_json: option_types.Json = False,
 ) -> None:
     """Compile a model by its shape alone and say where its cycles go."""
-    options.check_plot(plot)
+    option_checks.check_plot(plot)
     if csv_file is not None:
         check_writable(csv_file)
     from cluster.commands.output import print_json, stderr_console, working

@@ -3,7 +3,7 @@ from .forward import GpuModel
 from .link import KINDS, LINK_PRESETS, TOKEN_BYTES, LinkLedger, WorldLink, load_link
 from .pool import GpuPool, PassModel, common_prefix, ray_pool
 from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, KernelJitter, check_pass
-from .spec import DTYPE_BYTES, GPU_PRESETS, load_gpu_spec
+from .spec import DTYPE_BYTES, GPU_PRESETS, field_source, load_gpu_spec
 
 __all__ = [
     "ACTIVATION_BYTES",
@@ -24,6 +24,7 @@ __all__ = [
     "collective_samples",
     "collective_seconds",
     "common_prefix",
+    "field_source",
     "gpu_time",
     "load_gpu_spec",
     "load_link",

@@ -21,7 +21,7 @@ from chip.faults import LockstepViolation
 from chip.isa import LANES
 from cluster.errors import RunError, one_line
 from cluster.processes.conclusion import ChipsPart
-from cluster.processes.mapping import Layout, SharedMapping
+from cluster.processes.mapping import MappingLayout, SharedMapping
 from cluster.processes.outputs import describe_outputs
 from cluster.processes.snapshots import forget_before, restore, take
 from cluster.processes.waiting import Wait
@@ -54,10 +54,10 @@ class ProgressReport(Protocol):
     def __call__(self, group: int, cycle: int, tokens: list[int]) -> None: ...
 
 
-def layout_of(artifact: Artifact, processes: int) -> Layout:
+def layout_of(artifact: Artifact, processes: int) -> MappingLayout:
     """The shared memory that a run of ``artifact`` in ``processes`` processes needs."""
     logits = Bindings.of(artifact).outputs.get("logits", ())
-    return Layout(
+    return MappingLayout(
         processes=processes,
         chips=artifact.chips,
         values=LANES * max((words for _, _, words in logits), default=0),
@@ -213,7 +213,7 @@ class Ticket:
     """
 
     mapping: Path
-    layout: Layout
+    layout: MappingLayout
     token: bytes
     run: int = 0
     launch: int = 0

@@ -1,4 +1,5 @@
 from .artifact_check import check_artifact
+from .assembling import assemble_node
 from .collectives import (
     Words,
     compile_functional,
@@ -11,34 +12,48 @@ from .fabric import Collective, follow_route, machine_of, run_collective, wiring
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .plans import plan_models, write_plans
+from .prompts_on_belt import BeltTexts, generate_on_belt
 from .publish import SERVED, publish_generation
 from .settings import (
+    DEFAULT_PROMPT,
+    DTYPES,
     MOST_BYTES,
     ONLY_WITH_RUN,
+    BeltSettings,
     CollectiveSettings,
     ComparedGpu,
     GenerateSettings,
+    MatmulSettings,
     Operation,
     PlanSettings,
     Wiring,
     WiringChip,
+    WorkloadSettings,
+    is_size,
 )
 from .spare_generation import generate_on_spares
+from .stored import StoredRun, entry_names, pick_entry, run_stored
 from .texts import Generated, generate, generation_facts, generation_json
 from .workloads import (
     CompiledWorkload,
     check_workload,
     figures,
+    measure_workload,
     random_encoder,
     random_matmul,
     random_network,
     run_workload,
+    workload_rows,
 )
 
 __all__ = [
+    "DEFAULT_PROMPT",
+    "DTYPES",
     "MOST_BYTES",
     "ONLY_WITH_RUN",
     "SERVED",
+    "BeltSettings",
+    "BeltTexts",
     "Collective",
     "CollectiveSettings",
     "ComparedGpu",
@@ -47,24 +62,33 @@ __all__ = [
     "Generated",
     "GenerationResult",
     "Listener",
+    "MatmulSettings",
     "Operation",
     "PlanSettings",
+    "StoredRun",
     "Wiring",
     "WiringChip",
     "Words",
+    "WorkloadSettings",
+    "assemble_node",
     "check_artifact",
     "check_workload",
     "compile_functional",
     "cores",
+    "entry_names",
     "figures",
     "follow_route",
     "generate",
+    "generate_on_belt",
     "generate_on_spares",
     "generation_facts",
     "generation_json",
+    "is_size",
     "launch_everywhere",
     "launches_of",
     "machine_of",
+    "measure_workload",
+    "pick_entry",
     "plan_models",
     "planned_launches",
     "publish_generation",
@@ -75,9 +99,11 @@ __all__ = [
     "run_collective",
     "run_functional",
     "run_generation",
+    "run_stored",
     "run_workload",
     "sweep_sizes",
     "wiring_facts",
+    "workload_rows",
     "write_csv",
     "write_plans",
 ]

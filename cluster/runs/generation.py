@@ -14,6 +14,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from chip.engine import Chip
 from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
@@ -40,7 +41,8 @@ class GenerationResult:
     entries, launch_cycles: of every launch, prompt included; decode: the launches that gave tokens.
     recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
     machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
-    attachments and vectors.
+    attachments and vectors.  machine: the chips as the last launch left them, empty where other
+    processes had them.
     """
 
     tokens: list[int]
@@ -61,6 +63,7 @@ class GenerationResult:
     recoveries: tuple[Recovery, ...] = ()
     faults: dict[str, int] = field(default_factory=dict)
     refused: tuple[int, int] = (0, 0)
+    machine: tuple[Chip, ...] = ()
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
@@ -125,6 +128,7 @@ def run_generation(
 
     recoveries: list[Recovery] = []
     refused = (0, 0)
+    machine: tuple[Chip, ...] = ()
     if placement.in_process:
         listener.phase("loading chips")
         layout = layout_of(artifact, 1)
@@ -139,13 +143,14 @@ def run_generation(
             stopwatch.begin()
             results = [group.generate(job)]
             stopwatch.end()
+        machine = tuple(group.chips)
     else:
         results, recoveries, refused = _run_actors(
             artifact, job, placement, stopwatch, model, images, entry_of
         )
     actors = 0 if placement.in_process else len(results)
     done = _conclude(artifact, results, stopwatch, actors, recoveries)
-    return replace(done, refused=refused)
+    return replace(done, refused=refused, machine=machine)
 
 
 class _Stopwatch:

@@ -14,7 +14,14 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
-from cluster.option_checks import CHIPS, check_at_least, check_at_most, check_choice
+from cluster.option_checks import (
+    CHIPS,
+    check_at_least,
+    check_at_most,
+    check_choice,
+    check_node,
+)
+from cluster.whole_files import check_writable
 
 DTYPES = ("int8", "fp16")
 SYNC = ("lookahead", "barrier")
@@ -246,3 +253,112 @@ def _swept(text: str) -> tuple[str, int, int]:
     if name not in SWEPT or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] < 1 << 30:
         raise InputError(f"--sweep {text[:60]}: use {', '.join(SWEPT)} as in chips=64..1024")
     return name, numbers[0], numbers[1]
+
+
+@dataclass(frozen=True)
+class BeltSettings:
+    """Several prompts at once on a conveyor belt of ``pp`` stages of ``tp`` chips.
+
+    model: see ``programs.models.open_model``, None for ``target``.  prompt: None for four of them.
+    """
+
+    model: option_types.Model = None
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Text to continue; once for each sequence.", show_default="four of them"),
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens for each prompt.")] = 16
+    tp: Annotated[int, typer.Option(help="Chips that share every matrix.")] = 8
+    pp: Annotated[int, typer.Option(help="Pipeline stages of tp chips each.")] = 2
+    dtype: option_types.Dtype = "int8"
+    context: option_types.Context = None
+    chip: option_types.ChipType = "groq-lpu-1"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        from programs.decoder import check_parallelism
+
+        check_parallelism(None, self.tp, self.pp)
+        check_choice("--dtype", self.dtype, DTYPES)
+        check_at_least("--max-new-tokens", self.max_new_tokens, 1)
+        check_at_least("--context", self.context, 1)
+
+
+@dataclass(frozen=True)
+class WorkloadSettings:
+    """What is done with a workload of random data besides compiling and checking it.
+
+    run: it is run and compared with its golden model.  output: an .lpu file to write.
+    """
+
+    run: Annotated[
+        bool, typer.Option("--run", help="Run it and compare with the golden model.")
+    ] = False
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write an .lpu file.", show_default="none"),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of the random data.")] = 0
+    chip: option_types.ChipType = "groq-lpu-1"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        check_at_least("--seed", self.seed, 0)
+        if self.output is not None:
+            check_writable(self.output)
+
+    @property
+    def with_data(self) -> bool:
+        """Whether the data are needed: timing and legality hang on the shape alone."""
+        return self.run or self.output is not None
+
+
+#: Most products of one sweep.
+MOST_SWEPT = 10_000
+
+
+@dataclass(frozen=True)
+class MatmulSettings:
+    """A product [m x k] times [k x n]; ``sweep`` instead of ``n``: one for each of its columns."""
+
+    m: Annotated[int, typer.Option(help="Rows of A.")] = 2304
+    k: Annotated[int, typer.Option(help="Columns of A, rows of B.")] = 4096
+    n: Annotated[int, typer.Option(help="Columns of B.")] = 1376
+    dtype: option_types.Dtype = "fp16"
+    chips: option_types.Chips = 1
+    split: Annotated[
+        str, typer.Option(help="How chips share B: columns, or rows (sums are then added).")
+    ] = "columns"
+    sweep: Annotated[
+        str | None, typer.Option(help="N from:to:step instead of --n.", show_default="none")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        check_choice("--dtype", self.dtype, DTYPES)
+        check_choice("--split", self.split, ("columns", "rows"))
+        check_node(self.chips)
+        for option, value in (("--m", self.m), ("--k", self.k), ("--n", self.n)):
+            check_at_least(option, value, 1)
+        _ = self.columns
+
+    @property
+    def columns(self) -> range:
+        """The numbers of columns of B: those of the sweep, or ``n``."""
+        if self.sweep is None:
+            return range(self.n, self.n + 1)
+        parts = self.sweep.split(":")
+        if len(parts) != 3 or not all(is_size(part) for part in parts):
+            raise InputError(
+                f"--sweep {self.sweep[:60]}: use from:to:step, for instance 1376:3500:118"
+            )
+        first, last, step = (int(part) for part in parts)
+        values = range(first, last + 1, step)
+        if not 1 <= len(values) <= MOST_SWEPT:
+            raise InputError(f"--sweep {self.sweep}: {len(values)} products; use 1 to {MOST_SWEPT}")
+        return values
+
+
+def is_size(text: str) -> bool:
+    """Whether ``text`` is a number from 1 to a million, more than any chip takes."""
+    return text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= 1_000_000

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from chip.engine import Chip
 from cluster.errors import InputError
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chips_per_actor
@@ -25,13 +26,7 @@ from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
-from programs.decoder import (
-    ChipImages,
-    adopt,
-    compile_model,
-    compile_model_apart,
-    home_of,
-)
+from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, open_model
 from programs.running import Generation
@@ -57,6 +52,39 @@ class Generated:
     trace: dict[str, int] | None
 
     @property
+    def tokens(self) -> list[int]:
+        """The generated token ids."""
+        return self.result.tokens
+
+    @property
+    def cycles(self) -> list[int]:
+        """Exact cycles of the launch that gave each token."""
+        return self.result.cycles_per_token
+
+    @property
+    def digest(self) -> str:
+        """Of all that the run did, in hex: the same however chips are dealt to processes."""
+        return self.result.digest
+
+    @property
+    def virtual_seconds(self) -> float:
+        """Time of the modelled machine, the prompt and host transfers (estimated) included."""
+        return self.result.virtual_seconds
+
+    @property
+    def chips(self) -> tuple[Chip, ...]:
+        """The chips as the last launch left them, to look into: ``chips[0].sram[44, 8186]``.
+
+        Raises InputError where other processes had them.
+        """
+        if not self.result.machine:
+            raise InputError(
+                "the chips of this run were in other processes; generate without actors to look "
+                "into them"
+            )
+        return self.result.machine
+
+    @property
     def tokens_per_second(self) -> float:
         """In virtual time, the prompt included."""
         return len(self.result.tokens) / self.result.virtual_seconds
@@ -75,6 +103,7 @@ class Generated:
 def generate(
     settings: GenerateSettings,
     *,
+    compiled: Artifact | None = None,
     faults: FaultPlan | None = None,
     tracing: TraceRequest | None = None,
     with_memory: bool = False,
@@ -84,6 +113,7 @@ def generate(
 ) -> Generated:
     """Generate text on emulated chips: one node, or a pipeline of nodes.
 
+    compiled: an artifact in memory, instead of one that the settings name.
     faults: what befalls the modelled machine.  tracing: a trace to write.  with_memory: the
     artifact that comes back has its memory images.  listener: told phases and tokens.  board:
     where metrics go.  started: the ``perf_counter`` that wall times begin at, None for now.
@@ -93,7 +123,9 @@ def generate(
     """
     started = perf_counter() if started is None else started
     listener = Listener() if listener is None else listener
-    given = None if settings.artifact is None else load(settings.artifact)
+    given = compiled
+    if given is None and settings.artifact is not None:
+        given = load(settings.artifact)
     checkpoint = open_model(settings.model or ("target" if given is None else home_of(given)))
     directory = checkpoint.path
     assert directory is not None

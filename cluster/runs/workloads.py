@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from chip.checker import check
 from chip.engine import Chip
-from chip.spec import ChipSpec
+from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
+from cluster.runs.settings import WorkloadSettings
 from interconnect.vectors import check_fabric
-from programs.artifact import Artifact, Bindings
+from programs.artifact import Artifact, Bindings, save
 from programs.convnet import (
     Network,
     compile_network,
@@ -26,6 +27,7 @@ from programs.convnet import (
     randomise,
     read_logits,
 )
+from programs.decoder import join_images
 from programs.encoder import (
     EncoderShape,
     compile_encoder,
@@ -185,3 +187,47 @@ def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
             f"{workload.name}: {differing} of {wanted.size} values differ from the golden model"
         )
     return {"equal_to_golden": True, "values": int(wanted.size), "launch_wall_seconds": wall}
+
+
+def measure_workload(
+    build: Callable[[ChipSpec, int, bool], CompiledWorkload],
+    settings: WorkloadSettings,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Compile, check, perhaps run and write one workload; what there is to say of it.
+
+    build: makes it for a chip, from a seed, with data or without.  tell: hears what goes on.
+    """
+    workload = build(load_chip_spec(settings.chip), settings.seed, settings.with_data)
+    tell("checking ...")
+    check_workload(workload)
+    result = {**figures(workload), "checked": True}
+    if settings.run:
+        tell("running ...")
+        result |= run_workload(workload)
+    if settings.output is not None:
+        tell("writing ...")
+        join_images(workload.artifact)
+        save(workload.artifact, settings.output)
+        result["artifact"] = str(settings.output)
+    return result
+
+
+def workload_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The result of ``measure_workload`` for people."""
+    rows = [
+        ("cycles", f"{result['cycles']:,}"),
+        ("time at the chip's clock", f"{result['microseconds']:,.1f} us"),
+        ("useful multiply-accumulates", f"{result['multiply_accumulates']:,}"),
+        ("MXM utilisation", f"{100 * result['mxm_utilisation']:.1f}% of its peak"),
+        ("rate", f"{result['tera_operations_per_s']:.1f} T op/s"),
+        ("SRAM per chip", f"{result['sram_used_bytes']:,} bytes"),
+        ("checked", "legal"),
+    ]
+    if "layer_cycles" in result:
+        rows.insert(1, ("cycles of a layer", f"{result['layer_cycles']:,}"))
+    if "values" in result:
+        rows.append(("run", f"all {result['values']:,} values equal the golden model's"))
+    if "artifact" in result:
+        rows.append(("file", result["artifact"]))
+    return rows

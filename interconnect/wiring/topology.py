@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,17 @@ def named_topology(name_or_path: str | Path) -> Topology:
         reason = _clipped(" ".join(str(error).split()))
         raise FabricError(f"{where}: not a readable JSON: {reason}") from None
     return _custom(where, table)
+
+
+def wired_topology(
+    chips: int, cables: Sequence[Sequence[int]], name: str = "custom"
+) -> Topology:
+    """``chips`` chips joined by ``cables`` of (chip a, link of a, chip b, link of b) each.
+
+    Links are 0..15.  Raises FabricError, one line, as for a topology file.
+    """
+    rows = [list(cable) for cable in cables]
+    return _custom("topology", {"name": name, "chips": chips, "cables": rows})
 
 
 def cable_faults(topology: Topology, spec: ChipSpec) -> list[str]:

@@ -1,4 +1,4 @@
-from .attention import AttentionPlaces, Segment, Segments, append_values, attend, rope
+from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
@@ -38,6 +38,7 @@ __all__ = [
     "Emitted",
     "Finish",
     "HeadNormPlaces",
+    "HeadTile",
     "RoutingPlaces",
     "RowOperand",
     "Rows",

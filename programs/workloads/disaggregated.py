@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.serving import PLATFORM_NAMES, DisaggregatedSettings, disaggregated
 
 CYCLES_PER_TOKEN = 2_500_000
@@ -19,7 +19,7 @@ CYCLES_PER_TOKEN = 2_500_000
 RATE, FIRST_TOKEN = 0.05, 20.0
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per platform and link."""
     reports = {}
     for link in ("100gbe", "pcie5-x16"):

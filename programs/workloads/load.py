@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.serving import LoadSettings, load
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """Latencies and goodput at 25 to 200 requests/s, which both pools keep up with."""
     job.say("compiling the shipped model ...")
     reports = {}

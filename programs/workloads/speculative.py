@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.speculative import SpeculativeSettings, speculative
 
 PROMPTS = ("def ", "class ", "import ")
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per gamma and way of drafting."""
     results = {}
     for gamma in range(1, 9):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,16 +28,25 @@ DOCUMENTS = sorted(
         *(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/README.md")),
     ]
 )
+#: A snippet, and what it prints where the document says so.
+SNIPPET = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.S)
 SNIPPETS = [
-    pytest.param(code, id=f"{path.relative_to(ROOT)}-{number}")
+    pytest.param(
+        *snippet,
+        id=f"{path.relative_to(ROOT)}-{number}",
+        marks=[pytest.mark.ray] if "actors=True" in snippet[0] else [],
+    )
     for path in DOCUMENTS
-    for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.S))
+    for number, snippet in enumerate(SNIPPET.findall(path.read_text(encoding="utf-8")))
 ]
 
 
-@pytest.mark.parametrize("code", SNIPPETS)
-def test_snippet_runs(code: str) -> None:
-    exec(compile(code, "snippet", "exec"), {})
+@pytest.mark.parametrize(("code", "printed"), SNIPPETS)
+def test_snippet_runs(code: str, printed: str) -> None:
+    output = StringIO()
+    with redirect_stdout(output):
+        exec(compile(code, "snippet", "exec"), {})
+    assert not printed or output.getvalue() == printed
 
 
 @pytest.mark.parametrize("name", PAGES)

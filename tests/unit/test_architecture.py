@@ -78,3 +78,25 @@ def test_model_code_is_repeatable(package: str) -> None:
 def test_names_say_what_is_inside(package: str) -> None:
     for path in modules(package):
         assert not any(word in path.stem for word in VAGUE), path.relative_to(ROOT)
+
+
+#: Rooms of ``cluster`` from low to high; what stands together may see each other.
+LAYERS = (
+    ("errors", "whole_files", "option_types", "option_checks"),
+    ("processes",),
+    ("gpu", "metrics", "tracing"),
+    ("runs",),
+    ("experiments",),
+    ("report", "plots", "bench"),
+    ("commands",),
+    ("cli", "instruction_examples", "reference_pages", "__init__"),
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+def test_imports_inside_cluster_point_downwards() -> None:
+    for path in modules("cluster"):
+        room = path.relative_to(ROOT / "cluster").parts[0].removesuffix(".py")
+        seen = {name.split(".")[1] for name in imports(path) if name.startswith("cluster.")}
+        wrong = sorted(other for other in seen if LEVEL[other] > LEVEL[room])
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 #: What a formatted value is in a message.
 GAP = "\0"
 MOST_WORDS = 5

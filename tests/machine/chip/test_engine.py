@@ -1,4 +1,4 @@
-"""Small hand-written programs through the loader and the fast executor, against NumPy."""
+"""Small hand-written programs through the linker and the fast executor, against NumPy."""
 
 from __future__ import annotations
 

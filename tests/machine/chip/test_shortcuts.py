@@ -1,4 +1,4 @@
-"""What the loader spares the compiled loop changes nothing: the tick-by-tick chip is the oracle.
+"""What the linker spares the compiled loop changes nothing: the tick-by-tick chip is the oracle.
 
 Random traffic of a chip that receives vectors, writes them over and over into a few words, reads
 those words while they change, and passes values through MOVs.
@@ -24,7 +24,7 @@ from chip.isa import (
     slice_position,
 )
 from chip.linking import link
-from chip.linking.linker import ELEMENTS, OP
+from chip.linking.arguments import PIECE_ELEMENTS, PIECE_OP
 from chip.program import Program, new_blocks
 from chip.reference import ReferenceChip
 from chip.reference.chip import Port
@@ -163,7 +163,7 @@ def elements_by_op(p: Program) -> dict[int, int]:
     linked = link(p, SPEC)
     found: dict[int, int] = {}
     for row in linked.table.tolist():
-        found[row[OP]] = found.get(row[OP], 0) + row[ELEMENTS]
+        found[row[PIECE_OP]] = found.get(row[PIECE_OP], 0) + row[PIECE_ELEMENTS]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.cli import run
-from cluster.commands.script import Workload
+from cluster.commands.script import ScriptJob
 from tests import ROOT
 
 RULES = (ROOT / "dashboards" / "prometheus" / "rules" / "lpu.rules.yml").read_text("utf-8")
@@ -50,5 +50,5 @@ def test_a_workload_script_keeps_its_slo(script: str, pools: int) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    rates = burns(module.work(Workload(script, None)))
+    rates = burns(module.work(ScriptJob(script, None)))
     assert len(rates) == pools and max(rates) <= limit()

@@ -36,7 +36,7 @@ def test_the_version_is_that_of_the_checkout(capsys: pytest.CaptureFixture[str])
 def test_a_copy_without_its_pyproject_has_a_version_or_says_unknown(
     tmp_path: Path, text: str | None
 ) -> None:
-    shutil.copy(ROOT / "cluster" / "version.py", tmp_path / "version.py")
+    shutil.copy(ROOT / "cluster" / "commands" / "version.py", tmp_path / "version.py")
     if text is not None:
         (tmp_path / "pyproject.toml").write_text(text)
     done = subprocess.run(

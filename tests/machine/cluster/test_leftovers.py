@@ -19,12 +19,12 @@ RUN = """
 import sys, tempfile, time
 from pathlib import Path
 from cluster import ray_session, snapshots
-from cluster.mapping import Layout, SharedMapping
+from cluster.processes.mapping import MappingLayout, SharedMapping
 
 where = Path(sys.argv[1])
 tempfile.tempdir = str(where)
 snapshots.Path = lambda name: where / "none" if name == "/dev/shm" else Path(name)
-mapping = SharedMapping.create(Layout(processes=1, chips=1, values=4, rings=0), where)
+mapping = SharedMapping.create(MappingLayout(processes=1, chips=1, values=4, rings=0), where)
 with snapshots.snapshot_directory() as kept:
     (kept / "group-0.spare").write_bytes(bytes(1000))
     ray_session.LONGEST_DIRECTORY = 1000

@@ -32,7 +32,7 @@ from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.plans import check_plan, compile_plan, run_timing, timing_programs
 from programs.running import LOOKAHEAD, Runner
-from programs.sram import Placement, fp32_rows, read_words
+from programs.sram import SramPlacement, fp32_rows, read_words
 from tests import examples
 from tests.oracles.llama_float32 import LlamaFloat32
 
@@ -186,7 +186,7 @@ def test_gates_of_320_choices_at_once(experts: int, levels: int, seed: int) -> N
     logits = rng.choice(values, (experts, 320))
     config = replace(MIXTRAL["two experts"], experts=experts)
     places = place_routing(
-        Placement(SPEC), Layout.of(config, 1), "fp16", ((8, 9, 10, 11), (12, 13, 14, 15)),
+        SramPlacement(SPEC), Layout.of(config, 1), "fp16", ((8, 9, 10, 11), (12, 13, 14, 15)),
         (52, 53, 54, 55),
     )  # fmt: skip
     schedule = Schedule()

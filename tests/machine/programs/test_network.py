@@ -22,7 +22,7 @@ from programs.convnet import (
     resnet50,
 )
 from programs.convnet.compiler import ENTRY
-from programs.convnet.layers import INPUT, Layer
+from programs.convnet.layers import INPUT, ConvLayer
 from programs.convnet.resnet import patches
 from programs.running import LOOKAHEAD, Runner
 
@@ -70,12 +70,12 @@ def test_convolutions_equal_the_golden_model(
         height, width = height & ~1, width & ~1
         channels[1] = min(channels[1], 320)
     layers = [
-        Layer("first", INPUT, channels[1], pooled=pooled),
-        Layer("short", "first", channels[2], stride=stride, relu=False),
-        Layer("middle", "first", channels[3], 3, stride, 1),
-        Layer("sum", "middle", channels[2], residual="short"),
-        Layer("wide", "sum", channels[3], kernel, 1, max(pad, kernel // 2)),
-        Layer("out", "wide", 7, joined=True, relu=False, logits=True),
+        ConvLayer("first", INPUT, channels[1], pooled=pooled),
+        ConvLayer("short", "first", channels[2], stride=stride, relu=False),
+        ConvLayer("middle", "first", channels[3], 3, stride, 1),
+        ConvLayer("sum", "middle", channels[2], residual="short"),
+        ConvLayer("wide", "sum", channels[3], kernel, 1, max(pad, kernel // 2)),
+        ConvLayer("out", "wide", 7, joined=True, relu=False, logits=True),
     ]
     compare(Network("block", (height, width, channels[0]), layers), seed)
 
@@ -83,9 +83,9 @@ def test_convolutions_equal_the_golden_model(
 def test_borders_wider_than_the_kernel() -> None:
     """Some rows of the output see nothing but the border."""
     layers = [
-        Layer("first", INPUT, 20),
-        Layer("framed", "first", 30, 1, 1, 3),
-        Layer("out", "framed", 5, joined=True, relu=False, logits=True),
+        ConvLayer("first", INPUT, 20),
+        ConvLayer("framed", "first", 30, 1, 1, 3),
+        ConvLayer("out", "framed", 5, joined=True, relu=False, logits=True),
     ]
     compare(Network("framed", (9, 7, 10), layers))
 
@@ -93,8 +93,8 @@ def test_borders_wider_than_the_kernel() -> None:
 def test_golden_convolution_is_the_definition() -> None:
     """One pixel after another, in whole numbers; borders hold the zero point."""
     layers = [
-        Layer("a", INPUT, 5, 3, 2, 1, pooled=True),
-        Layer("b", "a", 4, 3, 1, 1, relu=False, logits=True),
+        ConvLayer("a", INPUT, 5, 3, 2, 1, pooled=True),
+        ConvLayer("b", "a", 4, 3, 1, 1, relu=False, logits=True),
     ]
     network = Network("tiny", (11, 15, 3), layers)
     image = random_input(network, 3)
@@ -160,7 +160,7 @@ def test_what_does_not_fit_says_by_how_much() -> None:
     with pytest.raises(CompileError, match=r"words, [\d,]+ more than a slice holds"):
         place_network(resnet50(448), SPEC)
     with pytest.raises(CompileError, match="is no layer before it"):
-        Network("loop", (4, 4, 4), [Layer("a", "b", 4)])
+        Network("loop", (4, 4, 4), [ConvLayer("a", "b", 4)])
 
 
 @pytest.mark.long

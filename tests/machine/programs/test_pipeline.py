@@ -26,6 +26,7 @@ from programs.decoder import (
 from programs.decoder import places as decoder
 from programs.decoder.compiler import numbers_of
 from programs.decoder.fit import deal_stages
+from programs.decoder.places import StagePlaces
 from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
 from programs.models import ModelConfig, random_checkpoint
 from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, run_belt
@@ -182,12 +183,11 @@ def test_stages_are_dealt_by_cycles_not_by_layers() -> None:
     model = partition_model(random_checkpoint(replace(TWELVE, layers=5), 0), 8, "int8")
     blocks = model_blocks(5, 1)
     whole = [Stage(blocks[:6], False), Stage(blocks[6:], True)]
-    dealt = deal_stages(model.layout, SPEC, "int8", 64, 2)
+    places = StagePlaces(SPEC, model.layout, "int8", 64, 2)
+    dealt = deal_stages(StagePlaces(SPEC, model.layout, "int8", 64), 2)
     assert [len(stage.blocks) for stage in dealt] == [5, 5]
     beats = [
-        build_pipeline(
-            stages, model.layout, "int8", SPEC, 64, numbers_of(model), topology_of(16), 2
-        ).beat(64)[2]
+        build_pipeline(stages, places, numbers_of(model), topology_of(16)).beat(64)[2]
         for stages in (whole, dealt)
     ]
     assert beats[1] < beats[0]

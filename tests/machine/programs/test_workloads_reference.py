@@ -11,7 +11,7 @@ from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
 from programs.convnet import Network, compile_network, random_input, randomise
-from programs.convnet.layers import INPUT, Layer
+from programs.convnet.layers import INPUT, ConvLayer
 from programs.decoder import Host, compile_decoder, partition_model
 from programs.encoder import EncoderShape, compile_encoder
 from programs.encoder.shape import random_layers, random_tokens
@@ -30,11 +30,11 @@ def product(dtype: str) -> Artifact:
 
 def network() -> Artifact:
     layers = [
-        Layer("stem", INPUT, 40, pooled=True),
-        Layer("short", "stem", 20, relu=False),
-        Layer("middle", "stem", 20, 3, 1, 1),
-        Layer("sum", "middle", 20, residual="short"),
-        Layer("out", "sum", 5, joined=True, relu=False, logits=True),
+        ConvLayer("stem", INPUT, 40, pooled=True),
+        ConvLayer("short", "stem", 20, relu=False),
+        ConvLayer("middle", "stem", 20, 3, 1, 1),
+        ConvLayer("sum", "middle", 20, residual="short"),
+        ConvLayer("out", "sum", 5, joined=True, relu=False, logits=True),
     ]
     network = Network("small", (4, 6, 30), layers)
     image = random_input(network, 0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chip.encoding import AssemblyError, read_assembly
 from chip.encoding.assembly import assemble
-from chip.encoding.data_lines import data_lines
+from chip.encoding.data_text import data_lines
 from tests import examples
 
 LANES = 320

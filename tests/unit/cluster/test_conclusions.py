@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import RunError
+from cluster.processes import GroupResult, conclude
+from cluster.processes.conclusion import ChipsPart
 from cluster.runs.generation import _conclude
 from programs.artifact import Artifact
 from programs.running import RunResult
@@ -22,7 +24,7 @@ def concluded(*results: RunResult) -> tuple[str, list[int]]:
     told: list[int] = []
     artifact: Any = SimpleNamespace(predicted_cycles=PREDICTED)
     stopwatch: Any = SimpleNamespace(watch=SimpleNamespace(retired_unexpectedly=told.append))
-    groups: Any = [SimpleNamespace(run=result) for result in results]
+    groups = [GroupResult(result, [], {}) for result in results]
     with pytest.raises(RunError) as caught:
         _conclude(artifact, groups, stopwatch, 2, [])
     return str(caught.value), told
@@ -35,6 +37,14 @@ def test_processes_that_do_not_agree() -> None:
     assert concluded(FINE, replace(other, entries=["decode-64"] * 2)) == (picked, [])
     met = "processes met different faults: the run is not deterministic"
     assert concluded(FINE, replace(other, faults={"replays": 1})) == (met, [])
+
+
+def test_launches_of_other_entry_points_do_not_agree() -> None:
+    parts = [ChipsPart([entry], {}, {}, {}, {}) for entry in PREDICTED]
+    artifact: Any = SimpleNamespace(predicted_cycles=PREDICTED)
+    ran = "processes ran different entry points: the run is not deterministic"
+    with pytest.raises(RunError, match=ran):
+        conclude(parts, artifact, None)
 
 
 def test_launches_of_other_cycles_are_counted() -> None:

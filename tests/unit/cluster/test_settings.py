@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import cluster
 from cluster.commands.settings import takes_settings
 
 
@@ -68,7 +71,24 @@ def test_help_keeps_the_order_of_fields() -> None:
 
 
 def test_two_things_of_one_name_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"greet: \['loud'\]"):
+    with pytest.raises(TypeError, match=r"greet: \['loud'\] stand for two things each"):
 
         @takes_settings
         def greet(settings: Greeting, loud: bool = False) -> None: ...
+
+
+def test_the_face_is_lazy_and_whole() -> None:
+    """Naming the package loads nothing heavy; every name that it lists is there."""
+    code = "import sys, cluster; assert not {'numba', 'ray', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert all(getattr(cluster, name) is not None for name in cluster.__all__)
+
+
+def test_settings_check_themselves() -> None:
+    with pytest.raises(cluster.InputError, match="--sync never: use lookahead or barrier"):
+        cluster.GenerateSettings(sync="never")
+    assert cluster.GenerateSettings(tp=2, pp=2).split == (2, 2)
+    with pytest.raises(cluster.InputError, match="only with --run"):
+        cluster.CollectiveSettings(dtype="fp32")
+    steps = cluster.PlanSettings("target", sweep="batch=3..20").steps
+    assert [step.batch for step in steps] == [3, 6, 12]

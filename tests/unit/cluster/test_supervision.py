@@ -20,7 +20,7 @@ from cluster.errors import RunError
 from cluster.processes import GroupPlan, MappingError, SharedMapping, Supervisor, supervision
 from cluster.processes.actors import Readiness
 from cluster.processes.group import Ticket
-from cluster.processes.mapping import Layout
+from cluster.processes.mapping import MappingLayout
 from cluster.processes.supervision import MOST_FRUITLESS, MOST_REFUSED
 
 #: No process has this number: Linux' largest is 2**22.
@@ -112,7 +112,7 @@ class Crew:
 
     def supervisor(self) -> Supervisor:
         plans = [GroupPlan(Path("none"), (g,), g, self.snapshots, 0) for g in range(2)]
-        return Supervisor(plans, Layout(processes=2, chips=2, values=0, rings=0), None)
+        return Supervisor(plans, MappingLayout(processes=2, chips=2, values=0, rings=0), None)
 
     def snapshot(self, group: int, launch: int) -> None:
         (self.snapshots / f"group-{group}-launch-{launch}.snapshot").touch()
