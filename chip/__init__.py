@@ -1,0 +1,5 @@
+"""One LPU: its instruction set and numbers, programs, and the two chips that run them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

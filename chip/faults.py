@@ -5,7 +5,8 @@ The codes are those of ``docs/machine.md``; the checker's findings carry the sam
 
 from __future__ import annotations
 
-from chip.isa import queue_name
+from chip.errors import ErrorKind, LpuError
+from chip.isa import safe_queue_name
 
 #: Rule codes in a fixed order; compiled code reports the index.
 CODES = (
@@ -14,8 +15,10 @@ CODES = (
 )  # fmt: skip
 
 
-class ProgramFault(Exception):  # noqa: N818 (a name of the design)
+class ProgramFault(LpuError):  # noqa: N818 (a name of the design)
     """A program broke a rule.  ``code`` names the rule; chip is -1 when it is not known."""
+
+    kind = ErrorKind.PROBLEM
 
     def __init__(
         self, code: str, cycle: int, queue: int, message: str, *, chip: int = -1
@@ -25,16 +28,18 @@ class ProgramFault(Exception):  # noqa: N818 (a name of the design)
         self.cycle = cycle
         self.queue = queue
         self.message = message
-        name = queue_name(queue) if 0 <= queue < 144 else f"queue {queue}"
+        name = safe_queue_name(queue)
         where = f"chip {chip}, " if chip >= 0 else ""
         super().__init__(f"{where}cycle {cycle}, {name}: {code}: {message}")
 
 
-class LockstepViolation(Exception):  # noqa: N818 (a name of the design)
+class LockstepViolation(LpuError):  # noqa: N818 (a name of the design)
     """A vector arrived that is not the one this Receive was scheduled for.
 
     forged: its checksum is wrong, so no chip of the run sent it as it is.
     """
+
+    kind = ErrorKind.PROBLEM
 
     def __init__(
         self, chip: int, peer: int, cycle: int, send_cycle: int, message: str, *,

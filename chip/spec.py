@@ -14,13 +14,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from chip.errors import LpuError
 from chip.isa import LINKS, MAX_WORDS_PER_BANK
 from chip.toml_files import TomlFileError, read_toml
 
 PUBLISHED, CALIBRATED, ASSUMED = "published", "calibrated", "assumed"
 
 
-class SpecError(ValueError):
+class SpecError(LpuError, ValueError):
     """A chip spec that cannot exist; the message says which field and what would mend it."""
 
 

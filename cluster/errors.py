@@ -1,4 +1,4 @@
-"""The two ways a command ends badly; everything a user can meet is one of them, in one line.
+"""The two ways a command ends badly where no package below has an error of its own for it.
 
 ``InputError`` (exit code 2): an argument or a file is wrong; the text says what, where and how to
 mend it.  ``RunError`` (exit code 1): the input was fine and the run found a problem.
@@ -6,13 +6,17 @@ mend it.  ``RunError`` (exit code 1): the input was fine and the run found a pro
 
 from __future__ import annotations
 
+from chip.errors import ErrorKind, LpuError
 
-class InputError(Exception):
+
+class InputError(LpuError):
     """A wrong argument or input file."""
 
 
-class RunError(Exception):
+class RunError(LpuError):
     """A run that found a problem, for instance a chip that retired at an unexpected cycle."""
+
+    kind = ErrorKind.PROBLEM
 
 
 def one_line(error: BaseException) -> str:

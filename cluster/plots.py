@@ -1,4 +1,4 @@
-"""Pictures of the experiments, PNG or SVG by the suffix of their path.
+"""Pictures of experiments, plans and sweeps, PNG or SVG by the suffix of their path.
 
 What is drawn is given; nothing is computed here but bins and labels.  The same data give the same
 bytes.  A picture is put in its place whole, or not at all.
@@ -27,6 +27,7 @@ from cluster.whole_files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
@@ -44,12 +45,22 @@ BARS = (
 @contextmanager
 def _picture(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Sequence[Axes]]:
     """Axes side by side to draw on; the picture is written at the end."""
-    import matplotlib
+    figure, row = _panels(columns, size)
+    yield row
+    _save(figure, path)
+
+
+def _panels(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of ``size`` inches, and its axes side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    row = figure.subplots(1, columns, squeeze=False)[0]
-    yield list(row)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    import matplotlib
+
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "lpu"}):
         replace_file(
@@ -168,6 +179,10 @@ def _histograms(axes: Axes, seconds: dict[str, NDArray[np.float64]]) -> None:
     axes.grid(alpha=0.3)
 
 
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no request has any", ha="center", transform=axes.transAxes)
+
+
 def draw_disaggregated(report: Row, path: Path) -> None:
     """Bars of one request alone: first token, second after it, per further token, by platform."""
     from matplotlib.ticker import EngFormatter
@@ -191,5 +206,57 @@ def draw_disaggregated(report: Row, path: Path) -> None:
         panels[0].set_ylabel(f"{report['model']}, one request\nof {size}")
 
 
-def _nothing(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "no request has any", ha="center", transform=axes.transAxes)
+def draw_plans(rows: Sequence[Row], swept: str, path: Path) -> None:
+    """The picture of ``plans_figure`` as a file."""
+    _save(plans_figure(rows, swept), path)
+
+
+def plans_figure(rows: Sequence[Row], swept: str) -> Figure:
+    """Cycles of a token by phase, SRAM of the fullest chip by use: stacked bars side by side.
+
+    rows: plans as ``lpu plan`` reports them; those that fit are drawn.  swept: names their labels.
+    """
+    fitting = [row for row in rows if "phases" in row]
+    labels = [f"{row[swept]:,}" for row in fitting]
+    figure, panels = _panels(2, (11, 6))
+    for axes, key, scale, title, unit in (
+        (panels[0], "phases", 1e3, "cycles of one token", "thousand cycles"),
+        (panels[1], "sram_bytes", 1e6, "SRAM of the fullest chip", "MB"),
+    ):
+        names = list(fitting[0][key]) if fitting else []
+        bottom = [0.0] * len(fitting)
+        for name in names:
+            heights = [row[key][name] / scale for row in fitting]
+            axes.bar(labels, heights, bottom=bottom, label=name.replace("_", " "))
+            bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+        axes.set_title(title)
+        axes.set_ylabel(unit)
+        axes.set_xlabel(swept)
+        if names:
+            # Below the bars: inside it would cover the tallest.
+            axes.legend(
+                fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
+            )
+    return figure
+
+
+def draw_sweep(rows: Sequence[Row], operation: str, chips: int, path: Path) -> None:
+    """A collective's time over its size on logarithmic axes, beside the GPUs' where there are any.
+
+    rows: as ``cluster.runs.sweep_sizes`` makes them.
+    """
+    with _picture(path, 1, (7, 4.5)) as (axes,):
+        sizes = [row["bytes"] for row in rows]
+        axes.loglog(
+            sizes, [row["latency_ns"] for row in rows], marker="o", label="LPU fabric (exact)"
+        )
+        if rows and rows[0]["gpu_p50_ns"] is not None:
+            middle = [row["gpu_p50_ns"] for row in rows]
+            axes.loglog(sizes, middle, marker="s", label="GPUs p50 (model)")
+            best, worst = ([row[f"gpu_{end}_ns"] for row in rows] for end in ("best", "p99"))
+            axes.fill_between(sizes, best, worst, alpha=0.2, label="GPUs best to p99 (model)")
+        axes.set_xlabel("bytes per chip")
+        axes.set_ylabel("ns")
+        axes.set_title(f"{operation} on {chips:,} chips")
+        axes.grid(True, which="both", alpha=0.3)
+        axes.legend()

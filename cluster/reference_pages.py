@@ -1,6 +1,7 @@
 """The pages of ``docs/reference``, made from the code: ``python -m cluster.reference_pages``.
 
-Instructions, chip and GPU specs with the source of every value, the command line, metrics.
+Instructions, chip and GPU specs with the source of every value, the command line, metrics; and the
+picture of the packages.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from chip import isa
 from chip import spec as chip_spec
 from chip.isa import AccMode, Op
 from chip.program import BLOCK_DTYPE
-from cluster.gpu import spec as gpu_spec
+from cluster import architecture_picture
+from cluster.gpu import GPU_PRESETS
+from cluster.gpu import field_source as gpu_field_source
 from cluster.instruction_examples import example, when
-from cluster.metrics import reference as metrics
+from cluster.metrics import metrics_page
 from cluster.whole_files import replace_file
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "reference"
@@ -90,7 +93,7 @@ def gpu_specs() -> str:
     return _specs(
         "# GPU specs\n\nMade from `cluster/gpu/spec.py`. A TOML file with a `[gpu]` table "
         "overrides any of them (`--gpu FILE.toml`); `base` names the preset to start from.",
-        gpu_spec.GPU_PRESETS, gpu_spec.field_source,
+        GPU_PRESETS, gpu_field_source,
     )  # fmt: skip
 
 
@@ -132,15 +135,18 @@ PAGES: dict[str, Callable[[], str]] = {
     "chip-specs.md": chip_specs,
     "gpu-specs.md": gpu_specs,
     "command-line.md": command_line,
-    "metrics.md": metrics.page,
+    "metrics.md": metrics_page,
 }
 
 
 def main() -> int:
-    """Write every page."""
+    """Write every page and the picture."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         replace_file(DIRECTORY / name, partial(_write, make()))
+    picture = architecture_picture.PICTURE
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(picture, partial(_write, architecture_picture.draw()))
     return 0
 
 

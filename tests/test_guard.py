@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guard import (
+
+from tests.guard import (
     ENTRIES,
     FILE,
     ROOT,

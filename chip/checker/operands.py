@@ -10,59 +10,38 @@ from chip.checker.findings import CheckReport
 from chip.isa import (
     EAST_STREAMS,
     IMM,
-    PLANES,
     STREAMS,
     SUPERLANES,
-    VXM_ARITY,
+    SXM_QUEUE,
     VXM_QUEUE,
     AccMode,
     Op,
-    alu_stream_groups,
 )
-from chip.program import Bools, Columns, Ints
+from chip.program import (
+    ABC_WIDTHS,
+    ALU_REACH,
+    ARITY,
+    BY_MODE,
+    BY_ROTATE,
+    BY_W0,
+    BY_W1,
+    BY_WO,
+    DISTRIBUTE_WIDTHS,
+    EMITTED,
+    GROUPS_RANGES,
+    OUT_ALIGNED,
+    OUT_STREAMS,
+    ROTATE_SIZES,
+    S0_ALIGNED,
+    S0_STREAMS,
+    S1_ALIGNED,
+    S1_STREAMS,
+    VXM_WIDTHS,
+    Bools,
+    Columns,
+    Ints,
+)
 from chip.spec import ChipSpec
-
-_FROM_W0 = -1  # width is the instruction's w0
-_BY_ROTATE = -2  # width is n * n
-_OPS = 256
-
-#: Unit of each queue: 0 MEM, 1 VXM, 2 MXM weights, 3 MXM activations, 4 distributor,
-#: 5 transposer, 6 permutor, 7 rotator, 8 link.
-_SXM_UNITS = [4, 4, 4, 4, 5, 5, 6, 7]
-UNIT_OF_QUEUE = np.array(
-    [0] * 88 + [1] * 16 + [2, 3] * PLANES + _SXM_UNITS * 2 + [8] * 16, np.int64
-)
-
-ANY_UNIT = 99
-
-
-def _tables() -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    unit = np.full(_OPS, -1, np.int64)
-    arity = np.zeros(_OPS, np.int64)
-    in0, in1, out = (np.zeros(_OPS, np.int64) for _ in range(3))
-    unit[[Op.SYNC, Op.NOTIFY]] = ANY_UNIT
-    unit[[Op.READ, Op.WRITE, Op.GATHER, Op.SCATTER]] = 0
-    for op, count in VXM_ARITY.items():
-        unit[op] = 1
-        arity[op] = count
-    unit[[Op.LW, Op.IW]] = 2
-    unit[[Op.ABC, Op.ACC]] = 3
-    for number, ops in ((4, [Op.DISTRIBUTE]), (5, [Op.TRANSPOSE]), (6, [Op.PERMUTE, Op.SHIFT]),
-                        (7, [Op.ROTATE]), (8, [Op.SEND, Op.RECEIVE, Op.DESKEW])):  # fmt: skip
-        unit[ops] = number
-    in0[[Op.WRITE, Op.SCATTER, Op.PERMUTE, Op.SHIFT, Op.ROTATE, Op.SEND]] = 1
-    in0[[Op.LW, Op.TRANSPOSE]] = 16
-    in0[[Op.ABC, Op.DISTRIBUTE]] = _FROM_W0
-    in1[[Op.GATHER, Op.SCATTER]] = 2
-    in1[Op.DISTRIBUTE] = 1
-    out[[Op.READ, Op.GATHER, Op.PERMUTE, Op.SHIFT, Op.RECEIVE]] = 1
-    out[Op.TRANSPOSE] = 16
-    out[Op.DISTRIBUTE] = _FROM_W0
-    out[Op.ROTATE] = _BY_ROTATE
-    return unit, arity, in0, in1, out
-
-
-UNIT_OF_OP, ARITY, _IN0, _IN1, _OUT = _tables()
 
 
 @dataclass
@@ -88,21 +67,20 @@ def check_operands(c: Columns, spec: ChipSpec, report: CheckReport) -> Operands:
     w0, w1, wo = c.of("w0"), c.of("w1"), c.of("wo")
     imm = c.of("imm")
     safe_imm = np.clip(imm, 0, 16)
-    width0, width1, width_out = _IN0[c.op], _IN1[c.op], _OUT[c.op]
-    width0 = np.where(width0 == _FROM_W0, w0, width0)
-    width_out = np.where(width_out == _FROM_W0, w0, width_out)
-    width_out = np.where(width_out == _BY_ROTATE, safe_imm * safe_imm, width_out)
     arity = ARITY[c.op]
     vxm = arity > 0
     codes0, codes1 = vxm, arity == 2
     stream0, stream1 = codes0 & (c.s0 < STREAMS), codes1 & (s1 < STREAMS)
-    width0 = np.where(stream0, w0, width0)
-    width1 = np.where(stream1, w1, width1)
-    width_out = np.where(vxm, wo, width_out)
     mode = c.of("mode")
     acc = c.op == Op.ACC
     emits = acc & ((mode == AccMode.SET_EMIT) | (mode == AccMode.ADD_EMIT))
-    width_out = np.where(emits, 4, width_out)
+    width0, width1, width_out = S0_STREAMS[c.op], S1_STREAMS[c.op], OUT_STREAMS[c.op]
+    width0 = np.where(width0 == BY_W0, np.where(vxm & ~stream0, 0, w0), width0)
+    width1 = np.where(width1 == BY_W1, np.where(stream1, w1, 0), width1)
+    width_out = np.where(width_out == BY_WO, wo, width_out)
+    width_out = np.where(width_out == BY_W0, w0, width_out)
+    width_out = np.where(width_out == BY_ROTATE, safe_imm * safe_imm, width_out)
+    width_out = np.where(width_out == BY_MODE, np.where(emits, EMITTED, 0), width_out)
 
     _flag(report, "bounds", acc & ((mode < 0) | (mode > 3)), "mode is none of the four ACC modes",
           "use AccMode")  # fmt: skip
@@ -111,22 +89,19 @@ def check_operands(c: Columns, spec: ChipSpec, report: CheckReport) -> Operands:
               "an operand that is neither stream, ALU, self nor immediate",
               "give the operand a code of chip.isa")  # fmt: skip
     _check_widths(report, c, vxm, stream0, stream1, w0, w1, wo)
-    vector = np.isin(width0, (1, 2, 4))
+    vector = np.isin(width0, VXM_WIDTHS)
     width0 = np.where(stream0 & ~vector, 0, width0)
-    width1 = np.where(stream1 & ~np.isin(width1, (1, 2, 4)), 0, width1)
-    width_out = np.where(vxm & ~np.isin(width_out, (1, 2, 4)), 0, width_out)
-    abc = c.op == Op.ABC
-    _flag(report, "mxm", abc & (w0 != 1) & (w0 != 2), "an activation is 1 or 2 streams wide",
+    width1 = np.where(stream1 & ~np.isin(width1, VXM_WIDTHS), 0, width1)
+    width_out = np.where(vxm & ~np.isin(width_out, VXM_WIDTHS), 0, width_out)
+    odd = (c.op == Op.ABC) & ~np.isin(w0, ABC_WIDTHS)
+    _flag(report, "mxm", odd, "an activation is 1 or 2 streams wide",
           "set w0 to 1 (int8) or 2 (fp16)")  # fmt: skip
-    width0 = np.where(abc & (w0 != 1) & (w0 != 2), 0, width0)
+    width0 = np.where(odd, 0, width0)
     width0, width_out = _check_sxm(report, c, imm, w0, width0, width_out)
 
-    # Words of values and map pairs are aligned; LW and TRANSPOSE take aligned SG16s.
-    valued = vxm | abc
-    need0 = np.where(valued, width0, np.where((c.op == Op.LW) | (c.op == Op.TRANSPOSE), 16, 1))
-    need1 = np.where(vxm | (c.op == Op.GATHER) | (c.op == Op.SCATTER), width1, 1)
-    aligned_out = vxm | acc | (c.op == Op.TRANSPOSE)
-    need_out = np.where(aligned_out, width_out, 1)
+    need0 = np.where(S0_ALIGNED[c.op], width0, 1)
+    need1 = np.where(S1_ALIGNED[c.op], width1, 1)
+    need_out = np.where(OUT_ALIGNED[c.op], width_out, 1)
     sound0 = _check_group(report, "s0", c.s0, width0, need0)
     sound1 = _check_group(report, "s1", s1, width1, need1)
     sound_out = _check_group(report, "out", c.out, width_out, need_out, c.op == Op.ROTATE)
@@ -147,7 +122,7 @@ def _check_widths(
     wo: Ints,
 ) -> None:  # fmt: skip
     for used, width, least in ((stream0, w0, 1), (stream1, w1, 1), (vxm, wo, 0)):
-        wrong = used & ~(np.isin(width, (1, 2, 4)) | ((width == 0) & (least == 0)))
+        wrong = used & ~(np.isin(width, VXM_WIDTHS) | ((width == 0) & (least == 0)))
         _flag(report, "align", wrong, "a value is 1, 2 or 4 streams wide",
               "set the operand's width to 1, 2 or 4")  # fmt: skip
 
@@ -177,9 +152,6 @@ def _check_group(
     return sound
 
 
-_GROUPS = np.array([[g in alu_stream_groups(k) for g in range(8)] for k in range(16)], np.bool_)
-
-
 def _check_alu_groups(
     report: CheckReport, c: Columns, s1: Ints, width0: Ints, width1: Ints, width_out: Ints
 ) -> None:
@@ -189,7 +161,7 @@ def _check_alu_groups(
                                 ("out", c.out, width_out)):  # fmt: skip
         used = width[rows] > 0
         group = np.where(used, stream[rows] % EAST_STREAMS // 4, 0)
-        wrong = rows[used & ~_GROUPS[alu, group]]
+        wrong = rows[used & ~ALU_REACH[alu, group]]
         report.add("alu", wrong, f"{name} lies outside the SG4s that the ALU's row reaches",
                    "move the operand to an SG4 of the row or the operation to another row"
                    )  # fmt: skip
@@ -206,8 +178,8 @@ def _check_sxm(
 ) -> tuple[Ints, Ints]:
     """SXM rules; widths come back 0 for instructions whose shape makes no sense."""
     distribute, transpose = c.op == Op.DISTRIBUTE, c.op == Op.TRANSPOSE
-    unit = (c.queue - 112) % 8
-    odd = distribute & ~np.isin(w0, (1, 2, 4, 8))
+    unit = (c.queue - SXM_QUEUE) % 8
+    odd = distribute & ~np.isin(w0, DISTRIBUTE_WIDTHS)
     _flag(report, "sxm", odd, "the distributor moves 1, 2, 4 or 8 streams",
           "set w0 to 1, 2, 4 or 8")  # fmt: skip
     width0, width_out = np.where(odd, 0, width0), np.where(odd, 0, width_out)
@@ -221,7 +193,7 @@ def _check_sxm(
     _flag(report, "sxm", wrong & (c.s0 >= 0) & (c.s0 < STREAMS),
           "s0 belongs to another unit of the SXM",
           "use the distributor of s0's SG8, the transposer of s0's SG16")  # fmt: skip
-    rotate = (c.op == Op.ROTATE) & (imm != 3) & (imm != 4)
+    rotate = (c.op == Op.ROTATE) & ~np.isin(imm, ROTATE_SIZES)
     _flag(report, "sxm", rotate, "ROTATE turns 3 x 3 or 4 x 4 lanes", "set imm to 3 or 4")
     width_out = np.where(rotate, 0, width_out)
     maps = c.program.maps
@@ -251,7 +223,7 @@ def _check_addresses(report: CheckReport, c: Columns, spec: ChipSpec) -> tuple[I
     _flag(report, "bounds", window, "the window is empty or not inside one bank",
           f"declare lo <= hi inside 0..{bank - 1} or {bank}..{last}")  # fmt: skip
     rows = spec.mxm_accumulator_rows
-    for op, least, most in ((Op.LW, 0, 19), (Op.IW, 1, 20), (Op.ACC, 0, rows - 1)):
+    for op, (least, most) in {**GROUPS_RANGES, Op.ACC: (0, rows - 1)}.items():
         wrong = (c.op == op) & ((c.a < least) | (c.a > most))
         _flag(report, "bounds", wrong, f"{op.name} takes {least}..{most}",
               f"keep a within {least}..{most}")  # fmt: skip

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from chip.checker.findings import WARNING, CheckReport
-from chip.checker.operands import ARITY, Operands
+from chip.checker.operands import Operands
 from chip.checker.units import check_want
 from chip.isa import EAST_EDGE, EAST_STREAMS, Op, stream_name
-from chip.program import DRIVE_POSITION, SAMPLE_POSITION, Bools, Columns, Ints
+from chip.program import ARITY, DRIVE_POSITION, SAMPLE_POSITION, Bools, Columns, Ints
 from chip.spec import ChipSpec
 
 _PLACE_BITS = 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from chip.checker.findings import WARNING, CheckReport
-from chip.checker.operands import ANY_UNIT, ARITY, UNIT_OF_OP, UNIT_OF_QUEUE, Operands
+from chip.checker.operands import Operands
 from chip.isa import (
     ALU0,
     QUEUES,
@@ -17,7 +17,16 @@ from chip.isa import (
     VXM_QUEUE,
     Op,
 )
-from chip.program import Bools, Columns, Ints
+from chip.program import (
+    ANY_UNIT,
+    ARITY,
+    OPCODES,
+    UNIT_OF_OP,
+    UNIT_OF_QUEUE,
+    Bools,
+    Columns,
+    Ints,
+)
 from chip.spec import ChipSpec
 
 #: Cycles fit this many bits beside a queue, plane or stream in one sort key.
@@ -69,7 +78,7 @@ def unit_mismatch(c: Columns) -> Bools:
 
 def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
     """Rules ``queue`` (one instruction per cycle) and ``bank`` (paired read and write)."""
-    kind = np.zeros(256, np.int64)
+    kind = np.zeros(OPCODES, np.int64)
     kind[[Op.READ, Op.GATHER]] = 1
     kind[[Op.WRITE, Op.SCATTER]] = 2
     kind[Op.ABC], kind[Op.ACC] = 3, 4

@@ -6,7 +6,7 @@ survives ``assemble(disassemble(p))`` column for column::
     .cycles 4000
     .gang 0 mem_w[0-3]+mem_e[7]          ; only where the order of the gangs has to be said
     .map 0 16-31,0-15,32-319             ; out lane -> in lane, for PERMUTE imm=0
-    .data mem_e[0-3]:8 f32 1.5 2.5 x4    ; SRAM before the launch: see ``chip.encoding.data_lines``
+    .data mem_e[0-3]:8 f32 1.5 2.5 x4    ; SRAM before the launch: see ``chip.encoding.data_text``
     100: mem_w[12] READ a=20 out=E5 wo=1 x8/1/2 x4/320/8
     100: mem_w[0-3,7] WRITE a=64 s0=W17 w0=1 dsg=1   # a gang: five slices, one instruction each
     130: alu[5] MUL_F32 s0=E4 w0=4 s1=imm imm=1.5f
@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 
 from chip.encoding.assembly_error import AssemblyError
 from chip.encoding.assembly_error import shown as _show
-from chip.encoding.data_lines import MAX_DATA_BYTES, Words, read_data
+from chip.encoding.data_text import MAX_DATA_BYTES, Words, read_data
 from chip.isa import (
     IMM,
     LANES,

@@ -20,8 +20,8 @@ from chip.engine import frames, loop
 from chip.engine.mxm import ACTIVATIONS
 from chip.engine.ring import Rings
 from chip.faults import LockstepViolation, ProgramFault
-from chip.isa import LANES, LINKS, PLANES, SLICES, Op
-from chip.linking import LinkedProgram, describe
+from chip.isa import C2C_QUEUE, LANES, LINKS, PLANES, SLICES, Op
+from chip.linking import PIECE_OP, LinkedProgram, describe
 from chip.spec import ChipSpec
 
 #: Scratch rows reserved behind SRAM; pages cost nothing until they are used.
@@ -183,7 +183,7 @@ class Chip:
             return False
         position = int(self._state[frames.PC])
         table = self._linked.table
-        return position < len(table) and int(table[position, 0]) == Op.RECEIVE
+        return position < len(table) and int(table[position, PIECE_OP]) == Op.RECEIVE
 
     def run(self, rings: Rings | None = None, until_cycle: int | None = None) -> Status:
         """``run_chips`` of this chip alone."""
@@ -204,8 +204,8 @@ class Chip:
     def _fault(self, p: LinkedProgram) -> ProgramFault:
         queue, cycle = self.waiting
         piece = int(self._state[frames.PC])
-        if p.table[piece, 0] in (Op.SEND, Op.RECEIVE):
-            text = f"{describe(p, piece)}: link {queue - 128} is not wired"
+        if p.table[piece, PIECE_OP] in (Op.SEND, Op.RECEIVE):
+            text = f"{describe(p, piece)}: link {queue - C2C_QUEUE} is not wired"
             return ProgramFault("link", cycle, queue, text, chip=self.chip_id)
         word = int(self._state[frames.DETAIL])
         text = f"{describe(p, piece)}: word {word} lies outside its window"
@@ -214,21 +214,22 @@ class Chip:
     def _violation(self, p: LinkedProgram) -> LockstepViolation:
         queue, cycle = self.waiting
         s = self._state
-        link = queue - 128
+        link = queue - C2C_QUEUE
         peer = int(self._peers[link])
         sender = f"chip {peer}" if peer >= 0 else "the chip at its other end"
         seen = int(s[frames.SEEN_CYCLE])
-        reason = (
-            f"it is of launch {s[frames.SEEN_LAUNCH]}, not {self._launch}",
-            f"it is vector {s[frames.SEEN_SEQUENCE]}, not {self._links[frames.RECEIVED, link]}",
-            f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
-            "its checksum does not match its bytes and the key of these links",
-        )[int(s[frames.DETAIL])]
+        expected = self._links[frames.RECEIVED, link]
+        reason = {
+            frames.OTHER_LAUNCH: f"it is of launch {s[frames.SEEN_LAUNCH]}, not {self._launch}",
+            frames.OTHER_VECTOR: f"it is vector {s[frames.SEEN_SEQUENCE]}, not {expected}",
+            frames.OTHER_CYCLE: f"it arrives at cycle {seen + self.spec.send_to_receive_cycles}",
+            frames.FORGED: "its checksum does not match its bytes and the key of these links",
+        }[int(s[frames.DETAIL])]
         text = (
             f"chip {self.chip_id}, cycle {cycle}: {describe(p, int(s[frames.PC]))} got a "
             f"vector on link {link} that SEND of {sender} issued at cycle {seen}: {reason}"
         )
-        forged = int(s[frames.DETAIL]) == 3
+        forged = int(s[frames.DETAIL]) == frames.FORGED
         return LockstepViolation(self.chip_id, peer, cycle, seen, text, forged=forged)
 
 
@@ -259,8 +260,8 @@ def run_chips(
         chip._code[0] = frames.READY
         chip._frame[frames.KEY] = r.key
         loop.run_chips(
-            chip._frame.reshape(1, -1), chip._code, 0, 1, r.counts, r.meta, r.data, until, rounds,
-            _ALONE, 0,
+            chip._frame.reshape(1, -1), chip._code, r.counts, r.meta, r.data, until, rounds, _ALONE,
+            0,
         )  # fmt: skip
         return [chip._stopped(int(chip._code[0]))]
     joined = np.array([chip._frame for chip in chips]).reshape(-1, frames.LENGTH)
@@ -271,9 +272,9 @@ def run_chips(
     moved = [False] * shares
 
     def run_share(own: int) -> None:
-        first, end = own * len(chips) // shares, (own + 1) * len(chips) // shares
+        share = slice(own * len(chips) // shares, (own + 1) * len(chips) // shares)
         moved[own] = loop.run_chips(
-            joined, codes, first, end, r.counts, r.meta, r.data, until, rounds, moving, own
+            joined[share], codes[share], r.counts, r.meta, r.data, until, rounds, moving, own
         )
 
     while True:

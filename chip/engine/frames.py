@@ -21,6 +21,10 @@ DONE, WAIT_RECEIVE, WAIT_SEND, WINDOW, FAULT, LOCKSTEP, READY = range(7)
 # Positions in the state vector, int64 [16].
 PC, ELEMENT, WAIT_QUEUE, WAIT_CYCLE, DETAIL, SEEN_CYCLE, SEEN_SEQUENCE, SEEN_LAUNCH = range(8)
 
+# DETAIL of LOCKSTEP: what is wrong with the vector received.
+OTHER_LAUNCH, OTHER_VECTOR, OTHER_CYCLE, FORGED = range(4)
+INTACT = -1
+
 # Rows of the link state, int64 [4, 16]: ring numbers (-1: unwired) and vectors of this launch.
 TX, RX, SENT, RECEIVED = range(4)
 

@@ -1,4 +1,6 @@
-"""Compiled matrix products of one plane: int8 exact in int32, fp16 exact rounded once to fp32.
+"""Compiled matrix products of one plane, and their sums in accumulator rows.
+
+int8 products are exact in int32, fp16 ones exact and rounded once to fp32.
 
 Weights are read in place: column c of an installed plane is row ``rows[at + c]`` of the chip's
 rows.  Neighbouring columns with the same row are computed once.
@@ -12,7 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine.dot_int8 import dot, lay
-from chip.jit import jit_any_order, jit_uncounted, prefetch_row, row_of
+from chip.engine.machine import Halves, Machine, Piece
+from chip.engine.vxm import encode
+from chip.jit import jit_any_order, jit_inline, jit_uncounted, prefetch_row, row_of
+from chip.linking import (
+    ACC_ACTIVATION,
+    ACC_ACTIVATION_HIGH,
+    ACC_BYTES,
+    ACC_GROUPS,
+    ACC_MODE,
+    ACC_PLANE,
+    ACC_ROW,
+    ACC_TYPE,
+    ACC_WEIGHTS,
+    ACC_WEIGHTS_HIGH,
+    ACC_WORD,
+    INT8,
+)
+from chip.opcodes import SET, SET_EMIT
 
 Array = NDArray[Any]
 _NAN = np.uint32(0x7FC00000).view(np.float32)
@@ -166,14 +185,13 @@ def find_repeats(
 @jit_uncounted
 def dot_fp16(
     rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, count: int,
-    bits: Array, values: Array, finite: Array, p: Array, repeats: Array,
+    activations: Halves, p: Array, repeats: Array,
 ) -> None:
     """p[k, c] = fp16 column c (low and high byte rows) . activation k < count, fp32.
 
-    bits uint16, values float32 [ACTIVATIONS + 1, 320]: the decoded activations, and a row to
-    decode a column into; finite bool [ACTIVATIONS]; p float32 [ACTIVATIONS, 320], zero beyond
-    ``columns``; repeats as of ``find_repeats``.
+    p float32 [ACTIVATIONS, 320], zero beyond ``columns``; repeats as of ``find_repeats``.
     """
+    bits, values, finite = activations.bits, activations.values, activations.finite
     for c in range(columns):
         if repeats[c]:
             for k in range(count):
@@ -200,3 +218,104 @@ def dot_fp16(
     for k in range(count):
         for c in range(columns, 320):
             p[k, c] = np.float32(0.0) if finite[k] else _NAN
+
+
+@jit_inline
+def _accumulate(
+    mode: int, number_type: int, row: Array, row_f: Array, product: Array, product_f: Array
+) -> None:
+    """SET or ADD one product uint32 [320] (or its float32 view) to an accumulator row."""
+    if mode in (SET, SET_EMIT):
+        for i in range(320):
+            row[i] = product[i]
+    elif number_type == INT8:
+        for i in range(320):
+            row[i] = row[i] + product[i]
+    else:
+        for i in range(320):
+            r = row_f[i] + product_f[i]
+            row_f[i] = r if r == r else _NAN
+
+
+@jit_inline
+def _copy_word(source: Array, target: Array) -> None:
+    """target[:] = source, 32-bit lanes [320]."""
+    for i in range(320):
+        target[i] = source[i]
+
+
+@jit_inline
+def _together(m: Machine, p: Piece, k: int) -> int:
+    """How many ACCs from element ``k`` on, of one install, one pass over its weights takes."""
+    arguments = m.arguments
+    at = p.first + k * p.stride
+    limit = min(p.elements - k, 2 if arguments[at + ACC_TYPE] == INT8 else ACTIVATIONS)
+    count = 1
+    while count < limit:
+        after = at + count * p.stride
+        if (
+            arguments[after + ACC_TYPE] != arguments[at + ACC_TYPE]
+            or arguments[after + ACC_WEIGHTS] != arguments[at + ACC_WEIGHTS]
+        ):
+            break
+        count += 1
+    return count
+
+
+@jit_inline
+def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> None:
+    """The products of ``count`` ACCs of one install.
+
+    compared: where the columns of the fp16 install start whose equal neighbours are known.
+    """
+    arguments = m.arguments
+    install = arguments[at + ACC_WEIGHTS]
+    groups = arguments[at + ACC_GROUPS]
+    if arguments[at + ACC_TYPE] == INT8:
+        for k in range(count):  # when it is one, the second product is of no use
+            activation = arguments[at + k * stride + ACC_ACTIVATION]
+            lay_int8(row_of(m.signed, activation), row_of(m.laid, k))
+        dot_int8(
+            m.signed, m.weights, install, groups, row_of(m.laid, 0), row_of(m.laid, 1),
+            row_of(m.products_i, 0), row_of(m.products_i, 1),
+        )  # fmt: skip
+        return
+    high_install = arguments[at + ACC_WEIGHTS_HIGH]
+    if install != compared:
+        find_repeats(m.quads, m.weights, install, high_install, 16 * groups, m.repeats)
+    h = m.halves
+    for k in range(count):
+        low = row_of(m.rows, arguments[at + k * stride + ACC_ACTIVATION])
+        high = row_of(m.rows, arguments[at + k * stride + ACC_ACTIVATION_HIGH])
+        h.finite[k] = decode_half(low, high, row_of(h.bits, k), row_of(h.values, k))
+    dot_fp16(
+        m.rows, m.weights, install, high_install, 16 * groups, count, h, m.products_f, m.repeats
+    )
+
+
+@jit_inline
+def run_acc(m: Machine, p: Piece, first: int) -> None:
+    """The elements of an ACC from ``first`` on, and the ABCs whose products they take."""
+    arguments = m.arguments
+    compared = -1
+    k = first
+    while k < p.elements:
+        at = p.first + k * p.stride
+        count = _together(m, p, k)
+        _multiply(m, at, p.stride, count, compared)
+        if arguments[at + ACC_TYPE] != INT8:
+            compared = arguments[at + ACC_WEIGHTS]
+        for j in range(count):
+            mode = arguments[at + ACC_MODE]
+            number = arguments[at + ACC_PLANE] * m.plane_rows + arguments[at + ACC_ROW]
+            row = row_of(m.accumulators, number)
+            _accumulate(
+                mode, arguments[at + ACC_TYPE], row, row_of(m.accumulators_f, number),
+                row_of(m.products_u, j), row_of(m.products_f, j),
+            )  # fmt: skip
+            if mode >= SET_EMIT:
+                if arguments[at + ACC_WORD] >= 0:
+                    _copy_word(row, row_of(m.words, arguments[at + ACC_WORD]))
+                encode(m, row, at + ACC_BYTES)
+            at += p.stride
+        k += count

@@ -20,7 +20,7 @@ TAIL, HEAD = 0, 8
 #: Vectors a ring has room for where nobody says more; see ``ring_vectors``.
 CAPACITY = 64
 #: Columns of ``meta``; MIX: the sender's second keyed sum over the vector, for the digest.
-SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH, MIX = range(5)
+SENT_CYCLE, SEQUENCE, CHECKSUM, LAUNCH, MIX = range(5)
 META = 5
 
 

@@ -6,12 +6,14 @@ small tools of the passes over elements: ordering by time and collecting edges.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.jit import jit
+from chip.isa import EAST_STREAMS
+from chip.jit import jit, jit_inline
+from chip.opcodes import SCATTER, WRITE
 
 Array = NDArray[Any]
 
@@ -24,14 +26,67 @@ N_IN0, N_IN1, N_OUT, LATENCY, SLOT_BASE, UNGANGED, COLUMNS = range(26, 33)
 QUEUE_FAULT, BANK, IN_FLIGHT, BOUNDS, ALIGN, DRIVER, MISSING, WANT, ALU, MXM = range(10)
 SXM, LINK, SYNC_FAULT, OFFSET = range(10, 14)
 
-# Timing vector handed to the passes.
-T_WRITE, T_ALU, T_INSTALL, T_GAP, T_MULTIPLY, T_NOTIFY, T_SPACING = range(7)
-
-SYNC, NOTIFY = 1, 2
-READ, WRITE, GATHER, SCATTER = 32, 33, 34, 35
-LW, IW, ABC, ACC = 128, 129, 130, 131
-SEND, RECEIVE = 192, 193
+#: Column groups of a plane, and columns (streams of an LW) in each.
+GROUPS, GROUP_COLUMNS = 20, 16
 NEVER = -(1 << 60)
+
+
+class Elements(NamedTuple):
+    """All elements, unit by unit in time order; ``unit`` is a block or a member of its gang.
+
+    blocks int64 [blocks, COLUMNS]; block, cycle, queue, a, stream int64 [elements]; units int64
+    [units, 4] (first element, rows, gang size, block); slot and out int64 [elements + 1]: where
+    the bytes an element takes, and those it drives, begin in arrays of all of them.
+    """
+
+    blocks: Array
+    block: Array
+    cycle: Array
+    queue: Array
+    a: Array
+    stream: Array
+    units: Array
+    slot: Array
+    out: Array
+
+
+class Resolved(NamedTuple):
+    """Where every operand comes from; a source is ``16 * element + byte`` of its producer.
+
+    sources int64 [slots]; prev_write and next_write int64 [elements] of READs; edges int64 [n, 2]:
+    dependencies that are not operands; abc_of int64 [elements] (the ABC of an ACC); install_of
+    int64 [elements, 2] (of an ABC, low and high plane); loads int64 [installs, GROUPS]: the LW of
+    each column group.  -1 where there is none.
+    """
+
+    sources: Array
+    prev_write: Array
+    next_write: Array
+    edges: Array
+    abc_of: Array
+    install_of: Array
+    loads: Array
+
+
+class UnitRules(NamedTuple):
+    """The numbers of a chip that resolving uses: cycles, accumulator rows, words of a bank."""
+
+    write_cycles: int
+    alu_cycles: int
+    install_cycles: int
+    reload_gap_cycles: int
+    multiply_cycles: int
+    notify_cycles: int
+    send_spacing_cycles: int
+    accumulator_rows: int
+    words_per_bank: int
+
+
+class Edges(NamedTuple):
+    """Dependencies (earlier, later) as they are found: int64 [room, 2], and int64 [1] how many."""
+
+    pairs: Array
+    found: Array
 
 
 @jit
@@ -39,8 +94,7 @@ def expand(blocks: Array, gangs: Array, gang_start: Array, skews: Array, total: 
     """Elements of all blocks, unit by unit, each unit in time order.
 
     A unit is a block, or one member of a gang that had to be taken apart.  Returns element
-    columns int64 [total] (block, cycle, queue, a, stream) and units int64 [units, 4]
-    (first element, rows, gang size, block).
+    columns int64 [total] (block, cycle, queue, a, stream) and units, as of ``Elements``.
     """
     block_of = np.empty(total, np.int64)
     cycle_of = np.empty(total, np.int64)
@@ -92,7 +146,7 @@ def expand(blocks: Array, gangs: Array, gang_start: Array, skews: Array, total: 
                     stream_of[e] = stream
                     if gang >= 0:
                         member = gang_start[gang] + g
-                        east = 1 if stream < 32 else 0
+                        east = 1 if stream < EAST_STREAMS else 0
                         cycle_of[e] += g * blocks[b, DCG] + skews[member, east]
                         queue_of[e] = gangs[member]
                         stream_of[e] += g * blocks[b, DSG]
@@ -123,17 +177,22 @@ def time_order(keys: Array) -> Any:
     return order
 
 
-@jit
-def push(pairs: Array, count: int, source: int, target: int) -> Any:
-    """Append an edge to int64 [capacity, 2] unless it repeats the last; returns (pairs, count)."""
+@jit_inline
+def piece_elements(units: Array, pieces: Array, n: int) -> Any:
+    """First and end element of piece ``n``; pieces as of ``chip.linking.order.cut_blocks``."""
+    u = pieces[n, 1]
+    size = units[u, 2]
+    return units[u, 0] + pieces[n, 2] * size, units[u, 0] + pieces[n, 3] * size
+
+
+@jit_inline
+def push(edges: Edges, source: Any, target: Any) -> None:
+    """Append an edge unless it repeats the last; there must be room."""
+    n = edges.found[0]
     if source < 0 or source == target:
-        return pairs, count
-    if count > 0 and pairs[count - 1, 0] == source and pairs[count - 1, 1] == target:
-        return pairs, count
-    if count == pairs.shape[0]:
-        grown = np.empty((2 * count, 2), np.int64)
-        grown[:count] = pairs
-        pairs = grown
-    pairs[count, 0] = source
-    pairs[count, 1] = target
-    return pairs, count + 1
+        return
+    if n > 0 and edges.pairs[n - 1, 0] == source and edges.pairs[n - 1, 1] == target:
+        return
+    edges.pairs[n, 0] = source
+    edges.pairs[n, 1] = target
+    edges.found[0] = n + 1

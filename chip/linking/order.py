@@ -11,127 +11,147 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.jit import jit
-from chip.linking.elements import ABC, ACC, IW, LW, NEVER, OP, READ, push
+from chip.jit import jit, jit_inline
+from chip.linking.arguments import is_icu
+from chip.linking.elements import (
+    GROUP_COLUMNS,
+    GROUPS,
+    NEVER,
+    OP,
+    Edges,
+    Elements,
+    Resolved,
+    push,
+)
+from chip.opcodes import ABC, ACC, DESKEW, IW, LW, READ
 
 Array = NDArray[Any]
 
+#: At least the edges of one element: two of each byte of an ACC's activation and both installs.
+_MOST_EDGES = 2 * (2 * GROUPS * GROUP_COLUMNS + 64)
+
 
 @jit
-def find_uses(
-    blocks: Array, block_of: Array, cycle_of: Array, slot_of: Array, sources: Array,
-    next_write: Array, abc_of: Array, install_of: Array, install_loads: Array, idle: Array,
-) -> Any:
+def find_uses(c: Elements, r: Resolved, idle: Array) -> Any:
     """Which elements run at all: bool [elements]; ``idle`` ones (bool [elements]) do not.
 
     A READ runs (as a copy) only when its word is overwritten before its last use.
     """
-    total = block_of.shape[0]
+    total = c.block.shape[0]
     last = np.full(total, NEVER, np.int64)
-    install_last = np.full(install_loads.shape[0], NEVER, np.int64)
+    install_last = np.full(r.loads.shape[0], NEVER, np.int64)
     executed = np.zeros(total, np.bool_)
     for e in range(total):
-        b = block_of[e]
-        op = blocks[b, OP]
-        if idle[e] or op < 32 or op in (READ, LW, IW, ABC, 194):
+        op = c.blocks[c.block[e], OP]
+        if idle[e] or is_icu(op) or op in (READ, LW, IW, ABC, DESKEW):
             continue
         executed[e] = True
         user = e
         if op == ACC:
-            user = abc_of[e]
+            user = r.abc_of[e]
             for half in range(2):
-                install = install_of[user, half]
+                install = r.install_of[user, half]
                 if install >= 0:
-                    install_last[install] = max(install_last[install], cycle_of[e])
-        for j in range(slot_of[user], slot_of[user + 1]):
-            if sources[j] >= 0:
-                p = sources[j] // 16
-                last[p] = max(last[p], cycle_of[e])
-    for i in range(install_loads.shape[0]):
+                    install_last[install] = max(install_last[install], c.cycle[e])
+        for j in range(c.slot[user], c.slot[user + 1]):
+            if r.sources[j] >= 0:
+                p = r.sources[j] // 16
+                last[p] = max(last[p], c.cycle[e])
+    for i in range(r.loads.shape[0]):
         if install_last[i] == NEVER:
             continue
-        for j in range(20):
-            load = install_loads[i, j]
+        for j in range(GROUPS):
+            load = r.loads[i, j]
             if load >= 0:
-                for k in range(slot_of[load], slot_of[load + 1]):
-                    p = sources[k] // 16
+                for k in range(c.slot[load], c.slot[load + 1]):
+                    p = r.sources[k] // 16
                     last[p] = max(last[p], install_last[i])
     for e in range(total):
-        if blocks[block_of[e], OP] == READ and next_write[e] >= 0:
-            executed[e] = cycle_of[next_write[e]] <= last[e]
+        if c.blocks[c.block[e], OP] == READ and r.next_write[e] >= 0:
+            executed[e] = c.cycle[r.next_write[e]] <= last[e]
     return executed
 
 
-@jit
-def _use(
-    edges: Array, count: int, source: int, user: int, is_reference: bool, prev_write: Array,
-    next_write: Array,
-) -> Any:
-    """Edges of ``user`` consuming ``source``'s product."""
-    if is_reference:
-        edges, count = push(edges, count, prev_write[source], user)
-        if next_write[source] >= 0:
-            edges, count = push(edges, count, user, next_write[source])
-    else:
-        edges, count = push(edges, count, source, user)
-    return edges, count
+@jit_inline
+def _use(edges: Edges, r: Resolved, executed: Array, first: int, end: int, user: int) -> None:
+    """Edges of ``user`` consuming what the sources ``first`` .. ``end`` - 1 produce.
+
+    A READ that does not run is a reference to its word: what counts are the WRITEs around it.
+    """
+    for j in range(first, end):
+        if r.sources[j] < 0:
+            continue
+        p = r.sources[j] // 16
+        if executed[p]:
+            push(edges, p, user)
+        else:
+            push(edges, r.prev_write[p], user)
+            if r.next_write[p] >= 0:
+                push(edges, user, r.next_write[p])
 
 
 @jit
-def collect_edges(
-    blocks: Array, block_of: Array, slot_of: Array, sources: Array, executed: Array,
-    prev_write: Array, next_write: Array, abc_of: Array, install_of: Array,
-    install_loads: Array, known: Array,
-) -> Any:
-    """All dependencies int64 [n, 2] between executed elements; ``known`` come from resolving."""
-    count = known.shape[0]
-    edges = np.empty((max(1024, 2 * count), 2), np.int64)
-    edges[:count] = known
-    total = block_of.shape[0]
-    plain = np.ones(install_loads.shape[0], np.bool_)
-    for i in range(install_loads.shape[0]):
-        for j in range(20):
-            load = install_loads[i, j]
+def _plain_installs(c: Elements, r: Resolved, executed: Array) -> Any:
+    """Installs of words that nobody writes, bool [installs]: they make no edges."""
+    plain = np.ones(r.loads.shape[0], np.bool_)
+    for i in range(r.loads.shape[0]):
+        for j in range(GROUPS):
+            load = r.loads[i, j]
             if load >= 0:
-                for k in range(slot_of[load], slot_of[load + 1]):
-                    p = sources[k] // 16
-                    if executed[p] or prev_write[p] >= 0 or next_write[p] >= 0:
+                for k in range(c.slot[load], c.slot[load + 1]):
+                    p = r.sources[k] // 16
+                    if executed[p] or r.prev_write[p] >= 0 or r.next_write[p] >= 0:
                         plain[i] = False
-    for e in range(total):
+    return plain
+
+
+@jit_inline
+def _edges_of(
+    edges: Edges, c: Elements, r: Resolved, executed: Array, plain: Array, e: int
+) -> None:
+    """All edges of one executed element but those that resolving found."""
+    op = c.blocks[c.block[e], OP]
+    if op == READ:
+        push(edges, r.prev_write[e], e)
+        push(edges, e, r.next_write[e])
+        return
+    user = r.abc_of[e] if op == ACC else e
+    _use(edges, r, executed, c.slot[user], c.slot[user + 1], e)
+    if op != ACC:
+        return
+    for half in range(2):
+        install = r.install_of[user, half]
+        if install < 0 or plain[install]:
+            continue
+        for j in range(GROUPS):
+            load = r.loads[install, j]
+            if load >= 0:
+                _use(edges, r, executed, c.slot[load], c.slot[load + 1], e)
+
+
+@jit
+def collect_edges(c: Elements, r: Resolved, executed: Array) -> Any:
+    """All dependencies int64 [n, 2] between executed elements, those of ``r`` first."""
+    known = r.edges.shape[0]
+    edges = Edges(np.empty((2 * known + _MOST_EDGES, 2), np.int64), np.full(1, known, np.int64))
+    edges.pairs[:known] = r.edges
+    plain = _plain_installs(c, r, executed)
+    for e in range(c.block.shape[0]):
         if not executed[e]:
             continue
-        op = blocks[block_of[e], OP]
-        if op == READ:
-            edges, count = push(edges, count, prev_write[e], e)
-            edges, count = push(edges, count, e, next_write[e])
-            continue
-        user = abc_of[e] if op == ACC else e
-        for j in range(slot_of[user], slot_of[user + 1]):
-            if sources[j] >= 0:
-                p = sources[j] // 16
-                reference = not executed[p]
-                edges, count = _use(edges, count, p, e, reference, prev_write, next_write)
-        if op != ACC:
-            continue
-        for half in range(2):
-            install = install_of[user, half]
-            if install < 0 or plain[install]:
-                continue
-            for j in range(20):
-                load = install_loads[install, j]
-                if load < 0:
-                    continue
-                for k in range(slot_of[load], slot_of[load + 1]):
-                    p = sources[k] // 16
-                    reference = not executed[p]
-                    edges, count = _use(edges, count, p, e, reference, prev_write, next_write)
-    return edges[:count]
+        count = edges.found[0]
+        if count + _MOST_EDGES > edges.pairs.shape[0]:
+            grown = np.empty((2 * count + _MOST_EDGES, 2), np.int64)
+            grown[:count] = edges.pairs[:count]
+            edges = Edges(grown, edges.found)
+        _edges_of(edges, c, r, executed, plain, e)
+    return edges.pairs[: edges.found[0]]
 
 
 @jit
 def cut_blocks(
-    units: Array, cycle_of: Array, executed: Array, edges: Array, unit_order: Array,
-    batched: Array, ordered: int, max_span: int,
+    c: Elements, executed: Array, edges: Array, unit_order: Array, batched: Array, ordered: int,
+    max_span: int,
 ) -> Any:
     """Cut units into pieces until every edge points to an earlier start.
 
@@ -139,9 +159,10 @@ def cut_blocks(
     ``batched`` (bool [units]): of those, operands of several elements are read before the first
     has a result.  The first ``ordered`` edges are not of operands.
 
-    Returns pieces int64 [n, 4] (start cycle, unit, first row, end row), the latest start of
-    every element, and which units must be taken apart into gang members (bool [units]).
+    Returns pieces int64 [n, 4] (start cycle, unit, first row, end row), and which units must be
+    taken apart into gang members (bool [units]).
     """
+    units, cycle_of = c.units, c.cycle
     total = cycle_of.shape[0]
     unit_of = np.empty(total, np.int64)
     for u in range(units.shape[0]):
@@ -215,4 +236,4 @@ def cut_blocks(
                 if n > 0 and pieces[n - 1, 1] == u:
                     pieces[n - 1, 3] = k
                 n += 1
-    return pieces, start_of, apart
+    return pieces, apart

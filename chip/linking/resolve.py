@@ -1,404 +1,283 @@
 """Static resolution: which element produced every byte an element consumes, in true time order.
 
 A compiled pass over a program's elements.  It knows the machine's timing rules; it knows nothing
-of execution.  A source is ``16 * element + byte`` of the producing element.
+of execution.  The units' own state is in ``chip.linking.units``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.jit import jit
+from chip.isa import EAST_STREAMS, QUEUES, STREAMS
+from chip.jit import jit, jit_inline
+from chip.linking.arguments import OPERAND_BYTES, is_icu, is_vxm
 from chip.linking.elements import (
-    ABC,
-    ACC,
-    BANK,
     DRIVER,
-    GATHER,
+    GROUPS,
     HI,
-    IN_FLIGHT,
-    IW,
     LATENCY,
-    LINK,
     LO,
-    LW,
     MISSING,
-    MODE,
-    MXM,
     N_IN0,
     N_IN1,
     N_OUT,
     NEVER,
-    NOTIFY,
     OP,
     QUEUE_FAULT,
-    READ,
-    RECEIVE,
     S0,
     S1,
-    SCATTER,
-    SEND,
-    SYNC,
     SYNC_FAULT,
-    T_ALU,
-    T_GAP,
-    T_INSTALL,
-    T_MULTIPLY,
-    T_NOTIFY,
-    T_SPACING,
-    T_WRITE,
     TAG,
-    W0,
     WANT,
     WANT0,
     WANT1,
-    WRITE,
-    push,
+    Edges,
+    Elements,
+    Resolved,
+    UnitRules,
     time_order,
 )
+from chip.linking.planes import product_left
+from chip.linking.units import act, new_units
+from chip.opcodes import ACC, GATHER, IW, NOTIFY, SCATTER, SYNC, WRITE
 
 Array = NDArray[Any]
+_DIAGONALS = 64  # of a stream that are remembered: more than there are positions
+
+
+class _Streams(NamedTuple):
+    """What the streams carry, and who drives them next.
+
+    registers int64 [STREAMS * _DIAGONALS, 3]: diagonal, cycle driven and source; sample, drive
+    int64 [QUEUES, STREAMS]: positions; drivers int64 [n]: elements that drive, cycles when and
+    order in time; done int64 [1]: how many have driven.
+    """
+
+    registers: Array
+    sample: Array
+    drive: Array
+    drivers: Array
+    cycles: Array
+    order: Array
+    done: Array
+
+
+class _Queues(NamedTuple):
+    """Last cycle each queue issued in int64 [QUEUES, 2] (second: write-like, ACC), was parked in,
+    and is released in int64 [QUEUES].
+    """
+
+    issued: Array
+    parked: Array
+    release: Array
 
 
 @jit
-def take(table: Array, positions: Array, stream: int, queue: int, cycle: int) -> int:
-    """Source on the diagonal that ``queue`` samples of ``stream`` at ``cycle``, or -1."""
-    position = positions[queue, stream]
-    diagonal = cycle - position if stream < 32 else cycle + position
-    slot = stream * 64 + (diagonal & 63)
-    return table[slot, 2] if table[slot, 0] == diagonal else -1
+def _in_time_order(c: Elements) -> Any:
+    """All elements in time order; what takes effect at the end of its cycle comes last in it."""
+    keys = np.empty(c.block.shape[0], np.int64)
+    for e in range(keys.shape[0]):
+        op = c.blocks[c.block[e], OP]
+        late = op in (WRITE, SCATTER, IW, NOTIFY)
+        keys[e] = 2 * c.cycle[e] + (1 if late else 0)
+    return time_order(keys)
 
 
 @jit
-def drive(
-    table: Array, positions: Array, stream: int, queue: int, cycle: int, source: int
-) -> bool:
-    """Put ``source`` on the stream; False when another producer drives the same register."""
-    position = positions[queue, stream]
-    diagonal = cycle - position if stream < 32 else cycle + position
-    slot = stream * 64 + (diagonal & 63)
-    if table[slot, 0] == diagonal and table[slot, 1] == cycle:
-        return False
-    table[slot, 0] = diagonal
-    table[slot, 1] = cycle
-    table[slot, 2] = source
+def _open_streams(c: Elements, order: Array, sample: Array, drive: Array) -> Any:
+    """Streams that carry nothing, with the elements that will drive them."""
+    count = 0
+    for e in range(c.block.shape[0]):
+        count += 1 if c.blocks[c.block[e], N_OUT] > 0 else 0
+    drivers = np.empty(count, np.int64)
+    cycles = np.empty(count, np.int64)
+    k = 0
+    for i in range(order.shape[0]):
+        e = order[i]
+        if c.blocks[c.block[e], N_OUT] > 0:
+            drivers[k] = e
+            cycles[k] = c.cycle[e] + c.blocks[c.block[e], LATENCY]
+            k += 1
+    registers = np.full((STREAMS * _DIAGONALS, 3), NEVER, np.int64)
+    done = np.zeros(1, np.int64)
+    return _Streams(registers, sample, drive, drivers, cycles, time_order(cycles), done)
+
+
+@jit
+def _new_resolved(c: Elements) -> Any:
+    """Nothing resolved yet; installs in time order get one row of loads each."""
+    total = c.block.shape[0]
+    installs = 0
+    edges = 0  # at most: one an element, and more for windows
+    for e in range(total):
+        b = c.block[e]
+        op = c.blocks[b, OP]
+        installs += 1 if op == IW else 0
+        edges += 1
+        if op in (GATHER, SCATTER):
+            edges += 2 * (c.blocks[b, HI] - c.blocks[b, LO] + 1)
+    found = Resolved(
+        np.full(c.slot[total], -1, np.int64),
+        np.full(total, -1, np.int64),
+        np.full(total, -1, np.int64),
+        np.empty((edges, 2), np.int64),
+        np.full(total, -1, np.int64),
+        np.full((total, 2), -1, np.int64),
+        np.full((installs, GROUPS), -1, np.int64),
+    )
+    return found, np.zeros(1, np.int64)
+
+
+@jit_inline
+def _register(position: int, stream: int, cycle: int) -> Any:
+    """The diagonal that passes ``position`` at ``cycle``, and its row of registers."""
+    diagonal = cycle - position if stream < EAST_STREAMS else cycle + position
+    return diagonal, stream * _DIAGONALS + (diagonal & (_DIAGONALS - 1))
+
+
+@jit_inline
+def _drive_until(c: Elements, s: _Streams, now: Any, fault: Array) -> bool:
+    """Let everything onto the streams that is driven before ``now``.
+
+    False, with the fault noted, when two elements drive one register.
+    """
+    while s.done[0] < s.drivers.shape[0]:
+        d = s.order[s.done[0]]
+        cycle = s.cycles[d]
+        if cycle >= now:
+            break
+        e = s.drivers[d]
+        for j in range(c.blocks[c.block[e], N_OUT]):
+            stream = c.stream[e] + j
+            diagonal, row = _register(s.drive[c.queue[e], stream], stream, cycle)
+            if s.registers[row, 0] == diagonal and s.registers[row, 1] == cycle:
+                fault[0] = DRIVER
+                fault[1] = e
+                fault[2] = stream
+                return False
+            s.registers[row, 0] = diagonal
+            s.registers[row, 1] = cycle
+            s.registers[row, 2] = e * 16 + j
+        s.done[0] += 1
     return True
 
 
-@jit
-def resolve(
-    blocks: Array, block_of: Array, cycle_of: Array, queue_of: Array, a_of: Array,
-    stream_of: Array, slot_of: Array, slots: int, sample: Array, drives: Array, timing: Array,
-    accumulator_rows: int, bank_words: int,
-) -> Any:
-    """Walk all elements in time order; a slice has two banks of ``bank_words`` words.
+@jit_inline
+def _issue(q: _Queues, op: int, queue: int, now: int) -> int:
+    """Occupy the queue's issue slot; a fault number, or -1."""
+    code = -1
+    kind = 1 if op in (WRITE, SCATTER, ACC) else 0
+    if q.issued[queue, kind] == now or (is_icu(op) and q.issued[queue, 1 - kind] == now):
+        code = QUEUE_FAULT
+    q.issued[queue, kind] = now
+    if is_icu(op):
+        q.issued[queue, 1] = now
+    if q.parked[queue] != NEVER:
+        if q.release[queue] == NEVER or now < q.release[queue]:
+            code = SYNC_FAULT
+        q.parked[queue] = NEVER
+        q.release[queue] = NEVER
+    return code
 
-    Returns fault int64 [3] (number or -1, element, detail); sources int64 [slots]; prev_write and
-    next_write int64 [elements] of READs; edges int64 [n, 2]; abc_of int64 [elements] (the ABC of
-    an ACC); install_of int64 [elements, 2] (of an ABC, low and high plane); installs: element of
-    each IW int64 [n] and LW elements int64 [n, 20].
+
+@jit_inline
+def _take(
+    c: Elements, s: _Streams, sources: Array, e: int, now: int, first: int, width: int,
+    wanted: int, slot: int,
+) -> Any:
+    """Resolve ``width`` streams from ``first``; a fault number or -1, and the stream."""
+    code = -1
+    detail = -1
+    for j in range(width):
+        stream = first + j
+        diagonal, row = _register(s.sample[c.queue[e], stream], stream, now)
+        source = s.registers[row, 2] if s.registers[row, 0] == diagonal else -1
+        sources[slot + j] = source
+        if source < 0:
+            return MISSING, stream
+        if wanted != 0 and c.blocks[c.block[source // 16], TAG] != wanted:
+            code = WANT
+            detail = stream
+    return code, detail
+
+
+@jit_inline
+def _take_streams(c: Elements, s: _Streams, sources: Array, e: int, now: int) -> Any:
+    """Resolve both stream operands of an element; a fault number or -1, and the stream."""
+    b = c.block[e]
+    op = c.blocks[b, OP]
+    first = c.stream[e] if op in (WRITE, SCATTER) else c.blocks[b, S0]
+    width = c.blocks[b, N_IN0]
+    slot = c.slot[e]
+    code, detail = _take(c, s, sources, e, now, first, width, c.blocks[b, WANT0], slot)
+    if code >= 0:
+        return code, detail
+    slot += OPERAND_BYTES if is_vxm(op) else width
+    return _take(
+        c, s, sources, e, now, c.blocks[b, S1], c.blocks[b, N_IN1], c.blocks[b, WANT1], slot
+    )
+
+
+@jit_inline
+def _synchronise(q: _Queues, op: int, queue: int, now: int, notify_cycles: int) -> None:
+    """SYNC parks its queue, NOTIFY has the parked ones released."""
+    if op == SYNC:
+        q.parked[queue] = now
+    elif op == NOTIFY:
+        for k in range(QUEUES):
+            if q.parked[k] != NEVER and q.release[k] == NEVER:
+                q.release[k] = now + notify_cycles
+
+
+@jit
+def resolve(c: Elements, rules: UnitRules, sample: Array, drive: Array) -> Any:
+    """Walk all elements in time order.
+
+    sample, drive int64 [QUEUES, STREAMS]: positions.  Returns fault int64 [3] (number or -1,
+    element, detail) and, as far as there is none, ``Resolved``.
     """
-    total = block_of.shape[0]
     fault = np.full(3, -1, np.int64)
-    sources = np.full(slots, -1, np.int64)
-    prev_write = np.full(total, -1, np.int64)
-    next_write = np.full(total, -1, np.int64)
-    abc_of = np.full(total, -1, np.int64)
-    edges = np.empty((1024, 2), np.int64)
-    edge_count = 0
-    keys = np.empty(total, np.int64)
-    driver_count = 0
-    node_count = 0
-    install_count = 0
-    abc_count = 0
-    for e in range(total):
-        b = block_of[e]
-        op = blocks[b, OP]
-        late = op in (WRITE, SCATTER, IW, NOTIFY)
-        keys[e] = 2 * cycle_of[e] + (1 if late else 0)
-        driver_count += 1 if blocks[b, N_OUT] > 0 else 0
-        node_count += 1 if op == READ else 0
-        if op == GATHER:
-            node_count += blocks[b, HI] - blocks[b, LO] + 1
-        install_count += 1 if op == IW else 0
-        abc_count += 1 if op == ABC else 0
-    order = time_order(keys)
-    drivers = np.empty(driver_count, np.int64)
-    drive_cycle = np.empty(driver_count, np.int64)
-    k = 0
+    total = c.block.shape[0]
+    order = _in_time_order(c)
+    streams = _open_streams(c, order, sample, drive)
+    found, edge_count = _new_resolved(c)
+    edges = Edges(found.edges, edge_count)
+    units = new_units(c, rules)
+    queues = _Queues(
+        np.full((QUEUES, 2), NEVER, np.int64),
+        np.full(QUEUES, NEVER, np.int64),
+        np.full(QUEUES, NEVER, np.int64),
+    )
     for i in range(total):
         e = order[i]
-        if blocks[block_of[e], N_OUT] > 0:
-            drivers[k] = e
-            drive_cycle[k] = cycle_of[e] + blocks[block_of[e], LATENCY]
-            k += 1
-    drive_order = time_order(drive_cycle)
-    table = np.full((64 * 64, 3), NEVER, np.int64)
-    slice_words = 2 * bank_words
-    last_write = np.full(88 * slice_words, -1, np.int32)
-    readers = np.full(88 * slice_words, -1, np.int32)  # list of reads since the last write
-    node_element = np.empty(node_count + 1, np.int32)
-    node_next = np.empty(node_count + 1, np.int32)
-    nodes = 0
-    issued = np.full((144, 2), NEVER, np.int64)
-    read_cycle = np.full(88, NEVER, np.int64)
-    read_banks = np.zeros(88, np.int64)
-    parked = np.full(144, NEVER, np.int64)
-    release = np.full(144, NEVER, np.int64)
-    alu_ring = 1
-    while alu_ring < timing[T_ALU] + 2:
-        alu_ring *= 2
-    alu_cycle = np.full((16, alu_ring), NEVER, np.int64)
-    alu_element = np.full((16, alu_ring), -1, np.int64)
-    alu_count = np.zeros(16, np.int64)
-    buffer = np.full((4, 20), -1, np.int64)
-    load_start = np.full(4, NEVER, np.int64)
-    loaded = np.zeros(4, np.int64)
-    install_cycle = np.full(4, NEVER, np.int64)
-    active = np.full(4, -1, np.int64)
-    install_element = np.full(install_count, -1, np.int64)
-    install_loads = np.full((install_count, 20), -1, np.int64)
-    install_groups = np.zeros(4, np.int64)
-    install_of = np.full((total, 2), -1, np.int64)
-    installs = 0
-    abc_queue = np.full((4, abc_count + 1), -1, np.int64)
-    abc_head = np.zeros(4, np.int64)
-    abc_tail = np.zeros(4, np.int64)
-    abc_cycle = np.full(4, NEVER, np.int64)
-    wide_cycle = np.full(2, NEVER, np.int64)  # last fp16 ABC of a plane pair
-    row_element = np.full((4, accumulator_rows), -1, np.int64)
-    row_type = np.zeros((4, accumulator_rows), np.int64)
-    link_element = np.full((16, 2), -1, np.int64)
-    next_drive = 0
-    for i in range(total + 1):
-        e = order[i] if i < total else -1
-        now: Any = cycle_of[e] if i < total else np.int64(1 << 60)
-        while next_drive < driver_count:
-            d = drive_order[next_drive]
-            if drive_cycle[d] >= now:
-                break
-            p = drivers[d]
-            for j in range(blocks[block_of[p], N_OUT]):
-                stream = stream_of[p] + j
-                if not drive(table, drives, stream, queue_of[p], drive_cycle[d], p * 16 + j):
-                    fault[:] = (DRIVER, p, stream)
-                    return (fault, sources, prev_write, next_write, edges[:edge_count], abc_of,
-                            install_of, install_element, install_loads)  # fmt: skip
-            next_drive += 1
-        if i == total:
+        now = c.cycle[e]
+        if not _drive_until(c, streams, now, fault):
             break
-        b = block_of[e]
-        op = blocks[b, OP]
-        queue = queue_of[e]
-        code = -1
+        op = c.blocks[c.block[e], OP]
+        code = _issue(queues, op, c.queue[e], now)
         detail = -1
-        # Queue occupation and parking.
-        kind = 1 if op in (WRITE, SCATTER, ACC) else 0
-        if issued[queue, kind] == now or (op < 32 and issued[queue, 1 - kind] == now):
-            code = QUEUE_FAULT
-        issued[queue, kind] = now
-        if op < 32:
-            issued[queue, 1] = now
-        if parked[queue] != NEVER:
-            if release[queue] == NEVER or now < release[queue]:
-                code = SYNC_FAULT
-            parked[queue] = NEVER
-            release[queue] = NEVER
-        # Stream operands.
-        slot = slot_of[e]
-        for j in range(blocks[b, N_IN0] if code < 0 else 0):
-            first = stream_of[e] if op in (WRITE, SCATTER) else blocks[b, S0]
-            source = take(table, sample, first + j, queue, now)
-            sources[slot] = source
-            slot += 1
-            if source < 0:
-                code = MISSING
-                detail = first + j
-                break
-            wanted = blocks[b, WANT0]
-            if wanted != 0 and blocks[block_of[source // 16], TAG] != wanted:
-                code = WANT
-                detail = first + j
-        if op >= 64 and op < 128:
-            slot = slot_of[e] + 4
-        for j in range(blocks[b, N_IN1] if code < 0 else 0):
-            source = take(table, sample, blocks[b, S1] + j, queue, now)
-            sources[slot] = source
-            slot += 1
-            if source < 0:
-                code = MISSING
-                detail = blocks[b, S1] + j
-                break
-            wanted = blocks[b, WANT1]
-            if wanted != 0 and blocks[block_of[source // 16], TAG] != wanted:
-                code = WANT
-                detail = blocks[b, S1] + j
-        # State of the units.
+        if code < 0:
+            code, detail = _take_streams(c, streams, found.sources, e, now)
+        if code < 0:
+            code, detail = act(c, rules, units, found, edges, e, now)
+            _synchronise(queues, op, c.queue[e], now, rules.notify_cycles)
         if code >= 0:
-            pass
-        elif op in (READ, GATHER):
-            low = a_of[e] if op == READ else blocks[b, LO]
-            high = a_of[e] if op == READ else blocks[b, HI]
-            read_cycle[queue] = now
-            read_banks[queue] = low // bank_words
-            for word in range(queue * slice_words + low, queue * slice_words + high + 1):
-                w = last_write[word]
-                if w >= 0:
-                    if now < cycle_of[w] + timing[T_WRITE]:
-                        code = IN_FLIGHT
-                        detail = word
-                    if op == READ:
-                        prev_write[e] = w
-                    else:
-                        edges, edge_count = push(edges, edge_count, w, e)
-                node_element[nodes] = e
-                node_next[nodes] = readers[word]
-                readers[word] = nodes
-                nodes += 1
-        elif op in (WRITE, SCATTER):
-            low = a_of[e] if op == WRITE else blocks[b, LO]
-            high = a_of[e] if op == WRITE else blocks[b, HI]
-            if read_cycle[queue] == now and read_banks[queue] == low // bank_words:
-                code = BANK
-            for word in range(queue * slice_words + low, queue * slice_words + high + 1):
-                edges, edge_count = push(edges, edge_count, last_write[word], e)
-                last_write[word] = e
-                node = readers[word]
-                while node >= 0:
-                    r = node_element[node]
-                    if blocks[block_of[r], OP] == READ:
-                        next_write[r] = e
-                    else:
-                        edges, edge_count = push(edges, edge_count, r, e)
-                    node = node_next[node]
-                readers[word] = -1
-        elif op >= 64 and op < 128:
-            alu = queue - 88
-            for operand in range(2):
-                s = blocks[b, S0] if operand == 0 else blocks[b, S1]
-                if s < 64 or s > 80:
-                    continue
-                other = alu if s == 80 else s - 64
-                found = -1
-                for back in range(min(alu_ring, alu_count[other])):
-                    r = (alu_count[other] - 1 - back) & (alu_ring - 1)
-                    if alu_cycle[other, r] <= now - timing[T_ALU]:
-                        if s == 80 or alu_cycle[other, r] == now - timing[T_ALU]:
-                            found = alu_element[other, r]
-                        break
-                if found < 0:
-                    code = MISSING
-                    detail = s
-                    break
-                wanted = blocks[b, WANT0] if operand == 0 else blocks[b, WANT1]
-                if wanted != 0 and blocks[block_of[found], TAG] != wanted:
-                    code = WANT
-                    detail = s
-                sources[slot_of[e] + (0 if operand == 0 else 4)] = found * 16
-            r = alu_count[alu] & (alu_ring - 1)
-            alu_cycle[alu, r] = now
-            alu_element[alu, r] = e
-            alu_count[alu] += 1
-        elif op == LW:
-            plane = (queue - 104) // 2
-            group = a_of[e]
-            if group == 0:
-                if now - load_start[plane] < loaded[plane] + timing[T_GAP]:
-                    code = MXM
-                    detail = 0
-                load_start[plane] = now
-                loaded[plane] = 0
-            loaded[plane] += 1
-            buffer[plane, group] = e
-        elif op == IW:
-            plane = (queue - 104) // 2
-            groups = a_of[e]
-            for j in range(groups):
-                if buffer[plane, j] < 0:
-                    code = MXM
-                    detail = 1
-                install_loads[installs, j] = buffer[plane, j]
-            buffer[plane] = -1
-            install_element[installs] = e
-            install_cycle[plane] = now
-            install_groups[plane] = groups
-            active[plane] = installs
-            installs += 1
-        elif op == ABC:
-            plane = (queue - 104) // 2
-            wide = blocks[b, W0] == 2
-            pair = plane // 2
-            if wide and plane % 2 != 0:
-                code = MXM
-                detail = 2
-            for q in range(plane, plane + (2 if wide and plane % 2 == 0 else 1)):
-                if active[q] < 0:
-                    code = MXM
-                    detail = 3
-                elif now < install_cycle[q] + timing[T_INSTALL]:
-                    code = MXM
-                    detail = 4
-                if wide and abc_cycle[q] == now:
-                    code = MXM
-                    detail = 5
-                install_of[e, q - plane] = active[q]
-            if now - wide_cycle[pair] < 2:
-                code = MXM
-                detail = 5
-            if wide:
-                if code < 0 and install_groups[plane] != install_groups[plane + 1]:
-                    code = MXM
-                    detail = 6
-                wide_cycle[pair] = now
-            abc_cycle[plane] = now
-            abc_queue[plane, abc_tail[plane]] = e
-            abc_tail[plane] += 1
-        elif op == ACC:
-            plane = (queue - 104) // 2
-            head = abc_head[plane]
-            if head >= abc_tail[plane]:
-                code = MISSING
-            else:
-                abc = abc_queue[plane, head]
-                if cycle_of[abc] != now - timing[T_MULTIPLY]:
-                    code = MISSING
-                else:
-                    abc_of[e] = abc
-                    abc_head[plane] += 1
-                    number_type = 2 if blocks[block_of[abc], W0] == 2 else 1
-                    row = a_of[e]
-                    add = blocks[b, MODE] == 1 or blocks[b, MODE] == 3
-                    if add and row_type[plane, row] != number_type:
-                        code = MXM
-                        detail = 7
-                    edges, edge_count = push(edges, edge_count, row_element[plane, row], e)
-                    row_element[plane, row] = e
-                    row_type[plane, row] = number_type
-        elif op in (SEND, RECEIVE):
-            link = queue - 128
-            previous = link_element[link, op - SEND]
-            if op == SEND and previous >= 0 and now - cycle_of[previous] < timing[T_SPACING]:
-                code = LINK
-            edges, edge_count = push(edges, edge_count, previous, e)
-            link_element[link, op - SEND] = e
-        elif op == SYNC:
-            parked[queue] = now
-        elif op == NOTIFY:
-            for q in range(144):
-                if parked[q] != NEVER and release[q] == NEVER:
-                    release[q] = now + timing[T_NOTIFY]
-        if code >= 0:
-            fault[:] = (code, e, detail)
-            return (fault, sources, prev_write, next_write, edges[:edge_count], abc_of,
-                    install_of, install_element, install_loads)  # fmt: skip
-    for plane in range(4):
-        if abc_head[plane] < abc_tail[plane]:
-            fault[:] = (MISSING, abc_queue[plane, abc_head[plane]], -2)
-    for queue in range(144):
-        if parked[queue] != NEVER and release[queue] == NEVER:
-            fault[:] = (SYNC_FAULT, -1 - queue, parked[queue])
-    return (fault, sources, prev_write, next_write, edges[:edge_count], abc_of,
-            install_of, install_element, install_loads)  # fmt: skip
+            fault[0] = code
+            fault[1] = e
+            fault[2] = detail
+            break
+    if fault[0] < 0 and _drive_until(c, streams, np.int64(1 << 60), fault):
+        left = product_left(units.planes)
+        if left >= 0:
+            fault[:] = (MISSING, left, -2)
+        for queue in range(QUEUES):
+            if queues.parked[queue] != NEVER and queues.release[queue] == NEVER:
+                fault[:] = (SYNC_FAULT, -1 - queue, queues.parked[queue])
+    resolved = Resolved(
+        found.sources, found.prev_write, found.next_write, found.edges[: edge_count[0]],
+        found.abc_of, found.install_of, found.loads,
+    )  # fmt: skip
+    return fault, resolved

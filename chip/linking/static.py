@@ -14,31 +14,51 @@ from chip.faults import ProgramFault
 from chip.isa import (
     ALU0,
     ALUS,
-    C2C_QUEUE,
+    EAST_STREAMS,
     IMM,
     LANES,
-    MXM_QUEUE,
     QUEUES,
-    SELF,
+    STREAMS,
     SXM_QUEUE,
-    VXM_ARITY,
     VXM_QUEUE,
+    AccMode,
     Op,
-    alu_stream_groups,
-)  # fmt: skip
-from chip.program import Program
+)
+from chip.program import (
+    ABC_WIDTHS,
+    ALU_REACH,
+    ANY_UNIT,
+    ARITY,
+    BY_MODE,
+    BY_ROTATE,
+    BY_W0,
+    BY_W1,
+    BY_WO,
+    DISTRIBUTE_WIDTHS,
+    EMITTED,
+    GROUPS_RANGES,
+    MAX_LINKED,
+    MAX_WINDOW_WORDS,
+    NO_UNIT,
+    OPCODES,
+    OUT_ALIGNED,
+    OUT_STREAMS,
+    ROTATE_SIZES,
+    S0_ALIGNED,
+    S0_STREAMS,
+    S1_ALIGNED,
+    S1_STREAMS,
+    UNIT_OF_OP,
+    UNIT_OF_QUEUE,
+    VXM_WIDTHS,
+    Program,
+)
 from chip.spec import ChipSpec
 
 Array = NDArray[Any]
-MAX_ELEMENTS = 1 << 24  # instructions of one program
-MAX_WINDOW_WORDS = 1 << 27  # words in the windows of all its gathers and scatters
 _MEM = (Op.READ, Op.WRITE, Op.GATHER, Op.SCATTER)
-_KNOWN = np.zeros(256, bool)
-_KNOWN[[int(op) for op in Op]] = True
-_ARITY = np.zeros(256, np.int64)
-for _op, _count in VXM_ARITY.items():
-    _ARITY[_op] = _count
-_REACH = np.array([[g in alu_stream_groups(k) for g in range(8)] for k in range(ALUS)], bool)
+#: Cycles that leave room in int32 for everything linking adds to them.
+_MOST_CYCLES, _MOST_GANG_CYCLES = 2**31 - 2**24, 2**16
 
 
 class _Rules:
@@ -57,14 +77,14 @@ class _Rules:
 
 
 def _known(op: Any) -> bool:
-    return 0 <= op < 256 and bool(_KNOWN[op])
+    return 0 <= op < OPCODES and bool(UNIT_OF_OP[op] != NO_UNIT)
 
 
 def _group_breaks(first: Array, width: Array) -> Array:
     """True where streams first..first+width-1 leave 0..63 or cross the 31/32 border."""
     last = first + width - 1
-    outside = (first < 0) | (last > 63) | (first > 63) | (last < 0)
-    return np.asarray(outside | ((first < 32) != (last < 32)))
+    outside = (first < 0) | (last >= STREAMS) | (first >= STREAMS) | (last < 0)
+    return np.asarray(outside | ((first < EAST_STREAMS) != (last < EAST_STREAMS)))
 
 
 def check_blocks(program: Program, spec: ChipSpec) -> None:
@@ -75,8 +95,9 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     c: dict[str, Array] = {n: blocks[n].astype(np.int64) for n in blocks.dtype.names or ()}
     rules = _Rules(blocks)
     op, queue = c["op"], c["queue"]
-    rules.forbid("queue", (op < 0) | (op > 255), "unknown opcode")
-    rules.forbid("queue", ~_KNOWN[op], "unknown opcode")
+    rules.forbid("queue", (op < 0) | (op >= OPCODES), "unknown opcode")
+    unit = UNIT_OF_OP[op]
+    rules.forbid("queue", unit == NO_UNIT, "unknown opcode")
     mem = np.isin(op, _MEM)
     gang = c["gang"]
     ganged = gang >= 0
@@ -86,27 +107,14 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     if len(empty):
         rules.forbid("queue", ganged & empty[gang], "a gang needs MEM queues")
     rules.forbid("queue", ~ganged & ((queue < 0) | (queue >= QUEUES)), "no such queue")
-    vxm = (op >= 64) & (op < 128)
-    odd = queue % 2 == 1
-    link = queue - C2C_QUEUE
-    unit_ok = np.select(
-        [op < 32, mem, vxm, op < 130, op < 160, op < 192],
-        [
-            np.ones(len(op), bool), ganged | (queue < VXM_QUEUE),
-            (queue >= VXM_QUEUE) & (queue < MXM_QUEUE),
-            (queue >= MXM_QUEUE) & (queue < SXM_QUEUE) & ~odd,
-            (queue >= MXM_QUEUE) & (queue < SXM_QUEUE) & odd,
-            (queue >= SXM_QUEUE) & (queue < C2C_QUEUE),
-        ],
-        (link >= 0) & (link < 16),
-    )  # fmt: skip
-    rules.forbid("queue", ~unit_ok, "the queue belongs to another unit")
+    own = UNIT_OF_QUEUE[np.where(ganged, 0, queue)]  # a gang's queues are MEM's
+    rules.forbid("queue", (unit != ANY_UNIT) & (unit != own), "the queue belongs to another unit")
     counts_bad = (c["n1"] < 1) | (c["n2"] < 1)
     rules.forbid("bounds", counts_bad, "n1 and n2 must be at least 1")
     sizes = np.array([len(g) for g in program.gangs] + [1], np.int64)[gang]
     total = int((c["n1"].astype(object) * c["n2"] * sizes).sum())
-    if total > MAX_ELEMENTS:
-        raise ProgramFault("bounds", 0, -1, f"{total} instructions: at most {MAX_ELEMENTS}")
+    if total > MAX_LINKED:
+        raise ProgramFault("bounds", 0, -1, f"{total} instructions: at most {MAX_LINKED}")
     steps1, steps2 = c["n1"] - 1, c["n2"] - 1
 
     def extremes(base: str, d1: str, d2: str) -> tuple[Array, Array]:
@@ -115,15 +123,17 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
         return low, c[base] + np.maximum(a, 0) + np.maximum(b, 0)
 
     low, high = extremes("cycle", "dc1", "dc2")
-    far = (low < 0) | (high >= 2**31 - 2**24) | (np.abs(c["dcg"]) > 2**16)
+    far = (low < 0) | (high >= _MOST_CYCLES) | (np.abs(c["dcg"]) > _MOST_GANG_CYCLES)
     rules.forbid("bounds", far, "cycle outside 0..2^31")
     low, high = extremes("a", "da1", "da2")
     last = spec.words_per_slice - 1
-    ranges = {**dict.fromkeys(_MEM, last), Op.LW: 19, Op.IW: 20,
-              Op.ACC: spec.mxm_accumulator_rows - 1}  # fmt: skip
-    for code, top in ranges.items():
-        bad = (op == code) & ((low < (1 if code == Op.IW else 0)) | (high > top))
-        rules.forbid("bounds", bad, f"a runs from {'1' if code == Op.IW else '0'} to {top} at most")
+    ranges = {
+        **dict.fromkeys(_MEM, (0, last)), **GROUPS_RANGES,
+        Op.ACC: (0, spec.mxm_accumulator_rows - 1),
+    }  # fmt: skip
+    for code, (least, most) in ranges.items():
+        bad = (op == code) & ((low < least) | (high > most))
+        rules.forbid("bounds", bad, f"a runs from {least} to {most} at most")
     window = (op == Op.GATHER) | (op == Op.SCATTER)
     lo, hi = c["lo"], c["hi"]
     bad_window = (lo < 0) | (hi > last) | (lo > hi)
@@ -133,73 +143,81 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     if covered > MAX_WINDOW_WORDS:
         text = f"windows cover {covered} words: at most {MAX_WINDOW_WORDS}, narrow them"
         raise ProgramFault("bounds", 0, -1, text)
-    _check_streams(c, op, rules, sizes, mem, vxm)
+    _check_gangs(c, rules, sizes, mem)
+    _check_codes(c, op, rules)
+    _check_widths(c, op, rules)
+    _check_streams(c, op, rules)
     _check_alus(c, op, rules)
     _check_sxm(program, c, op, rules)
 
 
-def _check_streams(
-    c: dict[str, Array], op: Array, rules: _Rules, sizes: Array, mem: Array, vxm: Array
-) -> None:
-    s0, s1, out = c["s0"], c["s1"], c["out"]
-    consumer = (op == Op.WRITE) | (op == Op.SCATTER)
-    stream = np.where(consumer, s0, out)
+def _check_gangs(c: dict[str, Array], rules: _Rules, sizes: Array, mem: Array) -> None:
+    """The streams of all members of MEM operations."""
+    consumer = (c["op"] == Op.WRITE) | (c["op"] == Op.SCATTER)
+    stream = np.where(consumer, c["s0"], c["out"])
     shift = (sizes - 1) * c["dsg"]
     lowest, highest = stream + np.minimum(shift, 0), stream + np.maximum(shift, 0)
     bad = mem & _group_breaks(lowest, highest - lowest + 1)
     rules.forbid("bounds", bad, "streams outside 0..63 or across the 31/32 border")
-    pair = (op == Op.GATHER) | (op == Op.SCATTER)
-    rules.forbid("bounds", pair & _group_breaks(s1, np.full_like(s1, 2)), "map streams")
-    rules.forbid("align", pair & (s1 % 2 != 0), "map streams are not an aligned SG2")
-    for name, width_name, arity in (("s0", "w0", 1), ("s1", "w1", 2)):
-        code, width = c[name], c[width_name]
-        needed = vxm & (_ARITY[op] >= arity)
-        wrong = (code < 0) | (code > IMM) | ((code >= 64 + 16) & (code != SELF) & (code != IMM))
-        rules.forbid("bounds", needed & wrong, f"{name} is no operand")
-        streams = vxm & (code >= 0) & (code < ALU0)
-        rules.forbid("align", streams & ~np.isin(width, (1, 2, 4)), f"{width_name} not 1, 2 or 4")
-        rules.forbid("bounds", streams & _group_breaks(code, width), f"streams of {name}")
-        skewed = streams & (code % np.maximum(width, 1) != 0)
+
+
+def _check_codes(c: dict[str, Array], op: Array, rules: _Rules) -> None:
+    """Operands of the VXM, and modes of ACC."""
+    for name, arity in (("s0", 1), ("s1", 2)):
+        wrong = (ARITY[op] >= arity) & ((c[name] < 0) | (c[name] > IMM))
+        rules.forbid("bounds", wrong, f"{name} is no operand")
+    modes = (c["mode"] < AccMode.SET) | (c["mode"] > AccMode.ADD_EMIT)
+    rules.forbid("bounds", (op == Op.ACC) & modes, "no such mode")
+
+
+def _check_widths(c: dict[str, Array], op: Array, rules: _Rules) -> None:
+    """Widths that an instruction says itself."""
+    for name, width, arity in (("s0", "w0", 1), ("s1", "w1", 2)):
+        stream = (ARITY[op] >= arity) & (c[name] < ALU0)
+        rules.forbid("align", stream & ~np.isin(c[width], VXM_WIDTHS), f"{width} not 1, 2 or 4")
+    rules.forbid("align", (ARITY[op] > 0) & ~np.isin(c["wo"], (0, *VXM_WIDTHS)),
+                 "wo not 0, 1, 2 or 4")  # fmt: skip
+    rules.forbid("align", (op == Op.ABC) & ~np.isin(c["w0"], ABC_WIDTHS),
+                 "w0 must be 1 (int8) or 2 (fp16)")  # fmt: skip
+    rules.forbid("sxm", (op == Op.DISTRIBUTE) & ~np.isin(c["w0"], DISTRIBUTE_WIDTHS),
+                 "w0 not 1, 2, 4 or 8")  # fmt: skip
+    rules.forbid("sxm", (op == Op.ROTATE) & ~np.isin(c["imm"], ROTATE_SIZES), "imm must be 3 or 4")
+
+
+def _check_streams(c: dict[str, Array], op: Array, rules: _Rules) -> None:
+    """Every group of streams exists, flows one way and is aligned."""
+    s0, s1, out = S0_STREAMS[op], S1_STREAMS[op], OUT_STREAMS[op]
+    s0 = np.where(s0 == BY_W0, c["w0"], s0)
+    s0[(ARITY[op] > 0) & (c["s0"] >= ALU0)] = 0
+    s1 = np.where(s1 == BY_W1, np.where(c["s1"] < ALU0, c["w1"], 0), s1)
+    emits = np.where(c["mode"] >= AccMode.SET_EMIT, EMITTED, 0)
+    for marker, count in (
+        (BY_W0, c["w0"]), (BY_WO, c["wo"]), (BY_ROTATE, c["imm"] ** 2), (BY_MODE, emits),
+    ):  # fmt: skip
+        out = np.where(out == marker, count, out)
+    for name, width, aligned in (
+        ("s0", s0, S0_ALIGNED), ("s1", s1, S1_ALIGNED), ("out", out, OUT_ALIGNED),
+    ):  # fmt: skip
+        used = width > 0
+        breaks = used & _group_breaks(c[name], width)
+        if name == "out":
+            rules.forbid("align", breaks & (op == Op.ROTATE), "n*n streams from out")
+        rules.forbid("bounds", breaks, f"streams of {name}")
+        skewed = used & aligned[op] & (c[name] % np.maximum(width, 1) != 0)
         rules.forbid("align", skewed, f"{name} is not aligned to its width")
-    wo = c["wo"]
-    rules.forbid("align", vxm & ~np.isin(wo, (0, 1, 2, 4)), "wo not 0, 1, 2 or 4")
-    drives = vxm & (wo > 0)
-    rules.forbid("bounds", drives & _group_breaks(out, wo), "streams of out")
-    rules.forbid("align", drives & (out % np.maximum(wo, 1) != 0), "out is not aligned")
-    sixteen = np.full_like(s0, 16)
-    wide = (op == Op.LW) | (op == Op.TRANSPOSE)
-    rules.forbid("bounds", wide & _group_breaks(s0, sixteen), "streams of s0")
-    rules.forbid("align", wide & (s0 % 16 != 0), "s0 is not aligned to 16")
-    turned = op == Op.TRANSPOSE
-    rules.forbid("bounds", turned & _group_breaks(out, sixteen), "streams of out")
-    rules.forbid("align", turned & (out % 16 != 0), "out is not aligned to 16")
-    abc = op == Op.ABC
-    rules.forbid("align", abc & ~np.isin(c["w0"], (1, 2)), "w0 must be 1 (int8) or 2 (fp16)")
-    rules.forbid("bounds", abc & _group_breaks(s0, c["w0"]), "streams of s0")
-    rules.forbid("align", abc & (s0 % np.maximum(c["w0"], 1) != 0), "s0 is not aligned")
-    acc = op == Op.ACC
-    rules.forbid("bounds", acc & ((c["mode"] < 0) | (c["mode"] > 3)), "no such mode")
-    emits = acc & (c["mode"] >= 2)
-    rules.forbid("bounds", emits & _group_breaks(out, np.full_like(out, 4)), "streams of out")
-    rules.forbid("align", emits & (out % 4 != 0), "out is not aligned to 4")
-    one = np.ones_like(s0)
-    takes = np.isin(op, (Op.SEND, Op.PERMUTE, Op.SHIFT, Op.ROTATE))
-    rules.forbid("bounds", takes & _group_breaks(s0, one), "stream s0")
-    gives = np.isin(op, (Op.RECEIVE, Op.PERMUTE, Op.SHIFT))
-    rules.forbid("bounds", gives & _group_breaks(out, one), "stream out")
 
 
 def _check_alus(c: dict[str, Array], op: Array, rules: _Rules) -> None:
     alu = np.clip(c["queue"] - VXM_QUEUE, 0, ALUS - 1)
     streams = []
     for name, arity in (("s0", 1), ("s1", 2), ("out", 0)):
-        used = (_ARITY[op] >= max(arity, 1)) & (c[name] >= 0) & (c[name] < ALU0)
+        used = (ARITY[op] >= max(arity, 1)) & (c[name] >= 0) & (c[name] < ALU0)
         if name == "out":
             used &= c["wo"] > 0
-        group = c[name] % 32 // 4
-        wrong = used & ~_REACH[alu, group]
+        group = c[name] % EAST_STREAMS // 4
+        wrong = used & ~ALU_REACH[alu, group]
         rules.forbid("alu", wrong, f"{name} lies outside the SG4s that the ALU's row reaches")
-        streams.append((used, group, c[name] // 32))
+        streams.append((used, group, c[name] // EAST_STREAMS))
     (used0, group0, side0), (used1, group1, side1), _ = streams
     twice = used0 & used1 & (group0 == group1) & (side0 != side1)
     rules.forbid("alu", twice, "s0 and s1 are the same SG4 number from both directions")
@@ -209,20 +227,12 @@ def _check_sxm(program: Program, c: dict[str, Array], op: Array, rules: _Rules) 
     s0, out, w0, imm = c["s0"], c["out"], c["w0"], c["imm"]
     unit = (c["queue"] - SXM_QUEUE) % 8
     spread = op == Op.DISTRIBUTE
-    rules.forbid("sxm", spread & ~np.isin(w0, (1, 2, 4, 8)), "w0 not 1, 2, 4 or 8")
-    rules.forbid("bounds", spread & _group_breaks(s0, w0), "streams of s0")
-    rules.forbid("bounds", spread & _group_breaks(out, w0), "streams of out")
-    rules.forbid("bounds", spread & _group_breaks(c["s1"], np.ones_like(s0)), "map stream s1")
     crosses = (s0 % 8 + w0 > 8) | (out % 8 + w0 > 8)
     rules.forbid("sxm", spread & crosses, "a group crosses its SG8")
-    rules.forbid("sxm", spread & (unit != s0 % 32 // 8), "not the distributor of s0's SG8")
+    stream = s0 % EAST_STREAMS
+    rules.forbid("sxm", spread & (unit != stream // 8), "not the distributor of s0's SG8")
     turned = op == Op.TRANSPOSE
-    rules.forbid("sxm", turned & (unit != 4 + s0 % 32 // 16), "not the transposer of s0's SG16")
-    rules.forbid("sxm", ((op == Op.PERMUTE) | (op == Op.SHIFT)) & (unit != 6), "not the permutor")
-    rotate = op == Op.ROTATE
-    rules.forbid("sxm", rotate & (unit != 7), "not the rotator")
-    rules.forbid("sxm", rotate & ~np.isin(imm, (3, 4)), "imm must be 3 or 4")
-    rules.forbid("align", rotate & _group_breaks(out, imm * imm), "n*n streams from out")
+    rules.forbid("sxm", turned & (unit != 4 + stream // 16), "not the transposer of s0's SG16")
     permute = op == Op.PERMUTE
     rules.forbid("sxm", permute & ((imm < 0) | (imm >= len(program.maps))), "no such map")
     for number in np.unique(imm[permute]):

@@ -14,16 +14,41 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.isa import Op
-from chip.linking.linker import BLOCK, ELEMENTS, FIRST, OP, QUEUE, STRIDE, LinkedProgram
+from chip.isa import LANES, Op
+from chip.linking.arguments import (
+    PIECE_BLOCK,
+    PIECE_COLUMNS,
+    PIECE_ELEMENTS,
+    PIECE_FIRST,
+    PIECE_OP,
+    PIECE_QUEUE,
+    PIECE_STRIDE,
+    RECEIVE_CYCLE,
+    RECEIVE_ROW,
+    RECEIVE_WRITE_CYCLE,
+    SEND_CYCLE,
+    WINDOW_BASE,
+    WINDOW_COUNT,
+    WINDOW_CYCLE,
+    WINDOW_FIRST,
+    WINDOW_LAST,
+    WINDOW_SLICE,
+    WRITE_CYCLE,
+    WRITE_SLICE,
+    WRITE_WORD,
+)
+from chip.linking.linker import LinkedProgram
 from chip.program import Program, expand_columns
 from chip.spec import ChipSpec
 
 Ints = NDArray[np.int64]
 
-#: Arguments of an element; of a Write, Scatter, Send and Receive those at ``_CYCLE`` are cycles.
-_WIDTH = 8
-_CYCLE = {Op.WRITE: 2, Op.SCATTER: 7, Op.SEND: 1, Op.RECEIVE: 1}
+#: Arguments of an element here, as many as the longest has; and which of them is its cycle.
+_WIDTH = WINDOW_COUNT
+_CYCLE = {
+    Op.WRITE: WRITE_CYCLE, Op.SCATTER: WINDOW_CYCLE, Op.SEND: SEND_CYCLE,
+    Op.RECEIVE: RECEIVE_CYCLE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,18 +78,18 @@ def timing_part(program: Program, spec: ChipSpec) -> TimingPart:
     first = np.flatnonzero(begins)
     arguments = np.full((len(block), _WIDTH), -1, np.int64)
     write, scatter = op == Op.WRITE, op == Op.SCATTER
-    arguments[write, 1] = queue[write] * spec.words_per_slice + a[write]
-    arguments[write, 3] = queue[write]
-    arguments[scatter, 3], arguments[scatter, 4] = queue[scatter], a[scatter]
+    arguments[write, WRITE_WORD] = queue[write] * spec.words_per_slice + a[write]
+    arguments[write, WRITE_SLICE] = queue[write]
+    arguments[scatter, WINDOW_SLICE], arguments[scatter, WINDOW_BASE] = queue[scatter], a[scatter]
     column = np.zeros(len(block), np.int64)
     for code, at in _CYCLE.items():
         column[op == code] = at
     arguments[np.arange(len(block)), column] = cycle
-    table = np.zeros((len(first), 7), np.int32)
-    table[:, OP], table[:, QUEUE] = op[first], queue[first]
-    table[:, ELEMENTS] = np.diff(np.append(first, len(block)))
-    table[:, FIRST], table[:, STRIDE] = _WIDTH * first, _WIDTH
-    table[:, BLOCK] = used[block[first]]
+    table = np.zeros((len(first), PIECE_COLUMNS), np.int32)
+    table[:, PIECE_OP], table[:, PIECE_QUEUE] = op[first], queue[first]
+    table[:, PIECE_ELEMENTS] = np.diff(np.append(first, len(block)))
+    table[:, PIECE_FIRST], table[:, PIECE_STRIDE] = _WIDTH * first, _WIDTH
+    table[:, PIECE_BLOCK] = used[block[first]]
     after = np.where(write | scatter, spec.write_cycles, spec.receive_cycles)
     last = int((cycle + after).max()) if len(cycle) else 0
     sizes = np.array([len(g) for g in program.gangs] or [1])
@@ -72,7 +97,7 @@ def timing_part(program: Program, spec: ChipSpec) -> TimingPart:
     instructions = int((blocks["n1"].astype(np.int64) * blocks["n2"] * ganged).sum())
     linked = LinkedProgram(
         table, cycle[first], arguments.reshape(-1).astype(np.int32), np.zeros(0, np.int32),
-        np.zeros((0, 320), np.int16), 0, 0, max(program.cycles, last), instructions, spec,
+        np.zeros((0, LANES), np.int16), 0, 0, max(program.cycles, last), instructions, spec,
     )  # fmt: skip
     return TimingPart(linked, _WIDTH * np.arange(len(block)) + column)
 
@@ -85,7 +110,7 @@ def join(parts: Sequence[tuple[TimingPart, int]], cycles: int) -> LinkedProgram:
     tables, starts, arguments, length, elements, at = [], [], [], cycles, 0, 0
     for part, shift in parts:
         table = part.linked.table.copy()
-        table[:, FIRST] += at
+        table[:, PIECE_FIRST] += at
         own = part.linked.arguments.copy()
         own[part.cycle_at] += np.int32(shift)
         tables.append(table)
@@ -95,16 +120,11 @@ def join(parts: Sequence[tuple[TimingPart, int]], cycles: int) -> LinkedProgram:
         length = max(length, part.linked.cycles + shift)
         elements += part.linked.elements
     table, begun = np.concatenate(tables), np.concatenate(starts)
-    order = np.lexsort((table[:, QUEUE], begun))
+    order = np.lexsort((table[:, PIECE_QUEUE], begun))
     return replace(
         parts[0][0].linked, table=table[order], starts=begun[order],
         arguments=np.concatenate(arguments), cycles=length, elements=elements,
     )  # fmt: skip
-
-
-#: Arguments of an executed element that name words; see ``chip.linking.layout``.
-_WRITTEN, _RECEIVED, _RECEIVED_BY_WRITE = 1, 0, 2
-_UNIT, _LOW, _HIGH = 3, 5, 6
 
 
 def touched_words(linked: LinkedProgram) -> NDArray[np.int64]:
@@ -115,15 +135,18 @@ def touched_words(linked: LinkedProgram) -> NDArray[np.int64]:
     """
     parts = [np.zeros(0, np.int64)]
     arguments = linked.arguments.astype(np.int64)
-    for piece in linked.table[np.isin(linked.table[:, OP], (Op.WRITE, Op.RECEIVE, Op.SCATTER))]:
-        at = int(piece[FIRST]) + np.arange(int(piece[ELEMENTS])) * int(piece[STRIDE])
-        if piece[OP] == Op.WRITE:
-            parts.append(arguments[at + _WRITTEN])
-        elif piece[OP] == Op.RECEIVE:
-            written = arguments[at + _RECEIVED_BY_WRITE] >= 0
-            parts.append(arguments[at + _RECEIVED][written])
+    writing = np.isin(linked.table[:, PIECE_OP], (Op.WRITE, Op.RECEIVE, Op.SCATTER))
+    for piece in linked.table[writing]:
+        elements = np.arange(int(piece[PIECE_ELEMENTS]))
+        at = int(piece[PIECE_FIRST]) + elements * int(piece[PIECE_STRIDE])
+        if piece[PIECE_OP] == Op.WRITE:
+            parts.append(arguments[at + WRITE_WORD])
+        elif piece[PIECE_OP] == Op.RECEIVE:
+            written = arguments[at + RECEIVE_WRITE_CYCLE] >= 0
+            parts.append(arguments[at + RECEIVE_ROW][written])
         else:
-            windows = np.stack([arguments[at + k] for k in (_UNIT, _LOW, _HIGH)], axis=1)
+            named = (WINDOW_SLICE, WINDOW_FIRST, WINDOW_LAST)
+            windows = np.stack([arguments[at + k] for k in named], axis=1)
             for unit, low, high in np.unique(windows, axis=0).tolist():
                 parts.append(unit * linked.spec.words_per_slice + np.arange(low, high + 1))
     return np.unique(np.concatenate(parts))

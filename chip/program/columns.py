@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from chip.isa import (
     NONE,
     QUEUES,
+    SLICES,
     STREAMS,
     Op,
     drive_position,
@@ -23,12 +24,10 @@ from chip.isa import (
     stream_name,
 )
 from chip.program.blocks import Program
+from chip.program.limits import MAX_INSTRUCTIONS
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-#: More single instructions than any launch has; beyond it a repeat count is a mistake.
-MAX_INSTRUCTIONS = 1 << 27
 
 _OP_NAMES = {int(op): op.name for op in Op}
 
@@ -41,7 +40,7 @@ def _position_table(drive: bool) -> Ints:
 #: Positions by [queue, 0 for eastward or 1 for westward].
 DRIVE_POSITION = _position_table(True)
 SAMPLE_POSITION = _position_table(False)
-_SLICE_POSITION = np.array([slice_position(q) for q in range(88)], np.int64)
+_SLICE_POSITION = np.array([slice_position(q) for q in range(SLICES)], np.int64)
 
 
 @dataclass
@@ -118,7 +117,7 @@ def expand_columns(program: Program) -> Columns:
     first = np.concatenate([[0], np.cumsum(sizes)])[:-1]
     flat_rows = [q for g in program.gangs for q in g]
     flat = np.array(flat_rows or [0], np.int64)
-    odd_gangs = {i for i, g in enumerate(program.gangs) if any(not 0 <= q < 88 for q in g)}
+    odd_gangs = {i for i, g in enumerate(program.gangs) if any(not 0 <= q < SLICES for q in g)}
     for index in np.flatnonzero(sound & np.isin(gang, list(odd_gangs))):
         bad.append((int(index), f"gang {gang[index]} names a queue that is no MEM slice"))
         sound[index] = False

@@ -19,8 +19,12 @@ from chip.program.blocks import BLOCK_DTYPE, BlockTable, Program
 
 #: Largest cycle number, of an instruction or of a launch (20 minutes at 900 MHz).
 MAX_CYCLES = 2**40
-#: Largest number of single instructions a program may expand to.
+#: Largest number of single instructions a program may expand to, whoever looks at it; linking,
+#: which holds a few hundred bytes of each, takes ``MAX_LINKED``.
 MAX_INSTRUCTIONS = 200_000_000
+MAX_LINKED = 2**24
+#: Largest number of words in the windows of a linked program's gathers and scatters.
+MAX_WINDOW_WORDS = 2**27
 MAX_BLOCKS = 2**24
 MAX_GANGS = 65_536
 MAX_MAPS = 65_536

@@ -1,5 +1,7 @@
 from .chip import ReferenceChip
+from .looking import look
 
 __all__ = [
     "ReferenceChip",
+    "look",
 ]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import digest
+from chip.errors import LpuError
 from chip.faults import ProgramFault
 from chip.isa import (
     ALU0,
@@ -39,6 +40,7 @@ from chip.isa import (
     SUPERLANES,
     VXM_ARITY,
     VXM_QUEUE,
+    WEST_EDGE,
     AccMode,
     Op,
     drive_position,
@@ -164,6 +166,36 @@ class ReferenceChip:
             self._producer[stream, position + 1] = index
         self._move()
         self._now = now + 1
+
+    def run_to(self, cycle: int) -> None:
+        """Go on until ``cycle`` is about to begin: what is dispatched in it is still to come.
+
+        Raises ProgramFault as ``run`` does, LpuError for a cycle that is already over.
+        """
+        if cycle < self._now:
+            raise LpuError(f"cycle {cycle} is over; begin the launch again to look at it")
+        while self._now < cycle:
+            flowing = (self._producer >= 0).any()
+            due = self._now if flowing else self.next_cycle()
+            if due is None or due >= cycle:
+                self._now = cycle
+            else:
+                self.step(due)
+
+    def stream(self, code: int, position: int) -> Bytes | None:
+        """What a unit at ``position`` would sample from stream ``code`` now: uint8 [320].
+
+        Now is the cycle that ``run_to`` stopped before.  code: 0..31 eastward, 32..63 westward.
+        position: -1 (west edge) to 45 (east edge).  None: no value is there; what was driven
+        before has moved on, or fell off the edge.  Raises LpuError for what does not exist.
+        """
+        if not 0 <= code < STREAMS:
+            raise LpuError(f"stream {code} does not exist; use 0..{STREAMS - 1}")
+        if not WEST_EDGE <= position <= EAST_EDGE:
+            raise LpuError(f"position {position} does not exist; use {WEST_EDGE}..{EAST_EDGE}")
+        if self._producer[code, position + 1] < 0:
+            return None
+        return self._data[code, position + 1].copy()
 
     def finish(self) -> ReferenceResult:
         """The end of the launch."""

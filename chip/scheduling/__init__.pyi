@@ -1,4 +1,4 @@
-from .builder import Alu, CompileError, Operand, Pass, Repeat, Self, Stream, offsets
+from .builder import Alu, CompileError, Operand, Pass, Repeat, ScatterWindow, Self, Stream, offsets
 from .relocation import Gangs, program_of, relocate, rename_tags, shifted, translate_gangs
 from .reservation import Place, Schedule, Symbol
 
@@ -10,6 +10,7 @@ __all__ = [
     "Pass",
     "Place",
     "Repeat",
+    "ScatterWindow",
     "Schedule",
     "Self",
     "Stream",

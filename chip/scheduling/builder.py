@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
+from chip.errors import LpuError
 from chip.isa import Op
 from chip.program import gang_skew
 from chip.scheduling.reservation import Group, Place, Schedule
@@ -28,7 +29,7 @@ Repeat = tuple[int, int] | int
 _ANYWHERE = (11, 10, 7, 6, 9, 5, 15, 14, 8, 4, 13, 12, 3, 2, 1, 0)
 
 
-class CompileError(ValueError):
+class CompileError(LpuError, ValueError):
     """A model that cannot be compiled as asked; the message says what would fit."""
 
 
@@ -54,6 +55,14 @@ class Self:
 
 
 Operand = Stream | Alu | Self
+
+
+@dataclass(frozen=True)
+class ScatterWindow:
+    """What a SCATTER may write: a place's words up to ``last``; its offsets come on two streams."""
+
+    offsets: Stream
+    last: int
 
 
 def float_bits(value: float) -> int:
@@ -122,24 +131,21 @@ class Pass(Group):
         da: Repeat = 1,
         dcg: int = 0,
         copies: bool = False,
-        map_code: int | None = None,
-        window: tuple[int, int] | None = None,
-        map_tag: int = 0,
+        window: ScatterWindow | None = None,
     ) -> int:
         """Write what is driven on ``source`` at ``position`` from ``driven_at`` on.
 
         Returns the first cycle at which all of it is readable.  ``copies``: every slice of
-        ``place`` takes the same stream.  With ``window`` (first, last word, relative to the
-        place) the write is a SCATTER whose offsets come on streams map_code, map_code + 1.
+        ``place`` takes the same stream.  With ``window`` the write is a SCATTER.
         """
         start = driven_at + abs(place.position - position)
         columns: dict[str, Any] = {}
         op = Op.WRITE
-        if window is not None and map_code is not None:
+        if window is not None:
             op = Op.SCATTER
             columns = {
-                "s1": map_code, "w1": 2, "want1": map_tag,
-                "lo": place.address + window[0], "hi": place.address + window[1],
+                "s1": window.offsets.code, "w1": 2, "want1": window.offsets.tag,
+                "lo": place.address, "hi": place.address + window.last,
             }  # fmt: skip
         dsg = 0 if copies or dcg else 1
         self.emit(op, 0, start, n=n, dc=dc, da=da, place=place, dsg=dsg, dcg=dcg,
@@ -170,7 +176,6 @@ class Pass(Group):
         *,
         imm: int | float | None = None,
         alu: int | None = None,
-        near: tuple[int, ...] = (),
         n: Repeat = 1,
         dc: Repeat = 1,
         out: int = -1,
@@ -182,11 +187,11 @@ class Pass(Group):
 
         ``out``: first stream code the low ``width`` bytes are driven on (-1: none), held free up to
         position ``reach`` (default: the near edge).  ``imm`` is the second operand (fp32 if a
-        float).  ``near``: further stream codes the chosen ALU must reach.
+        float).
         """
         codes = [o.code for o in (x, y) if isinstance(o, Stream)]
         if alu is None:
-            alu = self.pick(*codes, *near, *((out,) if out >= 0 else ()))
+            alu = self.pick(*codes, *((out,) if out >= 0 else ()))
         columns: dict[str, Any] = {}
         for i, operand in enumerate((x, y)):
             if operand is None:
@@ -205,8 +210,8 @@ class Pass(Group):
             columns |= {"out": out, "wo": width, "tag": tag}
             position = isa.drive_position(isa.VXM_QUEUE, out)
             at = self.driven(when) + offsets(n, dc)
-            diagonals = at - position if out < 32 else at + position
-            edge = isa.EAST_EDGE if out < 32 else isa.WEST_EDGE
+            diagonals = at - position if isa.is_east(out) else at + position
+            edge = isa.EAST_EDGE if isa.is_east(out) else isa.WEST_EDGE
             self.drive(out, width, diagonals, position, edge if reach is None else reach)
         self.emit(op, isa.VXM_QUEUE + alu, when, n=n, dc=dc, **columns)
         return Alu(alu), Stream(out, width, tag)

@@ -20,6 +20,7 @@ from chip.engine import Chip, Rings, warm_up
 from chip.linking import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
+from cluster.bench.experiments import load_10000_requests, speculative_tokens_per_wall_second
 from cluster.bench.fabric import allreduce_10440, allreduce_functional_vs_numpy, fabric_flit_hops
 from cluster.bench.faults import recovery_seconds, snapshot_overhead
 from cluster.bench.metrics import metrics_overhead
@@ -56,8 +57,6 @@ TRACED_TOKENS = 32
 TRACES = 9
 AIM_TOKENS_PER_SECOND = 5.0
 AIM_FIRST_TOKEN_SECONDS = 30.0
-AIM_SPECULATIVE_TOKENS_PER_SECOND = 10.0
-AIM_LOAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -199,27 +198,6 @@ def actors_vs_one_process() -> list[Row]:
         model = "TinyLlama-1.1B's shape" if make is tinyllama else "the shipped model"
         rows.append(Row(name, eight, "s per token", one, f"{model}, all chips in one process"))
     return rows
-
-
-def speculative_tokens_per_wall_second() -> list[Row]:
-    """Speculative decoding with the shipped models, gamma 4."""
-    from cluster.experiments.speculative import tokens_per_wall_second as measured
-
-    return [
-        Row(
-            "speculative_tokens_per_wall_second", measured(gamma=4, new_tokens=128), "tokens/s",
-            AIM_SPECULATIVE_TOKENS_PER_SECOND, "the aim, shipped models, gamma 4, one process",
-        )
-    ]  # fmt: skip
-
-
-def load_10000_requests() -> list[Row]:
-    """10,000 requests on GPU groups and LPU pipelines, in virtual time."""
-    from cluster.experiments.serving import ten_thousand_requests
-
-    return [
-        Row("load_10000_requests", ten_thousand_requests(), "s", AIM_LOAD_SECONDS, "the aim")
-    ]  # fmt: skip
 
 
 def trace_overhead() -> list[Row]:

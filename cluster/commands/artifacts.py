@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster import option_checks, option_types
 from cluster.commands import options
-from cluster.errors import InputError, RunError
+from cluster.commands.settings import takes_settings
+from cluster.errors import InputError
+from cluster.option_checks import DEFAULT_CONTEXT
 
-DEFAULT_CONTEXT = 256
 FINDINGS_SHOWN = 50
-OUTPUTS_SHOWN = 8
 #: Instructions and stream elements of a program; within them checking stays below 1 GiB.
 MOST_ELEMENTS = 1 << 22
 
@@ -26,24 +27,24 @@ Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="th
 
 
 def compile_(
-    model: options.Model = None,
+    model: option_types.Model = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
         "model.lpu"
     ),
-    chips: options.Chips = None,
-    tp: options.Tp = None,
-    pp: options.Pp = None,
-    dtype: options.Dtype = "int8",
-    context: options.Context = None,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chips: option_types.Chips = None,
+    tp: option_types.Tp = None,
+    pp: option_types.Pp = None,
+    dtype: option_types.Dtype = "int8",
+    context: option_types.Context = None,
+    chip: option_types.ChipType = "groq-lpu-1",
+    as_json: option_types.Json = False,
 ) -> None:
     """Compile a checkpoint to one .lpu file."""
     from programs.decoder import check_parallelism
 
     tp_asked, stages = check_parallelism(chips, tp, pp)
-    options.check_choice("--dtype", dtype, ("int8", "fp16"))
-    options.check_at_least("--context", context, 1)
+    option_checks.check_choice("--dtype", dtype, ("int8", "fp16"))
+    option_checks.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from programs.artifact import save
     from programs.decoder import compile_model
@@ -86,7 +87,7 @@ def check(
     most_elements: Annotated[
         int, typer.Option(help="Refuse programs that expand to more; a million take 0.2 GiB.")
     ] = MOST_ELEMENTS,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Prove every program of an artifact legal, or say why not."""
     from chip.checker import ERROR
@@ -94,7 +95,7 @@ def check(
     from cluster.runs import check_artifact
     from programs.artifact import load
 
-    options.check_at_least("--most-elements", most_elements, 1)
+    option_checks.check_at_least("--most-elements", most_elements, 1)
     with working("checking ...", stderr_console()) as tell:
         artifact = load(file)
         found = check_artifact(artifact, most_elements, lambda name: tell(f"checking {name} ..."))
@@ -171,14 +172,14 @@ def inspect(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also SRAM before a launch, as .data: --limit lines.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Show an artifact's program as assembler text."""
-    options.check_at_least("--limit", limit, 0)
-    from chip.encoding import disassemble
-    from chip.encoding.data_lines import data_lines
+    option_checks.check_at_least("--limit", limit, 0)
+    from chip.encoding import data_lines, disassemble
     from chip.program import Program
     from cluster.commands.output import print_json, print_table
+    from cluster.runs import entry_names, pick_entry
     from programs.artifact import load
 
     artifact = load(file)
@@ -215,108 +216,36 @@ def inspect(
     typer.echo(text)
 
 
-def entry_names(artifact: Any) -> list[str]:
-    """Entry points by name, numbers inside names by value: decode-64 before decode-128."""
-
-    def key(name: str) -> list[tuple[int, str]]:
-        return [(int(p), "") if p.isdecimal() else (0, p) for p in re.split(r"([0-9]+)", name)]
-
-    return sorted(artifact.programs, key=key)
-
-
-def pick_entry(artifact: Any, entry: str | None) -> str:
-    """The entry point asked for, or the first by name and number."""
-    names = entry_names(artifact)
-    if entry is None and names:
-        return str(names[0])
-    if entry in names:
-        return str(entry)
-    raise InputError(f"--entry {entry}: the entry points are {', '.join(names) or 'none'}")
-
-
+@takes_settings
 def run(
     context: typer.Context,
+    *,
     file: File,
     entry: Entry = None,
-    trace: options.Trace = None,
-    trace_window: options.TraceWindow = None,
-    save: options.Save = None,
-    report: options.Report = None,
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    as_json: options.Json = False,
+    traced: option_types.TraceSettings,
+    kept: option_types.ReportSettings,
+    metrics: option_types.MetricsSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
-    from chip.faults import LockstepViolation, ProgramFault
     from cluster.commands.output import print_json, print_table, stderr_console, working
-    from cluster.metrics import RunWatch
-    from cluster.processes import Placement
     from cluster.report import report_request
-    from cluster.runs import launch_everywhere
-    from cluster.tracing import Launched, trace_request
-    from programs.artifact import fault_text, load
-    from programs.running import LOOKAHEAD
+    from cluster.runs import pick_entry, run_stored
+    from cluster.tracing import trace_request
+    from programs.artifact import load
 
-    tracing = trace_request(trace, trace_window, None)
-    reporting = report_request(save, report)
-    traced = None
+    tracing = trace_request(traced.trace, traced.trace_window, None)
+    reporting = report_request(kept.save, kept.report)
     artifact = load(file)
     name = pick_entry(artifact, entry)
-    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
+    board = options.board_of(context, metrics)
     with working("running ...", stderr_console()) as tell:
-        predicted = artifact.predicted_cycles.get(name)
-        if tracing is not None and predicted is not None:
-            tracing.plan(artifact, [Launched(name, predicted)])
-        placement = Placement(artifact.chips, in_process=True)
-        try:
-            result = launch_everywhere(
-                artifact, name, LOOKAHEAD, placement,
-                watch=None if board is None else RunWatch(board, "run"),
-            )  # fmt: skip
-        except (LockstepViolation, ProgramFault) as fault:
-            raise RunError(fault_text(fault, artifact)) from None
-        launched = Launched(name, result.cycles)
-        if tracing is not None:
-            tell("writing the trace ...")
-            traced = tracing.write(artifact, [launched])
-    predicted = result.cycles if predicted is None else predicted
-    facts = [
-        ("entry point", name),
-        ("cycles", f"{result.cycles:,} (predicted {predicted:,})"),
-        ("digest", result.digest),
-    ]
-    facts += [
-        (f"{name} of chip {output['chip']} ({described['type']})", _values(described))
-        for output in result.outputs
-        for name, described in output.items()
-        if name != "chip"
-    ][:OUTPUTS_SHOWN]
-    if traced is not None:
-        facts.append(("trace", f"{traced.events():,} events, {traced.block_events():,} blocks"))
+        done = run_stored(artifact, name, tracing, board, tell)
     if reporting.wanted:
         from cluster.report import launch_run
 
-        reporting.finish(lambda: launch_run(facts, artifact, launched))
+        reporting.finish(lambda: launch_run(done.rows, artifact, done.launched))
     if as_json:
-        print_json(
-            {
-                "entry": name,
-                "chips": artifact.chips,
-                "digest": result.digest,
-                "cycles": result.cycles,
-                "predicted_cycles": predicted,
-                "outputs": result.outputs,
-                **({} if traced is None else {"trace": traced.summary()}),
-            }
-        )
+        print_json(done.facts)
     else:
-        print_table(str(file), facts)
-
-
-def _values(described: dict[str, Any]) -> str:
-    """The first values of an output, for people."""
-    first = ", ".join(
-        f"{value:g}" if isinstance(value, float) else str(value) for value in described["first"]
-    )
-    return f"{first}{', ...' if described['values'] > len(described['first']) else ''}"
+        print_table(str(file), done.rows)

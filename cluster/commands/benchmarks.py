@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 
 #: Names of ``cluster.bench.ROWS``, told without loading what measures them.
 ROW_NAMES = (
@@ -23,7 +23,7 @@ def bench(
         list[str] | None,
         typer.Argument(help=f"Rows to measure: {', '.join(ROW_NAMES)}.", show_default="all"),
     ] = None,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Measure the performance table, or the rows named."""
     from rich.console import Console

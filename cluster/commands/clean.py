@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 
 
 def clean(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Remove shared memory, snapshots and directories of runs that were killed."""
     from cluster.commands.output import print_json

@@ -2,82 +2,36 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from cluster import option_types
 from cluster.commands import experiment_load as load
 from cluster.commands import options
-from cluster.errors import InputError
+from cluster.commands.settings import takes_settings
+from cluster.experiments.agentic import AgenticSettings
 
-MOST_REQUESTS = 10_000
 
-
+@takes_settings
 def agentic(
     context: typer.Context,
-    router: Annotated[
-        str,
-        typer.Option(
-            help="rule, learned, or module:function of your own; actor, actor/learned or "
-            "actor/module:function: the same in a Ray actor."
-        ),
-    ] = "rule",
-    requests: Annotated[int, typer.Option(help="Requests of agents.")] = 8,
-    rate: Annotated[float, typer.Option(help="Requests per second.")] = 50.0,
-    seed: load.Seed = 0,
-    slo: Annotated[float, typer.Option(help="SLO: seconds from end to end.")] = 0.1,
-    link: load.Link = "pcie5-x16",
-    corrupt: Annotated[
-        float, typer.Option(help="Probability that a message is cut short on its way.")
-    ] = 0.0,
-    gpu: load.Gpu = "h100",
-    gpu_tp: load.GpuTp = 1,
-    gpu_groups: Annotated[int, typer.Option(help="GPU groups of each model.")] = 1,
-    max_batch: load.MaxBatch = 64,
-    chips: load.Chips = 1,
-    pipelines: Annotated[int, typer.Option(help="LPU pipelines of each model.")] = 1,
-    dtype: load.LpuDtype = "int8",
-    chip: options.ChipType = "groq-lpu-1",
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    as_json: options.Json = False,
+    settings: AgenticSettings,
+    *,
+    metrics: option_types.MetricsSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """Agents' requests routed step by step, against GPU-only and LPU-only; the text is real.
 
     Light steps run on the draft model and heavy ones on the target, on whichever machines; the
     runs that end in -target have all steps on the target.
     """
-    options.check_node(chips)
-    options.check_choice("--dtype", dtype, ("int8", "fp16"))
-    if not 1 <= requests <= MOST_REQUESTS:
-        raise InputError(f"--requests {requests}: use 1 to {MOST_REQUESTS:,}")
-
+    # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.experiments.agentic import (
-        AgentChoice,
-        actor_desk,
-        build_site,
-        draw_requests,
-        make_router,
-        run_agentic,
-        split_name,
-    )
+    from cluster.experiments.agentic import agentic as experiment
 
-    policy, in_actor = split_name(router)
-    if not 0 < slo < float("inf"):
-        raise InputError(f"--slo {slo}: use a finite number of seconds above 0")
-    drawn = draw_requests(rate, requests, seed)
-    make_router(policy, seed)
-    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
     with working("compiling ...", stderr_console()) as tell:
-        choice = AgentChoice(
-            gpu, gpu_tp, gpu_groups, max_batch, link, chips, pipelines, dtype, chip, corrupt
-        )
-        site = build_site(choice)
-        with actor_desk(policy, seed) if in_actor else nullcontext() as desk:
-            report = run_agentic(drawn, site, policy, seed, slo, tell, desk, board)
+        report = experiment(settings, tell, lambda: options.board_of(context, metrics)).report
     if as_json:
         print_json(report)
     else:

@@ -2,229 +2,46 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
+from cluster import option_checks, option_types
 from cluster.commands import options
-from cluster.errors import InputError
-from cluster.gpu import GPU_PRESETS as GPUS
-from cluster.gpu import LINK_PRESETS as LINKS
-
-if TYPE_CHECKING:
-    from cluster.experiments.serving import LpuChoice, Scaling, Trace
-
-POOLS = ("gpu", "lpu", "both")
-
-Model = Annotated[str, typer.Option(help=options.MODEL_SHAPE)]
-GPU_HELP = f"GPU preset ({', '.join(GPUS)}) or TOML file."
-Gpu = Annotated[str, typer.Option(help=GPU_HELP)]
-Link = Annotated[str, typer.Option(help=f"Link preset ({', '.join(LINKS)}) or TOML file.")]
-LpuDtype = Annotated[str, typer.Option(help="Number type of weights on LPUs: int8 or fp16.")]
-LpuContext = Annotated[
-    int | None,
-    typer.Option(
-        help="Positions of a request on an LPU pipeline at most.",
-        show_default="the model's, at most 2,048",
-    ),
-]
-GpuTp = Annotated[int, typer.Option(help="GPUs that share the model: a group.")]
-Groups = Annotated[int, typer.Option(help="GPU groups behind one queue.")]
-GpuDtype = Annotated[str, typer.Option(help="Number type of weights on GPUs.")]
-MaxBatch = Annotated[int, typer.Option(help="Requests in a GPU group's batch at most.")]
-Chips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4, 8 or nodes of 8.")]
-Pipelines = Annotated[int, typer.Option(help="LPU pipelines behind one queue.")]
-CYCLES_HELP = "Cycles of one token on the LPUs, host transfers included."
-LpuCycles = Annotated[int | None, typer.Option(help=CYCLES_HELP, show_default="compiled, exact")]
-LpuInterval = Annotated[
-    int | None,
-    typer.Option(
-        help="Cycles between tokens of different requests in a pipeline.", show_default="no overlap"
-    ),
-]
-TraceFile = Annotated[
-    Path | None,
-    typer.Option("--trace", help="CSV of requests (Azure LLM columns).", show_default="none"),
-]
-Limit = Annotated[
-    int | None, typer.Option(help="With --trace: the first so many.", show_default="all")
-]
-Arrivals = Annotated[str, typer.Option(help="poisson or bursts.")]
-Rate = Annotated[float, typer.Option(help="Requests per second.")]
-Requests = Annotated[int, typer.Option(help="How many requests.")]
-Burst = Annotated[int, typer.Option(help="With bursts: requests that come at once.")]
-PromptTokens = Annotated[int, typer.Option(help="Median tokens of a prompt.")]
-OutputTokens = Annotated[int, typer.Option(help="Median tokens of an answer.")]
-Spread = Annotated[float, typer.Option(help="Sigma of the lengths' logarithm.")]
-SloTtft = Annotated[float, typer.Option(help="SLO: seconds to the first token.")]
-SloTpot = Annotated[float, typer.Option(help="SLO: seconds per further token.")]
-ReportPage = Annotated[
-    Path | None, typer.Option("--report", help="Write an HTML report.", show_default="none")
-]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+from cluster.commands.settings import takes_settings
+from cluster.experiments.serving import LoadSettings
 
 
+@takes_settings
 def load(
     context_: typer.Context,
-    pool: Annotated[str, typer.Option(help="gpu, lpu or both, each with the whole load.")] = "both",
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "--gpu-model",
-            help=options.MODEL_SHAPE,
-        ),
-    ] = "target",
-    lpu_model: Annotated[
-        str | None,
-        typer.Option(help="Model of the LPU pool, if another.", show_default="--model"),
-    ] = None,
-    trace: TraceFile = None,
-    limit: Limit = None,
-    arrivals: Arrivals = "poisson",
-    rate: Rate = 200.0,
-    requests: Requests = 1000,
-    burst: Burst = 16,
-    prompt_tokens: PromptTokens = 64,
-    output_tokens: OutputTokens = 32,
-    spread: Spread = 0.6,
-    seed: Seed = 0,
-    slo_ttft: SloTtft = 1.0,
-    slo_tpot: SloTpot = 0.05,
-    gpu: Gpu = "h100",
-    gpu_tp: GpuTp = 1,
-    gpu_groups: Groups = 1,
-    gpu_groups_max: Annotated[
-        int | None,
-        typer.Option(
-            help="Let the GPU pool grow to so many groups and shrink to --gpu-groups.",
-            show_default="it does not scale",
-        ),
-    ] = None,
-    scale_queue: Annotated[
-        int | None,
-        typer.Option(
-            help="Scaling: waiting requests per group that start one more.", show_default="4"
-        ),
-    ] = None,
-    scale_wait: Annotated[
-        float | None,
-        typer.Option(
-            help="Scaling: seconds that one waits until a group starts.", show_default="never"
-        ),
-    ] = None,
-    scale_idle: Annotated[
-        float | None,
-        typer.Option(help="Scaling: idle seconds after which a group stops.", show_default="1"),
-    ] = None,
-    scale_start: Annotated[
-        float | None,
-        typer.Option(
-            help="Scaling: seconds until a new group takes requests.", show_default="10"
-        ),
-    ] = None,
-    gpu_dtype: GpuDtype = "fp16",
-    max_batch: MaxBatch = 64,
-    chips: Chips = 1,
-    pipelines: Pipelines = 1,
-    dtype: LpuDtype = "int8",
-    context: LpuContext = None,
-    chip: options.ChipType = "groq-lpu-1",
-    lpu_cycles_per_token: LpuCycles = None,
-    lpu_interval_cycles: LpuInterval = None,
-    plot: options.Plot = None,
-    save: options.Save = None,
-    report_page: ReportPage = None,
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    as_json: options.Json = False,
+    settings: LoadSettings,
+    *,
+    plot: option_types.Plot = None,
+    save: option_types.Save = None,
+    report_page: option_types.Report = None,
+    metrics: option_types.MetricsSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """Serve an open-loop load: latencies, goodput under an SLO, queues, utilisation."""
-    options.check_choice("--pool", pool, POOLS)
-    options.check_plot(plot)
-    choice = lpu_choice(chips, chip, dtype, context, lpu_cycles_per_token, lpu_interval_cycles)
+    option_checks.check_plot(plot)
 
+    # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.experiments.serving import (
-        GpuServers,
-        LpuServers,
-        RooflineCost,
-        Slo,
-        latencies,
-        lpu_belt,
-        publish_load,
-        run_load,
-        serve_load,
-    )
-    from cluster.gpu import GpuGroup, load_gpu_spec
+    from cluster.experiments import serving
     from cluster.plots import draw_load
-    from cluster.report import report_request
-    from programs.models import Need, find_model
+    from cluster.report import load_run, report_request
 
-    given = {"queue": scale_queue, "wait_s": scale_wait, "idle_s": scale_idle,
-             "start_s": scale_start}  # fmt: skip
-    scaling = _scaling(pool, gpu_groups, gpu_groups_max, given)
     reporting = report_request(save, report_page)
-    slo = Slo(slo_ttft, slo_tpot)
-    # What an LPU pool compiles needs kernels, whether or not there are weights.
-    need: Need = "shape" if pool == "gpu" or lpu_cycles_per_token is not None else "kernels"
-    served_by_lpus = find_model(lpu_model or model, need).name
-    arch = find_model(model).architecture
-    wanted = make_trace(
-        trace, limit, arrivals, rate, requests, burst, (prompt_tokens, output_tokens, spread), seed
-    )
-    board = options.open_board(context_, metrics_port, metrics_host, metrics_linger)
-    pools: dict[str, GpuServers | LpuServers] = {}
-    group = GpuGroup(load_gpu_spec(gpu), gpu_tp, gpu_dtype)
-    belt = None
     with working("compiling ...", stderr_console()) as tell:
-        if pool != "lpu":
-            pools["gpu"] = GpuServers(RooflineCost(group, arch, max_batch), gpu_groups, scaling)
-        if pool != "gpu":
-            belt = lpu_belt(lpu_model or model, choice)
-            known = (chips, dtype) if lpu_cycles_per_token is None else ()
-            pools["lpu"] = LpuServers(belt, served_by_lpus, pipelines, *known)
-        tell(f"serving {len(wanted):,} requests ...")
-        served = serve_load(wanted, pools)
-        report = run_load(wanted, pools, slo, served)
-    report["seed"] = seed
-    took = {name: latencies(wanted, times) for name, times in served.items()}
-    if board is not None:
-        publish_load(board, report, took)
+        result = serving.load(settings, tell, lambda: options.board_of(context_, metrics))
     if plot is not None:
-        draw_load(took, plot)
-    if reporting.wanted:
-        from chip.spec import load_chip_spec
-        from cluster.report import load_run
-
-        reporting.finish(
-            lambda: load_run(
-                _facts(report), wanted, served, arch, group, gpu_groups, belt,
-                load_chip_spec(chip), None if lpu_cycles_per_token else chips, pipelines, dtype,
-            )
-        )  # fmt: skip
+        draw_load(result.latencies, plot)
+    reporting.finish(lambda: load_run(_facts(result.report), result))
     if as_json:
-        print_json(report)
+        print_json(result.report)
     else:
-        _show(report)
-
-
-def _scaling(
-    pool: str, least: int, most: int | None, given: dict[str, float | None]
-) -> Scaling | None:
-    """The rule by which the GPU pool scales, if it does; given: figures that were named."""
-    from cluster.experiments.serving import Scaling
-
-    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if most is None:
-        if named:
-            option = "--scale-" + next(iter(named)).removesuffix("_s")
-            raise InputError(f"{option}: the GPU pool does not scale; add --gpu-groups-max")
-        return None
-    if pool == "lpu":
-        raise InputError("--gpu-groups-max with --pool lpu: no GPU serves; leave one out")
-    return Scaling(least, most, **named)
+        _show(result.report)
 
 
 def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -234,39 +51,6 @@ def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         facts += [(f"{name}: machine", _machine(pool)), (f"{name}: costs", _costs(pool))]
         facts += [(f"{name}: {heading}", cell) for heading, cell in service_cells(pool).items()]
     return facts
-
-
-def lpu_choice(
-    chips: int, chip: str, dtype: str, context: int | None, cycles: int | None, interval: int | None
-) -> LpuChoice:
-    """The options about LPUs, checked."""
-    options.check_at_least("--chips", chips, 1)
-    options.check_choice("--dtype", dtype, ("int8", "fp16"))
-    options.check_at_least("--context", context, 1)
-    options.check_at_least("--lpu-cycles-per-token", cycles, 1)
-    options.check_at_least("--lpu-interval-cycles", interval, 1)
-    from cluster.experiments.serving import LpuChoice
-
-    return LpuChoice(chips, chip, dtype, context, cycles, interval)
-
-
-def make_trace(
-    path: Path | None, limit: int | None, arrivals: str, rate: float, requests: int, burst: int,
-    lengths: tuple[int, int, float], seed: int,
-) -> Trace:  # fmt: skip
-    """The requests that the options ask for; lengths: median prompt and answer, and spread."""
-    from cluster.experiments.serving import Lengths, bursts, poisson, read_trace
-
-    options.check_choice("--arrivals", arrivals, ("poisson", "bursts"))
-    options.check_at_least("--limit", limit, 1)
-    drawn = Lengths(*lengths)  # checked beside a trace too: they may be a lone request's
-    if path is not None:
-        return read_trace(path, limit)
-    if limit is not None:
-        raise InputError("--limit is of a --trace: name one, or use --requests")
-    if arrivals == "bursts":
-        return bursts(rate, requests, drawn, seed, burst)
-    return poisson(rate, requests, drawn, seed)
 
 
 def span(seconds: float | None) -> str:

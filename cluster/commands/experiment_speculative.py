@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.commands import experiment_load as load
+from cluster import option_checks, option_types
 from cluster.commands import options
+from cluster.commands.settings import takes_settings
 from cluster.errors import InputError, RunError
+from cluster.experiments.speculative import SpeculativeSettings
 
-DEFAULT_PROMPT = "def "
 #: Rows of a sweep that people see; --json has all.
 MOST_ROWS = 60
 HEADINGS = (
@@ -24,156 +25,51 @@ LOSSLESS = {True: "yes", False: "NO", None: "not proven"}
 SWEEP_HEADINGS = (*HEADINGS[:5], "T", "link")
 
 
+@takes_settings
 def speculative(
     context: typer.Context,
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="A file with one prompt per line, instead.", show_default="none"),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens per prompt.")] = 32,
-    gamma: Annotated[int, typer.Option(help="Tokens drafted per step.")] = 4,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
-    mode: Annotated[
-        str, typer.Option(help="What crosses the link: tokens, or kv (tokens and KV).")
-    ] = "tokens",
-    drafter: Annotated[
-        str, typer.Option(help="lpu, gpu, or lookup (n-grams of the text itself).")
-    ] = "lpu",
-    gpu: load.Gpu = "h100",
-    gpu_tp: Annotated[int, typer.Option(help="GPUs that share the target.")] = 1,
-    concurrent: Annotated[
-        int, typer.Option(help="Prompts under way at once; they share drafter, link and GPUs.")
-    ] = 1,
-    gpu_nodes: Annotated[
-        int,
-        typer.Option(
-            help="Processes that compute the verification; several are actors. The time charged "
-            "is that of one group of --gpu-tp GPUs."
-        ),
-    ] = 1,
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="All GPU nodes in this process, without Ray.")
-    ] = False,
-    kill_after: Annotated[
-        int | None,
-        typer.Option(help="End GPU node 0 after so many steps.", show_default="never"),
-    ] = None,
-    replace_lost: Annotated[
-        bool, typer.Option("--replace-lost", help="Start a GPU node for each one that ends.")
-    ] = False,
-    link: load.Link = "pcie5-x16",
-    chips: Annotated[
-        int | None,
-        typer.Option(
-            help="LPUs that share a model: 1, 2, 4 or 8; of a --draft-model without weights those "
-            "of its plan.",
-            show_default="1, or as few as hold it",
-        ),
-    ] = None,
-    chip: options.ChipType = "groq-lpu-1",
-    alpha: Annotated[
-        float | None,
-        typer.Option(
-            help="Acceptance rate to draw from, without running models.", show_default="measured"
-        ),
-    ] = None,
-    lpu_cycles_per_token: Annotated[
-        int | None,
-        typer.Option(
-            help=f"With --alpha: {load.CYCLES_HELP}", show_default="the draft's, compiled"
-        ),
-    ] = None,
-    gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target",
-    draft_model: Annotated[
-        str,
-        typer.Option(
-            "--draft-model", "--lpu-model",
-            help="With --alpha: the draft's shape; LPUs are charged the cycles of its plan.",
-        ),
-    ] = "draft",
-    prompt_tokens: Annotated[int, typer.Option(help="With --alpha: length of the prompt.")] = 512,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Every gamma to 8, link preset and temperature 0 to 1.")
-    ] = False,
+    settings: SpeculativeSettings,
+    *,
     plot: Annotated[
         Path | None,
         typer.Option(help="With --sweep: write a picture, .png or .svg.", show_default="none"),
     ] = None,
-    save: options.Save = None,
-    report: options.Report = None,
-    metrics_port: options.MetricsPort = 0,
-    metrics_host: options.MetricsHost = options.METRICS_HOST,
-    metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
-    as_json: options.Json = False,
+    save: option_types.Save = None,
+    report: option_types.Report = None,
+    metrics: option_types.MetricsSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone.
 
     Speed-ups are against the target alone on the same GPUs, with as many prompts at once;
     lpu-only is the target alone on LPUs, one prompt after another.
     """
-    if draft_model == "draft" and chips is not None and chips not in options.CHIPS:
-        raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
-    if plot is not None and not sweep:
+    if plot is not None and not settings.sweep:
         raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")
-    options.check_plot(plot)
-    from cluster.experiments.speculative import Settings
-
-    settings = Settings(
-        gamma=gamma, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, mode=mode,
-        drafter=drafter, gpu=gpu, gpu_tp=gpu_tp, link=link, gpu_nodes=gpu_nodes,
-        in_process=in_process, chips=chips, chip=chip, sweep=sweep, kill_after=kill_after,
-        alpha=alpha, lpu_cycles_per_token=lpu_cycles_per_token, gpu_model=gpu_model,
-        draft_model=draft_model, prompt_tokens=prompt_tokens, concurrent=concurrent,
-        replace_lost=replace_lost,
-    )  # fmt: skip
-    texts = [prompt] if prompts is None else _lines(prompts)
-    board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
+    option_checks.check_plot(plot)
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.experiments.speculative import DraftWatch, run
+    from cluster.experiments.speculative import speculative as experiment
     from cluster.plots import draw_speculative
-    from cluster.report import report_request
-    from programs.models import open_model
+    from cluster.report import report_request, speculative_run
 
     reporting = report_request(save, report)
-    tokenizer = open_model("target").tokenizer
     with working("reading prompts ...", stderr_console()) as tell:
-        result = run(
-            [tokenizer.encode(text).ids for text in texts], settings,
-            lambda text: tell(f"{text} ..."), None if board is None else DraftWatch(board),
-        )  # fmt: skip
-    result["text"] = [tokenizer.decode(tokens) for tokens in result["texts"]]
+        result = experiment(settings, (), tell, lambda: options.board_of(context, metrics))
+    found = result.report
     if plot is not None:
-        draw_speculative(result["rows"], plot)
-    if reporting.wanted:
-        from chip.spec import load_chip_spec
-        from cluster.report import speculative_run
-
-        told = _facts(result)
-        if result["text"]:
-            told.append(("text", texts[0] + result["text"][0]))
-        reporting.finish(lambda: speculative_run(told, result, load_chip_spec(chip), chips or 1))
+        draw_speculative(found["rows"], plot)
+    told = _facts(found)
+    if found["text"]:
+        told.append(("text", result.prompts[0] + found["text"][0]))
+    reporting.finish(lambda: speculative_run(told, result))
     if as_json:
-        print_json(result)
+        print_json(found)
     else:
-        _show(result, texts)
-    if result["lossless"] is False:
+        _show(found, result.prompts)
+    if found["lossless"] is False:
         raise RunError("the text is not the target's own: speculative decoding lost something")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"--prompts {path}: cannot be read: {reason}") from None
-    lines = [line for line in lines if line.strip()]
-    if not lines:
-        raise InputError(f"--prompts {path}: has no prompt; put one on each line")
-    return lines
 
 
 def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:

@@ -53,21 +53,23 @@ def working(text: str, console: Console) -> Iterator[Callable[[str], None]]:
 
 
 class Terminal(Listener):
-    """Shows the phases of a run on stderr, and the text on stdout as it comes.
+    """Shows the phases of a run on stderr and, if it is to ``stream``, the text on stdout.
 
-    decode turns token ids into text.  Text is printed up to the last whole character: bytes of a
-    character that is not complete yet wait for the next token.
+    Text is printed as it comes, up to the last whole character: bytes of a character that is not
+    complete yet wait for the next token.
     """
 
-    def __init__(
-        self, prompt: Sequence[int], decode: Callable[[list[int]], str], stream: bool
-    ) -> None:
-        self._ids = list(prompt)
-        self._decode = decode
+    def __init__(self, stream: bool) -> None:
+        self._ids: list[int] = []
+        self._decode: Callable[[list[int]], str] = lambda _: ""
         self._stream = stream
         self._shown = ""
         self._console = stderr_console()
         self._status = self._console.status("") if self._console.is_terminal else None
+
+    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
+        """Show the prompt with the first token."""
+        self._ids, self._decode = list(prompt), decode
 
     def phase(self, text: str) -> None:
         """Show what is going on; text takes the screen once tokens come."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.commands import options
+from cluster import option_types
 
 
 def report(
@@ -15,7 +15,7 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="Page to write.")] = Path(
         "report.html"
     ),
-    as_json: options.Json = False,
+    as_json: option_types.Json = False,
 ) -> None:
     """Make one self-contained HTML page of a saved run."""
     from cluster.commands.output import print_json, print_table, stderr_console, working

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cluster.cli import interrupt, run
+from cluster import option_types
 from cluster.commands import options
+from cluster.commands.invoke import interrupt, invoke
+from cluster.commands.settings import takes_settings
 from cluster.processes import JOB_VARIABLE
 from cluster.whole_files import check_writable, replace_file
 
@@ -32,7 +34,7 @@ RESULTS_VARIABLE = "LPU_RESULTS_DIR"
 
 
 @dataclass(frozen=True)
-class Workload:
+class ScriptJob:
     """What a script is given.  board: for metrics, None where nobody asked for them."""
 
     name: str
@@ -50,30 +52,30 @@ def results_directory() -> Path:
     return (Path.home() if os.environ.get(JOB_VARIABLE) else Path.cwd()) / RESULTS
 
 
-def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoReturn:
+def run_workload(name: str, work: Callable[[ScriptJob], dict[str, Any]]) -> NoReturn:
     """Run ``work`` with the process's arguments, leave its result as JSON, and exit."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0])
+    @takes_settings
     def workload(
         context: typer.Context,
+        *,
         result: Annotated[
             Path | None,
             typer.Option(
                 "--json", help="Write the result here.", show_default="lpu-results/NAME.json"
             ),
         ] = None,
-        metrics_port: options.MetricsPort = 0,
-        metrics_host: options.MetricsHost = options.METRICS_HOST,
-        metrics_linger: options.MetricsLinger = options.METRICS_LINGER_SECONDS,
+        metrics: option_types.MetricsSettings,
     ) -> None:
         path = result
         if path is None:
             path = results_directory() / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
         check_writable(path)
-        board = options.open_board(context, metrics_port, metrics_host, metrics_linger)
-        data = {"workload": name, **work(Workload(name, board))}
+        board = options.board_of(context, metrics)
+        data = {"workload": name, **work(ScriptJob(name, board))}
         text = json.dumps(data, indent=1) + "\n"
 
         def write(target: Path) -> None:
@@ -83,4 +85,4 @@ def run_workload(name: str, work: Callable[[Workload], dict[str, Any]]) -> NoRet
         print(f"result: {path.resolve()}", flush=True)
 
     signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(run(sys.argv[1:], app, f"{name}.py"))
+    sys.exit(invoke(app, sys.argv[1:], f"{name}.py"))

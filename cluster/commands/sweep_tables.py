@@ -17,7 +17,7 @@ _PERCENT = re.compile(r"([0-9]+)%")
 
 
 def print_sweep(title: str, rows: Sequence[Row], gpu: str | None) -> None:
-    """A collective's rows (``collective_runs.COLUMNS``) by size; GPU times where there are any."""
+    """A collective's rows (``runs.sweep_sizes``) by size; GPU times where there are any."""
     headings = ["size", "algorithm", "time", "GB/s"]
     if gpu is not None:
         headings += ["GPUs best", "p50", "p99"]

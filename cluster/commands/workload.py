@@ -7,77 +7,42 @@ it costs; ``--run`` executes it and compares every value with the golden model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.commands import options
+from cluster import option_checks, option_types
 from cluster.commands.help_pages import Verb
+from cluster.commands.settings import takes_settings
 from cluster.errors import InputError
-from cluster.whole_files import check_writable
+from cluster.runs import MatmulSettings, WorkloadSettings, is_size
 
 if TYPE_CHECKING:
     from chip.spec import ChipSpec
-    from cluster.runs import Workload
+    from cluster.runs import CompiledWorkload
 
 app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT.", no_args_is_help=True)
 
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write an .lpu file.", show_default="none")
-]
-Run = Annotated[bool, typer.Option("--run", help="Run it and compare with the golden model.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random data.")]
 #: Layers, hidden values and heads of the published models.
 _BERT = {"base": (12, 768, 12), "large": (24, 1024, 16)}
-#: Most products of one sweep.
-_MOST_SWEPT = 10_000
 
 
 @app.command(cls=Verb)
+@takes_settings
 def matmul(
-    m: Annotated[int, typer.Option(help="Rows of A.")] = 2304,
-    k: Annotated[int, typer.Option(help="Columns of A, rows of B.")] = 4096,
-    n: Annotated[int, typer.Option(help="Columns of B.")] = 1376,
-    dtype: options.Dtype = "fp16",
-    chips: options.Chips = 1,
-    split: Annotated[
-        str, typer.Option(help="How chips share B: columns, or rows (sums are then added).")
-    ] = "columns",
-    sweep: Annotated[
-        str | None, typer.Option(help="N from:to:step instead of --n.", show_default="none")
-    ] = None,
-    run: Run = False,
-    output: Output = None,
-    seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    settings: MatmulSettings, job: WorkloadSettings, as_json: option_types.Json = False
 ) -> None:
     """[M x K] times [K x N] with exact int8 or fp16 products."""
-    options.check_choice("--dtype", dtype, ("int8", "fp16"))
-    options.check_choice("--split", split, ("columns", "rows"))
-    if chips not in options.CHIPS:
-        raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
-    for option, value in (("--m", m), ("--k", k), ("--n", n), ("--seed", seed + 1)):
-        options.check_at_least(option, value, 1)
-    if sweep is not None and (run or output is not None):
+    if settings.sweep is not None and job.with_data:
         raise InputError("--sweep compiles and checks many products: leave out --run and --output")
-    from cluster.runs import random_matmul
-    from programs.matmul import MatmulShape
-
-    data = run or output is not None
-
-    def build(columns: int) -> Callable[[ChipSpec], Workload]:
-        shape = MatmulShape(m, k, columns, dtype, chips, split)
-        return lambda spec: random_matmul(shape, spec, seed, data)
-
-    if sweep is None:
-        title = f"[{m} x {k}] x [{k} x {n}] {dtype}, {chips} chip{'s' * (chips > 1)}"
-        _report(build(n), title, chip, run, output, as_json)
+    m, k, dtype, chips = settings.m, settings.k, settings.dtype, settings.chips
+    if settings.sweep is None:
+        title = f"[{m} x {k}] x [{k} x {settings.n}] {dtype}, {_chips(chips)}"
+        _report(_product(settings, settings.n), title, job, as_json)
         return
     rows = []
-    for columns in _swept(sweep):
-        rows.append({"n": columns, **_measure(build(columns), chip, False, None)})
+    for columns in settings.columns:
+        rows.append({"n": columns, **_measure(_product(settings, columns), job)})
         if not as_json:
             row = rows[-1]
             typer.echo(
@@ -88,24 +53,23 @@ def matmul(
     if as_json:
         from cluster.commands.output import print_json
 
-        print_json({"m": m, "k": k, "dtype": dtype, "chips": chips, "split": split, "rows": rows})
+        asked = {"m": m, "k": k, "dtype": dtype, "chips": chips, "split": settings.split}
+        print_json({**asked, "rows": rows})
 
 
 @app.command(cls=Verb)
+@takes_settings
 def mlp(
+    *,
     batch: Annotated[int, typer.Option(help="Inputs at once.")] = 256,
     sizes: Annotated[str, typer.Option(help="Sizes from input to output.")] = "784,2048,2048,10",
-    run: Run = False,
-    output: Output = None,
-    seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    job: WorkloadSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """An int8 multi-layer perceptron with ReLU, on one chip."""
-    options.check_at_least("--batch", batch, 1)
-    options.check_at_least("--seed", seed, 0)
+    option_checks.check_at_least("--batch", batch, 1)
     parts = sizes.split(",")
-    if len(parts) < 2 or not all(_positive(part) for part in parts):
+    if len(parts) < 2 or not all(is_size(part) for part in parts):
         raise InputError(
             f"--sizes {sizes[:60]}: use two or more numbers of 1 to 1,000,000, for instance 784,10"
         )
@@ -114,22 +78,22 @@ def mlp(
 
     network = build(batch, tuple(int(part) for part in parts))
     _report(
-        lambda spec: random_network(network, spec, seed, run or output is not None),
-        f"MLP {sizes}, batch {batch}, int8", chip, run, output, as_json,
-    )  # fmt: skip
+        lambda spec, seed, data: random_network(network, spec, seed, data),
+        f"MLP {sizes}, batch {batch}, int8",
+        job,
+        as_json,
+    )
 
 
 @app.command(cls=Verb)
+@takes_settings
 def resnet50(
+    *,
     size: Annotated[int, typer.Option(help="Height and width of the image.")] = 224,
-    run: Run = False,
-    output: Output = None,
-    seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    job: WorkloadSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """ResNet-50 in int8, batch 1, on one chip; the host lays out the first layer's patches."""
-    options.check_at_least("--seed", seed, 0)
     if size < 32 or size % 32:
         raise InputError(f"--size {size}: use a multiple of 32")
     from cluster.runs import random_network
@@ -137,108 +101,77 @@ def resnet50(
 
     network = build(size)
     _report(
-        lambda spec: random_network(network, spec, seed, run or output is not None),
-        f"ResNet-50, {size} x {size}, int8", chip, run, output, as_json,
-    )  # fmt: skip
+        lambda spec, seed, data: random_network(network, spec, seed, data),
+        f"ResNet-50, {size} x {size}, int8",
+        job,
+        as_json,
+    )
 
 
 @app.command(cls=Verb)
+@takes_settings
 def bert(
+    *,
     model: Annotated[str, typer.Option(help="base or large.")] = "base",
     layers: Annotated[int | None, typer.Option(help="Layers.", show_default="the model's")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the one sequence.")] = 128,
-    chips: options.Chips = 8,
-    run: Run = False,
-    output: Output = None,
-    seed: Seed = 0,
-    chip: options.ChipType = "groq-lpu-1",
-    as_json: options.Json = False,
+    chips: option_types.Chips = 8,
+    job: WorkloadSettings,
+    as_json: option_types.Json = False,
 ) -> None:
     """A BERT encoder in fp16, batch 1; chips are a pipeline of consecutive layers."""
-    options.check_choice("--model", model, tuple(_BERT))
-    options.check_at_least("--layers", layers, 1)
-    options.check_at_least("--seed", seed, 0)
-    if chips not in options.CHIPS:
-        raise InputError(f"--chips {chips}: a node has 1, 2, 4 or 8 chips; use one of these")
+    option_checks.check_choice("--model", model, tuple(_BERT))
+    option_checks.check_at_least("--layers", layers, 1)
+    stages = option_checks.check_node(chips)
     from cluster.runs import random_encoder
     from programs.encoder import EncoderShape
 
     depth, hidden, heads = _BERT[model]
     shape = EncoderShape(layers or depth, hidden, heads, 4 * hidden, tokens)
     _report(
-        lambda spec: random_encoder(shape, spec, chips, seed, run or output is not None),
-        f"BERT {model}, {shape.layers} layers, {tokens} tokens, fp16, {chips} "
-        f"chip{'s' * (chips > 1)}", chip, run, output, as_json,
-    )  # fmt: skip
+        lambda spec, seed, data: random_encoder(shape, spec, stages, seed, data),
+        f"BERT {model}, {shape.layers} layers, {tokens} tokens, fp16, {_chips(stages)}",
+        job,
+        as_json,
+    )
 
 
-def _positive(text: str) -> bool:
-    """Whether ``text`` is a number from 1 to a million, more than any chip takes."""
-    return text.isascii() and text.isdecimal() and len(text) < 8 and 1 <= int(text) <= 1_000_000
+def _chips(count: int | None) -> str:
+    return f"{count} chip{'' if count == 1 else 's'}"
 
 
-def _swept(sweep: str) -> range:
-    parts = sweep.split(":")
-    if len(parts) != 3 or not all(_positive(part) for part in parts):
-        raise InputError(f"--sweep {sweep[:60]}: use from:to:step, for instance 1376:3500:118")
-    first, last, step = (int(part) for part in parts)
-    values = range(first, last + 1, step)
-    if not 1 <= len(values) <= _MOST_SWEPT:
-        raise InputError(f"--sweep {sweep}: {len(values)} products; use 1 to {_MOST_SWEPT}")
-    return values
+def _product(
+    settings: MatmulSettings, columns: int
+) -> Callable[[ChipSpec, int, bool], CompiledWorkload]:
+    from cluster.runs import random_matmul
+    from programs.matmul import MatmulShape
+
+    chips = option_checks.check_node(settings.chips)
+    shape = MatmulShape(settings.m, settings.k, columns, settings.dtype, chips, settings.split)
+    return lambda spec, seed, data: random_matmul(shape, spec, seed, data)
 
 
 def _measure(
-    build: Callable[[ChipSpec], Workload], chip: str, run: bool, output: Path | None
+    build: Callable[[ChipSpec, int, bool], CompiledWorkload], job: WorkloadSettings
 ) -> dict[str, Any]:
-    """Compile, check, perhaps run and write one workload; what there is to say of it."""
-    from chip.spec import load_chip_spec
     from cluster.commands.output import stderr_console, working
-    from cluster.runs import check_workload, figures, run_workload
-    from programs.artifact import save
-    from programs.decoder import join_images
+    from cluster.runs import measure_workload
 
-    if output is not None:
-        check_writable(output)
     with working("compiling ...", stderr_console()) as tell:
-        workload = build(load_chip_spec(chip))
-        tell("checking ...")
-        check_workload(workload)
-        result = {**figures(workload), "checked": True}
-        if run:
-            tell("running ...")
-            result |= run_workload(workload)
-        if output is not None:
-            tell("writing ...")
-            join_images(workload.artifact)
-            save(workload.artifact, output)
-            result["artifact"] = str(output)
-    return result
+        return measure_workload(build, job, tell)
 
 
 def _report(
-    build: Callable[[ChipSpec], Workload], title: str, chip: str, run: bool,
-    output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    build: Callable[[ChipSpec, int, bool], CompiledWorkload],
+    title: str,
+    job: WorkloadSettings,
+    as_json: bool,
+) -> None:
     from cluster.commands.output import print_json, print_table
+    from cluster.runs import workload_rows
 
-    result = _measure(build, chip, run, output)
+    result = _measure(build, job)
     if as_json:
         print_json(result)
-        return
-    rows = [
-        ("cycles", f"{result['cycles']:,}"),
-        ("time at the chip's clock", f"{result['microseconds']:,.1f} us"),
-        ("useful multiply-accumulates", f"{result['multiply_accumulates']:,}"),
-        ("MXM utilisation", f"{100 * result['mxm_utilisation']:.1f}% of its peak"),
-        ("rate", f"{result['tera_operations_per_s']:.1f} T op/s"),
-        ("SRAM per chip", f"{result['sram_used_bytes']:,} bytes"),
-        ("checked", "legal"),
-    ]
-    if "layer_cycles" in result:
-        rows.insert(1, ("cycles of a layer", f"{result['layer_cycles']:,}"))
-    if run:
-        rows.append(("run", f"all {result['values']:,} values equal the golden model's"))
-    if output is not None:
-        rows.append(("file", str(output)))
-    print_table(title, rows)
+    else:
+        print_table(title, workload_rows(result))

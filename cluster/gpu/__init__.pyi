@@ -1,9 +1,9 @@
 from .collectives import collective_samples, collective_seconds, gpu_time
 from .forward import GpuModel
 from .link import KINDS, LINK_PRESETS, TOKEN_BYTES, LinkLedger, WorldLink, load_link
-from .pool import GpuPool, Model, common_prefix, ray_pool
-from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, Jitter, check_pass
-from .spec import DTYPE_BYTES, GPU_PRESETS, load_gpu_spec
+from .pool import GpuPool, PassModel, common_prefix, ray_pool
+from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, KernelJitter, check_pass
+from .spec import DTYPE_BYTES, GPU_PRESETS, field_source, load_gpu_spec
 
 __all__ = [
     "ACTIVATION_BYTES",
@@ -16,14 +16,15 @@ __all__ = [
     "GpuGroup",
     "GpuModel",
     "GpuPool",
-    "Jitter",
+    "KernelJitter",
     "LinkLedger",
-    "Model",
+    "PassModel",
     "WorldLink",
     "check_pass",
     "collective_samples",
     "collective_seconds",
     "common_prefix",
+    "field_source",
     "gpu_time",
     "load_gpu_spec",
     "load_link",

@@ -34,7 +34,7 @@ F32 = NDArray[np.float32]
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class Model(Protocol):
+class PassModel(Protocol):
     """A forward pass with a KV cache that can be cut; ``cluster.gpu.forward.GpuModel`` is one."""
 
     def new_cache(self) -> Any:
@@ -59,7 +59,7 @@ class NodeLostError(Exception):
 class GpuNode:
     """One GPU (or tensor-parallel group): a model, and the caches of the requests it serves."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: PassModel) -> None:
         self._model = model
         self._caches: dict[int, tuple[list[int], Any]] = {}
 
@@ -110,7 +110,7 @@ class Member(Protocol):
 class LocalMember:
     """A node in this process."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: PassModel) -> None:
         self._node: GpuNode | None = GpuNode(model)
 
     def _alive(self) -> GpuNode:
@@ -206,7 +206,7 @@ class GpuPool:
         self.replayed = 0
 
     @classmethod
-    def in_process(cls, model: Model, nodes: int = 1, replace_lost: bool = False) -> GpuPool:
+    def in_process(cls, model: PassModel, nodes: int = 1, replace_lost: bool = False) -> GpuPool:
         """``nodes`` nodes in this process, which read one copy of the weights."""
         members = [LocalMember(model) for _ in range(nodes)]
         return cls(members, lambda: LocalMember(model), replace_lost)

@@ -35,7 +35,7 @@ LONGEST_PASS_S = 10_000.0
 """No pass may take longer: a spec that leads here is a slip of units."""
 
 
-class Jitter:
+class KernelJitter:
     """Seeded slowness of passes: factors exp(sigma |z|) >= 1, z standard normal.
 
     The roofline is a best case, so a factor only slows down.  The n-th factor depends on seed,
@@ -87,7 +87,7 @@ class GpuGroup:
     tensor_parallel: int = 1
     dtype: str = "fp16"
     kv_bytes_per_value: float = 2.0
-    jitter: Jitter | None = field(default=None, compare=False)
+    jitter: KernelJitter | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)

@@ -1,5 +1,6 @@
 from .board import Board
 from .exporter import Exporter, exported
+from .reference import metrics_page
 from .run_watch import OneEpoch, RunWatch, watched
 
 __all__ = [
@@ -8,5 +9,6 @@ __all__ = [
     "OneEpoch",
     "RunWatch",
     "exported",
+    "metrics_page",
     "watched",
 ]

@@ -27,7 +27,7 @@ _IN_RACKS = "dragonfly"
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class MetricPlaces:
     """Label values of every series, and the series of every chip and directed link.
 
     chips: (rack, node, chip) per series; chip_series: int64 [chips].
@@ -42,12 +42,12 @@ class Places:
     link_ends: Ints
 
 
-def places_of(artifact: Artifact) -> Places:
+def places_of(artifact: Artifact) -> MetricPlaces:
     """The series for the chips and cables of ``artifact``."""
     return places(artifact.chips, artifact.cables, artifact.topology)
 
 
-def places(chips: int, cables: Sequence[Sequence[int]], topology: str) -> Places:
+def places(chips: int, cables: Sequence[Sequence[int]], topology: str) -> MetricPlaces:
     """The series of ``chips`` chips, joined by cables (chip a, link of a, chip b, link of b)."""
     numbers = np.arange(chips)
     nodes = numbers // NODE
@@ -58,9 +58,10 @@ def places(chips: int, cables: Sequence[Sequence[int]], topology: str) -> Places
     if chips <= MOST_CHIPS:
         labels = [(str(r), str(n), str(c)) for r, n, c in zip(racks, nodes, numbers, strict=True)]
         links = [(*labels[chip], str(link)) for chip, link in directed.tolist()]
-        return Places(labels, numbers, links, np.arange(len(directed)), directed)
+        return MetricPlaces(labels, numbers, links, np.arange(len(directed)), directed)
     if int(nodes[-1]) < MOST_NODES:
         series, names = nodes, [(str(racks[n * NODE]), str(n), "") for n in range(nodes[-1] + 1)]
     else:
         series, names = racks, [(str(r), "", "") for r in range(racks[-1] + 1)]
-    return Places(names, series, [(*name, "") for name in names], series[directed[:, 0]], directed)
+    of_links = series[directed[:, 0]]
+    return MetricPlaces(names, series, [(*name, "") for name in names], of_links, directed)

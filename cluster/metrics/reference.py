@@ -31,7 +31,7 @@ def row(metric: Metric) -> str:
     )
 
 
-def page() -> str:
+def metrics_page() -> str:
     """The whole page."""
     lines = [
         _HEAD,

@@ -26,7 +26,7 @@ from cluster.errors import one_line
 from cluster.metrics.activity import Done, RunActivity
 from cluster.metrics.board import Board, Totals
 from cluster.metrics.fault_counts import FaultCounts
-from cluster.metrics.places import Places, places_of
+from cluster.metrics.places import MetricPlaces, places_of
 from cluster.metrics.table import UNITS
 from cluster.processes import SharedMapping
 from programs.artifact import Artifact
@@ -181,7 +181,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.board, self.artifact, self.epochs, self.entry_of = board, artifact, epochs, entry_of
         self.faults = faults
-        self.places: Places = places_of(artifact)
+        self.places: MetricPlaces = places_of(artifact)
         self.activity = RunActivity(artifact)
         self.began = perf_counter()
         self.skew_cycles = 0

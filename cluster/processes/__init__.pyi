@@ -1,4 +1,5 @@
 from .clock import unexpected_retirements
+from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
@@ -21,6 +22,7 @@ __all__ = [
     "Supervisor",
     "chip_actors",
     "chips_per_actor",
+    "conclude",
     "find_leftovers",
     "layout_of",
     "open_ray",

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.errors import RunError, one_line
-from cluster.processes.clock import Progress, VirtualClock
+from cluster.processes.clock import RunProgress, VirtualClock
 from cluster.processes.group import (
     AbandonedError,
     ChipGroup,
@@ -58,9 +58,9 @@ class ClockActor:
         if run == self._run:
             self._clock.report(group, cycle, tokens)
 
-    def progress(self, run: int) -> Progress:
+    def progress(self, run: int) -> RunProgress:
         """See ``VirtualClock.progress``; that of a run nobody reported on yet is nothing."""
-        return self._clock.progress() if run == self._run else Progress(0, ())
+        return self._clock.progress() if run == self._run else RunProgress(0, ())
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def start_clock(groups: int, placement: Any) -> Any:
 def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
     """An actor for one group on the driver's host.
 
-    Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another, which works
-    for an actor that was ended on purpose as well.
+    Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another,
+    which works for an actor that was ended on purpose as well.
     """
     remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
     options = remote.options(

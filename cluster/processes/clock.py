@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """What the clock knows: cycles all groups have reached, tokens picked so far."""
 
     cycle: int
@@ -33,10 +33,10 @@ class VirtualClock:
         self._cycles[group] = max(self._cycles[group], cycle)
         self._tokens[group] = max(self._tokens[group], tokens, key=len)
 
-    def progress(self) -> Progress:
+    def progress(self) -> RunProgress:
         """The slowest group's cycle; the tokens any group has told (they are the same)."""
         longest = max(self._tokens, key=len)
-        return Progress(min(self._cycles), tuple(longest))
+        return RunProgress(min(self._cycles), tuple(longest))
 
 
 def unexpected_retirements(
@@ -44,11 +44,14 @@ def unexpected_retirements(
     retired: Mapping[int, Sequence[int]],
     predicted: Mapping[str, int],
 ) -> list[str]:
-    """One line for every launch of a chip that did not end at its predicted cycle."""
+    """One line for every launch of a chip that did not end at its predicted cycle, if it has one.
+
+    entries: the entry point of each launch.  retired: per chip the cycle at which each ended.
+    """
     lines = []
     for chip, cycles in sorted(retired.items()):
         for launch, (entry, cycle) in enumerate(zip(entries, cycles, strict=True)):
-            if cycle != predicted[entry]:
+            if cycle != predicted.get(entry, cycle):
                 lines.append(
                     f"chip {chip} retired launch {launch} ({entry}) at cycle {cycle}, "
                     f"predicted {predicted[entry]}"

@@ -20,7 +20,8 @@ from chip.engine import Chip, Rings, ring_vectors
 from chip.faults import LockstepViolation
 from chip.isa import LANES
 from cluster.errors import RunError, one_line
-from cluster.processes.mapping import Layout, SharedMapping
+from cluster.processes.conclusion import ChipsPart
+from cluster.processes.mapping import MappingLayout, SharedMapping
 from cluster.processes.outputs import describe_outputs
 from cluster.processes.snapshots import forget_before, restore, take
 from cluster.processes.waiting import Wait
@@ -44,7 +45,7 @@ class AbandonedError(RunError):
     """Another process of the run failed; its own error says why."""
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """Where a group tells its progress: group, virtual cycle, all tokens so far.
 
     All of them each time, so that a report lost, repeated or made again after a rollback is right.
@@ -53,10 +54,10 @@ class Report(Protocol):
     def __call__(self, group: int, cycle: int, tokens: list[int]) -> None: ...
 
 
-def layout_of(artifact: Artifact, processes: int) -> Layout:
+def layout_of(artifact: Artifact, processes: int) -> MappingLayout:
     """The shared memory that a run of ``artifact`` in ``processes`` processes needs."""
     logits = Bindings.of(artifact).outputs.get("logits", ())
-    return Layout(
+    return MappingLayout(
         processes=processes,
         chips=artifact.chips,
         values=LANES * max((words for _, _, words in logits), default=0),
@@ -73,7 +74,7 @@ def split_chips(chips: int, per_group: int) -> list[range]:
 class MappedPeers:
     """The run's other processes, met in the shared mapping."""
 
-    def __init__(self, group: int, mapping: SharedMapping, report: Report | None) -> None:
+    def __init__(self, group: int, mapping: SharedMapping, report: ProgressReport | None) -> None:
         self.group = group
         self.mapping = mapping
         self.told_to = report
@@ -212,7 +213,7 @@ class Ticket:
     """
 
     mapping: Path
-    layout: Layout
+    layout: MappingLayout
     token: bytes
     run: int = 0
     launch: int = 0
@@ -230,20 +231,20 @@ class GroupResult:
     launch_seconds: list[float]
     images: dict[int, bytes]
 
+    @property
+    def part(self) -> ChipsPart:
+        """What is concluded from."""
+        run = self.run
+        return ChipsPart(run.entries, run.retired, run.sums, self.images, run.faults)
+
 
 @dataclass(frozen=True)
 class LaunchPart:
-    """One launch of a group: per chip its retire cycle, digest sums, and outputs in words.
+    """One launch of a group, and what each of its chips holds for the host."""
 
-    faults: what was counted, empty without a plan.  images: as of ``GroupResult``.
-    """
-
-    retired: dict[int, int]
-    sums: dict[int, tuple[int, int]]
-    images: dict[int, bytes]
+    part: ChipsPart
     outputs: list[dict[str, Any]]
     wall_seconds: float
-    faults: dict[str, int]
 
 
 class ChipGroup:
@@ -256,7 +257,7 @@ class ChipGroup:
         group: int,
         mapping: SharedMapping,
         model: PartitionedModel | None = None,
-        report: Report | None = None,
+        report: ProgressReport | None = None,
         threads: int = 1,
         faults: FaultSetting | None = None,
     ) -> None:
@@ -344,12 +345,17 @@ class ChipGroup:
         except BaseException as error:
             raise self._give_up(error) from None
         return LaunchPart(
-            retired=retired,
-            sums={c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips},
-            images=self.runner.images,
+            ChipsPart(
+                entries=[entry],
+                retired={chip: [cycle] for chip, cycle in retired.items()},
+                sums={
+                    c.chip_id: (int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips
+                },
+                images=self.runner.images,
+                faults=counts,
+            ),
             outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
             wall_seconds=perf_counter() - began,
-            faults=counts,
         )
 
     @property

@@ -20,7 +20,7 @@ when both agree; nothing is assumed about the order in which another core sees t
 slots alternate: a writer reaches sequence n + 2 only after it has read everybody's n + 1, which
 they write after they have read n.
 
-    layout = Layout(processes=2, chips=8, values=128, rings=56)
+    layout = MappingLayout(processes=2, chips=8, values=128, rings=56)
     mapping = SharedMapping.create(layout)
     mapping.post(0, 1, logits)
     assert mapping.peek(0, 1) is not None
@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import CAPACITY, Rings
+from chip.errors import ErrorKind, LpuError
 from cluster.processes.leftovers import hold, release
 
 MAGIC = b"LPUMAP1\0"
@@ -50,8 +51,10 @@ ABANDONED_AT, REFUSED_AT, WATCHED_AT = 64, 72, 88
 LINE = 128
 
 
-class MappingError(Exception):
+class MappingError(LpuError):
     """A mapping that is not the one of this run."""
+
+    kind = ErrorKind.PROBLEM
 
 
 def _shown(token: bytes) -> bytes:
@@ -64,7 +67,7 @@ def _round_up(value: int, unit: int) -> int:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MappingLayout:
     """Sizes from which every offset follows; equal in all processes of a run.
 
     values: float32 a mailbox slot has room for; rings: directed links; capacity: vectors per
@@ -132,7 +135,9 @@ def _new_file(nbytes: int, directory: Path | None) -> tuple[mmap.mmap, Path]:
 class SharedMapping:
     """One process's view of the shared memory of a run."""
 
-    def __init__(self, memory: mmap.mmap, layout: Layout, path: Path | None, token: bytes) -> None:
+    def __init__(
+        self, memory: mmap.mmap, layout: MappingLayout, path: Path | None, token: bytes
+    ) -> None:
         self.layout = layout
         self.path = path
         self.token = token
@@ -156,7 +161,7 @@ class SharedMapping:
             self._values.append(np.frombuffer(memory, np.float32, layout.values, at + LINE))
 
     @classmethod
-    def create(cls, layout: Layout, directory: Path | None = None) -> SharedMapping:
+    def create(cls, layout: MappingLayout, directory: Path | None = None) -> SharedMapping:
         """A new file in ``directory`` (default: shared memory, else the temporary directory)."""
         token = secrets.token_bytes(TOKEN_BYTES)
         memory, path = _new_file(layout.nbytes, directory)
@@ -164,12 +169,12 @@ class SharedMapping:
         return cls(memory, layout, path, token)
 
     @classmethod
-    def private(cls, layout: Layout) -> SharedMapping:
+    def private(cls, layout: MappingLayout) -> SharedMapping:
         """The same memory without a file, for a run in one process."""
         return cls(mmap.mmap(-1, layout.nbytes), layout, None, b"")
 
     @classmethod
-    def attach(cls, path: Path, layout: Layout, token: bytes) -> SharedMapping:
+    def attach(cls, path: Path, layout: MappingLayout, token: bytes) -> SharedMapping:
         """The driver's file, mapped by another process of the same host."""
         try:
             with open(path, "r+b") as file:

@@ -25,7 +25,7 @@ from typing import Any
 
 from cluster.errors import RunError, one_line
 from cluster.processes.group import GroupPlan, Ticket
-from cluster.processes.mapping import Layout, SharedMapping
+from cluster.processes.mapping import MappingLayout, SharedMapping
 from cluster.processes.snapshots import forget_before, launches
 
 #: A run that recovers so often without a newer snapshot has a fault that returns.
@@ -54,7 +54,7 @@ class Supervisor:
     def __init__(
         self,
         plans: Sequence[GroupPlan],
-        layout: Layout,
+        layout: MappingLayout,
         where: Any,
         phase: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -147,7 +147,7 @@ class Supervisor:
             self._recover(lost, cause)
 
     def progress(self) -> Any:
-        """What the clock knows of the current run: a reference to a ``Progress``."""
+        """What the clock knows of the current run: a reference to a ``RunProgress``."""
         return self.clock.progress.remote(self._run)
 
     def _await(

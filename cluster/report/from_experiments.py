@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chip.spec import ChipSpec
-from cluster.experiments.serving import PS, Belt, Served, Trace, latencies
+from chip.spec import ChipSpec, load_chip_spec
+from cluster.experiments.serving import (
+    PS,
+    Belt,
+    DisaggregatedResult,
+    DisaggregatedSettings,
+    Latencies,
+    LoadResult,
+    LoadSettings,
+    Served,
+    Trace,
+)
 from cluster.gpu import GpuGroup
 from cluster.report.from_models import latency_section, lpu_roof, roofline_section
 from cluster.report.run_file import Run, new_run
 from interconnect.wiring import node_cables
 from programs.models import Architecture
+
+if TYPE_CHECKING:
+    from cluster.experiments.speculative import SpeculativeResult
 
 Section = dict[str, Any]
 
@@ -41,9 +54,8 @@ def requests_belt(name: str, trace: Trace, served: Served) -> Section | None:
 
 
 def _latencies(
-    trace: Trace, served: Mapping[str, Served], sources: Mapping[str, str]
+    took: Mapping[str, Latencies], sources: Mapping[str, str]
 ) -> list[Section] | str:
-    took = {name: latencies(trace, times) for name, times in served.items()}
     note = "Virtual time of every request that was served; p50 and p99 by nearest rank."
     pictures = [
         latency_section(
@@ -78,6 +90,11 @@ def _pipelines(pipelines: int, chips: int | None) -> str:
     return f"LPU pipelines: {pipelines}, each {size}."
 
 
+def _known_chips(settings: LoadSettings | DisaggregatedSettings) -> int | None:
+    """Chips of a pipeline; None where its cycles were given, whatever it is made of."""
+    return None if settings.lpu_cycles_per_token else settings.chips
+
+
 def _lpu_source(belt: Belt) -> str:
     return "exact" if belt.exact else "given"
 
@@ -101,45 +118,42 @@ def _roofline(
     )  # fmt: skip
 
 
-def load_run(
-    facts: list[tuple[str, str]], trace: Trace, served: Mapping[str, Served], arch: Architecture,
-    group: GpuGroup, groups: int, belt: Belt | None, spec: ChipSpec, chips: int | None,
-    pipelines: int, dtype: str,
-) -> Run:  # fmt: skip
-    """The run of ``lpu experiment load``.  belt: None where no LPU served; chips: where known."""
+def load_run(facts: list[tuple[str, str]], result: LoadResult) -> Run:
+    """The run of ``lpu experiment load``."""
+    s, belt, trace, served = result.settings, result.belt, result.trace, result.served
+    spec, chips = load_chip_spec(s.chip), _known_chips(s)
     sources = {"gpu": "estimated", "lpu": "estimated" if belt is None else _lpu_source(belt)}
-    others = [] if "gpu" not in served else [_beside(group, groups, "")]
+    others = [] if "gpu" not in served else [_beside(result.group, s.gpu_groups, "")]
     belts = [requests_belt(f"{name} pool", trace, times) for name, times in served.items()]
     context = int(np.median(trace.prompt_tokens + trace.output_tokens // 2)) if len(trace) else 0
     machine: Section | str = "no LPU took part"
     if belt is not None:
-        machine = _machine(spec, chips, others, _pipelines(pipelines, chips))
+        machine = _machine(spec, chips, others, _pipelines(s.pipelines, chips))
     return new_run("load", f"{len(trace):,} requests, {trace.source}", facts, {
         "machine": machine,
         "belts": [one for one in belts if one] or "no request was served",
-        "latencies": _latencies(trace, served, sources),
-        "roofline": _roofline(arch, context, group, belt, spec, chips, dtype),
+        "latencies": _latencies(result.latencies, sources),
+        "roofline": _roofline(result.arch, context, result.group, belt, spec, chips, s.dtype),
         **dict.fromkeys(("sram", "utilisation", "links"), NO_PROGRAM),
     })  # fmt: skip
 
 
-def disaggregated_run(
-    facts: list[tuple[str, str]], report: Section, trace: Trace, served: Mapping[str, Served],
-    arch: Architecture, group: GpuGroup, groups: int, belt: Belt, spec: ChipSpec,
-    chips: int | None, pipelines: int, dtype: str, link: str,
-) -> Run:  # fmt: skip
+def disaggregated_run(facts: list[tuple[str, str]], result: DisaggregatedResult) -> Run:
     """The run of ``lpu experiment disaggregated``."""
+    s, site, report, served = result.settings, result.site, result.report, result.served
+    spec, chips = load_chip_spec(s.chip), _known_chips(s)
+    arch, group, belt = site.arch, site.gpu, site.belt
     sources = dict.fromkeys(served, "estimated")
     if "lpu-only" in sources:
         sources["lpu-only"] = _lpu_source(belt)
-    belts = [requests_belt(name, trace, times) for name, times in served.items()]
-    others = [_beside(group, groups, link)]
+    belts = [requests_belt(name, result.trace, times) for name, times in served.items()]
+    others = [_beside(group, site.groups, site.link.name)]
     return new_run("disaggregated", f"{arch.name}: prefill and decode apart", facts, {
-        "machine": _machine(spec, chips, others, _pipelines(pipelines, chips)),
+        "machine": _machine(spec, chips, others, _pipelines(site.pipelines, chips)),
         "belts": [one for one in belts if one] or "no request was served",
-        "latencies": _latencies(trace, served, sources),
+        "latencies": _latencies(result.latencies, sources),
         "roofline": _roofline(
-            arch, int(report["prompt_tokens"]), group, belt, spec, chips, dtype
+            arch, int(report["prompt_tokens"]), group, belt, spec, chips, s.dtype
         ),
         "bars": [
             {
@@ -181,9 +195,9 @@ def _step_belt(row: Section) -> Section | None:
     }  # fmt: skip
 
 
-def speculative_run(facts: list[tuple[str, str]], result: Section, spec: ChipSpec,
-                    chips: int) -> Run:  # fmt: skip
+def speculative_run(facts: list[tuple[str, str]], experiment: SpeculativeResult) -> Run:
     """The run of ``lpu experiment speculative``; of a sweep, the settings of its headline."""
+    result, s = experiment.report, experiment.settings
     asked = [
         row for row in result["rows"]
         if row["temperature"] in (None, result["temperature"])
@@ -206,7 +220,7 @@ def speculative_run(facts: list[tuple[str, str]], result: Section, spec: ChipSpe
         f"drawn with an acceptance rate of {result['alpha']:g}")  # fmt: skip
     return new_run("speculative", f"{result['draft_model']} drafts for {result['gpu_model']}",
                    facts, {
-        "machine": _machine(spec, chips, [
+        "machine": _machine(load_chip_spec(s.chip), s.chips or 1, [
             {"name": gpu, "count": result["gpu_nodes"], "link": link}], "draft on the LPUs"),
         "belts": [one for one in belts if one] or "no variant took steps",
         "bars": [

@@ -23,6 +23,7 @@ from cluster.report.from_programs import (
     utilisation_sections,
 )
 from cluster.report.run_file import Run, new_run
+from cluster.runs import CollectiveRun
 from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.models import Architecture
@@ -83,11 +84,12 @@ def generation_run(
     })  # fmt: skip
 
 
-def collective_run(
-    facts: Facts, operation: str, nbytes: int, artifact: Artifact, launched: Launched, gpu: str,
-    seed: int,
-) -> Run:  # fmt: skip
+def collective_run(done: CollectiveRun, gpu: str, seed: int) -> Run:
     """The run of ``lpu fabric collective --run``; as many GPUs beside it are an estimate."""
+    if done.artifact is None or done.launched is None:
+        raise ValueError("a collective that was planned only has no run to report")
+    artifact, launched = done.artifact, done.launched
+    operation, nbytes = done.settings.operation, done.settings.nbytes
     spec, chips = artifact.spec, artifact.chips
     other = load_gpu_spec(gpu)
     _, samples = collective_samples(other, operation, chips, nbytes, seed=seed)
@@ -97,7 +99,7 @@ def collective_run(
         f"{chips} x {other.name}": (samples, "estimated"),
     }  # fmt: skip
     note = "Chips: the cycles of the launch.  GPUs: ring or tree, with seeded lateness of kernels."
-    return new_run("collective", f"{operation} of {nbytes:,} bytes on {chips} chips", facts, {
+    return new_run("collective", f"{operation} of {nbytes:,} bytes on {chips} chips", done.rows, {
         **_program_sections(artifact, [launched]),
         "roofline": "a collective moves data: its bound is the links",
         "latencies": [latency_section(f"time of one {operation}", times, note)],

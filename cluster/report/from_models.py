@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chip.isa import LANES, PLANES, SLICES
 from chip.spec import ChipSpec
-from cluster.gpu import DTYPE_BYTES, GpuGroup, Jitter, load_gpu_spec
+from cluster.gpu import DTYPE_BYTES, GpuGroup, KernelJitter, load_gpu_spec
 from programs.models import Architecture
 
 Section = dict[str, Any]
@@ -87,7 +87,7 @@ def roofline_section(
 def gpu_token_seconds(group: GpuGroup, arch: Architecture, context: int, seed: int) -> F64:
     """Seconds of ``SAMPLES`` tokens with the seeded slowness of passes."""
     best = group.decode_seconds(arch, [context])
-    jitter = Jitter(seed, f"report {group.spec.name}")
+    jitter = KernelJitter(seed, f"report {group.spec.name}")
     return best * np.array([jitter.factor() for _ in range(SAMPLES)])
 
 

@@ -17,9 +17,9 @@ from chip.spec import ChipSpec
 from cluster.errors import InputError, RunError
 from cluster.gpu import gpu_time
 from cluster.metrics import RunWatch
-from cluster.processes import Placement
-from cluster.processes import chips_per_actor as pack
+from cluster.processes import Placement, chips_per_actor
 from cluster.runs.launch import Launch, launch_everywhere
+from cluster.runs.settings import CollectiveSettings
 from cluster.whole_files import replace_file
 from interconnect.collectives import (
     MOST_WORDS,
@@ -81,33 +81,6 @@ def write_csv(rows: list[Row], path: Path) -> None:
             writer.writerows(rows)
 
     replace_file(path, write)
-
-
-def draw_sweep(rows: list[Row], operation: str, chips: int, path: Path) -> None:
-    """Both curves, time over size on logarithmic axes, as PNG or SVG by the path's suffix."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    sizes = [row["bytes"] for row in rows]
-    exact = [row["latency_ns"] for row in rows]
-    axes.loglog(sizes, exact, marker="o", label="LPU fabric (exact)")
-    if rows and rows[0]["gpu_p50_ns"] is not None:
-        middle = [row["gpu_p50_ns"] for row in rows]
-        axes.loglog(sizes, middle, marker="s", label="GPUs p50 (model)")
-        axes.fill_between(
-            sizes, [row["gpu_best_ns"] for row in rows], [row["gpu_p99_ns"] for row in rows],
-            alpha=0.2, label="GPUs best to p99 (model)",
-        )  # fmt: skip
-    axes.set_xlabel("bytes per chip")
-    axes.set_ylabel("ns")
-    axes.set_title(f"{operation} on {chips:,} chips")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
-    replace_file(path, lambda target: figure.savefig(target, format=path.suffix[1:]))
-    pyplot.close(figure)
 
 
 Words = NDArray[Any]
@@ -203,20 +176,25 @@ def compile_functional(
 
 
 def run_functional(
-    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, *, dtype: str, seed: int,
-    sync: str, chips_per_actor: int | None, in_process: bool, phase: Callable[[str], None],
-    algorithm: str | None = None, planned: Callable[[Artifact], None] = lambda _: None,
+    wiring: Topology, spec: ChipSpec, settings: CollectiveSettings, *, seed: int,
+    phase: Callable[[str], None] = lambda _: None,
+    planned: Callable[[Artifact], None] = lambda _: None,
     watch: RunWatch | None = None, faults: FaultPlan | None = None,
 ) -> Row:  # fmt: skip
     """Compile, prove legal, run with data, and compare every chip with NumPy.
 
-    planned: called with the artifact before it runs.  faults: what befalls the modelled machine.
-    With them a wiring of several nodes keeps ``spare_nodes`` of its nodes spare, the last ones.
+    settings: their wiring and chip are not looked at.  planned: called with the artifact before it
+    runs.  faults: what befalls the modelled machine.  With them a wiring of several nodes keeps
+    ``spare_nodes`` of its nodes spare, the last ones.
     """
+
+    operation, dtype, sync = settings.operation, settings.dtype, settings.sync
 
     def programs_on(part: Topology) -> tuple[FabricCollective, NDArray[Any], Artifact]:
         phase("compiling programs")
-        compiled = compile_functional(part, operation, nbytes, spec, dtype, algorithm)
+        compiled = compile_functional(
+            part, operation, settings.nbytes, spec, dtype, settings.algorithm
+        )
         phase("checking programs")
         _require_legal(compiled, part, spec)
         data = random_words(part.chips, compiled.source_words, dtype, seed)
@@ -234,7 +212,9 @@ def run_functional(
     wiring = compiled.topology
     planned(artifact)
     placement = Placement(
-        pack(wiring.chips, chips_per_actor), in_process=in_process, faults=faults
+        chips_per_actor(wiring.chips, settings.chips_per_actor),
+        in_process=settings.in_process,
+        faults=faults,
     )
     launched: Launch = launch_everywhere(artifact, ENTRY_POINT, sync, placement, phase, watch)
     tree = not compiled.barriers  # a one-shot has no steps

@@ -14,9 +14,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from chip.digest import finish
+from chip.engine import Chip
 from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
@@ -27,10 +25,9 @@ from cluster.processes import (
     SharedMapping,
     Supervisor,
     chip_actors,
+    conclude,
     layout_of,
-    unexpected_retirements,
 )
-from cluster.runs.launch import artifact_key
 from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.decoder import ChipImages, PartitionedModel, entry_at
@@ -44,7 +41,8 @@ class GenerationResult:
     entries, launch_cycles: of every launch, prompt included; decode: the launches that gave tokens.
     recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
     machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
-    attachments and vectors.
+    attachments and vectors.  machine: the chips as the last launch left them, empty where other
+    processes had them.
     """
 
     tokens: list[int]
@@ -65,6 +63,7 @@ class GenerationResult:
     recoveries: tuple[Recovery, ...] = ()
     faults: dict[str, int] = field(default_factory=dict)
     refused: tuple[int, int] = (0, 0)
+    machine: tuple[Chip, ...] = ()
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
@@ -91,6 +90,9 @@ def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched
 
 class Listener:
     """What the driver tells while it works; this one is silent."""
+
+    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
+        """A text begins with these token ids; ``decode`` turns ids into text."""
 
     def phase(self, text: str) -> None:
         """The driver begins something that takes a while."""
@@ -126,6 +128,7 @@ def run_generation(
 
     recoveries: list[Recovery] = []
     refused = (0, 0)
+    machine: tuple[Chip, ...] = ()
     if placement.in_process:
         listener.phase("loading chips")
         layout = layout_of(artifact, 1)
@@ -140,13 +143,14 @@ def run_generation(
             stopwatch.begin()
             results = [group.generate(job)]
             stopwatch.end()
+        machine = tuple(group.chips)
     else:
         results, recoveries, refused = _run_actors(
             artifact, job, placement, stopwatch, model, images, entry_of
         )
     actors = 0 if placement.in_process else len(results)
     done = _conclude(artifact, results, stopwatch, actors, recoveries)
-    return replace(done, refused=refused)
+    return replace(done, refused=refused, machine=machine)
 
 
 class _Stopwatch:
@@ -239,40 +243,28 @@ def _conclude(
     for result in results[1:]:
         if result.tokens != first.tokens or result.entries != first.entries:
             raise RunError("processes picked different tokens: the run is not deterministic")
-        if result.faults != first.faults:
-            raise RunError("processes met different faults: the run is not deterministic")
-    retired = {chip: cycles for result in results for chip, cycles in result.retired.items()}
-    sums = {chip: pair for result in results for chip, pair in result.sums.items()}
+    whole = conclude([group.part for group in groups], artifact, stopwatch.watch)
     predicted = artifact.predicted_cycles
-    if problems := unexpected_retirements(first.entries, retired, predicted):
-        if stopwatch.watch is not None:
-            stopwatch.watch.retired_unexpectedly(len(problems))
-        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
-    chips = sorted(retired)
-    lengths = [max(retired[chip][i] for chip in chips) for i in range(len(first.entries))]
     clock_hz = artifact.spec.clock_hz
-    decode_cycles = [lengths[i] for i in first.decode]
+    cycles = sum(whole.cycles) + first.faults.get("cost_cycles", 0)
+    decode_cycles = [whole.cycles[i] for i in first.decode]
     io_seconds = max(result.io_seconds for result in results)
-    decode_io = io_seconds * len(first.decode) / max(1, len(lengths))
+    decode_io = io_seconds * len(first.decode) / max(1, len(whole.cycles))
     return GenerationResult(
         tokens=first.tokens,
-        chips=len(chips),
+        chips=whole.chips,
         actors=actors,
         cycles_per_token=decode_cycles,
         predicted_cycles_per_token=[predicted[first.entries[i]] for i in first.decode],
-        digest=finish(
-            artifact_key(artifact, {c: d for group in groups for c, d in group.images.items()}),
-            np.array([sums[chip] for chip in chips], np.uint64),
-            [cycle for chip in chips for cycle in retired[chip]],
-        ),
-        virtual_seconds=(sum(lengths) + first.faults.get("cost_cycles", 0)) / clock_hz + io_seconds,
+        digest=whole.digest,
+        virtual_seconds=cycles / clock_hz + io_seconds,
         decode_seconds=sum(decode_cycles) / clock_hz + decode_io,
         wall_seconds=perf_counter() - stopwatch.started,
         first_token_seconds=stopwatch.first_token,
         token_wall_seconds=stopwatch.ended - stopwatch.begun,
         steady_token_seconds=_steady(groups[0].launch_seconds, first.decode),
         entries=first.entries,
-        launch_cycles=lengths,
+        launch_cycles=whole.cycles,
         decode=first.decode,
         recoveries=tuple(recoveries),
         faults=first.faults,

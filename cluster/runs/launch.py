@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from chip.digest import finish
-from cluster.errors import RunError
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
     ChipGroup,
@@ -20,23 +15,10 @@ from cluster.processes import (
     Placement,
     SharedMapping,
     chip_actors,
+    conclude,
     layout_of,
-    unexpected_retirements,
 )
-from programs.artifact import Artifact, Bindings, compiled_at, content_hash, without_sources
-
-
-def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
-    """What a digest knows of the artifact: all of it but where checkpoint and sources lay.
-
-    images: the digest of every chip's memory image, by whoever has it; the artifact need not.
-    """
-    nowhere = without_sources(compiled_at(artifact, ""))
-    rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips))
-    whole = hashlib.sha256(bytes.fromhex(rest))
-    for chip in sorted(images):
-        whole.update(images[chip])
-    return whole.digest()
+from programs.artifact import Artifact, Bindings
 
 
 def cores() -> int:
@@ -91,29 +73,16 @@ def launch_everywhere(
             parts = [group.launch(entry, sync)]
     else:
         parts, recoveries = _launch_actors(artifact, entry, sync, placement, phase, watch)
-    retired = {chip: [cycle] for part in parts for chip, cycle in part.retired.items()}
-    predicted = artifact.predicted_cycles
-    if entry in predicted and (problems := unexpected_retirements([entry], retired, predicted)):
-        if watch is not None:
-            watch.retired_unexpectedly(len(problems))
-        raise RunError(f"{problems[0]} ({len(problems)} such launches)")
-    if any(part.faults != parts[0].faults for part in parts):
-        raise RunError("processes met different faults: the run is not deterministic")
-    sums = {chip: pair for part in parts for chip, pair in part.sums.items()}
-    chips = sorted(retired)
+    whole = conclude([part.part for part in parts], artifact, watch)
     return Launch(
-        digest=finish(
-            artifact_key(artifact, {c: d for part in parts for c, d in part.images.items()}),
-            np.array([sums[chip] for chip in chips], np.uint64),
-            [retired[chip][0] for chip in chips],
-        ),
-        cycles=max(retired[chip][0] for chip in chips),
+        digest=whole.digest,
+        cycles=whole.cycles[0],
         outputs=[output for part in parts for output in part.outputs],
         actors=0 if placement.in_process else len(parts),
         launch_seconds=max(part.wall_seconds for part in parts),
         wall_seconds=perf_counter() - began,
         recoveries=recoveries,
-        faults=parts[0].faults,
+        faults=parts[0].part.faults,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from chip.checker import check
 from chip.engine import Chip
-from chip.spec import ChipSpec
+from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import RunError
 from cluster.runs.launch import cores
+from cluster.runs.settings import WorkloadSettings
 from interconnect.vectors import check_fabric
-from programs.artifact import Artifact, Bindings
+from programs.artifact import Artifact, Bindings, save
 from programs.convnet import (
     Network,
     compile_network,
@@ -26,6 +27,7 @@ from programs.convnet import (
     randomise,
     read_logits,
 )
+from programs.decoder import join_images
 from programs.encoder import (
     EncoderShape,
     compile_encoder,
@@ -50,7 +52,7 @@ Values = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Workload:
+class CompiledWorkload:
     """A compiled workload with random data.
 
     results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
@@ -66,7 +68,9 @@ class Workload:
     golden: Callable[[], Values]
 
 
-def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_matmul(
+    shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """A product of random matrices: whole int8 range, or fp16 normal numbers."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
     sizes = ((shape.m, shape.k), (shape.k, shape.n))
@@ -86,10 +90,12 @@ def random_matmul(shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = Tr
         return read_matmul(plan_matmul(shape, spec), chips)
 
     macs = shape.multiply_accumulates
-    return Workload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
+    return CompiledWorkload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
 
 
-def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = True) -> Workload:
+def random_network(
+    network: Network, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
     """An int8 network with random weights and a random input."""
     image = random_input(network, seed)
     if data:
@@ -103,12 +109,12 @@ def random_network(network: Network, spec: ChipSpec, seed: int, data: bool = Tru
         return read_logits(network, place_network(network, spec), chips[0])
 
     macs = network.multiply_accumulates()
-    return Workload(network.name, artifact, "network", macs, "int8", results, golden)
+    return CompiledWorkload(network.name, artifact, "network", macs, "int8", results, golden)
 
 
 def random_encoder(
     shape: EncoderShape, spec: ChipSpec, chips: int, seed: int, data: bool = True
-) -> Workload:
+) -> CompiledWorkload:
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
     layers = random_layers(shape, seed) if data else []
     x = random_tokens(shape, seed)
@@ -124,10 +130,10 @@ def random_encoder(
         return read_encoder(shape, places, chips_run[-1])
 
     macs = shape.multiply_accumulates
-    return Workload("encoder", artifact, "encoder", macs, "fp16", results, golden)
+    return CompiledWorkload("encoder", artifact, "encoder", macs, "fp16", results, golden)
 
 
-def figures(workload: Workload) -> dict[str, Any]:
+def figures(workload: CompiledWorkload) -> dict[str, Any]:
     """Cycles, time at the chip's clock, and what share of the MXM's peak is useful."""
     artifact = workload.artifact
     cycles = artifact.predicted_cycles[workload.entry]
@@ -146,7 +152,7 @@ def figures(workload: Workload) -> dict[str, Any]:
     }
 
 
-def check_workload(workload: Workload) -> None:
+def check_workload(workload: CompiledWorkload) -> None:
     """Prove the programs legal; raises RunError with the first finding."""
     artifact, entry = workload.artifact, workload.entry
     findings = []
@@ -159,7 +165,7 @@ def check_workload(workload: Workload) -> None:
         raise RunError(f"{workload.name}: {len(findings)} findings, first: {findings[0]}")
 
 
-def run_workload(workload: Workload) -> dict[str, Any]:
+def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
     """Run one launch here and compare; raises RunError when anything differs from the golden model.
 
     Wall times are in seconds; the artifact must have its data.
@@ -181,3 +187,47 @@ def run_workload(workload: Workload) -> dict[str, Any]:
             f"{workload.name}: {differing} of {wanted.size} values differ from the golden model"
         )
     return {"equal_to_golden": True, "values": int(wanted.size), "launch_wall_seconds": wall}
+
+
+def measure_workload(
+    build: Callable[[ChipSpec, int, bool], CompiledWorkload],
+    settings: WorkloadSettings,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Compile, check, perhaps run and write one workload; what there is to say of it.
+
+    build: makes it for a chip, from a seed, with data or without.  tell: hears what goes on.
+    """
+    workload = build(load_chip_spec(settings.chip), settings.seed, settings.with_data)
+    tell("checking ...")
+    check_workload(workload)
+    result = {**figures(workload), "checked": True}
+    if settings.run:
+        tell("running ...")
+        result |= run_workload(workload)
+    if settings.output is not None:
+        tell("writing ...")
+        join_images(workload.artifact)
+        save(workload.artifact, settings.output)
+        result["artifact"] = str(settings.output)
+    return result
+
+
+def workload_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The result of ``measure_workload`` for people."""
+    rows = [
+        ("cycles", f"{result['cycles']:,}"),
+        ("time at the chip's clock", f"{result['microseconds']:,.1f} us"),
+        ("useful multiply-accumulates", f"{result['multiply_accumulates']:,}"),
+        ("MXM utilisation", f"{100 * result['mxm_utilisation']:.1f}% of its peak"),
+        ("rate", f"{result['tera_operations_per_s']:.1f} T op/s"),
+        ("SRAM per chip", f"{result['sram_used_bytes']:,} bytes"),
+        ("checked", "legal"),
+    ]
+    if "layer_cycles" in result:
+        rows.insert(1, ("cycles of a layer", f"{result['layer_cycles']:,}"))
+    if "values" in result:
+        rows.append(("run", f"all {result['values']:,} values equal the golden model's"))
+    if "artifact" in result:
+        rows.append(("file", result["artifact"]))
+    return rows

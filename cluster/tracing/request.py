@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,11 @@ def trace_request(
         raise InputError(f"--trace-launches {launches}: use 1 or more")
     check_writable(path)
     return TraceRequest(path, shown, launches)
+
+
+def trace_text(summary: Mapping[str, int]) -> str:
+    """What people are told of a trace that was written, from ``TracePlan.summary``."""
+    return f"{summary['events']:,} events, {summary['blocks']:,} blocks"
 
 
 def _writer(path: Path) -> Callable[[TracePlan, Path], None]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chip.errors import ErrorKind, LpuError
 from chip.spec import ChipSpec
 from interconnect.clocks.links import (
     DRIFT,
@@ -54,8 +55,10 @@ MOST_RUN_CYCLES, MOST_DESKEWS = 10**12, 10**7
 ROWS_SHOWN = 64
 
 
-class DriftError(RuntimeError):
+class DriftError(LpuError, RuntimeError):
     """The two ends of a cable drifted further apart than the run's budget."""
+
+    kind = ErrorKind.PROBLEM
 
     def __init__(self, cable: tuple[int, int, int, int], cycle: int, nano: int, budget: int):
         self.chip_a, self.link_a, self.chip_b, self.link_b = cable

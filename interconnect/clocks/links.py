@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.digest import splitmix64
+from chip.errors import LpuError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -42,7 +43,7 @@ _TABLE = 1 << 16
 _BLOCK = 1 << 18
 
 
-class ClockError(ValueError):
+class ClockError(LpuError, ValueError):
     """Clocks or cables that cannot be: object, rule, value and mend in one sentence."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chip.errors import ErrorKind, LpuError
 from interconnect.clocks.links import (
     ALIGN,
     HAC_PERIOD_CYCLES,
@@ -37,8 +38,10 @@ HOLD_EXCHANGES = 64
 _NEVER = np.iinfo(np.int64).max
 
 
-class AlignmentError(RuntimeError):
+class AlignmentError(LpuError, RuntimeError):
     """Counters that do not come, or do not stay, together."""
+
+    kind = ErrorKind.PROBLEM
 
 
 def cable_array(cables: ArrayLike, chips: int) -> Ints:

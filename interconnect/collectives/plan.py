@@ -42,7 +42,7 @@ from interconnect.wires import (
     simulate,
     spread,
 )
-from interconnect.wiring import Topology, hop_distances, minimal_routes
+from interconnect.wiring import FabricError, Topology, hop_distances, minimal_routes
 
 #: Words of a chip's buffer: a quad of slices, one byte plane each (8,192 words of 1,280 B).
 BUFFER_WORDS = 8192
@@ -269,11 +269,11 @@ def plan_collective(
     """Plan ``operation`` on ``nbytes`` bytes (see ``collective_traffic`` for whose bytes).
 
     algorithm: None takes the fastest.  window: of the simulation, in cycles.  clock: seconds, for
-    ``wall_seconds``.  Raises ValueError for what does not exist and LockstepViolation if the
+    ``wall_seconds``.  Raises FabricError for what does not exist and LockstepViolation if the
     schedule were wrong.
     """
     if nbytes < 1:
-        raise ValueError(f"{nbytes} bytes: a collective moves at least one")
+        raise FabricError(f"{nbytes} bytes: a collective moves at least one")
     words = -(-nbytes // WORD_BYTES)
     launches = -(-words // BUFFER_WORDS)
     base, longer = divmod(words, launches)

@@ -20,7 +20,7 @@ import numpy as np
 
 from chip.isa import LINKS
 from interconnect.wires import Ints
-from interconnect.wiring import Topology
+from interconnect.wiring import FabricError, Topology
 
 OPERATIONS = (
     "all-reduce", "reduce-scatter", "all-gather", "broadcast", "all-to-all", "point-to-point"
@@ -81,12 +81,12 @@ class Traffic:
 def group_sizes(topology: Topology) -> tuple[int, ...]:
     """Sizes of the nested groups, innermost first, e.g. (8, 9, 145); their product is ``chips``.
 
-    The chips of a topology file are one group.  Raises ValueError for groups above ``MAX_GROUP``.
+    The chips of a topology file are one group.  Raises FabricError for groups above ``MAX_GROUP``.
     """
     node, rack, chips = topology.chips_per_node, topology.nodes_per_rack, topology.chips
     sizes = tuple(size for size in (node, rack, chips // (node * rack)) if size > 1) or (1,)
     if max(sizes) > MAX_GROUP:
-        raise ValueError(
+        raise FabricError(
             f"topology {topology.name}: a group of {max(sizes)} chips or nodes; collectives take "
             f"groups of {MAX_GROUP} at most"
         )
@@ -323,15 +323,15 @@ def collective_traffic(
 
     words: all-reduce, reduce-scatter, all-to-all: on every chip before; all-gather: on every chip
     after; broadcast, point-to-point: at chip ``root``.  destination: of point-to-point (default:
-    the last chip).  Raises ValueError with one line for what does not exist.
+    the last chip).  Raises FabricError with one line for what does not exist.
     """
     if operation not in OPERATIONS:
-        raise ValueError(f"collective {operation!r}: known are {', '.join(OPERATIONS)}")
+        raise FabricError(f"collective {operation!r}: known are {', '.join(OPERATIONS)}")
     known = algorithms_for(operation, topology)
     if algorithm not in known:
-        raise ValueError(f"{operation} by {algorithm!r} on {topology.chips} chips: {known}")
+        raise FabricError(f"{operation} by {algorithm!r} on {topology.chips} chips: {known}")
     if words < 1 or not 0 <= root < topology.chips:
-        raise ValueError(f"{words} words from chip {root}: at least 1, of {topology.chips} chips")
+        raise FabricError(f"{words} words from chip {root}: at least 1, of {topology.chips} chips")
     sizes = group_sizes(topology)
     b = _Builder(topology, sizes)
     top = len(sizes) - 1

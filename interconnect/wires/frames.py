@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
+from chip.errors import LpuError
 from chip.isa import LINKS, SLICES_PER_HEMISPHERE
 from chip.spec import ChipSpec
 
@@ -50,7 +51,7 @@ WORKING_QUADS = 4
 _CENTRE = 22  # position in the middle of the VXM
 
 
-class LinkFramesError(ValueError):
+class LinkFramesError(LpuError, ValueError):
     """A spec whose frames are too short for the links, or a link without a place in the frames;
     the message says what would mend it.
     """

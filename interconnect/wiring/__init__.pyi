@@ -10,6 +10,7 @@ from .topology import (
     cable_faults,
     named_topology,
     topology_of,
+    wired_topology,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "part_of",
     "topology_of",
     "wire",
+    "wired_topology",
 ]

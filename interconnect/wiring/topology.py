@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.errors import LpuError
 from chip.isa import LINKS
 from chip.spec import PRESETS, ChipSpec
 from chip.toml_files import TomlFileError, read_toml
@@ -38,7 +40,7 @@ _FIELDS = ("name", "chips", "cables")
 Ints = NDArray[np.int64]
 
 
-class FabricError(ValueError):
+class FabricError(LpuError, ValueError):
     """A fabric that cannot exist; one line says what, where and what would mend it."""
 
 
@@ -141,6 +143,17 @@ def named_topology(name_or_path: str | Path) -> Topology:
         reason = _clipped(" ".join(str(error).split()))
         raise FabricError(f"{where}: not a readable JSON: {reason}") from None
     return _custom(where, table)
+
+
+def wired_topology(
+    chips: int, cables: Sequence[Sequence[int]], name: str = "custom"
+) -> Topology:
+    """``chips`` chips joined by ``cables`` of (chip a, link of a, chip b, link of b) each.
+
+    Links are 0..15.  Raises FabricError, one line, as for a topology file.
+    """
+    rows = [list(cable) for cable in cables]
+    return _custom("topology", {"name": name, "chips": chips, "cables": rows})
 
 
 def cable_faults(topology: Topology, spec: ChipSpec) -> list[str]:

@@ -8,8 +8,9 @@ from .bindings import (
     planes_of,
 )
 from .collective import ENTRY_POINT, collective_artifact
-from .file import TOPOLOGIES, Artifact, ArtifactError, content_hash, load, save
-from .sources import SOURCES, fault_text, place_of, source, with_places, without_sources
+from .file import Artifact, content_hash, load, save
+from .header import TOPOLOGIES, ArtifactError
+from .sources import SOURCES, fault_text, place_of, source_entry, with_places, without_sources
 
 __all__ = [
     "ENTRY_POINT",
@@ -30,7 +31,7 @@ __all__ = [
     "place_of",
     "planes_of",
     "save",
-    "source",
+    "source_entry",
     "with_places",
     "without_sources",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from chip.errors import LpuError
 from chip.isa import LANES, LINKS, SLICES, SLICES_PER_HEMISPHERE
 from chip.program import BLOCK_DTYPE, MAX_BLOCKS, MAX_CYCLES, MAX_GANG_MEMBERS, MAX_GANGS, MAX_MAPS
 from chip.spec import ChipSpec, SpecError, largest_value
@@ -37,7 +38,7 @@ MAX_TOTAL_GANGS = 2**18
 COLUMNS = [[name, BLOCK_DTYPE[name].str] for name in BLOCK_DTYPE.names or ()]
 
 
-class ArtifactError(ValueError):
+class ArtifactError(LpuError, ValueError):
     """A file or artifact that cannot be used: one line, what is wrong and what would mend it."""
 
 

@@ -22,7 +22,7 @@ MOST_RUNS = 10_000
 _BLOCK = re.compile(r"\bblock ([0-9]{1,9})\b")
 
 
-def source(name: str, lines: Sequence[int]) -> dict[str, Any]:
+def source_entry(name: str, lines: Sequence[int]) -> dict[str, Any]:
     """The entry of a program whose block i stands on ``lines[i]`` of the file ``name``."""
     cuts = [i for i, (a, b) in enumerate(pairwise(lines), 1) if b != a + 1]
     ends = [*cuts, len(lines)] if lines else []

@@ -18,7 +18,7 @@ from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Schedule, program_of
 from chip.spec import ChipSpec
 from programs.artifact import Artifact, Planes, planes_of
-from programs.convnet.layers import INPUT, POOL_PAD, POOL_STRIDE, Layer, Network
+from programs.convnet.layers import INPUT, POOL_PAD, POOL_STRIDE, ConvLayer, Network
 from programs.convnet.places import (
     GROUP,
     POOL_COPIES,
@@ -70,7 +70,7 @@ class _Scheduler:
         self.ends: dict[str, int] = {}
         self.state.rows[INPUT] = [0] * network.shape[0]
 
-    def layer(self, layer: Layer) -> None:
+    def layer(self, layer: ConvLayer) -> None:
         """Place every task of ``layer``."""
         own, state = self.places.layers[layer.name], self.state
         height, width = self.network.product_size(layer)
@@ -113,7 +113,7 @@ class _Scheduler:
     def _note_read(self, name: str, cycle: int) -> None:
         self.state.read[name] = max(self.state.read.get(name, 0), cycle)
 
-    def _operand(self, layer: Layer, task: Task, width: int) -> tuple[RowOperand, range]:
+    def _operand(self, layer: ConvLayer, task: Task, width: int) -> tuple[RowOperand, range]:
         """What a task streams, and the image rows of the source it reads."""
         source = self.places.tensors[layer.source]
         tiles, line = len(source.tiles), source.width + 2 * source.pad
@@ -141,7 +141,7 @@ class _Scheduler:
             return 0
         return sum(part_rows(source)[: PLANES.index(plane)])
 
-    def _finish(self, layer: Layer, own: LayerPlaces, task: Task, width: int) -> Finish:
+    def _finish(self, layer: ConvLayer, own: LayerPlaces, task: Task, width: int) -> Finish:
         affine, count = own.affine[task.block], task.last - task.first
         if layer.logits:
             target = own.logits[task.block].at(task.first * width)
@@ -174,7 +174,7 @@ class _Scheduler:
                 targets.append((place.at(word), first, Rows(width // 2)))
         return targets
 
-    def _pool(self, layer: Layer, own: LayerPlaces, made: list[int]) -> list[int]:
+    def _pool(self, layer: ConvLayer, own: LayerPlaces, made: list[int]) -> list[int]:
         """The maxima of a layer's results; when each row of them is readable."""
         output = self.places.tensors[layer.name]
         line = self.network.product_size(layer)[1] // 2 + POOL_PAD

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import numerics
-from programs.convnet.layers import INPUT, POOL, POOL_PAD, POOL_STRIDE, Layer, Network
+from programs.convnet.layers import INPUT, POOL, POOL_PAD, POOL_STRIDE, ConvLayer, Network
 
 I8 = NDArray[np.int8]
 F32 = NDArray[np.float32]
@@ -30,7 +30,7 @@ def golden_network(network: Network, image: I8) -> dict[str, NDArray[np.generic]
     return tensors
 
 
-def layer_sums(layer: Layer, source: I8, zero: int, weights: I8) -> NDArray[np.int32]:
+def layer_sums(layer: ConvLayer, source: I8, zero: int, weights: I8) -> NDArray[np.int32]:
     """Exact sums [height, width, channels out] of a layer's products."""
     if layer.joined:
         total = source.astype(np.int64).sum(axis=(0, 1)) @ weights[:, 0].astype(np.int64).T
@@ -47,7 +47,7 @@ def layer_sums(layer: Layer, source: I8, zero: int, weights: I8) -> NDArray[np.i
     return sums.reshape(height, width, len(weights))
 
 
-def finish_layer(layer: Layer, y: F32) -> I8:
+def finish_layer(layer: ConvLayer, y: F32) -> I8:
     """int8 of y, then the maximum over windows if the layer asks for it."""
     q = np.clip(numerics.to_i32(y), -128, 127).astype(np.int8)
     if not layer.pooled:

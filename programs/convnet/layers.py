@@ -31,7 +31,7 @@ POOL, POOL_STRIDE, POOL_PAD = 3, 2, 1
 
 
 @dataclass(frozen=True)
-class Layer:
+class ConvLayer:
     """One layer; ``source`` and ``residual`` name layers before it, or ``input``.
 
     kernel, stride, pad: of the convolution, the same in both directions.  residual: added before
@@ -71,7 +71,7 @@ class Network:
 
     name: str
     shape: tuple[int, int, int]
-    layers: list[Layer]
+    layers: list[ConvLayer]
     parameters: dict[str, Parameters] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Network:
             )
         return height, width, layer.channels
 
-    def product_size(self, layer: Layer) -> tuple[int, int]:
+    def product_size(self, layer: ConvLayer) -> tuple[int, int]:
         """Height and width of what the layer's matrix product makes."""
         height, width, _ = self.shape_of(layer.source)
         if layer.joined:
@@ -106,7 +106,7 @@ class Network:
             raise CompileError(f"layer {layer.name}: nothing is left of {height} x {width} pixels")
         return each[0], each[1]
 
-    def layer(self, name: str) -> Layer:
+    def layer(self, name: str) -> ConvLayer:
         """The layer called ``name``."""
         return next(layer for layer in self.layers if layer.name == name)
 

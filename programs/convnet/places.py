@@ -13,7 +13,7 @@ from math import prod
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
-from programs.convnet.layers import INPUT, POOL_PAD, POOL_STRIDE, Layer, Network
+from programs.convnet.layers import INPUT, POOL_PAD, POOL_STRIDE, ConvLayer, Network
 from programs.kernels import EAST, PLANES, WEST, Affine, Weights, cut, step_cycles
 from programs.sram import Strips
 
@@ -219,7 +219,7 @@ def _place_tensor(
 
 
 def _place_taps(
-    network: Network, layer: Layer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
+    network: Network, layer: ConvLayer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
     number: int,
 ) -> None:  # fmt: skip
     """Nine east slices for what is about to be pooled, by the parity of its pixels."""
@@ -241,7 +241,7 @@ def _place_taps(
 
 
 def _place_logits(
-    network: Network, layer: Layer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
+    network: Network, layer: ConvLayer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
     number: int,
 ) -> None:  # fmt: skip
     """Four slices, in the hemisphere of each block's plane, for float32 outputs."""
@@ -256,7 +256,7 @@ def _place_logits(
 
 
 def _tasks(
-    network: Network, layer: Layer, blocks: tuple[int, ...], steps: int, source: TensorPlaces,
+    network: Network, layer: ConvLayer, blocks: tuple[int, ...], steps: int, source: TensorPlaces,
     spec: ChipSpec,
 ) -> list[Task]:  # fmt: skip
     """The division over planes, by columns and by rows, that takes the fewest cycles."""
@@ -288,7 +288,7 @@ def _tasks(
     return best[2]
 
 
-def _line_cuts(layer: Layer, lines: int, most: int) -> list[int]:
+def _line_cuts(layer: ConvLayer, lines: int, most: int) -> list[int]:
     """Image rows cut so that each part has at most ``most``; even ones where pooling follows."""
     if not layer.pooled:
         return cut(lines, most)

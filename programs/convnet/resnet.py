@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chip.scheduling import CompileError
 from programs.convnet.golden import finish_layer, layer_sums
-from programs.convnet.layers import INPUT, Layer, Network, Parameters
+from programs.convnet.layers import INPUT, ConvLayer, Network, Parameters
 
 #: (channels, blocks, stride of the first block) of the four stages.
 _STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
@@ -31,25 +31,27 @@ def resnet50(size: int = 224, classes: int = 1000) -> Network:
     if size % 32:
         raise CompileError(f"image size {size}: use a multiple of 32")
     kernel = _STEM[0]
-    layers = [Layer("stem", INPUT, 64, pooled=True)]
+    layers = [ConvLayer("stem", INPUT, 64, pooled=True)]
     last = "stem"
     for stage, (channels, blocks, stride) in enumerate(_STAGES):
         for block in range(blocks):
             name = f"stage{stage + 1}.{block}"
             step = stride if block == 0 else 1
             shortcut = last
-            layers.append(Layer(f"{name}.reduce", last, channels))
-            layers.append(Layer(f"{name}.middle", f"{name}.reduce", channels, 3, step, 1))
+            layers.append(ConvLayer(f"{name}.reduce", last, channels))
+            layers.append(ConvLayer(f"{name}.middle", f"{name}.reduce", channels, 3, step, 1))
             if block == 0:
                 shortcut = f"{name}.shortcut"
                 layers.append(
-                    Layer(shortcut, last, _EXPANSION * channels, stride=step, relu=False)
+                    ConvLayer(shortcut, last, _EXPANSION * channels, stride=step, relu=False)
                 )
             layers.append(
-                Layer(f"{name}.expand", f"{name}.middle", _EXPANSION * channels, residual=shortcut)
+                ConvLayer(
+                    f"{name}.expand", f"{name}.middle", _EXPANSION * channels, residual=shortcut
+                )
             )
             last = f"{name}.expand"
-    layers.append(Layer("classes", last, classes, joined=True, relu=False, logits=True))
+    layers.append(ConvLayer("classes", last, classes, joined=True, relu=False, logits=True))
     return Network("resnet50", (size // 2, size // 2, 3 * kernel**2), layers)
 
 
@@ -58,7 +60,7 @@ def mlp(batch: int, sizes: tuple[int, ...]) -> Network:
     if batch < 1 or len(sizes) < 2 or min(sizes) < 1:
         raise CompileError(f"batch {batch}, sizes {sizes}: use at least 1 and two sizes")
     layers = [
-        Layer(
+        ConvLayer(
             f"dense{i}", INPUT if i == 0 else f"dense{i - 1}", size,
             relu=i < len(sizes) - 2, logits=i == len(sizes) - 2,
         )

@@ -16,6 +16,7 @@ from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrice
 from programs.kernels import (
     Activations,
     AttentionPlaces,
+    HeadTile,
     append_values,
     attend,
     dynamic_factor,
@@ -147,7 +148,7 @@ class BlockScheduler:
         if s.head_norm is not None and m.gains is not None:
             heads = s.head_norm.normed
             projected = norm_heads(
-                d, self.spec, words[0], qt, kt, projected, self.numbers.inv_d, self.numbers.eps,
+                d, self.spec, words[0], (qt, kt), projected, self.numbers.inv_d, self.numbers.eps,
                 m.gains, s.constants, s.head_norm,
             )  # fmt: skip
             self._did(VXM, projected)
@@ -159,9 +160,10 @@ class BlockScheduler:
             queries, keys = rope(d, self.spec, heads, qt, projected, a, a.keys)
             values = append_values(d, self.spec, v_words, max(done), a, a.values)
         attended = 0
-        for tile, cached in enumerate(layout.cache_of_tile):
+        for number, cached in enumerate(layout.cache_of_tile):
+            tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
             attended = attend(
-                d, self.spec, tile, cached, layout.heads_per_tile, layout.head_lanes, self.context,
+                d, self.spec, tile, self.context,
                 max(queries, attended), max(keys, attended), max(values, attended), a,
             )  # fmt: skip
         self._did(SOFTMAX, attended)

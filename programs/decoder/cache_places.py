@@ -13,7 +13,7 @@ from chip.scheduling import CompileError, Place, Symbol
 from programs.decoder.lanes import Layout
 from programs.decoder.stages import ATTENTION, Stage
 from programs.kernels import Segment, Segments
-from programs.sram import EAST_QUAD, KV_QUAD, Placement, Symbols
+from programs.sram import EAST_QUAD, KV_QUAD, SramPlacement, Symbols
 
 #: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
 LAYER_VARIANTS = 4
@@ -63,7 +63,7 @@ def cache_cuts(context: int, words_per_bank: int, sequences: int) -> CacheCuts:
 
 
 def place_caches(
-    pm: Placement, symbols: Symbols, layout: Layout, stage: Stage, cuts: CacheCuts,
+    pm: SramPlacement, symbols: Symbols, layout: Layout, stage: Stage, cuts: CacheCuts,
     sequences: int,
 ) -> list[CacheForm]:  # fmt: skip
     """Keys and values of the stage's attention blocks; two slices of a quad take each.
@@ -88,7 +88,7 @@ def place_caches(
 
 
 def _whole_layers(
-    pm: Placement, symbols: Symbols, layout: Layout, own: list[int], context: int,
+    pm: SramPlacement, symbols: Symbols, layout: Layout, own: list[int], context: int,
     sequences: int, quads: list[Quad],
 ) -> list[CacheForm]:  # fmt: skip
     """Every tile of a block whole and on one quad; the blocks take turns on ``quads``."""
@@ -110,7 +110,7 @@ def _whole_layers(
 
 
 def _spread_segments(
-    pm: Placement, symbols: Symbols, layout: Layout, own: list[int], cuts: CacheCuts,
+    pm: SramPlacement, symbols: Symbols, layout: Layout, own: list[int], cuts: CacheCuts,
     sequences: int, quads: list[Quad],
 ) -> list[CacheForm]:  # fmt: skip
     """Segments go to KV_QUAD while it has room, then EAST_QUAD, then the emptiest weight quad."""
@@ -153,7 +153,7 @@ def _spread_segments(
     return forms
 
 
-def _runs_held(pm: Placement, quad: Quad, words: int) -> int:
+def _runs_held(pm: SramPlacement, quad: Quad, words: int) -> int:
     """Runs of ``words`` words that a quad has room for, each within one bank."""
     bank = pm.spec.words_per_bank
     low, high = max(pm.low[q] for q in quad), min(pm.high[q] for q in quad)

@@ -27,7 +27,7 @@ from programs.decoder.host import belt_entry, token_entry
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
-from programs.decoder.places import DecoderPlaces
+from programs.decoder.places import DecoderPlaces, StagePlaces
 from programs.decoder.stages import Stage, split_layers
 from programs.models import Checkpoint
 from programs.sram import Image
@@ -112,17 +112,14 @@ def compile_apart(
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
     buckets = buckets_up_to(max_context)
-    dealt = (
-        list(stages) if stages is not None
-        else deal_stages(layout, spec, model.dtype, buckets[-1], pp)
-    )  # fmt: skip
+    places = StagePlaces(spec, layout, model.dtype, buckets[-1])
+    dealt = list(stages) if stages is not None else deal_stages(places, pp)
     if any(stage.head_parts > 1 for stage in dealt):
         raise CompileError("a head in parts is for plans alone: the host reads one stage's logits")
     if model.split != split_layers(dealt):
         raise CompileError("the stages split other FFNs than the partitioned model does")
     chips = layout.tp * len(dealt)
-    pipeline = build_pipeline(dealt, layout, model.dtype, spec, buckets[-1], numbers_of(model),
-                              wiring or topology_of(chips))  # fmt: skip
+    pipeline = build_pipeline(dealt, places, numbers_of(model), wiring or topology_of(chips))
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -149,10 +146,9 @@ def compile_belt(
             f"{count} sequences on a belt of {pp} stages: use {pp} or more, stages would idle"
         )
     context = buckets_up_to(context)[-1]
-    dealt = deal_stages(model.layout, spec, model.dtype, context, pp, count)
+    places = StagePlaces(spec, model.layout, model.dtype, context, count)
     wiring = topology_of(model.layout.tp * pp)
-    pipeline = build_pipeline(dealt, model.layout, model.dtype, spec, context, numbers_of(model),
-                              wiring, count)  # fmt: skip
+    pipeline = build_pipeline(deal_stages(places, pp), places, numbers_of(model), wiring)
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for number in range(count):

@@ -6,6 +6,7 @@ weights and its context, only to deal blocks evenly.  Nothing is scheduled here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from chip.scheduling import CompileError
@@ -13,8 +14,8 @@ from chip.spec import ChipSpec
 from interconnect.wiring import Topology, topology_of
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
-from programs.decoder.places import place_decoder
-from programs.decoder.stages import Stage, deal, model_blocks, pack, whole_again
+from programs.decoder.places import StagePlaces
+from programs.decoder.stages import Fits, Stage, deal, model_blocks, pack, whole_again
 from programs.models import ModelConfig
 
 NODE = 8
@@ -26,39 +27,60 @@ MOST_PARTS = 8
 MOST_CHIPS = 10_440
 
 
-class _Sizes:
-    """Which stages fit a group of chips, found by placing every word of each shape once."""
+@dataclass(frozen=True)
+class Dealt:
+    """A model on a machine: its stages, where they lie, and the cables between them."""
 
-    def __init__(self, spec: ChipSpec, layout: Layout, dtype: str, context: int, batch: int):
-        self._fixed = (spec, layout, dtype, context)
-        self._batch = batch
-        self._known: dict[tuple[object, ...], str] = {}
+    stages: list[Stage]
+    places: StagePlaces
+    wiring: Topology
 
-    def problem(self, stage: Stage, split: bool) -> str:
-        """Why a stage does not fit, or nothing."""
-        key = (split, *stage.shape)
-        if key not in self._known:
-            try:
-                place_decoder(*self._fixed, stage, self._batch, split)
-                self._known[key] = ""
-            except CompileError as error:
-                self._known[key] = str(error)
-        return self._known[key]
-
-    def head_parts(self, split: bool) -> int:
-        """The fewest parts of the vocabulary of which one fits a group alone."""
-        for parts in range(1, MOST_PARTS + 1):
-            if self.fits(Stage((), True, 0, parts), split):
-                return parts
-        return 1
-
-    def fits(self, stage: Stage, split: bool) -> bool:
-        """True when a stage fits, an FFN whose parts are all here taken as whole."""
-        return not self.problem(whole_again([stage])[0], split)
+    @property
+    def layout(self) -> Layout:
+        """How the model lies on the chips of a group."""
+        return self.places.layout
 
 
-def _cost(layout: Layout, context: int, spec: ChipSpec, stage: Stage) -> float:
+@dataclass(frozen=True)
+class _Asked:
+    """A model to be dealt: what of it does not hang on the number of chips."""
+
+    name: str
+    config: ModelConfig
+    spec: ChipSpec
+    dtype: str
+    context: int
+    batch: int
+    known: dict[int, StagePlaces] = field(default_factory=dict, compare=False)
+
+    def places(self, tp: int) -> StagePlaces:
+        """The places of its stages on groups of ``tp`` chips."""
+        if tp not in self.known:
+            layout = Layout.of(self.config, tp)
+            self.known[tp] = StagePlaces(self.spec, layout, self.dtype, self.context, self.batch)
+        return self.known[tp]
+
+    def memory(self, tp: int) -> dict[str, int]:
+        """See ``memory_bytes``."""
+        return memory_bytes(Layout.of(self.config, tp), self.dtype, self.context, self.batch)
+
+
+def _fits(places: StagePlaces, split: bool) -> Fits:
+    """Whether a stage fits, an FFN whose parts are all here taken as whole."""
+    return lambda stage: not places.problem(whole_again([stage])[0], split)
+
+
+def _head_parts(fits: Fits) -> int:
+    """The fewest parts of the vocabulary of which one fits a group alone."""
+    for parts in range(1, MOST_PARTS + 1):
+        if fits(Stage((), True, 0, parts)):
+            return parts
+    return 1
+
+
+def _cost(places: StagePlaces, stage: Stage) -> float:
     """Cycles of a stage, estimated for dealing: weights by bandwidth, the rest by counts."""
+    layout, context, spec = places.layout, places.context, places.spec
     rate = 4 * spec.mxm_reload_gap_cycles / 27 + 4  # planes' columns of sixteen words
     t, width = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
@@ -118,45 +140,50 @@ def check_parallelism(
 
 
 def deal_model(
-    name: str, config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int,
-    chips: int | None = None, tp: int | None = None,
-) -> tuple[Layout, list[Stage], Topology]:  # fmt: skip
+    name: str,
+    config: ModelConfig,
+    spec: ChipSpec,
+    dtype: str,
+    context: int,
+    batch: int,
+    chips: int | None = None,
+    tp: int | None = None,
+) -> Dealt:
     """Tensor parallelism, stages and wiring; the fewest chips that fit unless ``chips`` is given.
 
     Raises CompileError with one line when it does not fit: by how much, and what would.
     """
+    asked = _Asked(name, config, spec, dtype, context, batch)
     if chips is not None:
         wiring = topology_of(chips)  # refuses sizes without a wiring
         width = tp or _tp_of(chips)
         if chips % width:
             raise CompileError(f"{chips} chips in groups of {width}: use a multiple of {width}")
-        layout = Layout.of(config, width)
-        stages = _deal(layout, spec, dtype, context, batch, chips // width)
+        places = asked.places(width)
+        stages = _deal(places, chips // width)
         if stages is None:
-            fewest = _fewest(config, spec, dtype, context, batch, tp)
+            fewest = _fewest(asked, tp)
             if fewest is None and tp:
-                fewest = _fewest(config, spec, dtype, context, batch, None)
-            said = _too_big(name, config, spec, dtype, context, batch, fewest, chips, tp)
-            raise CompileError(said)
-        return layout, stages, wiring
-    found = _fewest(config, spec, dtype, context, batch, tp)
+                fewest = _fewest(asked, None)
+            raise CompileError(_too_big(asked, fewest, chips, tp))
+        return Dealt(stages, places, wiring)
+    found = _fewest(asked, tp)
     if found is None:
-        fewest = _fewest(config, spec, dtype, context, batch, None) if tp else None
-        raise CompileError(_too_big(name, config, spec, dtype, context, batch, fewest, None, tp))
-    layout, stages = found
-    need = layout.tp * len(stages)
-    size = next(s for s in machine_sizes() if s >= need and s % layout.tp == 0)
-    return layout, stages, topology_of(size)
+        fewest = _fewest(asked, None) if tp else None
+        raise CompileError(_too_big(asked, fewest, None, tp))
+    width, stages = found
+    need = width * len(stages)
+    size = next(s for s in machine_sizes() if s >= need and s % width == 0)
+    return Dealt(stages, asked.places(width), topology_of(size))
 
 
-def deal_stages(
-    layout: Layout, spec: ChipSpec, dtype: str, context: int, stages: int, batch: int = 1
-) -> list[Stage]:
+def deal_stages(places: StagePlaces, stages: int) -> list[Stage]:
     """The blocks on exactly ``stages`` groups of chips, no FFN in parts, the slowest as fast as
     it can be.
 
     Raises CompileError with one line for too many stages, or too few to hold the model.
     """
+    layout = places.layout
     blocks = model_blocks(layout.layers, 1)
     if not 1 <= stages <= len(blocks) + 1:
         raise CompileError(
@@ -165,75 +192,63 @@ def deal_stages(
         )
     if stages == 1:
         return [Stage(blocks, True)]
-    sizes = _Sizes(spec, layout, dtype, context, batch)
-    cost, fits = partial(_cost, layout, context, spec), partial(sizes.fits, split=False)
-    dealt = deal(blocks, stages, cost, fits)
+    fits = _fits(places, split=False)
+    dealt = deal(blocks, stages, partial(_cost, places), fits)
     if dealt is not None:
         return dealt
     fewest = pack(blocks, fits)
     if fewest is None:
         alone = [Stage((block,), False) for block in blocks[:2]] + [Stage((), True)]
-        raise CompileError(next(p for stage in alone if (p := sizes.problem(stage, False))))
+        raise CompileError(next(p for stage in alone if (p := places.problem(stage, False))))
     raise CompileError(
         f"the model does not fit {stages} pipeline stages of {layout.tp} chips; use "
         f"{len(fewest)} stages or more"
     )
 
 
-def _fewest(
-    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int, tp: int | None
-) -> tuple[Layout, list[Stage]] | None:
-    """The smallest group that holds the model, else the fewest groups of eight."""
-    need = memory_bytes(Layout.of(config, tp or NODE), dtype, context, batch)
-    if sum(need.values()) > MOST_CHIPS * spec.sram_bytes:
+def _fewest(asked: _Asked, tp: int | None) -> tuple[int, list[Stage]] | None:
+    """(chips of a group, stages): the smallest group that holds the model, else the fewest groups
+    of eight.
+    """
+    if sum(asked.memory(tp or NODE).values()) > MOST_CHIPS * asked.spec.sram_bytes:
         return None  # dealing thousands of layers out would take long to say the same
     for width in (tp,) if tp else WIDTHS:
-        layout = Layout.of(config, width)
-        stages = _deal(layout, spec, dtype, context, batch, 1)
+        stages = _deal(asked.places(width), 1)
         if stages is not None:
-            return layout, stages
-    layout = Layout.of(config, tp or NODE)
+            return width, stages
+    places = asked.places(tp or NODE)
     best: tuple[int, list[Stage]] | None = None
     for parts in range(1, MOST_PARTS + 1):
-        stages = _pack(layout, spec, dtype, context, batch, parts)
+        stages = _pack(places, parts)
         if stages is None:
             continue
         if best is None or len(stages) < len(best[1]):
             best = (parts, stages)
     if best is None:
         return None
-    even = _deal(layout, spec, dtype, context, batch, len(best[1]), best[0])
-    return layout, even or whole_again(best[1])
+    even = _deal(places, len(best[1]), best[0])
+    return tp or NODE, even or whole_again(best[1])
 
 
-def _pack(
-    layout: Layout, spec: ChipSpec, dtype: str, context: int, batch: int, parts: int
-) -> list[Stage] | None:
+def _pack(places: StagePlaces, parts: int) -> list[Stage] | None:
     """As few stages as hold the model, each filled to the brim; None when a block does not fit."""
+    layout = places.layout
     if parts > layout.ffn_tiles:
         return None
-    sizes, split = _Sizes(spec, layout, dtype, context, batch), parts > 1
-    heads = sizes.head_parts(split)
-    fits, most = partial(sizes.fits, split=split), MOST_CHIPS // layout.tp
-    return pack(model_blocks(layout.layers, parts), fits, heads, most)
+    fits = _fits(places, split=parts > 1)
+    blocks, most = model_blocks(layout.layers, parts), MOST_CHIPS // layout.tp
+    return pack(blocks, fits, _head_parts(fits), most)
 
 
-def _deal(
-    layout: Layout, spec: ChipSpec, dtype: str, context: int, batch: int, groups: int,
-    parts: int | None = None,
-) -> list[Stage] | None:  # fmt: skip
+def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[Stage] | None:
     """Stages on at most ``groups`` groups, the slowest as fast as it can be."""
+    layout, cost = places.layout, partial(_cost, places)
     for each in (parts,) if parts else range(1, MOST_PARTS + 1):
         if each > layout.ffn_tiles:
             return None
-        sizes, split = _Sizes(spec, layout, dtype, context, batch), each > 1
+        fits = _fits(places, split=each > 1)
         blocks = model_blocks(layout.layers, each)
-        stages = deal(
-            blocks, min(groups, len(blocks) + 1),
-            partial(_cost, layout, context, spec),
-            partial(sizes.fits, split=split),
-            sizes.head_parts(split),
-        )  # fmt: skip
+        stages = deal(blocks, min(groups, len(blocks) + 1), cost, fits, _head_parts(fits))
         if stages is not None:
             return whole_again(stages)
         if groups == 1:
@@ -242,64 +257,60 @@ def _deal(
 
 
 def _too_big(
-    name: str, config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int,
-    fewest: tuple[Layout, list[Stage]] | None, chips: int | None, tp: int | None = None,
-) -> str:  # fmt: skip
+    asked: _Asked, fewest: tuple[int, list[Stage]] | None, chips: int | None, tp: int | None
+) -> str:
     """One line: what does not fit, by how much, and what would; fewest: the fewest that do."""
-    need = memory_bytes(Layout.of(config, NODE), dtype, context, batch)
-    asked = f"{name} with context {context:,} and batch {batch}"
+    need, spec = asked.memory(NODE), asked.spec
+    model = f"{asked.name} with context {asked.context:,} and batch {asked.batch}"
     sizes = f"{_size(need['weights'])} of weights and {_size(need['cache'])} of cache"
     if fewest is None:
-        reason = _alone_problem(config, spec, dtype, context, batch) or "no wiring is so large"
-        longest = _longest_context(config, spec, dtype, context, batch)
+        reason = _alone_problem(asked) or "no wiring is so large"
+        longest = _longest_context(asked)
         mends = [f"--context {longest} or less"] if longest else []
-        mends += ["a smaller batch"] * (batch > 1) + ["int8"] * (dtype != "int8")
+        mends += ["a smaller batch"] * (asked.batch > 1) + ["int8"] * (asked.dtype != "int8")
         return (
-            f"{asked}: {sizes} fit no number of {spec.name} chips ({reason.split(';')[0]}); use "
+            f"{model}: {sizes} fit no number of {spec.name} chips ({reason.split(';')[0]}); use "
             + (" or ".join(mends) or "a narrower model")
         )
-    layout, stages = fewest
-    fits = next(
-        s for s in machine_sizes() if s >= layout.tp * len(stages) and s % layout.tp == 0
-    )
-    if tp and layout.tp != tp:
+    width, stages = fewest
+    fits = next(s for s in machine_sizes() if s >= width * len(stages) and s % width == 0)
+    if tp and width != tp:
         return (
-            f"{asked}: {sizes} fit no number of groups of {tp} chips; {fits} chips in groups of "
-            f"{layout.tp} fit: leave out --tp"
+            f"{model}: {sizes} fit no number of groups of {tp} chips; {fits} chips in groups of "
+            f"{width} fit: leave out --tp"
         )
     have = (chips or 0) * spec.sram_bytes
     short = fits * spec.sram_bytes - have
-    more = f", {_size(short)} more" if short > 0 else f" in groups of {layout.tp}"
+    more = f", {_size(short)} more" if short > 0 else f" in groups of {width}"
     return (
-        f"{asked} does not fit {chips} chips: {sizes} in {_size(have)} of SRAM, of which planes' "
+        f"{model} does not fit {chips} chips: {sizes} in {_size(have)} of SRAM, of which planes' "
         f"slices hold the weights; {fits} chips fit{more}: use --chips {fits}"
     )
 
 
-def _alone_problem(
-    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int
-) -> str:
+def _alone_problem(asked: _Asked) -> str:
     """Why a group of eight chips does not hold one block or the smallest part of an FFN."""
-    layout = Layout.of(config, NODE)
-    sizes = _Sizes(spec, layout, dtype, context, batch)
-    blocks = model_blocks(1, min(MOST_PARTS, layout.ffn_tiles))
-    return next(filter(None, (sizes.problem(Stage((b,), False), True) for b in blocks)), "")
+    places = asked.places(NODE)
+    blocks = model_blocks(1, min(MOST_PARTS, places.layout.ffn_tiles))
+    return next(filter(None, (places.problem(Stage((b,), False), True) for b in blocks)), "")
 
 
-def _longest_context(
-    config: ModelConfig, spec: ChipSpec, dtype: str, context: int, batch: int
-) -> int:
-    """Positions below ``context``, nearly the most, that some number of chips holds; 0 if none."""
-    fits, less = 0, context
+def _longest_context(asked: _Asked) -> int:
+    """Positions below those asked for, nearly the most, that some number of chips holds, or 0."""
+
+    def of(context: int) -> _Asked:
+        return replace(asked, context=context, known={})
+
+    fits, less = 0, asked.context
     while less - fits > 1:
         middle = (fits + less) // 2
-        if _alone_problem(config, spec, dtype, middle, batch):
+        if _alone_problem(of(middle)):
             less = middle
         else:
             fits = middle
-    if not fits or _fewest(config, spec, dtype, 1, batch, None) is None:
+    if not fits or _fewest(of(1), None) is None:
         return 0
-    while _fewest(config, spec, dtype, fits, batch, None) is None:
+    while _fewest(of(fits), None) is None:
         fits //= 2
     return fits
 

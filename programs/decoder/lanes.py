@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.errors import LpuError
 from programs.models import ModelConfig
 
 __all__ = ["LANES", "Axis", "Layout", "PartitionError"]
@@ -23,7 +24,7 @@ Axis = NDArray[np.int64]
 LANES = 320
 
 
-class PartitionError(ValueError):
+class PartitionError(LpuError, ValueError):
     """A model that cannot be laid out as asked: what, and what would mend it, in one line."""
 
 

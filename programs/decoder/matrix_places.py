@@ -11,8 +11,8 @@ from itertools import pairwise, permutations
 
 from chip.scheduling import Place
 from programs.decoder.lanes import Layout
-from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock
-from programs.sram import WEST_QUAD, Placement, Symbols
+from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
+from programs.sram import WEST_QUAD, SramPlacement, Symbols
 
 
 @dataclass
@@ -49,7 +49,7 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
 class MatrixPlacer:
     """Places the blocks of matrices plane after plane, for some layers at once."""
 
-    placement: Placement
+    placement: SramPlacement
     symbols: Symbols | None  # None: what is there once, at fixed addresses
     layers: list[int]
     dtype: str
@@ -78,9 +78,8 @@ class MatrixPlacer:
                     )
                     for half in range(halves)
                 ]  # fmt: skip
-                groups = self.shapes[slot[0]][2]
-                high = places[1] if halves == 2 else None
-                blocks.append(ColumnBlock(places[0], groups, plane, high, same))
+                weights = Weights(tuple(places), self.shapes[slot[0]][2], same=same)
+                blocks.append(ColumnBlock(weights, plane))
             rounds.append(blocks)
             if self.dtype == "int8":
                 scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
@@ -92,7 +91,7 @@ class MatrixPlacer:
         return each[self.layers[0]] if self.symbols is None else self.symbols.place(label, each)
 
 
-def _level_planes(pm: Placement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
+def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
     """The plane of each block of a round (east ones first) that fills the slices most evenly."""
 
     def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:

@@ -31,8 +31,7 @@ from interconnect.collectives import (
 )
 from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
-from programs.decoder.lanes import Layout
-from programs.decoder.places import place_decoder
+from programs.decoder.places import StagePlaces
 from programs.decoder.stage_code import Scheduled, StageCode
 from programs.decoder.stages import Stage, split_layers
 
@@ -243,13 +242,13 @@ def _check_spec(spec: ChipSpec) -> None:
 
 
 def build_pipeline(
-    stages: Sequence[Stage], layout: Layout, dtype: str, spec: ChipSpec, context: int,
-    numbers: Numbers, wiring: Topology, sequences: int = 1,
-) -> Pipeline:  # fmt: skip
+    stages: Sequence[Stage], places: StagePlaces, numbers: Numbers, wiring: Topology
+) -> Pipeline:
     """Places for every shape of stage and cables between them; nothing is scheduled yet.
 
-    context: positions the caches hold.  Raises CompileError for what does not fit.
+    Raises CompileError for what does not fit.
     """
+    spec, layout = places.spec, places.layout
     _check_spec(spec)
     split = any(block.parts > 1 for stage in stages for block in stage.blocks)
     gangs: Gangs = []
@@ -257,8 +256,8 @@ def build_pipeline(
     known: dict[str, Scheduled] = {}
     for stage in stages:
         if stage.shape not in shapes:
-            places = place_decoder(spec, layout, dtype, context, stage, sequences, split)
-            shapes[stage.shape] = StageCode(spec, places, numbers, gangs, known)
+            own = places.of(stage, split)
+            shapes[stage.shape] = StageCode(spec, own, numbers, gangs, known)
     groups = group_path(wiring, layout.tp, len(stages))
     handovers = [
         plan_handover(

@@ -27,8 +27,9 @@ from programs.kernels import (
     RoutingPlaces,
     Segment,
     Segments,
+    Weights,
 )
-from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Symbols
+from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Symbols
 
 #: Positions up to which scores lie on weight slices.
 _SHORT = 1024
@@ -75,7 +76,7 @@ class DecoderPlaces:
     dtype: str
     context: int
     cache_maps: list[tuple[int, int]]  # (first position, positions) of each word of kv_map
-    placement: Placement
+    placement: SramPlacement
     constants: Constants
     x: Place
     factor: Place
@@ -111,7 +112,7 @@ def place_decoder(
     places in every stage.  Raises CompileError when it does not fit.
     """
     stage = stage or single_stage(layout.layers)[0]
-    pm = Placement(spec)
+    pm = SramPlacement(spec)
     symbols = Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
     chunk = mask_positions(context, spec)
@@ -180,8 +181,43 @@ def place_decoder(
     )  # fmt: skip
 
 
+class StagePlaces:
+    """The places of a model's stages on groups of chips; every shape of stage is placed once."""
+
+    def __init__(
+        self, spec: ChipSpec, layout: Layout, dtype: str, context: int, sequences: int = 1
+    ) -> None:
+        """context, sequences: of the caches."""
+        self.spec, self.layout, self.dtype = spec, layout, dtype
+        self.context, self.sequences = context, sequences
+        self._known: dict[tuple[object, ...], DecoderPlaces | str] = {}
+
+    def of(self, stage: Stage, split: bool) -> DecoderPlaces:
+        """As ``place_decoder``; ``split``: some stage of the model computes a part of an FFN."""
+        found = self._find(stage, split)
+        if isinstance(found, str):
+            raise CompileError(found)
+        return found
+
+    def problem(self, stage: Stage, split: bool) -> str:
+        """Why a stage does not fit, or nothing."""
+        found = self._find(stage, split)
+        return found if isinstance(found, str) else ""
+
+    def _find(self, stage: Stage, split: bool) -> DecoderPlaces | str:
+        key = (split, *stage.shape)
+        if key not in self._known:
+            try:
+                self._known[key] = place_decoder(
+                    self.spec, self.layout, self.dtype, self.context, stage, self.sequences, split
+                )
+            except CompileError as error:
+                self._known[key] = str(error)
+        return self._known[key]
+
+
 def place_routing(
-    pm: Placement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
+    pm: SramPlacement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
     east: tuple[int, ...],
 ) -> RoutingPlaces:  # fmt: skip
     """Places of a chip's routing; ``west``, ``east``: quads beside those that have a name."""
@@ -203,7 +239,7 @@ def place_routing(
 
 
 def place_head_norm(
-    pm: Placement, layout: Layout, queues: tuple[int, int, int, int]
+    pm: SramPlacement, layout: Layout, queues: tuple[int, int, int, int]
 ) -> HeadNormPlaces:
     """Places for all tiles of heads of a chip; ``queues``: an east quad for the normed ones."""
     slots = LANES // layout.head_lanes
@@ -218,7 +254,7 @@ def mask_positions(context: int, spec: ChipSpec) -> int:
     return context if context <= min(_ONE_WINDOW, most) else min(_WINDOW, most)
 
 
-def _long_scores(pm: Placement, context: int, scales: int) -> Segments:
+def _long_scores(pm: SramPlacement, context: int, scales: int) -> Segments:
     """Scores of more than a bank of positions: WEST_QUAD but for ``scales`` words, and quads of
     the west planes' slices; not _WEST_3, whose maximum is read while scores are.
     """
@@ -261,7 +297,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
 
 
 def _place_blocks(
-    pm: Placement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage,
+    pm: SramPlacement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage,
     caches: list[CacheForm],
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""
@@ -314,18 +350,14 @@ def _pairs(places: list[Place]) -> Activations:
     )
 
 
-def _replicate_rounds(pm: Placement, layout: Layout) -> list[list[ColumnBlock]]:
+def _replicate_rounds(pm: SramPlacement, layout: Layout) -> list[list[ColumnBlock]]:
     """One-hot matrices that spread fp16 K and V to the query heads' lanes, east pair only."""
     if not layout.replicate:
         return []
     groups = layout.q_width // 16
     words = layout.kv_tiles * groups
-    return [
-        [
-            ColumnBlock(
-                pm.top(pm.weight_slices(2), words), groups, 2,
-                pm.top(pm.weight_slices(3), words),
-            )
-        ]
-        for _ in range(layout.cache_tiles)
-    ]  # fmt: skip
+    rounds = []
+    for _ in range(layout.cache_tiles):
+        halves = tuple(pm.top(pm.weight_slices(plane), words) for plane in (2, 3))
+        rounds.append([ColumnBlock(Weights(halves, groups), 2)])
+    return rounds

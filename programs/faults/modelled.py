@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from chip.ecc import CODE_BITS, CORRECTED, DATA_BITS, DETECTED, SUPERLANES, decode, encode, flip
 from chip.engine import Chip
+from chip.errors import ErrorKind, LpuError
 from chip.isa import C2C_QUEUE, LANES, LINKS, Op
 from interconnect.clocks import (
     HAC_PERIOD_CYCLES,
@@ -63,8 +64,10 @@ Rows = NDArray[np.uint8]
 Counts = dict[str, int]
 
 
-class UnrecoverableError(Exception):
+class UnrecoverableError(LpuError):
     """Faults that replaying and spares do not survive."""
+
+    kind = ErrorKind.PROBLEM
 
 
 @dataclass(frozen=True)

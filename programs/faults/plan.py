@@ -37,6 +37,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from chip.errors import LpuError
 from chip.toml_files import TomlFileError, read_toml
 
 MAX_ENTRIES = 10_000
@@ -44,7 +45,7 @@ _BIG = (1 << 62) - 1
 T = TypeVar("T")
 
 
-class FaultPlanError(ValueError):
+class FaultPlanError(LpuError, ValueError):
     """A fault plan that cannot be: one line, what, where and what would mend it."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream
+from chip.scheduling import Alu, Pass, Place, ScatterWindow, Schedule, Self, Stream
 from chip.spec import ChipSpec
 
 #: Tiles of a pass: a longer one would write a slice while it still reads it.
@@ -37,6 +37,19 @@ class Segment:
 
 Segments = tuple[Segment, ...]
 """A word for each position of the context, in order."""
+
+
+@dataclass(frozen=True)
+class HeadTile:
+    """Tile ``number`` of query heads, and which tile of the cache (``cached``) they attend to.
+
+    ``heads`` heads of ``head_lanes`` lanes each lie side by side on it.
+    """
+
+    number: int
+    cached: int
+    heads: int
+    head_lanes: int
 
 
 @dataclass(frozen=True)
@@ -201,8 +214,7 @@ def _append(
             continue
         arrive = at + place.position - 24
         offsets = p.load(places.kv_map.at(target.number), 24, arrive, place.queues[0])
-        done = max(done, p.store(place, out, at, 24, window=(0, target.last), map_code=24,
-                                 map_tag=offsets.tag))  # fmt: skip
+        done = max(done, p.store(place, out, at, 24, window=ScatterWindow(offsets, target.last)))
     return done
 
 
@@ -222,15 +234,18 @@ def append_values(
 
 
 def attend(
-    schedule: Schedule, spec: ChipSpec, tile: int, cached: int, heads: int, head_lanes: int,
-    context: int, queries_ready: int, keys_ready: int, values_ready: int, places: AttentionPlaces,
-) -> int:  # fmt: skip
-    """Scores, softmax and weighted values of one tile of heads; returns when they are readable.
-
-    cached: which tile of the cache they attend to.
-    """
-    copied = _copy_queries(schedule, spec, tile, heads, queries_ready, places)
-    scored = _score(schedule, spec, cached, heads, head_lanes, context, copied, keys_ready, places)
+    schedule: Schedule,
+    spec: ChipSpec,
+    tile: HeadTile,
+    context: int,
+    queries_ready: int,
+    keys_ready: int,
+    values_ready: int,
+    places: AttentionPlaces,
+) -> int:
+    """Scores, softmax and weighted values of one tile of heads; returns when they are readable."""
+    copied = _copy_queries(schedule, spec, tile, queries_ready, places)
+    scored = _score(schedule, spec, tile, context, copied, keys_ready, places)
     p = Pass(schedule, spec)
     t = 40
     pair = p.load(places.maxima, 8, t, n=2, dc=3, da=1)
@@ -240,7 +255,7 @@ def attend(
     p.hold_alu(largest, t + 1, t + 2)
     p.keep(places.maximum, out, t + 3)
     maximum_ready = schedule.place(p, scored - p.blocks[0]["cycle"]) + p.ready
-    summed = _weigh(schedule, spec, cached, context, max(maximum_ready, values_ready), places)
+    summed = _weigh(schedule, spec, tile.cached, context, max(maximum_ready, values_ready), places)
     p = Pass(schedule, spec)
     value = p.load(places.outputs, 44, t, n=3, dc=3, da=1)
     weight = p.load(places.sums, 8, t, n=3, dc=3, da=1)
@@ -253,17 +268,17 @@ def attend(
     inverse, _ = p.op(Op.MUL_F32, t + 12, root, root)
     _, out = p.op(Op.MUL_F32, t + 15, Self(), inverse, alu=total, out=16, reach=33)
     p.hold_alu(total, t + 7, t + 14)
-    p.keep(places.outputs.at(3 + tile), out, t + 15)
+    p.keep(places.outputs.at(3 + tile.number), out, t + 15)
     return schedule.place(p, summed - first_read) + p.ready
 
 
 def _copy_queries(
-    schedule: Schedule, spec: ChipSpec, tile: int, heads: int, ready: int, places: AttentionPlaces
+    schedule: Schedule, spec: ChipSpec, tile: HeadTile, ready: int, places: AttentionPlaces
 ) -> int:
     """Each head's rotated query, alone on its lanes, as fp16 bytes on sixteen slices per byte."""
     p = Pass(schedule, spec)
-    t = 40
-    value = p.load(places.rotated.at(tile), 36, t, n=heads, da=0)
+    t, heads = 40, tile.heads
+    value = p.load(places.rotated.at(tile.number), 36, t, n=heads, da=0)
     mask = p.load(places.head_masks, 8, t, n=heads, da=1)
     first_read = p.blocks[0]["cycle"]
     a, _ = p.op(Op.MUL_F32, t, value, mask, n=heads)
@@ -274,13 +289,18 @@ def _copy_queries(
 
 
 def _score(
-    schedule: Schedule, spec: ChipSpec, cached: int, heads: int, head_lanes: int, context: int,
-    queries_ready: int, keys_ready: int, places: AttentionPlaces,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    tile: HeadTile,
+    context: int,
+    queries_ready: int,
+    keys_ready: int,
+    places: AttentionPlaces,
+) -> int:
     """Masked scores of all positions to ``scores``, their two running maxima to ``maxima``."""
     p = Pass(schedule, spec)
-    groups = heads * head_lanes // 16
-    per_head = head_lanes // 16
+    heads, per_head = tile.heads, tile.head_lanes // 16
+    groups = heads * per_head
     end = 40 + groups
     first_query = 1 << 30
     for half, place in enumerate((places.query_low, places.query_high)):
@@ -296,7 +316,7 @@ def _score(
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
     meet = end + spec.mxm_install_cycles
     others = len(p.blocks)
-    key = _load_run(p, places.keys[cached], 0, meet, queue, context, dc=2)
+    key = _load_run(p, places.keys[tile.cached], 0, meet, queue, context, dc=2)
     first_key = min(b["cycle"] for b in p.blocks[others:])
     p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
     p.hold(queue + 2, meet, meet + 2 * context - 1)

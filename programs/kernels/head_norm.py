@@ -33,15 +33,16 @@ class HeadNormPlaces:
 
 
 def norm_heads(
-    schedule: Schedule, spec: ChipSpec, x: Place, query_tiles: int, key_tiles: int, ready: int,
+    schedule: Schedule, spec: ChipSpec, x: Place, counts: tuple[int, int], ready: int,
     inv_d: float, eps: float, gains: Place, constants: Constants, places: HeadNormPlaces,
 ) -> int:  # fmt: skip
     """Adjacent fp32 tiles ``x``, queries first, normed to ``places.normed``; when readable.
 
-    gains: fp32 words of the queries' and of the keys' gain, in lane order, west.
+    counts: tiles of queries and of keys.  gains: fp32 words of the queries' and of the keys' gain,
+    in lane order, west.
     """
     done = ready
-    tiles = query_tiles + key_tiles
+    query_tiles, tiles = counts[0], sum(counts)
     for first in range(0, tiles, _TILES_PER_PASS):
         n = min(_TILES_PER_PASS, tiles - first)
         queries = max(0, min(n, query_tiles - first))

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.errors import LpuError
+
 __all__ = [
     "ITEM_BYTES",
     "CheckpointError",
@@ -37,7 +39,7 @@ ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
 """Bytes per element of the number types that can be read."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(LpuError, ValueError):
     """A checkpoint that cannot be used: what, where, and what would mend it, in one line."""
 
 

@@ -101,12 +101,13 @@ def compile_plan(
             f"context {context:,}: {name} was made for {config.max_position:,} positions; use "
             f"--context {config.max_position} or less"
         )
-    layout, stages, wiring = deal_model(name, config, spec, dtype, context, batch, chips, tp)
+    dealt = deal_model(name, config, spec, dtype, context, batch, chips, tp)
+    layout = dealt.layout
     numbers = Numbers(
         1.0 / layout.hidden_size, config.eps, QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
         1.0 / layout.head_dim, config.activation,
     )  # fmt: skip
-    pipeline = build_pipeline(stages, layout, dtype, spec, context, numbers, wiring, batch)
+    pipeline = build_pipeline(dealt.stages, dealt.places, numbers, dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)
     words, room = instruction_bytes(plan), system_bytes(spec)

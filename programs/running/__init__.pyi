@@ -1,4 +1,4 @@
-from .belt import run_belt
+from .belt import BeltResult, run_belt
 from .runner import Generation, Runner, RunResult, generate
 from .session import LpuSession
 from .stepping import (
@@ -18,6 +18,7 @@ __all__ = [
     "LOOKAHEAD",
     "SYNC_MODES",
     "Alone",
+    "BeltResult",
     "Generation",
     "Logits",
     "LpuSession",

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Rings, Status, run_chips
+from chip.errors import ErrorKind, LpuError
 from chip.isa import C2C_QUEUE, queue_name
 from chip.spec import ChipSpec
 
@@ -31,10 +32,12 @@ LAUNCH_MARK = 1 << 32
 Logits = NDArray[np.float32]
 
 
-class StuckError(Exception):
+class StuckError(LpuError):
     """Chips that cannot continue, as their schedule waits for itself, or end at other cycles than
     predicted; named chip by chip.
     """
+
+    kind = ErrorKind.PROBLEM
 
 
 class Peers(Protocol):

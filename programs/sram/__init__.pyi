@@ -7,7 +7,7 @@ from .images import (
     put_rows,
     read_words,
 )
-from .placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, Placement, Strips, Symbols
+from .placement import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Strips, Symbols
 
 __all__ = [
     "EAST_QUAD",
@@ -15,7 +15,7 @@ __all__ = [
     "MAP_PAIR",
     "WEST_QUAD",
     "Image",
-    "Placement",
+    "SramPlacement",
     "Strips",
     "Symbols",
     "fp32_rows",

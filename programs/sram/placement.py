@@ -28,7 +28,7 @@ _WEIGHTS = 16  # slices of a strip of weights
 
 
 @dataclass
-class Placement:
+class SramPlacement:
     """Word allocation of one chip (the same on every chip): bottom-up and top-down pointers."""
 
     spec: ChipSpec

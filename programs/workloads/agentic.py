@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.experiments.agentic import (
     GPU,
     LPU,
-    AgentChoice,
+    AgenticSettings,
     Always,
     Learned,
     Router,
@@ -34,11 +34,11 @@ def short_to_lpu(view: dict[str, Any]) -> str:
     return LPU if view["max_new_tokens"] <= 16 else GPU
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per way of routing."""
     job.say("compiling the shipped models ...")
     requests = draw_requests(50.0, 8, SEED)
-    site = build_site(AgentChoice())
+    site = build_site(AgenticSettings())
     routers: dict[str, Router] = {
         "rule": Rule(), "learned": Learned(SEED), "gpu-only": Always(GPU), "lpu-only": Always(LPU),
     }  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
+from cluster.commands.script import ScriptJob, run_workload
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
 from cluster.runs import (
@@ -29,10 +29,10 @@ EVERY = 32
 PROMPT = "class "
 
 
-class Progress(Listener):
+class GenerationProgress(Listener):
     """Says what goes on, and every so many tokens how many there are."""
 
-    def __init__(self, job: Workload) -> None:
+    def __init__(self, job: ScriptJob) -> None:
         self._job, self._tokens = job, 0
 
     def phase(self, text: str) -> None:
@@ -46,7 +46,7 @@ class Progress(Listener):
             self._job.say(f"{self._tokens} of {NEW_TOKENS} tokens")
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One text, its digest and its cycles."""
     started = perf_counter()
     checkpoint = open_model("target")
@@ -57,7 +57,7 @@ def work(job: Workload) -> dict[str, Any]:
     )
     watch = None if job.board is None else RunWatch(job.board, "generate", SERVED)
     result = run_generation(
-        artifact, Generation(prompt, NEW_TOKENS), Placement(1), Progress(job), started,
+        artifact, Generation(prompt, NEW_TOKENS), Placement(1), GenerationProgress(job), started,
         watch=watch, images=images,
     )  # fmt: skip
     if job.board is not None:

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.commands.script import Workload, run_workload
-from cluster.experiments.speculative import DraftWatch, Settings, run
-from programs.models import open_model
+from cluster.commands.script import ScriptJob, run_workload
+from cluster.experiments.speculative import SpeculativeSettings, speculative
 
 PROMPTS = ("def ", "class ", "import ")
 
 
-def work(job: Workload) -> dict[str, Any]:
+def work(job: ScriptJob) -> dict[str, Any]:
     """One line per gamma and way of drafting."""
-    tokenizer = open_model("target").tokenizer
-    prompts = [tokenizer.encode(text).ids for text in PROMPTS]
-    watch = None if job.board is None else DraftWatch(job.board)
     results = {}
     for gamma in range(1, 9):
         job.say(f"gamma {gamma} ...")
-        result = results[gamma] = run(prompts, Settings(gamma=gamma), watch=watch)
+        settings = SpeculativeSettings(gamma=gamma)
+        result = speculative(settings, PROMPTS, open_board=lambda: job.board).report
+        results[gamma] = result
         for row in result["rows"]:
             if row["gamma"]:
                 job.say(

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from prometheus_server import DASHBOARDS, SHIPPED, Prometheus, free_ports, prometheus
 
 from chip.isa import C2C_QUEUE, Op
 from chip.program import Program, new_blocks
@@ -24,6 +23,7 @@ from chip.spec import ChipSpec
 from cluster.metrics import Board, Exporter, exported
 from cluster.metrics.table import HISTOGRAM, METRICS
 from programs.artifact import Artifact, save
+from tests.stands.prometheus_server import DASHBOARDS, SHIPPED, Prometheus, free_ports, prometheus
 
 ROOT = DASHBOARDS.parent
 RULES = SHIPPED.parent / "rules"

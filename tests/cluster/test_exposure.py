@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from programs.artifact import ArtifactError, load
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("chip", "interconnect", "programs", "cluster")
 #: Modules that run what they read, and functions that do unless they are told not to.
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "yaml"}

@@ -17,12 +17,19 @@ from chip.spec import ChipSpec
 from cluster import cli
 from cluster.processes import Placement, chip_actors, snapshot_directory
 from cluster.processes.snapshots import SnapshotError, forget_before, launches, restore, take
-from cluster.runs import GenerationResult, Listener, run_functional, run_generation
+from cluster.runs import (
+    CollectiveSettings,
+    GenerationResult,
+    Listener,
+    run_functional,
+    run_generation,
+)
 from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
 from programs.faults import FaultPlan, load_fault_plan
 from programs.faults.plan import CableFault, DeadNode, Upset
 from programs.running import BARRIER, Generation
+from tests import ROOT
 
 JOB = Generation((70, 221, 304), 24)
 PLAN = FaultPlan(
@@ -77,9 +84,12 @@ def test_a_kill_in_a_faulty_run_counts_nothing_twice(
 
 def collective(plan: FaultPlan | None, operation: str = "all-reduce") -> dict[str, Any]:
     return run_functional(
-        topology_of(72), operation, 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
-        chips_per_actor=None, in_process=True, phase=lambda _: None, faults=plan,
-    )  # fmt: skip
+        topology_of(72),
+        ChipSpec(),
+        CollectiveSettings(operation, nbytes=1280 * 8, run=True, in_process=True),
+        seed=1,
+        faults=plan,
+    )
 
 
 def test_72_chips_lose_node_4_and_end_with_the_same_outputs() -> None:
@@ -109,10 +119,12 @@ def test_a_cable_of_72_chips_that_keeps_failing_costs_a_node(between: bool) -> N
 
 def test_a_node_alone_is_replaced_in_a_collective() -> None:
     found = run_functional(
-        topology_of(8), "all-reduce", 1280 * 8, ChipSpec(), dtype="int32", seed=1, sync="lookahead",
-        chips_per_actor=None, in_process=True, phase=lambda _: None,
+        topology_of(8),
+        ChipSpec(),
+        CollectiveSettings(nbytes=1280 * 8, run=True, in_process=True),
+        seed=1,
         faults=FaultPlan(dead_nodes=(DeadNode(0, 0, 300),)),
-    )  # fmt: skip
+    )
     assert found["equal"] and found["nodes"] == [0] and found["faults"]["spare_used"] == 1
 
 
@@ -121,6 +133,7 @@ def test_a_second_death_needs_a_second_spare() -> None:
         collective(FaultPlan(dead_nodes=(DeadNode(4), DeadNode(5))))
 
 
+@pytest.mark.long
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
     from programs.decoder import Host
     from programs.running import Alone, Runner
@@ -172,7 +185,7 @@ def test_the_command_counts_and_refuses(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_the_documentation_is_survived(artifact: Artifact, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs/faults.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     path = tmp_path / "faults.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     faulty = run(artifact, Placement(8, in_process=True, faults=load_fault_plan(path)))

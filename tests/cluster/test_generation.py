@@ -151,7 +151,7 @@ def test_a_killed_actor_is_replaced_and_the_text_goes_on(
     assert heard.tokens == result.tokens == calm.tokens
     assert (result.digest, result.virtual_seconds) == (calm.digest, calm.virtual_seconds)
     assert result.cycles_per_token == calm.cycles_per_token
-    # The text may be over before the kill strikes; tests/chaos kills in the middle for certain.
+    # The text may be over before the kill strikes; tests/long/chaos kills in the middle for certain.
     assert all(len(recovery.groups) == 1 for recovery in result.recoveries)
     assert leftovers(made) == []
 

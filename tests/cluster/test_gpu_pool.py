@@ -83,6 +83,7 @@ def renewed(pool: GpuPool, expected: np.ndarray) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_dead_actor_is_replaced(expected: np.ndarray, local_ray: None) -> None:
     with ray_pool(shipped_model(), 1, replace_lost=True) as pool:
         renewed(pool, expected)
@@ -108,6 +109,7 @@ def test_a_dead_nodes_requests_are_replayed(model: GpuModel, expected: np.ndarra
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_dead_actors_requests_are_replayed(expected: np.ndarray, local_ray: None) -> None:
     with ray_pool(shipped_model(), 2) as pool:
         survive(pool, expected)

@@ -117,7 +117,7 @@ def test_the_next_run_works_after_one_was_killed(place: Path) -> None:
 
 SAVER = """
 import sys
-from test_interruptions import two_artifacts
+from tests.cluster.test_interruptions import two_artifacts
 from programs.artifact import save
 one, other = two_artifacts()
 print("ready", flush=True)
@@ -134,6 +134,7 @@ def two_artifacts():
     ]
 
 
+@pytest.mark.long
 def test_killed_while_writing_either_the_old_file_or_the_new(tmp_path: Path) -> None:
     target = tmp_path / "x.lpu"
     hashes = {content_hash(artifact) for artifact in two_artifacts()}
@@ -156,6 +157,7 @@ def test_killed_while_writing_either_the_old_file_or_the_new(tmp_path: Path) -> 
         assert content_hash(load(target)) in hashes
 
 
+@pytest.mark.long
 def test_a_killed_compile_leaves_the_old_file_or_none(tmp_path: Path) -> None:
     target = tmp_path / "x.lpu"
     for delay, old in ((0.8, None), (1.6, b"old"), (2.4, b"old")):
@@ -191,6 +193,7 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.lpu"]
 
 
+@pytest.mark.long
 def test_no_room_in_a_real_small_file_system(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()

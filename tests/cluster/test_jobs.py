@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_server import DASHBOARDS, free_ports, prometheus
+
+from tests.stands.prometheus_server import DASHBOARDS, free_ports, prometheus
 
 ROOT = DASHBOARDS.parent
 WORKLOADS = sorted(path.stem for path in (ROOT / "programs" / "workloads").glob("*.py"))

@@ -15,7 +15,7 @@ from chip.spec import ChipSpec
 from cluster.processes import MappingError, SharedMapping, chips_per_actor, unexpected_retirements
 from cluster.processes.clock import VirtualClock
 from cluster.processes.group import MappedPeers, split_chips
-from cluster.processes.mapping import Layout
+from cluster.processes.mapping import MappingLayout
 from interconnect.wiring import wire
 from programs.running import Alone, StuckError, step_lookahead, step_windows, window_cycles
 
@@ -83,7 +83,7 @@ def test_a_missing_vector_is_named() -> None:
         step_lookahead(pair[:1], rings, Alone())
 
 
-def _other_process(path: str, layout: Layout, token: bytes, windows: bool) -> None:
+def _other_process(path: str, layout: MappingLayout, token: bytes, windows: bool) -> None:
     mapping = SharedMapping.attach(Path(path), layout, token)
     _run_mapped(1, mapping, windows)
 
@@ -105,7 +105,7 @@ def _run_mapped(number: int, mapping: SharedMapping, windows: bool) -> Chip:
 
 @pytest.mark.parametrize("windows", [False, True])
 def test_two_processes_pass_vectors(windows: bool) -> None:
-    layout = Layout(processes=2, chips=2, values=4, rings=2)
+    layout = MappingLayout(processes=2, chips=2, values=4, rings=2)
     mapping = SharedMapping.create(layout)
     assert mapping.path is not None
     try:
@@ -122,7 +122,7 @@ def test_two_processes_pass_vectors(windows: bool) -> None:
 
 
 def test_mapping_of_another_run_is_refused(tmp_path: Path) -> None:
-    layout = Layout(processes=1, chips=1, values=4, rings=0)
+    layout = MappingLayout(processes=1, chips=1, values=4, rings=0)
     mapping = SharedMapping.create(layout, tmp_path)
     assert mapping.path is not None
     with pytest.raises(MappingError, match="another run"):
@@ -134,7 +134,7 @@ def test_mapping_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_mailbox_keeps_sequences_apart() -> None:
-    mapping = SharedMapping.private(Layout(processes=1, chips=2, values=4, rings=0))
+    mapping = SharedMapping.private(MappingLayout(processes=1, chips=2, values=4, rings=0))
     assert mapping.peek(1, 1) is None
     for sequence in (1, 2, 3):
         mapping.post(1, sequence, np.full(sequence, sequence, np.float32))

@@ -37,8 +37,7 @@ from cluster.runs import Listener, run_generation
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.running import BARRIER, LOOKAHEAD, Generation
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 def free_port() -> int:
@@ -268,6 +267,7 @@ def wait_for_end(port: int, process: subprocess.Popen[str]) -> str:
     raise AssertionError("the run did not end")
 
 
+@pytest.mark.long
 def test_264_chips_have_fewer_than_5000_series() -> None:
     port = free_port()
     process = lpu("fabric", "collective", "--chips", "264", "--bytes", "2048", "--run",
@@ -343,6 +343,7 @@ def test_stays_no_longer_than_asked() -> None:
     assert 0.3 <= time.monotonic() - began < 10
 
 
+@pytest.mark.long
 def test_port_from_the_environment() -> None:
     port = free_port()
     process = lpu("generate", "--in-process", "--chips", "1", "--max-new-tokens", "2", "--json",

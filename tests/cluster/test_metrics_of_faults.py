@@ -7,7 +7,6 @@ import os
 import signal
 
 import pytest
-from test_metrics import samples, total
 
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chip_actors
@@ -17,6 +16,7 @@ from programs.decoder import entry_at
 from programs.faults import FaultPlan
 from programs.faults.plan import CableFault, DeadNode, Upset
 from programs.running import Generation
+from tests.cluster.test_metrics import samples, total
 
 SERVED = ("generate", "lpu")
 
@@ -65,6 +65,7 @@ def test_errors_are_those_of_the_bad_cable(artifact: Artifact) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_that_recovers_is_watched_to_its_end(artifact: Artifact, local_ray: None) -> None:
     """The watch follows the chips into the memory of the new epoch."""
     board = Board()

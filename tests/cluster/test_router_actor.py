@@ -71,6 +71,7 @@ def test_a_wrong_name_is_one_line(capsys: pytest.CaptureFixture[str], name: str)
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_malformed_message_never_ends_the_actor(local_ray: None) -> None:
     with actor_desk("rule", 0) as desk:
         check_desk(desk)
@@ -102,6 +103,7 @@ def test_the_same_json_as_in_process(
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_users_function_that_fails_is_one_line_and_a_lost_actor_too(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,23 +9,23 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from test_lockstep import CABLES, SPEC, chips, passing_program
 
 from chip.engine import Rings, run_chips
-from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SEND_CYCLE, SEQUENCE, TAIL
+from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SENT_CYCLE, SEQUENCE, TAIL
 from chip.faults import LockstepViolation
 from chip.linking import link
 from cluster.processes import ChipGroup, MappingError, Placement, SharedMapping, chip_actors
 from cluster.processes.group import FORGED_SECONDS, AbandonedError, MappedPeers
-from cluster.processes.mapping import Layout
+from cluster.processes.mapping import MappingLayout
 from cluster.runs import Listener, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
+from tests.cluster.test_lockstep import CABLES, SPEC, chips, passing_program
 
 JOB = Generation((70, 221, 304), 6)
 
 
-def strange_rings(path: Path, layout: Layout) -> Rings:
+def strange_rings(path: Path, layout: MappingLayout) -> Rings:
     """The links' rings, written by someone who can open the file and knows every offset."""
     with open(path, "r+b") as file:
         memory = mmap.mmap(file.fileno(), 0)
@@ -42,7 +42,7 @@ def forge(rings: Rings, ring: int, meta: np.ndarray) -> None:
 
 
 def test_an_attachment_without_the_token_is_refused_and_counted() -> None:
-    layout = Layout(processes=1, chips=1, values=4, rings=0)
+    layout = MappingLayout(processes=1, chips=1, values=4, rings=0)
     mapping = SharedMapping.create(layout)
     assert mapping.path is not None
     try:
@@ -87,7 +87,7 @@ def test_a_mailbox_written_without_the_token_is_refused(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("cluster.processes.group.FORGED_SECONDS", 0.2)
     assert FORGED_SECONDS > 0.2
-    layout = Layout(processes=1, chips=1, values=4, rings=0)
+    layout = MappingLayout(processes=1, chips=1, values=4, rings=0)
     mapping = SharedMapping.create(layout)
     try:
         values = np.ones(4, np.float32)
@@ -103,6 +103,7 @@ def test_a_mailbox_written_without_the_token_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_run_goes_on_without_the_forged_vectors(artifact: Artifact, local_ray: None) -> None:
     calm = run_generation(
         artifact, JOB, Placement(8, in_process=True), Listener(), perf_counter()
@@ -113,7 +114,7 @@ def test_a_run_goes_on_without_the_forged_vectors(artifact: Artifact, local_ray:
         with pytest.raises(MappingError, match="another run"):
             SharedMapping.attach(mapping.path, mapping.layout, bytes(16))
         meta = np.zeros(5, np.int64)
-        meta[[SEND_CYCLE, SEQUENCE, CHECKSUM, LAUNCH]] = 400, 0, 99, 0
+        meta[[SENT_CYCLE, SEQUENCE, CHECKSUM, LAUNCH]] = 400, 0, 99, 0
         rings = strange_rings(mapping.path, mapping.layout)
         for ring in range(len(rings.counts)):
             forge(rings, ring, meta)

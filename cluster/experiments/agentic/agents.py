@@ -45,8 +45,8 @@ from cluster.experiments.serving import (
     BatchCost,
     Batching,
     Belt,
+    BeltPlaces,
     Latencies,
-    Places,
     check_time,
     cycles_to_ps,
     percentiles,
@@ -132,7 +132,7 @@ class _Run:
         self.running = [_Running() for _ in requests]
         self.inbox = Inbox()
         self.links = {(p, way): LinkLedger(site.link) for p in POOLS for way in ("to", "from")}
-        self.places = {name: Places(m.belt, m.pipelines) for name, m in site.lpu.items()}
+        self.places = {name: BeltPlaces(m.belt, m.pipelines) for name, m in site.lpu.items()}
         self.batching = {name: Batching(m.cost, m.groups) for name, m in site.gpu.items()}
         self.at_gpu: dict[tuple[str, int], _Job] = {}
         self.joining: dict[str, list[int]] = {name: [] for name in site.gpu}

@@ -33,7 +33,7 @@ _BRANCHES = (("choose_tool", "call_tool"), ("reason",), ("write_code",))
 
 
 @dataclass(frozen=True)
-class Step:
+class AgentStep:
     """One node of a request's graph; after: numbers of the steps it needs, all lower.
 
     tool: what a call_tool calls.  It is drawn with the graph, not read from a model's text, so that
@@ -51,7 +51,7 @@ class AgentRequest:
 
     arrival_ps: int
     task: str
-    steps: tuple[Step, ...]
+    steps: tuple[AgentStep, ...]
 
 
 def draw_requests(rate_per_s: float, requests: int, seed: int) -> list[AgentRequest]:
@@ -61,7 +61,7 @@ def draw_requests(rate_per_s: float, requests: int, seed: int) -> list[AgentRequ
     drawn = []
     for arrival in arrivals:
         task = _TASKS[int(random.integers(len(_TASKS)))]
-        steps = [Step("plan", ()), Step("route", (0,))]
+        steps = [AgentStep("plan", ()), AgentStep("route", (0,))]
         ends = []
         for _ in range(int(random.integers(1, 4))):
             before = 1
@@ -69,10 +69,10 @@ def draw_requests(rate_per_s: float, requests: int, seed: int) -> list[AgentRequ
                 tool = None
                 if kind == "call_tool":
                     tool = sorted(TOOL_MS)[int(random.integers(len(TOOL_MS)))]
-                steps.append(Step(kind, (before,), tool))
+                steps.append(AgentStep(kind, (before,), tool))
                 before = len(steps) - 1
             ends.append(before)
-        steps.append(Step("summarise", tuple(ends)))
+        steps.append(AgentStep("summarise", tuple(ends)))
         drawn.append(AgentRequest(arrival, task, tuple(steps)))
     return drawn
 

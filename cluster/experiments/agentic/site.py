@@ -1,8 +1,9 @@
-"""The machines of the agentic experiment, built from the shipped models, and its runs."""
+"""The agentic experiment: its machines, built from the shipped models, and its runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from cluster.experiments.agentic.agents import (
     LpuModel,
     run_agents,
 )
-from cluster.experiments.agentic.graph import NEW_TOKENS, AgentRequest
+from cluster.experiments.agentic.graph import NEW_TOKENS, AgentRequest, draw_requests
+from cluster.experiments.agentic.router_actor import actor_desk, split_name
 from cluster.experiments.agentic.routing import GPU, LPU, Always, Desk, Router, make_router
+from cluster.experiments.agentic.settings import AgenticSettings
 from cluster.experiments.agentic.text import GpuWriter, LpuWriter
 from cluster.experiments.serving import RooflineCost, belt_of, publish_agents, publish_speedup
 from cluster.gpu import GpuGroup, load_gpu_spec, load_link
@@ -35,47 +38,63 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AgentChoice:
-    """What a user says about the machines; presets or TOML files, as their loaders know them.
+class AgenticResult:
+    """What ``agentic`` found.
 
-    chips: LPUs that share each model.  pipelines, groups: of each model.  corrupt: see
-    ``AgentSite``.
+    report: plain data, times in seconds: what ``lpu experiment agentic --json`` prints.
+    requests: what the agents asked for.
     """
 
-    gpu: str = "h100"
-    gpu_tp: int = 1
-    groups: int = 1
-    max_batch: int = 64
-    link: str = "pcie5-x16"
-    chips: int = 1
-    pipelines: int = 1
-    dtype: str = "int8"
-    chip: str = "groq-lpu-1"
-    corrupt: float = 0.0
+    settings: AgenticSettings
+    report: dict[str, Any]
+    requests: list[AgentRequest]
 
 
-def build_site(choice: AgentChoice) -> AgentSite:
+def build_site(settings: AgenticSettings) -> AgentSite:
     """Compile the shipped models for LPUs, and load them for GPUs."""
     from programs.decoder import compile_model
 
-    group = GpuGroup(load_gpu_spec(choice.gpu), choice.gpu_tp)
-    link = load_link(choice.link)
+    s = settings
+    group = GpuGroup(load_gpu_spec(s.gpu), s.gpu_tp)
+    link = load_link(s.link)
     lpu, gpu, checkpoints = {}, {}, {}
     for name in (DRAFT, TARGET):
         checkpoint = checkpoints[name] = open_model(name)
-        cost = RooflineCost(group, architecture(name), choice.max_batch)
-        gpu[name] = GroupModel(cost, GpuWriter(checkpoint), choice.groups)
+        cost = RooflineCost(group, architecture(name), s.max_batch)
+        gpu[name] = GroupModel(cost, GpuWriter(checkpoint), s.gpu_groups)
         artifact = compile_model(
-            checkpoint, tp=choice.chips, dtype=choice.dtype,
-            context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=choice.chip,
+            checkpoint, tp=s.chips, dtype=s.dtype,
+            context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=s.chip,
         )  # fmt: skip
-        lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), choice.pipelines)
+        lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), s.pipelines)
     machines = {
-        LPU: f"{choice.pipelines} x {choice.chips} {choice.chip} {choice.dtype}",
-        GPU: f"{choice.groups} x {choice.gpu_tp} {group.spec.name} {group.dtype}",
+        LPU: f"{s.pipelines} x {s.chips} {s.chip} {s.dtype}",
+        GPU: f"{s.gpu_groups} x {s.gpu_tp} {group.spec.name} {group.dtype}",
     }
     tokenizer = checkpoints[TARGET].tokenizer
-    return AgentSite(lpu, gpu, tokenizer, link, choice.corrupt, machines)
+    return AgentSite(lpu, gpu, tokenizer, link, s.corrupt, machines)
+
+
+def agentic(
+    settings: AgenticSettings,
+    tell: Callable[[str], None] = lambda _: None,
+    open_board: Callable[[], Board | None] = lambda: None,
+) -> AgenticResult:
+    """Agents' requests routed step by step, against GPU-only and LPU-only; the text is real.
+
+    tell: what goes on, in words.  open_board: called when the settings are known to make sense;
+    on the board that it gives, if any, the figures are published when each run has ended.
+    Raises InputError for settings, files and routers that cannot be.
+    """
+    s = settings
+    policy, in_actor = split_name(s.router)
+    drawn = draw_requests(s.rate, s.requests, s.seed)
+    make_router(policy, s.seed)
+    board = open_board()
+    site = build_site(s)
+    with actor_desk(policy, s.seed) if in_actor else nullcontext() as desk:
+        report = run_agentic(drawn, site, policy, s.seed, s.slo, tell, desk, board)
+    return AgenticResult(s, report, drawn)
 
 
 def run_agentic(

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
-from cluster.experiments.serving.figures import NOBODY, Served, Stage
+from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
 from cluster.experiments.serving.scaling import MAX_GROUPS, Scaling, node_ps
 from cluster.gpu import TOKEN_BYTES
 
@@ -332,8 +332,8 @@ def served_by(batching: Batching, trace: Trace) -> Served:
     time = None if batching.scaling is None else node_ps(nodes, horizon)
     waits, decode = (trace.arrival_ps[fine], start[fine]), sum(busy) - prefill
     stages = {
-        "prefill": Stage("GPU groups", len(busy), prefill, *waits, time),
-        "decode": Stage("GPU groups", len(busy), decode, NOBODY, NOBODY, time),
+        "prefill": ServiceStage("GPU groups", len(busy), prefill, *waits, time),
+        "decode": ServiceStage("GPU groups", len(busy), decode, NOBODY, NOBODY, time),
     }
     into = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
     out = int(trace.output_tokens[fine].sum())

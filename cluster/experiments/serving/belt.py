@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
-from cluster.experiments.serving.figures import NOBODY, Served, Stage
+from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
 from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder import token_entry
 from programs.plans import Plan
@@ -233,7 +233,7 @@ def given_belt(
     )  # fmt: skip
 
 
-class Places:
+class BeltPlaces:
     """The places of equal pipelines, given to requests in the order in which they ask."""
 
     def __init__(self, belt: Belt, pipelines: int) -> None:
@@ -275,7 +275,7 @@ class Ride:
 
 def ride(ready_ps: I64, spans: Spans, belt: Belt, pipelines: int) -> Ride:
     """Give places to requests in the order of the arrays; ready_ps: int64 [requests], ascending."""
-    places = Places(belt, pipelines)
+    places = BeltPlaces(belt, pipelines)
     ready = [ps_to_cycles(ps, belt.clock_hz) for ps in ready_ps.tolist()]
     entry = [places.enter(at, span) for at, span in zip(ready, spans.free.tolist(), strict=True)]
     return Ride(
@@ -306,8 +306,8 @@ def serve_on_belts(trace: Trace, belt: Belt, pipelines: int) -> Served:
     busy, places = sum(went.busy_ps.tolist()), len(went.busy_ps)
     prefill = min(cycles_to_ps(sum(spans.first.tolist()), belt.clock_hz), busy)
     stages = {
-        "prefill": Stage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
-        "decode": Stage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
+        "prefill": ServiceStage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
+        "decode": ServiceStage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
     }
     fed = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
     host = belt.crossing(fed, tokens)

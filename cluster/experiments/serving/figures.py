@@ -51,7 +51,7 @@ class Slo:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class ServiceStage:
     """A stage of service.
 
     machine: what serves; servers: how many.  busy_ps: their time at work for it, together.
@@ -92,7 +92,7 @@ class Served:
     busy_ps: I64
     steps: int
     tokens: int
-    stages: dict[str, Stage]
+    stages: dict[str, ServiceStage]
     host_bytes: dict[str, int | None]
     nodes: list[tuple[int, int]] | None = None
 
@@ -155,7 +155,7 @@ def _shares(
     }
 
 
-def stage_report(stages: dict[str, Stage], horizon_ps: int) -> dict[str, dict[str, Any]]:
+def stage_report(stages: dict[str, ServiceStage], horizon_ps: int) -> dict[str, dict[str, Any]]:
     """Of each of ``STAGES`` machine, servers, utilisation, queue_mean and queue_peak.
 
     A stage that the platform lacks has no machine, 0 servers, and None for the rest.

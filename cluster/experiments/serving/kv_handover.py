@@ -18,8 +18,6 @@ from programs.models import Architecture
 
 I64 = NDArray[np.int64]
 
-HANDOVERS = ("serial", "layers")
-
 
 def kv_bytes(arch: Architecture, prompt_tokens: int) -> int:
     """Bytes of a prompt's KV cache, 16-bit values."""

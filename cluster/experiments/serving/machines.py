@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from chip.spec import load_chip_spec
+from chip.spec import ChipSpec, load_chip_spec
 from cluster.experiments.serving.belt import Belt, belt_of, belt_of_plan, given_belt
 from programs.decoder import check_parallelism
-from programs.models import Architecture, find_model
+from programs.models import SHIPPED, Architecture, find_model
 
 MOST_COMPILED = 2048
 """Positions compiled for when the user names none."""
@@ -45,6 +46,21 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
         )
     if find_model(model).checkpoint is None:
         return _planned_belt(model, choice)
+    if model in SHIPPED:
+        return _shipped_belt(model, choice, load_chip_spec(choice.chip))
+    return _compiled_belt(model, choice)
+
+
+@lru_cache(maxsize=8)
+def _shipped_belt(model: str, choice: LpuChoice, spec: ChipSpec) -> Belt:
+    """``_compiled_belt`` of files that do not change: many loads on one machine compile once.
+
+    spec: what the choice's chip means now, for its file may change.
+    """
+    return _compiled_belt(model, choice)
+
+
+def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
     from programs.decoder import compile_model
     from programs.models import open_model
 

@@ -1,7 +1,17 @@
-from .charges import GPU_DRAFT, GPU_ONLY, LOOKUP, LPU_KV, LPU_ONLY, LPU_TOKENS
+from .experiment import SpeculativeResult, speculative
 from .publish import DraftWatch
-from .settings import Settings
-from .study import run, tokens_per_wall_second
+from .rig import Rig
+from .settings import (
+    GPU_DRAFT,
+    GPU_ONLY,
+    LOOKUP,
+    LPU_KV,
+    LPU_ONLY,
+    LPU_TOKENS,
+    SpeculativeSettings,
+)
+from .steps import Job
+from .study import run
 
 __all__ = [
     "GPU_DRAFT",
@@ -11,7 +21,10 @@ __all__ = [
     "LPU_ONLY",
     "LPU_TOKENS",
     "DraftWatch",
-    "Settings",
+    "Job",
+    "Rig",
+    "SpeculativeResult",
+    "SpeculativeSettings",
     "run",
-    "tokens_per_wall_second",
+    "speculative",
 ]

@@ -23,12 +23,9 @@ from typing import Any
 
 from cluster.experiments.speculative import acceptance
 from cluster.experiments.speculative.acceptance import Draws, Use
-from cluster.experiments.speculative.steps import Job, RequestTrace, Step, Work
+from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, Work
 from cluster.gpu import TOKEN_BYTES, GpuGroup, WorldLink
 from programs.models import Architecture
-
-LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
-GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
 
 #: Causes of ``crossover`` that would not be without shipping KV.
 CAUSED_BY_KV = ("kv", "prompt kv")
@@ -109,7 +106,7 @@ def simulate(
         while accepted < job.gamma and draws.uniform(length + accepted, Use.ACCEPT) < alpha:
             accepted += 1
         done = work(length - pending, pending, job.gamma)
-        trace.steps.append(Step(length - 1, job.gamma, accepted, 0, done))
+        trace.steps.append(DraftStep(length - 1, job.gamma, accepted, 0, done))
         # The last accepted proposal was never fed back to the draft.
         pending = 2 if accepted == job.gamma else 1
         length += accepted + 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.experiments.speculative.charges import Charge
-from cluster.experiments.speculative.steps import RequestTrace, Step
+from cluster.experiments.speculative.steps import DraftStep, RequestTrace
 from cluster.gpu import KINDS, GpuPool
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class DraftWatch:
         self._board = board
         self._lost = self._replayed = 0
 
-    def step(self, drafter: str, step: Step) -> None:
+    def step(self, drafter: str, step: DraftStep) -> None:
         """``drafter``'s proposals have been judged."""
         board = self._board
         board.add("lpu_speculative_steps", 1, drafter)

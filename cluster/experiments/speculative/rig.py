@@ -13,15 +13,15 @@ import numpy as np
 
 from cluster.experiments.speculative.charges import Charge
 from cluster.experiments.speculative.sampling_check import SamplingCheck, check_sampling
-from cluster.experiments.speculative.settings import Settings
+from cluster.experiments.speculative.settings import SpeculativeSettings
 from cluster.experiments.speculative.steps import (
     Drafter,
+    DraftStep,
     GpuDrafter,
     Job,
     LookupDrafter,
     LpuDrafter,
     RequestTrace,
-    Step,
     follow,
     target_only,
 )
@@ -37,7 +37,8 @@ class Rig:
     """The shipped models on their machines, loaded once."""
 
     def __init__(
-        self, settings: Settings, positions: int, phase: Phase, pool: GpuPool | None = None
+        self, settings: SpeculativeSettings, positions: int, phase: Phase,
+        pool: GpuPool | None = None,
     ) -> None:
         """positions: of the longest text with its proposals."""
         phase("compiling the draft")
@@ -71,7 +72,7 @@ class Rig:
     def traces(
         self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
         on_step: Callable[[int, int], None] | None = None,
-        done: Callable[[Step], None] | None = None,
+        done: Callable[[DraftStep], None] | None = None,
     ) -> list[RequestTrace]:  # fmt: skip
         """Every prompt decoded with ``drafter``; request n is prompt n."""
         return [

@@ -28,16 +28,13 @@ from itertools import zip_longest
 from cluster.experiments.serving import check_time
 from cluster.experiments.speculative.charges import (
     ANSWER_BYTES,
-    GPU_ONLY,
     LOGIT_BYTES,
-    LOOKUP,
-    LPU_KV,
-    LPU_TOKENS,
     Charge,
     Machines,
     work_seconds,
 )
-from cluster.experiments.speculative.steps import RequestTrace, Step, Work
+from cluster.experiments.speculative.settings import GPU_ONLY, LOOKUP, LPU_KV, LPU_TOKENS
+from cluster.experiments.speculative.steps import DraftStep, RequestTrace, Work
 from cluster.gpu import TOKEN_BYTES, LinkLedger, WorldLink
 
 
@@ -235,7 +232,7 @@ class _Serving:
         self.host += host * len(together)
         self.plan(self.now + drafting + passing + host, lambda: self.verified(together))
 
-    def draft_batch(self, steps: list[Step]) -> float:
+    def draft_batch(self, steps: list[DraftStep]) -> float:
         """Seconds of a GPU draft's passes; the n-th of all requests are one."""
         seconds = 0.0
         for column in zip_longest(*(step.work.passes for step in steps)):
@@ -278,7 +275,7 @@ def charge_gpu_only(
     traces = [
         RequestTrace(
             [0] * tokens, [0] * new_tokens,
-            steps=[Step(tokens + n, 0, 0, 0, Work()) for n in range(new_tokens - 1)],
+            steps=[DraftStep(tokens + n, 0, 0, 0, Work()) for n in range(new_tokens - 1)],
         )
         for tokens in prompts
     ]  # fmt: skip

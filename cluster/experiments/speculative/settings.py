@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cluster.errors import InputError
-from cluster.experiments.speculative.charges import GPU_DRAFT, LOOKUP
-from cluster.gpu import link as links
+from cluster.experiments.option_types import CYCLES_HELP, Gpu, Link, Seed
+from cluster.option_checks import check_node
+from cluster.option_types import ChipType
+
+LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
+GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
 
 MODES = ("tokens", "kv")
 DRAFTERS = ("lpu", "gpu", "lookup")
@@ -18,42 +26,121 @@ MOST_GAMMA = 64
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One experiment.  gpu, link, chip: presets or TOML files; models: as ``find_model`` knows.
+class SpeculativeSettings:
+    """Drafts on LPUs, verified on GPUs; see ``speculative``.
 
-    alpha: draw acceptance instead of running the shipped models; then ``lpu_cycles_per_token``
-    is the draft's with host transfers (None: the shipped draft's, of its longest context needed)
-    and ``prompt_tokens`` the length of each prompt.
-    concurrent: requests under way at once.  replace_lost: a GPU node starts for each lost one.
-    chips: LPUs that share the draft (and, for LPU-only, the target); None: 1, or the fewest that
-    hold a draft without weights.  nodes beyond one are Ray
-    actors unless ``in_process``.  kill_after: GPU node 0 is ended after so many steps.
+    What is written:
+
+    - prompt: the text to continue.  prompts: a file with one on each line, instead.
+    - max_new_tokens: tokens per prompt, whatever end-of-text tokens come.
+    - gamma: tokens drafted per step.  temperature: 0 is greedy.  seed: of everything drawn.
+    - mode: what crosses the link: ``tokens``, or ``kv`` (tokens, and the target's KV).
+    - drafter: ``lpu``, ``gpu`` or ``lookup`` (n-grams of the text itself).
+
+    GPUs, which verify:
+
+    - gpu: a preset or a TOML file.  gpu_tp: GPUs that share the target; time is that of one group.
+    - concurrent: prompts under way at once; they share drafter, link and GPUs.
+    - gpu_nodes: processes that compute the verification; several are Ray actors unless
+      ``in_process``.
+    - kill_after: GPU node 0 is ended after so many steps; None: never.
+    - replace_lost: a GPU node starts for each one that ends.
+    - link: between LPUs and GPUs, a preset or a TOML file.
+
+    LPUs:
+
+    - chips: that share the draft (and, for LPU-only, the target): 1, 2, 4 or 8; None: 1, or the
+      fewest that hold a draft without weights.
+    - chip: a preset or a TOML file.
+
+    Models without weights:
+
+    - alpha: the acceptance rate from 0 to 1 to draw from, instead of running the shipped models;
+      None: it is measured.  Only with it:
+    - lpu_cycles_per_token: cycles of one of the draft's tokens with host transfers; None: compiled,
+      for the shipped draft in its longest context needed.
+    - gpu_model, draft_model: shapes by name or of a ``config.json``.
+    - prompt_tokens: length of each prompt.
+
+    - sweep: every gamma to 8, link preset and temperature 0 to 1.
+
+    Raises InputError, one line, for what cannot be.
     """
 
-    gamma: int = 4
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    seed: int = 0
-    mode: str = "tokens"
-    drafter: str = "lpu"
-    gpu: str = "h100"
-    gpu_tp: int = 1
-    link: str = links.DEFAULT_PRESET
-    gpu_nodes: int = 1
-    in_process: bool = False
-    chips: int | None = None
-    chip: str = "groq-lpu-1"
-    sweep: bool = False
-    kill_after: int | None = None
-    alpha: float | None = None
-    lpu_cycles_per_token: int | None = None
-    gpu_model: str = "target"
-    draft_model: str = "draft"
-    prompt_tokens: int = 512
-    concurrent: int = 1
-    replace_lost: bool = False
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "def "
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file with one prompt per line, instead.", show_default="none"),
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens per prompt.")] = 32
+    gamma: Annotated[int, typer.Option(help="Tokens drafted per step.")] = 4
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0
+    seed: Seed = 0
+    mode: Annotated[
+        str, typer.Option(help="What crosses the link: tokens, or kv (tokens and KV).")
+    ] = "tokens"
+    drafter: Annotated[
+        str, typer.Option(help="lpu, gpu, or lookup (n-grams of the text itself).")
+    ] = "lpu"
+    gpu: Gpu = "h100"
+    gpu_tp: Annotated[int, typer.Option(help="GPUs that share the target.")] = 1
+    concurrent: Annotated[
+        int, typer.Option(help="Prompts under way at once; they share drafter, link and GPUs.")
+    ] = 1
+    gpu_nodes: Annotated[
+        int,
+        typer.Option(
+            help="Processes that compute the verification; several are actors. The time charged "
+            "is that of one group of --gpu-tp GPUs."
+        ),
+    ] = 1
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All GPU nodes in this process, without Ray.")
+    ] = False
+    kill_after: Annotated[
+        int | None,
+        typer.Option(help="End GPU node 0 after so many steps.", show_default="never"),
+    ] = None
+    replace_lost: Annotated[
+        bool, typer.Option("--replace-lost", help="Start a GPU node for each one that ends.")
+    ] = False
+    link: Link = "pcie5-x16"
+    chips: Annotated[
+        int | None,
+        typer.Option(
+            help="LPUs that share a model: 1, 2, 4 or 8; of a --draft-model without weights those "
+            "of its plan.",
+            show_default="1, or as few as hold it",
+        ),
+    ] = None
+    chip: ChipType = "groq-lpu-1"
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help="Acceptance rate to draw from, without running models.", show_default="measured"
+        ),
+    ] = None
+    lpu_cycles_per_token: Annotated[
+        int | None,
+        typer.Option(help=f"With --alpha: {CYCLES_HELP}", show_default="the draft's, compiled"),
+    ] = None
+    gpu_model: Annotated[str, typer.Option(help="With --alpha: the target's shape.")] = "target"
+    draft_model: Annotated[
+        str,
+        typer.Option(
+            "--draft-model",
+            "--lpu-model",
+            help="With --alpha: the draft's shape; LPUs are charged the cycles of its plan.",
+        ),
+    ] = "draft"
+    prompt_tokens: Annotated[int, typer.Option(help="With --alpha: length of the prompt.")] = 512
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Every gamma to 8, link preset and temperature 0 to 1.")
+    ] = False
 
     def __post_init__(self) -> None:
+        if self.draft_model == "draft" and self.chips is not None:
+            check_node(self.chips)
         for name, value, least, most in (
             ("--gamma", self.gamma, 1, MOST_GAMMA),
             ("--max-new-tokens", self.max_new_tokens, 2, 1_000_000),
@@ -96,7 +183,7 @@ class Settings:
         return {"lpu": f"lpu-{self.mode}", "gpu": GPU_DRAFT, "lookup": LOOKUP}[self.drafter]
 
 
-def _refuse_without_alpha(settings: Settings) -> None:
+def _refuse_without_alpha(settings: SpeculativeSettings) -> None:
     if settings.gpu_model != "target" or settings.draft_model != "draft":
         raise InputError(
             "--gpu-model and --draft-model name shapes without weights; give the acceptance rate "

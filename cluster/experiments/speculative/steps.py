@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cluster.experiments.speculative import acceptance
 from cluster.experiments.speculative.acceptance import Draws, Use, Verdict
-from cluster.gpu import GpuPool, Model, common_prefix
+from cluster.gpu import GpuPool, PassModel, common_prefix
 from programs.running import LpuSession
 
 F32 = NDArray[np.float32]
@@ -54,7 +54,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Step:
+class DraftStep:
     """One step: ``drafted`` proposals, of which ``accepted``, then one token of the target.
 
     context: positions in the target's cache before it.  replayed: positions the target computed
@@ -90,7 +90,7 @@ class RequestTrace:
     prompt: list[int]
     tokens: list[int] = field(default_factory=list)
     start: Work = field(default_factory=Work)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[DraftStep] = field(default_factory=list)
     target_logits: list[F32] = field(default_factory=list)
 
 
@@ -196,7 +196,7 @@ class LpuDrafter(_ModelDrafter):
 class GpuDrafter(_ModelDrafter):
     """A draft model on the GPU that also verifies."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: PassModel) -> None:
         super().__init__()
         self._model = model
         self._cache: Any = model.new_cache()
@@ -256,7 +256,7 @@ def follow(
     drafter: Drafter,
     pool: GpuPool,
     on_step: Callable[[int, int], None] | None = None,
-    done: Callable[[Step], None] | None = None,
+    done: Callable[[DraftStep], None] | None = None,
 ) -> RequestTrace:
     """Decode ``job.max_new_tokens`` tokens after ``prompt``; the request is then forgotten.
 
@@ -279,7 +279,7 @@ def follow(
         answer = pool.verify(request, [*text, *proposal.tokens], len(text) - 1)
         verdict = _judge(proposal.tokens, proposal.q, answer.logits, len(text), job, draws, trace)
         trace.steps.append(
-            Step(
+            DraftStep(
                 len(text) - 1, drafted, verdict.accepted, answer.forwarded - drafted - 1,
                 proposal.work,
             )
@@ -308,7 +308,7 @@ def _judge(
 
 
 def target_only(
-    model: Model, prompt: Sequence[int], follow_tokens: Sequence[int] | None, count: int
+    model: PassModel, prompt: Sequence[int], follow_tokens: Sequence[int] | None, count: int
 ) -> tuple[list[int], list[F32]]:
     """Plain decoding, one token per pass: greedy tokens, and the logits each was judged by.
 

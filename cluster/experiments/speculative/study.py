@@ -13,41 +13,36 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from time import perf_counter
 from typing import Any
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.experiments.serving import LpuChoice, host_seconds, lpu_belt
 from cluster.experiments.speculative import charges as time_of
-from cluster.experiments.speculative.charges import (
+from cluster.experiments.speculative.charges import Charge, Machines
+from cluster.experiments.speculative.publish import DraftWatch
+from cluster.experiments.speculative.rig import Phase, Rig
+from cluster.experiments.speculative.serving import charge, charge_gpu_only
+from cluster.experiments.speculative.settings import (
+    DRAFTERS,
     GPU_DRAFT,
     GPU_ONLY,
     LOOKUP,
     LPU_KV,
     LPU_ONLY,
     LPU_TOKENS,
-    Charge,
-    Machines,
-)
-from cluster.experiments.speculative.publish import DraftWatch
-from cluster.experiments.speculative.rig import Phase, Rig
-from cluster.experiments.speculative.serving import charge, charge_gpu_only
-from cluster.experiments.speculative.settings import (
-    DRAFTERS,
     SWEEP_GAMMAS,
     SWEEP_TEMPERATURES,
-    Settings,
+    SpeculativeSettings,
 )
-from cluster.experiments.speculative.steps import Job, RequestTrace, Step, Work, target_only
-from cluster.gpu import GpuGroup, GpuPool, load_gpu_spec, ray_pool
-from cluster.gpu import link as links
+from cluster.experiments.speculative.steps import DraftStep, Job, RequestTrace, Work, target_only
+from cluster.gpu import LINK_PRESETS, GpuGroup, GpuPool, load_gpu_spec, load_link, ray_pool
 from programs.decoder import compile_model
 from programs.models import architecture, open_model, shipped_model
 
 
 def run(
-    prompts: Sequence[Sequence[int]], settings: Settings, phase: Phase = lambda _: None,
+    prompts: Sequence[Sequence[int]], settings: SpeculativeSettings, phase: Phase = lambda _: None,
     watch: DraftWatch | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer.
@@ -77,7 +72,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _pool(settings: Settings, phase: Phase) -> Iterator[GpuPool | None]:
+def _pool(settings: SpeculativeSettings, phase: Phase) -> Iterator[GpuPool | None]:
     if settings.in_process or settings.gpu_nodes == 1:
         yield None
     else:
@@ -92,12 +87,12 @@ class _Study:
     """The rows of one experiment."""
 
     def __init__(
-        self, settings: Settings, prompts: Sequence[Sequence[int]], phase: Phase,
+        self, settings: SpeculativeSettings, prompts: Sequence[Sequence[int]], phase: Phase,
         rig: Rig | None = None, watch: DraftWatch | None = None,
     ) -> None:  # fmt: skip
         self.s, self.prompts, self.phase, self.rig = settings, list(prompts), phase, rig
         self.watch = watch
-        self.link = links.load_link(settings.link)
+        self.link = load_link(settings.link)
         spec = load_chip_spec(settings.chip)
         group = GpuGroup(load_gpu_spec(settings.gpu), settings.gpu_tp)
         self.machines = Machines(
@@ -155,7 +150,7 @@ class _Study:
                 self._done(drafter, step)
         return traces
 
-    def _done(self, drafter: str, step: Step) -> None:
+    def _done(self, drafter: str, step: DraftStep) -> None:
         if self.watch is not None:
             self.watch.step(drafter, step)
 
@@ -197,7 +192,7 @@ class _Study:
     def _row(
         self, variant: str, traces: list[RequestTrace], gamma: int, temperature: float, link: str
     ) -> dict[str, Any]:
-        on, sampling = links.load_link(link), temperature > 0.0
+        on, sampling = load_link(link), temperature > 0.0
         total = charge(traces, self.machines, on, variant, sampling, self.s.concurrent)
         crosses = variant in (LPU_TOKENS, LPU_KV)
         row = {
@@ -226,7 +221,7 @@ class _Study:
         heats = sorted({s.temperature, *SWEEP_TEMPERATURES}) if s.sweep else [s.temperature]
         points = [(g, t) for t in heats for g in gammas]
         points.sort(key=lambda point: point != (s.gamma, s.temperature))
-        names = list(dict.fromkeys([s.link, *links.LINK_PRESETS]))
+        names = list(dict.fromkeys([s.link, *LINK_PRESETS]))
         rows: list[dict[str, Any]] = []
         crossings: list[dict[str, Any]] = []
         main: list[RequestTrace] = []
@@ -272,7 +267,7 @@ class _Study:
         rows = []
         for name in names:
             pair = [self._row(v, traces, gamma, heat, name) for v in (LPU_TOKENS, LPU_KV)]
-            point = time_of.crossover(pair[0], pair[1], self.baseline, links.load_link(name))
+            point = time_of.crossover(pair[0], pair[1], self.baseline, load_link(name))
             crossings.append({"link": name, "temperature": heat, **point})
             if self.s.sweep or name == self.s.link:
                 rows += pair
@@ -328,16 +323,3 @@ class _Study:
                 "points": crossings,
             },
         }  # fmt: skip
-
-
-def tokens_per_wall_second(gamma: int = 4, new_tokens: int = 128) -> float:
-    """Greedy tokens per second of wall time with the shipped models, one GPU node, in process.
-
-    Drafting on emulated LPUs and verifying are timed, loading and compiling are not.
-    """
-    prompt = (70, 221, 304)
-    rig = Rig(Settings(), len(prompt) + new_tokens + gamma, lambda _: None)
-    rig.traces([prompt], Job(gamma, 2 * gamma), "lpu")
-    began = perf_counter()
-    traces = rig.traces([prompt], Job(gamma, new_tokens), "lpu")
-    return len(traces[0].tokens) / (perf_counter() - began)

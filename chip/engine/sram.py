@@ -1,0 +1,152 @@
+"""Compiled MEM operations: words copied, written, gathered, scattered, and their effects mixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.engine.frames import DETAIL, ELEMENT, WAIT_CYCLE, WAIT_QUEUE
+from chip.engine.machine import Machine, Piece
+from chip.engine.mixing import mix
+from chip.isa import LANES_PER_SUPERLANE, SUPERLANES
+from chip.jit import jit_inline, row_of
+from chip.linking import (
+    GATHER_HIGH,
+    GATHER_LOW,
+    GATHER_OUT,
+    READ_COPY,
+    READ_WORD,
+    SCATTER_HIGH,
+    SCATTER_LOW,
+    SCATTER_SOURCE,
+    WINDOW_BASE,
+    WINDOW_CYCLE,
+    WINDOW_FIRST,
+    WINDOW_LAST,
+    WINDOW_SLICE,
+    WRITE_CYCLE,
+    WRITE_SLICE,
+    WRITE_SOURCE,
+    WRITE_WORD,
+)
+from chip.opcodes import GATHER, SCATTER, WRITE
+
+Array = NDArray[Any]
+_FACTOR = np.uint64(1_000_003)
+_PART = LANES_PER_SUPERLANE // 4  # 32-bit numbers of a superlane
+
+
+@jit_inline
+def copy(source: Array, target: Array) -> None:
+    """target[:] = source, one vector as uint32 [80]; a length known here becomes five moves."""
+    for i in range(80):
+        target[i] = source[i]
+
+
+@jit_inline
+def mix_only(m: Machine, p: Piece) -> None:
+    """The effects of a WRITE or SCATTER on a chip without data."""
+    arguments = m.arguments
+    idle = row_of(m.quads, m.quads.shape[0] - 1)
+    for k in range(p.elements):
+        at = p.first + k * p.stride
+        if p.op == WRITE:
+            unit = arguments[at + WRITE_SLICE]
+            address = arguments[at + WRITE_WORD] - unit * m.slice_words
+            mix(m.sums, idle, m.base, arguments[at + WRITE_CYCLE], p.op, unit, address)
+        else:
+            mix(
+                m.sums, idle, m.base, arguments[at + WINDOW_CYCLE], p.op,
+                arguments[at + WINDOW_SLICE], arguments[at + WINDOW_BASE],
+            )  # fmt: skip
+
+
+@jit_inline
+def run_write(m: Machine, p: Piece) -> None:
+    """The elements of a WRITE."""
+    arguments = m.arguments
+    for k in range(p.elements):
+        at = p.first + k * p.stride
+        word = arguments[at + WRITE_WORD]
+        unit = arguments[at + WRITE_SLICE]
+        source = row_of(m.quads, arguments[at + WRITE_SOURCE])
+        address = word - unit * m.slice_words
+        mix(m.sums, source, m.base, arguments[at + WRITE_CYCLE], p.op, unit, address)
+        copy(source, row_of(m.quads, word))
+
+
+@jit_inline
+def run_read(m: Machine, p: Piece) -> None:
+    """The elements of a READ whose words are overwritten too soon to be read in place."""
+    for k in range(p.elements):
+        at = p.first + k * p.stride
+        if m.arguments[at + READ_COPY] >= 0:
+            word = row_of(m.quads, m.arguments[at + READ_WORD])
+            copy(word, row_of(m.quads, m.arguments[at + READ_COPY]))
+
+
+@jit_inline
+def _find_words(low: Array, high: Array, base: int, lo: int, hi: int, out: Array) -> int:
+    """Word address per superlane into int64 [20]; the first outside [lo, hi], or -1."""
+    for k in range(SUPERLANES):
+        lane = LANES_PER_SUPERLANE * k
+        out[k] = base + np.int64(low[lane]) + 256 * np.int64(high[lane])
+        if out[k] < lo or out[k] > hi:
+            return k
+    return -1
+
+
+@jit_inline
+def _gather(m: Machine, at: int) -> None:
+    row = m.arguments[at + GATHER_OUT]
+    if row < 0:
+        return
+    out = row_of(m.quads, row)
+    first = m.arguments[at + WINDOW_SLICE] * m.slice_words
+    for s in range(SUPERLANES):
+        part = row_of(m.quads, first + m.addresses[s])
+        for i in range(_PART * s, _PART * s + _PART):
+            out[i] = part[i]
+
+
+@jit_inline
+def _scatter(m: Machine, at: int) -> None:
+    unit = m.arguments[at + WINDOW_SLICE]
+    source = row_of(m.quads, m.arguments[at + SCATTER_SOURCE])
+    number = np.uint64(0)
+    for s in range(SUPERLANES):
+        part = row_of(m.quads, unit * m.slice_words + m.addresses[s])
+        for i in range(_PART * s, _PART * s + _PART):
+            part[i] = source[i]
+        number = number * _FACTOR + np.uint64(m.addresses[s] + 1)
+    mix(m.sums, source, m.base, m.arguments[at + WINDOW_CYCLE], SCATTER, unit, number)
+
+
+@jit_inline
+def run_window(m: Machine, p: Piece, state: Array) -> bool:
+    """The elements of a GATHER or SCATTER; False at the first with a word outside its window,
+    which ``state`` then names.
+    """
+    arguments = m.arguments
+    gathers = p.op == GATHER
+    for k in range(p.elements):
+        at = p.first + k * p.stride
+        low = arguments[at + GATHER_LOW] if gathers else arguments[at + SCATTER_LOW]
+        high = arguments[at + GATHER_HIGH] if gathers else arguments[at + SCATTER_HIGH]
+        bad = _find_words(
+            row_of(m.rows, low), row_of(m.rows, high), arguments[at + WINDOW_BASE],
+            arguments[at + WINDOW_FIRST], arguments[at + WINDOW_LAST], m.addresses,
+        )  # fmt: skip
+        if bad >= 0:
+            state[ELEMENT] = k
+            state[WAIT_QUEUE] = arguments[at + WINDOW_SLICE]
+            state[WAIT_CYCLE] = arguments[at + WINDOW_CYCLE]
+            state[DETAIL] = m.addresses[bad]
+            return False
+        if gathers:
+            _gather(m, at)
+        else:
+            _scatter(m, at)
+    return True

@@ -1,0 +1,5 @@
+"""What Python users hold in their hands: a compiled model, a table of plans."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,224 @@
+"""What is asked of a wiring, from its name to facts: its size, a route, a collective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chip.isa import LINKS
+from chip.spec import ChipSpec, load_chip_spec
+from cluster.errors import InputError, RunError
+from cluster.gpu import gpu_time
+from cluster.metrics import Board, RunWatch
+from cluster.runs.collectives import collective_rows, run_functional
+from cluster.runs.settings import ONLY_WITH_RUN, CollectiveSettings
+from cluster.tracing import Launched, TraceRequest
+from interconnect.collectives import CollectivePlan, plan_collective
+from interconnect.wires import schedule_messages
+from interconnect.wiring import (
+    Topology,
+    cable_faults,
+    diameter,
+    minimal_routes,
+    named_topology,
+)
+from programs.artifact import ENTRY_POINT, Artifact
+from programs.faults import FaultPlan
+
+Facts = dict[str, Any]
+
+
+def machine_of(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
+    """A wiring by its number of chips, name or file, and a chip that its cables fit.
+
+    chip: a preset or a TOML file, None for the wiring's own.  Raises an LpuError where there is no
+    such wiring or chip, or where they do not go together.
+    """
+    wiring = named_topology(chips)
+    spec = load_chip_spec(chip if chip is not None else wiring.chip_spec)
+    faults = cable_faults(wiring, spec)
+    if faults:
+        raise InputError(f"--chips {chips}: {faults[0]} ({len(faults)} such faults)")
+    return wiring, spec
+
+
+def wiring_facts(wiring: Topology, spec: ChipSpec) -> Facts:
+    """Cables, hops, memory and latency of a wiring."""
+    hops = diameter(wiring)
+    return {
+        "topology": wiring.name,
+        "chips": wiring.chips,
+        "nodes": wiring.nodes,
+        "racks": wiring.racks,
+        "cables": len(wiring.cables),
+        "diameter_hops": hops,
+        "sram_bytes": wiring.chips * spec.sram_bytes,
+        "chip": spec.name,
+        "hop_cycles": spec.hop_cycles,
+        "worst_latency_ns": hops * (1e9 * spec.hop_cycles / spec.clock_hz),
+        "link_bytes_per_s": spec.link_bytes_per_s,
+    }
+
+
+def follow_route(
+    wiring: Topology, spec: ChipSpec, source: int, destination: int, vectors: int, salt: int
+) -> Facts:
+    """The way of ``vectors`` vectors from a chip to another, hop by hop, with the cycles it takes.
+
+    salt: which of several equally short routes.  Raises InputError for a chip that is not there.
+    """
+    for name, number in (("source", source), ("destination", destination)):
+        if not 0 <= number < wiring.chips:
+            raise InputError(f"{name} {number}: the wiring has chips 0 to {wiring.chips - 1}")
+    ends = np.array([[source], [destination]])
+    length, links = minimal_routes(wiring, ends[0], ends[1], np.array([salt]))
+    wires = schedule_messages(
+        links,
+        length,
+        wiring.peer_link,
+        np.array([vectors]),
+        np.zeros(1, np.int64),
+        spec,
+        np.zeros(wiring.chips * LINKS, np.int64),
+        sources=ends[0],
+        destinations=ends[1],
+    )
+    hops = [
+        {
+            "chip": int(c),
+            "link": int(k),
+            "to": int(wiring.peer[c, k]),
+            "cycle": int(t),
+            "arrives": int(t) + wires.latency,
+        }
+        for c, k, t in zip(wires.chip, wires.link, wires.cycle, strict=True)
+    ]
+    cycles = spec.hop_cycles * len(hops)
+    if hops:
+        first, last = hops[0]["cycle"], hops[-1]["cycle"]
+        cycles = last - first + spec.hop_cycles + wires.spacing * (vectors - 1)
+    return {
+        "source": source,
+        "destination": destination,
+        "hops": len(hops),
+        "cycles": cycles,
+        "ns": 1e9 * cycles / spec.clock_hz,
+        "vectors": vectors,
+        "route": hops,
+    }
+
+
+@dataclass(frozen=True)
+class CollectiveRun:
+    """A collective as planned, and as run where it was.
+
+    facts: the object of ``lpu fabric collective --json``.  artifact, launched: of the run.
+    """
+
+    settings: CollectiveSettings
+    plan: CollectivePlan
+    facts: Facts
+    artifact: Artifact | None = None
+    launched: Launched | None = None
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The facts for people."""
+        return collective_rows(self.facts, self.plan)
+
+    def require_right(self) -> None:
+        """Raise RunError where the schedule breaks a rule or a result differs from NumPy's."""
+        if self.plan.findings:
+            raise RunError(f"the schedule breaks a rule: {self.plan.findings[0]}")
+        run = self.facts.get("run")
+        if run is not None and not run["equal"]:
+            raise RunError(f"the chips' result differs from NumPy's on chip {run['differs']}")
+
+
+def run_collective(
+    settings: CollectiveSettings,
+    *,
+    seed: int = 0,
+    faults: FaultPlan | None = None,
+    tracing: TraceRequest | None = None,
+    board: Board | None = None,
+    phase: Callable[[str], None] = lambda _: None,
+) -> CollectiveRun:
+    """Schedule, check and simulate a collective; with ``settings.run`` also execute it with data.
+
+    seed: of the data.  faults: what befalls the modelled machine.  tracing: a trace to write.
+    board: where metrics go.  phase: told what goes on.  A result that is wrong is no error here:
+    see ``CollectiveRun.require_right``.
+    """
+    if not settings.run and faults is not None:
+        raise InputError(ONLY_WITH_RUN)
+    wiring, spec = machine_of(settings.chips, settings.chip)
+    operation, nbytes = settings.operation, settings.nbytes
+    compared = None
+    if settings.gpu is not None:
+        compared = gpu_time(settings.gpu, operation, wiring.chips, nbytes)
+    try:
+        plan = plan_collective(wiring, operation, nbytes, spec, algorithm=settings.algorithm)
+    except ValueError as error:
+        raise InputError(f"--chips {settings.chips} --op {operation}: {error}") from None
+    facts = _planned_facts(settings, plan)
+    if compared is not None:
+        facts["gpu"] = {
+            "name": compared.gpu,
+            "gpus": plan.chips,
+            "algorithm": compared.algorithm,
+            "best_ns": 1e9 * compared.best_s,
+            "p50_ns": 1e9 * compared.p50_s,
+            "p99_ns": 1e9 * compared.p99_s,
+            "estimate": True,
+        }
+    if not settings.run:
+        return CollectiveRun(settings, plan, facts)
+    compiled: list[Artifact] = []
+
+    def planned(artifact: Artifact) -> None:
+        compiled.append(artifact)
+        if tracing is not None:  # too large a trace is refused before the run
+            tracing.plan(artifact, [Launched(ENTRY_POINT, artifact.predicted_cycles[ENTRY_POINT])])
+
+    facts["run"] = run_functional(
+        wiring,
+        spec,
+        settings,
+        seed=seed,
+        phase=phase,
+        planned=planned,
+        watch=None if board is None else RunWatch(board, "fabric collective"),
+        faults=faults,
+    )
+    launched = Launched(ENTRY_POINT, facts["run"]["cycles"])
+    if tracing is not None:
+        phase("writing the trace ...")
+        facts["trace"] = tracing.write(compiled[0], [launched]).summary()
+    return CollectiveRun(settings, plan, facts, compiled[0], launched)
+
+
+def _planned_facts(settings: CollectiveSettings, plan: CollectivePlan) -> Facts:
+    return {
+        "op": settings.operation,
+        "chips": plan.chips,
+        "bytes": settings.nbytes,
+        "algorithm": plan.algorithm,
+        "latency_cycles": plan.latency_cycles,
+        "latency_ns": plan.latency_ns,
+        "bandwidth_gb_s": plan.bandwidth_gb_s,
+        "vectors": plan.vectors,
+        "vector_hops": plan.vector_hops,
+        "link_conflicts": plan.link_conflicts,
+        "findings": [str(finding) for finding in plan.findings],
+        "bounds": {
+            name: {"cycles": bound.cycles, "formula": bound.formula}
+            for name, bound in plan.bounds.items()
+        },
+        "busiest_link_ratio": float(plan.run.busiest()[1]),
+        "digest": f"{plan.digest:016x}",
+        "launches": len(plan.launch_words),
+    }

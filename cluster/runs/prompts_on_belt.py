@@ -1,0 +1,114 @@
+"""Several prompts at once on a conveyor belt of pipeline stages, from texts to texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from chip.spec import load_chip_spec
+from cluster.errors import InputError
+from cluster.runs.settings import BeltSettings
+from programs.decoder import compile_belt, partition_model
+from programs.models import Checkpoint, open_model
+from programs.running import BeltResult, run_belt
+
+#: What rides the belt if nobody says.
+DEFAULT_PROMPTS = ("def ", "import ", "class ", "for ")
+
+
+@dataclass(frozen=True)
+class BeltTexts:
+    """prompts, texts: one of each per sequence that ran; facts: of ``lpu belt --json``."""
+
+    prompts: list[str]
+    texts: list[str]
+    result: BeltResult
+    facts: dict[str, Any]
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """What there is to say, for people."""
+        facts = self.facts
+        exact = "as" if facts["retired_as_predicted"] else "NOT as"
+        one, every = facts["tokens_per_second_per_user"], facts["tokens_per_second_total"]
+        return [
+            *(
+                (repr(before), repr(after))
+                for before, after in zip(self.prompts, self.texts, strict=True)
+            ),
+            (
+                "a token leaves every",
+                f"{facts['interval_cycles']:,} cycles ({exact} predicted, {facts['beats']} beats)",
+            ),
+            ("a token takes", f"{facts['latency_cycles']:,} cycles from first stage to last"),
+            ("tokens per second", f"{one:,.0f} per user, {every:,.0f} in all, without the host"),
+            (
+                "machine",
+                f"{facts['chips']} chips, {facts['pp']} stages of {facts['tp']}, in one process",
+            ),
+            ("wall time", f"{facts['wall_seconds']:.1f} s"),
+        ]
+
+
+def generate_on_belt(
+    settings: BeltSettings,
+    tell: Callable[[str], None] = lambda _: None,
+    started: float | None = None,
+) -> BeltTexts:
+    """Generate for several prompts at once, each in another stage of the pipeline.
+
+    tell: hears what goes on.  started: the ``perf_counter`` that wall time begins at, None for now.
+    Raises an LpuError for a model, a chip or prompts that do not fit.
+    """
+    started = perf_counter() if started is None else started
+    checkpoint = open_model(settings.model or "target")
+    tokenizer = checkpoint.tokenizer
+    texts = settings.prompt or list(DEFAULT_PROMPTS)
+    prompts = [tokenizer.encode(text).ids for text in texts]
+    if not all(prompts):
+        raise InputError("--prompt is empty: give at least one character")
+    positions = _positions(settings, checkpoint, prompts)
+    sequences = max(settings.pp, len(prompts))
+    tell("compiling ...")
+    partitioned = partition_model(checkpoint, settings.tp, settings.dtype)
+    spec = load_chip_spec(settings.chip)
+    artifact = compile_belt(partitioned, spec, positions, settings.pp, sequences=sequences)
+    tell("running ...")
+    result = run_belt(artifact, prompts, settings.max_new_tokens, partitioned)
+    one, every = result.tokens_per_second(spec.clock_hz, sequences)
+    said = [tokenizer.decode(tokens) for tokens in result.tokens]
+    facts = {
+        "chips": artifact.chips,
+        "tp": settings.tp,
+        "pp": settings.pp,
+        "sequences": sequences,
+        "prompts": texts,
+        "tokens": result.tokens,
+        "texts": said,
+        "interval_cycles": result.interval_cycles,
+        "latency_cycles": result.latency_cycles,
+        "retired_as_predicted": set(result.retired) == {result.interval_cycles},
+        "tokens_per_second_per_user": one,
+        "tokens_per_second_total": every,
+        "beats": len(result.retired),
+        "wall_seconds": perf_counter() - started,
+    }
+    return BeltTexts(texts, said, result, facts)
+
+
+def _positions(
+    settings: BeltSettings, checkpoint: Checkpoint, prompts: Sequence[Sequence[int]]
+) -> int:
+    """Positions to compile for; refuses more than the model has or fewer than the texts need."""
+    need = max(map(len, prompts)) + settings.max_new_tokens - 1
+    positions = settings.context or need
+    most = checkpoint.config.max_position
+    if need > positions or positions > most:
+        raise InputError(
+            f"the prompts and new tokens take {need} positions, --context is {positions} and the "
+            f"model was made for {most}: use a --context from the first "
+            "to the last of these, shorter prompts or fewer --max-new-tokens"
+        )
+    return positions

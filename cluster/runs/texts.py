@@ -1,0 +1,299 @@
+"""From a prompt to its continuation: model or artifact opened, compiled, run, and told about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from chip.engine import Chip
+from cluster.errors import InputError
+from cluster.metrics import Board, RunWatch
+from cluster.processes import Placement, chips_per_actor
+from cluster.runs.generation import (
+    GenerationResult,
+    Listener,
+    launches_of,
+    planned_launches,
+    run_generation,
+)
+from cluster.runs.publish import SERVED, publish_generation
+from cluster.runs.settings import GenerateSettings
+from cluster.runs.spare_generation import generate_on_spares
+from cluster.tracing import Launched, TraceRequest, trace_text
+from interconnect.wiring import Topology
+from programs.artifact import Artifact, load
+from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
+from programs.faults import FaultPlan, fault_summary, loses_nodes
+from programs.models import Checkpoint, open_model
+from programs.running import Generation
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished text.
+
+    directory: of the model's checkpoint.  artifact: what ran; it has its memory images if they were
+    asked for.  prompt: token ids.  launches: all of them, prompt included.  nodes: those in use in
+    the end, empty where none was lost.  trace: figures of the trace, None without one.
+    """
+
+    settings: GenerateSettings
+    directory: Path
+    artifact: Artifact
+    prompt: list[int]
+    text: str
+    result: GenerationResult
+    launches: list[Launched]
+    nodes: list[int]
+    trace: dict[str, int] | None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The generated token ids."""
+        return self.result.tokens
+
+    @property
+    def cycles(self) -> list[int]:
+        """Exact cycles of the launch that gave each token."""
+        return self.result.cycles_per_token
+
+    @property
+    def digest(self) -> str:
+        """Of all that the run did, in hex: the same however chips are dealt to processes."""
+        return self.result.digest
+
+    @property
+    def virtual_seconds(self) -> float:
+        """Time of the modelled machine, the prompt and host transfers (estimated) included."""
+        return self.result.virtual_seconds
+
+    @property
+    def chips(self) -> tuple[Chip, ...]:
+        """The chips as the last launch left them, to look into: ``chips[0].sram[44, 8186]``.
+
+        Raises InputError where other processes had them.
+        """
+        if not self.result.machine:
+            raise InputError(
+                "the chips of this run were in other processes; generate without actors to look "
+                "into them"
+            )
+        return self.result.machine
+
+    @property
+    def tokens_per_second(self) -> float:
+        """In virtual time, the prompt included."""
+        return len(self.result.tokens) / self.result.virtual_seconds
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """In virtual time, without the prompt."""
+        return len(self.result.tokens) / self.result.decode_seconds
+
+    @property
+    def wall_tokens_per_second(self) -> float:
+        """As the host made them, from the first launch to the last."""
+        return len(self.result.tokens) / self.result.token_wall_seconds
+
+
+def generate(
+    settings: GenerateSettings,
+    *,
+    compiled: Artifact | None = None,
+    faults: FaultPlan | None = None,
+    tracing: TraceRequest | None = None,
+    with_memory: bool = False,
+    listener: Listener | None = None,
+    board: Board | None = None,
+    started: float | None = None,
+) -> Generated:
+    """Generate text on emulated chips: one node, or a pipeline of nodes.
+
+    compiled: an artifact in memory, instead of one that the settings name.
+    faults: what befalls the modelled machine.  tracing: a trace to write.  with_memory: the
+    artifact that comes back has its memory images.  listener: told phases and tokens.  board:
+    where metrics go.  started: the ``perf_counter`` that wall times begin at, None for now.
+
+    Raises an LpuError for a model, an artifact or a prompt that does not fit, and for a run that
+    found a problem.
+    """
+    started = perf_counter() if started is None else started
+    listener = Listener() if listener is None else listener
+    given = compiled
+    if given is None and settings.artifact is not None:
+        given = load(settings.artifact)
+    checkpoint = open_model(settings.model or ("target" if given is None else home_of(given)))
+    directory = checkpoint.path
+    assert directory is not None
+    tokenizer = checkpoint.tokenizer
+    ids = tokenizer.encode(settings.prompt).ids
+    if not ids:
+        raise InputError("--prompt is empty: give at least one character")
+    listener.begin(ids, tokenizer.decode)
+    positions = len(ids) + settings.max_new_tokens - 1
+    images = None
+    if given is not None:
+        artifact = adopt(given, checkpoint, positions)
+    else:
+        listener.phase("compiling")
+        artifact, images = _compile_apart(settings, checkpoint, positions)
+        if with_memory:
+            artifact.memory, images = images.of(range(artifact.chips)), None
+    job = _job(settings, ids, directory)
+    if tracing is not None:  # too large a trace is refused before the run, not after it
+        tracing.plan(artifact, planned_launches(artifact, job))
+    placement = Placement(
+        chips_per_actor(artifact.chips, settings.packing),
+        settings.address,
+        settings.in_process,
+        faults=faults,
+    )
+    watch = None if board is None else RunWatch(board, "generate", SERVED)
+    nodes: list[int] = []
+    if given is None and loses_nodes(faults, artifact.chips):
+        survived = generate_on_spares(
+            lambda wiring: _compile_whole(settings, checkpoint, positions, wiring),
+            artifact.chips,
+            job,
+            placement,
+            listener,
+            started,
+            watch=watch,
+        )
+        artifact, result, nodes = survived.artifact, survived.result, survived.nodes
+    else:
+        result = run_generation(
+            artifact, job, placement, listener, started, watch=watch, images=images
+        )
+    launches = launches_of(result, [tokenizer.decode([token]) for token in result.tokens])
+    trace = None
+    if tracing is not None:
+        listener.phase("writing the trace")
+        trace = tracing.write(artifact, launches).summary()
+    if board is not None:
+        publish_generation(board, result, len(ids))
+    text = tokenizer.decode(result.tokens)
+    return Generated(settings, directory, artifact, ids, text, result, launches, nodes, trace)
+
+
+def generation_facts(done: Generated) -> list[tuple[str, str]]:
+    """What there is to say of a finished text, for people."""
+    result = done.result
+    low, high = min(result.cycles_per_token), max(result.cycles_per_token)
+    cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    exact = result.cycles_per_token == result.predicted_cycles_per_token
+    clock = done.artifact.spec.clock_hz / 1e6
+    facts = [
+        ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}"),
+        ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
+        (
+            "virtual speed",
+            f"{done.decode_tokens_per_second:,.0f} tokens/s decoding, "
+            f"{done.tokens_per_second:,.0f} with the prompt ({clock:g} MHz, PCIe included)",
+        ),
+        ("wall speed", f"{done.wall_tokens_per_second:,.1f} tokens/s"),
+        (
+            "wall time",
+            f"{result.wall_seconds:.1f} s, first token at {result.first_token_seconds:.1f} s",
+        ),
+        ("machine", f"{result.chips} chips, {_processes(result.actors)}, {done.settings.sync}"),
+        ("digest", result.digest),
+    ]
+    if result.recoveries:
+        facts.append(("lost processes", f"{len(result.recoveries)} times replaced"))
+    if result.faults:
+        facts.append(("faults", fault_summary(result.faults)))
+    if done.nodes:
+        facts.append(("nodes in use", ", ".join(map(str, done.nodes))))
+    if done.trace is not None:
+        facts.append(("trace", trace_text(done.trace)))
+    return facts
+
+
+def generation_json(done: Generated) -> dict[str, Any]:
+    """The same for programs: the object of ``lpu generate --json``."""
+    result = done.result
+    return {
+        "tokens": result.tokens,
+        "text": done.text,
+        "chips": result.chips,
+        "actors": result.actors,
+        "cycles_per_token": result.cycles_per_token,
+        "predicted_cycles_per_token": result.predicted_cycles_per_token,
+        "digest": result.digest,
+        "virtual_seconds": result.virtual_seconds,
+        "tokens_per_second": done.tokens_per_second,
+        "decode_tokens_per_second": done.decode_tokens_per_second,
+        "wall_seconds": result.wall_seconds,
+        "first_token_seconds": result.first_token_seconds,
+        "wall_tokens_per_second": done.wall_tokens_per_second,
+        "prompt_tokens": len(done.prompt),
+        "sync": done.settings.sync,
+        "recoveries": len(result.recoveries),
+        "recovery_seconds": [recovery.seconds for recovery in result.recoveries],
+        "refused": dict(zip(("attachments", "vectors"), result.refused, strict=True)),
+        "faults": result.faults or None,
+        "nodes": done.nodes or None,
+        **({} if done.trace is None else {"trace": done.trace}),
+    }
+
+
+def _compile_apart(
+    settings: GenerateSettings, checkpoint: Checkpoint, positions: int
+) -> tuple[Artifact, ChipImages]:
+    tp, stages = settings.split
+    return compile_model_apart(
+        checkpoint,
+        tp=tp,
+        dtype=settings.dtype,
+        context=settings.context or positions,
+        chip=settings.chip,
+        pp=stages,
+    )
+
+
+def _compile_whole(
+    settings: GenerateSettings, checkpoint: Checkpoint, positions: int, wiring: Topology
+) -> Artifact:
+    tp, stages = settings.split
+    return compile_model(
+        checkpoint,
+        tp=tp,
+        dtype=settings.dtype,
+        context=settings.context or positions,
+        chip=settings.chip,
+        pp=stages,
+        wiring=wiring,
+    )
+
+
+def _job(settings: GenerateSettings, prompt: Sequence[int], directory: Path) -> Generation:
+    stop: tuple[int, ...] = ()
+    if not settings.ignore_eos:
+        # The checkpoint reader has checked that the file holds an object.
+        stop = _end_tokens(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    return Generation(
+        prompt=tuple(prompt),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        stop=stop,
+        sync=settings.sync,
+    )
+
+
+def _end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
+    """Token ids that end a text, from a ``config.json``."""
+    value = model.get("eos_token_id")
+    values = value if isinstance(value, list) else [value]
+    return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+
+
+def _processes(actors: int) -> str:
+    if actors == 0:
+        return "in one process without Ray"
+    return f"{actors} {'actor' if actors == 1 else 'actors'}"

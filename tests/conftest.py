@@ -1,0 +1,68 @@
+"""What runs when, and what tests share: one compiled model, one local Ray, kernels compiled once.
+
+By need: ``tests/unit`` needs nothing, ``tests/machine`` runs compiled programs, ``tests/cluster`` a
+local Ray.  A plain ``python -m pytest`` takes of these what is quick; ``long`` marks the rest.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chip.spec import ChipSpec
+from cluster.processes import open_ray
+from programs.artifact import Artifact
+from programs.decoder import compile_decoder, partition_model
+from programs.models import load_checkpoint, shipped_model
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the kernels once, before worker processes would each do it at the same time."""
+    collects_only = session.config.option.collectonly
+    if not hasattr(session.config, "workerinput") and not collects_only:
+        from chip.engine import warm_up
+
+        warm_up()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder, thin out long lists of cases, keep tests with Ray together."""
+    cases = defaultdict(list)
+    for item in items:
+        need = item.path.relative_to(HERE).parts[0]
+        if need == "long":
+            item.add_marker(pytest.mark.long)
+        if need == "cluster" or {"local_ray", "chaos_ray"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.ray)
+            # One Ray on the machine at a time: one worker process runs them all.
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        if hasattr(getattr(item, "obj", None), "hypothesis"):
+            item.add_marker(pytest.mark.property)
+        if item.get_closest_marker("cases"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for of_one in cases.values():
+        quick = of_one[0].get_closest_marker("cases").args[0]  # type: ignore[union-attr]
+        kept = {n * len(of_one) // quick for n in range(quick)}
+        for number, item in enumerate(of_one):
+            if number not in kept:
+                item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="session")
+def artifact() -> Artifact:
+    """The shipped model on eight chips."""
+    return compile_decoder(partition_model(load_checkpoint(shipped_model()), 8), ChipSpec(), 64)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A private Ray that lives as long as the tests."""
+    with open_ray(None, 9):
+        yield

@@ -1,1 +1,0 @@
-"""Hostile input: every format that is read, fed with damaged samples: ``python -m tests.fuzz``."""

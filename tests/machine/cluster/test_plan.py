@@ -1,0 +1,200 @@
+"""``lpu plan`` on the command line: the contract's keys, what-ifs, sweeps, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chip.engine import Chip
+from chip.spec import PRESETS, ChipSpec
+from cluster.cli import run
+from cluster.experiments.serving.belt import belt_of_plan, host_bytes
+from programs.decoder import Host, compile_belt, partition_model
+from programs.models import (
+    ARCHITECTURES,
+    CheckpointError,
+    ModelConfig,
+    config_of,
+    random_checkpoint,
+)
+from programs.plans import compile_plan, report_plan
+
+KEYS = {
+    "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
+    "tokens_per_second_total", "sram_used_ratio", "bottleneck", "checked", "wall_seconds",
+}  # fmt: skip
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run(["plan", *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_plan_has_the_contract_s_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    row = planned(capsys, "--model", "target", "--chips", "16", "--context", "64")
+    assert row.keys() >= KEYS
+    assert (row["chips"], row["tp"], row["pp"], row["checked"]) == (16, 8, 2, True)
+    assert row["run_cycles"] == row["cycles_per_token"]
+    clock = PRESETS["groq-lpu-1"].clock_hz
+    assert row["tokens_per_second_per_user"] == clock / row["cycles_per_token"]
+    assert row["tokens_per_second_total"] == pytest.approx(row["tokens_per_second_per_user"])
+    assert 0 < row["sram_used_ratio"] < 1
+
+
+def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "target", "--chips", "16", "--context", "64", "--batch", "3", "--no-run")
+    row = planned(capsys, *asked)
+    name, config = config_of("target")
+    plan = compile_plan(name, config, ChipSpec(), context=64, batch=3, chips=16)
+    r = report_plan(plan)
+    for key, value in {
+        "phases": r.phases, "sram_bytes": r.sram, "units": r.units, "bottleneck": r.bottleneck,
+        "roofline_cycles": r.roofline_cycles, "operations_per_byte": r.operations_per_byte,
+        "instruction_bytes": r.instruction_bytes, "tokens_per_second_total": r.total,
+        "tokens_per_second_per_user": r.per_user, "mode": r.mode,
+    }.items():  # fmt: skip
+        assert row[key] == value, key
+
+
+def test_a_batch_rides_the_belt(capsys: pytest.CaptureFixture[str]) -> None:
+    row = planned(
+        capsys, "--model", "target", "--chips", "16", "--context", "64", "--batch", "2", "--no-run"
+    )
+    assert row["mode"] == "conveyor belt"
+    interval, clock = row["initiation_interval_cycles"], PRESETS["groq-lpu-1"].clock_hz
+    assert row["tokens_per_second_total"] == pytest.approx(clock / interval)
+    assert row["tokens_per_second_per_user"] == pytest.approx(clock / interval / 2)
+    assert "run_cycles" not in row
+    energy = row["energy"]
+    assert energy["estimate"] and energy["machine_power_w"] == pytest.approx(16 * 185)
+    one, every = energy["joules_per_token_of_one_user"], energy["joules_per_token_in_all"]
+    assert one == pytest.approx(16 * 185 * row["cycles_per_token"] / clock)
+    assert every == pytest.approx(16 * 185 * interval / clock)
+
+
+def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "draft", "--chips", "1", "--context", "64", "--no-run")
+    assert planned(capsys, *asked, "--chip", "groq-3-lp30")["energy"] is None
+    assert planned(capsys, *asked, "--set", "chip.average_power_w=0")["energy"] is None
+    assert run(["plan", *asked, "--set", "chip.average_power_w=-1"]) == 2
+    assert "average_power_w" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("context", "sequences"), [(64, 1), (256, 1), (64, 5)])
+def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> None:
+    """A plan and an artifact say what the host then charges: one map word for each segment."""
+    spec = replace(PRESETS["groq-lpu-1"], words_per_bank=128)
+    model = partition_model(
+        random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8"
+    )
+    artifact = compile_belt(model, spec, context, 1, sequences=sequences)
+    host = Host(artifact, model)
+    host.prepare(Chip(spec, 0), 3, 0)
+    charged = (host.virtual_io_seconds - spec.pcie_latency_s) * spec.pcie_bytes_per_s
+    plan = compile_plan("small", model.checkpoint.config, spec, context=context, batch=sequences)
+    assert host_bytes(artifact) == belt_of_plan(plan).host_bytes
+    assert host_bytes(artifact)[0] == round(charged)
+
+
+def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "draft", "--chips", "8", "--context", "64", "--no-run")
+    slow = planned(capsys, *asked)
+    fast = planned(capsys, *asked, "--set", "chip.hop_cycles=400", "--set", "chip.clock_hz=1000")
+    hops = (slow["cycles_per_token"] - fast["cycles_per_token"]) / 250
+    layers = ARCHITECTURES["draft"].layers
+    assert hops == 2 * layers  # two all-reduces in each
+    assert fast["tokens_per_second_per_user"] == 1000 / fast["cycles_per_token"]
+
+
+@pytest.mark.long
+def test_a_sweep_is_a_table_a_file_and_a_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    table, picture = tmp_path / "rows.csv", tmp_path / "rows.svg"
+    found = planned(
+        capsys, "--model", "tinyllama-1.1b", "--context", "64", "--sweep", "chips=4..16",
+        "--no-run", "--csv", str(table), "--plot", str(picture),
+    )  # fmt: skip
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [int(row["chips"]) for row in rows] == [4, 8, 16]
+    problems = [row["problem"] for row in rows]
+    assert problems == [plan.get("problem", "") for plan in found["plans"]]
+    assert problems[0] and "use --chips" in problems[0] and not problems[-1]
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize("verb", [("plan",), ("experiment", "load")])
+def test_a_wrong_model_is_offered_none_that_is_then_refused(
+    capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
+) -> None:
+    assert run([*verb, "--model", "nobody"]) == 2
+    offered = capsys.readouterr().err.partition("one of ")[2].strip()
+    names = offered.split(", ")
+    assert len(names) > 10
+    for name in names:
+        config_of(name)
+    for name in set(ARCHITECTURES) - set(names):
+        with pytest.raises(CheckpointError):
+            config_of(name)
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", "draft", "--context", "64", "--chips", "8"]) == 0
+    text = capsys.readouterr().out
+    for word in ("machine", "weights install", "kv cache", "roofline", "bottleneck", "legal"):
+        assert word in text
+
+
+def test_a_plan_says_that_all_experts_are_computed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fields = {
+        "model_type": "mixtral", "hidden_size": 96, "intermediate_size": 200, "vocab_size": 61,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1,
+        "num_local_experts": 4,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    asked = ["plan", "--model", str(tmp_path / "config.json"), "--context", "64", "--chips", "2"]
+    assert run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["experts_computed"], found["experts_chosen"], found["checked"]) == (4, 2, True)
+    assert run(asked) == 0
+    assert "all 4 computed, 2 of them count" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
+        (("--model", "tinyllama-1.1b", "--context", "99999"), ("of scores", "use --context 6")),
+        (
+            ("--model", "tinyllama-1.1b", "--context", "20000", "--batch", "40"),
+            ("too many of caches", "or less or a smaller batch"),
+        ),
+        (("--model", "target", "--context", "100000"), ("was made for", "--context")),
+        (("--model", "qwen3-235b"), ("routing to 8 of 128 experts", "no kernels")),
+        (("--model", "deepseek-v3"), ("latent attention", "no kernels")),
+        (("--model", "nobody"), ("nobody", "no such file")),
+        (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
+        (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),
+        (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "int")),
+        (("--model", "target", "--sweep", "chips=9..3"), ("chips=9..3", "chips=64..1024")),
+        (("--model", "target", "--batch", "0"), ("--batch 0", "1 or more")),
+        (("--model", "target", "--tp", "3"), ("--tp 3", "1, 2, 4 or 8")),
+    ],
+)
+@pytest.mark.cases(6)
+def test_refusals_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert run(["plan", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    for word in words:
+        assert word in captured.err

@@ -1,0 +1,114 @@
+"""What an artifact says its words are for: written as plain data, read back, refused when wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chip.spec import ChipSpec
+from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of, load, save
+from programs.decoder import compile_belt, compile_decoder, partition_model
+from programs.models import ModelConfig, random_checkpoint
+from tests import ROOT
+
+CONFIG = ModelConfig(64, 2, 4, 2, 16, 96, 100)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Artifact:
+    model = partition_model(random_checkpoint(CONFIG, 0), 1)
+    return compile_decoder(model, ChipSpec(), 64, weights=False)
+
+
+def test_a_decoder_says_the_same_from_its_file(decoder: Artifact, tmp_path: Path) -> None:
+    save(decoder, tmp_path / "model.lpu")
+    read = load(tmp_path / "model.lpu")
+    assert Bindings.of(read) == Bindings.of(decoder)
+    facts = decoder_of(read)
+    assert (facts.tp, facts.pp, facts.dtype, facts.sequences) == (1, 1, "int8", None)
+    assert (facts.buckets, facts.context, facts.checkpoint) == ((64,), 64, "")
+    assert set(Bindings.of(read).inputs) == {"x", "cos", "sin", "kv_map", "mask_map"}
+    # the names in the file are a contract: files of before are still read
+    assert set(read.bindings) == {
+        "inputs", "outputs", "buckets", "context", "mask_positions", "cache_segments",
+    }  # fmt: skip
+    assert set(read.model) == {
+        "dtype", "tp", "pp", "group_of_stage", "checkpoint", "sram_used_bytes",
+    }  # fmt: skip
+
+
+def test_only_a_belt_has_sequences() -> None:
+    model = partition_model(random_checkpoint(CONFIG, 0), 1)
+    belt = compile_belt(model, ChipSpec(), 64, 2, weights=False, sequences=3)
+    assert (decoder_of(belt).sequences, decoder_of(belt).pp) == (3, 2)
+    assert belt.model["sequences"] == 3
+
+
+def test_another_home_changes_nothing_else(decoder: Artifact) -> None:
+    moved = compiled_at(decoder, "/elsewhere")
+    facts = decoder_of(moved)
+    assert facts.checkpoint == "/elsewhere"
+    assert replace(facts, checkpoint="") == decoder_of(decoder)
+    assert decoder.model["checkpoint"] == ""
+
+
+def test_a_file_of_before_has_one_segment(decoder: Artifact) -> None:
+    bindings = {k: v for k, v in decoder.bindings.items() if k != "cache_segments"}
+    assert decoder_of(replace(decoder, bindings=bindings)).cache_segments == ((0, 64),)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("bindings", "buckets", "64"), ("bindings", "buckets", []), ("bindings", "buckets", [0]),
+        ("bindings", "context", 0), ("bindings", "context", True),
+        ("bindings", "cache_segments", [[0]]), ("bindings", "cache_segments", 7),
+        ("bindings", "outputs", {}), ("bindings", "inputs", {}),
+        ("model", "tp", "1"), ("model", "tp", None), ("model", "group_of_stage", []),
+        ("model", "checkpoint", 3), ("model", "dtype", None), ("model", "sequences", 0),
+    ],
+)  # fmt: skip
+def test_damaged_facts_are_no_decoder(decoder: Artifact, group: str, key: str, value: Any) -> None:
+    damaged = replace(decoder, **{group: {**getattr(decoder, group), key: value}})
+    assert Bindings.of(damaged).decoder is None
+    with pytest.raises(ArtifactError, match="no compiled decoder: compile one"):
+        decoder_of(damaged)
+
+
+@pytest.mark.parametrize(
+    ("kind", "planes", "words"),
+    [
+        ("outputs", [[0, 0, 1]] * 3, "is not four places"),
+        ("outputs", [[0, 0, 1]] * 3 + [[0, 0, 2]], "is not four places"),
+        ("outputs", [[88, 0, 1]] * 4, "is not four places"),
+        ("outputs", [[0, 8192, 1]] * 4, "is not four places"),
+        ("outputs", 4, "is not four places"),
+        ("inputs", [], "is not places"),
+        ("inputs", [[0, -1, 1]], "is not places"),
+        ("inputs", [[0, 0, 1.0]], "is not places"),
+        ("inputs", [["0", 0, 1]], "is not places"),
+    ],
+)
+def test_places_outside_sram_are_refused(
+    decoder: Artifact, kind: str, planes: Any, words: str
+) -> None:
+    damaged = replace(decoder, bindings={kind: {"y": planes}})
+    with pytest.raises(ArtifactError, match=f"{kind[:-1]} 'y' {words}") as caught:
+        Bindings.of(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_artifact_without_bindings_has_none(decoder: Artifact) -> None:
+    assert Bindings.of(replace(decoder, bindings={}, model={})) == Bindings()
+
+
+def test_nobody_else_reads_the_header(decoder: Artifact) -> None:
+    raw = re.compile(r"\.(bindings|model)(\[|\.get\()")
+    for package in ("programs", "cluster"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name not in ("bindings.py", "sources.py"):
+                assert not raw.search(path.read_text(encoding="utf-8")), path

@@ -1,0 +1,243 @@
+"""Qwen3, Gemma and Mixtral: compiled programs against the golden model, that against float32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from chip.checker import check
+from chip.engine import Chip, Rings, run_chips
+from chip.linking import link
+from chip.scheduling import Schedule, program_of
+from chip.spec import ChipSpec
+from interconnect.vectors import check_fabric
+from programs.decoder import (
+    ATTENTION,
+    GoldenDecoder,
+    Host,
+    Layout,
+    compile_decoder,
+    partition_model,
+)
+from programs.decoder.golden import expert_shares
+from programs.decoder.places import place_routing
+from programs.decoder.stages import FFN, Block, Stage, split_layers
+from programs.kernels import route
+from programs.models import Checkpoint, ModelConfig, random_checkpoint
+from programs.models.tensors import TensorSource
+from programs.plans import check_plan, compile_plan, run_timing, timing_programs
+from programs.running import LOOKAHEAD, Runner
+from programs.sram import SramPlacement, fp32_rows, read_words
+from tests import examples
+from tests.oracles.llama_float32 import LlamaFloat32
+
+F32 = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+SPEC = ChipSpec()
+CONTEXT = 64
+#: Root-mean-square logit error allowed, relative to the spread of the float32 logits.
+TOLERANCE = {"int8": 0.03, "fp16": 0.003}
+TOKENS = [3, 41, 59, 26, 5, 8]
+
+
+def tokens_of(config: ModelConfig) -> list[int]:
+    return [token % config.vocab for token in TOKENS]
+
+
+def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> None:
+    """Legal, as long as predicted, and every logit of every position bit for bit."""
+    model = partition_model(random_checkpoint(config, seed), tp, dtype)
+    artifact = compile_decoder(model, SPEC, CONTEXT)
+    for entry, programs in artifact.programs.items():
+        assert [str(f) for f in check(programs[0], SPEC)] == [], entry
+        assert check_fabric(programs, [0] * tp, artifact.cables, SPEC) == []
+    runner = Runner.alone(artifact, Host(artifact, model))
+    golden = GoldenDecoder(model)
+    entry = f"decode-{CONTEXT}"
+    for position, token in enumerate(tokens_of(config)):
+        for chip in runner.chips:
+            runner.host.prepare(chip, token, position)
+        retired = runner.launch(entry, position, LOOKAHEAD)
+        assert set(retired.values()) == {artifact.predicted_cycles[entry]}
+        wanted = golden.step(token, position, CONTEXT)
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        wrong = np.flatnonzero(logits.view(np.uint32) != wanted.view(np.uint32))
+        assert wrong.size == 0, f"position {position}: {wrong.size} logits differ, first {wrong[0]}"
+
+
+def golden_error(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> float:
+    """The golden model's logits against the independent float32 forward's."""
+    checkpoint = random_checkpoint(config, seed)
+    reference = LlamaFloat32(checkpoint).logits(tokens_of(config))
+    logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(tokens_of(config))
+    return float(np.sqrt(np.mean((logits - reference) ** 2)) / reference.std())
+
+
+QWEN = {
+    "grouped": ModelConfig(100, 2, 8, 2, 24, 130, 331, head_norms=True),
+    "one head a tile": ModelConfig(344, 1, 5, 5, 200, 333, 97, head_norms=True, eps=1e-6),
+    "many tiles": ModelConfig(60, 1, 24, 12, 128, 90, 61, head_norms=True),
+}
+
+_GEMMA = {
+    "activation": "gelu_tanh", "unit_gain": True, "scaled_embedding": True, "tied": True,
+    "eps": 1e-6,
+}  # fmt: skip
+GEMMA = {
+    "one KV head": ModelConfig(100, 2, 8, 1, 256, 330, 331, **_GEMMA),
+    "own KV heads": ModelConfig(344, 1, 4, 4, 64, 3300, 97, **_GEMMA),
+}
+MIXTRAL = {
+    "eight experts": ModelConfig(100, 2, 4, 2, 24, 700, 331, experts=8, experts_per_token=2),
+    "two experts": ModelConfig(344, 1, 4, 4, 40, 130, 97, experts=2, experts_per_token=2),
+    "many small experts": ModelConfig(60, 1, 2, 1, 64, 50, 61, experts=19, experts_per_token=2),
+}
+FAMILIES = QWEN | GEMMA | MIXTRAL
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("tp", [1, pytest.param(2, marks=pytest.mark.long), 8])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_compiled_families_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
+    run_and_compare(FAMILIES[name], tp, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.cases(5)
+def test_golden_families_are_close_to_float32(name: str, dtype: str) -> None:
+    assert golden_error(FAMILIES[name], 2, dtype) < TOLERANCE[dtype]
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    """Any mixture of what the families add, on any shape of a few tiles."""
+    kv = draw(st.integers(1, 4))
+    experts = draw(st.sampled_from([1, 1, 2, 3, 5]))
+    return ModelConfig(
+        hidden_size=draw(st.integers(8, 400)), layers=1, heads=kv * draw(st.integers(1, 3)),
+        kv_heads=kv, head_dim=2 * draw(st.integers(1, 130)), ffn=draw(st.integers(1, 700)),
+        vocab=draw(st.integers(8, 400)), eps=draw(st.sampled_from([1e-5, 1e-6])),
+        tied=draw(st.booleans()), head_norms=draw(st.booleans()),
+        activation=draw(st.sampled_from(["silu", "gelu_tanh"])), unit_gain=draw(st.booleans()),
+        scaled_embedding=draw(st.booleans()), experts=experts,
+        experts_per_token=min(experts, 2),
+    )  # fmt: skip
+
+
+_DRAWN = {
+    "config": configs(), "tp": st.sampled_from([1, 2, 4, 8]),
+    "dtype": st.sampled_from(["int8", "fp16"]), "seed": st.integers(0, 99),
+}  # fmt: skip
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(**_DRAWN)
+@pytest.mark.long
+def test_any_mixture_equals_the_golden_model(
+    config: ModelConfig, tp: int, dtype: str, seed: int
+) -> None:
+    run_and_compare(config, tp, dtype, seed)
+
+
+@pytest.mark.long
+@settings(max_examples=examples(60), deadline=None)
+@given(**_DRAWN)
+def test_many_mixtures_equal_the_golden_model(
+    config: ModelConfig, tp: int, dtype: str, seed: int
+) -> None:
+    run_and_compare(config, tp, dtype, seed)
+
+
+class _Rows:
+    """A model's tensors, but routers whose rows are equal in groups, so that logits tie."""
+
+    def __init__(self, source: TensorSource, of_row: list[int]) -> None:
+        self._source, self._of_row = source, of_row
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        values = self._source.read(name, rows, columns)
+        return values[self._of_row] if name.endswith("moe.gate.weight") else values
+
+
+@pytest.mark.parametrize("of_row", [[0] * 8, [0, 1, 1, 0, 4, 1, 4, 0]], ids=["all", "some"])
+def test_equal_logits_choose_the_first_experts(of_row: list[int]) -> None:
+    """Ties are common here and the lower index wins, in both models and for both reasons."""
+    config = replace(MIXTRAL["eight experts"], layers=1)
+    drawn = random_checkpoint(config, 3)
+    checkpoint = Checkpoint(config, _Rows(drawn.source, of_row))
+    reference = LlamaFloat32(checkpoint).logits(tokens_of(config))
+    logits = GoldenDecoder(partition_model(checkpoint, 2, "fp16")).logits_for(tokens_of(config))
+    assert np.sqrt(np.mean((logits - reference) ** 2)) < TOLERANCE["fp16"] * reference.std()
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(experts=st.integers(2, 24), levels=st.integers(1, 9), seed=st.integers(0, 1 << 20))
+def test_gates_of_320_choices_at_once(experts: int, levels: int, seed: int) -> None:
+    """The routing kernel with other logits on every lane, few different ones, so that many tie."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    values = np.append(rng.standard_normal(levels) * 4, [0.0, -0.0]).astype(np.float32)
+    logits = rng.choice(values, (experts, 320))
+    config = replace(MIXTRAL["two experts"], experts=experts)
+    places = place_routing(
+        SramPlacement(SPEC), Layout.of(config, 1), "fp16", ((8, 9, 10, 11), (12, 13, 14, 15)),
+        (52, 53, 54, 55),
+    )  # fmt: skip
+    schedule = Schedule()
+    end = route(schedule, SPEC, 0, places)
+    table, _, gangs = schedule.blocks()
+    program = program_of([table], gangs, end + 1)
+    assert [str(f) for f in check(program, SPEC)] == []
+    chip = Chip(SPEC, 0)
+    for queue, plane in zip(places.logits.queues, fp32_rows(logits), strict=True):
+        chip.write_words(queue, places.logits.address, plane)
+    chip.begin(link(program, SPEC), 0)
+    run_chips([chip], Rings.allocate(1))
+    gates = read_words(chip, places.gates, experts).view(np.float32)[..., 0]
+    wanted = np.stack([expert_shares(logits[:, lane]) for lane in range(320)], axis=1)
+    np.testing.assert_array_equal(gates.view(np.uint32), wanted.view(np.uint32))
+    best = np.argsort(-logits, axis=0, kind="stable")[:2]
+    assert (np.sort(best, axis=0) == np.sort(np.argsort(-gates, axis=0)[:2], axis=0)).all()
+    np.testing.assert_allclose(gates.sum(axis=0), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tp", "dtype"), [(2, "int8"), (1, "fp16")])
+@pytest.mark.cases(1)
+def test_experts_split_between_stages(tp: int, dtype: str) -> None:
+    """A stage may end between experts or inside one; every part routes by the same x."""
+    config = ModelConfig(100, 1, 4, 2, 24, 1500, 331, experts=5, experts_per_token=2)
+    stages = [
+        Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 3)), False),
+        Stage((Block(FFN, 0, 1, 3), Block(FFN, 0, 2, 3)), True),
+    ]
+    model = partition_model(random_checkpoint(config, 0), tp, dtype)
+    model = replace(model, split=split_layers(stages))
+    artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
+    runner = Runner.alone(artifact, Host(artifact, model))
+    golden = GoldenDecoder(model)
+    for position, token in enumerate(tokens_of(config)[:3]):
+        for chip in runner.chips:
+            runner.host.prepare(chip, token, position)
+        runner.launch(f"decode-{CONTEXT}", position, LOOKAHEAD)
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        wanted = golden.step(token, position, CONTEXT)
+        np.testing.assert_array_equal(logits.view(np.uint32), wanted.view(np.uint32))
+
+
+@pytest.mark.parametrize("family", [QWEN["grouped"], GEMMA["one KV head"], MIXTRAL["two experts"]])
+@pytest.mark.cases(1)
+def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> None:
+    plan = compile_plan("family", family, SPEC, context=CONTEXT, chips=2)
+    check_plan(plan)
+    artifact = compile_decoder(
+        partition_model(random_checkpoint(family, 0), 2, "int8"), SPEC, CONTEXT
+    )
+    assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
+    done = run_timing(plan, timing_programs(plan))
+    assert set(done.retired.tolist()) == {plan.cycles}
