@@ -33,7 +33,7 @@ TEXT_KEYWORDS = {"help", "metavar", "show_default", "rich_help_panel", "epilog",
 #: Keywords of Matplotlib that change how a picture looks, and not what it shows where.
 LOOK_KEYWORDS = {
     "alpha", "color", "colors", "fontsize", "linewidth", "linewidths", "ls", "lw", "markersize",
-    "mew", "ms", "ncols", "pad", "padding", "shrink", "zorder",
+    "mew", "ms", "ncols", "pad", "padding", "s", "shrink", "zorder",
 }  # fmt: skip
 
 
