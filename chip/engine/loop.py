@@ -30,7 +30,7 @@ from chip.engine.frames import (
     WINDOW,
 )
 from chip.engine.links import Ring, receive, send
-from chip.engine.machine import Machine, Piece, open_frame
+from chip.engine.machine import LinkedPiece, Machine, open_frame
 from chip.engine.mxm import run_acc
 from chip.engine.sram import mix_only, run_read, run_window, run_write
 from chip.engine.sxm import run_sxm
@@ -67,7 +67,8 @@ _PATIENCE = 2000  # ... before it gives up
 
 @jit_inline
 def _exchange(
-    m: Machine, p: Piece, state: Array, links: Array, counts: Array, meta: Array, link_data: Array
+    m: Machine, p: LinkedPiece, state: Array, links: Array, counts: Array, meta: Array,
+    link_data: Array,
 ) -> int:
     """The elements of a SEND or RECEIVE; DONE, or why it stopped, ``state`` saying where."""
     link = p.queue - C2C_QUEUE
@@ -110,7 +111,7 @@ def execute(
         pc = state[PC]
         if starts[pc] >= until:
             return WINDOW
-        p = Piece(
+        p = LinkedPiece(
             table[pc, PIECE_OP], table[pc, PIECE_QUEUE], table[pc, PIECE_ELEMENTS],
             table[pc, PIECE_FIRST], table[pc, PIECE_STRIDE], table[pc, PIECE_IMM],
         )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine.dot_int8 import dot, lay
-from chip.engine.machine import Halves, Machine, Piece
+from chip.engine.machine import Halves, LinkedPiece, Machine
 from chip.engine.vxm import encode
 from chip.jit import jit_any_order, jit_inline, jit_uncounted, prefetch_row, row_of
 from chip.linking import (
@@ -245,7 +245,7 @@ def _copy_word(source: Array, target: Array) -> None:
 
 
 @jit_inline
-def _together(m: Machine, p: Piece, k: int) -> int:
+def _together(m: Machine, p: LinkedPiece, k: int) -> int:
     """How many ACCs from element ``k`` on, of one install, one pass over its weights takes."""
     arguments = m.arguments
     at = p.first + k * p.stride
@@ -294,7 +294,7 @@ def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> No
 
 
 @jit_inline
-def run_acc(m: Machine, p: Piece, first: int) -> None:
+def run_acc(m: Machine, p: LinkedPiece, first: int) -> None:
     """The elements of an ACC from ``first`` on, and the ABCs whose products they take."""
     arguments = m.arguments
     compared = -1

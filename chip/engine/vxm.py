@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine.machine import Machine, Piece
+from chip.engine.machine import LinkedPiece, Machine
 from chip.jit import jit_inline, row_of
 from chip.linking import IS_WORD, MARK, OPERAND_BYTES, VXM_BYTES, VXM_WORD, VXM_X, VXM_Y
 from chip.numerics import (
@@ -257,7 +257,7 @@ def _is_coded(m: Machine, at: int) -> bool:
 
 
 @jit_inline
-def run_vxm(m: Machine, p: Piece) -> None:
+def run_vxm(m: Machine, p: LinkedPiece) -> None:
     """The elements of a VXM operation whose results somebody uses."""
     arguments = m.arguments
     immediate = row_of(m.words, _IMMEDIATE)
