@@ -17,9 +17,8 @@ from interconnect.collectives import (
     RESULT,
     SOURCE,
     FabricCollective,
-    Groups,
+    collective_steps,
     plan_collective,
-    steps_of,
 )
 from interconnect.wires import schedule_messages, simulate
 from interconnect.wiring import minimal_routes, topology_of
@@ -84,28 +83,28 @@ def _numpy_seconds(compiled: FabricCollective, data: NDArray[np.int32]) -> float
     buffers[SOURCE] = data
     copies: list[list[tuple[Words, Words]]] = []
     sums: list[list[tuple[Words, list[Words]]]] = []
-    groups = Groups(chips, compiled.topology.chips_per_node)
-    for step in steps_of("all-reduce", groups, words, 0):
+    algorithm = "one-shot" if compiled.algorithm == "tree" else compiled.algorithm
+    for step in collective_steps(compiled.topology, "all-reduce", algorithm, words):
         numbers = np.arange(len(step.messages))
         source, destination = step.messages[:, 0], step.messages[:, 1]
         hops, _ = minimal_routes(compiled.topology, source, destination, numbers)
         landed: list[Words] = []
         copies.append([])
         for row, count in zip(step.messages.tolist(), hops.tolist(), strict=True):
-            chip, _, buffer, first, inner, _, _ = row
+            chip, _, buffer, first, inner = row[:5]
             part = buffers[buffer, chip, first : first + inner]
             for _ in range(count):
                 copies[-1].append((np.zeros_like(part), part))
                 part = copies[-1][-1][0]
             landed.append(part)
         terms: list[list[Words]] = [[] for _ in step.jobs]
-        for job, message, buffer, first in step.terms.tolist():
-            size, chip = step.jobs[job, 3], step.jobs[job, 0]
+        for job, message, buffer, first, _ in step.terms.tolist():
+            size, chip = step.jobs[job, 2], step.jobs[job, 0]
             whole = buffers[buffer, chip] if message == OWN else landed[message]
             terms[job].append(whole[first : first + size])
         targets = [
-            buffers[target, chip, first : first + size]
-            for chip, target, first, size in step.jobs.tolist()
+            buffers[step.target, chip, first : first + size]
+            for chip, first, size in step.jobs[:, :3].tolist()
         ]
         sums.append(list(zip(targets, terms, strict=True)))
     best = float("inf")

@@ -23,7 +23,7 @@ from cluster.report.from_programs import (
     utilisation_sections,
 )
 from cluster.report.run_file import Run, new_run
-from cluster.runs import Collective
+from cluster.runs import CollectiveRun
 from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.models import Architecture
@@ -84,7 +84,7 @@ def generation_run(
     })  # fmt: skip
 
 
-def collective_run(done: Collective, gpu: str, seed: int) -> Run:
+def collective_run(done: CollectiveRun, gpu: str, seed: int) -> Run:
     """The run of ``lpu fabric collective --run``; as many GPUs beside it are an estimate."""
     if done.artifact is None or done.launched is None:
         raise ValueError("a collective that was planned only has no run to report")

@@ -1,7 +1,7 @@
 """Shortest ways over the cables as they are: distances, minimal routes, detours of a node.
 
 A route is a list of directed links, ``chip * 16 + link`` of the sending end.  Everything is exact
-and depends on nothing but the cables and the arguments; knows no time (``interconnect.wires.slots``).
+and depends on nothing but the cables and the arguments; knows no time (``interconnect.wires``).
 Cables carry vectors both ways, so a distance is the same in both directions.
 """
 

@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 
 from chip.scheduling import Place
 from programs.decoder.lanes import Layout
-from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock
+from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
 from programs.sram import WEST_QUAD, SramPlacement, Symbols
 
 
@@ -78,9 +78,8 @@ class MatrixPlacer:
                     )
                     for half in range(halves)
                 ]  # fmt: skip
-                groups = self.shapes[slot[0]][2]
-                high = places[1] if halves == 2 else None
-                blocks.append(ColumnBlock(places[0], groups, plane, high, same))
+                weights = Weights(tuple(places), self.shapes[slot[0]][2], same=same)
+                blocks.append(ColumnBlock(weights, plane))
             rounds.append(blocks)
             if self.dtype == "int8":
                 scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))

@@ -27,6 +27,7 @@ from programs.kernels import (
     RoutingPlaces,
     Segment,
     Segments,
+    Weights,
 )
 from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Symbols
 
@@ -355,12 +356,8 @@ def _replicate_rounds(pm: SramPlacement, layout: Layout) -> list[list[ColumnBloc
         return []
     groups = layout.q_width // 16
     words = layout.kv_tiles * groups
-    return [
-        [
-            ColumnBlock(
-                pm.top(pm.weight_slices(2), words), groups, 2,
-                pm.top(pm.weight_slices(3), words),
-            )
-        ]
-        for _ in range(layout.cache_tiles)
-    ]  # fmt: skip
+    rounds = []
+    for _ in range(layout.cache_tiles):
+        halves = tuple(pm.top(pm.weight_slices(plane), words) for plane in (2, 3))
+        rounds.append([ColumnBlock(Weights(halves, groups), 2)])
+    return rounds

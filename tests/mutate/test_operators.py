@@ -75,6 +75,7 @@ def test_each_operator(source: str, mutated: set[str]) -> None:
         "logger.info('text', 1)",
         "assert a < b",
         "x = zip(a, b, strict=True)",
+        "x = axes.bar(a, b, lw=0.5)",
         "x = typer.Option(1, help='text')",
         "x = cast(int | None, a)",
         "f: TypeAlias = int | float",

@@ -14,7 +14,7 @@ from chip.isa import Op
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from interconnect.collectives import FabricCollective, compile_fabric_collective
-from interconnect.collectives.programs import OPERATIONS, compile_point_to_point
+from interconnect.collectives.programs import OPERATIONS
 from interconnect.vectors import check_fabric
 from interconnect.wires import LINK_NUMBERS, collisions, link_frames
 from interconnect.wiring import Topology, named_topology, topology_of
@@ -69,8 +69,9 @@ def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
 @pytest.mark.cases(8)
 def test_collectives_equal_numpy(operation: str, chips: int, dtype: type) -> None:
     root = chips - 3
-    run(compile_fabric_collective(operation, topology_of(chips), 3, SPEC, add=ADD[dtype], root=root),
-        dtype, root)  # fmt: skip
+    fabric = topology_of(chips)
+    made = compile_fabric_collective(operation, fabric, 3, SPEC, add=ADD[dtype], root=root)
+    run(made, dtype, root)
 
 
 @pytest.mark.long
@@ -140,16 +141,6 @@ def test_unlike_cables_are_refused_where_planes_rotate(tmp_path: Path) -> None:
         compile_fabric_collective("broadcast", wired, 1, SPEC)
 
 
-def test_point_to_point_over_gateways() -> None:
-    collective = compile_point_to_point(topology_of(264), 5, 258, 20, SPEC)
-    prove(collective)
-    data = values(np.random.default_rng(1), collective, np.int32)
-    machine = Machine(collective, data)
-    assert set(machine.launch().values()) == {collective.cycles}
-    assert np.array_equal(machine.results(np.int32)[258], data[5])
-    assert len(collective.programs) == 1 + collective.wires.hop.max() + 2  # idle, way, ends
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
     digests = []
@@ -213,5 +204,3 @@ def test_arguments_out_of_range_say_so() -> None:
         compile_fabric_collective("broadcast", topology_of(8), 1, SPEC, root=8)
     with pytest.raises(ValueError, match="not MUL_F32"):
         compile_fabric_collective("all-reduce", topology_of(8), 1, SPEC, add=Op.MUL_F32)
-    with pytest.raises(ValueError, match="use two chips"):
-        compile_point_to_point(topology_of(8), 3, 3, 1, SPEC)

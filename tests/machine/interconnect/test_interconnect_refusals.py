@@ -11,9 +11,8 @@ import pytest
 from chip.program import Program, new_blocks
 from interconnect.clocks import draw_drift, simulate_run
 from interconnect.clocks.drift import ClockError
-from interconnect.collectives import compile_fabric_collective, plan_collective
+from interconnect.collectives import collective_steps, compile_fabric_collective, plan_collective
 from interconnect.collectives.node import compile_collective
-from interconnect.collectives.traffic import collective_traffic
 from interconnect.vectors import FlightError, find_flights
 from interconnect.wires import simulate
 from interconnect.wiring import FabricError, active_nodes, link_to, topology_of
@@ -53,20 +52,20 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: compile_fabric_collective("gossip", NODE, 4, SPEC), ValueError,
         "collective 'gossip': known are",
     ),
-    "traffic": (
-        lambda: collective_traffic(NODE, "gossip", "one-shot", 4), ValueError,
+    "steps": (
+        lambda: collective_steps(NODE, "gossip", "one-shot", 4), ValueError,
         "collective 'gossip': known are",
     ),
     "algorithm": (
-        lambda: collective_traffic(NODE, "all-reduce", "ring", 4), ValueError,
+        lambda: collective_steps(NODE, "all-reduce", "ring", 4), ValueError,
         "all-reduce by 'ring' on 8 chips: ",
     ),
     "root": (
-        lambda: collective_traffic(NODE, "broadcast", "one-shot", 4, root=8), ValueError,
+        lambda: collective_steps(NODE, "broadcast", "one-shot", 4, root=8), ValueError,
         "4 words from chip 8: at least 1, of 8 chips",
     ),
-    "no traffic": (
-        lambda: collective_traffic(NODE, "broadcast", "one-shot", 0), ValueError,
+    "no steps": (
+        lambda: collective_steps(NODE, "broadcast", "one-shot", 0), ValueError,
         "0 words from chip 0: at least 1, of 8 chips",
     ),
     "bytes": (

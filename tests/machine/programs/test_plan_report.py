@@ -194,9 +194,9 @@ def one_and_one_hot(plan: Plan, stage: int) -> set[Word]:
     tables = words(p.constants.zero, 1) | words(p.constants.one_high, 1)
     for rounds in p.replicate:
         for block in rounds:
-            assert block.high is not None
             count = block.groups * plan.layout.kv_tiles
-            tables |= words(block.weights, count) | words(block.high, count)
+            for half in block.weights.halves:
+                tables |= words(half, count)
     return tables
 
 
