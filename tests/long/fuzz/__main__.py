@@ -1,4 +1,4 @@
-"""Hostile input: ``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``."""
+"""``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``: bad input."""
 
 from __future__ import annotations
 
