@@ -75,9 +75,7 @@ def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, args[0])
         zero = context.get_constant(numba.intp, 0)
-        start = cgutils.get_item_pointer(
-            context, builder, signature.args[0], view, [args[1], zero]
-        )
+        start = cgutils.get_item_pointer(context, builder, signature.args[0], view, [args[1], zero])
         byte_pointer = ir.IntType(8).as_pointer()
         start = builder.bitcast(start, byte_pointer)
         flag = ir.IntType(32)
@@ -131,9 +129,13 @@ def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
         view = context.make_array(view_type)(context, builder)
         length = cgutils.unpack_tuple(builder, array.shape)[1]
         arrayobj.populate_array(
-            view, data=start, shape=[length], strides=[array.itemsize],
-            itemsize=array.itemsize, meminfo=None,
-        )  # fmt: skip
+            view,
+            data=start,
+            shape=[length],
+            strides=[array.itemsize],
+            itemsize=array.itemsize,
+            meminfo=None,
+        )
         return view._getvalue()
 
     return view_type(rows, numba.intp), generate

@@ -67,7 +67,12 @@ _PATIENCE = 2000  # ... before it gives up
 
 @jit_inline
 def _exchange(
-    m: Machine, p: LinkedPiece, state: Array, links: Array, counts: Array, meta: Array,
+    m: Machine,
+    p: LinkedPiece,
+    state: Array,
+    links: Array,
+    counts: Array,
+    meta: Array,
     link_data: Array,
 ) -> int:
     """The elements of a SEND or RECEIVE; DONE, or why it stopped, ``state`` saying where."""
@@ -94,9 +99,7 @@ def _exchange(
 
 
 @jit_uncounted
-def execute(
-    frame: Array, counts: Array, meta: Array, link_data: Array, until: int
-) -> int:
+def execute(frame: Array, counts: Array, meta: Array, link_data: Array, until: int) -> int:
     """Run a chip's pieces in order from its state's position; returns why it stopped.
 
     frame: as of ``chip.engine.frames``; counts, meta, link_data: the rings; pieces that start at
@@ -112,9 +115,13 @@ def execute(
         if starts[pc] >= until:
             return WINDOW
         p = LinkedPiece(
-            table[pc, PIECE_OP], table[pc, PIECE_QUEUE], table[pc, PIECE_ELEMENTS],
-            table[pc, PIECE_FIRST], table[pc, PIECE_STRIDE], table[pc, PIECE_IMM],
-        )  # fmt: skip
+            table[pc, PIECE_OP],
+            table[pc, PIECE_QUEUE],
+            table[pc, PIECE_ELEMENTS],
+            table[pc, PIECE_FIRST],
+            table[pc, PIECE_STRIDE],
+            table[pc, PIECE_IMM],
+        )
         if p.op == SEND or p.op == RECEIVE:
             code = _exchange(m, p, state, links, counts, meta, link_data)
             if code != DONE:
@@ -151,8 +158,15 @@ def _anybody_moves(moving: Array, own: int) -> bool:
 
 @jit_uncounted
 def run_chips(
-    frames: Array, codes: Array, counts: Array, meta: Array, link_data: Array, until: int,
-    rounds: int, moving: Array, own: int,
+    frames: Array,
+    codes: Array,
+    counts: Array,
+    meta: Array,
+    link_data: Array,
+    until: int,
+    rounds: int,
+    moving: Array,
+    own: int,
 ) -> bool:
     """Step chips in turn, each as far as it can, ``rounds`` times at most.
 

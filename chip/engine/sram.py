@@ -58,9 +58,14 @@ def mix_only(m: Machine, p: LinkedPiece) -> None:
             mix(m.sums, idle, m.base, arguments[at + WRITE_CYCLE], p.op, unit, address)
         else:
             mix(
-                m.sums, idle, m.base, arguments[at + WINDOW_CYCLE], p.op,
-                arguments[at + WINDOW_SLICE], arguments[at + WINDOW_BASE],
-            )  # fmt: skip
+                m.sums,
+                idle,
+                m.base,
+                arguments[at + WINDOW_CYCLE],
+                p.op,
+                arguments[at + WINDOW_SLICE],
+                arguments[at + WINDOW_BASE],
+            )
 
 
 @jit_inline
@@ -136,9 +141,13 @@ def run_window(m: Machine, p: LinkedPiece, state: Array) -> bool:
         low = arguments[at + GATHER_LOW] if gathers else arguments[at + SCATTER_LOW]
         high = arguments[at + GATHER_HIGH] if gathers else arguments[at + SCATTER_HIGH]
         bad = _find_words(
-            row_of(m.rows, low), row_of(m.rows, high), arguments[at + WINDOW_BASE],
-            arguments[at + WINDOW_FIRST], arguments[at + WINDOW_LAST], m.addresses,
-        )  # fmt: skip
+            row_of(m.rows, low),
+            row_of(m.rows, high),
+            arguments[at + WINDOW_BASE],
+            arguments[at + WINDOW_FIRST],
+            arguments[at + WINDOW_LAST],
+            m.addresses,
+        )
         if bad >= 0:
             state[ELEMENT] = k
             state[WAIT_QUEUE] = arguments[at + WINDOW_SLICE]

@@ -213,7 +213,15 @@ def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Arr
 
 @jit_inline
 def vxm(
-    op: int, x: Array, y: Array, z: Array, xf: Array, yf: Array, zf: Array, xi: Array, yi: Array,
+    op: int,
+    x: Array,
+    y: Array,
+    z: Array,
+    xf: Array,
+    yf: Array,
+    zf: Array,
+    xi: Array,
+    yi: Array,
     zi: Array,
 ) -> None:
     """z = op(x, y)."""
@@ -272,9 +280,16 @@ def run_vxm(m: Machine, p: LinkedPiece) -> None:
         y = _operand(m, at + VXM_Y, _Y)
         z = word if word >= 0 else _UNUSED
         vxm(
-            p.op, row_of(m.words, x), row_of(m.words, y), row_of(m.words, z),
-            row_of(m.words_f, x), row_of(m.words_f, y), row_of(m.words_f, z),
-            row_of(m.words_i, x), row_of(m.words_i, y), row_of(m.words_i, z),
-        )  # fmt: skip
+            p.op,
+            row_of(m.words, x),
+            row_of(m.words, y),
+            row_of(m.words, z),
+            row_of(m.words_f, x),
+            row_of(m.words_f, y),
+            row_of(m.words_f, z),
+            row_of(m.words_i, x),
+            row_of(m.words_i, y),
+            row_of(m.words_i, z),
+        )
         if coded:
             encode(m, row_of(m.words, z), at + VXM_BYTES)

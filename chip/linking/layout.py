@@ -209,9 +209,7 @@ def _find_source_rows(
 
 
 @jit
-def _gather_weights(
-    c: Elements, r: Resolved, row_of: Array, start: Array, count: int
-) -> Any:
+def _gather_weights(c: Elements, r: Resolved, row_of: Array, start: Array, count: int) -> Any:
     """The fifth: the rows of all used installs' columns, int32 [count]."""
     weights = np.empty(count, np.int32)
     for i in range(r.loads.shape[0]):

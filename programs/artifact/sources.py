@@ -28,8 +28,7 @@ def source_entry(name: str, lines: Sequence[int]) -> dict[str, Any]:
     cuts = [i for i, (a, b) in enumerate(pairwise(lines), 1) if b != a + 1]
     ends = [*cuts, len(lines)] if lines else []
     runs = [
-        [first, lines[first], end - first]
-        for first, end in zip([0, *cuts], ends, strict=False)
+        [first, lines[first], end - first] for first, end in zip([0, *cuts], ends, strict=False)
     ]
     return {"file": name, "lines": runs[:MOST_RUNS]}
 

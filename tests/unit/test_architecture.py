@@ -263,6 +263,14 @@ def test_opcodes_queues_and_arguments_have_names(package: str) -> None:
             assert not BY_NUMBER.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
 
 
+def test_the_formatter_is_never_switched_off() -> None:
+    switch = "# fmt" + ":"
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0].startswith("."):
+            continue
+        assert switch not in path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+
+
 def test_every_sub_package_has_a_page() -> None:
     for face in faces():
         page = ROOT / Path(*face.split(".")) / "README.md"

@@ -33,9 +33,12 @@ def run(directory: Path, name: str, more: int) -> str:
     (directory / "module_of_old.py").write_text(MODULE.format(name=name, more=more))
     path = os.pathsep.join([str(directory), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", "import module_of_old"], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, check=False, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", "import module_of_old"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

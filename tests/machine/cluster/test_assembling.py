@@ -34,9 +34,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 @settings(max_examples=20, deadline=None)
 @given(FLOATS, FLOATS)
-def test_the_sum_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, a: float, b: float
-) -> None:
+def test_the_sum_comes_out(tmp_path_factory: pytest.TempPathFactory, a: float, b: float) -> None:
     directory = tmp_path_factory.mktemp("sum")
     text, made = directory / "add.asm", directory / "add.lpu"
     text.write_text(ADD.format(a=a, b=b))
@@ -99,9 +97,12 @@ def test_inspect_shows_memory_that_assembles_again(
     ],
 )
 def test_what_is_no_program_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, arguments: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    arguments: tuple[str, ...],
     said: str,
-) -> None:  # fmt: skip
+) -> None:
     path, made = tmp_path / "bad.asm", tmp_path / "bad.lpu"
     path.write_text(text)
     assert run(["assemble", str(path), "-o", str(made), *arguments]) == 2
@@ -170,10 +171,18 @@ def test_a_link_that_is_late_is_one_finding_that_names_both_ends(
 
 @pytest.mark.parametrize(
     "sources",
-    [None, 7, [], [None], [{"file": "a"}], [{"file": "a\nb", "lines": [[0, 1, 9]]}],
-     [{"file": "a", "lines": [[0, 1]]}], [{"file": "a", "lines": [["x", 1, 2]]}],
-     [{"file": "a", "lines": [[5, 1, 1]]}]],
-)  # fmt: skip
+    [
+        None,
+        7,
+        [],
+        [None],
+        [{"file": "a"}],
+        [{"file": "a\nb", "lines": [[0, 1, 9]]}],
+        [{"file": "a", "lines": [[0, 1]]}],
+        [{"file": "a", "lines": [["x", 1, 2]]}],
+        [{"file": "a", "lines": [[5, 1, 1]]}],
+    ],
+)
 def test_sources_that_say_nothing_leave_the_block_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], sources: object
 ) -> None:
