@@ -3,7 +3,7 @@ from .processes import Placement
 from .runs import (
     BeltSettings,
     BeltTexts,
-    Collective,
+    CollectiveRun,
     CollectiveSettings,
     Generated,
     GenerateSettings,
@@ -22,7 +22,7 @@ from .runs import (
 __all__ = [
     "BeltSettings",
     "BeltTexts",
-    "Collective",
+    "CollectiveRun",
     "CollectiveSettings",
     "GenerateSettings",
     "Generated",

@@ -55,20 +55,30 @@ def fabric_flit_hops() -> list[Row]:
         began = perf_counter()
         hops, links = minimal_routes(wiring, ends[0], ends[1], np.arange(count))
         schedule = schedule_messages(
-            links, hops, wiring.peer_link, np.full(count, MESSAGE_VECTORS), np.zeros(count, int),
-            spec, np.zeros(wiring.chips * LINKS, np.int64), sources=ends[0], destinations=ends[1],
-        )  # fmt: skip
+            links,
+            hops,
+            wiring.peer_link,
+            np.full(count, MESSAGE_VECTORS),
+            np.zeros(count, int),
+            spec,
+            np.zeros(wiring.chips * LINKS, np.int64),
+            sources=ends[0],
+            destinations=ends[1],
+        )
         played = simulate(schedule, wiring, spec)
         return played.vector_hops / (perf_counter() - began)
 
     run(1000)  # compiles
     return [
         Row(
-            "fabric_flit_hops", run(MESSAGES), "vector-hops/s", BOOKSIM_FLIT_HOPS_PER_S,
+            "fabric_flit_hops",
+            run(MESSAGES),
+            "vector-hops/s",
+            BOOKSIM_FLIT_HOPS_PER_S,
             "flit-hops/s of BookSim 2 on a network of this size, as given; the value includes "
             "routing and slot scheduling",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _numpy_seconds(compiled: FabricCollective, data: NDArray[np.int32]) -> float:
@@ -138,8 +148,11 @@ def allreduce_functional_vs_numpy() -> list[Row]:
         seconds = min(seconds, perf_counter() - began)
     return [
         Row(
-            "allreduce_functional_vs_numpy", seconds, "s", _numpy_seconds(compiled, data),
+            "allreduce_functional_vs_numpy",
+            seconds,
+            "s",
+            _numpy_seconds(compiled, data),
             "NumPy doing the same all-reduce: the same copies, hop by hop, and additions; "
             f"the value with {threads} threads",
         )
-    ]  # fmt: skip
+    ]

@@ -8,7 +8,7 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
-from .fabric import Collective, follow_route, machine_of, run_collective, wiring_facts
+from .fabric import CollectiveRun, follow_route, machine_of, run_collective, wiring_facts
 from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
 from .launch import cores, launch_everywhere
 from .plans import plan_models, write_plans
@@ -54,7 +54,7 @@ __all__ = [
     "SERVED",
     "BeltSettings",
     "BeltTexts",
-    "Collective",
+    "CollectiveRun",
     "CollectiveSettings",
     "ComparedGpu",
     "CompiledWorkload",

@@ -36,17 +36,29 @@ from programs.faults import FaultPlan, fault_summary, linked_onto_spares, loses_
 
 #: Columns of a sweep; the gpu ones are estimates and empty without a GPU.
 COLUMNS = (
-    "bytes", "algorithm", "latency_cycles", "latency_ns", "bandwidth_gb_s", "link_conflicts",
-    "gpu_best_ns", "gpu_p50_ns", "gpu_p99_ns",
-)  # fmt: skip
+    "bytes",
+    "algorithm",
+    "latency_cycles",
+    "latency_ns",
+    "bandwidth_gb_s",
+    "link_conflicts",
+    "gpu_best_ns",
+    "gpu_p50_ns",
+    "gpu_p99_ns",
+)
 
 Row = dict[str, Any]
 
 
 def sweep_sizes(
-    wiring: Topology, operation: str, spec: ChipSpec, smallest: int, largest: int,
-    gpu: str | None, tell: Callable[[str], None],
-) -> list[Row]:  # fmt: skip
+    wiring: Topology,
+    operation: str,
+    spec: ChipSpec,
+    smallest: int,
+    largest: int,
+    gpu: str | None,
+    tell: Callable[[str], None],
+) -> list[Row]:
     """A row of ``COLUMNS`` per size: ``smallest``, doubled up to ``largest`` bytes."""
     rows: list[Row] = []
     nbytes = smallest
@@ -55,16 +67,20 @@ def sweep_sizes(
         plan = plan_collective(wiring, operation, nbytes, spec)
         row: Row = dict.fromkeys(COLUMNS)
         row |= {
-            "bytes": nbytes, "algorithm": plan.algorithm, "latency_cycles": plan.latency_cycles,
-            "latency_ns": plan.latency_ns, "bandwidth_gb_s": plan.bandwidth_gb_s,
+            "bytes": nbytes,
+            "algorithm": plan.algorithm,
+            "latency_cycles": plan.latency_cycles,
+            "latency_ns": plan.latency_ns,
+            "bandwidth_gb_s": plan.bandwidth_gb_s,
             "link_conflicts": plan.link_conflicts,
-        }  # fmt: skip
+        }
         if gpu is not None:
             other = gpu_time(gpu, operation, wiring.chips, nbytes)
             row |= {
-                "gpu_best_ns": 1e9 * other.best_s, "gpu_p50_ns": 1e9 * other.p50_s,
+                "gpu_best_ns": 1e9 * other.best_s,
+                "gpu_p50_ns": 1e9 * other.p50_s,
                 "gpu_p99_ns": 1e9 * other.p99_s,
-            }  # fmt: skip
+            }
         rows.append(row)
         nbytes *= 2
     return rows
@@ -135,9 +151,7 @@ def _node_sums(parts: Words, members: int) -> list[Words]:
     return [_added(parts[first : first + members]) for first in range(0, len(parts), members)]
 
 
-def _sums_over_cables(
-    nodes: list[Words], cables: NDArray[np.int32], members: int
-) -> list[Words]:
+def _sums_over_cables(nodes: list[Words], cables: NDArray[np.int32], members: int) -> list[Words]:
     """Each node's sum of all nodes' sums [words, 320], as they come in over ``cables``.
 
     Of two nodes with k cables each carries a share of the words.  A chip adds what its cables
@@ -178,9 +192,13 @@ def random_words(chips: int, words: int, dtype: str, seed: int) -> Words:
 
 
 def compile_functional(
-    wiring: Topology, operation: str, nbytes: int, spec: ChipSpec, dtype: str,
+    wiring: Topology,
+    operation: str,
+    nbytes: int,
+    spec: ChipSpec,
+    dtype: str,
     algorithm: str | None = None,
-) -> FabricCollective:  # fmt: skip
+) -> FabricCollective:
     """Programs for a tensor of ``nbytes``, those that ``plan_collective`` has planned."""
     if operation == "point-to-point":
         raise InputError("--run --op point-to-point: not built; lpu fabric route shows its cycles")
@@ -202,11 +220,16 @@ def compile_functional(
 
 
 def run_functional(
-    wiring: Topology, spec: ChipSpec, settings: CollectiveSettings, *, seed: int,
+    wiring: Topology,
+    spec: ChipSpec,
+    settings: CollectiveSettings,
+    *,
+    seed: int,
     phase: Callable[[str], None] = lambda _: None,
     planned: Callable[[Artifact, Topology], None] = lambda *_: None,
-    watch: RunWatch | None = None, faults: FaultPlan | None = None,
-) -> Row:  # fmt: skip
+    watch: RunWatch | None = None,
+    faults: FaultPlan | None = None,
+) -> Row:
     """Compile, prove legal, run with data, and compare every chip with NumPy.
 
     settings: their wiring and chip are not looked at.  planned: called with the artifact and the
@@ -254,15 +277,23 @@ def run_functional(
         != hashes.setdefault(id(result), hashlib.sha256(result.tobytes()).hexdigest())
     ]
     return {
-        "dtype": dtype, "seed": seed, "sync": sync, "actors": launched.actors,
-        "programs": len(compiled.programs), "cycles": launched.cycles,
-        "predicted_cycles": compiled.cycles, "digest": launched.digest,
-        "equal": not differs, "differs": differs[0] if differs else None,
-        "launch_seconds": launched.launch_seconds, "wall_seconds": launched.wall_seconds,
-        "chips": wiring.chips, "recoveries": launched.recoveries,
+        "dtype": dtype,
+        "seed": seed,
+        "sync": sync,
+        "actors": launched.actors,
+        "programs": len(compiled.programs),
+        "cycles": launched.cycles,
+        "predicted_cycles": compiled.cycles,
+        "digest": launched.digest,
+        "equal": not differs,
+        "differs": differs[0] if differs else None,
+        "launch_seconds": launched.launch_seconds,
+        "wall_seconds": launched.wall_seconds,
+        "chips": wiring.chips,
+        "recoveries": launched.recoveries,
         "nodes": list(range(wiring.nodes)) if linked is None else linked.nodes,
         "faults": (linked.counted(launched.faults) if linked else launched.faults) or None,
-    }  # fmt: skip
+    }
 
 
 def collective_rows(facts: dict[str, Any], plan: CollectivePlan) -> list[tuple[str, str]]:
@@ -279,18 +310,23 @@ def collective_rows(facts: dict[str, Any], plan: CollectivePlan) -> list[tuple[s
         for name, bound in plan.bounds.items()
     ]
     if (other := facts.get("gpu")) is not None:
-        rows.append((
-            f"{plan.chips} x {other['name']} (estimate)",
-            f"{other['best_ns']:,.0f} ns by {other['algorithm']}; with late kernels p50 "
-            f"{other['p50_ns']:,.0f}, p99 {other['p99_ns']:,.0f} ns",
-        ))  # fmt: skip
+        rows.append(
+            (
+                f"{plan.chips} x {other['name']} (estimate)",
+                f"{other['best_ns']:,.0f} ns by {other['algorithm']}; with late kernels p50 "
+                f"{other['p50_ns']:,.0f}, p99 {other['p99_ns']:,.0f} ns",
+            )
+        )
     if (run := facts.get("run")) is not None:
         rows += [
-            ("executed", f"{run['cycles']:,} cycles, predicted "
-                         f"{run['predicted_cycles']:,}, {run['actors']} actors"),
+            (
+                "executed",
+                f"{run['cycles']:,} cycles, predicted "
+                f"{run['predicted_cycles']:,}, {run['actors']} actors",
+            ),
             ("equals NumPy", "bit for bit" if run["equal"] else "NO"),
             ("digest", run["digest"]),
-        ]  # fmt: skip
+        ]
         if run["recoveries"]:
             rows.append(("lost processes", f"{run['recoveries']} times replaced"))
         if run["faults"]:

@@ -112,7 +112,7 @@ def follow_route(
 
 
 @dataclass(frozen=True)
-class Collective:
+class CollectiveRun:
     """A collective as planned, and as run where it was.
 
     facts: the object of ``lpu fabric collective --json``.  artifact, launched: of the run.
@@ -146,12 +146,12 @@ def run_collective(
     tracing: TraceRequest | None = None,
     board: Board | None = None,
     phase: Callable[[str], None] = lambda _: None,
-) -> Collective:
+) -> CollectiveRun:
     """Schedule, check and simulate a collective; with ``settings.run`` also execute it with data.
 
     seed: of the data.  faults: what befalls the modelled machine.  tracing: a trace to write.
     board: where metrics go.  phase: told what goes on.  A result that is wrong is no error here:
-    see ``Collective.require_right``.
+    see ``CollectiveRun.require_right``.
     """
     if not settings.run and faults is not None:
         raise InputError(ONLY_WITH_RUN)
@@ -181,7 +181,7 @@ def run_collective(
 
     plan, facts = planned_on(wiring)
     if not settings.run:
-        return Collective(settings, plan, facts)
+        return CollectiveRun(settings, plan, facts)
     compiled: list[tuple[Artifact, Topology]] = []
 
     def compiled_for(artifact: Artifact, wiring: Topology) -> None:
@@ -207,7 +207,7 @@ def run_collective(
     if tracing is not None:
         phase("writing the trace ...")
         facts["trace"] = tracing.write(artifact, [launched]).summary()
-    return Collective(settings, plan, facts, artifact, launched)
+    return CollectiveRun(settings, plan, facts, artifact, launched)
 
 
 def _planned_facts(settings: CollectiveSettings, plan: CollectivePlan) -> Facts:

@@ -98,20 +98,62 @@ class FabricBlocks:
         gang = quad * quads.turns + plane
         out = np.array([outward_stream(k) for k in range(LINKS)])[link]
         tag = self._tags(len(chip))
-        self._emit(chip, op=Op.READ, cycle=wire.cycle - quads.read_to_send[gang, link], gang=gang,
-                   a=address, n1=inner, dc1=word, da1=1, n2=outer, dc2=inner * word, da2=own[:, 6],
-                   dcg=frame, out=out, wo=1, tag=tag)  # fmt: skip
-        self._emit(chip, op=Op.SEND, cycle=wire.cycle, queue=isa.C2C_QUEUE + link,
-                   n1=wire.vectors, dc1=frame, s0=out, w0=1, want0=tag)  # fmt: skip
+        self._emit(
+            chip,
+            op=Op.READ,
+            cycle=wire.cycle - quads.read_to_send[gang, link],
+            gang=gang,
+            a=address,
+            n1=inner,
+            dc1=word,
+            da1=1,
+            n2=outer,
+            dc2=inner * word,
+            da2=own[:, 6],
+            dcg=frame,
+            out=out,
+            wo=1,
+            tag=tag,
+        )
+        self._emit(
+            chip,
+            op=Op.SEND,
+            cycle=wire.cycle,
+            queue=isa.C2C_QUEUE + link,
+            n1=wire.vectors,
+            dc1=frame,
+            s0=out,
+            w0=1,
+            want0=tag,
+        )
         gang = quads.quad_of_link[entry] * quads.turns + plane
         inward = np.array([inward_stream(k) for k in range(LINKS)])[entry]
         tag = self._tags(len(chip))
-        self._emit(peer, op=Op.RECEIVE, cycle=wire.cycle + spec.send_to_receive_cycles,
-                   queue=isa.C2C_QUEUE + entry, n1=wire.vectors, dc1=frame, out=inward, wo=1,
-                   tag=tag)  # fmt: skip
-        self._emit(peer, op=Op.WRITE, cycle=wire.cycle + quads.send_to_write[gang, entry],
-                   gang=gang, a=landed, n1=words, dc1=word, da1=1, dcg=frame, s0=inward, w0=1,
-                   want0=tag)  # fmt: skip
+        self._emit(
+            peer,
+            op=Op.RECEIVE,
+            cycle=wire.cycle + spec.send_to_receive_cycles,
+            queue=isa.C2C_QUEUE + entry,
+            n1=wire.vectors,
+            dc1=frame,
+            out=inward,
+            wo=1,
+            tag=tag,
+        )
+        self._emit(
+            peer,
+            op=Op.WRITE,
+            cycle=wire.cycle + quads.send_to_write[gang, entry],
+            gang=gang,
+            a=landed,
+            n1=words,
+            dc1=word,
+            da1=1,
+            dcg=frame,
+            s0=inward,
+            w0=1,
+            want0=tag,
+        )
 
     def _allocate(self, chip: Ints, entry: Ints, cycle: Ints, words: Ints) -> Ints:
         """First word of every run in the buffer of the link it comes in on."""
@@ -156,8 +198,10 @@ class FabricBlocks:
         landed = self._landed[np.where(own, 0, message)]
         quad = np.where(own, buffer, landed[:, 0])
         address = first_word + np.where(own, 0, landed[:, 1])
-        for n1, n2, skip in ((np.full_like(words, turn), whole, 0 * words),
-                             (rest, np.ones_like(words), whole)):  # fmt: skip
+        for n1, n2, skip in (
+            (np.full_like(words, turn), whole, 0 * words),
+            (rest, np.ones_like(words), whole),
+        ):
             use = ((n1 > 0) & (n2 > 0))[job]
             j = job[use]
             when = begin[j] + turn * (terms[j] * skip[j] + number[use])
@@ -189,24 +233,55 @@ class FabricBlocks:
         position = self.quads.first_position
         east = position > isa.sample_position(isa.VXM_QUEUE, 0)  # of the VXM: flows west to it
         load = np.where(east, _LOAD + 32, _LOAD)
-        goal = np.where(east, isa.sample_position(isa.VXM_QUEUE, 32),
-                        isa.sample_position(isa.VXM_QUEUE, 0))  # fmt: skip
+        goal = np.where(
+            east, isa.sample_position(isa.VXM_QUEUE, 32), isa.sample_position(isa.VXM_QUEUE, 0)
+        )
         gang, to = quad * self.quads.turns, target * self.quads.turns
         store = _STORE if east[to] else _STORE + 32
         steps = {"da1": 1, "da2": turn}
         tag, sum_tag = self._tags(len(chip)), self._tags(len(chip))
-        self._emit(chip, op=Op.READ, gang=gang, a=address, out=load[gang], wo=1, dsg=1, tag=tag,
-                   cycle=when - spec.read_cycles - np.abs(goal - position)[gang],
-                   **shape, **steps)  # fmt: skip
-        self._emit(chip, op=np.where(begins, int(Op.MOV), int(add)), queue=isa.VXM_QUEUE + _ALU,
-                   cycle=when, s0=load[gang], w0=4, want0=tag, s1=np.where(begins, -1, isa.SELF),
-                   out=np.where(ends, store, -1), wo=np.where(ends, 4, 0),
-                   tag=np.where(ends, sum_tag, 0), **shape)  # fmt: skip
+        self._emit(
+            chip,
+            op=Op.READ,
+            gang=gang,
+            a=address,
+            out=load[gang],
+            wo=1,
+            dsg=1,
+            tag=tag,
+            cycle=when - spec.read_cycles - np.abs(goal - position)[gang],
+            **shape,
+            **steps,
+        )
+        self._emit(
+            chip,
+            op=np.where(begins, int(Op.MOV), int(add)),
+            queue=isa.VXM_QUEUE + _ALU,
+            cycle=when,
+            s0=load[gang],
+            w0=4,
+            want0=tag,
+            s1=np.where(begins, -1, isa.SELF),
+            out=np.where(ends, store, -1),
+            wo=np.where(ends, 4, 0),
+            tag=np.where(ends, sum_tag, 0),
+            **shape,
+        )
         kept = {name: c[ends] if isinstance(c, np.ndarray) else c for name, c in shape.items()}
         written = when[ends] + spec.alu_entry_cycles + spec.alu_cycles
-        self._emit(chip[ends], op=Op.WRITE, gang=to, a=target_address[ends], s0=store, w0=1,
-                   want0=sum_tag[ends], dsg=1, cycle=written + self.quads.to_store(target),
-                   **kept, **steps)  # fmt: skip
+        self._emit(
+            chip[ends],
+            op=Op.WRITE,
+            gang=to,
+            a=target_address[ends],
+            s0=store,
+            w0=1,
+            want0=sum_tag[ends],
+            dsg=1,
+            cycle=written + self.quads.to_store(target),
+            **kept,
+            **steps,
+        )
 
     # -- programs -------------------------------------------------------------------------
 

@@ -31,9 +31,13 @@ class Bound:
 
 
 def collective_bounds(
-    topology: Topology, operation: str, words: int, spec: ChipSpec, root: int = 0,
+    topology: Topology,
+    operation: str,
+    words: int,
+    spec: ChipSpec,
+    root: int = 0,
     destination: int | None = None,
-) -> dict[str, Bound]:  # fmt: skip
+) -> dict[str, Bound]:
     """``bandwidth`` and ``latency``: cycles no schedule of the operation can beat."""
     return {
         "bandwidth": _bandwidth_bound(topology, operation, words, spec),

@@ -107,9 +107,15 @@ def require_compilable(
 
 
 def lower(
-    operation: str, algorithm: str, topology: Topology, words: int, spec: ChipSpec,
-    steps: list[Step], launch: TimedSteps, add: Op,
-) -> FabricCollective:  # fmt: skip
+    operation: str,
+    algorithm: str,
+    topology: Topology,
+    words: int,
+    spec: ChipSpec,
+    steps: list[Step],
+    launch: TimedSteps,
+    add: Op,
+) -> FabricCollective:
     """The programs of scheduled steps."""
     fabric = FabricBlocks(topology, spec)
     for step, wires, arrived in zip(steps, launch.wires, launch.arrived, strict=True):
@@ -119,9 +125,20 @@ def lower(
     source, result = (Place(quads_of(spec).working[b], 0) for b in (SOURCE, RESULT))
     needed = words_needed(operation, topology.chips, words)
     return FabricCollective(
-        operation, algorithm, spec, topology, programs, program_of_chip, launch.cycles,
-        source, needed[0], result, needed[1], launch.arrived, concatenate(launch.wires),
-    )  # fmt: skip
+        operation,
+        algorithm,
+        spec,
+        topology,
+        programs,
+        program_of_chip,
+        launch.cycles,
+        source,
+        needed[0],
+        result,
+        needed[1],
+        launch.arrived,
+        concatenate(launch.wires),
+    )
 
 
 def compile_tree(
@@ -145,16 +162,34 @@ def compile_tree(
     link = np.tile(sends["queue"].astype(np.int64) - isa.C2C_QUEUE, topology.chips)
     vectors = np.tile((sends["n1"] * sends["n2"]).astype(np.int64), topology.chips)
     wires = WireSchedule(
-        chip=chip, link=link, cycle=np.tile(sends["cycle"].astype(np.int64), topology.chips),
-        vectors=vectors, message=np.arange(len(chip), dtype=np.int64), hop=np.zeros_like(chip),
-        source=chip, destination=topology.peer.reshape(-1)[chip * LINKS + link].astype(np.int64),
-        message_vectors=vectors, ready=np.zeros_like(chip), latency=spec.send_to_receive_cycles,
+        chip=chip,
+        link=link,
+        cycle=np.tile(sends["cycle"].astype(np.int64), topology.chips),
+        vectors=vectors,
+        message=np.arange(len(chip), dtype=np.int64),
+        hop=np.zeros_like(chip),
+        source=chip,
+        destination=topology.peer.reshape(-1)[chip * LINKS + link].astype(np.int64),
+        message_vectors=vectors,
+        ready=np.zeros_like(chip),
+        latency=spec.send_to_receive_cycles,
         spacing=spec.send_spacing_cycles,
-    )  # fmt: skip
+    )
     return FabricCollective(
-        operation, "tree", spec, topology, compiled.programs[:1], [0] * topology.chips,
-        compiled.cycles, compiled.source, words, compiled.result, words, [], wires,
-    )  # fmt: skip
+        operation,
+        "tree",
+        spec,
+        topology,
+        compiled.programs[:1],
+        [0] * topology.chips,
+        compiled.cycles,
+        compiled.source,
+        words,
+        compiled.result,
+        words,
+        [],
+        wires,
+    )
 
 
 def _require_links(topology: Topology, spec: ChipSpec) -> None:

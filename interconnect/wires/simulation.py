@@ -255,10 +255,15 @@ def _play(
 
 
 def simulate(
-    schedule: WireSchedule, topology: Topology, spec: ChipSpec, *, window: int | None = None,
-    expected: WireSchedule | None = None, link_cycles: Ints | None = None,
+    schedule: WireSchedule,
+    topology: Topology,
+    spec: ChipSpec,
+    *,
+    window: int | None = None,
+    expected: WireSchedule | None = None,
+    link_cycles: Ints | None = None,
     clock: Callable[[], float] | None = None,
-) -> FabricRun:  # fmt: skip
+) -> FabricRun:
     """Play ``schedule`` on ``topology``; raises LockstepViolation for anything out of step.
 
     window: cycles advanced at once; at most the shortest latency of a link, which is the default
@@ -299,9 +304,15 @@ def simulate(
         raise _violation(fault, topology, schedule.latency)
     last = int(schedule.last_send().max(initial=-spec.hop_cycles))
     return FabricRun(
-        int(digest), int(received.sum()), last + spec.hop_cycles, window, links, received,
-        spec.cycles_per_vector, clock() - started if clock else 0.0,
-    )  # fmt: skip
+        int(digest),
+        int(received.sum()),
+        last + spec.hop_cycles,
+        window,
+        links,
+        received,
+        spec.cycles_per_vector,
+        clock() - started if clock else 0.0,
+    )
 
 
 def _require_codes(schedule: WireSchedule) -> None:

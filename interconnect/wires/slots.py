@@ -212,10 +212,18 @@ def _require_slots(directed: Ints) -> None:
 
 
 def schedule_messages(
-    links: Links, hops: Ints, peer_link: NDArray[np.int8], vectors: Ints, ready_frames: Ints,
-    spec: ChipSpec, free_frames: Ints, *, sources: Ints, destinations: Ints,
+    links: Links,
+    hops: Ints,
+    peer_link: NDArray[np.int8],
+    vectors: Ints,
+    ready_frames: Ints,
+    spec: ChipSpec,
+    free_frames: Ints,
+    *,
+    sources: Ints,
+    destinations: Ints,
     ready: Ints | None = None,
-) -> WireSchedule:  # fmt: skip
+) -> WireSchedule:
     """Slots for messages, greedily in their order (``docs/fabric.md``, "Link slots").
 
     links: int32 [n, h] directed links, -1 after the last; hops: int64 [n]; peer_link: int8
@@ -256,10 +264,16 @@ def schedule_messages(
         lead = send_lead(spec) - phases(spec)[first % LINKS]
         ready = np.asarray(ready_frames * spec.send_spacing_cycles - lead, np.int64)
     return WireSchedule(
-        chip=directed // LINKS, link=link,
+        chip=directed // LINKS,
+        link=link,
         cycle=frames * spec.send_spacing_cycles + phases(spec)[link],
-        vectors=np.asarray(vectors, np.int64)[message], message=message, hop=hop,
-        source=np.asarray(sources, np.int64), destination=np.asarray(destinations, np.int64),
-        message_vectors=np.asarray(vectors, np.int64), ready=ready,
-        latency=spec.send_to_receive_cycles, spacing=spec.send_spacing_cycles,
-    )  # fmt: skip
+        vectors=np.asarray(vectors, np.int64)[message],
+        message=message,
+        hop=hop,
+        source=np.asarray(sources, np.int64),
+        destination=np.asarray(destinations, np.int64),
+        message_vectors=np.asarray(vectors, np.int64),
+        ready=ready,
+        latency=spec.send_to_receive_cycles,
+        spacing=spec.send_spacing_cycles,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.scheduling import Place, Symbol
+from chip.scheduling import Symbol
 from programs.decoder.matrix_places import MatrixPlaces
 from programs.decoder.partition import (
     ChipWeights,
@@ -19,31 +19,20 @@ from programs.decoder.partition import (
 )
 from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage
-from programs.kernels import ColumnBlock, HeadNormPlaces
+from programs.kernels import ColumnBlock, HeadNormPlaces, put_weights
 from programs.sram import Image, put_fp32
 
 Rows = NDArray[np.uint8]
 
 
-def _put_columns(image: Image, place: Place, base: int, words: Rows) -> None:
-    """Add weight words [words * 16, 320], column 16c+s in word c of slice s."""
-    by_slice = words.reshape(-1, 16, 320)
-    for s, queue in enumerate(place.queues):
-        rows = np.ascontiguousarray(by_slice[:, s])
-        image.append((queue, base + place.address, rows))
-
-
 def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], values: Rows) -> None:
     """Add one column block [K tiles, columns, 320] (int8, or uint16 for a plane pair)."""
-    flat = values.reshape(-1, 320)
-    for half, place in enumerate((block.weights, block.high)):
-        if place is None:
-            continue
-        base = 0 if place.symbol is None else bases[place.symbol]
-        if flat.dtype == np.uint16:
-            _put_columns(image, place, base, ((flat >> (8 * half)) & 0xFF).astype(np.uint8))
-        else:
-            _put_columns(image, place, base, flat.view(np.uint8))
+    halves = range(len(block.weights.halves))
+    if values.dtype == np.uint16:
+        planes = [((values >> (8 * half)) & 0xFF).astype(np.uint8) for half in halves]
+    else:
+        planes = [np.ascontiguousarray(values).view(np.uint8)]
+    put_weights(image, block.weights, planes, bases)
 
 
 def _put_matrices(
@@ -71,10 +60,14 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
     assert isinstance(m, FfnMatrices)
     own = slice(m.first_tile, m.first_tile + m.tiles)
     router = {} if layer.router is None else {"router": layer.router}
-    return router | {
-        name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
-        for name, w in (("gate", layer.gate), ("up", layer.up))
-    } | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    return (
+        router
+        | {
+            name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
+            for name, w in (("gate", layer.gate), ("up", layer.up))
+        }
+        | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    )
 
 
 def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:

@@ -11,7 +11,7 @@ from itertools import pairwise, permutations
 
 from chip.scheduling import Place
 from programs.decoder.lanes import Layout
-from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock
+from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
 from programs.sram import WEST_QUAD, SramPlacement, Symbols
 
 
@@ -38,11 +38,15 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
     t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
     x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
     return {
-        "q": (t, layout.q_tiles, q), "k": (t, layout.kv_tiles, kv), "v": (t, layout.kv_tiles, kv),
-        "o": (layout.q_tiles, t, x), "gate": (t, layout.ffn_tiles, f),
-        "up": (t, layout.ffn_tiles, f), "down": (layout.ffn_tiles, t, x),
+        "q": (t, layout.q_tiles, q),
+        "k": (t, layout.kv_tiles, kv),
+        "v": (t, layout.kv_tiles, kv),
+        "o": (layout.q_tiles, t, x),
+        "gate": (t, layout.ffn_tiles, f),
+        "up": (t, layout.ffn_tiles, f),
+        "down": (layout.ffn_tiles, t, x),
         "head": (t, layout.vocab_blocks, v),
-    }  # fmt: skip
+    }
 
 
 @dataclass
@@ -74,13 +78,13 @@ class MatrixPlacer:
                 places = [
                     self.words(
                         f"{name}{first}.{plane + half}",
-                        self.placement.weight_slices(plane + half), words,
+                        self.placement.weight_slices(plane + half),
+                        words,
                     )
                     for half in range(halves)
-                ]  # fmt: skip
-                groups = self.shapes[slot[0]][2]
-                high = places[1] if halves == 2 else None
-                blocks.append(ColumnBlock(places[0], groups, plane, high, same))
+                ]
+                weights = Weights(tuple(places), self.shapes[slot[0]][2], same=same)
+                blocks.append(ColumnBlock(weights, plane))
             rounds.append(blocks)
             if self.dtype == "int8":
                 scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))

@@ -10,10 +10,8 @@ from .gemm import (
     Finish,
     RowOperand,
     Rows,
-    Weights,
     cut,
     product,
-    put_weights,
     step_cycles,
     store_results,
     tiles_of,
@@ -21,6 +19,7 @@ from .gemm import (
 from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
 from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, halve, norm_factor, quantise
+from .planes import Weights, put_weights
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
 
 __all__ = [

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chip import isa
-from chip.isa import LANES, AccMode, Op
+from chip.isa import AccMode, Op
 from chip.scheduling import CompileError, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
-from programs.sram import Image
+from programs.kernels.planes import Weights, accumulate, drive_sums, install_weights
 
 WEST, EAST = 0, 1
 #: What schedules int8 work, and fp16 work (a pair is named by its even plane): east first.
@@ -55,29 +52,6 @@ class Rows:
     def repeats(self, spacing: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """(n, dc, da) of a block that takes the rows in order, one each ``spacing`` cycles."""
         return (self.nx, self.ny), (spacing, spacing * self.nx), (self.dx, self.dy)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """16 * groups columns: K step k's word g is at (place of its byte).at(k * groups + g).
-
-    halves: one place of sixteen slices (int8), or those of the low and the high bytes (fp16).
-    offsets: where given, K step k begins offsets[k] words behind its place instead; ``same``: all
-    columns of a step are the words of its first group.
-    """
-
-    halves: tuple[Place, ...]
-    groups: int
-    offsets: tuple[int, ...] | None = None
-    same: bool = False
-
-
-def put_weights(image: Image, weights: Weights, planes: list[NDArray[np.uint8]]) -> None:
-    """Add a column block, byte planes [K steps, 16 * groups, 320], to a memory image."""
-    for place, plane in zip(weights.halves, planes, strict=True):
-        words = plane.reshape(-1, 16, LANES)
-        for s, queue in enumerate(place.queues):
-            image.append((queue, place.address, np.ascontiguousarray(words[:, s])))
 
 
 @dataclass(frozen=True)
@@ -166,14 +140,11 @@ def product(
     period = step_cycles(spec, count, groups, halves)
     end = _LEAD + halves * groups
     first_weights = 1 << 30
-    for half, place in enumerate(weights.halves):
+    for half in range(halves):
         loaded = end - (halves - half) * groups
         lw_queue = queue + 2 * half
-        value = _read_weights(p, weights, place, outward, loaded, lw_queue, steps, period)
+        install_weights(p, weights, half, outward, lw_queue, (loaded, end), steps, period)
         first_weights = min(first_weights, *(b["cycle"] for b in p.blocks if b["op"] == Op.READ))
-        p.emit(Op.LW, lw_queue, loaded, n=(groups, steps), dc=(1, period), da=(1, 0), a=0,
-               s0=outward, w0=16, want0=value.tag)  # fmt: skip
-        p.emit(Op.IW, lw_queue, end, n=steps, dc=period, a=groups)
         reloadable = max(end, loaded + groups + spec.mxm_reload_gap_cycles - 1)
         for step in range(steps):
             p.hold_buffer(plane + half, loaded + step * period, reloadable + step * period)
@@ -186,14 +157,23 @@ def product(
     tag, before = schedule.tag(), len(p.blocks)
     _read_rows(p, operand, code, meet, queue, period, halves, tag)
     reads = [block["cycle"] for block in p.blocks[before:]]
-    p.emit(Op.ABC, queue + 1, meet, n=(count, steps), dc=(halves, period), s0=code, w0=halves,
-           want0=tag)  # fmt: skip
+    p.emit(
+        Op.ABC,
+        queue + 1,
+        meet,
+        n=(count, steps),
+        dc=(halves, period),
+        s0=code,
+        w0=halves,
+        want0=tag,
+    )
     emitted = _accumulate(p, operand, plane, meet + spec.mxm_multiply_cycles, period, halves)
     finish(p, emitted)
     earliest = max(
-        earliest_read - min(reads), earliest_weights - first_weights,
+        earliest_read - min(reads),
+        earliest_weights - first_weights,
         earliest_result - emitted.vxm_cycle,
-    )  # fmt: skip
+    )
     start = schedule.place(p, earliest)
     return Placed(
         first_read=start + min(reads),
@@ -204,26 +184,16 @@ def product(
     )
 
 
-def _read_weights(
-    p: Pass, weights: Weights, place: Place, code: int, when: int, queue: int, steps: int,
-    period: int,
-) -> Stream:  # fmt: skip
-    """Read one half of every K step's words: one block where the steps are evenly spaced."""
-    groups, inner = weights.groups, 0 if weights.same else 1
-    if weights.offsets is None:
-        return p.load(place, code, when, queue, n=(groups, steps), dc=(1, period),
-                      da=(inner, groups))  # fmt: skip
-    tag = p.schedule.tag()
-    for step, offset in enumerate(weights.offsets):
-        value = p.load(place.at(offset), code, when + step * period, queue, n=groups, da=inner,
-                       tag=tag)  # fmt: skip
-    return value
-
-
 def _read_rows(
-    p: Pass, operand: RowOperand, code: int, meet: int, queue: int, period: int, spacing: int,
+    p: Pass,
+    operand: RowOperand,
+    code: int,
+    meet: int,
+    queue: int,
+    period: int,
+    spacing: int,
     tag: int,
-) -> None:  # fmt: skip
+) -> None:
     """Read every K step's rows: one block for all steps where the words allow it."""
     n, dc, da = operand.rows.repeats(spacing)
     offsets = operand.offsets
@@ -232,51 +202,70 @@ def _read_rows(
     flat = operand.rows.ny == 1 or operand.rows.dy == operand.rows.nx * operand.rows.dx
     if even and flat:
         every = (operand.rows.count, len(offsets))
-        p.load(operand.place.at(offsets[0]), code, meet, queue, n=every, dc=(spacing, period),
-               da=(operand.rows.dx, stride), tag=tag)  # fmt: skip
+        p.load(
+            operand.place.at(offsets[0]),
+            code,
+            meet,
+            queue,
+            n=every,
+            dc=(spacing, period),
+            da=(operand.rows.dx, stride),
+            tag=tag,
+        )
         return
     for step, offset in enumerate(offsets):
-        p.load(operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da,
-               tag=tag)  # fmt: skip
+        p.load(
+            operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da, tag=tag
+        )
 
 
 def _accumulate(
     p: Pass, operand: RowOperand, plane: int, start: int, period: int, spacing: int
 ) -> Emitted:
     """ACC of all steps: SET the first product of every row, ADD the others, emit the last."""
-    spec, side = p.spec, plane // 2
-    queue = isa.MXM_QUEUE + 2 * plane + 1
+    side, queue = plane // 2, isa.MXM_QUEUE + 2 * plane + 1
     count, steps = operand.rows.count, len(operand.offsets)
-    out, tag = result_code(plane), p.schedule.tag()
-    final = start + (steps - 1) * period
-    emits: dict[str, Any] = {"out": out, "wo": 4, "tag": tag}
+    out = Stream(result_code(plane), 4, p.schedule.tag())
     if operand.joined:
-        rest = count * steps > 1
-        mode = AccMode.SET if rest else AccMode.SET_EMIT
-        p.emit(Op.ACC, queue, start, mode=int(mode), **({} if rest else emits))
-        p.emit(Op.ACC, queue, start + spacing, n=count - 1 - (steps == 1), dc=spacing,
-               mode=int(AccMode.ADD))  # fmt: skip
-        p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period),
-               mode=int(AccMode.ADD))  # fmt: skip
-        if steps > 1:
-            p.emit(Op.ACC, queue, final, n=count - 1, dc=spacing, mode=int(AccMode.ADD))
-        final += spacing * (count - 1)
-        if rest:
-            p.emit(Op.ACC, queue, final, mode=int(AccMode.ADD_EMIT), **emits)
-        count = 1
+        at, count = _join(p, queue, start, operand, period, spacing, out), 1
     else:
-        if steps > 1:
-            p.emit(Op.ACC, queue, start, n=count, dc=spacing, da=1, mode=int(AccMode.SET))
-        if steps > 2:
-            p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period),
-                   da=(1, 0), mode=int(AccMode.ADD))  # fmt: skip
-        mode = AccMode.SET_EMIT if steps == 1 else AccMode.ADD_EMIT
-        p.emit(Op.ACC, queue, final, n=count, dc=spacing, da=1, mode=int(mode), **emits)
-    at = final + spec.mxm_accumulate_cycles
-    edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
-    border = isa.sample_position(isa.VXM_QUEUE, out)
-    p.drive(out, 4, isa.diagonal(out, edge, at) + spacing * np.arange(count), edge, border)
-    return Emitted(Stream(out, 4, tag), side, at, at + abs(edge - border), count, spacing)
+        at = accumulate(p, queue, start, count, spacing, steps, period, out)
+    edge, border = drive_sums(p, out, at, count, spacing)
+    return Emitted(out, side, at, at + abs(edge - border), count, spacing)
+
+
+def _join(
+    p: Pass, queue: int, start: int, operand: RowOperand, period: int, spacing: int, out: Stream
+) -> int:
+    """As ``accumulate``, all rows of all steps into one sum."""
+    count, steps = operand.rows.count, len(operand.offsets)
+    final = start + (steps - 1) * period
+    emits: dict[str, Any] = {"out": out.code, "wo": out.width, "tag": out.tag}
+    rest = count * steps > 1
+    mode = AccMode.SET if rest else AccMode.SET_EMIT
+    p.emit(Op.ACC, queue, start, mode=int(mode), **({} if rest else emits))
+    p.emit(
+        Op.ACC,
+        queue,
+        start + spacing,
+        n=count - 1 - (steps == 1),
+        dc=spacing,
+        mode=int(AccMode.ADD),
+    )
+    p.emit(
+        Op.ACC,
+        queue,
+        start + period,
+        n=(count, steps - 2),
+        dc=(spacing, period),
+        mode=int(AccMode.ADD),
+    )
+    if steps > 1:
+        p.emit(Op.ACC, queue, final, n=count - 1, dc=spacing, mode=int(AccMode.ADD))
+    final += spacing * (count - 1)
+    if rest:
+        p.emit(Op.ACC, queue, final, mode=int(AccMode.ADD_EMIT), **emits)
+    return final + p.spec.mxm_accumulate_cycles
 
 
 def store_results(target: Place, rows: Rows) -> Finish:
@@ -299,4 +288,3 @@ def cut(total: int, most: int) -> list[int]:
 def tiles_of(values: int) -> int:
     """Words of 320 lanes that ``values`` values take."""
     return -(-values // isa.LANES)
-

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from chip import isa
-from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Operand, Pass, Place, Repeat, Schedule, Stream
+from chip.isa import Op
+from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
+from programs.kernels.planes import Weights, accumulate, drive_sums, install_weights
 
 #: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).
 PLANE_ORDER = (2, 3, 0, 1)
@@ -31,22 +30,15 @@ _OUT = 28
 
 @dataclass(frozen=True)
 class ColumnBlock:
-    """16*groups output columns: words [k*groups + cycle] on the sixteen slices of a plane.
+    """A column block and the plane that it is for; of a pair (fp16) the even one."""
 
-    fp16: ``high`` holds the high bytes on the odd plane's slices, ``weights`` the low ones.
-    ``same``: all columns of a K tile are the one word [k].
-    """
-
-    weights: Place
-    groups: int
+    weights: Weights
     plane: int
-    high: Place | None = None
-    same: bool = False
 
     @property
-    def strides(self) -> tuple[int, int]:
-        """Words from a column group to the next, and from a K tile to the next."""
-        return (0, 1) if self.same else (1, self.groups)
+    def groups(self) -> int:
+        """Its columns, in sixteens."""
+        return self.weights.groups
 
 
 @dataclass(frozen=True)
@@ -90,25 +82,30 @@ def matmul_round(
         code = outward + 16 * (block.plane % 2)
         queue = isa.MXM_QUEUE + 2 * block.plane
         end = i + widest
-        weights = p.load(
-            block.weights, code, end - block.groups, queue,
-            n=(block.groups, k_tiles), dc=(1, period), da=block.strides,
-        )  # fmt: skip
-        p.emit(Op.LW, queue, end - block.groups, n=(block.groups, k_tiles), dc=(1, period),
-               da=(1, 0), a=0, s0=code, w0=16, want0=weights.tag)  # fmt: skip
-        p.emit(Op.IW, queue, end, n=k_tiles, dc=period, a=block.groups)
+        loaded = end - block.groups
+        install_weights(p, block.weights, 0, code, queue, (loaded, end), k_tiles, period)
         last = end + (k_tiles - 1) * period
-        p.hold_buffer(block.plane, end - block.groups, last + spec.mxm_reload_gap_cycles - 1)
+        p.hold_buffer(block.plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
         p.hold_plane(block.plane, end, last + install + 3)
         tag = schedule.tag()
         for digit, place in enumerate((activations.first[side], activations.second[side])):
-            p.load(place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1,
-                   tag=tag)  # fmt: skip
+            p.load(
+                place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1, tag=tag
+            )
             first_read = min(first_read, p.blocks[-1]["cycle"])
-        p.emit(Op.ABC, queue + 1, end + install, n=(2, k_tiles), dc=(3, period), s0=code, w0=1,
-               want0=tag)  # fmt: skip
+        p.emit(
+            Op.ABC,
+            queue + 1,
+            end + install,
+            n=(2, k_tiles),
+            dc=(3, period),
+            s0=code,
+            w0=1,
+            want0=tag,
+        )
         acc = end + install + spec.mxm_multiply_cycles
-        _accumulate(p, queue + 1, acc, k_tiles, period, 2, _RESULT[side], result_tags[side], spec)
+        out = Stream(_RESULT[side], 4, result_tags[side])
+        drive_sums(p, out, accumulate(p, queue + 1, acc, 2, 3, k_tiles, period, out), 2, 3)
     at = widest + install + (k_tiles - 1) * period + through + hops
     value = _combine_digits(p, blocks, at, result_tags)
     n = len(blocks)
@@ -125,27 +122,6 @@ def matmul_round(
     _store_words(p, targets, out, when)
     start = schedule.place(p, activations_ready - first_read)
     return start + p.ready
-
-
-def _accumulate(
-    p: Pass, queue: int, acc: int, k_tiles: int, period: int, vectors: int, out: int, tag: int,
-    spec: ChipSpec,
-) -> None:  # fmt: skip
-    """ACC blocks of one column block: SET the first tile, ADD the others, emit the last."""
-    last = acc + (k_tiles - 1) * period
-    if k_tiles > 1:
-        p.emit(Op.ACC, queue, acc, n=vectors, dc=3, da=1, mode=int(AccMode.SET))
-    if k_tiles > 2:
-        p.emit(Op.ACC, queue, acc + period, n=(vectors, k_tiles - 2), dc=(3, period), da=(1, 0),
-               mode=int(AccMode.ADD))  # fmt: skip
-    mode = AccMode.SET_EMIT if k_tiles == 1 else AccMode.ADD_EMIT
-    p.emit(Op.ACC, queue, last, n=vectors, dc=3, da=1, mode=int(mode), out=out, wo=4, tag=tag)
-    edge = isa.EAST_EDGE if out >= 32 else isa.WEST_EDGE
-    border = isa.sample_position(isa.VXM_QUEUE, out)
-    for v in range(vectors):
-        at = last + 3 * v + spec.mxm_accumulate_cycles
-        diagonal = np.array([isa.diagonal(out, edge, at)], np.int64)
-        p.drive(out, 4, diagonal, edge, border)
 
 
 def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
@@ -196,18 +172,13 @@ def matmul16_round(
         outward = 32 if side == 0 else 0
         queue = isa.MXM_QUEUE + 2 * block.plane
         end = i + widest
-        assert block.high is not None
-        n: Repeat = (block.groups, k_tiles)
-        for half, place in enumerate((block.weights, block.high)):
+        loaded = end - block.groups
+        for half in range(2):
             code, lw_queue = outward + 16 * half, queue + 2 * half
-            weights = p.load(place, code, end - block.groups, lw_queue, n=n, dc=(1, period),
-                             da=block.strides)  # fmt: skip
-            p.emit(Op.LW, lw_queue, end - block.groups, n=n, dc=(1, period), da=(1, 0), a=0,
-                   s0=code, w0=16, want0=weights.tag)  # fmt: skip
-            p.emit(Op.IW, lw_queue, end, n=k_tiles, dc=period, a=block.groups)
+            install_weights(p, block.weights, half, code, lw_queue, (loaded, end), k_tiles, period)
             last = end + (k_tiles - 1) * period
             plane = block.plane + half
-            p.hold_buffer(plane, end - block.groups, last + spec.mxm_reload_gap_cycles - 1)
+            p.hold_buffer(plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
             p.hold_plane(plane, end, last + install + 1)
         tag = schedule.tag()
         for byte, place in enumerate((activations.first[side], activations.second[side])):
@@ -216,7 +187,8 @@ def matmul16_round(
         p.emit(Op.ABC, queue + 1, end + install, n=k_tiles, dc=period, s0=outward, w0=2, want0=tag)
         p.hold(queue + 3, end + install, end + install + (k_tiles - 1) * period + 1)
         acc = end + install + spec.mxm_multiply_cycles
-        _accumulate(p, queue + 1, acc, k_tiles, period, 1, _RESULT[side], result_tags[side], spec)
+        out = Stream(_RESULT[side], 4, result_tags[side])
+        drive_sums(p, out, accumulate(p, queue + 1, acc, 1, 3, k_tiles, period, out), 1, 3)
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     at = widest + install + (k_tiles - 1) * period + through + 21
     op, width = (Op.CVT_F32_F16, 2) if to_fp16 else (Op.MOV, 4)

@@ -30,11 +30,13 @@ DOCUMENTS = sorted(
 )
 #: A snippet, and what it prints where the document says so.
 SNIPPET = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.S)
+#: Ray's actors are on the machine one run at a time.
+ACTORS = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 SNIPPETS = [
     pytest.param(
         *snippet,
         id=f"{path.relative_to(ROOT)}-{number}",
-        marks=[pytest.mark.ray] if "actors=True" in snippet[0] else [],
+        marks=ACTORS if "actors=True" in snippet[0] else [],
     )
     for path in DOCUMENTS
     for number, snippet in enumerate(SNIPPET.findall(path.read_text(encoding="utf-8")))

@@ -10,26 +10,76 @@ from .text import Text
 
 #: Operator tokens and what each becomes.
 COMPARISONS = {
-    "<": ("<=", ">="), "<=": ("<", ">"), ">": (">=", "<="), ">=": (">", "<"),
-    "==": ("!=",), "!=": ("==",), "in": ("not in",), "not in": ("in",),
-    "is": ("is not",), "is not": ("is",),
-}  # fmt: skip
+    "<": ("<=", ">="),
+    "<=": ("<", ">"),
+    ">": (">=", "<="),
+    ">=": (">", "<"),
+    "==": ("!=",),
+    "!=": ("==",),
+    "in": ("not in",),
+    "not in": ("in",),
+    "is": ("is not",),
+    "is not": ("is",),
+}
 ARITHMETIC = {
-    "+": "-", "-": "+", "*": "//", "//": "*", "/": "*", "%": "//", "<<": ">>", ">>": "<<",
-    "&": "|", "|": "&", "^": "|",
-}  # fmt: skip
+    "+": "-",
+    "-": "+",
+    "*": "//",
+    "//": "*",
+    "/": "*",
+    "%": "//",
+    "<<": ">>",
+    ">>": "<<",
+    "&": "|",
+    "|": "&",
+    "^": "|",
+}
 NAMES = {
-    "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum",
-    "argmin": "argmax", "argmax": "argmin", "any": "all", "all": "any",
-}  # fmt: skip
+    "min": "max",
+    "max": "min",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "argmin": "argmax",
+    "argmax": "argmin",
+    "any": "all",
+    "all": "any",
+}
 
 #: Calls whose arguments are types, texts or help.
 UNTOUCHED_CALLS = {
-    "TypeVar", "NewType", "ParamSpec", "Option", "Argument", "Typer", "print", "echo", "warn",
-}  # fmt: skip
+    "TypeVar",
+    "NewType",
+    "ParamSpec",
+    "Option",
+    "Argument",
+    "Typer",
+    "print",
+    "echo",
+    "warn",
+}
 LOGGERS = {"log", "logger", "logging", "_log", "_logger", "warnings"}
 #: Keywords that say something to people only.
 TEXT_KEYWORDS = {"help", "metavar", "show_default", "rich_help_panel", "epilog", "title", "label"}
+#: Keywords of Matplotlib that change how a picture looks, and not what it shows where.
+LOOK_KEYWORDS = {
+    "alpha",
+    "color",
+    "colors",
+    "fontsize",
+    "linewidth",
+    "linewidths",
+    "ls",
+    "lw",
+    "markersize",
+    "mew",
+    "ms",
+    "ncols",
+    "pad",
+    "padding",
+    "s",
+    "shrink",
+    "zorder",
+}
 
 
 @dataclass(frozen=True)
@@ -266,7 +316,9 @@ class _Finder(ast.NodeVisitor):
         for argument in node.args[1:] if name == "cast" else node.args:
             self.visit(argument)
         for keyword in node.keywords:
-            if keyword.arg in TEXT_KEYWORDS or (name == "zip" and keyword.arg == "strict"):
+            if keyword.arg in TEXT_KEYWORDS | LOOK_KEYWORDS:
+                continue
+            if name == "zip" and keyword.arg == "strict":
                 continue
             if keyword.arg is not None and self.has_default(node, keyword.arg):
                 self._add(*self._with_comma(keyword), "", "keyword")

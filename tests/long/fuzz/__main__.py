@@ -1,4 +1,4 @@
-"""``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``: hostile input."""
+"""Hostile input: ``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``."""
 
 from __future__ import annotations
 

@@ -104,9 +104,9 @@ def test_what_numpy_is_asked_for(operation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chips", "cables", "hops"), [(8, 28, 1), (64, 336, 3), (72, 396, 3), (264, 1452, 3),
-                                  (10_440, 57_420, 6)]
-)  # fmt: skip
+    ("chips", "cables", "hops"),
+    [(8, 28, 1), (64, 336, 3), (72, 396, 3), (264, 1452, 3), (10_440, 57_420, 6)],
+)
 def test_info(capsys: pytest.CaptureFixture[str], chips: int, cables: int, hops: int) -> None:
     """Published: 28 cables in a node, 3 hops at 264 chips; 5 at 10,440, where the cables say 6."""
     facts = lpu(capsys, "info", "--chips", str(chips))
@@ -144,9 +144,15 @@ def test_one_chip_copies_and_no_link_bounds_it(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("operation", "nbytes"),
-    [("all-reduce", "9000"), ("all-reduce", "90000"), ("all-gather", "50000"),
-     ("reduce-scatter", "1"), ("broadcast", "4000"), ("all-to-all", "22000")],
-)  # fmt: skip
+    [
+        ("all-reduce", "9000"),
+        ("all-reduce", "90000"),
+        ("all-gather", "50000"),
+        ("reduce-scatter", "1"),
+        ("broadcast", "4000"),
+        ("all-to-all", "22000"),
+    ],
+)
 def test_a_run_takes_the_cycles_that_were_planned(
     capsys: pytest.CaptureFixture[str], operation: str, nbytes: str
 ) -> None:

@@ -36,9 +36,7 @@ def prove(collective: FabricCollective) -> None:
     for program in collective.programs:
         assert [str(f) for f in check(program, collective.spec)] == []
     cables = collective.topology.cables
-    found = check_fabric(
-        collective.programs, collective.program_of_chip, cables, collective.spec
-    )
+    found = check_fabric(collective.programs, collective.program_of_chip, cables, collective.spec)
     assert [str(f) for f in found] == []
 
 
@@ -59,8 +57,10 @@ def run(collective: FabricCollective, dtype: type, root: int = 0) -> None:
 )
 @pytest.mark.cases(5)
 def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
-    run(compile_fabric_collective("all-reduce", topology_of(chips), words, SPEC, add=ADD[dtype]),
-        dtype)  # fmt: skip
+    run(
+        compile_fabric_collective("all-reduce", topology_of(chips), words, SPEC, add=ADD[dtype]),
+        dtype,
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -156,10 +156,12 @@ def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
 
 def test_other_latencies_give_legal_programs() -> None:
     for spec in (
-        replace(SPEC, hop_cycles=400), replace(SPEC, hop_cycles=401, alu_cycles=2),
-        replace(SPEC, send_spacing_cycles=25), replace(SPEC, read_cycles=2, write_cycles=5),
+        replace(SPEC, hop_cycles=400),
+        replace(SPEC, hop_cycles=401, alu_cycles=2),
+        replace(SPEC, send_spacing_cycles=25),
+        replace(SPEC, read_cycles=2, write_cycles=5),
         replace(SPEC, reserved_slices_west=(), reserved_slices_east=(0, 5, 9)),
-    ):  # fmt: skip
+    ):
         run(compile_fabric_collective("all-reduce", topology_of(16), 37, spec), np.int32)
 
 
@@ -182,13 +184,13 @@ def test_equal_chips_share_programs() -> None:
 @pytest.mark.parametrize(
     ("operation", "chips", "words", "reason"),
     [
-        ("sum", 8, 1, "known are"), ("all-reduce", 8, 0, "0 words"),
-        ("all-gather", 8, 1025, "8200 words of a buffer"), ("broadcast", 8, 8193, "8193 words"),
+        ("sum", 8, 1, "known are"),
+        ("all-reduce", 8, 0, "0 words"),
+        ("all-gather", 8, 1025, "8200 words of a buffer"),
+        ("broadcast", 8, 8193, "8193 words"),
     ],
-)  # fmt: skip
-def test_impossible_collectives_say_so(
-    operation: str, chips: int, words: int, reason: str
-) -> None:
+)
+def test_impossible_collectives_say_so(operation: str, chips: int, words: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         compile_fabric_collective(operation, topology_of(chips), words, SPEC)
 

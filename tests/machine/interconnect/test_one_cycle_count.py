@@ -67,9 +67,13 @@ def last_word_readable(made: FabricCollective) -> int:
 
 
 def one_count(
-    wiring: Topology, operation: str, words: int, dtype: type, spec: ChipSpec,
+    wiring: Topology,
+    operation: str,
+    words: int,
+    dtype: type,
+    spec: ChipSpec,
     algorithm: str | None = None,
-) -> FabricCollective:  # fmt: skip
+) -> FabricCollective:
     """words: of the whole tensor; parts are words // chips, at least one."""
     part = 1 if operation in ("all-reduce", "broadcast") else wiring.chips
     each = max(1, words // part)

@@ -41,8 +41,11 @@ def misfits(found: LinkEstimates) -> list[str]:
     wrong = []
     for i, (link, published) in enumerate(PUBLISHED.items()):
         emulated = (
-            found.min_cycles[i], found.mean_cycles[i], found.max_cycles[i], found.std_cycles[i],
-        )  # fmt: skip
+            found.min_cycles[i],
+            found.mean_cycles[i],
+            found.max_cycles[i],
+            found.std_cycles[i],
+        )
         for name, want, got, tolerance in zip(
             ("min", "mean", "max", "std"), published, emulated, (1, 0.05, 1, 0.05), strict=True
         ):

@@ -163,9 +163,7 @@ def test_calibration_row_19_end_to_end_of_10440_chips() -> None:
 def test_all_reduce_of_10440_chips_in_a_minute() -> None:
     """1 MiB on every chip, scheduled, checked and simulated: 82.6 million vector-hops; 11 s."""
     began = time.perf_counter()
-    plan = plan_collective(
-        where(10_440), "all-reduce", 1 << 20, SPEC, clock=time.perf_counter
-    )
+    plan = plan_collective(where(10_440), "all-reduce", 1 << 20, SPEC, clock=time.perf_counter)
     assert time.perf_counter() - began < 60
     assert plan.findings == [] and plan.link_conflicts == 0
     assert plan.vector_hops > 80_000_000
