@@ -118,7 +118,9 @@ def test_known_wirings(name: str, operation: str, words: int, dtype: type, rando
 
 @given(st.integers(2, 9), st.integers(0, 10_000), st.sampled_from(OPERATIONS), st.integers(1, 60))
 @settings(
-    max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(15),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_fabrics_from_files(
     tmp_path: Path, chips: int, seed: int, operation: str, words: int
