@@ -22,6 +22,7 @@ from interconnect.vectors import check_fabric
 from interconnect.wires import LINK_NUMBERS
 from interconnect.wiring import Topology, active_nodes, named_topology, part_of, topology_of
 from interconnect.wiring.topology import lpx_rack
+from tests import examples
 from tests.stands.fabric_runs import Machine, expected, small_pages, values
 
 WORD = 1280
@@ -108,7 +109,7 @@ def one_count(
     st.sampled_from([np.int32, np.float32]),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_known_wirings(name: str, operation: str, words: int, dtype: type, random: object) -> None:
     names = (None, *algorithms_for(operation, fabric(name)))
     algorithm = names[random.randrange(len(names))]  # type: ignore[attr-defined]
@@ -117,7 +118,9 @@ def test_known_wirings(name: str, operation: str, words: int, dtype: type, rando
 
 @given(st.integers(2, 9), st.integers(0, 10_000), st.sampled_from(OPERATIONS), st.integers(1, 60))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(15),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_fabrics_from_files(
     tmp_path: Path, chips: int, seed: int, operation: str, words: int
