@@ -177,7 +177,7 @@ ENTRIES = {
         figures=("ttft_s", "tpot_s", "pools.lpu.decode_cycles", "pools.gpu.mean_batch"),
     ),
     "experiment, disaggregated": Entry(
-        ("experiment disaggregated --requests 20",),
+        ("experiment disaggregated --requests 20 --prompt-tokens 128 --output-tokens 64",),
         figures=("lpu_decode_cycles", "ttft_s", "tpot_s", "end_to_end_s"),
     ),
     "experiment, agentic": Entry(
