@@ -8,6 +8,7 @@ import pytest
 
 from cluster.commands import experiment_agentic as agentic
 from cluster.commands import experiment_load as load
+from cluster.commands import experiment_speculative as speculative
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,108 @@ def test_a_run_of_agents() -> None:
         "first answer: a b c",
     ]
     assert [agentic._times(ratio) for ratio in (None, 1.256)] == ["-", "1.26 x"]
+
+
+def drafted(**changed: Any) -> dict[str, Any]:
+    row = {
+        "variant": "tokens", "gamma": 4, "acceptance": 0.7654, "tokens_per_step": 3.256,
+        "speedup": 1.876, "formula_tokens_per_step": 3.142, "tokens_per_second": 12345.6,
+        "temperature": 0.5, "link": "pcie", "decode_seconds": 8.0,
+        **{f"{name}_seconds": float(n) for n, name in enumerate(speculative.PARTS)},
+    }  # fmt: skip
+    return {**row, **changed}
+
+
+def test_a_row_of_drafting() -> None:
+    shares = "/".join(f"{100 * n / 8:.0f}" for n in range(len(speculative.PARTS)))
+    assert speculative._cells(drafted(), False) == [
+        "tokens", "4", "76.5%", "3.26", "1.88", "3.14", "12,346", shares,
+    ]  # fmt: skip
+    assert speculative._cells(drafted(), True) == [
+        "tokens", "4", "76.5%", "3.26", "1.88", "0.5", "pcie",
+    ]  # fmt: skip
+    alone = drafted(gamma=0, acceptance=None, link="", temperature=None,
+                    **{f"{name}_seconds": 0.0 for name in speculative.PARTS})  # fmt: skip
+    assert speculative._cells(alone, False)[1:3] == ["-", "-"]
+    assert speculative._cells(alone, False)[-1] == "-"
+    assert speculative._cells(alone, True)[-2:] == ["-", "-"]
+
+
+def speculated(**changed: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "crossover": {"slower": [], "checked": 12}, "lossless": True, "lossless_check": "why",
+        "variant": "tokens", "speedup": 1.876, "end_to_end_speedup": 1.234, "compares": "a to b",
+        "alpha": None, "concurrent": 1, "rows": [drafted()], "left_out": {}, "nodes_lost": 0,
+        "positions_replayed": 77, "wait_seconds": 1.0, "decode_seconds": 4.0,
+        "lpu_cycles_per_token": None, "draft_model": "small", "gpu_model": "large",
+    }  # fmt: skip
+    return {**result, **changed}
+
+
+def test_the_facts_of_drafting() -> None:
+    plain = speculative._facts(speculated())
+    assert plain == [
+        ("lossless", f"{speculative.LOSSLESS[True]}: why"),
+        ("headline", "tokens: decoding 1.88 x as fast, 1.23 x with the prompt"),
+        ("it compares", "a to b"),
+        ("shipping KV", "makes it slower than GPU-only in 0 of 12 cases"),
+    ]
+    assert speculative._facts(speculated(alpha=0.75))[0] == (
+        "not measured",
+        "--alpha 0.75 is given, no model ran; small drafts for large; LPU cycles per token: of "
+        "the shipped draft",
+    )
+    given = speculative._facts(speculated(alpha=0.75, lpu_cycles_per_token=4321))
+    assert given[0][1].endswith(": given with transfers, 4,321") and given[1:] == plain
+    assert speculative._facts(speculated(concurrent=2, nodes_lost=3))[4:] == [
+        ("waiting", "25% of the decoding time, for machines others use"),
+        ("assumed", "the LPUs hold the draft's KV cache of every prompt under way"),
+        ("GPU nodes lost", "3; 77 positions replayed"),
+    ]
+    more = speculated(rows=[drafted(variant="lpu-only", agreement=0.9876)], left_out={"x": "y"})
+    assert speculative._facts(more)[4:] == [
+        ("lpu-only", "the target in int8 on LPUs; it agrees with the GPUs' on 98.8% of the tokens; "
+                     "one prompt after another"),
+        ("no x", "y"),
+    ]  # fmt: skip
+
+
+def test_cases_in_which_shipping_kv_is_slower() -> None:
+    decoding = {"link": "pcie", "gamma": 4, "cause": "kv", "speedup_kv": 0.876,
+                "speedup_tokens": 1.254, "kv_bytes_per_step": 12345.6,
+                "break_even_kv_bytes_per_step": 9876.5}  # fmt: skip
+    prompt = {"link": "eth", "gamma": 2, "cause": "prompt", "end_to_end_speedup_kv": 0.765,
+              "end_to_end_speedup_tokens": 1.043, "prompt_kv_bytes": 65536}  # fmt: skip
+    rows = speculative._facts(
+        speculated(crossover={"slower": [decoding, *[prompt] * 10], "checked": 12})
+    )
+    assert rows[3] == ("shipping KV", "makes it slower than GPU-only in 11 of 12 cases")
+    assert rows[4] == (
+        "  pcie, gamma 4", "0.88 x (1.25 without): 12,346 bytes per step, even at 9,876",
+    )  # fmt: skip
+    # ten cases at most
+    assert rows[5:] == 9 * [
+        ("  eth, gamma 2", "0.77 x with the prompt (1.04 without): its KV is 65,536 bytes")
+    ]
+
+
+@pytest.mark.parametrize(("rows", "swept"), [(3, False), (4, True)])
+def test_more_than_three_settings_are_a_sweep(
+    rows: int, swept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [drafted(gamma=n + 1) for n in range(rows)] * 2
+    speculative._show({**speculated(rows=found), "text": ["def"]}, ["abc"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "abcdef"
+    assert any("pcie" in line for line in lines) == swept
+    assert any("12,346" in line for line in lines) != swept
+
+
+def test_a_long_sweep_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    most = speculative.MOST_ROWS
+    for extra in (0, 2):
+        rows = [drafted(variant="mine", gamma=n + 1) for n in range(most + extra)]
+        speculative._show({**speculated(rows=rows), "text": []}, ["a", "b"])
+        said = capsys.readouterr().out
+        assert sum(line.split()[:1] == ["mine"] for line in said.splitlines()) == most
+        assert ("2 more rows: see --json" in said) == (extra > 0)
