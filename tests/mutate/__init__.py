@@ -5,8 +5,9 @@ applies each to a throw-away copy of the checkout (`copies`), runs the test file
 mutated line (`imports`, `users`, `nearness`) and prints who killed it, or that it survived
 (`table`).
 
-- The same seed on the same sources draws the same mutants.  The strata take turns: the four
-  packages and, as a fifth, functions that numba compiles.
+- The same seed on the same sources draws the same mutants, a larger sample those of the smaller
+  one first.  The strata take turns: the four packages and, as a fifth, functions that numba
+  compiles.
 - Test files run nearest first: those that name the mutated function, also through a package's face
   (``__init__.pyi``) or through others, then those that import its module and its importers;
   ``unit`` before ``machine`` before ``cluster`` before ``long``.  The markers are those of README's

@@ -113,6 +113,7 @@ def test_verdicts(
 def test_the_draw_depends_on_the_seed_alone(checkout: Path, found: list[Mutant]) -> None:
     assert draw(checkout, found, 5, 3) == draw(checkout, found, 5, 3)
     assert draw(checkout, found, 5, 3) != draw(checkout, found, 5, 4)
+    assert draw(checkout, found, 7, 3)[:5] == draw(checkout, found, 5, 3)
     everything = draw(checkout, found, 100, 0)
     assert len({(m.start, m.end) for m in everything}) == len(everything)
     # the strata take turns
