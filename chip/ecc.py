@@ -23,8 +23,11 @@ CLEAN, CORRECTED, DETECTED = 0, 1, 2
 
 def _columns() -> NDArray[np.uint16]:
     """One syndrome per data bit, uint16 [128]: the words of weight three, then of weight five."""
-    words = [sum(1 << bit for bit in bits) for weight in (3, 5)
-             for bits in combinations(range(CHECK_BITS), weight)]  # fmt: skip
+    words = [
+        sum(1 << bit for bit in bits)
+        for weight in (3, 5)
+        for bits in combinations(range(CHECK_BITS), weight)
+    ]
     return np.array(words[:DATA_BITS], np.uint16)
 
 

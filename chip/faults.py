@@ -10,9 +10,21 @@ from chip.isa import safe_queue_name
 
 #: Rule codes in a fixed order; compiled code reports the index.
 CODES = (
-    "queue", "bank", "in-flight", "bounds", "align", "driver", "missing", "want", "alu", "mxm",
-    "sxm", "link", "sync", "offset",
-)  # fmt: skip
+    "queue",
+    "bank",
+    "in-flight",
+    "bounds",
+    "align",
+    "driver",
+    "missing",
+    "want",
+    "alu",
+    "mxm",
+    "sxm",
+    "link",
+    "sync",
+    "offset",
+)
 
 
 class ProgramFault(LpuError):  # noqa: N818 (a name of the design)
@@ -20,9 +32,7 @@ class ProgramFault(LpuError):  # noqa: N818 (a name of the design)
 
     kind = ErrorKind.PROBLEM
 
-    def __init__(
-        self, code: str, cycle: int, queue: int, message: str, *, chip: int = -1
-    ) -> None:
+    def __init__(self, code: str, cycle: int, queue: int, message: str, *, chip: int = -1) -> None:
         self.code = code
         self.chip = chip
         self.cycle = cycle
@@ -42,9 +52,15 @@ class LockstepViolation(LpuError):  # noqa: N818 (a name of the design)
     kind = ErrorKind.PROBLEM
 
     def __init__(
-        self, chip: int, peer: int, cycle: int, send_cycle: int, message: str, *,
+        self,
+        chip: int,
+        peer: int,
+        cycle: int,
+        send_cycle: int,
+        message: str,
+        *,
         forged: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.chip = chip
         self.peer = peer
         self.cycle = cycle

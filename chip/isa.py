@@ -131,12 +131,20 @@ class AccMode(IntEnum):
 
 #: Number of operands of each VXM opcode.
 _UNARY = (
-    Op.MOV, Op.EXP, Op.TANH, Op.RSQRT, Op.RELU, Op.NEG_F32, Op.CVT_F32_I32, Op.CVT_I32_F32,
-    Op.CVT_F32_F16, Op.CVT_F16_F32, Op.CVT_I32_I8, Op.CVT_I8_I32,
-)  # fmt: skip
-VXM_ARITY: dict[Op, int] = {
-    op: 1 if op in _UNARY else 2 for op in Op if Op.MOV <= op <= Op.GE_F32
-}
+    Op.MOV,
+    Op.EXP,
+    Op.TANH,
+    Op.RSQRT,
+    Op.RELU,
+    Op.NEG_F32,
+    Op.CVT_F32_I32,
+    Op.CVT_I32_F32,
+    Op.CVT_F32_F16,
+    Op.CVT_F16_F32,
+    Op.CVT_I32_I8,
+    Op.CVT_I8_I32,
+)
+VXM_ARITY: dict[Op, int] = {op: 1 if op in _UNARY else 2 for op in Op if Op.MOV <= op <= Op.GE_F32}
 
 
 def is_east(stream: int) -> bool:
@@ -199,8 +207,16 @@ def queue_name(queue: int) -> str:
         return f"mxm[{plane}].{'activations' if kind else 'weights'}"
     if queue < C2C_QUEUE:
         hemisphere, unit = divmod(queue - SXM_QUEUE, 8)
-        unit_name = ("distributor[0]", "distributor[1]", "distributor[2]", "distributor[3]",
-                     "transposer[0]", "transposer[1]", "permutor", "rotator")[unit]  # fmt: skip
+        unit_name = (
+            "distributor[0]",
+            "distributor[1]",
+            "distributor[2]",
+            "distributor[3]",
+            "transposer[0]",
+            "transposer[1]",
+            "permutor",
+            "rotator",
+        )[unit]
         return f"sxm_{'we'[hemisphere]}.{unit_name}"
     return f"c2c[{queue - C2C_QUEUE}]"
 

@@ -7,45 +7,66 @@ from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite import ir
+from numba.core import caching as _caching
 from numba.core import cgutils as _cgutils
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np import arrayobj as _arrayobj
 
+caching: Any = _caching
 cgutils: Any = _cgutils
 arrayobj: Any = _arrayobj
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def jit(function: F) -> F:
+class _Cache(caching.FunctionCache):
+    """Compiled code on disk; what an older version of the package left there is compiled anew.
+
+    A signature names the classes of its named tuples, which an older version may have had under
+    other names.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The code for a signature, or None; as of numba."""
+        try:
+            return super().load_overload(sig, target_context)
+        except (AttributeError, ImportError):
+            self.flush()
+            return None
+
+
+def _compiled(function: F, **options: Any) -> F:
     """Compile without the interpreter lock, cached on disk, IEEE division."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher._cache = _Cache(function)
+    return cast(F, dispatcher)
 
 
-#: For functions that allocate nothing: no array's references are counted, the caller keeps them.
-#: Counting costs two atomic operations per array and call.
-_UNCOUNTED: dict[str, Any] = {
-    "cache": True, "nogil": True, "error_model": "numpy", "_nrt": False,
-}  # fmt: skip
+def jit(function: F) -> F:
+    """Compile; see ``_compiled``."""
+    return _compiled(function)
 
 
 def jit_uncounted(function: F) -> F:
-    """As ``jit``, for functions that allocate nothing."""
-    return cast(F, numba.njit(**_UNCOUNTED)(function))
+    """As ``jit``, for functions that allocate nothing: no array's references are counted.
+
+    The caller keeps them.  Counting costs two atomic operations per array and call.
+    """
+    return _compiled(function, _nrt=False)
 
 
 def jit_inline(function: F) -> F:
     """As ``jit_uncounted``, always inlined: a call passes seven words per array, which costs more
     than one vector operation on 320 lanes.
     """
-    return cast(F, numba.njit(forceinline=True, **_UNCOUNTED)(function))
+    return _compiled(function, _nrt=False, forceinline=True)
 
 
 def jit_any_order(function: F) -> F:
     """As ``jit_uncounted``, with float additions in any order: for sums whose error bound covers
     them all.
     """
-    return cast(F, numba.njit(fastmath={"reassoc"}, **_UNCOUNTED)(function))
+    return _compiled(function, _nrt=False, fastmath={"reassoc"})
 
 
 def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
@@ -54,9 +75,7 @@ def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, args[0])
         zero = context.get_constant(numba.intp, 0)
-        start = cgutils.get_item_pointer(
-            context, builder, signature.args[0], view, [args[1], zero]
-        )
+        start = cgutils.get_item_pointer(context, builder, signature.args[0], view, [args[1], zero])
         byte_pointer = ir.IntType(8).as_pointer()
         start = builder.bitcast(start, byte_pointer)
         flag = ir.IntType(32)
@@ -110,9 +129,13 @@ def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
         view = context.make_array(view_type)(context, builder)
         length = cgutils.unpack_tuple(builder, array.shape)[1]
         arrayobj.populate_array(
-            view, data=start, shape=[length], strides=[array.itemsize],
-            itemsize=array.itemsize, meminfo=None,
-        )  # fmt: skip
+            view,
+            data=start,
+            shape=[length],
+            strides=[array.itemsize],
+            itemsize=array.itemsize,
+            meminfo=None,
+        )
         return view._getvalue()
 
     return view_type(rows, numba.intp), generate

@@ -146,35 +146,54 @@ class ChipSpec:
 #: of 320 B, 96 C2C lanes x 112 Gb/s, 350 ns SRAM to SRAM.  The clock follows from the peak if the
 #: planes are lpu-1's.  At that clock 150 TB/s would be 312 words a cycle, but 88 slices with a
 #: read and a write port move 176, so the model has 84.5 TB/s: the published rate needs more ports.
-_OVERRIDES: dict[str, dict[str, tuple[Any, str, str]]] = {"groq-3-lp30": {
-    "name": ("groq-3-lp30", PUBLISHED, "NVIDIA Groq 3 LPU, the LP30 of the LPX rack"),
-    "clock_hz": (
-        1_500_000_000, ASSUMED, "1.23 PF fp8 published / 2 x 409,600 MAC per cycle of lpu-1's MXM"
-    ),
-    "words_per_bank": (
-        8_878, CALIBRATED, "500 MB published; 88 slices x 2 banks x 8,878 words x 320 B assumed"
-    ),
-    "lanes": (320, PUBLISHED, "the vector still has 320 B"),
-    "alu_cycles": (
-        3, ASSUMED, "as lpu-1; Hot Chips 2026 shows 2 from an ALU to its stream in one example"
-    ),
-    "hop_cycles": (
-        514, ASSUMED,
-        "350 ns SRAM to SRAM published = 525 cycles of the assumed clock, less 11 to the edge",
-    ),
-    "link_bytes_per_s": (
-        84_000_000_000, CALIBRATED, "96 lanes x 112 Gb/s published; 6 lanes for each link assumed"
-    ),
-    "packet_bytes": (
-        328, ASSUMED, "320 B published; header, body and tail control assumed as lpu-1"
-    ),
-    "send_spacing_cycles": (
-        6, ASSUMED, "328 B at 84 GB/s are 5.86 cycles of the assumed clock, rounded up"
-    ),
-    "links": (16, ASSUMED, "the instruction set's; how the 96 lanes are grouped is not public"),
-    "average_power_w": (0.0, ASSUMED, "not public: 0 says so, and no energy is estimated"),
-    "wired_links": (16, ASSUMED, "95 of 96 lanes are wired in the rack as analysts describe it"),
-}}  # fmt: skip
+_OVERRIDES: dict[str, dict[str, tuple[Any, str, str]]] = {
+    "groq-3-lp30": {
+        "name": ("groq-3-lp30", PUBLISHED, "NVIDIA Groq 3 LPU, the LP30 of the LPX rack"),
+        "clock_hz": (
+            1_500_000_000,
+            ASSUMED,
+            "1.23 PF fp8 published / 2 x 409,600 MAC per cycle of lpu-1's MXM",
+        ),
+        "words_per_bank": (
+            8_878,
+            CALIBRATED,
+            "500 MB published; 88 slices x 2 banks x 8,878 words x 320 B assumed",
+        ),
+        "lanes": (320, PUBLISHED, "the vector still has 320 B"),
+        "alu_cycles": (
+            3,
+            ASSUMED,
+            "as lpu-1; Hot Chips 2026 shows 2 from an ALU to its stream in one example",
+        ),
+        "hop_cycles": (
+            514,
+            ASSUMED,
+            "350 ns SRAM to SRAM published = 525 cycles of the assumed clock, less 11 to the edge",
+        ),
+        "link_bytes_per_s": (
+            84_000_000_000,
+            CALIBRATED,
+            "96 lanes x 112 Gb/s published; 6 lanes for each link assumed",
+        ),
+        "packet_bytes": (
+            328,
+            ASSUMED,
+            "320 B published; header, body and tail control assumed as lpu-1",
+        ),
+        "send_spacing_cycles": (
+            6,
+            ASSUMED,
+            "328 B at 84 GB/s are 5.86 cycles of the assumed clock, rounded up",
+        ),
+        "links": (16, ASSUMED, "the instruction set's; how the 96 lanes are grouped is not public"),
+        "average_power_w": (0.0, ASSUMED, "not public: 0 says so, and no energy is estimated"),
+        "wired_links": (
+            16,
+            ASSUMED,
+            "95 of 96 lanes are wired in the rack as analysts describe it",
+        ),
+    }
+}
 
 PRESETS: dict[str, ChipSpec] = {"groq-lpu-1": ChipSpec()} | {
     preset: ChipSpec(**{name: value for name, (value, _, _) in overrides.items()})

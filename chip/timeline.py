@@ -173,9 +173,7 @@ def _count(busy: NDArray[np.float64], unit: I64, cycle: I64, edges: I64) -> None
     np.add.at(busy, (unit[inside], at[inside]), 1.0)
 
 
-def _spread(
-    busy: NDArray[np.float64], unit: I64, cycle: I64, span: float, edges: I64
-) -> None:
+def _spread(busy: NDArray[np.float64], unit: I64, cycle: I64, span: float, edges: I64) -> None:
     """Add ``span`` cycles from ``cycle`` on, shared among the intervals they fall into."""
     for i in range(busy.shape[1]):
         share = np.minimum(cycle + span, edges[i + 1]) - np.maximum(cycle, edges[i])

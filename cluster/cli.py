@@ -41,10 +41,11 @@ app = typer.Typer(
 def lpu(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and exit.", callback=_print_version,
-                     is_eager=True),
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """A cluster of LPUs, emulated: exact numbers, exact cycles."""
 
 

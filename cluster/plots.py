@@ -37,9 +37,10 @@ MODES = {LPU_TOKENS: ("-", "o"), LPU_KV: (":", "x")}
 #: Variants that no link changes: one line each.
 OTHERS = {GPU_DRAFT: ("black", "draft on GPU"), LOOKUP: ("gray", "n-grams of the text")}
 BARS = (
-    ("ttft_s", "first token"), ("second_token_s", "second after first"),
+    ("ttft_s", "first token"),
+    ("second_token_s", "second after first"),
     ("tpot_s", "per further token"),
-)  # fmt: skip
+)
 
 
 @contextmanager
@@ -164,10 +165,14 @@ def _histograms(axes: Axes, seconds: dict[str, NDArray[np.float64]]) -> None:
             float(np.percentile(values, rank, method="inverted_cdf")) for rank in (50, 99)
         )
         axes.hist(
-            values, bins=edges.tolist(), weights=np.full(len(values), 100 / len(values)),
-            histtype="stepfilled", alpha=0.6, color=f"C{number}",
+            values,
+            bins=edges.tolist(),
+            weights=np.full(len(values), 100 / len(values)),
+            histtype="stepfilled",
+            alpha=0.6,
+            color=f"C{number}",
             label=f"{name}: p50 {unit(middle)}, p99 {unit(tail)} (dotted)",
-        )  # fmt: skip
+        )
         axes.axvline(tail, color=f"C{number}", ls=":")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter(unit="s"))
@@ -234,9 +239,7 @@ def plans_figure(rows: Sequence[Row], swept: str) -> Figure:
         axes.set_xlabel(swept)
         if names:
             # Below the bars: inside it would cover the tallest.
-            axes.legend(
-                fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
-            )
+            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 

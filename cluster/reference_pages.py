@@ -64,11 +64,14 @@ def instructions() -> str:
     queues = [
         (f"`{isa.queue_name(first)}` to `{isa.queue_name(end - 1)}`", f"{first} to {end - 1}")
         for first, end in (
-            (0, isa.SLICES_PER_HEMISPHERE), (isa.SLICES_PER_HEMISPHERE, isa.VXM_QUEUE),
-            (isa.VXM_QUEUE, isa.MXM_QUEUE), (isa.MXM_QUEUE, isa.SXM_QUEUE),
-            (isa.SXM_QUEUE, isa.C2C_QUEUE), (isa.C2C_QUEUE, isa.QUEUES),
+            (0, isa.SLICES_PER_HEMISPHERE),
+            (isa.SLICES_PER_HEMISPHERE, isa.VXM_QUEUE),
+            (isa.VXM_QUEUE, isa.MXM_QUEUE),
+            (isa.MXM_QUEUE, isa.SXM_QUEUE),
+            (isa.SXM_QUEUE, isa.C2C_QUEUE),
+            (isa.C2C_QUEUE, isa.QUEUES),
         )
-    ]  # fmt: skip
+    ]
     parts += ["## Queues", _table(("queues", "numbers"), queues)]
     columns = [(f"`{n}`", str(BLOCK_DTYPE[n])) for n in BLOCK_DTYPE.names or ()]
     parts += [
@@ -84,8 +87,9 @@ def chip_specs() -> str:
     return _specs(
         "# Chip specs\n\nMade from `chip/spec.py`. A TOML file with a `[chip]` table overrides any "
         "of them (`--chip FILE.toml`); `base` names the preset to start from.",
-        chip_spec.PRESETS, chip_spec.field_source,
-    )  # fmt: skip
+        chip_spec.PRESETS,
+        chip_spec.field_source,
+    )
 
 
 def gpu_specs() -> str:
@@ -93,8 +97,9 @@ def gpu_specs() -> str:
     return _specs(
         "# GPU specs\n\nMade from `cluster/gpu/spec.py`. A TOML file with a `[gpu]` table "
         "overrides any of them (`--gpu FILE.toml`); `base` names the preset to start from.",
-        GPU_PRESETS, gpu_field_source,
-    )  # fmt: skip
+        GPU_PRESETS,
+        gpu_field_source,
+    )
 
 
 def _specs(

@@ -15,8 +15,9 @@ from cluster.errors import InputError, one_line
 def _beside(path: Path) -> Iterator[Path]:
     """An empty file in the directory of ``path``, gone afterwards if it still has its name."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix,
-                                        dir=path.parent)  # fmt: skip
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
         os.close(handle)
         temporary = Path(name)
         try:

@@ -65,9 +65,14 @@ def _filled(panel: Any, title: str, text: str, queries: Sequence[Query], unit: s
 
 
 def number(
-    title: str, text: str, query: str, unit: str = "short", *, bad_above: float | None = None,
+    title: str,
+    text: str,
+    query: str,
+    unit: str = "short",
+    *,
+    bad_above: float | None = None,
     span: int = 4,
-) -> stat.Panel:  # fmt: skip
+) -> stat.Panel:
     """One large number, the last one of the time shown; red above ``bad_above``."""
     panel = _filled(stat.Panel(), title, text, [(query, "")], unit).height(4).span(span)
     steps = [model.Threshold(color="green")]
@@ -81,17 +86,27 @@ def number(
 
 
 def lines(
-    title: str, text: str, queries: Sequence[Query], unit: str = "short", *, span: int = 12,
-    stacked: bool = False, logarithmic: bool = False,
-) -> timeseries.Panel:  # fmt: skip
+    title: str,
+    text: str,
+    queries: Sequence[Query],
+    unit: str = "short",
+    *,
+    span: int = 12,
+    stacked: bool = False,
+    logarithmic: bool = False,
+) -> timeseries.Panel:
     """Curves over time."""
     panel = _filled(timeseries.Panel(), title, text, queries, unit).height(8).span(span)
-    panel = panel.min(0).span_nulls(True).legend(
-        common.VizLegendOptions()
-        .display_mode(common_model.LegendDisplayMode.LIST)
-        .placement(common_model.LegendPlacement.BOTTOM)
-        .show_legend(True)
-    )  # fmt: skip
+    panel = (
+        panel.min(0)
+        .span_nulls(True)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(common_model.LegendDisplayMode.LIST)
+            .placement(common_model.LegendPlacement.BOTTOM)
+            .show_legend(True)
+        )
+    )
     if stacked:
         mode = common_model.StackingMode.NORMAL
         panel = panel.stacking(common.StackingConfig().mode(mode)).fill_opacity(40)
@@ -133,8 +148,14 @@ def matrix(
 ) -> table.Panel:
     """A heat map: a coloured cell for each pair of two labels' values, at the end of the time."""
     panel = (
-        table.Panel().title(title).description(text).datasource(SOURCE).unit(unit).min(0)
-        .height(10).span(span)
+        table.Panel()
+        .title(title)
+        .description(text)
+        .datasource(SOURCE)
+        .unit(unit)
+        .min(0)
+        .height(10)
+        .span(span)
         .with_target(_target(0, (query, ""), instant=True, form=PromQueryFormat.TABLE))
         .with_transformation(
             model.DataTransformerConfig(
@@ -142,7 +163,7 @@ def matrix(
                 options={"columnField": column, "rowField": row, "valueField": "Value"},
             )
         )
-    )  # fmt: skip
+    )
     cells = common_model.TableColoredBackgroundCellOptions(
         mode=common_model.TableCellBackgroundDisplayMode.BASIC
     )
@@ -153,14 +174,23 @@ def clouds(title: str, text: str, query: str, unit: str, *, span: int = 12) -> h
     """A heat map of a histogram's buckets over time."""
     axis = heatmap.YAxisConfig().unit(unit)
     return (
-        heatmap.Panel().title(title).description(text).datasource(SOURCE).height(8).span(span)
+        heatmap.Panel()
+        .title(title)
+        .description(text)
+        .datasource(SOURCE)
+        .height(8)
+        .span(span)
         .with_target(_target(0, (query, "{{le}}"), form=PromQueryFormat.HEATMAP))
-        .calculate(False).y_axis(axis).show_legend()
+        .calculate(False)
+        .y_axis(axis)
+        .show_legend()
         .color(
             heatmap.HeatmapColorOptions()
-            .mode(heatmap_model.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
+            .mode(heatmap_model.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .steps(64)
         )
-    )  # fmt: skip
+    )
 
 
 def _heat() -> dashboard.FieldColor:
@@ -170,23 +200,37 @@ def _heat() -> dashboard.FieldColor:
 def board(uid: str, title: str, text: str) -> dashboard.Dashboard:
     """An empty dashboard with the choice of data source and runs."""
     runs = (
-        dashboard.QueryVariable("instance").label("Run").datasource(SOURCE)
+        dashboard.QueryVariable("instance")
+        .label("Run")
+        .datasource(SOURCE)
         .query("label_values(lpu_run_start_timestamp_seconds, instance)")
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .multi(True).include_all(True).all_value(".+")
+        .multi(True)
+        .include_all(True)
+        .all_value(".+")
         .current(model.VariableOption(selected=True, text="All", value="$__all"))
-    )  # fmt: skip
+    )
     source = dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
     return (
-        dashboard.Dashboard(title).uid(uid).description(text).tags(["lpu"]).editable()
-        .time("now-15m", "now").refresh("5s").timezone("browser")
-        .with_variable(source).with_variable(runs)
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(text)
+        .tags(["lpu"])
+        .editable()
+        .time("now-15m", "now")
+        .refresh("5s")
+        .timezone("browser")
+        .with_variable(source)
+        .with_variable(runs)
         .link(
             dashboard.DashboardLink("LPU dashboards")
-            .type(model.DashboardLinkType.DASHBOARDS).tags(["lpu"]).as_dropdown(True)
-            .keep_time(True).include_vars(True)
+            .type(model.DashboardLinkType.DASHBOARDS)
+            .tags(["lpu"])
+            .as_dropdown(True)
+            .keep_time(True)
+            .include_vars(True)
         )
-    )  # fmt: skip
+    )
 
 
 def row(title: str) -> dashboard.Row:

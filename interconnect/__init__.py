@@ -1,0 +1,5 @@
+"""The wires between chips: topologies, and collectives planned and proven on them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -29,11 +29,19 @@ import msgpack
 ROOT = Path(__file__).resolve().parent.parent
 FILE = Path(__file__).with_suffix(".json")
 #: Wall time, what is computed from it, and the size of a file that names its checkpoint's place.
-UNREPEATABLE = frozenset({
-    "wall_seconds", "first_token_seconds", "wall_tokens_per_second", "recovery_seconds",
-    "launch_seconds", "launch_wall_seconds", "run_seconds", "run_chip_cycles_per_second",
-    "file_bytes",
-})  # fmt: skip
+UNREPEATABLE = frozenset(
+    {
+        "wall_seconds",
+        "first_token_seconds",
+        "wall_tokens_per_second",
+        "recovery_seconds",
+        "launch_seconds",
+        "launch_wall_seconds",
+        "run_seconds",
+        "run_chip_cycles_per_second",
+        "file_bytes",
+    }
+)
 DIGITS = 12
 
 #: The two programs of docs/tutorial.md: 42 on one chip, one more on the other.
@@ -176,7 +184,7 @@ ENTRIES = {
         ("experiment agentic --requests 2",),
         figures=("lpu_decode_cycles", "ttft_s", "tpot_s", "end_to_end_s"),
     ),
-}  # fmt: skip
+}
 
 
 def measure(entry: Entry, directory: Path) -> dict[str, Any]:

@@ -67,11 +67,17 @@ class CheckReport:
             row = int(rows[i])
             self.findings.append(
                 Finding(
-                    code, self.chip, int(c.cycle[row]), int(c.queue[row]), c.text(row),
-                    other if isinstance(other, str) else other(i), mend, severity,
+                    code,
+                    self.chip,
+                    int(c.cycle[row]),
+                    int(c.queue[row]),
+                    c.text(row),
+                    other if isinstance(other, str) else other(i),
+                    mend,
+                    severity,
                     int(c.block[row]),
                 )
-            )  # fmt: skip
+            )
 
     def against(
         self, code: str, rows: Ints, others: Ints, mend: str, note: str = "", severity: str = ERROR

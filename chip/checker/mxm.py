@@ -44,9 +44,13 @@ def _check_reload(c: Columns, loads: Ints, spec: ChipSpec, report: CheckReport) 
     before, after = loads[starts[:-1]], loads[starts[1:]]
     gap = np.diff(starts) + spec.mxm_reload_gap_cycles
     early = (_plane(c, before) == _plane(c, after)) & (c.cycle[after] - c.cycle[before] < gap)
-    report.against("mxm", after[early], before[early],
-                   f"start the next tile m + {spec.mxm_reload_gap_cycles} cycles after the last",
-                   "the plane's buffer still serves the tile begun by ")  # fmt: skip
+    report.against(
+        "mxm",
+        after[early],
+        before[early],
+        f"start the next tile m + {spec.mxm_reload_gap_cycles} cycles after the last",
+        "the plane's buffer still serves the tile begun by ",
+    )
 
 
 def _check_installs(c: Columns, loads: Ints, installs: Ints, report: CheckReport) -> None:
@@ -68,9 +72,12 @@ def _check_installs(c: Columns, loads: Ints, installs: Ints, report: CheckReport
     wrong = np.unique(owner[stale])
     first = np.full(len(installs), -1, np.int64)
     first[owner[stale][::-1]] = group[stale][::-1]
-    report.add("mxm", installs[wrong],
-               lambda i: f"column group {first[wrong[i]]} was not loaded since the last IW",
-               "load every group below a before the IW")  # fmt: skip
+    report.add(
+        "mxm",
+        installs[wrong],
+        lambda i: f"column group {first[wrong[i]]} was not loaded since the last IW",
+        "load every group below a before the IW",
+    )
 
 
 @dataclass
@@ -97,24 +104,40 @@ def _check_activations(
 ) -> None:
     use = _used_planes(c, installs, activations)
     nothing = use.install < 0
-    report.add("mxm", use.row[nothing], lambda i: f"nothing is installed on plane "
-               f"{use.plane[nothing][i]}", "install weights first")  # fmt: skip
+    report.add(
+        "mxm",
+        use.row[nothing],
+        lambda i: f"nothing is installed on plane {use.plane[nothing][i]}",
+        "install weights first",
+    )
     row, install = use.row[~nothing], use.install[~nothing]
     early = c.cycle[row] < c.cycle[install] + spec.mxm_install_cycles
-    report.against("mxm", row[early], install[early],
-                   f"dispatch it at the IW or {spec.mxm_install_cycles} cycles after it",
-                   "the plane is being installed by ")  # fmt: skip
+    report.against(
+        "mxm",
+        row[early],
+        install[early],
+        f"dispatch it at the IW or {spec.mxm_install_cycles} cycles after it",
+        "the plane is being installed by ",
+    )
     wide = c.of("w0", activations) == 2
     odd = wide & (_plane(c, activations) % 2 == 1)
-    report.add("mxm", activations[odd], "an fp16 activation enters a pair at its even plane",
-               "dispatch it on the even plane's queue")  # fmt: skip
+    report.add(
+        "mxm",
+        activations[odd],
+        "an fp16 activation enters a pair at its even plane",
+        "dispatch it on the even plane's queue",
+    )
     first, second = use.install[: len(activations)][wide], use.install[len(activations) :]
     pair = activations[wide]
     known = np.flatnonzero((first >= 0) & (second >= 0))
     differ = known[c.a[first[known]] != c.a[second[known]]]
-    report.against("mxm", pair[differ], second[differ],
-                   "install the same number of column groups on both planes",
-                   "the planes of the pair hold different group counts, see ")  # fmt: skip
+    report.against(
+        "mxm",
+        pair[differ],
+        second[differ],
+        "install the same number of column groups on both planes",
+        "the planes of the pair hold different group counts, see ",
+    )
 
 
 def _check_overlap(c: Columns, activations: Ints, report: CheckReport) -> None:
@@ -132,9 +155,13 @@ def _check_overlap(c: Columns, activations: Ints, report: CheckReport) -> None:
     order = np.lexsort((c.queue[row], c.cycle[row], keys))
     row, keys = row[order], keys[order]
     same = np.flatnonzero((keys[1:] == keys[:-1]) & (row[1:] != row[:-1]))
-    report.against("mxm", row[same + 1], row[same],
-                   "leave an fp16 activation its pair for two cycles",
-                   "the plane is occupied by ")  # fmt: skip
+    report.against(
+        "mxm",
+        row[same + 1],
+        row[same],
+        "leave an fp16 activation its pair for two cycles",
+        "the plane is occupied by ",
+    )
 
 
 def _check_accumulates(
@@ -144,13 +171,19 @@ def _check_accumulates(
     acc_keys = key(_plane(c, accumulates), c.cycle[accumulates])
     product = pick(activations, find(abc_keys, acc_keys - spec.mxm_multiply_cycles))
     lost = product < 0
-    report.add("missing", accumulates[lost],
-               f"no ABC was dispatched on the plane {spec.mxm_multiply_cycles} cycles before",
-               f"dispatch ACC {spec.mxm_multiply_cycles} cycles after its ABC")  # fmt: skip
+    report.add(
+        "missing",
+        accumulates[lost],
+        f"no ABC was dispatched on the plane {spec.mxm_multiply_cycles} cycles before",
+        f"dispatch ACC {spec.mxm_multiply_cycles} cycles after its ABC",
+    )
     unused = find(acc_keys, abc_keys + spec.mxm_multiply_cycles) < 0
-    report.add("missing", activations[unused],
-               f"no ACC takes its product {spec.mxm_multiply_cycles} cycles later",
-               f"dispatch ACC {spec.mxm_multiply_cycles} cycles after the ABC")  # fmt: skip
+    report.add(
+        "missing",
+        activations[unused],
+        f"no ACC takes its product {spec.mxm_multiply_cycles} cycles later",
+        f"dispatch ACC {spec.mxm_multiply_cycles} cycles after the ABC",
+    )
     if len(accumulates) == 0:
         return
     wide = np.where(lost, -1, c.of("w0", np.maximum(product, 0)))
@@ -162,9 +195,17 @@ def _check_accumulates(
     setter = np.maximum.accumulate(np.where(adds, -1, index))
     at = np.maximum(setter, 0)
     same = (setter >= 0) & (c.a[rows[at]] == c.a[rows]) & (_plane(c, rows[at]) == _plane(c, rows))
-    report.add("mxm", rows[adds & ~same], "the accumulator row was never SET in this launch",
-               "SET the row first")  # fmt: skip
+    report.add(
+        "mxm",
+        rows[adds & ~same],
+        "the accumulator row was never SET in this launch",
+        "SET the row first",
+    )
     differ = adds & same & (wide >= 0) & (wide[at] >= 0) & (wide != wide[at])
-    report.against("mxm", rows[differ], rows[at][differ],
-                   "accumulate one number type per row",
-                   "the row holds the other number type, SET by ")  # fmt: skip
+    report.against(
+        "mxm",
+        rows[differ],
+        rows[at][differ],
+        "accumulate one number type per row",
+        "the row holds the other number type, SET by ",
+    )

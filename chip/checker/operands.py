@@ -82,20 +82,30 @@ def check_operands(c: Columns, spec: ChipSpec, report: CheckReport) -> Operands:
     width_out = np.where(width_out == BY_ROTATE, safe_imm * safe_imm, width_out)
     width_out = np.where(width_out == BY_MODE, np.where(emits, EMITTED, 0), width_out)
 
-    _flag(report, "bounds", acc & ((mode < 0) | (mode > 3)), "mode is none of the four ACC modes",
-          "use AccMode")  # fmt: skip
+    _flag(
+        report,
+        "bounds",
+        acc & ((mode < 0) | (mode > 3)),
+        "mode is none of the four ACC modes",
+        "use AccMode",
+    )
     for used, code in ((codes0, c.s0), (codes1, s1)):
-        _flag(report, "bounds", used & ((code < 0) | (code > IMM)),
-              "an operand that is neither stream, ALU, self nor immediate",
-              "give the operand a code of chip.isa")  # fmt: skip
+        _flag(
+            report,
+            "bounds",
+            used & ((code < 0) | (code > IMM)),
+            "an operand that is neither stream, ALU, self nor immediate",
+            "give the operand a code of chip.isa",
+        )
     _check_widths(report, c, vxm, stream0, stream1, w0, w1, wo)
     vector = np.isin(width0, VXM_WIDTHS)
     width0 = np.where(stream0 & ~vector, 0, width0)
     width1 = np.where(stream1 & ~np.isin(width1, VXM_WIDTHS), 0, width1)
     width_out = np.where(vxm & ~np.isin(width_out, VXM_WIDTHS), 0, width_out)
     odd = (c.op == Op.ABC) & ~np.isin(w0, ABC_WIDTHS)
-    _flag(report, "mxm", odd, "an activation is 1 or 2 streams wide",
-          "set w0 to 1 (int8) or 2 (fp16)")  # fmt: skip
+    _flag(
+        report, "mxm", odd, "an activation is 1 or 2 streams wide", "set w0 to 1 (int8) or 2 (fp16)"
+    )
     width0 = np.where(odd, 0, width0)
     width0, width_out = _check_sxm(report, c, imm, w0, width0, width_out)
 
@@ -118,17 +128,32 @@ def _flag(report: CheckReport, code: str, wrong: Bools, other: str, mend: str) -
 
 
 def _check_widths(
-    report: CheckReport, c: Columns, vxm: Bools, stream0: Bools, stream1: Bools, w0: Ints, w1: Ints,
+    report: CheckReport,
+    c: Columns,
+    vxm: Bools,
+    stream0: Bools,
+    stream1: Bools,
+    w0: Ints,
+    w1: Ints,
     wo: Ints,
-) -> None:  # fmt: skip
+) -> None:
     for used, width, least in ((stream0, w0, 1), (stream1, w1, 1), (vxm, wo, 0)):
         wrong = used & ~(np.isin(width, VXM_WIDTHS) | ((width == 0) & (least == 0)))
-        _flag(report, "align", wrong, "a value is 1, 2 or 4 streams wide",
-              "set the operand's width to 1, 2 or 4")  # fmt: skip
+        _flag(
+            report,
+            "align",
+            wrong,
+            "a value is 1, 2 or 4 streams wide",
+            "set the operand's width to 1, 2 or 4",
+        )
 
 
 def _check_group(
-    report: CheckReport, name: str, stream: Ints, width: Ints, align: Ints,
+    report: CheckReport,
+    name: str,
+    stream: Ints,
+    width: Ints,
+    align: Ints,
     rotate: Bools | None = None,
 ) -> Bools:
     """Rows whose group is inside the streams, one direction and aligned; findings otherwise."""
@@ -139,15 +164,34 @@ def _check_group(
     outside = used & ~turning & ((stream < 0) | (last >= STREAMS))
     crossing = used & ~outside & (stream // EAST_STREAMS != last // EAST_STREAMS)
     skewed = used & ~outside & ~crossing & (stream % np.maximum(align, 1) != 0)
-    _flag(report, "bounds", outside, f"{name} names a stream outside 0..63",
-          f"choose {name} within 0..63")  # fmt: skip
-    _flag(report, "align", turning, "the n x n streams cross the border of the directions",
-          "choose out so that n x n streams fit before stream 32 or 64")  # fmt: skip
-    _flag(report, "bounds", crossing & ~turning,
-          f"the streams of {name} cross the border between E31 and W0",
-          f"choose {name} so that the whole group flows one way")  # fmt: skip
-    _flag(report, "align", skewed, f"{name} is not aligned to its width",
-          f"start {name} at a multiple of its width")  # fmt: skip
+    _flag(
+        report,
+        "bounds",
+        outside,
+        f"{name} names a stream outside 0..63",
+        f"choose {name} within 0..63",
+    )
+    _flag(
+        report,
+        "align",
+        turning,
+        "the n x n streams cross the border of the directions",
+        "choose out so that n x n streams fit before stream 32 or 64",
+    )
+    _flag(
+        report,
+        "bounds",
+        crossing & ~turning,
+        f"the streams of {name} cross the border between E31 and W0",
+        f"choose {name} so that the whole group flows one way",
+    )
+    _flag(
+        report,
+        "align",
+        skewed,
+        f"{name} is not aligned to its width",
+        f"start {name} at a multiple of its width",
+    )
     sound: Bools = used & ~outside & ~crossing & ~skewed
     return sound
 
@@ -157,20 +201,30 @@ def _check_alu_groups(
 ) -> None:
     rows = np.flatnonzero(ARITY[c.op] > 0)
     alu = c.queue[rows] - VXM_QUEUE
-    for name, stream, width in (("s0", c.s0, width0), ("s1", s1, width1),
-                                ("out", c.out, width_out)):  # fmt: skip
+    for name, stream, width in (
+        ("s0", c.s0, width0),
+        ("s1", s1, width1),
+        ("out", c.out, width_out),
+    ):
         used = width[rows] > 0
         group = np.where(used, stream[rows] % EAST_STREAMS // 4, 0)
         wrong = rows[used & ~ALU_REACH[alu, group]]
-        report.add("alu", wrong, f"{name} lies outside the SG4s that the ALU's row reaches",
-                   "move the operand to an SG4 of the row or the operation to another row"
-                   )  # fmt: skip
+        report.add(
+            "alu",
+            wrong,
+            f"{name} lies outside the SG4s that the ALU's row reaches",
+            "move the operand to an SG4 of the row or the operation to another row",
+        )
     both = (width0[rows] > 0) & (width1[rows] > 0)
     x, y = c.s0[rows], s1[rows]
     same = x % EAST_STREAMS // 4 == y % EAST_STREAMS // 4
     wrong = rows[both & same & (x // EAST_STREAMS != y // EAST_STREAMS)]
-    report.add("alu", wrong, "s0 and s1 are the same SG4 number from both directions",
-               "bring one operand on another SG4")  # fmt: skip
+    report.add(
+        "alu",
+        wrong,
+        "s0 and s1 are the same SG4 number from both directions",
+        "bring one operand on another SG4",
+    )
 
 
 def _check_sxm(
@@ -180,33 +234,56 @@ def _check_sxm(
     distribute, transpose = c.op == Op.DISTRIBUTE, c.op == Op.TRANSPOSE
     unit = (c.queue - SXM_QUEUE) % 8
     odd = distribute & ~np.isin(w0, DISTRIBUTE_WIDTHS)
-    _flag(report, "sxm", odd, "the distributor moves 1, 2, 4 or 8 streams",
-          "set w0 to 1, 2, 4 or 8")  # fmt: skip
+    _flag(
+        report, "sxm", odd, "the distributor moves 1, 2, 4 or 8 streams", "set w0 to 1, 2, 4 or 8"
+    )
     width0, width_out = np.where(odd, 0, width0), np.where(odd, 0, width_out)
     for stream in (c.s0, c.out):
         good = distribute & ~odd & (stream >= 0)
         wrong = good & (stream // 8 != (stream + w0 - 1) // 8)
-        _flag(report, "sxm", wrong, "the streams cross the border of an SG8",
-              "keep the whole group inside one SG8")  # fmt: skip
+        _flag(
+            report,
+            "sxm",
+            wrong,
+            "the streams cross the border of an SG8",
+            "keep the whole group inside one SG8",
+        )
     sg = np.where(distribute, c.s0 % EAST_STREAMS // 8, c.s0 % EAST_STREAMS // 16)
     wrong = (distribute & (sg != unit)) | (transpose & (sg != unit - 4))
-    _flag(report, "sxm", wrong & (c.s0 >= 0) & (c.s0 < STREAMS),
-          "s0 belongs to another unit of the SXM",
-          "use the distributor of s0's SG8, the transposer of s0's SG16")  # fmt: skip
+    _flag(
+        report,
+        "sxm",
+        wrong & (c.s0 >= 0) & (c.s0 < STREAMS),
+        "s0 belongs to another unit of the SXM",
+        "use the distributor of s0's SG8, the transposer of s0's SG16",
+    )
     rotate = (c.op == Op.ROTATE) & ~np.isin(imm, ROTATE_SIZES)
     _flag(report, "sxm", rotate, "ROTATE turns 3 x 3 or 4 x 4 lanes", "set imm to 3 or 4")
     width_out = np.where(rotate, 0, width_out)
     maps = c.program.maps
     lanes = np.arange(SUPERLANES * 16)
-    good_map = np.array([m.shape == lanes.shape and bool(np.array_equal(np.sort(m), lanes))
-                         for m in maps] + [False], np.bool_)  # fmt: skip
+    good_map = np.array(
+        [m.shape == lanes.shape and bool(np.array_equal(np.sort(m), lanes)) for m in maps]
+        + [False],
+        np.bool_,
+    )
     permute = c.op == Op.PERMUTE
     known = (imm >= 0) & (imm < len(maps))
-    _flag(report, "sxm", permute & ~known, "the program has no such lane map",
-          "add the map or choose imm among the program's maps")  # fmt: skip
+    _flag(
+        report,
+        "sxm",
+        permute & ~known,
+        "the program has no such lane map",
+        "add the map or choose imm among the program's maps",
+    )
     broken = permute & known & ~good_map[np.where(known, imm, -1)]
-    _flag(report, "sxm", broken, "the lane map is no permutation of the 320 lanes",
-          "use each in-lane exactly once")  # fmt: skip
+    _flag(
+        report,
+        "sxm",
+        broken,
+        "the lane map is no permutation of the 320 lanes",
+        "use each in-lane exactly once",
+    )
     return width0, width_out
 
 
@@ -215,18 +292,38 @@ def _check_addresses(report: CheckReport, c: Columns, spec: ChipSpec) -> tuple[I
     mapped = (c.op == Op.GATHER) | (c.op == Op.SCATTER)
     bank, last = spec.words_per_bank, spec.words_per_slice - 1
     outside = (plain | mapped) & ((c.a < 0) | (c.a > last))
-    _flag(report, "bounds", outside, f"word {last} is the slice's last",
-          f"keep the address within 0..{last}")  # fmt: skip
+    _flag(
+        report,
+        "bounds",
+        outside,
+        f"word {last} is the slice's last",
+        f"keep the address within 0..{last}",
+    )
     lo, hi = c.of("lo"), c.of("hi")
     lo, hi = np.where(mapped, lo, c.a), np.where(mapped, hi, c.a)
     window = mapped & ((lo < 0) | (hi > last) | (lo > hi) | (lo // bank != hi // bank))
-    _flag(report, "bounds", window, "the window is empty or not inside one bank",
-          f"declare lo <= hi inside 0..{bank - 1} or {bank}..{last}")  # fmt: skip
+    _flag(
+        report,
+        "bounds",
+        window,
+        "the window is empty or not inside one bank",
+        f"declare lo <= hi inside 0..{bank - 1} or {bank}..{last}",
+    )
     rows = spec.mxm_accumulator_rows
     for op, (least, most) in {**GROUPS_RANGES, Op.ACC: (0, rows - 1)}.items():
         wrong = (c.op == op) & ((c.a < least) | (c.a > most))
-        _flag(report, "bounds", wrong, f"{op.name} takes {least}..{most}",
-              f"keep a within {least}..{most}")  # fmt: skip
-    _flag(report, "bounds", c.cycle < 0, "a launch starts at cycle 0",
-          "move the block to a later cycle")  # fmt: skip
+        _flag(
+            report,
+            "bounds",
+            wrong,
+            f"{op.name} takes {least}..{most}",
+            f"keep a within {least}..{most}",
+        )
+    _flag(
+        report,
+        "bounds",
+        c.cycle < 0,
+        "a launch starts at cycle 0",
+        "move the block to a later cycle",
+    )
     return lo, hi, (plain & ~outside) | (mapped & ~window)

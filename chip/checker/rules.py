@@ -48,8 +48,12 @@ def check(
     report = CheckReport(everything, chip)
     _report_blocks(everything, report)
     wrong = unit_mismatch(everything)
-    report.add("queue", np.flatnonzero(wrong), "the operation belongs to another unit's queue",
-               "dispatch it on a queue of its own unit")  # fmt: skip
+    report.add(
+        "queue",
+        np.flatnonzero(wrong),
+        "the operation belongs to another unit's queue",
+        "dispatch it on a queue of its own unit",
+    )
     columns = _only(everything, ~wrong) if wrong.any() else everything
     report.columns = columns
     operands = check_operands(columns, spec, report)
@@ -70,25 +74,39 @@ def assert_legal(program: Program, spec: ChipSpec, *, chip: int | None = None) -
     for finding in check(program, spec, chip=chip):
         if finding.severity == ERROR:
             raise ProgramFault(
-                code=finding.code, chip=-1 if chip is None else chip, cycle=finding.cycle,
+                code=finding.code,
+                chip=-1 if chip is None else chip,
+                cycle=finding.cycle,
                 queue=finding.queue,
                 message=f"{finding.instruction}: {finding.other}; {finding.mend}",
-            )  # fmt: skip
+            )
 
 
 def _ordered(findings: list[Finding]) -> list[Finding]:
     unique = dict.fromkeys(findings)
     return sorted(
-        unique, key=lambda f: (f.severity != ERROR, -1 if f.chip is None else f.chip,
-                               f.cycle, f.queue, f.code),
-    )  # fmt: skip
+        unique,
+        key=lambda f: (
+            f.severity != ERROR,
+            -1 if f.chip is None else f.chip,
+            f.cycle,
+            f.queue,
+            f.code,
+        ),
+    )
 
 
 def _only(c: Columns, keep: Bools) -> Columns:
     return replace(
-        c, block=c.block[keep], cycle=c.cycle[keep], queue=c.queue[keep], op=c.op[keep],
-        a=c.a[keep], s0=c.s0[keep], out=c.out[keep],
-    )  # fmt: skip
+        c,
+        block=c.block[keep],
+        cycle=c.cycle[keep],
+        queue=c.queue[keep],
+        op=c.op[keep],
+        a=c.a[keep],
+        s0=c.s0[keep],
+        out=c.out[keep],
+    )
 
 
 def _report_blocks(c: Columns, report: CheckReport) -> None:
@@ -104,7 +122,14 @@ def _report_blocks(c: Columns, report: CheckReport) -> None:
         op = int(block["op"])
         name = Op(op).name if op in Op._value2member_map_ else f"op {op}"
         report.findings.append(
-            Finding("bounds", report.chip, int(block["cycle"]), int(block["queue"]),
-                    f"{name} (block {index})", reason,
-                    "correct the block's repeat counts or gang", block=index)
-        )  # fmt: skip
+            Finding(
+                "bounds",
+                report.chip,
+                int(block["cycle"]),
+                int(block["queue"]),
+                f"{name} (block {index})",
+                reason,
+                "correct the block's repeat counts or gang",
+                block=index,
+            )
+        )

@@ -25,12 +25,16 @@ def _drive_latency(spec: ChipSpec) -> Ints:
     latency = np.zeros(256, np.int64)
     latency[ARITY > 0] = spec.alu_entry_cycles + spec.alu_cycles
     for op, cycles in (
-        (Op.READ, spec.read_cycles), (Op.GATHER, spec.gather_cycles),
-        (Op.ACC, spec.mxm_accumulate_cycles), (Op.DISTRIBUTE, spec.distribute_cycles),
-        (Op.TRANSPOSE, spec.transpose_cycles), (Op.PERMUTE, spec.permute_cycles),
-        (Op.SHIFT, spec.shift_cycles), (Op.ROTATE, spec.rotate_cycles),
+        (Op.READ, spec.read_cycles),
+        (Op.GATHER, spec.gather_cycles),
+        (Op.ACC, spec.mxm_accumulate_cycles),
+        (Op.DISTRIBUTE, spec.distribute_cycles),
+        (Op.TRANSPOSE, spec.transpose_cycles),
+        (Op.PERMUTE, spec.permute_cycles),
+        (Op.SHIFT, spec.shift_cycles),
+        (Op.ROTATE, spec.rotate_cycles),
         (Op.RECEIVE, spec.receive_cycles),
-    ):  # fmt: skip
+    ):
         latency[op] = cycles
     return latency
 
@@ -58,9 +62,7 @@ def check_streams(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport
     """Rules ``driver``, ``missing`` and ``want`` of streams; warning ``overwritten``."""
     makers = np.flatnonzero(ops.width_out > 0)
     cycle = c.cycle[makers] + _drive_latency(spec)[c.op[makers]]
-    keys, owner = _spread(
-        c, makers, c.out[makers], ops.width_out[makers], DRIVE_POSITION, cycle
-    )
+    keys, owner = _spread(c, makers, c.out[makers], ops.width_out[makers], DRIVE_POSITION, cycle)
     order = np.argsort(keys, kind="stable")
     keys, producer = keys[order], makers[owner[order]]
     twice = np.flatnonzero(keys[1:] == keys[:-1])
@@ -68,9 +70,7 @@ def check_streams(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport
     read: Bools = np.zeros(len(keys), np.bool_)
     for name, first, width in (("0", c.s0, ops.width0), ("1", ops.s1, ops.width1)):
         rows = np.flatnonzero(width > 0)
-        wanted, takes = _spread(
-            c, rows, first[rows], width[rows], SAMPLE_POSITION, c.cycle[rows]
-        )
+        wanted, takes = _spread(c, rows, first[rows], width[rows], SAMPLE_POSITION, c.cycle[rows])
         at = np.searchsorted(keys, wanted) - 1
         found = at >= 0
         if len(keys):
@@ -93,8 +93,9 @@ def _report_drivers(
         other = others[i] if later[i] else rows[i]
         return f"{stream} is driven there in that cycle by {c.place(int(other))} too"
 
-    report.add("driver", np.where(later, rows, others), name,
-               "move one of them to another stream or cycle")  # fmt: skip
+    report.add(
+        "driver", np.where(later, rows, others), name, "move one of them to another stream or cycle"
+    )
 
 
 def _report_missing(
@@ -119,8 +120,12 @@ def _report_missing(
         side = "later" if best > 0 else "earlier"
         return f"no value on {here} passes; the nearest passes {abs(best)} cycles {side}"
 
-    report.add("missing", rows[takes[lost]], name,
-               "drive the stream upstream on this diagonal or move the consumer")  # fmt: skip
+    report.add(
+        "missing",
+        rows[takes[lost]],
+        name,
+        "drive the stream upstream on this diagonal or move the consumer",
+    )
 
 
 def _report_overwritten(
@@ -128,10 +133,14 @@ def _report_overwritten(
 ) -> None:
     """Untagged values nobody read before the next producer on their diagonal replaced them."""
     replaced = np.flatnonzero(
-        ~read[:-1] & (keys[1:] >> _PLACE_BITS == keys[:-1] >> _PLACE_BITS)
-        & (keys[1:] != keys[:-1])
-    )  # fmt: skip
+        ~read[:-1] & (keys[1:] >> _PLACE_BITS == keys[:-1] >> _PLACE_BITS) & (keys[1:] != keys[:-1])
+    )
     replaced = replaced[c.of("tag", producer[replaced]) == 0]
-    report.against("overwritten", producer[replaced], producer[replaced + 1],
-                   "give operands their want, or do not drive an unread value",
-                   "nobody reads the value before it is replaced by ", WARNING)  # fmt: skip
+    report.against(
+        "overwritten",
+        producer[replaced],
+        producer[replaced + 1],
+        "give operands their want, or do not drive an unread value",
+        "nobody reads the value before it is replaced by ",
+        WARNING,
+    )

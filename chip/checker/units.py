@@ -88,16 +88,24 @@ def check_queues(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport)
     same = np.flatnonzero(full[1:] // 8 == full[:-1] // 8)
     first, second = full[same] % 8, full[same + 1] % 8
     paired = ((first == 1) & (second == 2)) | ((first == 3) & (second == 4))
-    report.against("queue", order[same + 1][~paired], order[same][~paired],
-                   "move one of them to another cycle or queue",
-                   "the queue already dispatches ")  # fmt: skip
+    report.against(
+        "queue",
+        order[same + 1][~paired],
+        order[same][~paired],
+        "move one of them to another cycle or queue",
+        "the queue already dispatches ",
+    )
     ports = same[first + 2 * second == 5]
     read, write = order[ports], order[ports + 1]
     clash = ops.mem[read] & ops.mem[write]
     clash &= ops.lo[read] // spec.words_per_bank == ops.lo[write] // spec.words_per_bank
-    report.against("bank", read[clash], write[clash],
-                   "place one of them in the slice's other bank or in another cycle",
-                   "the same bank serves ")  # fmt: skip
+    report.against(
+        "bank",
+        read[clash],
+        write[clash],
+        "place one of them in the slice's other bank or in another cycle",
+        "the same bank serves ",
+    )
 
 
 def check_sram(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
@@ -112,9 +120,13 @@ def check_sram(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -
         hit = np.flatnonzero(at >= 0)
         read, write = reads[hit], writes[at[hit]]
         clash = (ops.lo[read] <= ops.hi[write]) & (ops.lo[write] <= ops.hi[read])
-        report.against("in-flight", read[clash], write[clash],
-                       f"read at least {spec.write_cycles} cycles after the write",
-                       "the word is still being written by ")  # fmt: skip
+        report.against(
+            "in-flight",
+            read[clash],
+            write[clash],
+            f"read at least {spec.write_cycles} cycles after the write",
+            "the word is still being written by ",
+        )
 
 
 def check_initialised(
@@ -130,8 +142,13 @@ def check_initialised(
     words, owner = _words(c, ops, reads, spec)
     late = since[words] > c.cycle[reads[owner]]
     bad = reads[np.unique(owner[late])]
-    report.add("uninitialised", bad, "a word it reads was never written before",
-               "load or write the word first, or accept zero", WARNING)  # fmt: skip
+    report.add(
+        "uninitialised",
+        bad,
+        "a word it reads was never written before",
+        "load or write the word first, or accept zero",
+        WARNING,
+    )
 
 
 def _words(c: Columns, ops: Operands, rows: Ints, spec: ChipSpec) -> tuple[Ints, Ints]:
@@ -151,8 +168,12 @@ def check_sync(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     notify = notify[np.argsort(c.cycle[notify], kind="stable")]
     at = np.searchsorted(c.cycle[notify], c.cycle[syncs], side="left")
     stuck = at >= len(notify)
-    report.add("sync", syncs[stuck], "no NOTIFY is dispatched at or after it",
-               "dispatch a NOTIFY on another queue")  # fmt: skip
+    report.add(
+        "sync",
+        syncs[stuck],
+        "no NOTIFY is dispatched at or after it",
+        "dispatch a NOTIFY on another queue",
+    )
     release = np.full(len(syncs), np.iinfo(np.int64).max, np.int64)
     release[~stuck] = c.cycle[notify[at[~stuck]]] + spec.notify_cycles
     keys = key(c.queue, c.cycle)
@@ -161,8 +182,13 @@ def check_sync(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     inside = following < len(order)
     rows = order[np.minimum(following, len(order) - 1)]
     wrong = inside & (c.queue[rows] == c.queue[syncs]) & (c.cycle[rows] < release)
-    report.against("sync", rows[wrong], syncs[wrong],
-                   "dispatch it after the NOTIFY's release", "the queue is parked by ")  # fmt: skip
+    report.against(
+        "sync",
+        rows[wrong],
+        syncs[wrong],
+        "dispatch it after the NOTIFY's release",
+        "the queue is parked by ",
+    )
 
 
 def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
@@ -178,22 +204,31 @@ def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: CheckRe
         wanted = key(source, c.cycle[rows] - spec.alu_cycles)
         at = np.where(own, latest(keys, wanted, source), find(keys, wanted))
         lost = at < 0
-        report.add("missing", rows[lost & ~own],
-                   f"that ALU dispatched nothing exactly {spec.alu_cycles} cycles before",
-                   f"dispatch the operand's operation {spec.alu_cycles} cycles earlier"
-                   )  # fmt: skip
-        report.add("missing", rows[lost & own],
-                   f"the ALU has no own result {spec.alu_cycles} or more cycles old",
-                   "dispatch the first operation without self")  # fmt: skip
+        report.add(
+            "missing",
+            rows[lost & ~own],
+            f"that ALU dispatched nothing exactly {spec.alu_cycles} cycles before",
+            f"dispatch the operand's operation {spec.alu_cycles} cycles earlier",
+        )
+        report.add(
+            "missing",
+            rows[lost & own],
+            f"the ALU has no own result {spec.alu_cycles} or more cycles old",
+            "dispatch the first operation without self",
+        )
 
 
 def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: CheckReport) -> None:
     """Rule ``want``: the resolved producer carries the wanted tag."""
     asked = np.flatnonzero((want != 0) & (producer >= 0))
     wrong = asked[c.of("tag", producer[asked]) != want[asked]]
-    report.against("want", rows[wrong], producer[wrong],
-                   "delay or move the value in between, or correct tag and want",
-                   "the wanted value is replaced by ")  # fmt: skip
+    report.against(
+        "want",
+        rows[wrong],
+        producer[wrong],
+        "delay or move the value in between, or correct tag and want",
+        "the wanted value is replaced by ",
+    )
 
 
 def check_sends(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
@@ -204,8 +239,10 @@ def check_sends(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
     close = (c.queue[before] == c.queue[after]) & (
         c.cycle[after] - c.cycle[before] < spec.send_spacing_cycles
     )
-    report.against("link", after[close], before[close],
-                   f"space the SENDs of a link {spec.send_spacing_cycles} cycles apart",
-                   "the link still carries the vector of ")  # fmt: skip
-
-
+    report.against(
+        "link",
+        after[close],
+        before[close],
+        f"space the SENDs of a link {spec.send_spacing_cycles} cycles apart",
+        "the link still carries the vector of ",
+    )

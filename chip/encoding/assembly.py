@@ -77,9 +77,23 @@ _COLUMN: dict[str, int] = {name: i for i, name in enumerate(BLOCK_DTYPE.names or
 _NEUTRAL: tuple[int, ...] = new_blocks(1)[0].item()
 _REPEATS = (("n1", "dc1", "da1"), ("n2", "dc2", "da2"))
 _KEYS = (
-    "a", "s0", "w0", "s1", "w1", "out", "wo", "mode", "imm", "lo", "hi", "tag", "want0", "want1",
-    "dcg", "dsg",
-)  # fmt: skip
+    "a",
+    "s0",
+    "w0",
+    "s1",
+    "w1",
+    "out",
+    "wo",
+    "mode",
+    "imm",
+    "lo",
+    "hi",
+    "tag",
+    "want0",
+    "want1",
+    "dcg",
+    "dsg",
+)
 _OPERAND_KEYS = ("s0", "s1", "out")
 _QUEUE_CODE = {queue_name(q): q for q in range(QUEUES)}
 _OPERAND_CODE = {stream_name(code): code for code in range(-1, IMM + 1)}

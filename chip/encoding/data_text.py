@@ -63,10 +63,15 @@ def read_data(members: Sequence[int], first: int, words: Sequence[str]) -> list[
         raise AssemblyError(f".data ends beyond word {MAX_WORDS_PER_SLICE - 1}, the last one")
     planes = np.resize(values, rows * LANES).view(np.uint8).reshape(rows, LANES, kind.itemsize)
     filled = [
-        (int(slice_), first, np.ascontiguousarray(
-            planes[place // kind.itemsize :: groups, :, place % kind.itemsize]))
+        (
+            int(slice_),
+            first,
+            np.ascontiguousarray(
+                planes[place // kind.itemsize :: groups, :, place % kind.itemsize]
+            ),
+        )
         for place, slice_ in enumerate(members)
-    ]  # fmt: skip
+    ]
     return [entry for entry in filled if len(entry[2])]
 
 

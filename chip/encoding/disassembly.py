@@ -111,9 +111,11 @@ def _write_gangs(
     for number, members in enumerate(program.gangs):
         meant.setdefault(members, number)
     said = np.array(
-        [len(members) > 1 and meant[members] == number
-         for number, members in enumerate(program.gangs)]
-    )  # fmt: skip
+        [
+            len(members) > 1 and meant[members] == number
+            for number, members in enumerate(program.gangs)
+        ]
+    )
     heads = np.array([members[0] for members in program.gangs], np.int64)
     unsaid = (gang >= 0) & ~said[gang]
     columns.text(" gang=", unsaid)

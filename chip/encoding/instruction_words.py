@@ -29,9 +29,20 @@ NOP, REPEAT = 0, 3
 NOP_MAX = 65_535
 
 _LAYOUT = (
-    ("op", 8), ("pair", 1), ("mode", 2), ("w0", 5), ("w1", 5), ("wo", 5), ("s0", 8), ("s1", 8),
-    ("out", 8), ("a", 16), ("imm", 32), ("lo", 15), ("hi", 15),
-)  # fmt: skip
+    ("op", 8),
+    ("pair", 1),
+    ("mode", 2),
+    ("w0", 5),
+    ("w1", 5),
+    ("wo", 5),
+    ("s0", 8),
+    ("s1", 8),
+    ("out", 8),
+    ("a", 16),
+    ("imm", 32),
+    ("lo", 15),
+    ("hi", 15),
+)
 _STEP_MODULUS = 1 << 13
 _NO_OPERAND = 255
 #: Columns an instruction word carries.
@@ -191,9 +202,15 @@ def _decode_queue(queue: int, data: bytes) -> list[Fields]:
                 slot = []
             imm = word["imm"]
             row = {
-                **word, "cycle": free, "queue": queue, "n1": 1, "dc1": 0, "da1": 0,
-                "imm": imm - (1 << 32) if imm >> 31 else imm, "last": 1 - pair,
-            }  # fmt: skip
+                **word,
+                "cycle": free,
+                "queue": queue,
+                "n1": 1,
+                "dc1": 0,
+                "da1": 0,
+                "imm": imm - (1 << 32) if imm >> 31 else imm,
+                "last": 1 - pair,
+            }
             slot.append(row)
             rows.append(row)
             free += 1 - pair

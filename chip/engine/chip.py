@@ -155,10 +155,14 @@ class Chip:
         self._links[[frames.SENT, frames.RECEIVED]] = 0
         frame = self._frame
         for position, array in (
-            (frames.TABLE, linked.table), (frames.STARTS, linked.starts),
-            (frames.ARGUMENTS, linked.arguments), (frames.WEIGHTS, linked.weights),
-            (frames.MAPS, linked.maps), (frames.ROWS, self._flat), (frames.WORDS, self._words),
-        ):  # fmt: skip
+            (frames.TABLE, linked.table),
+            (frames.STARTS, linked.starts),
+            (frames.ARGUMENTS, linked.arguments),
+            (frames.WEIGHTS, linked.weights),
+            (frames.MAPS, linked.maps),
+            (frames.ROWS, self._flat),
+            (frames.WORDS, self._words),
+        ):
             frames.put(frame, position, array)
         frame[frames.LAUNCH_NUMBER] = launch
 
@@ -260,9 +264,16 @@ def run_chips(
         chip._code[0] = frames.READY
         chip._frame[frames.KEY] = r.key
         loop.run_chips(
-            chip._frame.reshape(1, -1), chip._code, r.counts, r.meta, r.data, until, rounds, _ALONE,
+            chip._frame.reshape(1, -1),
+            chip._code,
+            r.counts,
+            r.meta,
+            r.data,
+            until,
+            rounds,
+            _ALONE,
             0,
-        )  # fmt: skip
+        )
         return [chip._stopped(int(chip._code[0]))]
     joined = np.array([chip._frame for chip in chips]).reshape(-1, frames.LENGTH)
     joined[:, frames.KEY] = r.key

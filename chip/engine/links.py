@@ -19,7 +19,7 @@ from chip.engine.frames import (
     SEEN_LAUNCH,
     SEEN_SEQUENCE,
 )
-from chip.engine.machine import Machine, Piece
+from chip.engine.machine import LinkedPiece, Machine
 from chip.engine.mixing import mix64, mix_known, products
 from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, MIX, SENT_CYCLE, SEQUENCE, TAIL
 from chip.engine.sram import copy
@@ -59,7 +59,7 @@ class Ring(NamedTuple):
 
 
 @jit_inline
-def send(m: Machine, p: Piece, ring: Ring, sent: Array, k: int) -> int:
+def send(m: Machine, p: LinkedPiece, ring: Ring, sent: Array, k: int) -> int:
     """Send vectors k .. elements - 1 as far as the ring has room; returns the next one.
 
     sent int64 [LINKS]: vectors of this launch.
@@ -112,7 +112,7 @@ def _judge(m: Machine, about: Array, a: Any, sequence: int, cycle: int) -> int:
 
 
 @jit_inline
-def receive(m: Machine, p: Piece, ring: Ring, received: Array, state: Array, k: int) -> int:
+def receive(m: Machine, p: LinkedPiece, ring: Ring, received: Array, state: Array, k: int) -> int:
     """Receive vectors k .. elements - 1 as far as they are there; returns the next one.
 
     The vector that is not the scheduled one stays in the ring; state[DETAIL] says why, else

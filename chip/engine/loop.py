@@ -30,7 +30,7 @@ from chip.engine.frames import (
     WINDOW,
 )
 from chip.engine.links import Ring, receive, send
-from chip.engine.machine import Machine, Piece, open_frame
+from chip.engine.machine import LinkedPiece, Machine, open_frame
 from chip.engine.mxm import run_acc
 from chip.engine.sram import mix_only, run_read, run_window, run_write
 from chip.engine.sxm import run_sxm
@@ -67,7 +67,13 @@ _PATIENCE = 2000  # ... before it gives up
 
 @jit_inline
 def _exchange(
-    m: Machine, p: Piece, state: Array, links: Array, counts: Array, meta: Array, link_data: Array
+    m: Machine,
+    p: LinkedPiece,
+    state: Array,
+    links: Array,
+    counts: Array,
+    meta: Array,
+    link_data: Array,
 ) -> int:
     """The elements of a SEND or RECEIVE; DONE, or why it stopped, ``state`` saying where."""
     link = p.queue - C2C_QUEUE
@@ -93,9 +99,7 @@ def _exchange(
 
 
 @jit_uncounted
-def execute(
-    frame: Array, counts: Array, meta: Array, link_data: Array, until: int
-) -> int:
+def execute(frame: Array, counts: Array, meta: Array, link_data: Array, until: int) -> int:
     """Run a chip's pieces in order from its state's position; returns why it stopped.
 
     frame: as of ``chip.engine.frames``; counts, meta, link_data: the rings; pieces that start at
@@ -110,10 +114,14 @@ def execute(
         pc = state[PC]
         if starts[pc] >= until:
             return WINDOW
-        p = Piece(
-            table[pc, PIECE_OP], table[pc, PIECE_QUEUE], table[pc, PIECE_ELEMENTS],
-            table[pc, PIECE_FIRST], table[pc, PIECE_STRIDE], table[pc, PIECE_IMM],
-        )  # fmt: skip
+        p = LinkedPiece(
+            table[pc, PIECE_OP],
+            table[pc, PIECE_QUEUE],
+            table[pc, PIECE_ELEMENTS],
+            table[pc, PIECE_FIRST],
+            table[pc, PIECE_STRIDE],
+            table[pc, PIECE_IMM],
+        )
         if p.op == SEND or p.op == RECEIVE:
             code = _exchange(m, p, state, links, counts, meta, link_data)
             if code != DONE:
@@ -150,8 +158,15 @@ def _anybody_moves(moving: Array, own: int) -> bool:
 
 @jit_uncounted
 def run_chips(
-    frames: Array, codes: Array, counts: Array, meta: Array, link_data: Array, until: int,
-    rounds: int, moving: Array, own: int,
+    frames: Array,
+    codes: Array,
+    counts: Array,
+    meta: Array,
+    link_data: Array,
+    until: int,
+    rounds: int,
+    moving: Array,
+    own: int,
 ) -> bool:
     """Step chips in turn, each as far as it can, ``rounds`` times at most.
 

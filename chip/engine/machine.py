@@ -86,7 +86,7 @@ class Machine(NamedTuple):
     data: bool
 
 
-class Piece(NamedTuple):
+class LinkedPiece(NamedTuple):
     """A piece of the table; arguments of element k begin at first + k * stride."""
 
     op: int

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine.dot_int8 import dot, lay
-from chip.engine.machine import Halves, Machine, Piece
+from chip.engine.machine import Halves, LinkedPiece, Machine
 from chip.engine.vxm import encode
 from chip.jit import jit_any_order, jit_inline, jit_uncounted, prefetch_row, row_of
 from chip.linking import (
@@ -96,8 +96,9 @@ def decode_half(low: Array, high: Array, bits: Array, values: Array) -> bool:
         magnitude = np.uint32(h & np.uint32(0x7FFF))
         top = max(top, magnitude)
         bits[i] = np.uint16(h)
-        u = np.uint32((np.uint32(h & np.uint32(0x8000)) << np.uint32(16))
-                      | (magnitude << np.uint32(13)))  # fmt: skip
+        u = np.uint32(
+            (np.uint32(h & np.uint32(0x8000)) << np.uint32(16)) | (magnitude << np.uint32(13))
+        )
         values[i] = u.view(np.float32) * _SCALE
     return bool(top < np.uint32(0x7C00))
 
@@ -184,8 +185,15 @@ def find_repeats(
 
 @jit_uncounted
 def dot_fp16(
-    rows8: Array, weights: Array, at_low: int, at_high: int, columns: int, count: int,
-    activations: Halves, p: Array, repeats: Array,
+    rows8: Array,
+    weights: Array,
+    at_low: int,
+    at_high: int,
+    columns: int,
+    count: int,
+    activations: Halves,
+    p: Array,
+    repeats: Array,
 ) -> None:
     """p[k, c] = fp16 column c (low and high byte rows) . activation k < count, fp32.
 
@@ -245,7 +253,7 @@ def _copy_word(source: Array, target: Array) -> None:
 
 
 @jit_inline
-def _together(m: Machine, p: Piece, k: int) -> int:
+def _together(m: Machine, p: LinkedPiece, k: int) -> int:
     """How many ACCs from element ``k`` on, of one install, one pass over its weights takes."""
     arguments = m.arguments
     at = p.first + k * p.stride
@@ -276,9 +284,15 @@ def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> No
             activation = arguments[at + k * stride + ACC_ACTIVATION]
             lay_int8(row_of(m.signed, activation), row_of(m.laid, k))
         dot_int8(
-            m.signed, m.weights, install, groups, row_of(m.laid, 0), row_of(m.laid, 1),
-            row_of(m.products_i, 0), row_of(m.products_i, 1),
-        )  # fmt: skip
+            m.signed,
+            m.weights,
+            install,
+            groups,
+            row_of(m.laid, 0),
+            row_of(m.laid, 1),
+            row_of(m.products_i, 0),
+            row_of(m.products_i, 1),
+        )
         return
     high_install = arguments[at + ACC_WEIGHTS_HIGH]
     if install != compared:
@@ -294,7 +308,7 @@ def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> No
 
 
 @jit_inline
-def run_acc(m: Machine, p: Piece, first: int) -> None:
+def run_acc(m: Machine, p: LinkedPiece, first: int) -> None:
     """The elements of an ACC from ``first`` on, and the ABCs whose products they take."""
     arguments = m.arguments
     compared = -1
@@ -310,9 +324,13 @@ def run_acc(m: Machine, p: Piece, first: int) -> None:
             number = arguments[at + ACC_PLANE] * m.plane_rows + arguments[at + ACC_ROW]
             row = row_of(m.accumulators, number)
             _accumulate(
-                mode, arguments[at + ACC_TYPE], row, row_of(m.accumulators_f, number),
-                row_of(m.products_u, j), row_of(m.products_f, j),
-            )  # fmt: skip
+                mode,
+                arguments[at + ACC_TYPE],
+                row,
+                row_of(m.accumulators_f, number),
+                row_of(m.products_u, j),
+                row_of(m.products_f, j),
+            )
             if mode >= SET_EMIT:
                 if arguments[at + ACC_WORD] >= 0:
                     _copy_word(row, row_of(m.words, arguments[at + ACC_WORD]))

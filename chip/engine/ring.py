@@ -38,9 +38,12 @@ class Rings:
     """counts int64 [n, 16], meta int64 [n * capacity, META], data uint32 [n * capacity, 80]."""
 
     def __init__(
-        self, counts: NDArray[np.int64], meta: NDArray[np.int64], data: NDArray[np.uint32],
+        self,
+        counts: NDArray[np.int64],
+        meta: NDArray[np.int64],
+        data: NDArray[np.uint32],
         key: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """key: an int64 that goes into every vector's checksum, on both sides."""
         self.counts = counts
         self.meta = meta

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine.frames import DETAIL, ELEMENT, WAIT_CYCLE, WAIT_QUEUE
-from chip.engine.machine import Machine, Piece
+from chip.engine.machine import LinkedPiece, Machine
 from chip.engine.mixing import mix
 from chip.isa import LANES_PER_SUPERLANE, SUPERLANES
 from chip.jit import jit_inline, row_of
@@ -46,7 +46,7 @@ def copy(source: Array, target: Array) -> None:
 
 
 @jit_inline
-def mix_only(m: Machine, p: Piece) -> None:
+def mix_only(m: Machine, p: LinkedPiece) -> None:
     """The effects of a WRITE or SCATTER on a chip without data."""
     arguments = m.arguments
     idle = row_of(m.quads, m.quads.shape[0] - 1)
@@ -58,13 +58,18 @@ def mix_only(m: Machine, p: Piece) -> None:
             mix(m.sums, idle, m.base, arguments[at + WRITE_CYCLE], p.op, unit, address)
         else:
             mix(
-                m.sums, idle, m.base, arguments[at + WINDOW_CYCLE], p.op,
-                arguments[at + WINDOW_SLICE], arguments[at + WINDOW_BASE],
-            )  # fmt: skip
+                m.sums,
+                idle,
+                m.base,
+                arguments[at + WINDOW_CYCLE],
+                p.op,
+                arguments[at + WINDOW_SLICE],
+                arguments[at + WINDOW_BASE],
+            )
 
 
 @jit_inline
-def run_write(m: Machine, p: Piece) -> None:
+def run_write(m: Machine, p: LinkedPiece) -> None:
     """The elements of a WRITE."""
     arguments = m.arguments
     for k in range(p.elements):
@@ -78,7 +83,7 @@ def run_write(m: Machine, p: Piece) -> None:
 
 
 @jit_inline
-def run_read(m: Machine, p: Piece) -> None:
+def run_read(m: Machine, p: LinkedPiece) -> None:
     """The elements of a READ whose words are overwritten too soon to be read in place."""
     for k in range(p.elements):
         at = p.first + k * p.stride
@@ -125,7 +130,7 @@ def _scatter(m: Machine, at: int) -> None:
 
 
 @jit_inline
-def run_window(m: Machine, p: Piece, state: Array) -> bool:
+def run_window(m: Machine, p: LinkedPiece, state: Array) -> bool:
     """The elements of a GATHER or SCATTER; False at the first with a word outside its window,
     which ``state`` then names.
     """
@@ -136,9 +141,13 @@ def run_window(m: Machine, p: Piece, state: Array) -> bool:
         low = arguments[at + GATHER_LOW] if gathers else arguments[at + SCATTER_LOW]
         high = arguments[at + GATHER_HIGH] if gathers else arguments[at + SCATTER_HIGH]
         bad = _find_words(
-            row_of(m.rows, low), row_of(m.rows, high), arguments[at + WINDOW_BASE],
-            arguments[at + WINDOW_FIRST], arguments[at + WINDOW_LAST], m.addresses,
-        )  # fmt: skip
+            row_of(m.rows, low),
+            row_of(m.rows, high),
+            arguments[at + WINDOW_BASE],
+            arguments[at + WINDOW_FIRST],
+            arguments[at + WINDOW_LAST],
+            m.addresses,
+        )
         if bad >= 0:
             state[ELEMENT] = k
             state[WAIT_QUEUE] = arguments[at + WINDOW_SLICE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chip.engine.machine import Machine, Piece
+from chip.engine.machine import LinkedPiece, Machine
 from chip.isa import LANES, LANES_PER_SUPERLANE, SUPERLANES
 from chip.jit import jit_inline
 from chip.linking import (
@@ -66,7 +66,7 @@ def _rotate(m: Machine, at: int, n: int) -> None:
 
 
 @jit_inline
-def run_sxm(m: Machine, p: Piece) -> None:
+def run_sxm(m: Machine, p: LinkedPiece) -> None:
     """The elements of a DISTRIBUTE, TRANSPOSE, PERMUTE, SHIFT or ROTATE."""
     imm = p.imm
     for k in range(p.elements):

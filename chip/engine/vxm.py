@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine.machine import Machine, Piece
+from chip.engine.machine import LinkedPiece, Machine
 from chip.jit import jit_inline, row_of
 from chip.linking import IS_WORD, MARK, OPERAND_BYTES, VXM_BYTES, VXM_WORD, VXM_X, VXM_Y
 from chip.numerics import (
@@ -213,7 +213,15 @@ def _unary(op: int, x: Array, z: Array, xf: Array, zf: Array, xi: Array, zi: Arr
 
 @jit_inline
 def vxm(
-    op: int, x: Array, y: Array, z: Array, xf: Array, yf: Array, zf: Array, xi: Array, yi: Array,
+    op: int,
+    x: Array,
+    y: Array,
+    z: Array,
+    xf: Array,
+    yf: Array,
+    zf: Array,
+    xi: Array,
+    yi: Array,
     zi: Array,
 ) -> None:
     """z = op(x, y)."""
@@ -257,7 +265,7 @@ def _is_coded(m: Machine, at: int) -> bool:
 
 
 @jit_inline
-def run_vxm(m: Machine, p: Piece) -> None:
+def run_vxm(m: Machine, p: LinkedPiece) -> None:
     """The elements of a VXM operation whose results somebody uses."""
     arguments = m.arguments
     immediate = row_of(m.words, _IMMEDIATE)
@@ -272,9 +280,16 @@ def run_vxm(m: Machine, p: Piece) -> None:
         y = _operand(m, at + VXM_Y, _Y)
         z = word if word >= 0 else _UNUSED
         vxm(
-            p.op, row_of(m.words, x), row_of(m.words, y), row_of(m.words, z),
-            row_of(m.words_f, x), row_of(m.words_f, y), row_of(m.words_f, z),
-            row_of(m.words_i, x), row_of(m.words_i, y), row_of(m.words_i, z),
-        )  # fmt: skip
+            p.op,
+            row_of(m.words, x),
+            row_of(m.words, y),
+            row_of(m.words, z),
+            row_of(m.words_f, x),
+            row_of(m.words_f, y),
+            row_of(m.words_f, z),
+            row_of(m.words_i, x),
+            row_of(m.words_i, y),
+            row_of(m.words_i, z),
+        )
         if coded:
             encode(m, row_of(m.words, z), at + VXM_BYTES)

@@ -91,7 +91,7 @@ from chip.opcodes import (
 Array = NDArray[Any]
 
 
-class Rows(NamedTuple):
+class RowNumbers(NamedTuple):
     """Where everything lies: rows of sources int32 [slots], of driven bytes int32, of 32-bit
     results int32 [elements], of each install's weights int64 [installs]; -1: nowhere.
     """
@@ -119,7 +119,7 @@ def is_word(c: Elements, sources: Array, slot: int, width: int) -> bool:
 
 
 @jit_inline
-def _fill_outs(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> None:
+def _fill_outs(arguments: Array, at: int, c: Elements, rows: RowNumbers, e: int) -> None:
     """The byte rows an element drives, from ``at`` on."""
     scratch = SLICES * rows.slice_words
     for j in range(c.blocks[c.block[e], N_OUT]):
@@ -129,7 +129,9 @@ def _fill_outs(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> No
 
 
 @jit_inline
-def _fill_vxm(arguments: Array, at: int, c: Elements, r: Resolved, rows: Rows, e: int) -> None:
+def _fill_vxm(
+    arguments: Array, at: int, c: Elements, r: Resolved, rows: RowNumbers, e: int
+) -> None:
     b = c.block[e]
     for operand in range(2):
         s = c.blocks[b, S0] if operand == 0 else c.blocks[b, S1]
@@ -149,7 +151,7 @@ def _fill_vxm(arguments: Array, at: int, c: Elements, r: Resolved, rows: Rows, e
 
 
 @jit_inline
-def _fill_memory(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> None:
+def _fill_memory(arguments: Array, at: int, c: Elements, rows: RowNumbers, e: int) -> None:
     """READ (a copy) and WRITE."""
     word = c.queue[e] * rows.slice_words + c.a[e]
     if c.blocks[c.block[e], OP] == READ:
@@ -163,7 +165,7 @@ def _fill_memory(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> 
 
 
 @jit_inline
-def _fill_window(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> None:
+def _fill_window(arguments: Array, at: int, c: Elements, rows: RowNumbers, e: int) -> None:
     """GATHER and SCATTER."""
     b = c.block[e]
     slot = c.slot[e]
@@ -183,7 +185,9 @@ def _fill_window(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> 
 
 
 @jit_inline
-def _fill_acc(arguments: Array, at: int, c: Elements, r: Resolved, rows: Rows, e: int) -> None:
+def _fill_acc(
+    arguments: Array, at: int, c: Elements, r: Resolved, rows: RowNumbers, e: int
+) -> None:
     abc = r.abc_of[e]
     wide = c.blocks[c.block[abc], W0] == 2
     load = r.install_of[abc, 0]
@@ -205,7 +209,7 @@ def _fill_acc(arguments: Array, at: int, c: Elements, r: Resolved, rows: Rows, e
 
 
 @jit_inline
-def _fill_sxm(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> None:
+def _fill_sxm(arguments: Array, at: int, c: Elements, rows: RowNumbers, e: int) -> None:
     b = c.block[e]
     op = c.blocks[b, OP]
     slot = c.slot[e]
@@ -227,7 +231,7 @@ def _fill_sxm(arguments: Array, at: int, c: Elements, rows: Rows, e: int) -> Non
 
 @jit_inline
 def fill(
-    arguments: Array, at: int, c: Elements, r: Resolved, rows: Rows, write_of: Array, e: int
+    arguments: Array, at: int, c: Elements, r: Resolved, rows: RowNumbers, write_of: Array, e: int
 ) -> None:
     """Write the arguments of element ``e`` from ``at`` on, over -1.
 

@@ -27,7 +27,7 @@ from chip.linking.elements import (
     Resolved,
     piece_elements,
 )
-from chip.linking.fill import Rows, fill, is_word
+from chip.linking.fill import RowNumbers, fill, is_word
 from chip.opcodes import ACC, READ
 
 Array = NDArray[Any]
@@ -209,9 +209,7 @@ def _find_source_rows(
 
 
 @jit
-def _gather_weights(
-    c: Elements, r: Resolved, row_of: Array, start: Array, count: int
-) -> Any:
+def _gather_weights(c: Elements, r: Resolved, row_of: Array, start: Array, count: int) -> Any:
     """The fifth: the rows of all used installs' columns, int32 [count]."""
     weights = np.empty(count, np.int32)
     for i in range(r.loads.shape[0]):
@@ -243,7 +241,7 @@ def lay_out(
     byte_row, word_row, byte_rows, word_rows = _assign_rows(c, executed, lives, pieces)
     row_of = _find_source_rows(c, r, executed, byte_row, slice_words)
     weights = _gather_weights(c, r, row_of, weight_start, weight_count)
-    rows = Rows(row_of, byte_row, word_row, weight_start, slice_words)
+    rows = RowNumbers(row_of, byte_row, word_row, weight_start, slice_words)
     last = table.shape[0] - 1
     size = table[last, 0] + table[last, 1] * table[last, 2] if last >= 0 else 0
     arguments = np.full(size, -1, np.int32)

@@ -118,8 +118,11 @@ def _matrix(program: Program, spec: ChipSpec) -> Array:
     m[:, r.N_IN0] = np.where(s0 == BY_W0, m[:, r.W0], s0)
     m[:, r.N_IN1] = np.where(s1 == BY_W1, m[:, r.W1], s1)
     for marker, count in (
-        (BY_W0, m[:, r.W0]), (BY_WO, m[:, r.WO]), (BY_ROTATE, m[:, r.IMM] ** 2), (BY_MODE, emits),
-    ):  # fmt: skip
+        (BY_W0, m[:, r.W0]),
+        (BY_WO, m[:, r.WO]),
+        (BY_ROTATE, m[:, r.IMM] ** 2),
+        (BY_MODE, emits),
+    ):
         out = np.where(out == marker, count, out)
     m[:, r.N_OUT] = out
     for code, cycles in (
@@ -179,9 +182,7 @@ def _raise(fault: Array, c: Elements, slice_words: int) -> None:
     raise ProgramFault(code, cycle, queue, f"{name} of block {block}: {what}")
 
 
-def link(
-    program: Program, spec: ChipSpec, *, max_span_cycles: int | None = None
-) -> LinkedProgram:
+def link(program: Program, spec: ChipSpec, *, max_span_cycles: int | None = None) -> LinkedProgram:
     """Resolve, order and lay out ``program``; raises ProgramFault where it breaks a rule.
 
     max_span_cycles: no piece of a block spans as many cycles; half the Send-to-Receive time
@@ -243,17 +244,20 @@ def _cut(c: Elements, resolved: Resolved, executed: Array, edges: Array, span: i
     first_cycles = c.cycle[units[:, 0]] if len(units) else np.zeros(0, np.int64)
     unit_order = np.argsort(first_cycles, kind="stable")
     batched = m[units[:, 3], elements.OP] == Op.ACC
-    pieces, apart = cut_blocks(
-        c, executed, edges, unit_order, batched, len(resolved.edges), span
-    )
+    pieces, apart = cut_blocks(c, executed, edges, unit_order, batched, len(resolved.edges), span)
     queue = m[units[pieces[:, 1], 3], elements.QUEUE]
     return pieces[np.lexsort((pieces[:, 2], pieces[:, 1], queue, pieces[:, 0]))], apart
 
 
 def _attempt(
-    program: Program, spec: ChipSpec, span: int, m: Array, gangs: Array, gang_start: Array,
+    program: Program,
+    spec: ChipSpec,
+    span: int,
+    m: Array,
+    gangs: Array,
+    gang_start: Array,
     skews: Array,
-) -> LinkedProgram | None:  # fmt: skip
+) -> LinkedProgram | None:
     """One round; None when a gang had to be marked as taken apart in ``m``."""
     c = _expand(m, gangs, gang_start, skews)
     fault, resolved = resolve(c, _rules(spec), _SAMPLE, _DRIVE)
@@ -284,9 +288,17 @@ def _attempt(
     table[:, PIECE_BLOCK] = block
     maps = np.array(program.maps, np.int16).reshape(-1, LANES)
     return LinkedProgram(
-        table, pieces[:, 0].copy(), arguments, weights, maps, int(byte_rows), int(word_rows),
-        max(program.cycles, _last_effect(c, spec)), len(c.cycle), spec,
-    )  # fmt: skip
+        table,
+        pieces[:, 0].copy(),
+        arguments,
+        weights,
+        maps,
+        int(byte_rows),
+        int(word_rows),
+        max(program.cycles, _last_effect(c, spec)),
+        len(c.cycle),
+        spec,
+    )
 
 
 def describe(linked: LinkedProgram, piece: int) -> str:

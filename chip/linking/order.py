@@ -150,7 +150,12 @@ def collect_edges(c: Elements, r: Resolved, executed: Array) -> Any:
 
 @jit
 def cut_blocks(
-    c: Elements, executed: Array, edges: Array, unit_order: Array, batched: Array, ordered: int,
+    c: Elements,
+    executed: Array,
+    edges: Array,
+    unit_order: Array,
+    batched: Array,
+    ordered: int,
     max_span: int,
 ) -> Any:
     """Cut units into pieces until every edge points to an earlier start.

@@ -129,9 +129,7 @@ def install(c: Elements, p: Planes, found: Resolved, e: int, now: int) -> Any:
 
 
 @jit_inline
-def multiply(
-    c: Elements, rules: UnitRules, p: Planes, found: Resolved, e: int, now: int
-) -> Any:
+def multiply(c: Elements, rules: UnitRules, p: Planes, found: Resolved, e: int, now: int) -> Any:
     """An ABC begins a product on its plane, an fp16 one on both planes of its pair."""
     code = -1
     detail = -1

@@ -185,8 +185,15 @@ def _issue(q: _Queues, op: int, queue: int, now: int) -> int:
 
 @jit_inline
 def _take(
-    c: Elements, s: _Streams, sources: Array, e: int, now: int, first: int, width: int,
-    wanted: int, slot: int,
+    c: Elements,
+    s: _Streams,
+    sources: Array,
+    e: int,
+    now: int,
+    first: int,
+    width: int,
+    wanted: int,
+    slot: int,
 ) -> Any:
     """Resolve ``width`` streams from ``first``; a fault number or -1, and the stream."""
     code = -1
@@ -277,7 +284,12 @@ def resolve(c: Elements, rules: UnitRules, sample: Array, drive: Array) -> Any:
             if queues.parked[queue] != NEVER and queues.release[queue] == NEVER:
                 fault[:] = (SYNC_FAULT, -1 - queue, queues.parked[queue])
     resolved = Resolved(
-        found.sources, found.prev_write, found.next_write, found.edges[: edge_count[0]],
-        found.abc_of, found.install_of, found.loads,
-    )  # fmt: skip
+        found.sources,
+        found.prev_write,
+        found.next_write,
+        found.edges[: edge_count[0]],
+        found.abc_of,
+        found.install_of,
+        found.loads,
+    )
     return fault, resolved

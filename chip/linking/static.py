@@ -128,9 +128,10 @@ def check_blocks(program: Program, spec: ChipSpec) -> None:
     low, high = extremes("a", "da1", "da2")
     last = spec.words_per_slice - 1
     ranges = {
-        **dict.fromkeys(_MEM, (0, last)), **GROUPS_RANGES,
+        **dict.fromkeys(_MEM, (0, last)),
+        **GROUPS_RANGES,
         Op.ACC: (0, spec.mxm_accumulator_rows - 1),
-    }  # fmt: skip
+    }
     for code, (least, most) in ranges.items():
         bad = (op == code) & ((low < least) | (high > most))
         rules.forbid("bounds", bad, f"a runs from {least} to {most} at most")
@@ -175,12 +176,15 @@ def _check_widths(c: dict[str, Array], op: Array, rules: _Rules) -> None:
     for name, width, arity in (("s0", "w0", 1), ("s1", "w1", 2)):
         stream = (ARITY[op] >= arity) & (c[name] < ALU0)
         rules.forbid("align", stream & ~np.isin(c[width], VXM_WIDTHS), f"{width} not 1, 2 or 4")
-    rules.forbid("align", (ARITY[op] > 0) & ~np.isin(c["wo"], (0, *VXM_WIDTHS)),
-                 "wo not 0, 1, 2 or 4")  # fmt: skip
-    rules.forbid("align", (op == Op.ABC) & ~np.isin(c["w0"], ABC_WIDTHS),
-                 "w0 must be 1 (int8) or 2 (fp16)")  # fmt: skip
-    rules.forbid("sxm", (op == Op.DISTRIBUTE) & ~np.isin(c["w0"], DISTRIBUTE_WIDTHS),
-                 "w0 not 1, 2, 4 or 8")  # fmt: skip
+    rules.forbid(
+        "align", (ARITY[op] > 0) & ~np.isin(c["wo"], (0, *VXM_WIDTHS)), "wo not 0, 1, 2 or 4"
+    )
+    rules.forbid(
+        "align", (op == Op.ABC) & ~np.isin(c["w0"], ABC_WIDTHS), "w0 must be 1 (int8) or 2 (fp16)"
+    )
+    rules.forbid(
+        "sxm", (op == Op.DISTRIBUTE) & ~np.isin(c["w0"], DISTRIBUTE_WIDTHS), "w0 not 1, 2, 4 or 8"
+    )
     rules.forbid("sxm", (op == Op.ROTATE) & ~np.isin(c["imm"], ROTATE_SIZES), "imm must be 3 or 4")
 
 
@@ -192,12 +196,17 @@ def _check_streams(c: dict[str, Array], op: Array, rules: _Rules) -> None:
     s1 = np.where(s1 == BY_W1, np.where(c["s1"] < ALU0, c["w1"], 0), s1)
     emits = np.where(c["mode"] >= AccMode.SET_EMIT, EMITTED, 0)
     for marker, count in (
-        (BY_W0, c["w0"]), (BY_WO, c["wo"]), (BY_ROTATE, c["imm"] ** 2), (BY_MODE, emits),
-    ):  # fmt: skip
+        (BY_W0, c["w0"]),
+        (BY_WO, c["wo"]),
+        (BY_ROTATE, c["imm"] ** 2),
+        (BY_MODE, emits),
+    ):
         out = np.where(out == marker, count, out)
     for name, width, aligned in (
-        ("s0", s0, S0_ALIGNED), ("s1", s1, S1_ALIGNED), ("out", out, OUT_ALIGNED),
-    ):  # fmt: skip
+        ("s0", s0, S0_ALIGNED),
+        ("s1", s1, S1_ALIGNED),
+        ("out", out, OUT_ALIGNED),
+    ):
         used = width > 0
         breaks = used & _group_breaks(c[name], width)
         if name == "out":

@@ -46,9 +46,11 @@ Ints = NDArray[np.int64]
 #: Arguments of an element here, as many as the longest has; and which of them is its cycle.
 _WIDTH = WINDOW_COUNT
 _CYCLE = {
-    Op.WRITE: WRITE_CYCLE, Op.SCATTER: WINDOW_CYCLE, Op.SEND: SEND_CYCLE,
+    Op.WRITE: WRITE_CYCLE,
+    Op.SCATTER: WINDOW_CYCLE,
+    Op.SEND: SEND_CYCLE,
     Op.RECEIVE: RECEIVE_CYCLE,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,17 @@ def timing_part(program: Program, spec: ChipSpec) -> TimingPart:
     ganged = np.where(blocks["gang"] >= 0, sizes[blocks["gang"]], 1)
     instructions = int((blocks["n1"].astype(np.int64) * blocks["n2"] * ganged).sum())
     linked = LinkedProgram(
-        table, cycle[first], arguments.reshape(-1).astype(np.int32), np.zeros(0, np.int32),
-        np.zeros((0, LANES), np.int16), 0, 0, max(program.cycles, last), instructions, spec,
-    )  # fmt: skip
+        table,
+        cycle[first],
+        arguments.reshape(-1).astype(np.int32),
+        np.zeros(0, np.int32),
+        np.zeros((0, LANES), np.int16),
+        0,
+        0,
+        max(program.cycles, last),
+        instructions,
+        spec,
+    )
     return TimingPart(linked, _WIDTH * np.arange(len(block)) + column)
 
 
@@ -122,9 +132,13 @@ def join(parts: Sequence[tuple[TimingPart, int]], cycles: int) -> LinkedProgram:
     table, begun = np.concatenate(tables), np.concatenate(starts)
     order = np.lexsort((table[:, PIECE_QUEUE], begun))
     return replace(
-        parts[0][0].linked, table=table[order], starts=begun[order],
-        arguments=np.concatenate(arguments), cycles=length, elements=elements,
-    )  # fmt: skip
+        parts[0][0].linked,
+        table=table[order],
+        starts=begun[order],
+        arguments=np.concatenate(arguments),
+        cycles=length,
+        elements=elements,
+    )
 
 
 def touched_words(linked: LinkedProgram) -> NDArray[np.int64]:

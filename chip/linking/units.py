@@ -51,6 +51,7 @@ from chip.opcodes import (
 
 Array = NDArray[Any]
 
+
 class _Memory(NamedTuple):
     """SRAM: of each word the last write and a list of the reads since, int32 [SLICES * words].
 
@@ -209,9 +210,7 @@ def _write(
 
 
 @jit_inline
-def _compute(
-    c: Elements, rules: UnitRules, alus: _Alus, found: Resolved, e: int, now: int
-) -> Any:
+def _compute(c: Elements, rules: UnitRules, alus: _Alus, found: Resolved, e: int, now: int) -> Any:
     """Resolve operands that are ALU results, and note this one."""
     code = -1
     detail = -1

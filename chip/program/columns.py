@@ -106,8 +106,10 @@ def expand_columns(program: Program) -> Columns:
     size = np.where(sound, n1.astype(np.float64) * n2 * members, 0.0)
     over = size > MAX_INSTRUCTIONS
     over |= np.cumsum(np.where(over, 0, size)) > MAX_INSTRUCTIONS
-    bad += [(int(i), f"the program has more than {MAX_INSTRUCTIONS} instructions with this block")
-            for i in np.flatnonzero(over & sound)[:1]]  # fmt: skip
+    bad += [
+        (int(i), f"the program has more than {MAX_INSTRUCTIONS} instructions with this block")
+        for i in np.flatnonzero(over & sound)[:1]
+    ]
     for index in np.flatnonzero(~sound):
         what = f"gang {gang[index]} does not exist or is empty"
         if n1[index] < 1 or n2[index] < 1:

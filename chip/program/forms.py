@@ -62,20 +62,24 @@ UNIT_OF_OP = _by_op(
 ARITY = _by_op({1: tuple(op for op in _VXM if op not in _BINARY), 2: _BINARY})
 
 #: Streams that an opcode takes from s0 and s1, and drives from out.
-S0_STREAMS = _by_op({
-    1: (Op.WRITE, Op.SCATTER, Op.PERMUTE, Op.SHIFT, Op.ROTATE, Op.SEND),
-    16: (Op.LW, Op.TRANSPOSE),
-    BY_W0: (*_VXM, Op.ABC, Op.DISTRIBUTE),
-})  # fmt: skip
+S0_STREAMS = _by_op(
+    {
+        1: (Op.WRITE, Op.SCATTER, Op.PERMUTE, Op.SHIFT, Op.ROTATE, Op.SEND),
+        16: (Op.LW, Op.TRANSPOSE),
+        BY_W0: (*_VXM, Op.ABC, Op.DISTRIBUTE),
+    }
+)
 S1_STREAMS = _by_op({1: (Op.DISTRIBUTE,), 2: (Op.GATHER, Op.SCATTER), BY_W1: _BINARY})
-OUT_STREAMS = _by_op({
-    1: (Op.READ, Op.GATHER, Op.PERMUTE, Op.SHIFT, Op.RECEIVE),
-    16: (Op.TRANSPOSE,),
-    BY_WO: _VXM,
-    BY_W0: (Op.DISTRIBUTE,),
-    BY_ROTATE: (Op.ROTATE,),
-    BY_MODE: (Op.ACC,),
-})  # fmt: skip
+OUT_STREAMS = _by_op(
+    {
+        1: (Op.READ, Op.GATHER, Op.PERMUTE, Op.SHIFT, Op.RECEIVE),
+        16: (Op.TRANSPOSE,),
+        BY_WO: _VXM,
+        BY_W0: (Op.DISTRIBUTE,),
+        BY_ROTATE: (Op.ROTATE,),
+        BY_MODE: (Op.ACC,),
+    }
+)
 
 #: Opcodes of which those streams begin at a multiple of their number, bool [OPCODES].
 S0_ALIGNED = _by_op({1: (*_VXM, Op.ABC, Op.LW, Op.TRANSPOSE)}) == 1

@@ -100,9 +100,12 @@ class ReferenceChip:
             if problem := check_block(block, program):
                 code, message = problem
                 raise ProgramFault(
-                    code=code, chip=self.chip_id, cycle=int(block["cycle"]),
-                    queue=int(block["queue"]), message=message,
-                )  # fmt: skip
+                    code=code,
+                    chip=self.chip_id,
+                    cycle=int(block["cycle"]),
+                    queue=int(block["queue"]),
+                    message=message,
+                )
         self._program = program
         self._launch = launch
         self._links = dict(links or {})

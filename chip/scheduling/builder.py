@@ -111,8 +111,20 @@ class Pass(Group):
         goal = isa.sample_position(unit, code)
         tag = tag or self.schedule.tag()
         start = when - self.spec.read_cycles - abs(goal - place.position)
-        self.emit(Op.READ, 0, start, n=n, dc=dc, da=da, place=place, dsg=dsg, dcg=dcg,
-                  out=code, wo=1, tag=tag)  # fmt: skip
+        self.emit(
+            Op.READ,
+            0,
+            start,
+            n=n,
+            dc=dc,
+            da=da,
+            place=place,
+            dsg=dsg,
+            dcg=dcg,
+            out=code,
+            wo=1,
+            tag=tag,
+        )
         planes = len(place.queues)
         for g in range(planes if dcg else 1):
             diagonals = isa.diagonal(code, goal, when) + offsets(n, dc) + g * dcg
@@ -144,12 +156,28 @@ class Pass(Group):
         if window is not None:
             op = Op.SCATTER
             columns = {
-                "s1": window.offsets.code, "w1": 2, "want1": window.offsets.tag,
-                "lo": place.address, "hi": place.address + window.last,
-            }  # fmt: skip
+                "s1": window.offsets.code,
+                "w1": 2,
+                "want1": window.offsets.tag,
+                "lo": place.address,
+                "hi": place.address + window.last,
+            }
         dsg = 0 if copies or dcg else 1
-        self.emit(op, 0, start, n=n, dc=dc, da=da, place=place, dsg=dsg, dcg=dcg,
-                  s0=source.code, w0=1, want0=source.tag, **columns)  # fmt: skip
+        self.emit(
+            op,
+            0,
+            start,
+            n=n,
+            dc=dc,
+            da=da,
+            place=place,
+            dsg=dsg,
+            dcg=dcg,
+            s0=source.code,
+            w0=1,
+            want0=source.tag,
+            **columns,
+        )
         skew = int(gang_skew(place.queues, source.code).max()) + (len(place.queues) - 1) * dcg
         done = start + int(offsets(n, dc).max()) + skew + self.spec.write_cycles
         self.ready = max(self.ready, done)

@@ -125,10 +125,23 @@ class Group:
         if n1 <= 0 or n2 <= 0:
             return
         block = {
-            "cycle": cycle, "queue": queue, "op": int(op), "n1": n1, "dc1": dc1, "da1": da1,
-            "n2": n2, "dc2": dc2, "da2": da2, "gang": -1, "dcg": dcg, "dsg": dsg,
-            "s0": -1, "s1": -1, "out": -1, **columns,
-        }  # fmt: skip
+            "cycle": cycle,
+            "queue": queue,
+            "op": int(op),
+            "n1": n1,
+            "dc1": dc1,
+            "da1": da1,
+            "n2": n2,
+            "dc2": dc2,
+            "da2": da2,
+            "gang": -1,
+            "dcg": dcg,
+            "dsg": dsg,
+            "s0": -1,
+            "s1": -1,
+            "out": -1,
+            **columns,
+        }
         gang: tuple[int, ...] | None = None
         symbol: Symbol | None = None
         if place is not None:

@@ -26,11 +26,13 @@ def speculative_tokens_per_wall_second() -> list[Row]:
     rate = len(traces[0].tokens) / (perf_counter() - began)
     return [
         Row(
-            "speculative_tokens_per_wall_second", rate, "tokens/s",
+            "speculative_tokens_per_wall_second",
+            rate,
+            "tokens/s",
             AIM_SPECULATIVE_TOKENS_PER_SECOND,
             f"the aim, shipped models, gamma {GAMMA}, one process",
         )
-    ]  # fmt: skip
+    ]
 
 
 def load_10000_requests() -> list[Row]:
@@ -41,10 +43,18 @@ def load_10000_requests() -> list[Row]:
     began = perf_counter()
     load(
         LoadSettings(
-            model="llama-2-70b", rate=16.0, requests=10_000, prompt_tokens=1020, output_tokens=129,
-            spread=0.8, gpu_tp=4, gpu_groups=4, pipelines=40, lpu_cycles_per_token=2_500_000,
+            model="llama-2-70b",
+            rate=16.0,
+            requests=10_000,
+            prompt_tokens=1020,
+            output_tokens=129,
+            spread=0.8,
+            gpu_tp=4,
+            gpu_groups=4,
+            pipelines=40,
+            lpu_cycles_per_token=2_500_000,
             lpu_interval_cycles=150_000,
         )
-    )  # fmt: skip
+    )
     seconds = perf_counter() - began
     return [Row("load_10000_requests", seconds, "s", AIM_LOAD_SECONDS, "the aim")]

@@ -17,9 +17,8 @@ from interconnect.collectives import (
     RESULT,
     SOURCE,
     FabricCollective,
-    Groups,
+    collective_steps,
     plan_collective,
-    steps_of,
 )
 from interconnect.wires import schedule_messages, simulate
 from interconnect.wiring import minimal_routes, topology_of
@@ -56,20 +55,30 @@ def fabric_flit_hops() -> list[Row]:
         began = perf_counter()
         hops, links = minimal_routes(wiring, ends[0], ends[1], np.arange(count))
         schedule = schedule_messages(
-            links, hops, wiring.peer_link, np.full(count, MESSAGE_VECTORS), np.zeros(count, int),
-            spec, np.zeros(wiring.chips * LINKS, np.int64), sources=ends[0], destinations=ends[1],
-        )  # fmt: skip
+            links,
+            hops,
+            wiring.peer_link,
+            np.full(count, MESSAGE_VECTORS),
+            np.zeros(count, int),
+            spec,
+            np.zeros(wiring.chips * LINKS, np.int64),
+            sources=ends[0],
+            destinations=ends[1],
+        )
         played = simulate(schedule, wiring, spec)
         return played.vector_hops / (perf_counter() - began)
 
     run(1000)  # compiles
     return [
         Row(
-            "fabric_flit_hops", run(MESSAGES), "vector-hops/s", BOOKSIM_FLIT_HOPS_PER_S,
+            "fabric_flit_hops",
+            run(MESSAGES),
+            "vector-hops/s",
+            BOOKSIM_FLIT_HOPS_PER_S,
             "flit-hops/s of BookSim 2 on a network of this size, as given; the value includes "
             "routing and slot scheduling",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _numpy_seconds(compiled: FabricCollective, data: NDArray[np.int32]) -> float:
@@ -84,28 +93,28 @@ def _numpy_seconds(compiled: FabricCollective, data: NDArray[np.int32]) -> float
     buffers[SOURCE] = data
     copies: list[list[tuple[Words, Words]]] = []
     sums: list[list[tuple[Words, list[Words]]]] = []
-    groups = Groups(chips, compiled.topology.chips_per_node)
-    for step in steps_of("all-reduce", groups, words, 0):
+    algorithm = "one-shot" if compiled.algorithm == "tree" else compiled.algorithm
+    for step in collective_steps(compiled.topology, "all-reduce", algorithm, words):
         numbers = np.arange(len(step.messages))
         source, destination = step.messages[:, 0], step.messages[:, 1]
         hops, _ = minimal_routes(compiled.topology, source, destination, numbers)
         landed: list[Words] = []
         copies.append([])
         for row, count in zip(step.messages.tolist(), hops.tolist(), strict=True):
-            chip, _, buffer, first, inner, _, _ = row
+            chip, _, buffer, first, inner = row[:5]
             part = buffers[buffer, chip, first : first + inner]
             for _ in range(count):
                 copies[-1].append((np.zeros_like(part), part))
                 part = copies[-1][-1][0]
             landed.append(part)
         terms: list[list[Words]] = [[] for _ in step.jobs]
-        for job, message, buffer, first in step.terms.tolist():
-            size, chip = step.jobs[job, 3], step.jobs[job, 0]
+        for job, message, buffer, first, _ in step.terms.tolist():
+            size, chip = step.jobs[job, 2], step.jobs[job, 0]
             whole = buffers[buffer, chip] if message == OWN else landed[message]
             terms[job].append(whole[first : first + size])
         targets = [
-            buffers[target, chip, first : first + size]
-            for chip, target, first, size in step.jobs.tolist()
+            buffers[step.target, chip, first : first + size]
+            for chip, first, size in step.jobs[:, :3].tolist()
         ]
         sums.append(list(zip(targets, terms, strict=True)))
     best = float("inf")
@@ -139,8 +148,11 @@ def allreduce_functional_vs_numpy() -> list[Row]:
         seconds = min(seconds, perf_counter() - began)
     return [
         Row(
-            "allreduce_functional_vs_numpy", seconds, "s", _numpy_seconds(compiled, data),
+            "allreduce_functional_vs_numpy",
+            seconds,
+            "s",
+            _numpy_seconds(compiled, data),
             "NumPy doing the same all-reduce: the same copies, hop by hop, and additions; "
             f"the value with {threads} threads",
         )
-    ]  # fmt: skip
+    ]

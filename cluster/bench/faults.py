@@ -56,11 +56,14 @@ def snapshot_overhead() -> list[Row]:
                     times.append(sum(result.launch_seconds[1:]))
     return [
         Row(
-            "snapshot_overhead", median(seconds[SNAPSHOT_LAUNCHES]), "s", median(seconds[0]),
+            "snapshot_overhead",
+            median(seconds[SNAPSHOT_LAUNCHES]),
+            "s",
+            median(seconds[0]),
             f"{JOB.max_new_tokens} tokens of the shipped model without snapshots; the value is "
             f"with one every {SNAPSHOT_LAUNCHES} launches (eight chips, one process)",
         )
-    ]  # fmt: skip
+    ]
 
 
 class _Idle:
@@ -117,8 +120,11 @@ def recovery_seconds() -> list[Row]:
                 raise RunError("recovery_seconds: the kill was not survived as it should be")
     return [
         Row(
-            "recovery_seconds", disturbed - calm, "s", restart,
+            "recovery_seconds",
+            disturbed - calm,
+            "s",
+            restart,
             "the time in which Ray restarts an actor that does nothing; the value is how much "
             "longer a text takes when one of eight chip actors is killed in the middle of it",
         )
-    ]  # fmt: skip
+    ]

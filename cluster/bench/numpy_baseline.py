@@ -30,9 +30,16 @@ def _rotate(x: F32, cos: F32, sin: F32) -> F32:
 
 
 def token_seconds(
-    hidden: int, layers: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int,
-    position: int, tokens: int,
-) -> float:  # fmt: skip
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    ffn: int,
+    vocab: int,
+    position: int,
+    tokens: int,
+) -> float:
     """Seconds of the fastest of ``tokens`` forward passes at ``position``."""
     random = np.random.Generator(np.random.PCG64(0))
 
@@ -46,12 +53,16 @@ def token_seconds(
     narrow = kv_heads * head_dim
     sets = [
         {
-            "q": matrix(wide, hidden), "k": matrix(narrow, hidden), "v": matrix(narrow, hidden),
-            "o": matrix(hidden, wide), "gate": matrix(ffn, hidden), "up": matrix(ffn, hidden),
+            "q": matrix(wide, hidden),
+            "k": matrix(narrow, hidden),
+            "v": matrix(narrow, hidden),
+            "o": matrix(hidden, wide),
+            "gate": matrix(ffn, hidden),
+            "up": matrix(ffn, hidden),
             "down": matrix(hidden, ffn),
         }
         for _ in range(DISTINCT_LAYERS)
-    ]  # fmt: skip
+    ]
     head = matrix(vocab, hidden)
     keys = random.random((layers, kv_heads, position + 1, head_dim), np.float32)
     values = random.random((layers, kv_heads, position + 1, head_dim), np.float32)

@@ -41,9 +41,18 @@ RUNS = 5
 def plan_70b() -> list[Row]:
     """A 70B model on 576 chips: planned, checked and run without data, by a new process."""
     command = [
-        sys.executable, "-m", "cluster.cli", "plan", "--model", MODEL, "--chips", str(CHIPS),
-        "--context", str(CONTEXT), "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "cluster.cli",
+        "plan",
+        "--model",
+        MODEL,
+        "--chips",
+        str(CHIPS),
+        "--context",
+        str(CONTEXT),
+        "--json",
+    ]
     began = perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = perf_counter() - began
@@ -74,10 +83,13 @@ def timing_chip_cycles() -> list[Row]:
     text = f"the aim; one token of {MODEL} through {len(plan.starts)} stages, fastest of {RUNS}"
     return [
         Row(
-            "timing_chip_cycles", plan.chips * plan.cycles / best, "chip-cycles/s",
-            AIM_CHIP_CYCLES_PER_S, text,
+            "timing_chip_cycles",
+            plan.chips * plan.cycles / best,
+            "chip-cycles/s",
+            AIM_CHIP_CYCLES_PER_S,
+            text,
         )
-    ]  # fmt: skip
+    ]
 
 
 def smollm2_token_seconds() -> list[Row]:

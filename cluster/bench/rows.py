@@ -106,8 +106,11 @@ def _numpy_token_seconds() -> float:
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     done = subprocess.run(
         [sys.executable, "-m", "cluster.bench.numpy_baseline", *map(str, shape)],
-        env={**os.environ, **threads}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, **threads},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RunError(f"the NumPy baseline failed: {done.stderr.strip()[-200:]}")
     return float(done.stdout)
@@ -121,12 +124,15 @@ def decode_vs_numpy() -> list[Row]:
     baseline = (before + _numpy_token_seconds()) / 2
     return [
         Row(
-            "decode_vs_numpy", value, "s per token", baseline,
+            "decode_vs_numpy",
+            value,
+            "s per token",
+            baseline,
             "plain NumPy float32 forward of TinyLlama-1.1B's shape, one thread, two layers' "
             "random weights serving all 22 layers in turn, before and after; all at position "
             f"{POSITION}",
         )
-    ]  # fmt: skip
+    ]
 
 
 def engine_vs_reference() -> list[Row]:
@@ -151,10 +157,13 @@ def engine_vs_reference() -> list[Row]:
     reference = perf_counter() - began
     return [
         Row(
-            "engine_vs_reference", linked.elements / best, "instructions/s",
-            linked.elements / reference, "the reference interpreter on the same program",
+            "engine_vs_reference",
+            linked.elements / best,
+            "instructions/s",
+            linked.elements / reference,
+            "the reference interpreter on the same program",
         )
-    ]  # fmt: skip
+    ]
 
 
 def tokens_per_wall_second() -> list[Row]:
@@ -162,10 +171,13 @@ def tokens_per_wall_second() -> list[Row]:
     result = _generate(shipped(), 64, Placement(1))
     return [
         Row(
-            "tokens_per_wall_second", len(result.tokens) / result.token_wall_seconds, "tokens/s",
-            AIM_TOKENS_PER_SECOND, "the aim for eight actors",
+            "tokens_per_wall_second",
+            len(result.tokens) / result.token_wall_seconds,
+            "tokens/s",
+            AIM_TOKENS_PER_SECOND,
+            "the aim for eight actors",
         )
-    ]  # fmt: skip
+    ]
 
 
 def first_token_seconds() -> list[Row]:
@@ -173,16 +185,21 @@ def first_token_seconds() -> list[Row]:
     began = perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "cluster.cli", "generate", "--max-new-tokens", "1", "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RunError(f"lpu generate failed: {done.stderr.strip()[-200:]}")
     return [
         Row(
-            "first_token_seconds", perf_counter() - began, "s", AIM_FIRST_TOKEN_SECONDS,
+            "first_token_seconds",
+            perf_counter() - began,
+            "s",
+            AIM_FIRST_TOKEN_SECONDS,
             "the aim; the value is a whole lpu generate of one token, start to exit",
         )
-    ]  # fmt: skip
+    ]
 
 
 def actors_vs_one_process() -> list[Row]:
@@ -215,11 +232,14 @@ def trace_overhead() -> list[Row]:
     step = result.steady_token_seconds
     return [
         Row(
-            "trace_overhead", step + median(spans[1:]), "s per step", step,
+            "trace_overhead",
+            step + median(spans[1:]),
+            "s per step",
+            step,
             "the step without; one launch as Chrome JSON, every block of every chip, made and "
             "written for that step alone (after a first trace that loads the code)",
         )
-    ]  # fmt: skip
+    ]
 
 
 ROWS: dict[str, Callable[[], list[Row]]] = {

@@ -160,8 +160,9 @@ def _sentence(artifact: Any, finding: Any, more: list[Any]) -> str:
     return with_places(
         f"{finding.severity}: {where}cycle {finding.cycle}: {finding.code}: "
         f"{finding.instruction}: {finding.other}; {finding.mend}{again}",
-        artifact, finding.chip,
-    )  # fmt: skip
+        artifact,
+        finding.chip,
+    )
 
 
 def inspect(

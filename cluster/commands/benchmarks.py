@@ -10,12 +10,24 @@ from cluster import option_types
 
 #: Names of ``cluster.bench.ROWS``, told without loading what measures them.
 ROW_NAMES = (
-    "decode_vs_numpy", "engine_vs_reference", "tokens_per_wall_second", "first_token_seconds",
-    "actors_vs_one_process", "allreduce_10440", "fabric_flit_hops",
-    "allreduce_functional_vs_numpy", "plan_70b", "timing_chip_cycles", "smollm2_token_seconds",
-    "speculative_tokens_per_wall_second", "load_10000_requests", "trace_overhead",
-    "metrics_overhead", "recovery_seconds", "snapshot_overhead",
-)  # fmt: skip
+    "decode_vs_numpy",
+    "engine_vs_reference",
+    "tokens_per_wall_second",
+    "first_token_seconds",
+    "actors_vs_one_process",
+    "allreduce_10440",
+    "fabric_flit_hops",
+    "allreduce_functional_vs_numpy",
+    "plan_70b",
+    "timing_chip_cycles",
+    "smollm2_token_seconds",
+    "speculative_tokens_per_wall_second",
+    "load_10000_requests",
+    "trace_overhead",
+    "metrics_overhead",
+    "recovery_seconds",
+    "snapshot_overhead",
+)
 
 
 def bench(

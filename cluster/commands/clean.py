@@ -24,11 +24,13 @@ def clean(
     gone = [each for each in found if not dry_run and each.remove()]
     done = found if dry_run else gone
     if as_json:
-        print_json({
-            "dry_run": dry_run,
-            "removed": [{"path": str(each.path), "bytes": each.nbytes} for each in done],
-            "kept": [str(each.path) for each in found if each not in done],
-        })  # fmt: skip
+        print_json(
+            {
+                "dry_run": dry_run,
+                "removed": [{"path": str(each.path), "bytes": each.nbytes} for each in done],
+                "kept": [str(each.path) for each in found if each not in done],
+            }
+        )
         return
     verb = "would remove" if dry_run else "removed"
     for each in found:

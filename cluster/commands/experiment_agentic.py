@@ -49,21 +49,30 @@ def _show(report: dict[str, Any]) -> None:
     table = Table(
         title=f"{report['requests']:,} agents' requests, router {escape(report['router'])}, "
         f"virtual time; each to the 50th / 90th / 99th percentile; SLO {report['slo_s']:g} s",
-        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("run", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading)
     for name, run in report["runs"].items():
         table.add_row(name, *_cells(run))
     Console(highlight=False).print(table)
-    print_table("median end to end: every speed-up, and what it compares", [
-        (f"{pair['of']} over {pair['over']}", f"{_times(pair['end_to_end'])}: {pair['compares']}")
-        for pair in report["speedups"]
-    ])  # fmt: skip
-    print_table("what moved, what was written", [
-        (name, _traffic(run)) for name, run in report["runs"].items()
-    ])  # fmt: skip
+    print_table(
+        "median end to end: every speed-up, and what it compares",
+        [
+            (
+                f"{pair['of']} over {pair['over']}",
+                f"{_times(pair['end_to_end'])}: {pair['compares']}",
+            )
+            for pair in report["speedups"]
+        ],
+    )
+    print_table(
+        "what moved, what was written",
+        [(name, _traffic(run)) for name, run in report["runs"].items()],
+    )
 
 
 def _times(ratio: float | None) -> str:
@@ -71,8 +80,12 @@ def _times(ratio: float | None) -> str:
 
 
 HEADINGS = (
-    "end to end", "answer's\nfirst token", "its further\ntokens, each", "goodput", "steps",
-)  # fmt: skip
+    "end to end",
+    "answer's\nfirst token",
+    "its further\ntokens, each",
+    "goodput",
+    "steps",
+)
 
 
 def _cells(run: dict[str, Any]) -> list[str]:
@@ -81,21 +94,25 @@ def _cells(run: dict[str, Any]) -> list[str]:
 
     steps = [f"{count} {name}" for name, count in run["steps_of_models"].items()]
     return [
-        tail("end_to_end_s"), tail("ttft_s"), tail("tpot_s"),
+        tail("end_to_end_s"),
+        tail("ttft_s"),
+        tail("tpot_s"),
         f"{run['goodput_per_s']:,.4g}/s\n({run['good_ratio']:.0%})",
         "\n".join([*steps, f"{sum(run['steps']['tool'].values())} tool"]),
-    ]  # fmt: skip
+    ]
 
 
 def _traffic(run: dict[str, Any]) -> str:
     messages = run["messages"]
     busy = [f"{name} {share:.0%}" for name, share in run["utilisation"].items() if share]
     sent = [f"{way[5:]} {count:,}" for way, count in run["bytes"].items() if count]
-    return "\n".join((
-        f"busy: {', '.join(busy)}",
-        f"JSON bytes: {', '.join(sent)}",
-        f"host bytes: {load.host_cell(run['host_bytes'])}",
-        f"messages: {messages['accepted']:,} accepted, {messages['rejected']:,} rejected; "
-        f"requests failed: {run['failed']:,}",
-        f"first answer: {' '.join(run['first_answer'].split())}",
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            f"busy: {', '.join(busy)}",
+            f"JSON bytes: {', '.join(sent)}",
+            f"host bytes: {load.host_cell(run['host_bytes'])}",
+            f"messages: {messages['accepted']:,} accepted, {messages['rejected']:,} rejected; "
+            f"requests failed: {run['failed']:,}",
+            f"first answer: {' '.join(run['first_answer'].split())}",
+        )
+    )

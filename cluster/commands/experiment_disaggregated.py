@@ -14,9 +14,17 @@ from cluster.experiments.serving import DisaggregatedSettings
 
 #: What of the experiment's figures its report lists.
 FACTS = (
-    "model", "arrivals", "seed", "gpu", "cpx", "groups", "link", "handover", "pipelines",
+    "model",
+    "arrivals",
+    "seed",
+    "gpu",
+    "cpx",
+    "groups",
+    "link",
+    "handover",
+    "pipelines",
     "lpu_costs",
-)  # fmt: skip
+)
 
 
 @takes_settings
@@ -70,12 +78,20 @@ def _show(report: dict[str, Any]) -> None:
     platforms = report["platforms"]
     size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
     table = Table(
-        title=f"{report['model']}, one request alone of {size}", title_justify="left",
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+        title=f"{report['model']}, one request alone of {size}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("platform", no_wrap=True)
-    headings = ("first\ntoken", "second\nafter first", "per further\ntoken", "end to end",
-                "KV\nexposed", "bytes over the link")  # fmt: skip
+    headings = (
+        "first\ntoken",
+        "second\nafter first",
+        "per further\ntoken",
+        "end to end",
+        "KV\nexposed",
+        "bytes over the link",
+    )
     for heading in headings:
         table.add_column(heading)
     for name, both in platforms.items():
@@ -83,25 +99,32 @@ def _show(report: dict[str, Any]) -> None:
         times = (alone[key] for key in ("ttft_s", "second_token_s", "tpot_s", "end_to_end_s"))
         carried = [f"{kind} {count:,}" for kind, count in alone["bytes"].items()]
         table.add_row(
-            name, *map(load.span, times), load.span(alone.get("kv_exposed_s")),
+            name,
+            *map(load.span, times),
+            load.span(alone.get("kv_exposed_s")),
             "\n".join(carried) or "none",
-        )  # fmt: skip
+        )
     loaded = Table(
         title=f"under load, {report['arrivals']}: p50 / p90 / p99 of latencies; of every stage "
         "utilisation, and mean / peak of its queue",
-        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     loaded.add_column("platform", no_wrap=True)
     for heading in ("first\ntoken", "per further\ntoken", "goodput", *STAGES):
         loaded.add_column(heading)
     for name, both in platforms.items():
         cells = load.service_cells(both["load"])
         loaded.add_row(
-            name, *(cells[heading].replace(" / ", "\n") for heading in LATENCIES),
+            name,
+            *(cells[heading].replace(" / ", "\n") for heading in LATENCIES),
             f"{both['load']['goodput_per_s']:,.4g}/s\n({both['load']['good_ratio']:.1%})",
-            *(load.stage_cell(stage).replace(", ", "\n", 1).replace(", ", " / ")
-              for stage in both["load"]["stages"].values()),
-        )  # fmt: skip
+            *(
+                load.stage_cell(stage).replace(", ", "\n", 1).replace(", ", " / ")
+                for stage in both["load"]["stages"].values()
+            ),
+        )
     console = Console(highlight=False)
     console.print(table)
     console.print(loaded)
@@ -109,13 +132,19 @@ def _show(report: dict[str, Any]) -> None:
     print_table(
         "machines",
         [
-            ("GPUs", f"{report['groups']} x {report['tensor_parallel']} {report['gpu']}; "
-                     f"cpx: {report['cpx']}"),
+            (
+                "GPUs",
+                f"{report['groups']} x {report['tensor_parallel']} {report['gpu']}; "
+                f"cpx: {report['cpx']}",
+            ),
             ("LPUs", load.counted(report["pipelines"], "pipeline")),
             ("link", f"{report['link']}, handover {report['handover']}"),
             ("LPU costs", report["lpu_costs"]),
-            ("FFN on LPU", f"{report['lpu_ffn_cycles_per_layer']:,} cycles per layer, "
-                           f"{report['lpu_ffn_costs']}"),
+            (
+                "FFN on LPU",
+                f"{report['lpu_ffn_cycles_per_layer']:,} cycles per layer, "
+                f"{report['lpu_ffn_costs']}",
+            ),
             ("KV bytes per token", ", ".join(f"{n} {c:,}" for n, c in per_token.items())),
         ],
-    )  # fmt: skip
+    )

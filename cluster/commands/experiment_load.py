@@ -86,9 +86,12 @@ def service_cells(report: dict[str, Any]) -> dict[str, str]:
             if stage["servers"]
         },
         **(
-            {"GPU groups up": f"up to {report['nodes_peak']:,}, {report['node_seconds']:,.4g} "
-                              "group-seconds"}
-            if report.get("scaling") else {}
+            {
+                "GPU groups up": f"up to {report['nodes_peak']:,}, {report['node_seconds']:,.4g} "
+                "group-seconds"
+            }
+            if report.get("scaling")
+            else {}
         ),
         "refused": f"{report['refused']:,}",
         "host traffic, bytes": host_cell(report["host_bytes"]),

@@ -17,9 +17,15 @@ from cluster.experiments.speculative import SpeculativeSettings
 #: Rows of a sweep that people see; --json has all.
 MOST_ROWS = 60
 HEADINGS = (
-    "variant", "gamma", "accepted", "tokens\nper step", "speed-up", "by\nformula", "tokens/s",
+    "variant",
+    "gamma",
+    "accepted",
+    "tokens\nper step",
+    "speed-up",
+    "by\nformula",
+    "tokens/s",
     "draft/\nverify/\nlink/\nhost, %",
-)  # fmt: skip
+)
 PARTS = ("draft", "verify", "link", "host")
 LOSSLESS = {True: "yes", False: "NO", None: "not proven"}
 SWEEP_HEADINGS = (*HEADINGS[:5], "T", "link")
@@ -84,9 +90,11 @@ def _show(result: dict[str, Any], prompts: Sequence[str]) -> None:
     rows = result["rows"]
     swept = len({(row["gamma"], row["temperature"], row["link"]) for row in rows}) > 3
     table = Table(
-        title="speculative decoding, virtual time", title_justify="left", box=SIMPLE_HEAD,
+        title="speculative decoding, virtual time",
+        title_justify="left",
+        box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    )
     for heading in SWEEP_HEADINGS if swept else HEADINGS:
         table.add_column(heading, justify="left" if heading in ("variant", "link") else "right")
     for row in rows[:MOST_ROWS]:
@@ -103,20 +111,30 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     checked = result["crossover"]["checked"]
     facts = [
         ("lossless", f"{LOSSLESS[result['lossless']]}: {result['lossless_check']}"),
-        ("headline", f"{result['variant']}: decoding {result['speedup']:.2f} x as fast, "
-                     f"{result['end_to_end_speedup']:.2f} x with the prompt"),
+        (
+            "headline",
+            f"{result['variant']}: decoding {result['speedup']:.2f} x as fast, "
+            f"{result['end_to_end_speedup']:.2f} x with the prompt",
+        ),
         ("it compares", result["compares"]),
         ("shipping KV", f"makes it slower than GPU-only in {len(slower)} of {checked} cases"),
         *[(f"  {case['link']}, gamma {case['gamma']}", _case(case)) for case in slower[:10]],
-    ]  # fmt: skip
+    ]
     if result["alpha"] is not None:
         cycles = result["lpu_cycles_per_token"]
-        facts.insert(0, (
-            "not measured",
-            f"--alpha {result['alpha']:g} is given, no model ran; {result['draft_model']} drafts "
-            f"for {result['gpu_model']}; LPU cycles per token: "
-            + ("of the shipped draft" if cycles is None else f"given with transfers, {cycles:,}"),
-        ))  # fmt: skip
+        facts.insert(
+            0,
+            (
+                "not measured",
+                f"--alpha {result['alpha']:g} is given, no model ran; {result['draft_model']} "
+                f"drafts for {result['gpu_model']}; LPU cycles per token: "
+                + (
+                    "of the shipped draft"
+                    if cycles is None
+                    else f"given with transfers, {cycles:,}"
+                ),
+            ),
+        )
     if result["concurrent"] > 1:
         share = result["wait_seconds"] / result["decode_seconds"]
         facts += [
@@ -124,10 +142,14 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
             ("assumed", "the LPUs hold the draft's KV cache of every prompt under way"),
         ]
     facts += [
-        (row["variant"], f"the target in int8 on LPUs; it agrees with the GPUs' on "
-                         f"{row['agreement']:.1%} of the tokens; one prompt after another")
-        for row in result["rows"] if "agreement" in row
-    ]  # fmt: skip
+        (
+            row["variant"],
+            f"the target in int8 on LPUs; it agrees with the GPUs' on "
+            f"{row['agreement']:.1%} of the tokens; one prompt after another",
+        )
+        for row in result["rows"]
+        if "agreement" in row
+    ]
     facts += [(f"no {name}", why) for name, why in result["left_out"].items()]
     if result["nodes_lost"]:
         replayed = result["positions_replayed"]
@@ -141,16 +163,21 @@ def _cells(row: dict[str, Any], swept: bool) -> list[str]:
         return "-" if value is None else format(value, form)
 
     cells = [
-        row["variant"], str(row["gamma"] or "-"), number("acceptance", ".1%"),
-        number("tokens_per_step", ".2f"), number("speedup", ".2f"),
-    ]  # fmt: skip
+        row["variant"],
+        str(row["gamma"] or "-"),
+        number("acceptance", ".1%"),
+        number("tokens_per_step", ".2f"),
+        number("speedup", ".2f"),
+    ]
     if swept:
         return [*cells, number("temperature", "g"), row["link"] or "-"]
     parts = [row[f"{name}_seconds"] / row["decode_seconds"] for name in PARTS]
     return [
-        *cells, number("formula_tokens_per_step", ".2f"), number("tokens_per_second", ",.0f"),
+        *cells,
+        number("formula_tokens_per_step", ".2f"),
+        number("tokens_per_second", ",.0f"),
         "/".join(f"{100 * part:.0f}" for part in parts) if any(parts) else "-",
-    ]  # fmt: skip
+    ]
 
 
 def _case(case: dict[str, Any]) -> str:

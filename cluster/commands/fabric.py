@@ -32,9 +32,7 @@ DEFAULT_GPU = "h100"
 
 
 @app.command(cls=Verb)
-def info(
-    chips: Wiring = "8", chip: WiringChip = None, as_json: option_types.Json = False
-) -> None:
+def info(chips: Wiring = "8", chip: WiringChip = None, as_json: option_types.Json = False) -> None:
     """Cables, hops and memory of a wiring."""
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.runs import machine_of, wiring_facts
@@ -80,10 +78,13 @@ def route(
         print_json(facts)
         return
     rows = [
-        (f"hop {i + 1}", f"chip {hop['chip']} link {hop['link']} -> chip {hop['to']}, Send at "
-                         f"cycle {hop['cycle']:,}, Receive at {hop['arrives']:,}")
+        (
+            f"hop {i + 1}",
+            f"chip {hop['chip']} link {hop['link']} -> chip {hop['to']}, Send at "
+            f"cycle {hop['cycle']:,}, Receive at {hop['arrives']:,}",
+        )
         for i, hop in enumerate(facts["route"])
-    ]  # fmt: skip
+    ]
     rows.append(("in all", f"{facts['cycles']:,} cycles, {facts['ns']:,.0f} ns, SRAM to SRAM"))
     print_table(f"chip {source} to chip {destination}", rows)
 
@@ -95,9 +96,7 @@ def clocks(
     ppm: Annotated[float, typer.Option(help="Greatest drift of an oscillator, either way.")] = 50.0,
     iterations: Annotated[int, typer.Option(help="Exchanges per link.")] = 100_000,
     program_cycles: Annotated[int, typer.Option(help="Length of the run.")] = 10_000_000,
-    deskew_interval: Annotated[
-        int, typer.Option(help="Cycles between RUNTIME_DESKEWs.")
-    ] = 100_000,
+    deskew_interval: Annotated[int, typer.Option(help="Cycles between RUNTIME_DESKEWs.")] = 100_000,
     budget: Annotated[int, typer.Option(help="Cycles of drift a link's buffer absorbs.")] = 40,
     seed: Seed = 0,
     as_json: option_types.Json = False,
@@ -108,17 +107,25 @@ def clocks(
     from interconnect.clocks import run_clocks
 
     for name, value in (
-        ("--iterations", iterations), ("--program-cycles", program_cycles),
-        ("--deskew-interval", deskew_interval), ("--budget", budget),
-    ):  # fmt: skip
+        ("--iterations", iterations),
+        ("--program-cycles", program_cycles),
+        ("--deskew-interval", deskew_interval),
+        ("--budget", budget),
+    ):
         option_checks.check_at_least(name, value, 1)
     with working("exchanging counters ...", stderr_console()):
         wiring, spec = machine_of(chips, chip)
         report = run_clocks(
-            wiring.cables, wiring.chips, spec, seed=seed, ppm=ppm, iterations=iterations,
-            program_cycles=program_cycles, deskew_interval_cycles=deskew_interval,
+            wiring.cables,
+            wiring.chips,
+            spec,
+            seed=seed,
+            ppm=ppm,
+            iterations=iterations,
+            program_cycles=program_cycles,
+            deskew_interval_cycles=deskew_interval,
             budget_cycles=budget,
-        )  # fmt: skip
+        )
     if as_json:
         print_json(report.as_json())
         return
@@ -127,16 +134,25 @@ def clocks(
         f"clocks of {report.chips:,} chips, drift up to {ppm:g} ppm",
         [
             ("links characterised", f"{report.links:,} with {report.iterations:,} exchanges each"),
-            ("latency", f"mean {low:.2f} to {high:.2f}, least {report.link_min_cycles:g}, "
-                        f"greatest {report.link_max_cycles:g} cycles"),
-            ("alignment", f"tree of height {report.tree_height}, {report.exchanges:,} exchanges, "
-                          f"worst residual {report.worst_residual_cycles:.2f} cycles"),
+            (
+                "latency",
+                f"mean {low:.2f} to {high:.2f}, least {report.link_min_cycles:g}, "
+                f"greatest {report.link_max_cycles:g} cycles",
+            ),
+            (
+                "alignment",
+                f"tree of height {report.tree_height}, {report.exchanges:,} exchanges, "
+                f"worst residual {report.worst_residual_cycles:.2f} cycles",
+            ),
             ("synchronised start", f"{report.start_epochs} epochs, {report.start_cycles:,} cycles"),
-            ("run", f"{report.program_cycles:,} cycles and {report.deskews:,} deskews of "
-                    f"{report.deskew_cycles:,} cycles in all"),
+            (
+                "run",
+                f"{report.program_cycles:,} cycles and {report.deskews:,} deskews of "
+                f"{report.deskew_cycles:,} cycles in all",
+            ),
             ("worst drift", f"{report.worst_drift_cycles:.2f} of {report.budget_cycles} cycles"),
         ],
-    )  # fmt: skip
+    )
 
 
 @app.command(cls=Verb)

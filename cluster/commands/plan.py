@@ -117,4 +117,4 @@ def _show(row: Row) -> None:
             ("energy", _energy_text(row)),
             ("wall time", f"{row['wall_seconds']:.1f} s"),
         ],
-    )  # fmt: skip
+    )

@@ -27,9 +27,15 @@ def report(
         write_page(loaded, output)
     size = output.stat().st_size
     if as_json:
-        print_json({"report": str(output), "kind": loaded["kind"], "file_bytes": size,
-                    "absent": loaded["absent"]})  # fmt: skip
+        print_json(
+            {
+                "report": str(output),
+                "kind": loaded["kind"],
+                "file_bytes": size,
+                "absent": loaded["absent"],
+            }
+        )
         return
-    print_table(str(output), [
-        ("run", f"{loaded['kind']}: {loaded['title']}"), ("file", f"{size:,} bytes")
-    ])  # fmt: skip
+    print_table(
+        str(output), [("run", f"{loaded['kind']}: {loaded['title']}"), ("file", f"{size:,} bytes")]
+    )

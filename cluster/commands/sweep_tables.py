@@ -24,9 +24,11 @@ def print_sweep(title: str, rows: Sequence[Row], gpu: str | None) -> None:
     table = _table(title, headings)
     for row in rows:
         cells = [
-            size_text(row["bytes"]), row["algorithm"], time_text(row["latency_ns"]),
+            size_text(row["bytes"]),
+            row["algorithm"],
+            time_text(row["latency_ns"]),
             f"{row['bandwidth_gb_s']:.3g}",
-        ]  # fmt: skip
+        ]
         if gpu is not None:
             cells += [time_text(row[f"gpu_{name}_ns"]) for name in ("best", "p50", "p99")]
         table.add_row(*cells)
@@ -43,8 +45,14 @@ def print_sweep(title: str, rows: Sequence[Row], gpu: str | None) -> None:
 def print_plans(title: str, swept: str, rows: Sequence[Row]) -> None:
     """Plans side by side, then each bottleneck once and why steps of the sweep have no plan."""
     headings = [swept] if swept == "chips" else [swept, "chips"]
-    headings += ["tp x\nstages", "cycles\nper token", "interval\nof a belt", "tokens/s\nper user",
-                 "tokens/s\nin all", "J per\ntoken"]  # fmt: skip
+    headings += [
+        "tp x\nstages",
+        "cycles\nper token",
+        "interval\nof a belt",
+        "tokens/s\nper user",
+        "tokens/s\nin all",
+        "J per\ntoken",
+    ]
     table = _table(title, headings)
     bottlenecks: dict[str, list[Row]] = {}
     problems: list[str] = []
@@ -55,11 +63,14 @@ def print_plans(title: str, swept: str, rows: Sequence[Row]) -> None:
         energy = row["energy"]
         cells = [f"{row[swept]:,}"] + ([] if swept == "chips" else [f"{row['chips']:,}"])
         table.add_row(
-            *cells, f"{row['tp']} x {row['pp']}", f"{row['cycles_per_token']:,}",
-            f"{row['initiation_interval_cycles']:,}", f"{row['tokens_per_second_per_user']:,.1f}",
+            *cells,
+            f"{row['tp']} x {row['pp']}",
+            f"{row['cycles_per_token']:,}",
+            f"{row['initiation_interval_cycles']:,}",
+            f"{row['tokens_per_second_per_user']:,.1f}",
             f"{row['tokens_per_second_total']:,.1f}",
             "-" if energy is None else f"{energy['joules_per_token_in_all']:.3g}",
-        )  # fmt: skip
+        )
         bottlenecks.setdefault(_PERCENT.sub("%", row["bottleneck"]), []).append(row)
     Console(highlight=False).print(table)
     for alike in bottlenecks.values():
@@ -71,12 +82,15 @@ def print_plans(title: str, swept: str, rows: Sequence[Row]) -> None:
 
 def _in_short(alike: Sequence[Row]) -> str:
     """A bottleneck that differs in its percentages only, with their range over the rows."""
-    shares = zip(*([int(n) for n in _PERCENT.findall(row["bottleneck"])] for row in alike),
-                 strict=True)  # fmt: skip
-    ranges = iter([
-        f"{min(share)}%" if min(share) == max(share) else f"{min(share)} to {max(share)}%"
-        for share in shares
-    ])  # fmt: skip
+    shares = zip(
+        *([int(n) for n in _PERCENT.findall(row["bottleneck"])] for row in alike), strict=True
+    )
+    ranges = iter(
+        [
+            f"{min(share)}%" if min(share) == max(share) else f"{min(share)} to {max(share)}%"
+            for share in shares
+        ]
+    )
     return _PERCENT.sub(lambda _: next(ranges), alike[0]["bottleneck"])
 
 

@@ -20,9 +20,13 @@ from cluster.gpu.spec import GpuSpec, load_gpu_spec
 #: Bytes that pass each GPU's link in a ring, as a multiple of the tensor, for n GPUs; and whether
 #: the operation needs one pass round the ring (1) or two (2).
 _RING_PASSES = {
-    "all-reduce": 2, "reduce-scatter": 1, "all-gather": 1, "broadcast": 1, "all-to-all": 1,
+    "all-reduce": 2,
+    "reduce-scatter": 1,
+    "all-gather": 1,
+    "broadcast": 1,
+    "all-to-all": 1,
     "point-to-point": 0,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,7 @@ class GpuTime:
     p99_s: float
 
 
-def collective_seconds(
-    spec: GpuSpec, operation: str, gpus: int, nbytes: float
-) -> dict[str, float]:
+def collective_seconds(spec: GpuSpec, operation: str, gpus: int, nbytes: float) -> dict[str, float]:
     """Seconds without lateness by algorithm: ``ring``, and ``tree`` where NCCL has one.
 
     nbytes: the tensor of one GPU.  Raises InputError for an operation this model does not know.

@@ -58,30 +58,42 @@ _NET_RATIO = (ASSUMED, "framing and protocol leave 0.9")
 
 #: (link, sources by field) of every preset.
 _LINKS: dict[str, tuple[WorldLink, dict[str, tuple[str, str]]]] = {
-    "pcie5-x16": (WorldLink(), {
-        "latency_s": _PCIE_LATENCY, "bytes_per_s": (PUBLISHED, "Gen5 x16, one direction"),
-        "achieved_ratio": _PCIE_RATIO,
-    }),
-    "pcie6-x16": (WorldLink("PCIe 6.0 x16", bytes_per_s=128e9), {
-        "latency_s": _PCIE_LATENCY, "bytes_per_s": (PUBLISHED, "Gen6 x16, one direction"),
-        "achieved_ratio": _PCIE_RATIO,
-    }),
+    "pcie5-x16": (
+        WorldLink(),
+        {
+            "latency_s": _PCIE_LATENCY,
+            "bytes_per_s": (PUBLISHED, "Gen5 x16, one direction"),
+            "achieved_ratio": _PCIE_RATIO,
+        },
+    ),
+    "pcie6-x16": (
+        WorldLink("PCIe 6.0 x16", bytes_per_s=128e9),
+        {
+            "latency_s": _PCIE_LATENCY,
+            "bytes_per_s": (PUBLISHED, "Gen6 x16, one direction"),
+            "achieved_ratio": _PCIE_RATIO,
+        },
+    ),
     **{
         f"{gigabits}gbe": (
             WorldLink(f"{gigabits} Gb/s Ethernet", 15e-6, gigabits * 1e9 / 8, 0.9),
             {
-                "latency_s": _NET_LATENCY, "bytes_per_s": (PUBLISHED, "line rate"),
+                "latency_s": _NET_LATENCY,
+                "bytes_per_s": (PUBLISHED, "line rate"),
                 "achieved_ratio": _NET_RATIO,
             },
         )
         for gigabits in (100, 400, 800)
     },
-    "nvlink-c2c": (WorldLink("NVLink-C2C", 1e-6, 450e9, 0.8), {
-        "latency_s": (ASSUMED, "as a step of NVLink"),
-        "bytes_per_s": (PUBLISHED, "aiconfigurator: GB200's C2C, one direction"),
-        "achieved_ratio": (ASSUMED, "as NVLink"),
-    }),
-}  # fmt: skip
+    "nvlink-c2c": (
+        WorldLink("NVLink-C2C", 1e-6, 450e9, 0.8),
+        {
+            "latency_s": (ASSUMED, "as a step of NVLink"),
+            "bytes_per_s": (PUBLISHED, "aiconfigurator: GB200's C2C, one direction"),
+            "achieved_ratio": (ASSUMED, "as NVLink"),
+        },
+    ),
+}
 
 LINK_PRESETS: dict[str, WorldLink] = {name: link for name, (link, _) in _LINKS.items()}
 DEFAULT_PRESET = "pcie5-x16"

@@ -191,9 +191,11 @@ class GpuPool:
     """
 
     def __init__(
-        self, members: Sequence[Member], start: Callable[[], Member] | None = None,
+        self,
+        members: Sequence[Member],
+        start: Callable[[], Member] | None = None,
         replace_lost: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """start: starts one more node.  replace_lost: so is one for each that dies."""
         if not members:
             raise InputError("a GPU pool of 0 nodes: use 1 or more")

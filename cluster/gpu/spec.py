@@ -25,8 +25,12 @@ GIB = 2**30
 #: Bytes of one weight by number type; fp4 has an 8-bit scale for 16 values.  The 8-bit types share
 #: one rate (A100: int8), as do the 16-bit ones.
 DTYPE_BYTES: dict[str, float] = {
-    "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625,
-}  # fmt: skip
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5625,
+}
 _RATE_OF = {"fp16": "fp16", "bf16": "fp16", "fp8": "fp8", "int8": "fp8", "fp4": "fp4"}
 
 
@@ -54,9 +58,11 @@ class GpuSpec:
     achieved_flops_ratio: float = _f(0.7, ASSUMED, "large matrix products reach 0.6 to 0.8")
     achieved_link_ratio: float = _f(0.8, ASSUMED, "NVLink, network, PCIe, as HBM")
     host_latency_s: float = _f(
-        10e-6, PUBLISHED, "aiconfigurator: 10 us point to point over PCIe; GroqFlow: as the LPU's",
+        10e-6,
+        PUBLISHED,
+        "aiconfigurator: 10 us point to point over PCIe; GroqFlow: as the LPU's",
         least=0,
-    )  # fmt: skip
+    )
     kernel_overhead_s: float = _f(3e-6, PUBLISHED, "aiconfigurator: +3 us per kernel")
     kernels_per_layer: int = _f(
         10, ASSUMED, "2 norms, 4 products, rope, cache write, attention, activation"
@@ -113,18 +119,30 @@ def _aic(value: Any, note: str = "") -> _Figure:
 
 
 def _board(
-    name: str, hbm: _Figure, hbm_rate: float, tera: tuple[float, float, float], nvlink_gb: float,
-    pcie_gb: float, internode_gb: float, watts: float,
-) -> dict[str, _Figure]:  # fmt: skip
+    name: str,
+    hbm: _Figure,
+    hbm_rate: float,
+    tera: tuple[float, float, float],
+    nvlink_gb: float,
+    pcie_gb: float,
+    internode_gb: float,
+    watts: float,
+) -> dict[str, _Figure]:
     """A row of the aiconfigurator table: byte/s of HBM, TFLOP/s of fp16, fp8, fp4, and GB/s."""
     return {
-        "name": _aic(name), "hbm_bytes": hbm, "hbm_bytes_per_s": _aic(hbm_rate),
-        "fp16_flops": _aic(tera[0] * 1e12, "dense"), "fp8_flops": _aic(tera[1] * 1e12, "dense"),
+        "name": _aic(name),
+        "hbm_bytes": hbm,
+        "hbm_bytes_per_s": _aic(hbm_rate),
+        "fp16_flops": _aic(tera[0] * 1e12, "dense"),
+        "fp8_flops": _aic(tera[1] * 1e12, "dense"),
         "fp4_flops": _aic(tera[2] * 1e12, "dense")
-        if tera[2] else (0.0, PUBLISHED, "has no 4-bit rate"),
-        "nvlink_bytes_per_s": _aic(nvlink_gb * 1e9), "pcie_bytes_per_s": _aic(pcie_gb * 1e9),
-        "internode_bytes_per_s": _aic(internode_gb * 1e9), "watts": _aic(float(watts)),
-    }  # fmt: skip
+        if tera[2]
+        else (0.0, PUBLISHED, "has no 4-bit rate"),
+        "nvlink_bytes_per_s": _aic(nvlink_gb * 1e9),
+        "pcie_bytes_per_s": _aic(pcie_gb * 1e9),
+        "internode_bytes_per_s": _aic(internode_gb * 1e9),
+        "watts": _aic(float(watts)),
+    }
 
 
 def _gib(number: int, note: str = "usable, as nvidia-smi reports") -> _Figure:
@@ -136,13 +154,16 @@ _C2C = (450e9, PUBLISHED, _AIC + ": GB200's NVLink-C2C")
 
 #: field: (value, source, note) of every preset, where it is not GpuSpec's default.
 _FIGURES: dict[str, dict[str, _Figure]] = {
-    "a100": _board("A100 SXM", _aic(80_000_000_000, "80 GB"), 2.039e12, (312, 624, 0),
-                   300, 32, 25, 400)
+    "a100": _board(
+        "A100 SXM", _aic(80_000_000_000, "80 GB"), 2.039e12, (312, 624, 0), 300, 32, 25, 400
+    )
     | {"fp8_flops": _aic(624e12, "int8; this GPU has no fp8")},
-    "h100": _board("H100 SXM", _aic(80_000_000_000, "80 GB"), 3.35e12, (989, 1978, 0),
-                   450, 64, 50, 700),
-    "h200": _board("H200 SXM", _aic(141_000_000_000, "141 GB"), 4.8e12, (989, 1978, 0),
-                   450, 64, 50, 700),
+    "h100": _board(
+        "H100 SXM", _aic(80_000_000_000, "80 GB"), 3.35e12, (989, 1978, 0), 450, 64, 50, 700
+    ),
+    "h200": _board(
+        "H200 SXM", _aic(141_000_000_000, "141 GB"), 4.8e12, (989, 1978, 0), 450, 64, 50, 700
+    ),
     "b200": _board("B200 SXM", _gib(180), 7.7e12, (2250, 4500, 9000), 900, 64, 100, 1000)
     | {"pcie_bytes_per_s": (64e9, ASSUMED, "Gen5 x16 by data sheet; aiconfigurator says 128")},
     "gb200": _board("GB200", _gib(185), 8.0e12, (2500, 5000, 10_000), 900, 64, 100, 1200)
@@ -150,8 +171,11 @@ _FIGURES: dict[str, dict[str, _Figure]] = {
     "b300": _board("B300 SXM", _gib(269), 7.75e12, (2250, 4500, 14_000), 900, 128, 100, 1100)
     | {"internode_bytes_per_s": (100e9, ASSUMED, "as B200")},
     "gb300": _board("GB300", _gib(277), 8.0e12, (2500, 5000, 15_000), 900, 64, 100, 1400)
-    | {"internode_bytes_per_s": (100e9, ASSUMED, "as GB200"), "gpus_per_node": _RACK,
-       "c2c_bytes_per_s": (450e9, ASSUMED, "as GB200")},
+    | {
+        "internode_bytes_per_s": (100e9, ASSUMED, "as GB200"),
+        "gpus_per_node": _RACK,
+        "c2c_bytes_per_s": (450e9, ASSUMED, "as GB200"),
+    },
     "rubin": {
         "name": ("Rubin", PUBLISHED, "Inside Rubin GPU Architecture, 2026-07-21"),
         "hbm_bytes": (288_000_000_000, PUBLISHED, "288 GB HBM4"),
@@ -179,7 +203,7 @@ _FIGURES: dict[str, dict[str, _Figure]] = {
         "watts": (0.0, ASSUMED, "not published"),
         "nvlink_step_s": (10e-6, PUBLISHED, "aiconfigurator: 10 us point to point, over PCIe"),
     },
-}  # fmt: skip
+}
 
 GPU_PRESETS: dict[str, GpuSpec] = {
     preset: GpuSpec(**{name: value for name, (value, _, _) in figures.items()})
@@ -212,9 +236,7 @@ def load_gpu_spec(source: str | Path) -> GpuSpec:
 Spec = TypeVar("Spec")
 
 
-def load_table(
-    source: str | Path, table: str, presets: Mapping[str, Spec], default: str
-) -> Spec:
+def load_table(source: str | Path, table: str, presets: Mapping[str, Spec], default: str) -> Spec:
     """A preset, or one of them (``base``) overridden by ``[table]`` of a TOML file."""
     text = str(source)
     if text in presets:

@@ -17,7 +17,7 @@ from cluster.runs import (
     GenerateSettings,
     generate,
 )
-from programs.artifact import Artifact, load, save
+from programs.artifact import Artifact, decoder_of, load, save
 from programs.decoder import adopt, check_parallelism, compile_model, home_of
 from programs.models import open_model
 
@@ -36,7 +36,7 @@ class CompiledModel:
     @property
     def context(self) -> int:
         """Positions of prompt and text together, at most."""
-        return int(self.artifact.bindings["context"])
+        return decoder_of(self.artifact).context
 
     @property
     def predicted_cycles(self) -> dict[str, int]:

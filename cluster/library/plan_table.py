@@ -69,9 +69,7 @@ class PlanTable:
 
     def __repr__(self) -> str:
         keys = ("model", "chips", "context", "batch", "cycles_per_token", "problem")
-        lines = [
-            ", ".join(f"{key} {row[key]}" for key in keys if key in row) for row in self._rows
-        ]
+        lines = [", ".join(f"{key} {row[key]}" for key in keys if key in row) for row in self._rows]
         return "\n".join(f"<plan: {line}>" for line in lines)
 
 

@@ -119,5 +119,5 @@ def _linger(exporter: Exporter, seen: _Seen) -> None:
             f"lpu: the final metrics stay at http://{exporter.host}:{exporter.port}/metrics until "
             f"they were scraped twice, {exporter.linger_seconds:g} s at most (--metrics-linger)",
             file=sys.stderr,
-        )  # fmt: skip
+        )
         seen.enough.wait(exporter.linger_seconds)

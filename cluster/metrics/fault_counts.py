@@ -27,8 +27,14 @@ class FaultCounts:
         """Count up to the end of the launches ``entries``, all from the first."""
         for entry in entries[self._launches :]:
             self._faults.launch(
-                [], self._launches, entry, self.totals, dict, lambda _: np.zeros(0, np.int64),
-                lambda: self._cycles, self.by_ring,
-            )  # fmt: skip
+                [],
+                self._launches,
+                entry,
+                self.totals,
+                dict,
+                lambda _: np.zeros(0, np.int64),
+                lambda: self._cycles,
+                self.by_ring,
+            )
             self._cycles += self._cycles_of[entry]
             self._launches += 1

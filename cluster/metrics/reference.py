@@ -40,4 +40,3 @@ def metrics_page() -> str:
         *map(row, METRICS),
     ]
     return "\n".join(lines) + "\n"
-

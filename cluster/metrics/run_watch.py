@@ -85,9 +85,12 @@ class RunWatch:
 
     @contextmanager
     def watching(
-        self, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+        self,
+        artifact: Artifact,
+        epochs: Epochs,
+        entry_of: Callable[[int], str],
         faults: FaultSetting | None = None,
-    ) -> Iterator[None]:  # fmt: skip
+    ) -> Iterator[None]:
         """Inside, the chips of ``artifact`` run in ``epochs``; entry_of: of launch n, from 0.
 
         faults: what befalls the modelled machine.
@@ -154,9 +157,12 @@ class RunWatch:
 
 
 def watched(
-    watch: RunWatch | None, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+    watch: RunWatch | None,
+    artifact: Artifact,
+    epochs: Epochs,
+    entry_of: Callable[[int], str],
     faults: FaultSetting | None,
-) -> AbstractContextManager[None]:  # fmt: skip
+) -> AbstractContextManager[None]:
     """``watch.watching``, or nothing without a watch."""
     return nullcontext() if watch is None else watch.watching(artifact, epochs, entry_of, faults)
 
@@ -176,9 +182,13 @@ class _Run:
     """One run: what was seen of it, and how that is published."""
 
     def __init__(
-        self, board: Board, artifact: Artifact, epochs: Epochs, entry_of: Callable[[int], str],
+        self,
+        board: Board,
+        artifact: Artifact,
+        epochs: Epochs,
+        entry_of: Callable[[int], str],
         faults: FaultCounts | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.board, self.artifact, self.epochs, self.entry_of = board, artifact, epochs, entry_of
         self.faults = faults
         self.places: MetricPlaces = places_of(artifact)

@@ -111,9 +111,14 @@ class ChipActor:
         self._launch, self._run = ticket.launch, ticket.run
         if self._group is None:
             self._group = ChipGroup(
-                self._artifact, plan.chips, plan.group, mapping, plan.model, self._report,
+                self._artifact,
+                plan.chips,
+                plan.group,
+                mapping,
+                plan.model,
+                self._report,
                 faults=plan.faults,
-            )  # fmt: skip
+            )
         else:
             self._group.enter(mapping)
 

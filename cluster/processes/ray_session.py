@@ -188,9 +188,11 @@ def _marked(directory: str) -> Iterator[None]:
 
 def _start(ray: Any, directory: str, workers: int) -> None:
     with (
-        warnings.catch_warnings(), contextlib.chdir(PACKAGE_ROOT), _one_machine(),
+        warnings.catch_warnings(),
+        contextlib.chdir(PACKAGE_ROOT),
+        _one_machine(),
         _marked(directory),
-    ):  # fmt: skip
+    ):
         warnings.simplefilter("ignore")
         ray.init(
             address="local",
@@ -215,9 +217,11 @@ def _join(ray: Any, address: str) -> None:
         )
     try:
         ray.init(
-            address=address, logging_level=logging.ERROR, log_to_driver=False,
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
             configure_logging=True,
-        )  # fmt: skip
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({one_line(error)[:120]}); start "

@@ -80,15 +80,19 @@ def chip_actors(
         light = None if model is None else replace(model, _built={})
         plans = [
             GroupPlan(
-                paths[number], tuple(chips), number, snapshots, placement.snapshot_launches,
-                light, faults, None if images is None else images.unread(),
+                paths[number],
+                tuple(chips),
+                number,
+                snapshots,
+                placement.snapshot_launches,
+                light,
+                faults,
+                None if images is None else images.unread(),
             )
             for number, chips in enumerate(groups)
-        ]  # fmt: skip
+        ]
         where = stack.enter_context(open_ray(placement.address, len(groups) + 1))
-        yield stack.enter_context(
-            Supervisor(plans, layout_of(artifact, len(groups)), where, phase)
-        )
+        yield stack.enter_context(Supervisor(plans, layout_of(artifact, len(groups)), where, phase))
 
 
 def _save_groups(artifact: Artifact, groups: list[range], directory: Path) -> list[Path]:

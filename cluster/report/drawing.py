@@ -99,13 +99,25 @@ def drawing(name: str, title: str, height_inches: float) -> Iterator[Drawing]:
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": f"lpu-{name}", "text.parse_math": False,
-        "font.size": 9, "font.family": "sans-serif", "axes.titlesize": 9, "legend.fontsize": 8,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
-        "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT, "grid.linewidth": 0.5,
-        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": f"lpu-{name}",
+        "text.parse_math": False,
+        "font.size": 9,
+        "font.family": "sans-serif",
+        "axes.titlesize": 9,
+        "legend.fontsize": 8,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
         "axes.axisbelow": True,
-    }  # fmt: skip
+    }
     with matplotlib.rc_context(style):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         made = Drawing(figure)

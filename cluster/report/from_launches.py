@@ -46,17 +46,27 @@ def _program_sections(artifact: Artifact, launches: Sequence[Launched]) -> Secti
 
 def launch_run(facts: Facts, artifact: Artifact, launched: Launched) -> Run:
     """The run of ``lpu run``."""
-    return new_run("run", f"entry point {launched.entry}", facts, {
-        **_program_sections(artifact, [launched]),
-        "roofline": "one launch of an artifact: the model's shape is not known here",
-        "latencies": "one launch: every further one takes exactly as many cycles",
-    })  # fmt: skip
+    return new_run(
+        "run",
+        f"entry point {launched.entry}",
+        facts,
+        {
+            **_program_sections(artifact, [launched]),
+            "roofline": "one launch of an artifact: the model's shape is not known here",
+            "latencies": "one launch: every further one takes exactly as many cycles",
+        },
+    )
 
 
 def generation_run(
-    facts: Facts, title: str, artifact: Artifact, launches: Sequence[Launched],
-    arch: Architecture, dtype: str, seed: int,
-) -> Run:  # fmt: skip
+    facts: Facts,
+    title: str,
+    artifact: Artifact,
+    launches: Sequence[Launched],
+    arch: Architecture,
+    dtype: str,
+    seed: int,
+) -> Run:
     """The run of ``lpu generate``; GPUs beside it are estimates for the same tokens."""
     spec = artifact.spec
     decode = [n for n, launch in enumerate(launches) if launch.token is not None]
@@ -73,15 +83,24 @@ def generation_run(
         f"Cycles of the {len(decode)} tokens that were generated, host transfers left out; each "
         "GPU: the roofline of one token, batch 1, with seeded slowness of passes."
     )
-    return new_run("generate", title, facts, {
-        **_program_sections(artifact, launches),
-        "roofline": roofline_section(
-            arch, context, groups, lpu_roof(spec, artifact.chips, dtype),
-            middle.cycles / spec.clock_hz, float(bytes_read(artifact, middle.entry)),
-            "what Reads and Gathers of the program take out of SRAM",
-        ),
-        "latencies": [latency_section("time of one token", times, note)],
-    })  # fmt: skip
+    return new_run(
+        "generate",
+        title,
+        facts,
+        {
+            **_program_sections(artifact, launches),
+            "roofline": roofline_section(
+                arch,
+                context,
+                groups,
+                lpu_roof(spec, artifact.chips, dtype),
+                middle.cycles / spec.clock_hz,
+                float(bytes_read(artifact, middle.entry)),
+                "what Reads and Gathers of the program take out of SRAM",
+            ),
+            "latencies": [latency_section("time of one token", times, note)],
+        },
+    )
 
 
 def collective_run(done: CollectiveRun, gpu: str, seed: int) -> Run:
@@ -97,10 +116,15 @@ def collective_run(done: CollectiveRun, gpu: str, seed: int) -> Run:
     times = {
         f"{chips} x {spec.name}": (exact, "exact"),
         f"{chips} x {other.name}": (samples, "estimated"),
-    }  # fmt: skip
+    }
     note = "Chips: the cycles of the launch.  GPUs: ring or tree, with seeded lateness of kernels."
-    return new_run("collective", f"{operation} of {nbytes:,} bytes on {chips} chips", done.rows, {
-        **_program_sections(artifact, [launched]),
-        "roofline": "a collective moves data: its bound is the links",
-        "latencies": [latency_section(f"time of one {operation}", times, note)],
-    })  # fmt: skip
+    return new_run(
+        "collective",
+        f"{operation} of {nbytes:,} bytes on {chips} chips",
+        done.rows,
+        {
+            **_program_sections(artifact, [launched]),
+            "roofline": "a collective moves data: its bound is the links",
+            "latencies": [latency_section(f"time of one {operation}", times, note)],
+        },
+    )

@@ -64,16 +64,18 @@ def belt_section(artifact: Artifact, launches: Sequence[Launched]) -> list[Secti
             label = f"launch {number}" if launch.token is None else launch.token
             items.append({"label": label[:200], "times": [start + at for at in own]})
         start += launch.cycles
-    return [{
-        "name": "tokens on the machine" if len(launches) > 1 else "the launch on the machine",
-        "unit": "cycles",
-        "per_second": artifact.spec.clock_hz,
-        "stages": [name for name, _, _ in stages],
-        "items": items[-MOST_ITEMS:],
-        "note": "A launch computes, exchanges vectors, and computes again; every boundary is the "
-                "cycle at which a first vector is sent or a last one received.  Launches follow "
-                "one another: one is in flight.",
-    }]  # fmt: skip
+    return [
+        {
+            "name": "tokens on the machine" if len(launches) > 1 else "the launch on the machine",
+            "unit": "cycles",
+            "per_second": artifact.spec.clock_hz,
+            "stages": [name for name, _, _ in stages],
+            "items": items[-MOST_ITEMS:],
+            "note": "A launch computes, exchanges vectors, and computes again; every boundary is "
+            "the cycle at which a first vector is sent or a last one received.  Launches follow "
+            "one another: one is in flight.",
+        }
+    ]
 
 
 def _edges(cycles: int) -> NDArray[np.int64]:
@@ -99,15 +101,21 @@ def utilisation_sections(artifact: Artifact, launch: Launched) -> tuple[Section,
             if not units:
                 continue
         ratio = whole[first:end].sum(axis=0) / (units * artifact.chips * spans)
-        families.append({
-            "name": name, "units": units, "ratio": ratio.tolist(),
-            "mean": float((ratio * spans).sum() / spans.sum()),
-        })  # fmt: skip
+        families.append(
+            {
+                "name": name,
+                "units": units,
+                "ratio": ratio.tolist(),
+                "mean": float((ratio * spans).sum() / spans.sum()),
+            }
+        )
     section = {
-        "entry": launch.entry, "edges": edges.tolist(), "families": families,
+        "entry": launch.entry,
+        "edges": edges.tolist(),
+        "families": families,
         "note": "Share of a family's units that an instruction or, on links, a vector occupied; "
-                "a MEM slice may read and write in one cycle, which counts twice.",
-    }  # fmt: skip
+        "a MEM slice may read and write in one cycle, which counts twice.",
+    }
     if not artifact.cables:
         return section, "one chip has no links"
     ways = [(a, ka, b) for a, ka, b, _ in artifact.cables]
@@ -122,11 +130,14 @@ def utilisation_sections(artifact: Artifact, launch: Launched) -> tuple[Section,
         mean = float((row * spans).sum() / spans.sum())
         parts.append({"chip": int(chip), "to": int(to), "ratio": mean})
     links = {
-        "entry": launch.entry, "edges": edges.tolist(), "mean": (total / len(ways)).tolist(),
-        "most": most.tolist(), "busy": parts,
+        "entry": launch.entry,
+        "edges": edges.tolist(),
+        "mean": (total / len(ways)).tolist(),
+        "most": most.tolist(),
+        "busy": parts,
         "note": "Share of the time in which a vector was on the wire, each direction of a cable by "
-                "itself.",
-    }  # fmt: skip
+        "itself.",
+    }
     return section, links
 
 
@@ -151,9 +162,10 @@ def sram_section(artifact: Artifact, entries: Sequence[str], chip: int = 0) -> S
         spread = np.flatnonzero(c.op == Op.SCATTER)
         windows = {
             (int(q), int(lo), int(hi))
-            for q, lo, hi in zip(c.queue[spread], c.of("lo", spread), c.of("hi", spread),
-                                 strict=True)
-        }  # fmt: skip
+            for q, lo, hi in zip(
+                c.queue[spread], c.of("lo", spread), c.of("hi", spread), strict=True
+            )
+        }
         for queue, low, high in windows:
             scattered[queue, low : high + 1] = True
     kind[written] = TEMPORARY
@@ -175,8 +187,8 @@ def sram_section(artifact: Artifact, entries: Sequence[str], chip: int = 0) -> S
         "words": [np.bincount(row, minlength=len(WORD_KINDS)).tolist() for row in kind],
         "word_bytes": spec.lanes,
         "note": f"Chip {chip}; a cell of {cell} words has the colour of the kind latest in the "
-                "legend of any word in it, so that little things are seen.",
-    }  # fmt: skip
+        "legend of any word in it, so that little things are seen.",
+    }
 
 
 def bytes_read(artifact: Artifact, entry: str) -> int:

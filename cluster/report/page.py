@@ -24,14 +24,21 @@ _ROWS = 40
 #: How stages begin in which something is on a link; they have a colour of their own.
 _LINK_STAGES = ("exchange", "to the verifier", "back")
 _SHORT = {
-    "topology": "topology", "units": "units", "links": "links", "sram": "SRAM",
+    "topology": "topology",
+    "units": "units",
+    "links": "links",
+    "sram": "SRAM",
     "roofline": "roofline",
-}  # fmt: skip
+}
 _SECTION_NAMES = {
-    "machine": "topology", "belts": "conveyor belt", "sram": "SRAM map",
-    "utilisation": "utilisation of units", "links": "utilisation of links",
-    "roofline": "roofline", "latencies": "latency distributions",
-}  # fmt: skip
+    "machine": "topology",
+    "belts": "conveyor belt",
+    "sram": "SRAM map",
+    "utilisation": "utilisation of units",
+    "links": "utilisation of links",
+    "roofline": "roofline",
+    "latencies": "latency distributions",
+}
 
 
 def _text(name: str) -> str:
@@ -70,15 +77,16 @@ def _belt(belt: dict[str, Any]) -> dict[str, Any]:
         "note": plain(belt["note"], 600),
         "stages": [plain(stage, 30) for stage in belt["stages"]],
         "spans": [f"{said(b - a)}{unit}" for a, b in pairwise(last)],
-        "looks": ["exchange" if stage.startswith(_LINK_STAGES) else "compute"
-                  for stage in belt["stages"]],
+        "looks": [
+            "exchange" if stage.startswith(_LINK_STAGES) else "compute" for stage in belt["stages"]
+        ],
         "begin": f"{len(items):,} items, from {said(items[0]['times'][0])}{unit}",
         "rows": [
             {"label": plain(item["label"], 40), "times": [said(time) for time in item["times"]]}
             for item in items[:_ROWS]
         ],
         "left_out": max(0, len(items) - _ROWS),
-    }  # fmt: skip
+    }
 
 
 def _belt_data(belts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,11 +95,13 @@ def _belt_data(belts: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "unit": "cycles" if belt["unit"] == "cycles" else "s",
             "per_second": belt["per_second"],
             "stages": [plain(stage, 30) for stage in belt["stages"]],
-            "items": [{"label": plain(item["label"], 30), "times": item["times"]}
-                      for item in belt["items"]],
+            "items": [
+                {"label": plain(item["label"], 30), "times": item["times"]}
+                for item in belt["items"]
+            ],
         }
         for belt in belts
-    ]  # fmt: skip
+    ]
 
 
 def render(run: Run) -> str:

@@ -40,8 +40,9 @@ def utilisation(section: Section) -> Picture:
             axes.set_yticks([0, most], ["0", f"{most:.0%}" if most >= 0.01 else f"{most:.1%}"])
             axes.set_title(
                 f"{plain(family['name'])}: mean {family['mean']:.1%} of {family['units']:,}",
-                loc="left", pad=2,
-            )  # fmt: skip
+                loc="left",
+                pad=2,
+            )
             axes.set_xlim(edges[0], edges[-1])
         panels[-1].set_xlabel("cycle")
     busiest = max(families, key=lambda family: family["mean"])
@@ -175,16 +176,25 @@ def roofline(section: Section) -> Picture:
         for number, (machine, knee) in enumerate(zip(machines, knees, strict=True)):
             over = np.array([low, knee, high])
             axes.loglog(
-                over, np.minimum(over * machine["bytes_per_s"], machine["ops_per_s"]),
-                color=COLOURS[number % len(COLOURS)], lw=1.8,
-                ls="-" if machine["source"] == "exact" else "--", label=plain(machine["name"]),
-            )  # fmt: skip
+                over,
+                np.minimum(over * machine["bytes_per_s"], machine["ops_per_s"]),
+                color=COLOURS[number % len(COLOURS)],
+                lw=1.8,
+                ls="-" if machine["source"] == "exact" else "--",
+                label=plain(machine["name"]),
+            )
         for number, point in enumerate(points):
             axes.loglog(
-                [point["ops_per_byte"]], [point["ops_per_s"]], ls="none",
-                marker=_MARKS[point["source"]], color=COLOURS[number % len(COLOURS)], ms=8,
-                mec=INK, mew=0.8, label=f"{plain(point['name'])} ({point['source']})",
-            )  # fmt: skip
+                [point["ops_per_byte"]],
+                [point["ops_per_s"]],
+                ls="none",
+                marker=_MARKS[point["source"]],
+                color=COLOURS[number % len(COLOURS)],
+                ms=8,
+                mec=INK,
+                mew=0.8,
+                label=f"{plain(point['name'])} ({point['source']})",
+            )
         for ways in (axes.xaxis, axes.yaxis):
             ways.set_major_formatter(EngFormatter(sep=""))
             ways.set_minor_formatter(NullFormatter())
@@ -194,8 +204,9 @@ def roofline(section: Section) -> Picture:
         made.figure.legend(loc="outside lower left", ncols=1)
     said = "; ".join(
         f"{plain(p['name'])}: {count(p['ops_per_s'] / 1e9)} G operations/s at "
-        f"{count(p['ops_per_byte'])} per byte ({p['source']})" for p in points
-    )  # fmt: skip
+        f"{count(p['ops_per_byte'])} per byte ({p['source']})"
+        for p in points
+    )
     return Picture("roofline", title, f"{said}.  {section['note']}", made.svg)
 
 
@@ -217,8 +228,10 @@ def latencies(section: Section, number: int) -> Picture:
             axes.set_yticks([max(one["share"])], [f"{max(one['share']):.0%}"])
             axes.set_title(
                 f"{plain(one['name'], 30)} ({one['source']}): p50 {seconds(one['p50_s'])}, "
-                f"p99 {seconds(one['p99_s'])}", loc="left", pad=2,
-            )  # fmt: skip
+                f"p99 {seconds(one['p99_s'])}",
+                loc="left",
+                pad=2,
+            )
             axes.set_xlim(edges[0], edges[-1])
         near = edges[-1] < 30 * edges[0]
         panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
@@ -228,7 +241,7 @@ def latencies(section: Section, number: int) -> Picture:
         f"{plain(one['name'])}: {one['count']:,} times from {seconds(one['least_s'])} to "
         f"{seconds(one['most_s'])}, p99/p50 {one['p99_s'] / one['p50_s']:.3f}"
         for one in series
-    )  # fmt: skip
+    )
     return Picture(name, title, f"{said}.  Dotted: p99.  {section['note']}", made.svg)
 
 

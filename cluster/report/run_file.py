@@ -28,9 +28,15 @@ SOURCES = ("exact", "estimated", "given")
 
 #: What an SRAM word is for, in the order in which a coarser cell shows it.
 WORD_KINDS = (
-    "free", "reserved", "temporary", "KV cache or data written by position", "weights and tables",
-    "weights and tables, rewritten", "inputs", "outputs",
-)  # fmt: skip
+    "free",
+    "reserved",
+    "temporary",
+    "KV cache or data written by position",
+    "weights and tables",
+    "weights and tables, rewritten",
+    "inputs",
+    "outputs",
+)
 
 _TEXT = {"type": "string", "maxLength": 2000}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 2**53}
@@ -47,9 +53,11 @@ def _list(of: dict[str, Any], most: int, least: int = 0) -> dict[str, Any]:
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:
     return {
-        "type": "object", "properties": properties, "required": sorted(properties),
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
         "additionalProperties": False,
-    }  # fmt: skip
+    }
 
 
 _SERIES = _list(_NUMBER, MOST_BINS, 1)
@@ -57,59 +65,97 @@ _SOURCE = {"enum": list(SOURCES)}
 #: Every section of a run; absent sections are named under ``absent`` with the reason.
 SECTIONS: dict[str, dict[str, Any]] = {
     "machine": _object(
-        chip=_TEXT, chips={**_CHIP, "minimum": 1}, chips_per_node={**_CHIP, "minimum": 1},
-        clock_hz={**_COUNT, "minimum": 1}, topology=_TEXT,
+        chip=_TEXT,
+        chips={**_CHIP, "minimum": 1},
+        chips_per_node={**_CHIP, "minimum": 1},
+        clock_hz={**_COUNT, "minimum": 1},
+        topology=_TEXT,
         cables=_list(_list(_CHIP, 4, 4), 200_000),
-        others=_list(_object(name=_TEXT, count=_COUNT, link=_TEXT), 16), note=_TEXT,
+        others=_list(_object(name=_TEXT, count=_COUNT, link=_TEXT), 16),
+        note=_TEXT,
     ),
     "belts": _list(
         _object(
-            name=_TEXT, unit=_TEXT, per_second=_POSITIVE, note=_TEXT,
+            name=_TEXT,
+            unit=_TEXT,
+            per_second=_POSITIVE,
+            note=_TEXT,
             stages=_list(_TEXT, MOST_STAGES, 1),
-            items=_list(_object(label=_TEXT, times=_list(_COUNT, MOST_STAGES + 1, 2)),
-                        MOST_ITEMS, 1),
+            items=_list(
+                _object(label=_TEXT, times=_list(_COUNT, MOST_STAGES + 1, 2)), MOST_ITEMS, 1
+            ),
         ),
-        16, 1,
+        16,
+        1,
     ),
     "sram": _object(
         words_per_slice={**_COUNT, "minimum": 1},
-        cells=_list(_list({"type": "integer", "minimum": 0, "maximum": len(WORD_KINDS) - 1},
-                          MOST_BINS, 1), 88, 88),
+        cells=_list(
+            _list({"type": "integer", "minimum": 0, "maximum": len(WORD_KINDS) - 1}, MOST_BINS, 1),
+            88,
+            88,
+        ),
         words=_list(_list(_COUNT, len(WORD_KINDS), len(WORD_KINDS)), 88, 88),
-        word_bytes=_COUNT, note=_TEXT,
+        word_bytes=_COUNT,
+        note=_TEXT,
     ),
     "utilisation": _object(
-        entry=_TEXT, edges=_list(_COUNT, MOST_BINS + 1, 2), note=_TEXT,
+        entry=_TEXT,
+        edges=_list(_COUNT, MOST_BINS + 1, 2),
+        note=_TEXT,
         families=_list(_object(name=_TEXT, units=_COUNT, ratio=_SERIES, mean=_NUMBER), 16, 1),
     ),
     "links": _object(
-        entry=_TEXT, edges=_list(_COUNT, MOST_BINS + 1, 2), mean=_SERIES, most=_SERIES,
-        busy=_list(_object(chip=_CHIP, to=_CHIP, ratio=_NUMBER), 400_000, 1), note=_TEXT,
+        entry=_TEXT,
+        edges=_list(_COUNT, MOST_BINS + 1, 2),
+        mean=_SERIES,
+        most=_SERIES,
+        busy=_list(_object(chip=_CHIP, to=_CHIP, ratio=_NUMBER), 400_000, 1),
+        note=_TEXT,
     ),
     "roofline": _object(
         machines=_list(
-            _object(name=_TEXT, source=_SOURCE, ops_per_s=_POSITIVE, bytes_per_s=_POSITIVE), 8, 1),
+            _object(name=_TEXT, source=_SOURCE, ops_per_s=_POSITIVE, bytes_per_s=_POSITIVE), 8, 1
+        ),
         points=_list(
-            _object(name=_TEXT, source=_SOURCE, ops_per_byte=_POSITIVE, ops_per_s=_POSITIVE), 8, 1),
+            _object(name=_TEXT, source=_SOURCE, ops_per_byte=_POSITIVE, ops_per_s=_POSITIVE), 8, 1
+        ),
         note=_TEXT,
     ),
     "latencies": _list(
         _object(
-            title=_TEXT, edges_s=_list(_POSITIVE, MOST_BINS + 1, 2), note=_TEXT,
+            title=_TEXT,
+            edges_s=_list(_POSITIVE, MOST_BINS + 1, 2),
+            note=_TEXT,
             series=_list(
-                _object(name=_TEXT, source=_SOURCE, count=_COUNT, share=_SERIES, least_s=_NUMBER,
-                        p50_s=_POSITIVE, p99_s=_POSITIVE, most_s=_NUMBER), 16, 1),
+                _object(
+                    name=_TEXT,
+                    source=_SOURCE,
+                    count=_COUNT,
+                    share=_SERIES,
+                    least_s=_NUMBER,
+                    p50_s=_POSITIVE,
+                    p99_s=_POSITIVE,
+                    most_s=_NUMBER,
+                ),
+                16,
+                1,
+            ),
         ),
-        8, 1,
+        8,
+        1,
     ),
     "bars": _list(
         _object(
-            title=_TEXT, unit=_TEXT, note=_TEXT,
+            title=_TEXT,
+            unit=_TEXT,
+            note=_TEXT,
             values=_list(_object(name=_TEXT, value=_PERHAPS, source=_SOURCE), 64, 1),
         ),
-        8, 1,
+        8,
+        1,
     ),
-}  # fmt: skip
+}
 
 #: Sections whose absence a report explains; bars stand in where there are no distributions.
 EXPECTED = tuple(name for name in SECTIONS if name != "bars")
@@ -123,14 +169,15 @@ SCHEMA: dict[str, Any] = {
         "title": _TEXT,
         "facts": _list(_list(_TEXT, 2, 2), 200),
         "absent": {
-            "type": "object", "additionalProperties": _TEXT,
+            "type": "object",
+            "additionalProperties": _TEXT,
             "propertyNames": {"enum": list(EXPECTED)},
         },
         **SECTIONS,
     },
     "required": ["format", "version", "kind", "title", "facts", "absent"],
     "additionalProperties": False,
-}  # fmt: skip
+}
 
 
 def new_run(kind: str, title: str, facts: list[tuple[str, str]], sections: Run) -> Run:
@@ -139,11 +186,14 @@ def new_run(kind: str, title: str, facts: list[tuple[str, str]], sections: Run) 
     absent |= {name: value for name, value in sections.items() if isinstance(value, str)}
     present = {name: value for name, value in sections.items() if not isinstance(value, str)}
     run: Run = {
-        "format": FORMAT, "version": VERSION, "kind": kind, "title": title,
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": kind,
+        "title": title,
         "facts": [[name, value] for name, value in facts],
         "absent": {name: why for name, why in absent.items() if name not in present},
         **present,
-    }  # fmt: skip
+    }
     if problem := _problem(run):
         raise ValueError(f"not a run: {problem}")
     return run
@@ -205,8 +255,11 @@ def _mismatch(run: Run) -> str | None:
     for name in ("utilisation", "links"):
         if (part := run.get(name)) is None:
             continue
-        rows = [part["mean"], part["most"]] if name == "links" else [
-            family["ratio"] for family in part["families"]]  # fmt: skip
+        rows = (
+            [part["mean"], part["most"]]
+            if name == "links"
+            else [family["ratio"] for family in part["families"]]
+        )
         if any(len(row) + 1 != len(part["edges"]) for row in rows) or not _ascends(part["edges"]):
             return f"{name}: edges do not fit the values"
     for picture in run.get("latencies", ()):
@@ -230,6 +283,4 @@ def _mismatch(run: Run) -> str | None:
 
 
 def _ascends(edges: list[float]) -> bool:
-    return all(a < b for a, b in pairwise(edges)) and all(
-        math.isfinite(edge) for edge in edges
-    )
+    return all(a < b for a, b in pairwise(edges)) and all(math.isfinite(edge) for edge in edges)

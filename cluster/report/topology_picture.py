@@ -57,14 +57,19 @@ def topology(section: Section) -> Picture:
         few = len(cables) <= _THIN
         axes.add_collection(
             LineCollection(
-                list(at[ends]), colors=COLOURS[0], linewidths=1.2 if few else 0.4,
+                list(at[ends]),
+                colors=COLOURS[0],
+                linewidths=1.2 if few else 0.4,
                 alpha=0.6 if few else 0.35,
             )
-        )  # fmt: skip
+        )
         axes.scatter(
-            at[:, 0], at[:, 1], s=260 if chips <= 16 else 40 if chips <= _MOST_NAMED else 8,
-            color=COLOURS[0], zorder=3,
-        )  # fmt: skip
+            at[:, 0],
+            at[:, 1],
+            s=260 if chips <= 16 else 40 if chips <= _MOST_NAMED else 8,
+            color=COLOURS[0],
+            zorder=3,
+        )
         if chips <= 16:
             for number, (x, y) in enumerate(at):
                 axes.text(x, y, str(number), ha="center", va="center", color="white", zorder=4)
@@ -77,9 +82,10 @@ def topology(section: Section) -> Picture:
         axes.set_ylim(-high, high)
     beside = "".join(
         f"  Beside them {other['count']:,} x {plain(other['name'])}"
-        + (f" over {plain(other['link'])}" if other["link"] else "") + "."
+        + (f" over {plain(other['link'])}" if other["link"] else "")
+        + "."
         for other in others
-    )  # fmt: skip
+    )
     per_node = section["chips_per_node"]
     nodes = f"{-(-chips // per_node):,} nodes of {per_node}" if chips > per_node else "one node"
     caption = (
@@ -95,8 +101,14 @@ def _name_nodes(axes: Axes, at: Points, per_node: int) -> None:
         middle = members.mean(axis=0)
         reach = float(np.linalg.norm(members - middle, axis=1).max())
         x, y = middle * (1.1 + 1.25 * reach)
-        axes.text(x, y, f"{first}–{min(first + per_node, len(at)) - 1}", ha="center", va="center",
-                  fontsize=7 if len(at) <= _MOST_NAMED else 5)  # fmt: skip
+        axes.text(
+            x,
+            y,
+            f"{first}–{min(first + per_node, len(at)) - 1}",
+            ha="center",
+            va="center",
+            fontsize=7 if len(at) <= _MOST_NAMED else 5,
+        )
 
 
 def _beside(axes: Axes, others: list[Section], near: float) -> None:
@@ -107,6 +119,11 @@ def _beside(axes: Axes, others: list[Section], near: float) -> None:
         if other["link"]:
             axes.text(1.9, y / 2 + 0.06, plain(other["link"], 16), ha="center", va="bottom")
         axes.text(
-            2.65, y, f"{other['count']:,} ×\n{plain(other['name'], 16)}", ha="left", va="center",
-            bbox={"boxstyle": "round", "fc": "none", "ec": COLOURS[1]}, color=INK,
-        )  # fmt: skip
+            2.65,
+            y,
+            f"{other['count']:,} ×\n{plain(other['name'], 16)}",
+            ha="left",
+            va="center",
+            bbox={"boxstyle": "round", "fc": "none", "ec": COLOURS[1]},
+            color=INK,
+        )

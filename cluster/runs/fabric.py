@@ -157,48 +157,57 @@ def run_collective(
         raise InputError(ONLY_WITH_RUN)
     wiring, spec = machine_of(settings.chips, settings.chip)
     operation, nbytes = settings.operation, settings.nbytes
-    compared = None
-    if settings.gpu is not None:
-        compared = gpu_time(settings.gpu, operation, wiring.chips, nbytes)
-    try:
-        plan = plan_collective(wiring, operation, nbytes, spec, algorithm=settings.algorithm)
-    except ValueError as error:
-        raise InputError(f"--chips {settings.chips} --op {operation}: {error}") from None
-    facts = _planned_facts(settings, plan)
-    if compared is not None:
-        facts["gpu"] = {
-            "name": compared.gpu,
-            "gpus": plan.chips,
-            "algorithm": compared.algorithm,
-            "best_ns": 1e9 * compared.best_s,
-            "p50_ns": 1e9 * compared.p50_s,
-            "p99_ns": 1e9 * compared.p99_s,
-            "estimate": True,
-        }
+
+    def planned_on(wiring: Topology) -> tuple[CollectivePlan, Facts]:
+        compared = None
+        if settings.gpu is not None:
+            compared = gpu_time(settings.gpu, operation, wiring.chips, nbytes)
+        try:
+            plan = plan_collective(wiring, operation, nbytes, spec, algorithm=settings.algorithm)
+        except ValueError as error:
+            raise InputError(f"--chips {settings.chips} --op {operation}: {error}") from None
+        facts = _planned_facts(settings, plan)
+        if compared is not None:
+            facts["gpu"] = {
+                "name": compared.gpu,
+                "gpus": plan.chips,
+                "algorithm": compared.algorithm,
+                "best_ns": 1e9 * compared.best_s,
+                "p50_ns": 1e9 * compared.p50_s,
+                "p99_ns": 1e9 * compared.p99_s,
+                "estimate": True,
+            }
+        return plan, facts
+
+    plan, facts = planned_on(wiring)
     if not settings.run:
         return CollectiveRun(settings, plan, facts)
-    compiled: list[Artifact] = []
+    compiled: list[tuple[Artifact, Topology]] = []
 
-    def planned(artifact: Artifact) -> None:
-        compiled.append(artifact)
+    def compiled_for(artifact: Artifact, wiring: Topology) -> None:
+        compiled.append((artifact, wiring))
         if tracing is not None:  # too large a trace is refused before the run
             tracing.plan(artifact, [Launched(ENTRY_POINT, artifact.predicted_cycles[ENTRY_POINT])])
 
-    facts["run"] = run_functional(
+    run = run_functional(
         wiring,
         spec,
         settings,
         seed=seed,
         phase=phase,
-        planned=planned,
+        planned=compiled_for,
         watch=None if board is None else RunWatch(board, "fabric collective"),
         faults=faults,
     )
-    launched = Launched(ENTRY_POINT, facts["run"]["cycles"])
+    artifact, in_use = compiled[0]
+    if in_use is not wiring:  # some of its nodes are spare
+        plan, facts = planned_on(in_use)
+    facts["run"] = run
+    launched = Launched(ENTRY_POINT, run["cycles"])
     if tracing is not None:
         phase("writing the trace ...")
-        facts["trace"] = tracing.write(compiled[0], [launched]).summary()
-    return CollectiveRun(settings, plan, facts, compiled[0], launched)
+        facts["trace"] = tracing.write(artifact, [launched]).summary()
+    return CollectiveRun(settings, plan, facts, artifact, launched)
 
 
 def _planned_facts(settings: CollectiveSettings, plan: CollectivePlan) -> Facts:

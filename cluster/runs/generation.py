@@ -134,9 +134,14 @@ def run_generation(
         layout = layout_of(artifact, 1)
         mapping = SharedMapping.private(layout)
         group = ChipGroup(
-            artifact, range(artifact.chips), 0, mapping, model, stopwatch.report,
+            artifact,
+            range(artifact.chips),
+            0,
+            mapping,
+            model,
+            stopwatch.report,
             faults=placement.setting(artifact),
-        )  # fmt: skip
+        )
         listener.phase("generating")
         epoch = OneEpoch(mapping, group.runner.image_bytes)
         with watched(watch, artifact, epoch, entry_of, group.faults):
@@ -204,9 +209,7 @@ def _run_actors(
     return results, supervisor.recoveries, supervisor.refused
 
 
-def _collect(
-    supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch
-) -> list[GroupResult]:
+def _collect(supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch) -> list[GroupResult]:
     """Run the job on all actors, streaming tokens; the results in the order of actors."""
     import ray
 
@@ -235,7 +238,10 @@ def _steady(launch_seconds: list[float], decode: list[int]) -> float:
 
 
 def _conclude(
-    artifact: Artifact, groups: list[GroupResult], stopwatch: _Stopwatch, actors: int,
+    artifact: Artifact,
+    groups: list[GroupResult],
+    stopwatch: _Stopwatch,
+    actors: int,
     recoveries: list[Recovery],
 ) -> GenerationResult:
     results = [group.run for group in groups]

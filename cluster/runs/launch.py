@@ -64,9 +64,13 @@ def launch_everywhere(
         phase("loading chips")
         mapping = SharedMapping.private(layout_of(artifact, 1))
         group = ChipGroup(
-            artifact, range(artifact.chips), 0, mapping, threads=cores(),
+            artifact,
+            range(artifact.chips),
+            0,
+            mapping,
+            threads=cores(),
             faults=placement.setting(artifact),
-        )  # fmt: skip
+        )
         phase("running")
         epoch = OneEpoch(mapping, group.runner.image_bytes)
         with watched(watch, artifact, epoch, lambda _: entry, group.faults):
@@ -87,9 +91,13 @@ def launch_everywhere(
 
 
 def _launch_actors(
-    artifact: Artifact, entry: str, sync: str, placement: Placement,
-    phase: Callable[[str], None], watch: RunWatch | None,
-) -> tuple[list[LaunchPart], int]:  # fmt: skip
+    artifact: Artifact,
+    entry: str,
+    sync: str,
+    placement: Placement,
+    phase: Callable[[str], None],
+    watch: RunWatch | None,
+) -> tuple[list[LaunchPart], int]:
     faults = placement.setting(artifact)
     with (
         chip_actors(artifact, placement, phase) as supervisor,

@@ -33,10 +33,15 @@ class Survived:
 
 
 def generate_on_spares(
-    compile_on: Callable[[Topology], Artifact], chips: int, job: Generation, placement: Placement,
-    listener: Listener, started: float, model: PartitionedModel | None = None,
+    compile_on: Callable[[Topology], Artifact],
+    chips: int,
+    job: Generation,
+    placement: Placement,
+    listener: Listener,
+    started: float,
+    model: PartitionedModel | None = None,
     watch: RunWatch | None = None,
-) -> Survived:  # fmt: skip
+) -> Survived:
     """Generate on ``chips`` chips of a rack with spare nodes, whoever is lost as the plan says.
 
     compile_on: the same model for a wiring.  The result's ``faults`` and ``virtual_seconds`` hold
@@ -68,9 +73,13 @@ def generate_on_spares(
             f"which {chips // NODE} are in use; use {most} or fewer"
         )
     linked = linked_onto_spares(
-        topology_of(chips + NODE * plan.spare_nodes), plan, compiled_on, lambda artifact: artifact,
-        lambda artifact: [launch.entry for launch in planned_launches(artifact, job)], goes_on,
-    )  # fmt: skip
+        topology_of(chips + NODE * plan.spare_nodes),
+        plan,
+        compiled_on,
+        lambda artifact: artifact,
+        lambda artifact: [launch.entry for launch in planned_launches(artifact, job)],
+        goes_on,
+    )
     artifact = linked.programs
     cost = sum(lost.counts["cost_cycles"] for lost in linked.lost)
     if watch is not None:
@@ -81,15 +90,16 @@ def generate_on_spares(
         raise RunError("other tokens came on the spare node than before: not deterministic")
     seconds = result.virtual_seconds + cost / artifact.spec.clock_hz
     counts = linked.counted(result.faults)
-    return Survived(
-        artifact, linked.nodes, replace(result, faults=counts, virtual_seconds=seconds)
-    )
+    return Survived(artifact, linked.nodes, replace(result, faults=counts, virtual_seconds=seconds))
 
 
 def _before(
-    artifact: Artifact, launch: int, job: Generation, placement: Placement,
+    artifact: Artifact,
+    launch: int,
+    job: Generation,
+    placement: Placement,
     model: PartitionedModel | None,
-) -> list[int] | None:  # fmt: skip
+) -> list[int] | None:
     """The tokens of the launches before ``launch``; None when the text is over by then."""
     tokens = launch - (len(job.prompt) - 1)
     if tokens >= job.max_new_tokens:

@@ -118,9 +118,11 @@ def random_encoder(
     """An fp16 encoder with random weights and tokens, its layers in a pipeline of chips."""
     layers = random_layers(shape, seed) if data else []
     x = random_tokens(shape, seed)
-    artifact = compile_encoder(shape, spec, chips, layers, x) if data else compile_encoder(
-        shape, spec, chips
-    )  # fmt: skip
+    artifact = (
+        compile_encoder(shape, spec, chips, layers, x)
+        if data
+        else compile_encoder(shape, spec, chips)
+    )
 
     def golden() -> Values:
         return golden_encoder(shape, layers, x)

@@ -110,9 +110,11 @@ def instruction_texts(program: ProgramRows) -> list[str]:
 
 def _write_row_and_time(columns: TextColumns, widths: _Widths) -> None:
     for before, name, width in (
-        (',"pid":', "pid", widths.pid), (',"tid":', "tid", widths.tid),
-        (',"ts":', "micros", widths.micros), (".", "nanos", 3),
-    ):  # fmt: skip
+        (',"pid":', "pid", widths.pid),
+        (',"tid":', "tid", widths.tid),
+        (',"ts":', "micros", widths.micros),
+        (".", "nanos", 3),
+    ):
         columns.text(before)
         columns.blank(name, width)
 
@@ -190,10 +192,14 @@ class _Writer:
                 file.write(piece)
         for event in self.plan.machine_events():
             whole = {
-                "ph": "X", "pid": MACHINE_PID, "tid": event.row, "ts": event.first / 1000,
-                "dur": (event.end - event.first) / 1000, "name": event.name,
+                "ph": "X",
+                "pid": MACHINE_PID,
+                "tid": event.row,
+                "ts": event.first / 1000,
+                "dur": (event.end - event.first) / 1000,
+                "name": event.name,
                 "args": event.details,
-            }  # fmt: skip
+            }
             file.write(json.dumps(whole).encode() + b",\n")
         file.write(",\n".join(self._names()).encode())
         file.write(b"\n]}\n")
@@ -229,8 +235,10 @@ class _Writer:
             self.flow_records[key] = starts, ends
         earlier = (traced for traced in plan.launches if traced.number < launch.number)
         base = sum(len(plan.entries[traced.launched.entry].flights) for traced in earlier)
-        rows = [self.records[key, number][1] if (key, number) in self.records else np.zeros(0)
-                for number in range(len(entry.programs))]  # fmt: skip
+        rows = [
+            self.records[key, number][1] if (key, number) in self.records else np.zeros(0)
+            for number in range(len(entry.programs))
+        ]
         of = np.array(plan.artifact.program_of_chip, np.int64)
         sides = (
             (flights.chip, flights.block, flights.sent),

@@ -116,9 +116,14 @@ class _Writer:
         return arriving, leaving
 
     def _chip(
-        self, launch: TracedLaunch, number: int, program: ProgramRows, chip: int,
-        arriving: dict[tuple[int, int], list[int]], leaving: dict[tuple[int, int], list[int]],
-    ) -> None:  # fmt: skip
+        self,
+        launch: TracedLaunch,
+        number: int,
+        program: ProgramRows,
+        chip: int,
+        arriving: dict[tuple[int, int], list[int]],
+        leaving: dict[tuple[int, int], list[int]],
+    ) -> None:
         key = launch.launched.entry, number
         if key not in self.blocks:
             self.blocks[key] = _block_events(program)

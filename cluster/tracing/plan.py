@@ -210,9 +210,7 @@ class TracePlan:
         self.launches = [
             TracedLaunch(number, end - launch.cycles, launch)
             for number, (launch, end) in enumerate(zip(launches, ends, strict=True))
-            if number >= skipped
-            and end - launch.cycles < window.last
-            and end > window.first
+            if number >= skipped and end - launch.cycles < window.last and end > window.first
         ]
         lengths = {traced.launched.entry: traced.launched.cycles for traced in self.launches}
         self.entries = {
@@ -227,9 +225,11 @@ class TracePlan:
     def rows(self) -> list[tuple[int, int]]:
         """(unit, lane) of every row that any chip has, in the order in which they are shown."""
         keys = np.unique(
-            np.concatenate([program.row_key for entry in self.entries.values()
-                            for program in entry.programs] or [np.zeros(0, np.int64)])
-        )  # fmt: skip
+            np.concatenate(
+                [program.row_key for entry in self.entries.values() for program in entry.programs]
+                or [np.zeros(0, np.int64)]
+            )
+        )
         return list(zip((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist(), strict=True))
 
     @cached_property
@@ -322,9 +322,11 @@ class TracePlan:
     def summary(self) -> dict[str, int]:
         """What a command says of a trace that was written."""
         return {
-            "events": self.events(), "blocks": self.block_events(),
-            "launches": len(self.launches), "cycles": self.horizon,
-        }  # fmt: skip
+            "events": self.events(),
+            "blocks": self.block_events(),
+            "launches": len(self.launches),
+            "cycles": self.horizon,
+        }
 
     def check_size(self, most: int | None = None) -> None:
         """Refuse a trace of more than ``most`` (``MAX_EVENTS``) events; say which window fits."""

@@ -60,7 +60,7 @@ def draws(streams: NDArray[np.uint64], first: int, count: int) -> NDArray[np.uin
 
 
 @dataclass(frozen=True)
-class Jitter:
+class LinkJitter:
     """Latency of one crossing in cycles; the shape is the one of largest entropy (assumed)."""
 
     name: str
@@ -75,9 +75,9 @@ class Jitter:
         if (self.std_cycles <= 0) != (self.min_cycles == self.max_cycles):
             raise ClockError(f"jitter {self.name}: std must be positive, or min, mean, max equal")
 
-    def shifted(self, cycles: int) -> Jitter:
+    def shifted(self, cycles: int) -> LinkJitter:
         """The same jitter on a cable that is longer by ``cycles``."""
-        return Jitter(
+        return LinkJitter(
             self.name,
             self.min_cycles + cycles,
             float(Decimal(str(self.mean_cycles)) + cycles),
@@ -88,18 +88,18 @@ class Jitter:
 
 #: Published (ISCA'22 table 2): seven links inside a node, 100,000 iterations, in cycles.
 TABLE_2 = (
-    Jitter("A", 209, 216.87, 228, 2.93),
-    Jitter("B", 210, 216.87, 227, 2.88),
-    Jitter("C", 209, 216.41, 226, 2.66),
-    Jitter("D", 210, 216.47, 226, 2.71),
-    Jitter("E", 209, 216.27, 226, 2.78),
-    Jitter("F", 209, 216.48, 225, 2.63),
-    Jitter("G", 211, 217.35, 228, 2.84),
+    LinkJitter("A", 209, 216.87, 228, 2.93),
+    LinkJitter("B", 210, 216.87, 227, 2.88),
+    LinkJitter("C", 209, 216.41, 226, 2.66),
+    LinkJitter("D", 210, 216.47, 226, 2.71),
+    LinkJitter("E", 209, 216.27, 226, 2.78),
+    LinkJitter("F", 209, 216.48, 225, 2.63),
+    LinkJitter("G", 211, 217.35, 228, 2.84),
 )
 
 
 @cache
-def _probabilities(jitter: Jitter) -> tuple[int, ...]:
+def _probabilities(jitter: LinkJitter) -> tuple[int, ...]:
     """Parts in 65,536 of each whole latency min..max: exp(u*x + v*x*x) with the given moments.
 
     Newton's method in decimal arithmetic, which is correctly rounded: the same on every machine.
@@ -140,7 +140,7 @@ def _probabilities(jitter: Jitter) -> tuple[int, ...]:
 
 
 @cache
-def _latency_table(jitters: tuple[Jitter, ...]) -> Ints:
+def _latency_table(jitters: tuple[LinkJitter, ...]) -> Ints:
     """Latency for a row of jitter and a 16-bit draw, at ``row * 65536 + draw``."""
     return np.concatenate(
         [np.repeat(np.arange(j.min_cycles, j.max_cycles + 1), _probabilities(j)) for j in jitters]
@@ -152,7 +152,7 @@ class Links:
     """Cables under test: their rows in the cable array, int64 [n], and the jitters they share."""
 
     cable: Ints
-    jitters: tuple[Jitter, ...] = TABLE_2
+    jitters: tuple[LinkJitter, ...] = TABLE_2
 
     def __len__(self) -> int:
         return len(self.cable)

@@ -1,33 +1,32 @@
+from .algorithms import collective_steps
 from .handover import Handover, HandoverPlaces, group_path, handover_blocks, plan_handover
 from .node import RECEIVED_QUADS, ReducePlaces, exchange, reduce
-from .one_shot import MOST_WORDS, compile_one_shot
-from .plan import CollectivePlan, plan_collective
+from .plan import CollectivePlan, compile_fastest, launch_sizes, plan_collective
 from .programs import FabricCollective, compile_fabric_collective
-from .steps import OWN, RESULT, SOURCE, Groups, steps_of, words_needed
-from .traffic import ALGORITHMS, OPERATIONS
+from .steps import ALGORITHMS, OPERATIONS, OWN, PARTED, RESULT, SOURCE, words_needed
 
 __all__ = [
     "ALGORITHMS",
-    "MOST_WORDS",
     "OPERATIONS",
     "OWN",
+    "PARTED",
     "RECEIVED_QUADS",
     "RESULT",
     "SOURCE",
     "CollectivePlan",
     "FabricCollective",
-    "Groups",
     "Handover",
     "HandoverPlaces",
     "ReducePlaces",
+    "collective_steps",
     "compile_fabric_collective",
-    "compile_one_shot",
+    "compile_fastest",
     "exchange",
     "group_path",
     "handover_blocks",
+    "launch_sizes",
     "plan_collective",
     "plan_handover",
     "reduce",
-    "steps_of",
     "words_needed",
 ]

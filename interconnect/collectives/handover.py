@@ -95,8 +95,10 @@ def group_path(topology: Topology, tp: int, groups: int) -> list[int]:
     def onward(group: int, used: NDArray[np.bool_]) -> list[int]:
         rack = group // per_rack
         free = [g for g in joined[group] if not used[g]]
-        key = [(g // per_rack != rack, (g // per_rack - rack) % total, (g - group) % per_rack)
-               for g in free]  # fmt: skip
+        key = [
+            (g // per_rack != rack, (g // per_rack - rack) % total, (g - group) % per_rack)
+            for g in free
+        ]
         return [g for _, g in sorted(zip(key, free, strict=True), reverse=True)]
 
     used = np.zeros(total, bool)
@@ -105,8 +107,11 @@ def group_path(topology: Topology, tp: int, groups: int) -> list[int]:
     for _ in range(_PATH_STEPS):
         if len(path) == groups:
             return path
-        rest = [g for g in range(path[-1] // per_rack * per_rack, (path[-1] // per_rack + 1)
-                * per_rack) if g < total and not used[g]]  # fmt: skip
+        rest = [
+            g
+            for g in range(path[-1] // per_rack * per_rack, (path[-1] // per_rack + 1) * per_rack)
+            if g < total and not used[g]
+        ]
         # a rack is left when nothing of it remains, so that none is passed by
         while choices[-1] and choices[-1][-1] // per_rack != path[-1] // per_rack and rest:
             choices[-1].pop()
@@ -158,9 +163,14 @@ def plan_handover(
 
 
 def handover_blocks(
-    spec: ChipSpec, tp: int, chip: int, out: Handover | None, into: Handover | None,
-    places: HandoverPlaces, source: Place | None = None,
-) -> tuple[BlockTable, list[tuple[int, ...]], int]:  # fmt: skip
+    spec: ChipSpec,
+    tp: int,
+    chip: int,
+    out: Handover | None,
+    into: Handover | None,
+    places: HandoverPlaces,
+    source: Place | None = None,
+) -> tuple[BlockTable, list[tuple[int, ...]], int]:
     """Blocks of chip ``chip`` of a group: what it sends by ``out`` and takes by ``into``.
 
     Both begin at cycle 0, their first Sends at LEAD.  source: where the words of ``out`` lie, if
@@ -172,21 +182,36 @@ def handover_blocks(
     leaving = None if out is None else out.leaving(chip)
     if leaving is not None:
         east = leaving.link >= isa.LINKS // 2
-        send_words(p, spec, (source or places.words).at(leaving.first), leaving.words,
-                   [leaving.link], _LEAVE[east], LEAD)  # fmt: skip
+        send_words(
+            p,
+            spec,
+            (source or places.words).at(leaving.first),
+            leaving.words,
+            [leaving.link],
+            _LEAVE[east],
+            LEAD,
+        )
     shares = [0] * tp
     if into is not None:
         arriving = into.arriving(chip)
         if arriving is not None:
             east = arriving.entry >= isa.LINKS // 2
-            receive_words(p, spec, places.inbox.at(arriving.first), arriving.words,
-                          arriving.entry, _ARRIVE[east], LEAD)  # fmt: skip
+            receive_words(
+                p,
+                spec,
+                places.inbox.at(arriving.first),
+                arriving.words,
+                arriving.entry,
+                _ARRIVE[east],
+                LEAD,
+            )
         if into.spread:
             for carrier in into.carriers:
                 shares[carrier.receiver ^ chip] = carrier.words
             own = None if arriving is None else places.inbox.at(arriving.first)
-            spread_words(p, spec, tp, own, shares, LEAD + _turn(spec, places.inbox),
-                         places.received)  # fmt: skip
+            spread_words(
+                p, spec, tp, own, shares, LEAD + _turn(spec, places.inbox), places.received
+            )
     end = 0
     if p.blocks:
         start = schedule.place(p, 0)
@@ -218,9 +243,13 @@ def _turn(spec: ChipSpec, inbox: Place) -> int:
 
 
 def _copy(
-    schedule: Schedule, spec: ChipSpec, chip: int, into: Handover, places: HandoverPlaces,
+    schedule: Schedule,
+    spec: ChipSpec,
+    chip: int,
+    into: Handover,
+    places: HandoverPlaces,
     ready: int,
-) -> int:  # fmt: skip
+) -> int:
     """What arrived and what was spread, to its place among the words."""
     done = ready
     for carrier in into.carriers:

@@ -29,9 +29,14 @@ _SEND = {1: 60, 2: 56, 3: 52, 4: 28, 5: 24, 6: 20, 7: 16}
 #: Quads that hold what neighbour k sent: west of the VXM for k = 1..3, east for 4..7, so that all
 #: eight terms reach the VXM on stream groups of their own.
 RECEIVED_QUADS: dict[int, tuple[int, ...]] = {
-    1: (8, 9, 10, 11), 2: (12, 13, 14, 15), 3: (17, 18, 19, 21),
-    4: (56, 57, 58, 59), 5: (61, 62, 63, 65), 6: (66, 67, 69, 70), 7: (71, 73, 74, 75),
-}  # fmt: skip
+    1: (8, 9, 10, 11),
+    2: (12, 13, 14, 15),
+    3: (17, 18, 19, 21),
+    4: (56, 57, 58, 59),
+    5: (61, 62, 63, 65),
+    6: (66, 67, 69, 70),
+    7: (71, 73, 74, 75),
+}
 
 OPERATIONS = ("all-reduce", "reduce-scatter", "all-gather", "broadcast")
 
@@ -70,8 +75,16 @@ def send_words(
     queue = isa.C2C_QUEUE + links[0]
     value = p.load(source, code, start, queue, n=words, dc=4 * spacing, da=1, dsg=0, dcg=spacing)
     for link in links:
-        p.emit(Op.SEND, isa.C2C_QUEUE + link, start, n=4 * words, dc=spacing, s0=code, w0=1,
-               want0=value.tag)  # fmt: skip
+        p.emit(
+            Op.SEND,
+            isa.C2C_QUEUE + link,
+            start,
+            n=4 * words,
+            dc=spacing,
+            s0=code,
+            w0=1,
+            want0=value.tag,
+        )
 
 
 def _receive(p: Pass, spec: ChipSpec, target: Place, words: int, k: int, sent: int) -> None:
@@ -89,8 +102,9 @@ def receive_words(
     spacing = spec.send_spacing_cycles
     arrive = sent + spec.send_to_receive_cycles
     tag = p.schedule.tag()
-    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=4 * words, dc=spacing, out=code, wo=1,
-           tag=tag)  # fmt: skip
+    p.emit(
+        Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=4 * words, dc=spacing, out=code, wo=1, tag=tag
+    )
     position = isa.WEST_EDGE if code < isa.EAST_STREAMS else isa.EAST_EDGE
     at = arrive + spec.receive_cycles
     diagonals = isa.diagonal(code, position, at) + spacing * np.arange(4 * words)
@@ -99,9 +113,14 @@ def receive_words(
 
 
 def spread_words(
-    p: Pass, spec: ChipSpec, chips: int, source: Place | None, words: Sequence[int], start: int,
+    p: Pass,
+    spec: ChipSpec,
+    chips: int,
+    source: Place | None,
+    words: Sequence[int],
+    start: int,
     received: dict[int, Place],
-) -> None:  # fmt: skip
+) -> None:
     """An all-gather of unequal shares: ``words[k]`` words of each neighbour k, to received[k].
 
     source: the own words[0] words, sent to every neighbour; None: nothing is sent.
@@ -138,9 +157,15 @@ _WORDS_PER_PASS = 10
 
 
 def reduce(
-    schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces,
-    add: Op = Op.ADD_F32, target: Place | None = None,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    chips: int,
+    words: int,
+    ready: int,
+    places: ReducePlaces,
+    add: Op = Op.ADD_F32,
+    target: Place | None = None,
+) -> int:
     """Add the chips' words by the tree, then ``residual``; returns when the sums are readable.
 
     They go to ``target``, an east quad like the residual's, or take the residual's place.
@@ -233,9 +258,14 @@ def _scatter(
 
 
 def _broadcast(
-    schedule: Schedule, spec: ChipSpec, chips: int, chip: int, root: int, words: int,
+    schedule: Schedule,
+    spec: ChipSpec,
+    chips: int,
+    chip: int,
+    root: int,
+    words: int,
     places: ReducePlaces,
-) -> int:  # fmt: skip
+) -> int:
     """The root's words to everybody; all chips keep the same cycles."""
     p = Pass(schedule, spec)
     if chip == root:

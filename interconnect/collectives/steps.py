@@ -1,26 +1,53 @@
-"""Collectives as steps: which words a chip sends to which chip, and what it adds or copies then.
+"""A collective as steps: who sends which words to whom, and what is added or copied then.
 
-Knows chips grouped into nodes (chip = node * chips per node + member), named buffers and counts
-of words; knows no links, routes, cycles or instructions.  A collective is hierarchical: what can
-be done inside the node is done inside the node, and member m of one node talks to member m of the
-others.  Every word is added at one owner, its terms in ascending order of members, then of nodes,
-so a floating-point sum has the same bits on every chip and is reproducible.
+The one description of a collective.  Timing reads the messages and the cost of the jobs, programs
+are lowered from the same table (``schedule``, ``blocks``).  Chips form nested groups of any depth:
+the chips of a node, the nodes of a rack, the racks.  Algorithms:
+
+- *hierarchical*: level by level.  Sums are scattered inside the node, then between nodes of a rack
+  at the same place in their node, then between racks, and gathered back.  Least traffic.
+- *one-shot*: whole tensors straight to every chip of the node; then over the cables themselves to
+  the other groups, and again inside the node (``one_shot``).  1, 3 or 7 hops; least latency.
+- *direct*: every message from its first to its last chip.
+
+Words are the unit: 4 vectors (320 lanes of 4 bytes, byte plane by byte plane) that a chip can add.
+Every sum has a defined order of terms, so that floating-point bits are reproducible.  Knows no
+routes, cycles or instructions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from interconnect.wires import Ints
+from interconnect.wiring import FabricError, Topology
+
+OPERATIONS = (
+    "all-reduce",
+    "reduce-scatter",
+    "all-gather",
+    "broadcast",
+    "all-to-all",
+    "point-to-point",
+)
+ALGORITHMS = ("hierarchical", "one-shot", "direct")
+
+#: Operations whose tensor is made of one part of whole words for every chip.
+PARTED = ("reduce-scatter", "all-gather", "all-to-all")
+
+#: Bytes and vectors of a word.
+WORD_BYTES, WORD_VECTORS = 1280, 4
+
+#: Most members of a group: each of them sends a message to each other.
+MAX_GROUP = 2048
 
 #: Buffers of a chip: the caller's words, the result, and two for what is in between.
 SOURCE, RESULT, PARTIAL, SHARD = 0, 1, 2, 3
-
-OPERATIONS = ("all-reduce", "reduce-scatter", "all-gather", "broadcast", "all-to-all")
 
 #: In a term's ``message`` column: the term lies in one of the chip's own buffers.
 OWN = -1
@@ -30,18 +57,29 @@ OWN = -1
 class Step:
     """Messages that go out together, and what is done when the last has arrived.
 
-    messages int64 [m, 7], in the order in which they get link slots: source chip, destination
-    chip, buffer, first word, inner, outer, stride: ``outer`` groups of ``inner`` consecutive words,
-    one group every ``stride`` words (inner * outer words travel).
-    jobs int64 [j, 4]: chip, target buffer, first word, words; ascending by chip.
-    terms int64 [t, 4], the terms of job after job in the order in which they are added: job,
-    message or OWN, buffer (of OWN terms), first word (of the buffer or of the message's words).
-    A job with one term copies.
+    messages: int64 [m, 8], in the order in which they get link slots: source chip, destination
+    chip, buffer, first word, inner, outer, stride, via.  ``outer`` groups of ``inner`` consecutive
+    words travel, one group every ``stride`` words; via: the directed link that is the whole route,
+    or -1 for any minimal one.
+    target: the buffer the jobs write.
+    jobs: int64 [j, 6], ascending by chip: chip, first word, words, groups, stride, terms.
+    ``groups`` groups of ``words`` words, one every ``stride`` words, each the sum of ``terms``
+    terms; one term is a copy.
     """
 
     messages: Ints
+    target: int
     jobs: Ints
-    terms: Ints
+    make_terms: Callable[[], Ints]
+
+    @cached_property
+    def terms(self) -> Ints:
+        """int64 [t, 5], job after job in the order in which they are added; made when asked for.
+
+        job, message or OWN, buffer (of OWN terms), first word (of the buffer or of the message's
+        words), stride (words from group to group).
+        """
+        return self.make_terms()
 
 
 def words_of(messages: Ints) -> Ints:
@@ -52,243 +90,310 @@ def words_of(messages: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Groups:
-    """``chips`` chips in nodes of ``members``."""
+    """Nested groups of chips; sizes innermost first, e.g. (8, 9, 145) for 10,440 chips."""
 
-    chips: int
-    members: int
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        return self.chips // self.members
+    sizes: tuple[int, ...]
 
     @property
-    def member(self) -> Ints:
-        """int64 [chips]: number of each chip in its node."""
-        return np.arange(self.chips, dtype=np.int64) % self.members
+    def depth(self) -> int:
+        """Levels of groups."""
+        return len(self.sizes)
 
     @property
-    def node(self) -> Ints:
-        """int64 [chips]: node of each chip."""
-        return np.arange(self.chips, dtype=np.int64) // self.members
+    def chip(self) -> Ints:
+        """int64 [chips]: all chip numbers."""
+        return np.arange(prod(self.sizes), dtype=np.int64)
 
-    def inside(self) -> tuple[Ints, Ints]:
-        """(sources, destinations) of all pairs inside nodes, neighbour after neighbour."""
-        chip = np.arange(self.chips, dtype=np.int64)
-        exclusive = self.members & (self.members - 1) == 0  # pairs by XOR need a power of two
-        to = [
-            self.node * self.members
-            + (self.member ^ k if exclusive else (self.member + k) % self.members)
-            for k in range(1, self.members)
-        ]
-        return np.tile(chip, len(to)), _joined(to)
+    def stride(self, level: int) -> int:
+        """Chips of one part of a group of this level."""
+        return prod(self.sizes[:level])
 
-    def between(self) -> tuple[Ints, Ints]:
-        """(sources, destinations) of all pairs of one member, node offset after node offset."""
-        chip = np.arange(self.chips, dtype=np.int64)
-        to = [(chip + d * self.members) % self.chips for d in range(1, self.nodes)]
-        return np.tile(chip, len(to)), _joined(to)
+    def period(self, level: int) -> int:
+        """Chips of a group of this level."""
+        return prod(self.sizes[: level + 1])
 
-    def everybody(self) -> tuple[Ints, Ints]:
-        """(sources, destinations) of all pairs, chip offset after chip offset."""
-        chip = np.arange(self.chips, dtype=np.int64)
-        to = [(chip + d) % self.chips for d in range(1, self.chips)]
-        return np.tile(chip, len(to)), _joined(to)
+    def rest(self, level: int) -> int:
+        """Groups of this level."""
+        return prod(self.sizes[level + 1 :])
 
+    def place(self, level: int) -> Ints:
+        """int64 [chips]: which part of its group of this level each chip is in."""
+        return self.chip // self.stride(level) % self.sizes[level]
 
-def _joined(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+    def partners(self, level: int) -> tuple[Ints, Ints]:
+        """For every other part in turn: (chip at the same place in it, part) [parts - 1, chips]."""
+        parts, place = self.sizes[level], self.place(level)
+        there = (place + np.arange(1, parts)[:, None]) % parts
+        return self.chip + (there - place) * self.stride(level), there
 
+    def members(self, level: int) -> Ints:
+        """int64 [chips, parts]: who exchanges with each chip at this level, itself included."""
+        away = np.arange(self.sizes[level]) - self.place(level)[:, None]
+        members: Ints = self.chip[:, None] + away * self.stride(level)
+        return members
 
-def _messages(pairs: tuple[Ints, Ints], buffer: int, first: Ints | int, inner: Ints | int,
-              outer: int = 1, stride: int = 0) -> Ints:  # fmt: skip
-    columns = (*pairs, buffer, first, inner, outer, stride)
-    table = np.stack([np.broadcast_to(c, pairs[0].shape) for c in columns], axis=1)
-    kept: Ints = table[words_of(table) > 0].astype(np.int64)
-    return kept
+    # -- shares of words that need not divide --------------------------------------------------
 
+    def part(self, first: Ints, end: Ints, level: int, place: Ints) -> tuple[Ints, Ints]:
+        """Words of part ``place`` of [first, end): as even as possible, in order of the parts.
 
-def _number_of(messages: Ints, chips: int) -> Ints:
-    """int64 [chips * chips]: number of the message from source to destination, OWN if none."""
-    number = np.full(chips * chips, OWN, np.int64)
-    number[messages[:, 0] * chips + messages[:, 1]] = np.arange(len(messages))
-    return number
+        The parts that get a word more than others begin at ``first`` modulo the parts, so that
+        over many ranges every part gets its share.
+        """
+        parts = self.sizes[level]
+        base, extra = (end - first) // parts, (end - first) % parts
+        begin = first % parts
+        wrapped = np.clip(begin + extra - parts, 0, None)
 
+        def more(p: Ints) -> Ints:
+            """Parts before p with one word more."""
+            ahead = np.clip(np.minimum(p, begin + extra) - begin, 0, None)
+            result: Ints = ahead + np.minimum(p, wrapped)
+            return result
 
-def _jobs(chip: Ints, target: int, first: Ints | int, words: Ints | int) -> Ints:
-    """Job table; the caller keeps the order of chips ascending."""
-    columns = (chip, target, first, words)
-    table: Ints = np.stack([np.broadcast_to(c, chip.shape) for c in columns], axis=1)
-    return table.astype(np.int64)
+        start = first + base * place + more(place)
+        return start, first + base * (place + 1) + more(place + 1)
 
-
-def _step(messages: Ints, jobs: Ints, terms: Ints) -> Step:
-    """A step without its empty jobs."""
-    keep = jobs[:, 3] > 0
-    number = np.cumsum(keep) - 1
-    terms = terms[keep[terms[:, 0]]].copy()
-    terms[:, 0] = number[terms[:, 0]]
-    return Step(messages, jobs[keep], terms)
-
-
-def _terms(job: Ints, messages: Ints, chips: int, source: Ints, target: Ints, own: int,
-           own_first: Ints | int, first: Ints | int = 0) -> Ints:  # fmt: skip
-    """Terms that come from chip ``source`` to ``target``: its message, or the own words."""
-    message = _number_of(messages, chips)[source * chips + target]
-    at = np.where(source == target, own_first, first)
-    columns = (job, message, own, at)
-    table: Ints = np.stack([np.broadcast_to(c, job.shape) for c in columns], axis=1)
-    return table.astype(np.int64)
+    def nested(self, words: int) -> list[tuple[Ints, Ints]]:
+        """The range of every chip at every depth: all words, its share of the node's, ..."""
+        ranges = [(np.zeros_like(self.chip), np.full_like(self.chip, words))]
+        for level in range(self.depth):
+            ranges.append(self.part(*ranges[-1], level, self.place(level)))
+        return ranges
 
 
-def _ends(words: Ints | int, parts: int) -> Ints:
-    """int64 [..., parts + 1]: borders of ``words`` split into parts that differ by at most one."""
-    borders: Ints = np.asarray(words, np.int64)[..., None] * np.arange(parts + 1) // parts
-    return borders
+def group_sizes(topology: Topology) -> tuple[int, ...]:
+    """Sizes of the nested groups, innermost first, e.g. (8, 9, 145); their product is ``chips``.
+
+    The chips of a topology file are one group.  Raises FabricError for groups above ``MAX_GROUP``.
+    """
+    node, rack, chips = topology.chips_per_node, topology.nodes_per_rack, topology.chips
+    sizes = tuple(size for size in (node, rack, chips // (node * rack)) if size > 1) or (1,)
+    if max(sizes) > MAX_GROUP:
+        raise FabricError(
+            f"topology {topology.name}: a group of {max(sizes)} chips or nodes; collectives take "
+            f"groups of {MAX_GROUP} at most"
+        )
+    return sizes
 
 
-def _gathered(groups: Groups, pairs: tuple[Ints, Ints], step_nodes: bool, buffer: int,
-              sizes: Ints, starts: Ints, target: int) -> Step:  # fmt: skip
-    """Everybody's words ``sizes`` [chips] of ``buffer`` copied to word ``starts`` [chips]."""
-    chips, chip = groups.chips, np.arange(groups.chips, dtype=np.int64)
-    messages = _messages(pairs, buffer, 0, sizes[pairs[0]])
-    count = groups.nodes if step_nodes else groups.members
-    to = np.repeat(chip, count)
-    k = np.tile(np.arange(count), chips)
-    if step_nodes:
-        source = k * groups.members + groups.member[to]
-    else:
-        source = groups.node[to] * groups.members + k
-    jobs = _jobs(to, target, starts[source], sizes[source])
-    return _step(messages, jobs, _terms(np.arange(len(to)), messages, chips, source, to, buffer, 0))
+@dataclass(frozen=True)
+class _Exchange:
+    """Messages from every chip to its partners of a level, those of no words left out.
+
+    number: int64 [parts - 1, chips], of the message to each partner in turn.
+    """
+
+    groups: Groups
+    level: int
+    messages: Ints
+    number: Ints
+
+    def incoming(self) -> Ints:
+        """int64 [chips, parts]: number of the message from each part, OWN from the own one."""
+        parts, place = self.groups.sizes[self.level], self.groups.place(self.level)[:, None]
+        turn = (place - np.arange(parts)) % parts  # how far on the receiver is, 0: itself
+        members = self.groups.members(self.level)
+        padded = np.concatenate([np.full((1, len(place)), OWN), self.number])
+        numbers: Ints = padded[turn, members]
+        return numbers
+
+
+def _exchange(
+    groups: Groups,
+    level: int,
+    buffer: int,
+    first: Ints | int,
+    inner: Ints | int,
+    outer: int = 1,
+    stride: int = 0,
+) -> _Exchange:
+    """first, inner: of the message to each partner in turn, [parts - 1, chips] or broadcast."""
+    to, _ = groups.partners(level)
+    columns = [np.broadcast_to(c, to.shape) for c in (groups.chip, to, buffer, first, inner)]
+    keep = columns[4].ravel() > 0
+    messages = np.empty((int(keep.sum()), 8), np.int64)
+    for i, column in enumerate(columns):
+        messages[:, i] = column.ravel()[keep]
+    messages[:, 5:] = outer, stride, -1
+    number = np.where(keep, np.cumsum(keep) - 1, OWN).reshape(to.shape)
+    return _Exchange(groups, level, messages, number)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Words in a buffer: groups of ``words`` from ``first`` on, one every ``stride``."""
+
+    buffer: int
+    first: Ints
+    words: Ints
+    groups: int = 1
+    stride: int = 0
+
+
+def _sums(sent: _Exchange, own: _Words, into: _Words) -> Step:
+    """Every chip adds what all parts sent and its own words, in ascending order of the parts.
+
+    own, into: first and words int64 [chips].
+    """
+    parts = sent.groups.sizes[sent.level]
+    keep = np.flatnonzero(into.words > 0)
+    jobs = stacked(keep, into.first[keep], into.words[keep], into.groups, into.stride, parts)
+
+    def terms() -> Ints:
+        message = sent.incoming()[keep].ravel()
+        mine = message == OWN
+        job = np.repeat(np.arange(len(keep)), parts)
+        first = np.where(mine, own.first[keep][job], 0)
+        stride = np.where(mine, own.stride, into.words[keep][job])
+        return stacked(job, message, own.buffer, first, stride)
+
+    return Step(sent.messages, into.buffer, jobs, terms)
+
+
+def _copies(sent: _Exchange, own: _Words, into: _Words) -> Step:
+    """Every chip copies what each part sent, and its own words, to their places.
+
+    own: first int64 [chips]; into: first and words int64 [chips, parts], no words: no copy.
+    """
+    parts = sent.groups.sizes[sent.level]
+    words = into.words.ravel()
+    keep = np.flatnonzero(words > 0)
+    at = into.first.ravel()[keep]
+    jobs = stacked(keep // parts, at, words[keep], into.groups, into.stride, 1)
+
+    def terms() -> Ints:
+        message = sent.incoming().ravel()[keep]
+        mine = message == OWN
+        first = np.where(mine, own.first[keep // parts], 0)
+        stride = np.where(mine, own.stride, words[keep])
+        return stacked(np.arange(len(keep)), message, own.buffer, first, stride)
+
+    return Step(sent.messages, into.buffer, jobs, terms)
+
+
+def stacked(*columns: Ints | int) -> Ints:
+    """int64 [rows, columns]."""
+    rows = len(np.atleast_1d(columns[0]))
+    table = np.empty((rows, len(columns)), np.int64)
+    for i, column in enumerate(columns):
+        table[:, i] = column
+    return table
+
+
+# -- hierarchical --------------------------------------------------------------------------------
+
+
+def _between(level: int, depth: int) -> tuple[int, int]:
+    """Buffers a level of sums reads and writes: from SOURCE by turns to RESULT."""
+    reads = SOURCE if level == 0 else (SHARD, PARTIAL)[level % 2]
+    return reads, RESULT if level == depth - 1 else (PARTIAL, SHARD)[level % 2]
 
 
 def all_reduce(groups: Groups, words: int) -> list[Step]:
-    """Sums of ``words`` words on every chip: scatter inside and between nodes, gather back."""
-    chips, members, nodes = groups.chips, groups.members, groups.nodes
-    chip = np.arange(chips, dtype=np.int64)
-    member, node = groups.member, groups.node
-    borders = _ends(words, members)
-    width = np.diff(borders)
-    inside, between = groups.inside(), groups.between()
-    out = _messages(inside, SOURCE, borders[member[inside[1]]], width[member[inside[1]]])
-    to = np.repeat(chip, members)
-    source = node[to] * members + np.tile(np.arange(members), chips)
-    terms = _terms(to, out, chips, source, to, SOURCE, borders[member[to]])
-    steps = [_step(out, _jobs(chip, PARTIAL, 0, width[member]), terms)]
-    if nodes > 1:
-        parts = _ends(width, nodes)  # [members, nodes + 1]
-        size = np.diff(parts, axis=1)[member, node]  # [chips]: words each chip owns
-        begin = parts[member, node]
-        out = _messages(between, PARTIAL, begin[between[1]], size[between[1]])
-        to = np.repeat(chip, nodes)
-        source = np.tile(np.arange(nodes), chips) * members + member[to]
-        terms = _terms(to, out, chips, source, to, PARTIAL, begin[to])
-        steps.append(_step(out, _jobs(chip, SHARD, 0, size), terms))
-        steps.append(_gathered(groups, between, True, SHARD, size, begin, PARTIAL))
-    starts, sizes = borders[member], width[member]
-    steps.append(_gathered(groups, inside, False, PARTIAL, sizes, starts, RESULT))
+    """Sums of ``words`` words on every chip: scattered level by level, gathered back."""
+    steps, ranges = [], groups.nested(words)
+    for level in range(groups.depth):
+        reads, writes = _between(level, groups.depth)
+        first, end = groups.part(*ranges[level], level, groups.partners(level)[1])
+        sent = _exchange(groups, level, reads, first, end - first)
+        first, end = ranges[level + 1]
+        own = _Words(reads, first, end - first)
+        steps.append(_sums(sent, own, _Words(writes, first, end - first)))
+    return steps + _gathered(groups, ranges)
+
+
+def _gathered(groups: Groups, ranges: list[tuple[Ints, Ints]]) -> list[Step]:
+    """Every chip's share of RESULT, at its place in everybody's RESULT."""
+    steps = []
+    for level in reversed(range(groups.depth)):
+        first, end = ranges[level + 1]
+        sent = _exchange(groups, level, RESULT, first, end - first)
+        member = groups.members(level)
+        words = np.where(member == groups.chip[:, None], 0, (end - first)[member])
+        own = _Words(RESULT, first, end - first)
+        steps.append(_copies(sent, own, _Words(RESULT, first[member], words)))
     return steps
+
+
+def broadcast(groups: Groups, words: int, root: int) -> list[Step]:
+    """``words`` words of chip ``root`` on every chip: scattered level by level, gathered back."""
+    steps, ranges = [], groups.nested(words)
+    for level in range(groups.depth):
+        holds = groups.chip // groups.stride(level) == root // groups.stride(level)
+        first, end = groups.part(*ranges[level], level, groups.partners(level)[1])
+        buffer = SOURCE if level == 0 else RESULT
+        sent = _exchange(groups, level, buffer, first, np.where(holds, end - first, 0))
+        first, end = ranges[level + 1]
+        member = groups.members(level)
+        # the root takes its own share into RESULT, from there all go on alike
+        takes = holds[member] & ((member != groups.chip[:, None]) | (level == 0))
+        takes_words = np.where(takes, (end - first)[:, None], 0)
+        at = np.broadcast_to(first[:, None], member.shape)
+        own = _Words(SOURCE, first, end - first)
+        steps.append(_copies(sent, own, _Words(RESULT, at, takes_words)))
+    return steps + _gathered(groups, ranges)
 
 
 def reduce_scatter(groups: Groups, words: int) -> list[Step]:
     """Sums of the ``words`` words for chip j, from word j * words of every source, on chip j."""
-    chips, members, nodes = groups.chips, groups.members, groups.nodes
-    chip = np.arange(chips, dtype=np.int64)
-    member, node = groups.member, groups.node
-    inside, between = groups.inside(), groups.between()
-    out = _messages(inside, SOURCE, member[inside[1]] * words, words, nodes, members * words)
-    job_chip, part = np.repeat(chip, nodes), np.tile(np.arange(nodes), chips)
-    target = PARTIAL if nodes > 1 else RESULT
-    jobs = _jobs(job_chip, target, part * words, words)
-    job = np.repeat(np.arange(len(jobs)), members)
-    to, part = job_chip[job], part[job]
-    source = node[to] * members + np.tile(np.arange(members), len(jobs))
-    terms = _terms(job, out, chips, source, to, SOURCE, (part * members + member[to]) * words,
-                   part * words)  # fmt: skip
-    steps = [_step(out, jobs, terms)]
-    if nodes > 1:
-        out = _messages(between, PARTIAL, node[between[1]] * words, words)
-        to = np.repeat(chip, nodes)
-        source = np.tile(np.arange(nodes), chips) * members + member[to]
-        terms = _terms(to, out, chips, source, to, PARTIAL, node[to] * words)
-        steps.append(_step(out, _jobs(chip, RESULT, 0, words), terms))
+    steps = []
+    for level in range(groups.depth):
+        parts, rest = groups.sizes[level], groups.rest(level)
+        reads, writes = _between(level, groups.depth)
+        there = groups.partners(level)[1] * words
+        sent = _exchange(groups, level, reads, there, words, rest, parts * words)
+        each = np.full_like(groups.chip, words)
+        own = _Words(reads, groups.place(level) * words, each, rest, parts * words)
+        steps.append(_sums(sent, own, _Words(writes, 0 * each, each, rest, words)))
     return steps
 
 
 def all_gather(groups: Groups, words: int) -> list[Step]:
     """Every chip's ``words`` words on every chip, those of chip j from word j * words on."""
-    chips, members, nodes = groups.chips, groups.members, groups.nodes
-    chip = np.arange(chips, dtype=np.int64)
-    sizes, starts = np.full(chips, words, np.int64), chip * words
-    steps = [_gathered(groups, groups.between(), True, SOURCE, sizes, starts, RESULT)]
-    inside = groups.inside()
-    out = _messages(inside, RESULT, groups.member[inside[0]] * words, words, nodes,
-                    members * words)  # fmt: skip
-    to = np.repeat(chip, chips)  # a job for every source chip of another member
-    source = np.tile(chip, chips)
-    other = groups.member[source] != groups.member[to]
-    to, source = to[other], source[other]
-    sender = groups.node[to] * members + groups.member[source]
-    jobs = _jobs(to, RESULT, source * words, words)
-    terms = _terms(np.arange(len(to)), out, chips, sender, to, RESULT, 0,
-                   groups.node[source] * words)  # fmt: skip
-    return [*steps, _step(out, jobs, terms)]
-
-
-def broadcast(groups: Groups, words: int, root: int) -> list[Step]:
-    """``words`` words of chip ``root`` on every chip: to one member of each node, then inside."""
-    chips = groups.chips
-    chip = np.arange(chips, dtype=np.int64)
-    member = root % groups.members
-    between, inside = groups.between(), groups.inside()
-    first, then = between[0] == root, groups.member[inside[0]] == member
-    out = _messages((between[0][first], between[1][first]), SOURCE, 0, words)
-    to = chip[groups.member == member]
-    copied = _terms(np.arange(len(to)), out, chips, np.full_like(to, root), to, SOURCE, 0)
-    steps = [_step(out, _jobs(to, RESULT, 0, words), copied)]
-    out = _messages((inside[0][then], inside[1][then]), RESULT, 0, words)
-    to = chip[groups.member != member]
-    source = groups.node[to] * groups.members + member
-    copied = _terms(np.arange(len(to)), out, chips, source, to, RESULT, 0)
-    return [*steps, _step(out, _jobs(to, RESULT, 0, words), copied)]
+    steps = []
+    for level in reversed(range(groups.depth)):
+        top, period, rest = level == groups.depth - 1, groups.period(level), groups.rest(level)
+        reads = SOURCE if top else RESULT
+        first = 0 * groups.chip if top else groups.chip % period * words
+        sent = _exchange(groups, level, reads, first, words, rest, period * words)
+        member = groups.members(level)
+        takes = (member != groups.chip[:, None]) | top
+        own = _Words(SOURCE, first, first)
+        into = _Words(
+            RESULT, member % period * words, np.where(takes, words, 0), rest, period * words
+        )
+        steps.append(_copies(sent, own, into))
+    return steps
 
 
 def all_to_all(groups: Groups, words: int) -> list[Step]:
-    """Words j * words on of chip i come to word i * words on of chip j."""
-    chips = groups.chips
-    chip = np.arange(chips, dtype=np.int64)
-    pairs = groups.everybody()
-    out = _messages(pairs, SOURCE, pairs[1] * words, words)
-    to, source = np.repeat(chip, chips), np.tile(chip, chips)
-    jobs = _jobs(to, RESULT, source * words, words)
-    terms = _terms(np.arange(len(to)), out, chips, source, to, SOURCE, to * words)
-    return [_step(out, jobs, terms)]
+    """Words j * words on of chip i come to word i * words on of chip j.
 
-
-def point_to_point(chips: int, source: int, destination: int, words: int) -> list[Step]:
-    """The ``words`` words of chip ``source`` on chip ``destination``."""
-    pair = (np.array([source], np.int64), np.array([destination], np.int64))
-    out = _messages(pair, SOURCE, 0, words)
-    terms = _terms(np.zeros(1, np.int64), out, chips, *pair, SOURCE, 0)
-    return [_step(out, _jobs(pair[1], RESULT, 0, words), terms)]
-
-
-def steps_of(operation: str, groups: Groups, words: int, root: int) -> list[Step]:
-    """The steps of one of OPERATIONS; arguments are the caller's to check."""
-    if operation == "broadcast":
-        return broadcast(groups, words, root)
-    build = {
-        "all-reduce": all_reduce, "reduce-scatter": reduce_scatter,
-        "all-gather": all_gather, "all-to-all": all_to_all,
-    }  # fmt: skip
-    return build[operation](groups, words)
+    Level by level: what is for any chip of a part goes to the own partner there in one message.
+    """
+    steps = []
+    for level in range(groups.depth):
+        run, period, rest = groups.stride(level) * words, groups.period(level), groups.rest(level)
+        there = groups.partners(level)[1] * run
+        reads = SOURCE if level == 0 else RESULT
+        sent = _exchange(groups, level, reads, there, run, rest, period * words)
+        member = groups.members(level)
+        takes = (member != groups.chip[:, None]) | (level == 0)
+        at = np.broadcast_to(np.arange(groups.sizes[level]) * run, member.shape)
+        own = _Words(SOURCE, groups.place(level) * run, groups.chip, rest, period * words)
+        into = _Words(RESULT, at, np.where(takes, run, 0), rest, period * words)
+        steps.append(_copies(sent, own, into))
+    return steps
 
 
 def words_needed(operation: str, chips: int, words: int) -> tuple[int, int]:
     """Words of (source, result) on every chip; broadcast reads the root's source only."""
     wide = chips * words
     return {
-        "all-reduce": (words, words), "reduce-scatter": (wide, words),
-        "all-gather": (words, wide), "broadcast": (words, words), "all-to-all": (wide, wide),
-    }[operation]  # fmt: skip
+        "all-reduce": (words, words),
+        "reduce-scatter": (wide, words),
+        "all-gather": (words, wide),
+        "broadcast": (words, words),
+        "all-to-all": (wide, wide),
+    }[operation]

@@ -54,8 +54,7 @@ class _Findings:
     def add(
         self, code: str, rows: NDArray[Any], text: Callable[[int], str], others: Ints | None = None
     ) -> None:
-        """One finding per row; ``text(i)`` words the i-th; ``others``: the rows they collide with.
-        """
+        """One finding per row; ``text(i)`` words the i-th; ``others``: what they collide with."""
         s = self.schedule
         for i, row in enumerate(rows[:FINDINGS_PER_RULE].tolist()):
             chip, link = int(s.chip[row]), int(s.link[row])
@@ -140,9 +139,13 @@ def _outside(name: str, values: Ints, low: int, high: int) -> Callable[[int], st
 def _check_bounds(report: _Findings) -> None:
     s, messages = report.schedule, len(report.schedule.source)
     for name, low, high in (
-        ("chip", 0, report.topology.chips), ("link", 0, LINKS), ("message", 0, messages),
-        ("hop", 0, 1 << 30), ("vectors", 1, 1 << 30), ("cycle", 0, 1 << 60),
-    ):  # fmt: skip
+        ("chip", 0, report.topology.chips),
+        ("link", 0, LINKS),
+        ("message", 0, messages),
+        ("hop", 0, 1 << 30),
+        ("vectors", 1, 1 << 30),
+        ("cycle", 0, 1 << 60),
+    ):
         values: Ints = getattr(s, name)
         wrong = np.flatnonzero((values < low) | (values >= high))
         report.add("bounds", wrong, _outside(name, values[wrong], low, high))
@@ -154,13 +157,14 @@ def _check_links(report: _Findings, spec: ChipSpec) -> None:
     s = report.schedule
     rows, blockers = _overlaps(s)
     report.add(
-        "overlap", rows,
+        "overlap",
+        rows,
         lambda i: (
             f"starts at cycle {s.cycle[rows[i]]} while message {s.message[blockers[i]]} hop "
             f"{s.hop[blockers[i]]} is on the link until cycle {s.last_send()[blockers[i]]}"
         ),
         blockers,
-    )  # fmt: skip
+    )
     exact = spec.cycles_per_vector
     if s.spacing < exact:
         many = np.flatnonzero(s.vectors > 1)
@@ -170,18 +174,20 @@ def _check_links(report: _Findings, spec: ChipSpec) -> None:
     short = (s.cycle[b] - s.cycle[a]) * exact.denominator < s.vectors[a] * exact.numerator
     a, b = a[short], b[short]
     report.add(
-        "capacity", b,
+        "capacity",
+        b,
         lambda i: (
             f"{s.vectors[a[i]]} vectors from cycle {s.cycle[a[i]]} occupy the link for "
             f"{s.vectors[a[i]] * exact} cycles"
         ),
         a,
-    )  # fmt: skip
+    )
     off = np.flatnonzero(s.cycle % s.spacing != phases(spec)[s.link] % s.spacing)
     report.add(
-        "phase", off,
+        "phase",
+        off,
         lambda i: f"link {s.link[off[i]]} sends at {phases(spec)[s.link[off[i]]]} of a frame",
-    )  # fmt: skip
+    )
 
 
 def _check_routes(report: _Findings, spec: ChipSpec) -> None:
@@ -208,9 +214,10 @@ def _check_routes(report: _Findings, spec: ChipSpec) -> None:
     _check_times(report, spec, start, a, b)
     lost = np.flatnonzero(s.vectors != s.message_vectors[s.message])
     report.add(
-        "vectors", lost,
+        "vectors",
+        lost,
         lambda i: f"{s.vectors[lost[i]]} of {s.message_vectors[s.message[lost[i]]]} vectors",
-    )  # fmt: skip
+    )
     travels = (s.message_vectors > 0) & (s.source != s.destination)
     present = np.zeros(len(s.source), np.bool_)
     present[s.message] = True
@@ -226,25 +233,28 @@ def _check_times(report: _Findings, spec: ChipSpec, start: Ints, a: Ints, b: Int
     lead = send_lead(spec)
     soon = start[s.cycle[start] < s.ready[s.message[start]] + lead]
     report.add(
-        "early", soon,
+        "early",
+        soon,
         lambda i: (
             f"the words are readable at cycle {s.ready[s.message[soon[i]]]}, {lead} before a Send"
         ),
-    )  # fmt: skip
+    )
     least = spec.hop_cycles + lead
     gap = s.cycle[b] - s.cycle[a]
     soon_a, soon_b = a[gap < least], b[gap < least]
     report.add(
-        "early", soon_b,
+        "early",
+        soon_b,
         lambda i: f"{s.cycle[soon_b[i]] - s.cycle[soon_a[i]]} cycles after a hop of {least}",
         soon_a,
-    )  # fmt: skip
+    )
     entry = report.topology.peer_link[s.chip[a], s.link[a]].astype(np.int64)
     frames = forward_frames(spec)[s.link[a], entry, s.link[b]]
     exact = frames * s.spacing + phases(spec)[s.link[b]] - phases(spec)[s.link[a]]
     other = np.flatnonzero((gap != exact) & (gap >= least))
     report.add(
-        "late", b[other],
+        "late",
+        b[other],
         lambda i: f"{gap[other[i]]} cycles after the hop before; not {exact[other[i]]}",
         a[other],
-    )  # fmt: skip
+    )

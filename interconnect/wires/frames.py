@@ -153,10 +153,16 @@ def collisions(spec: ChipSpec, turn_phase: Ints, turn: int, link: int, quad: Qua
     for sender in LINK_NUMBERS:
         for onward in LINK_NUMBERS:
             same = [
-                (turn_phase[sender] + write_delay(spec, link, p)
-                 - turn_phase[onward] + read_lead(spec, onward, p)) % turn == 0
+                (
+                    turn_phase[sender]
+                    + write_delay(spec, link, p)
+                    - turn_phase[onward]
+                    + read_lead(spec, onward, p)
+                )
+                % turn
+                == 0
                 for p in positions(quad)
-            ]  # fmt: skip
+            ]
             if onward != link and any(same):
                 found.append((sender, onward))
     return np.array(found, np.int64).reshape(-1, 2)
@@ -181,8 +187,9 @@ def _place_buffers(spec: ChipSpec, turn_phase: Ints, turn: int) -> dict[int, Qua
     return chosen
 
 
-def _forward_delays(spec: ChipSpec, phase: Ints, rotation: Ints, turn_frames: int,
-                    received: dict[int, Quad]) -> Ints:  # fmt: skip
+def _forward_delays(
+    spec: ChipSpec, phase: Ints, rotation: Ints, turn_frames: int, received: dict[int, Quad]
+) -> Ints:
     frame = spec.send_spacing_cycles
     delays = np.zeros((LINKS, LINKS, LINKS), np.int64)
     for link in LINK_NUMBERS:

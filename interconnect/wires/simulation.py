@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,25 +67,37 @@ class FabricRun:
         return link, self.busy_ratio(link)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Rows of a schedule grouped by link, by cycle within a link; int64 columns."""
+class _Side(NamedTuple):
+    """Rows of a schedule grouped by link, by cycle within a link; int64 columns.
 
-    first: Ints  # [used + 1], rows of a link
+    first: [used + 1], rows of a link.  other: of senders, where the receivers keep the hop before;
+    of receivers, the chip that expects the run.
+    """
+
+    first: Ints
     cycle: Ints
     vectors: Ints
     code: Ints
-    order: Ints  # [rows], row of the schedule
+    other: Ints
 
 
-def _group(schedule: WireSchedule, links: Ints) -> _Side:
+class _Pace(NamedTuple):
+    """Cycles: of a window, between vectors of a run, of a link, from stored to sent on."""
+
+    window: int
+    spacing: int
+    latency: int
+    store_to_send: int
+
+
+def _group(schedule: WireSchedule, links: Ints) -> tuple[_Side, Ints]:
+    """The rows by link, ``other`` still the row of the schedule, which comes second."""
     directed = schedule.directed_link
-    order = np.lexsort((schedule.message, schedule.cycle, directed))
+    order = np.lexsort((schedule.message, schedule.cycle, directed)).astype(np.int64)
     first = np.searchsorted(directed[order], np.append(links, np.iinfo(np.int64).max))
     code = (schedule.message << _HOP_BITS | schedule.hop) << _VECTOR_BITS
-    return _Side(
-        first, schedule.cycle[order], schedule.vectors[order], code[order], order.astype(np.int64)
-    )
+    side = _Side(first, schedule.cycle[order], schedule.vectors[order], code[order], order)
+    return side, order
 
 
 def _before(senders: WireSchedule, receivers: WireSchedule, position: Ints) -> Ints:
@@ -135,15 +148,24 @@ def _blame(
 
 @jit
 def _play(
-    window: int, spacing: int, latency: int, store_to_send: int, links: Ints, delay: Ints,
-    far_chip: Ints, s_first: Ints, s_cycle: Ints, s_vectors: Ints, s_code: Ints, s_before: Ints,
-    r_first: Ints, r_cycle: Ints, r_vectors: Ints, r_code: Ints, r_chip: Ints, ring: Ints,
-    received: Ints, fault: Ints,
-) -> np.uint64:  # fmt: skip
+    pace: _Pace,
+    links: Ints,
+    delay: Ints,
+    far_chip: Ints,
+    senders: _Side,
+    receivers: _Side,
+    ring: Ints,
+    received: Ints,
+    fault: Ints,
+) -> np.uint64:
     """Play everything; ``fault`` [6] gets what went wrong, see ``_blame``.
 
     ring: int64 [used, depth, 2] (vector, cycle of its Send); received: int64 [used], counts.
+    One function: its state is kept in local variables, which is where its speed comes from.
     """
+    window, spacing, latency, store_to_send = pace
+    s_first, s_cycle, s_vectors, s_code, s_before = senders
+    r_first, r_cycle, r_vectors, r_code, r_chip = receivers
     used = len(links)
     mask = ring.shape[1] - 1
     head = np.zeros(used, np.int64)
@@ -233,10 +255,15 @@ def _play(
 
 
 def simulate(
-    schedule: WireSchedule, topology: Topology, spec: ChipSpec, *, window: int | None = None,
-    expected: WireSchedule | None = None, link_cycles: Ints | None = None,
+    schedule: WireSchedule,
+    topology: Topology,
+    spec: ChipSpec,
+    *,
+    window: int | None = None,
+    expected: WireSchedule | None = None,
+    link_cycles: Ints | None = None,
     clock: Callable[[], float] | None = None,
-) -> FabricRun:  # fmt: skip
+) -> FabricRun:
     """Play ``schedule`` on ``topology``; raises LockstepViolation for anything out of step.
 
     window: cycles advanced at once; at most the shortest latency of a link, which is the default
@@ -260,27 +287,32 @@ def simulate(
     if not 1 <= window <= shortest:
         raise ValueError(f"window of {window} cycles: a link takes {shortest}, so 1..{shortest}")
     far = topology.peer[links // LINKS, links % LINKS].astype(np.int64)
-    send, receive = _group(schedule, links), _group(receivers, links)
-    position = np.empty(len(receive.order), np.int64)
-    position[receive.order] = np.arange(len(position))
-    before = _before(schedule, receivers, position)[send.order]
+    senders, _ = _group(schedule, links)
+    receiving, order = _group(receivers, links)
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    senders = senders._replace(other=_before(schedule, receivers, position)[senders.other])
+    receiving = receiving._replace(other=_expected_chips(receivers)[order])
     in_flight = int(delay.max(initial=1)) // schedule.spacing + 1
     ring = np.zeros((len(links), 1 << in_flight.bit_length(), 2), np.int64)
     received = np.zeros(len(links), np.int64)
     fault = np.zeros(6, np.int64)
     store_to_send = spec.hop_cycles - spec.send_to_receive_cycles + send_lead(spec)
-    digest = _play(
-        window, schedule.spacing, schedule.latency, store_to_send, links, delay, far, send.first,
-        send.cycle, send.vectors, send.code, before, receive.first, receive.cycle, receive.vectors,
-        receive.code, _expected_chips(receivers)[receive.order], ring, received, fault,
-    )  # fmt: skip
+    pace = _Pace(window, schedule.spacing, schedule.latency, store_to_send)
+    digest = _play(pace, links, delay, far, senders, receiving, ring, received, fault)
     if fault[0] != _DONE:
         raise _violation(fault, topology, schedule.latency)
     last = int(schedule.last_send().max(initial=-spec.hop_cycles))
     return FabricRun(
-        int(digest), int(received.sum()), last + spec.hop_cycles, window, links, received,
-        spec.cycles_per_vector, clock() - started if clock else 0.0,
-    )  # fmt: skip
+        int(digest),
+        int(received.sum()),
+        last + spec.hop_cycles,
+        window,
+        links,
+        received,
+        spec.cycles_per_vector,
+        clock() - started if clock else 0.0,
+    )
 
 
 def _require_codes(schedule: WireSchedule) -> None:

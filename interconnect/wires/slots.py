@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,15 +142,31 @@ def _insert(begins: Ints, ends: Ints, low: int, high: int, frame: int, vectors: 
     return high + 1
 
 
+class _Runs(NamedTuple):
+    """Messages: directed links of their routes [n, h], hops, vectors, first frames, first rows."""
+
+    links: Links
+    hops: Ints
+    vectors: Ints
+    ready: Ints
+    rows: Ints
+
+
+class _Busy(NamedTuple):
+    """Busy intervals of links, sorted: those of a link from row ``low`` [links] on."""
+
+    low: Ints
+    begins: Ints
+    ends: Ints
+
+
 @jit
 def _assign(
-    links: Links, hops: Ints, peer_link: NDArray[np.int8], vectors: Ints, ready: Ints,
-    forward: Ints, free: Ints, frames: Ints, rows: Ints, low: Ints, begins: Ints, ends: Ints,
-) -> None:  # fmt: skip
-    """Start frames [rows] of every hop, message after message; moves ``free`` on.
-
-    low: int64 [links], first row of each link in ``begins`` and ``ends``, its busy intervals.
-    """
+    runs: _Runs, peer_link: NDArray[np.int8], forward: Ints, free: Ints, frames: Ints, busy: _Busy
+) -> None:
+    """Start frames [rows] of every hop, message after message; moves ``free`` on."""
+    links, hops, vectors, ready, rows = runs
+    low, begins, ends = busy
     high = low.copy()
     for m in range(len(hops)):
         if rows[m + 1] == rows[m]:
@@ -195,10 +212,18 @@ def _require_slots(directed: Ints) -> None:
 
 
 def schedule_messages(
-    links: Links, hops: Ints, peer_link: NDArray[np.int8], vectors: Ints, ready_frames: Ints,
-    spec: ChipSpec, free_frames: Ints, *, sources: Ints, destinations: Ints,
+    links: Links,
+    hops: Ints,
+    peer_link: NDArray[np.int8],
+    vectors: Ints,
+    ready_frames: Ints,
+    spec: ChipSpec,
+    free_frames: Ints,
+    *,
+    sources: Ints,
+    destinations: Ints,
     ready: Ints | None = None,
-) -> WireSchedule:  # fmt: skip
+) -> WireSchedule:
     """Slots for messages, greedily in their order (``docs/fabric.md``, "Link slots").
 
     links: int32 [n, h] directed links, -1 after the last; hops: int64 [n]; peer_link: int8
@@ -221,11 +246,17 @@ def schedule_messages(
     directed = links[message, hop].astype(np.int64) if total else np.zeros(0, np.int64)
     _require_slots(directed)
     frames, begins, ends = np.zeros((3, total + 1), np.int64)
-    runs = np.bincount(directed, minlength=len(free_frames))
-    _assign(
-        np.ascontiguousarray(links, np.int32), hops, peer_link, vectors, ready_frames,
-        forward_frames(spec), free_frames, frames, rows, np.cumsum(runs) - runs, begins, ends,
-    )  # fmt: skip
+    per_link = np.bincount(directed, minlength=len(free_frames))
+    busy = _Busy(np.cumsum(per_link) - per_link, begins, ends)
+    routes = np.ascontiguousarray(links, np.int32)
+    runs = _Runs(
+        routes,
+        hops,
+        np.ascontiguousarray(vectors, np.int64),
+        np.ascontiguousarray(ready_frames, np.int64),
+        rows,
+    )
+    _assign(runs, peer_link, forward_frames(spec), free_frames, frames, busy)
     frames = frames[:total]
     link = directed % LINKS
     if ready is None:
@@ -233,10 +264,16 @@ def schedule_messages(
         lead = send_lead(spec) - phases(spec)[first % LINKS]
         ready = np.asarray(ready_frames * spec.send_spacing_cycles - lead, np.int64)
     return WireSchedule(
-        chip=directed // LINKS, link=link,
+        chip=directed // LINKS,
+        link=link,
         cycle=frames * spec.send_spacing_cycles + phases(spec)[link],
-        vectors=np.asarray(vectors, np.int64)[message], message=message, hop=hop,
-        source=np.asarray(sources, np.int64), destination=np.asarray(destinations, np.int64),
-        message_vectors=np.asarray(vectors, np.int64), ready=ready,
-        latency=spec.send_to_receive_cycles, spacing=spec.send_spacing_cycles,
-    )  # fmt: skip
+        vectors=np.asarray(vectors, np.int64)[message],
+        message=message,
+        hop=hop,
+        source=np.asarray(sources, np.int64),
+        destination=np.asarray(destinations, np.int64),
+        message_vectors=np.asarray(vectors, np.int64),
+        ready=ready,
+        latency=spec.send_to_receive_cycles,
+        spacing=spec.send_spacing_cycles,
+    )

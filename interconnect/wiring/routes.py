@@ -1,7 +1,7 @@
 """Shortest ways over the cables as they are: distances, minimal routes, detours of a node.
 
 A route is a list of directed links, ``chip * 16 + link`` of the sending end.  Everything is exact
-and depends on nothing but the cables and the arguments; knows no time (``interconnect.wires.slots``).
+and depends on nothing but the cables and the arguments; knows no time (``interconnect.wires``).
 Cables carry vectors both ways, so a distance is the same in both directions.
 """
 
@@ -99,9 +99,15 @@ def minimal_routes(
             wider = ((0, 0), (0, longest - links.shape[1]))
             links = np.pad(links, wider, constant_values=-1)
         _walk(
-            topology.peer, distances, messages, rows, np.ascontiguousarray(source),
-            np.ascontiguousarray(goal), np.ascontiguousarray(key), links,
-        )  # fmt: skip
+            topology.peer,
+            distances,
+            messages,
+            rows,
+            np.ascontiguousarray(source),
+            np.ascontiguousarray(goal),
+            np.ascontiguousarray(key),
+            links,
+        )
     return hops, links
 
 
@@ -126,9 +132,11 @@ def detours(topology: Topology, source: int, destination: int) -> NDArray[np.int
 
 
 def check_routes(
-    topology: Topology, links: ArrayLike, sources: ArrayLike | None = None,
+    topology: Topology,
+    links: ArrayLike,
+    sources: ArrayLike | None = None,
     destinations: ArrayLike | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """What is wrong with routes: directed links [n, hops], padded with -1; empty if nothing is.
 
     Every link has a cable, every hop starts where the one before ended, padding is at the end;
@@ -253,10 +261,15 @@ def _mix(x: np.uint64) -> np.uint64:
 
 @jit
 def _walk(
-    peer: NDArray[np.int32], distances: NDArray[np.uint8], messages: NDArray[np.int64],
-    rows: NDArray[np.int64], sources: NDArray[np.int64], goals: NDArray[np.int64],
-    salts: NDArray[np.uint64], routes: NDArray[np.int32],
-) -> None:  # fmt: skip
+    peer: NDArray[np.int32],
+    distances: NDArray[np.uint8],
+    messages: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    sources: NDArray[np.int64],
+    goals: NDArray[np.int64],
+    salts: NDArray[np.uint64],
+    routes: NDArray[np.int32],
+) -> None:
     """Write the links of ``messages`` into ``routes``; row i of ``rows`` has their distances."""
     for i in range(messages.size):
         message = messages[i]

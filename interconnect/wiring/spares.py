@@ -38,9 +38,15 @@ def part_of(topology: Topology, nodes: Sequence[int]) -> Topology:
         array.flags.writeable = False
     assert peer.shape == (len(old), LINKS)
     return Topology(
-        f"{topology.name}-part", len(old), size, len(nodes), cables, peer, peer_link,
+        f"{topology.name}-part",
+        len(old),
+        size,
+        len(nodes),
+        cables,
+        peer,
+        peer_link,
         topology.chip_spec,
-    )  # fmt: skip
+    )
 
 
 def active_nodes(topology: Topology, spares: int, dead: Sequence[int]) -> list[int]:

@@ -145,9 +145,7 @@ def named_topology(name_or_path: str | Path) -> Topology:
     return _custom(where, table)
 
 
-def wired_topology(
-    chips: int, cables: Sequence[Sequence[int]], name: str = "custom"
-) -> Topology:
+def wired_topology(chips: int, cables: Sequence[Sequence[int]], name: str = "custom") -> Topology:
     """``chips`` chips joined by ``cables`` of (chip a, link of a, chip b, link of b) each.
 
     Links are 0..15.  Raises FabricError, one line, as for a topology file.
@@ -319,9 +317,13 @@ def _dragonfly(racks: int) -> Topology:
 
 
 def _topology(
-    name: str, chips_per_node: int, nodes_per_rack: int, peer: Ints, peer_link: Ints,
+    name: str,
+    chips_per_node: int,
+    nodes_per_rack: int,
+    peer: Ints,
+    peer_link: Ints,
     chip_spec: str = "groq-lpu-1",
-) -> Topology:  # fmt: skip
+) -> Topology:
     """Narrow the arrays, list the cables, make everything read-only."""
     a, link_a = np.nonzero(peer > np.arange(peer.shape[0])[:, None])
     b, link_b = peer[a, link_a], peer_link[a, link_a]

@@ -25,9 +25,16 @@ VERSION = 1
 #: (Fewest, most) chips of every topology an artifact can be for; the last five are those of
 #: ``interconnect.wiring.topology``, a topology file is "custom".
 TOPOLOGIES = {
-    "single": (1, 1), "node-2": (2, 2), "node-4": (4, 4), "node-8": (8, 8), "node": (1, 8),
-    "nodes": (16, 264), "dragonfly": (144, 10_440), "lpx": (256, 256), "custom": (1, 10_440),
-}  # fmt: skip
+    "single": (1, 1),
+    "node-2": (2, 2),
+    "node-4": (4, 4),
+    "node-8": (8, 8),
+    "node": (1, 8),
+    "nodes": (16, 264),
+    "dragonfly": (144, 10_440),
+    "lpx": (256, 256),
+    "custom": (1, 10_440),
+}
 
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_ITEMS = 500_000  # values in a header
@@ -144,8 +151,17 @@ def _scan(data: bytes) -> None:
 
 _WIDTH_OF_LENGTH = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 _WIDTH_OF_NUMBER = {
-    0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
-}  # fmt: skip
+    0xCA: 4,
+    0xCB: 8,
+    0xCC: 1,
+    0xCD: 2,
+    0xCE: 4,
+    0xCF: 8,
+    0xD0: 1,
+    0xD1: 2,
+    0xD2: 4,
+    0xD3: 8,
+}
 
 
 def typed(value: Any, kind: type, what: str) -> Any:
@@ -178,9 +194,20 @@ def _record(value: Any, what: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 _FIELDS = (
-    "format", "spec", "topology", "chips", "cables", "columns", "entry_points", "program_of_chip",
-    "memory", "bindings", "model", "predicted_cycles", "sections",
-)  # fmt: skip
+    "format",
+    "spec",
+    "topology",
+    "chips",
+    "cables",
+    "columns",
+    "entry_points",
+    "program_of_chip",
+    "memory",
+    "bindings",
+    "model",
+    "predicted_cycles",
+    "sections",
+)
 
 
 def parse(raw: bytes) -> tuple[dict[str, Any], list[Section], ChipSpec]:

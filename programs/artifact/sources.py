@@ -19,7 +19,8 @@ SOURCES = "sources"
 #: Runs kept of a file; an artifact's header has room for no more than it takes.
 MOST_RUNS = 10_000
 
-_BLOCK = re.compile(r"\bblock ([0-9]{1,9})\b")
+#: A block in a text about programs, and the chip if the text names one for it.
+_BLOCK = re.compile(r"(?:\bchip ([0-9]{1,6}) c2c\[[0-9]+\] [A-Z]+ \()?\bblock ([0-9]{1,9})\b")
 
 
 def source_entry(name: str, lines: Sequence[int]) -> dict[str, Any]:
@@ -27,8 +28,7 @@ def source_entry(name: str, lines: Sequence[int]) -> dict[str, Any]:
     cuts = [i for i, (a, b) in enumerate(pairwise(lines), 1) if b != a + 1]
     ends = [*cuts, len(lines)] if lines else []
     runs = [
-        [first, lines[first], end - first]
-        for first, end in zip([0, *cuts], ends, strict=False)
+        [first, lines[first], end - first] for first, end in zip([0, *cuts], ends, strict=False)
     ]
     return {"file": name, "lines": runs[:MOST_RUNS]}
 
@@ -63,7 +63,7 @@ def with_places(text: str, artifact: Artifact, chip: int | None) -> str:
     """``text`` with file and line beside the blocks it names of the program of ``chip``."""
 
     def place(match: re.Match[str]) -> str:
-        found = place_of(artifact, chip, int(match[1]))
+        found = place_of(artifact, chip if match[1] is None else int(match[1]), int(match[2]))
         return match[0] if found is None else f"{match[0]}, {found[0]}:{found[1]}"
 
     return _BLOCK.sub(place, text)

@@ -84,9 +84,16 @@ class _Scheduler:
                 ready = max(ready, *state.rows[layer.residual][task.first : task.last])
             side = task.plane // 2
             placed = product(
-                self.schedule, self.spec, task.plane, own.weights[side, task.block], operand,
-                max(ready, state.plane[task.plane]), 0, finish, max(state.results[side], free),
-            )  # fmt: skip
+                self.schedule,
+                self.spec,
+                task.plane,
+                own.weights[side, task.block],
+                operand,
+                max(ready, state.plane[task.plane]),
+                0,
+                finish,
+                max(state.results[side], free),
+            )
             state.plane[task.plane] = placed.next_read
             state.results[side] = placed.last_result + 1
             for row in range(task.first, task.last):
@@ -160,9 +167,7 @@ class _Scheduler:
         }
         return requantise_rows(affine, targets, pattern, (one, source_pattern))
 
-    def _tap_rows(
-        self, own: LayerPlaces, task: Task, width: int
-    ) -> list[tuple[Place, int, Rows]]:
+    def _tap_rows(self, own: LayerPlaces, task: Task, width: int) -> list[tuple[Place, int, Rows]]:
         """Where the pixels of a task go before pooling: every other one to another slice."""
         line = width // 2 + POOL_PAD
         targets = []
@@ -253,11 +258,13 @@ def compile_network(
         memory=[[] if image is None else _image(network, places, image)],
         bindings={"outputs": _outputs(network, places)},
         model={
-            "workload": network.name, "dtype": "int8", "sram_used_bytes": places.used_bytes,
+            "workload": network.name,
+            "dtype": "int8",
+            "sram_used_bytes": places.used_bytes,
             "layer_ends": {name: end - first for name, end in scheduler.ends.items()},
         },
         predicted_cycles={ENTRY: end},
-    )  # fmt: skip
+    )
 
 
 def _outputs(network: Network, places: NetworkPlaces) -> dict[str, Planes]:
@@ -312,8 +319,9 @@ def _image(network: Network, places: NetworkPlaces, values: NDArray[np.int8]) ->
             put_weights(image, weights, [columns.swapaxes(0, 1).view(np.uint8)])
         for block, affine in enumerate(own.affine):
             for words, numbers in (
-                (affine.scale, parameters.scale), (affine.bias, parameters.bias)
-            ):  # fmt: skip
+                (affine.scale, parameters.scale),
+                (affine.bias, parameters.bias),
+            ):
                 row = np.zeros((1, LANES), np.float32)
                 own_numbers = numbers[starts[block] : starts[block + 1]]
                 row[0, : len(own_numbers)] = own_numbers

@@ -168,8 +168,7 @@ class _Pairs:
         fits = [
             pair
             for pair in range(len(self.room))
-            if pair not in busy
-            and words <= self._high[pair] - (self._low[pair] if bordered else 0)
+            if pair not in busy and words <= self._high[pair] - (self._low[pair] if bordered else 0)
         ]
         if len(fits) < pairs:
             raise CompileError(
@@ -193,9 +192,13 @@ class _Pairs:
 
 
 def _place_tensor(
-    network: Network, name: str, tiles: tuple[int, ...], places: NetworkPlaces, pairs: _Pairs,
+    network: Network,
+    name: str,
+    tiles: tuple[int, ...],
+    places: NetworkPlaces,
+    pairs: _Pairs,
     number: int,
-) -> None:  # fmt: skip
+) -> None:
     """Give a tensor a pair of slices in each hemisphere."""
     height, width, _ = network.shape_of(name)
     readers = [layer for layer in network.layers if layer.source == name]
@@ -219,9 +222,13 @@ def _place_tensor(
 
 
 def _place_taps(
-    network: Network, layer: ConvLayer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
+    network: Network,
+    layer: ConvLayer,
+    own: LayerPlaces,
+    places: NetworkPlaces,
+    pairs: _Pairs,
     number: int,
-) -> None:  # fmt: skip
+) -> None:
     """Nine east slices for what is about to be pooled, by the parity of its pixels."""
     height, width = network.product_size(layer)
     if len(own.blocks) > 1 or height % POOL_STRIDE or width % POOL_STRIDE:
@@ -241,9 +248,13 @@ def _place_taps(
 
 
 def _place_logits(
-    network: Network, layer: ConvLayer, own: LayerPlaces, places: NetworkPlaces, pairs: _Pairs,
+    network: Network,
+    layer: ConvLayer,
+    own: LayerPlaces,
+    places: NetworkPlaces,
+    pairs: _Pairs,
     number: int,
-) -> None:  # fmt: skip
+) -> None:
     """Four slices, in the hemisphere of each block's plane, for float32 outputs."""
     height, width = network.product_size(layer)
     words = height * width * len(own.blocks)
@@ -256,9 +267,13 @@ def _place_logits(
 
 
 def _tasks(
-    network: Network, layer: ConvLayer, blocks: tuple[int, ...], steps: int, source: TensorPlaces,
+    network: Network,
+    layer: ConvLayer,
+    blocks: tuple[int, ...],
+    steps: int,
+    source: TensorPlaces,
     spec: ChipSpec,
-) -> list[Task]:  # fmt: skip
+) -> list[Task]:
     """The division over planes, by columns and by rows, that takes the fewest cycles."""
     height, width = network.product_size(layer)
     if width > spec.mxm_accumulator_rows:

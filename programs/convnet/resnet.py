@@ -61,11 +61,14 @@ def mlp(batch: int, sizes: tuple[int, ...]) -> Network:
         raise CompileError(f"batch {batch}, sizes {sizes}: use at least 1 and two sizes")
     layers = [
         ConvLayer(
-            f"dense{i}", INPUT if i == 0 else f"dense{i - 1}", size,
-            relu=i < len(sizes) - 2, logits=i == len(sizes) - 2,
+            f"dense{i}",
+            INPUT if i == 0 else f"dense{i - 1}",
+            size,
+            relu=i < len(sizes) - 2,
+            logits=i == len(sizes) - 2,
         )
         for i, size in enumerate(sizes[1:])
-    ]  # fmt: skip
+    ]
     return Network("mlp", (batch, 1, sizes[0]), layers)
 
 
@@ -140,4 +143,3 @@ def _folded(
     weights: NDArray[np.int8], scale: NDArray[np.float64], bias: NDArray[np.float64]
 ) -> Parameters:
     return Parameters(weights, scale.astype(np.float32), bias.astype(np.float32))
-

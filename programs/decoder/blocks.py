@@ -70,9 +70,17 @@ class BlockScheduler:
         s, d, layout = self.places, self.schedule, self.places.layout
         int8 = s.dtype == "int8"
         ready = norm_factor(
-            d, self.spec, s.x, layout.x_tiles, ready, s.constants, self.numbers.inv_h,
-            self.numbers.eps, self.numbers.gain if int8 else None, s.factor,
-        )  # fmt: skip
+            d,
+            self.spec,
+            s.x,
+            layout.x_tiles,
+            ready,
+            s.constants,
+            self.numbers.inv_h,
+            self.numbers.eps,
+            self.numbers.gain if int8 else None,
+            s.factor,
+        )
         kernel = quantise if int8 else halve
         return self._did(VXM, kernel(d, self.spec, s.x, layout.x_tiles, ready, s.factor, s.act))
 
@@ -80,26 +88,35 @@ class BlockScheduler:
         """Other inputs of a matmul into the activation words, with their dynamic scale."""
         s, d = self.places, self.schedule
         if s.dtype == "int8":
-            ready = dynamic_factor(
-                d, self.spec, x, tiles, ready, s.constants, s.factor, s.dynamic
-            )
+            ready = dynamic_factor(d, self.spec, x, tiles, ready, s.constants, s.factor, s.dynamic)
             ready = quantise(d, self.spec, x, tiles, ready, s.factor, s.act)
             return self._did(VXM, ready), s.dynamic
         return self._did(VXM, halve(d, self.spec, x, tiles, ready, None, s.act)), None
 
     def _matmul(
-        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None,
+        self,
+        m: MatrixPlaces,
+        k_tiles: int,
+        ready: int,
+        dynamic: Place | None,
         targets: list[Place],
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         """All rounds of a product; when each column block's result is readable."""
         done: list[int] = []
         for number, blocks in enumerate(m.rounds):
             here = targets[len(done) : len(done) + len(blocks)]
             if self.places.dtype == "int8":
                 at = matmul_round(
-                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready,
-                    m.scales[number], dynamic, here,
-                )  # fmt: skip
+                    self.schedule,
+                    self.spec,
+                    blocks,
+                    k_tiles,
+                    self.places.act,
+                    ready,
+                    m.scales[number],
+                    dynamic,
+                    here,
+                )
             else:
                 at = matmul16_round(
                     self.schedule, self.spec, blocks, k_tiles, self.places.act, ready, here
@@ -108,9 +125,7 @@ class BlockScheduler:
         self._did(MATMUL, max(done))
         return done
 
-    def _append(
-        self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces
-    ) -> tuple[int, int]:
+    def _append(self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces) -> tuple[int, int]:
         """Replicated K and V to the lanes of their query heads, then to the cache."""
         s, d, layout = self.places, self.schedule, self.places.layout
         kt = layout.kv_tiles
@@ -148,9 +163,17 @@ class BlockScheduler:
         if s.head_norm is not None and m.gains is not None:
             heads = s.head_norm.normed
             projected = norm_heads(
-                d, self.spec, words[0], (qt, kt), projected, self.numbers.inv_d, self.numbers.eps,
-                m.gains, s.constants, s.head_norm,
-            )  # fmt: skip
+                d,
+                self.spec,
+                words[0],
+                (qt, kt),
+                projected,
+                self.numbers.inv_d,
+                self.numbers.eps,
+                m.gains,
+                s.constants,
+                s.head_norm,
+            )
             self._did(VXM, projected)
         if layout.replicate:
             narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
@@ -163,9 +186,15 @@ class BlockScheduler:
         for number, cached in enumerate(layout.cache_of_tile):
             tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
             attended = attend(
-                d, self.spec, tile, self.context,
-                max(queries, attended), max(keys, attended), max(values, attended), a,
-            )  # fmt: skip
+                d,
+                self.spec,
+                tile,
+                self.context,
+                max(queries, attended),
+                max(keys, attended),
+                max(values, attended),
+                a,
+            )
         self._did(SOFTMAX, attended)
         ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
         return self._residual(m.o, qt, ready, dynamic, s.x, s.x)
@@ -185,8 +214,17 @@ class BlockScheduler:
         factors = None
         if s.routing is not None:
             factors = [s.routing.gate_of(m.first_tile + tile) for tile in range(m.tiles)]
-        ready = gated_product(d, self.spec, self.numbers.activation, s.results, s.up, m.tiles,
-                              max(routed, *done), s.hidden, factors)  # fmt: skip
+        ready = gated_product(
+            d,
+            self.spec,
+            self.numbers.activation,
+            s.results,
+            s.up,
+            m.tiles,
+            max(routed, *done),
+            s.hidden,
+            factors,
+        )
         self._did(VXM, ready)
         ready, dynamic = self._activated(s.hidden, m.tiles, ready)
         residual = s.x if m.part == 0 else s.between
@@ -194,9 +232,14 @@ class BlockScheduler:
         return self._residual(m.down, m.tiles, ready, dynamic, residual, target)
 
     def _residual(
-        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None, residual: Place,
+        self,
+        m: MatrixPlaces,
+        k_tiles: int,
+        ready: int,
+        dynamic: Place | None,
+        residual: Place,
         target: Place,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``."""
         s, d, layout = self.places, self.schedule, self.places.layout
         targets = [s.reduce.partial.at(i) for i in range(layout.x_tiles)]

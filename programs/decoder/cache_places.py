@@ -63,9 +63,13 @@ def cache_cuts(context: int, words_per_bank: int, sequences: int) -> CacheCuts:
 
 
 def place_caches(
-    pm: SramPlacement, symbols: Symbols, layout: Layout, stage: Stage, cuts: CacheCuts,
+    pm: SramPlacement,
+    symbols: Symbols,
+    layout: Layout,
+    stage: Stage,
+    cuts: CacheCuts,
     sequences: int,
-) -> list[CacheForm]:  # fmt: skip
+) -> list[CacheForm]:
     """Keys and values of the stage's attention blocks; two slices of a quad take each.
 
     Whole tiles on KV_QUAD if it holds all, else on it and EAST_QUAD; segments, or what is too
@@ -88,9 +92,14 @@ def place_caches(
 
 
 def _whole_layers(
-    pm: SramPlacement, symbols: Symbols, layout: Layout, own: list[int], context: int,
-    sequences: int, quads: list[Quad],
-) -> list[CacheForm]:  # fmt: skip
+    pm: SramPlacement,
+    symbols: Symbols,
+    layout: Layout,
+    own: list[int],
+    context: int,
+    sequences: int,
+    quads: list[Quad],
+) -> list[CacheForm]:
     """Every tile of a block whole and on one quad; the blocks take turns on ``quads``."""
     count = min(len(own), max(LAYER_VARIANTS, len(quads)))
     forms = []
@@ -110,9 +119,14 @@ def _whole_layers(
 
 
 def _spread_segments(
-    pm: SramPlacement, symbols: Symbols, layout: Layout, own: list[int], cuts: CacheCuts,
-    sequences: int, quads: list[Quad],
-) -> list[CacheForm]:  # fmt: skip
+    pm: SramPlacement,
+    symbols: Symbols,
+    layout: Layout,
+    own: list[int],
+    cuts: CacheCuts,
+    sequences: int,
+    quads: list[Quad],
+) -> list[CacheForm]:
     """Segments go to KV_QUAD while it has room, then EAST_QUAD, then the emptiest weight quad."""
     spare = bool(cuts.cut)
     words = range(len(cuts.whole) if spare else 0, len(cuts.maps))

@@ -48,15 +48,24 @@ def buckets_up_to(max_context: int) -> list[int]:
 def numbers_of(model: PartitionedModel) -> Numbers:
     """The constants that a model's kernels need."""
     return Numbers(
-        float(model.inv_h), float(model.eps), float(model.quant_gain), float(model.inv_d),
+        float(model.inv_h),
+        float(model.eps),
+        float(model.quant_gain),
+        float(model.inv_d),
         model.config.activation,
-    )  # fmt: skip
+    )
 
 
 def compile_model(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    checkpoint: Checkpoint,
+    *,
+    tp: int,
+    dtype: str,
+    context: int,
+    chip: str,
+    pp: int = 1,
     wiring: Topology | None = None,
-) -> Artifact:  # fmt: skip
+) -> Artifact:
     """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
 
     wiring: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the model was
@@ -71,9 +80,15 @@ def compile_model(
 
 
 def compile_model_apart(
-    checkpoint: Checkpoint, *, tp: int, dtype: str, context: int, chip: str, pp: int = 1,
+    checkpoint: Checkpoint,
+    *,
+    tp: int,
+    dtype: str,
+    context: int,
+    chip: str,
+    pp: int = 1,
     wiring: Topology | None = None,
-) -> tuple[Artifact, ChipImages]:  # fmt: skip
+) -> tuple[Artifact, ChipImages]:
     """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
     most = checkpoint.config.max_position
     if context > most:
@@ -86,9 +101,15 @@ def compile_model_apart(
 
 
 def compile_decoder(
-    model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, weights: bool = True,
-    pp: int = 1, stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
-) -> Artifact:  # fmt: skip
+    model: PartitionedModel,
+    spec: ChipSpec,
+    max_context: int = 256,
+    *,
+    weights: bool = True,
+    pp: int = 1,
+    stages: Sequence[Stage] | None = None,
+    wiring: Topology | None = None,
+) -> Artifact:
     """Compile a partitioned decoder; raises CompileError when it does not fit.
 
     ``max_context``: positions the KV cache holds; programs are made for every bucket up to it.
@@ -97,18 +118,21 @@ def compile_decoder(
     stages themselves instead.
     ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     """
-    artifact, images = compile_apart(
-        model, spec, max_context, pp=pp, stages=stages, wiring=wiring
-    )
+    artifact, images = compile_apart(model, spec, max_context, pp=pp, stages=stages, wiring=wiring)
     if weights:
         artifact.memory = images.of(range(artifact.chips))
     return artifact
 
 
 def compile_apart(
-    model: PartitionedModel, spec: ChipSpec, max_context: int = 256, *, pp: int = 1,
-    stages: Sequence[Stage] | None = None, wiring: Topology | None = None,
-) -> tuple[Artifact, ChipImages]:  # fmt: skip
+    model: PartitionedModel,
+    spec: ChipSpec,
+    max_context: int = 256,
+    *,
+    pp: int = 1,
+    stages: Sequence[Stage] | None = None,
+    wiring: Topology | None = None,
+) -> tuple[Artifact, ChipImages]:
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
     buckets = buckets_up_to(max_context)
@@ -131,9 +155,14 @@ def compile_apart(
 
 
 def compile_belt(
-    model: PartitionedModel, spec: ChipSpec, context: int, pp: int, *, weights: bool = True,
+    model: PartitionedModel,
+    spec: ChipSpec,
+    context: int,
+    pp: int,
+    *,
+    weights: bool = True,
     sequences: int | None = None,
-) -> Artifact:  # fmt: skip
+) -> Artifact:
     """Compile a conveyor belt of ``pp`` stages with caches for ``sequences`` (default: pp).
 
     One launch is one beat: every stage works on a token of another sequence and hands x on.
@@ -161,9 +190,13 @@ def compile_belt(
 
 
 def decoder_artifact(
-    pipeline: Pipeline, model: PartitionedModel, programs: dict[str, list[Program]],
-    program_of_chip: list[int], buckets: list[int], sequences: int | None = None,
-) -> Artifact:  # fmt: skip
+    pipeline: Pipeline,
+    model: PartitionedModel,
+    programs: dict[str, list[Program]],
+    program_of_chip: list[int],
+    buckets: list[int],
+    sequences: int | None = None,
+) -> Artifact:
     """The artifact of a pipeline's programs without weights; all chips have the same bindings.
 
     sequences: of a conveyor belt.

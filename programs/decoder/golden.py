@@ -312,9 +312,7 @@ class GoldenDecoder:
             return polynomial * gate
         return gate * HALF
 
-    def _feed_forward(
-        self, chip: _Chip, layer: int, normed: _Activation, tiles: slice
-    ) -> F32:
+    def _feed_forward(self, chip: _Chip, layer: int, normed: _Activation, tiles: slice) -> F32:
         """Return the chip's partial sum [T, 320] of ``tiles`` of the gated feed-forward block."""
         matrices = chip.layers[layer]
         gate, up = matrices["gate"](normed)[tiles], matrices["up"](normed)[tiles]

@@ -94,10 +94,7 @@ class Host:
             self._charge(4 * 320 * outputs[0][2])
         if stage != self._facts.pp - 1:
             return np.zeros(0, np.float32)
-        planes = [
-            chip.read_words(queue, address, words)
-            for queue, address, words in outputs
-        ]
+        planes = [chip.read_words(queue, address, words) for queue, address, words in outputs]
         values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
         axis = self.model.layout.vocab_axis(local)
         return np.asarray(values[axis >= 0], np.float32)

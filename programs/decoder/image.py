@@ -60,10 +60,14 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
     assert isinstance(m, FfnMatrices)
     own = slice(m.first_tile, m.first_tile + m.tiles)
     router = {} if layer.router is None else {"router": layer.router}
-    return router | {
-        name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
-        for name, w in (("gate", layer.gate), ("up", layer.up))
-    } | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    return (
+        router
+        | {
+            name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
+            for name, w in (("gate", layer.gate), ("up", layer.up))
+        }
+        | {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    )
 
 
 def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:

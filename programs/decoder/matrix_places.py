@@ -38,11 +38,15 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
     t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
     x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
     return {
-        "q": (t, layout.q_tiles, q), "k": (t, layout.kv_tiles, kv), "v": (t, layout.kv_tiles, kv),
-        "o": (layout.q_tiles, t, x), "gate": (t, layout.ffn_tiles, f),
-        "up": (t, layout.ffn_tiles, f), "down": (layout.ffn_tiles, t, x),
+        "q": (t, layout.q_tiles, q),
+        "k": (t, layout.kv_tiles, kv),
+        "v": (t, layout.kv_tiles, kv),
+        "o": (layout.q_tiles, t, x),
+        "gate": (t, layout.ffn_tiles, f),
+        "up": (t, layout.ffn_tiles, f),
+        "down": (layout.ffn_tiles, t, x),
         "head": (t, layout.vocab_blocks, v),
-    }  # fmt: skip
+    }
 
 
 @dataclass
@@ -74,10 +78,11 @@ class MatrixPlacer:
                 places = [
                     self.words(
                         f"{name}{first}.{plane + half}",
-                        self.placement.weight_slices(plane + half), words,
+                        self.placement.weight_slices(plane + half),
+                        words,
                     )
                     for half in range(halves)
-                ]  # fmt: skip
+                ]
                 weights = Weights(tuple(places), self.shapes[slot[0]][2], same=same)
                 blocks.append(ColumnBlock(weights, plane))
             rounds.append(blocks)

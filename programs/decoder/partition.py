@@ -184,9 +184,14 @@ def partition_model(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> Par
 
 
 def chip_weights(
-    checkpoint: Checkpoint, layout: Layout, dtype: str, chip: int,
-    attention: Collection[int] | None = None, ffn: Collection[int] | None = None, head: bool = True,
-) -> ChipWeights:  # fmt: skip
+    checkpoint: Checkpoint,
+    layout: Layout,
+    dtype: str,
+    chip: int,
+    attention: Collection[int] | None = None,
+    ffn: Collection[int] | None = None,
+    head: bool = True,
+) -> ChipWeights:
     """Build the weights of one chip, reading only its slices of the checkpoint.
 
     attention, ffn: of these layers only.  What is left out of a layer, and without ``head`` the
@@ -202,8 +207,14 @@ def chip_weights(
     inner = 1.0 / math.sqrt(layout.head_dim)
     query_factor = 1.0 if layout.head_norms else inner
 
-    def build(name: str | list[str], k_axis: Axis, n_axis: Axis, width: int,
-              norm: str | None = None, factor: float = 1.0) -> Matrix:  # fmt: skip
+    def build(
+        name: str | list[str],
+        k_axis: Axis,
+        n_axis: Axis,
+        width: int,
+        norm: str | None = None,
+        factor: float = 1.0,
+    ) -> Matrix:
         gain = None if norm is None else _gain(checkpoint, norm)
         names = [name] if isinstance(name, str) else name
         return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
@@ -269,8 +280,16 @@ def _router(
     return Matrix(*router_values(weights, layout.x_axis(), dtype, constant))
 
 
-def _build(checkpoint: Checkpoint, names: list[str], k_axis: Axis, n_axis: Axis, width: int,
-           gain: F64 | None, factor: float, dtype: str) -> Matrix:  # fmt: skip
+def _build(
+    checkpoint: Checkpoint,
+    names: list[str],
+    k_axis: Axis,
+    n_axis: Axis,
+    width: int,
+    gain: F64 | None,
+    factor: float,
+    dtype: str,
+) -> Matrix:
     """Fold, quantise and place a tensor [N, K], one block of columns at a time.
 
     Several `names` are those of experts (see `side_by_side`).  `gain` [K] multiplies the K rows,

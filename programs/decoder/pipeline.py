@@ -48,9 +48,12 @@ class Piece:
 def pause_cycles(spec: ChipSpec) -> int:
     """More cycles than lie between any instruction's dispatch and its effect at its own place."""
     return 8 + max(
-        spec.mxm_accumulate_cycles, spec.mxm_multiply_cycles + spec.mxm_install_cycles,
-        spec.alu_entry_cycles + spec.alu_cycles, spec.distribute_cycles, spec.write_cycles,
-    )  # fmt: skip
+        spec.mxm_accumulate_cycles,
+        spec.mxm_multiply_cycles + spec.mxm_install_cycles,
+        spec.alu_entry_cycles + spec.alu_cycles,
+        spec.distribute_cycles,
+        spec.write_cycles,
+    )
 
 
 @dataclass
@@ -91,9 +94,12 @@ class Pipeline:
             source = places.between if self.stages[out].split_after else places.x
         there = 0 if into is None else into + 1
         key = (
-            chip, source, None if leaving is None else leaving.leaving(chip), arriving,
+            chip,
+            source,
+            None if leaving is None else leaving.leaving(chip),
+            arriving,
             None if into is None else self.places_between(there).words,
-        )  # fmt: skip
+        )
         if key not in self._pieces:
             table, own, end = handover_blocks(
                 self.spec, self.tp, chip, leaving, arriving, self.places_between(there), source
@@ -158,9 +164,7 @@ class Pipeline:
         out = stage if stage < len(self.handovers) else None
         return self.handover(chip, out, stage - 1 if stage > 0 else None)
 
-    def belt_timeline(
-        self, context: int, stage: int, chip: int
-    ) -> list[tuple[Piece | None, int]]:
+    def belt_timeline(self, context: int, stage: int, chip: int) -> list[tuple[Piece | None, int]]:
         """As ``timeline``, for one beat."""
         start, after, _ = self.beat(context)
         if not self.handovers:
@@ -178,9 +182,13 @@ class Pipeline:
         last = self.code[-1].body(context)
         end = starts[-1] + last.cycles + (last.head_cycles if head else 0)
         return self._join(
-            context, head, only, end, lambda stage, chip: self.timeline(stage, chip, starts),
+            context,
+            head,
+            only,
+            end,
+            lambda stage, chip: self.timeline(stage, chip, starts),
             [0] * len(self.groups),
-        )  # fmt: skip
+        )
 
     def belt_programs(
         self, context: int, sequences: int, number: int, only: Sequence[int] = ()
@@ -191,14 +199,23 @@ class Pipeline:
         _, _, end = self.beat(context)
         turns = [(number - stage) % sequences for stage in range(len(self.groups))]
         return self._join(
-            context, True, only, end,
-            lambda stage, chip: self.belt_timeline(context, stage, chip), turns,
-        )  # fmt: skip
+            context,
+            True,
+            only,
+            end,
+            lambda stage, chip: self.belt_timeline(context, stage, chip),
+            turns,
+        )
 
     def _join(
-        self, context: int, head: bool, only: Sequence[int], end: int,
-        timeline: Callable[[int, int], list[tuple[Piece | None, int]]], turns: Sequence[int],
-    ) -> tuple[list[Program], list[int]]:  # fmt: skip
+        self,
+        context: int,
+        head: bool,
+        only: Sequence[int],
+        end: int,
+        timeline: Callable[[int, int], list[tuple[Piece | None, int]]],
+        turns: Sequence[int],
+    ) -> tuple[list[Program], list[int]]:
         programs = [Program(new_blocks(0), self.gangs, [], end)]  # of chips without a stage
         program_of_chip = [0] * self.topology.chips
 
@@ -261,12 +278,22 @@ def build_pipeline(
     groups = group_path(wiring, layout.tp, len(stages))
     handovers = [
         plan_handover(
-            wiring, layout.tp, groups[i], groups[i + 1],
-            layout.x_tiles * (2 if stages[i].split_after else 1), spec,
+            wiring,
+            layout.tp,
+            groups[i],
+            groups[i + 1],
+            layout.x_tiles * (2 if stages[i].split_after else 1),
+            spec,
         )
         for i in range(len(stages) - 1)
-    ]  # fmt: skip
+    ]
     return Pipeline(
-        spec, layout.tp, wiring, list(stages), groups, [shapes[s.shape] for s in stages],
-        handovers, gangs,
-    )  # fmt: skip
+        spec,
+        layout.tp,
+        wiring,
+        list(stages),
+        groups,
+        [shapes[s.shape] for s in stages],
+        handovers,
+        gangs,
+    )

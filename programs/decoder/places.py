@@ -103,9 +103,14 @@ class DecoderPlaces:
 
 
 def place_decoder(
-    spec: ChipSpec, layout: Layout, dtype: str, context: int, stage: Stage | None = None,
-    sequences: int = 1, split: bool = False,
-) -> DecoderPlaces:  # fmt: skip
+    spec: ChipSpec,
+    layout: Layout,
+    dtype: str,
+    context: int,
+    stage: Stage | None = None,
+    sequences: int = 1,
+    split: bool = False,
+) -> DecoderPlaces:
     """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
 
     split: some stage of the model computes a part of an FFN.  Inputs and outputs have the same
@@ -126,11 +131,13 @@ def place_decoder(
         short = (Segment(pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context), context),)
     attention_temporaries = {
         "maxima": pm.top(_WEST_3, 2),
-        "maximum": pm.top(_WEST_3, 1), "sums": pm.top(WEST_QUAD, 3),
-        "rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, 3 + qt),
+        "maximum": pm.top(_WEST_3, 1),
+        "sums": pm.top(WEST_QUAD, 3),
+        "rotated": pm.top(EAST_QUAD, qt),
+        "outputs": pm.top(EAST_QUAD, 3 + qt),
         "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
         "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
-    }  # fmt: skip
+    }
     partial = pm.top(_EAST_2, t)
     x = pm.top(EAST_QUAD, t)
     between = pm.top(EAST_QUAD, t) if split else x
@@ -142,13 +149,14 @@ def place_decoder(
     logits = pm.top(EAST_QUAD, layout.vocab_blocks)
     narrow = pm.top((_DIGITS[1]), 2 * kt) if layout.replicate else act.first[1]
     west_constants = {
-        "cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1),
+        "cos": pm.top(WEST_QUAD, 1),
+        "sin": pm.top(_WEST_2, 1),
         "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
         "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
         "kv_map": pm.top(MAP_PAIR, len(cuts.maps)),
         "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
         "swap_map": pm.top(KV_QUAD[:1], 1),
-    }  # fmt: skip
+    }
     factor = pm.top(WEST_QUAD, 1)
     dynamic = pm.top(KV_QUAD, 1)
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
@@ -170,15 +178,43 @@ def place_decoder(
         shapes["head"] = (k_tiles, len(own), groups)
         head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     attention = AttentionPlaces(
-        mask_words=2 * chunk, scores=scores, keys=(), values=(), **attention_temporaries,
+        mask_words=2 * chunk,
+        scores=scores,
+        keys=(),
+        values=(),
+        **attention_temporaries,
         **west_constants,
-    )  # fmt: skip
+    )
     return DecoderPlaces(
-        layout, dtype, context, cuts.maps, pm, constants, x, factor, dynamic, act, stage, variants,
-        variant_of, head, replicate, results, up, hidden, narrow, _pairs([digits[0], narrow]),
-        logits, attention, reduce, between, inbox, symbols.bases, head_norm,
+        layout,
+        dtype,
+        context,
+        cuts.maps,
+        pm,
+        constants,
+        x,
+        factor,
+        dynamic,
+        act,
+        stage,
+        variants,
+        variant_of,
+        head,
+        replicate,
+        results,
+        up,
+        hidden,
+        narrow,
+        _pairs([digits[0], narrow]),
+        logits,
+        attention,
+        reduce,
+        between,
+        inbox,
+        symbols.bases,
+        head_norm,
         routing,
-    )  # fmt: skip
+    )
 
 
 class StagePlaces:
@@ -217,9 +253,12 @@ class StagePlaces:
 
 
 def place_routing(
-    pm: SramPlacement, layout: Layout, dtype: str, west: tuple[tuple[int, ...], tuple[int, ...]],
+    pm: SramPlacement,
+    layout: Layout,
+    dtype: str,
+    west: tuple[tuple[int, ...], tuple[int, ...]],
     east: tuple[int, ...],
-) -> RoutingPlaces:  # fmt: skip
+) -> RoutingPlaces:
     """Places of a chip's routing; ``west``, ``east``: quads beside those that have a name."""
     n = layout.experts
     parts = dtype == "int8"
@@ -297,7 +336,11 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
 
 
 def _place_blocks(
-    pm: SramPlacement, symbols: Symbols, layout: Layout, dtype: str, stage: Stage,
+    pm: SramPlacement,
+    symbols: Symbols,
+    layout: Layout,
+    dtype: str,
+    stage: Stage,
     caches: list[CacheForm],
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""

@@ -68,9 +68,28 @@ class StageCode:
     def scheduled(self, context: int, matrices: Matrices | None) -> Scheduled:
         """A variant of a block (None: the head) scheduled alone; equal ones are scheduled once."""
         p = self.places
-        key = repr((context, matrices or p.head, p.constants, p.x, p.factor, p.dynamic, p.act,
-                    p.results, p.up, p.hidden, p.narrow, p.logits, p.attention, p.reduce,
-                    p.between, p.replicate, p.head_norm, p.routing))  # fmt: skip
+        key = repr(
+            (
+                context,
+                matrices or p.head,
+                p.constants,
+                p.x,
+                p.factor,
+                p.dynamic,
+                p.act,
+                p.results,
+                p.up,
+                p.hidden,
+                p.narrow,
+                p.logits,
+                p.attention,
+                p.reduce,
+                p.between,
+                p.replicate,
+                p.head_norm,
+                p.routing,
+            )
+        )
         if key not in self.known:
             block = BlockScheduler(self.spec, p, self.numbers, context)
             try:

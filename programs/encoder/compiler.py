@@ -59,13 +59,24 @@ class _LayerScheduler:
         self.passes = k.Passes(self.schedule, self.spec, self.places.shape.tokens)
 
     def _item(
-        self, side: int, weights: Weights, operand: RowOperand, ready: int, weights_ready: int,
+        self,
+        side: int,
+        weights: Weights,
+        operand: RowOperand,
+        ready: int,
+        weights_ready: int,
         finish: Finish,
-    ) -> int:  # fmt: skip
+    ) -> int:
         placed = product(
-            self.schedule, self.spec, _PLANE[side], weights, operand,
-            max(ready, self.free[side]), weights_ready, finish,
-        )  # fmt: skip
+            self.schedule,
+            self.spec,
+            _PLANE[side],
+            weights,
+            operand,
+            max(ready, self.free[side]),
+            weights_ready,
+            finish,
+        )
         self.free[side] = placed.next_read
         return placed.ready
 
@@ -142,9 +153,13 @@ class _LayerScheduler:
         for t, h in heads:
             head, weights = e.tiles[t].heads[h], Weights(e.tiles[t].query, groups)
             done[t, h] = self._item(
-                side_of(t), weights, RowOperand(head.keys, rows, (0,)), masked[t, h],
-                ready["q", t], k.scores(head),
-            )  # fmt: skip
+                side_of(t),
+                weights,
+                RowOperand(head.keys, rows, (0,)),
+                masked[t, h],
+                ready["q", t],
+                k.scores(head),
+            )
         for step in ("maximum", "exponentials", "inverse", "shares"):
             for t, h in heads:
                 kernel = getattr(self.passes, step)
@@ -198,13 +213,17 @@ class _LayerScheduler:
             side = side_of(t)
             halves = _both([own.squares for own in e.sides], t, tiles)
             squared.append(
-                self.passes.centre(side, tile.sum, e.sides[side].mean, tile.centred, halves,
-                                   max(averaged[side], sums[t]))
-            )  # fmt: skip
-        factors = [
-            self._over_lanes(
-                side, own.squares, max(squared), k.inverse_root(share, own.factor)
+                self.passes.centre(
+                    side,
+                    tile.sum,
+                    e.sides[side].mean,
+                    tile.centred,
+                    halves,
+                    max(averaged[side], sums[t]),
+                )
             )
+        factors = [
+            self._over_lanes(side, own.squares, max(squared), k.inverse_root(share, own.factor))
             for side, own in enumerate(e.sides)
         ]
         ready, into = 0, number % 2
@@ -217,9 +236,16 @@ class _LayerScheduler:
             gain, shift = (e.vectors[f"{name}{number}"][t] for name in ("gain", "shift"))
             ready = max(
                 ready,
-                self.passes.normalise(side, tile.centred, e.sides[side].factor, gain, shift, rows,
-                                      max(factors[side], squared[t + 1])),
-            )  # fmt: skip
+                self.passes.normalise(
+                    side,
+                    tile.centred,
+                    e.sides[side].factor,
+                    gain,
+                    shift,
+                    rows,
+                    max(factors[side], squared[t + 1]),
+                ),
+            )
         return ready
 
     def _over_lanes(self, side: int, rows: Place, ready: int, finish: Finish) -> int:
@@ -256,8 +282,9 @@ def _sender(places: EncoderPlaces, spec: ChipSpec, neighbour: int) -> _Segment:
     p = Pass(schedule, spec)
     words, spacing = places.shape.tokens * len(places.tiles), spec.send_spacing_cycles
     queue, code = isa.C2C_QUEUE + link_to(neighbour), k.outward(side, 7)
-    value = p.load(places.sides[side].x[0], code, 60, queue, n=words, dc=2 * spacing, da=1, dsg=0,
-                   dcg=spacing)  # fmt: skip
+    value = p.load(
+        places.sides[side].x[0], code, 60, queue, n=words, dc=2 * spacing, da=1, dsg=0, dcg=spacing
+    )
     p.emit(Op.SEND, queue, 60, n=2 * words, dc=spacing, s0=code, w0=1, want0=value.tag)
     start = schedule.place(p, 0)
     return _segment(schedule, start + p.span(), Op.SEND)
@@ -269,8 +296,16 @@ def _receiver(places: EncoderPlaces, spec: ChipSpec, neighbour: int) -> _Segment
     p = Pass(schedule, spec)
     words, spacing = places.shape.tokens * len(places.tiles), spec.send_spacing_cycles
     code, tag = k.inward(side, 7), schedule.tag()
-    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link_to(neighbour), 0, n=2 * words, dc=spacing, out=code,
-           wo=1, tag=tag)  # fmt: skip
+    p.emit(
+        Op.RECEIVE,
+        isa.C2C_QUEUE + link_to(neighbour),
+        0,
+        n=2 * words,
+        dc=spacing,
+        out=code,
+        wo=1,
+        tag=tag,
+    )
     edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
     other = isa.WEST_EDGE if side == EAST else isa.EAST_EDGE
     at = spec.receive_cycles
@@ -288,9 +323,12 @@ def layers_of_chips(layers: int, chips: int) -> list[int]:
 
 
 def compile_encoder(
-    shape: EncoderShape, spec: ChipSpec, chips: int = 1,
-    layers: list[EncoderLayer] | None = None, x: Bits | None = None,
-) -> Artifact:  # fmt: skip
+    shape: EncoderShape,
+    spec: ChipSpec,
+    chips: int = 1,
+    layers: list[EncoderLayer] | None = None,
+    x: Bits | None = None,
+) -> Artifact:
     """Compile an encoder for ``chips`` chips of a node, with its data if given (else timing only).
 
     Raises CompileError when it does not fit.
@@ -313,9 +351,12 @@ def compile_encoder(
         tables: list[BlockTable] = []
 
         def add(
-            part: _Segment, bases: dict[Symbol, int], cycle: int, tables: list[BlockTable] = tables,
+            part: _Segment,
+            bases: dict[Symbol, int],
+            cycle: int,
+            tables: list[BlockTable] = tables,
             gangs: list[tuple[int, ...]] = gangs,
-        ) -> None:  # fmt: skip
+        ) -> None:
             copy = relocate(part.table, part.symbols, bases, cycle)
             translate_gangs(copy, part.gangs, gangs)
             rename_tags(copy, len(tables) << 16)
@@ -353,10 +394,15 @@ def compile_encoder(
         memory=memory,
         bindings={"outputs": {}},
         model={
-            "workload": "encoder", "dtype": "fp16", "layers": shape.layers,
-            "hidden": shape.hidden, "heads": shape.heads, "ffn": shape.ffn,
-            "tokens": shape.tokens, "sram_used_bytes": places.used_bytes,
+            "workload": "encoder",
+            "dtype": "fp16",
+            "layers": shape.layers,
+            "hidden": shape.hidden,
+            "heads": shape.heads,
+            "ffn": shape.ffn,
+            "tokens": shape.tokens,
+            "sram_used_bytes": places.used_bytes,
             "layer_cycles": layer.end,
         },
         predicted_cycles={ENTRY: clock},
-    )  # fmt: skip
+    )

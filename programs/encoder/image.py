@@ -30,9 +30,9 @@ def _by_tiles(values: NDArray[np.generic], tiles: list[int]) -> NDArray[np.gener
 
 
 def _at(place: Place, bases: dict[Symbol, int]) -> Place:
-    return place if place.symbol is None else Place(
-        place.queues, place.address + bases[place.symbol]
-    )  # fmt: skip
+    return (
+        place if place.symbol is None else Place(place.queues, place.address + bases[place.symbol])
+    )
 
 
 def encoder_image(places: EncoderPlaces, layers: list[EncoderLayer], x: Bits | None) -> Image:

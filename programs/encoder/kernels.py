@@ -59,8 +59,14 @@ def columns_at(halves: tuple[Place, Place], period: int, jump: int) -> Target:
                     continue
                 own = Place(place.queues[slot : slot + 1], place.address, place.symbol)
                 n2 = max(1, words // period)
-                p.keep(own, one, when + slot * dc, n=(min(words, period), n2),
-                       dc=(16 * dc, 16 * dc * period), da=(1, jump))  # fmt: skip
+                p.keep(
+                    own,
+                    one,
+                    when + slot * dc,
+                    n=(min(words, period), n2),
+                    dc=(16 * dc, 16 * dc * period),
+                    da=(1, jump),
+                )
 
     return store
 
@@ -114,9 +120,7 @@ def add_residual(
         value, _ = p.op(Op.ADD_F32, t, e.stream, word, n=n, dc=dc)
         rows = p.load(residual, inward(e.side, _RESIDUAL[e.side]), t, n=n, dc=dc, da=stride)
         other, _ = p.op(Op.CVT_F16_F32, t, rows, n=n, dc=dc)
-        total, out = p.op(
-            Op.ADD_F32, t + 3, value, other, n=n, dc=dc, out=outward(e.side, _WHOLE)
-        )
+        total, out = p.op(Op.ADD_F32, t + 3, value, other, n=n, dc=dc, out=outward(e.side, _WHOLE))
         p.keep(target, out, t + 3, n=n, dc=dc)
         _halves(p, total, t + 6, n, dc, halves)
 
@@ -128,9 +132,7 @@ def mean(share: float, target: Place) -> Finish:
 
     def finish(p: Pass, e: Emitted) -> None:
         t, n, dc = e.vxm_cycle, e.count, e.spacing
-        _, out = p.op(
-            Op.MUL_F32, t, e.stream, imm=share, n=n, dc=dc, out=outward(e.side, _WHOLE)
-        )
+        _, out = p.op(Op.MUL_F32, t, e.stream, imm=share, n=n, dc=dc, out=outward(e.side, _WHOLE))
         p.keep(target, out, t, n=n, dc=dc)
 
     return finish
@@ -250,9 +252,14 @@ class Passes:
         return self._place(p, ready)
 
     def centre(
-        self, side: int, value: Place, average: Place, target: Place,
-        squares: dict[int, Sequence[Target]], ready: int,
-    ) -> int:  # fmt: skip
+        self,
+        side: int,
+        value: Place,
+        average: Place,
+        target: Place,
+        squares: dict[int, Sequence[Target]],
+        ready: int,
+    ) -> int:
         """value - mean as fp32, and its square as fp16."""
         p, t, n = self._pass(), _START, self.tokens
         x = p.load(value, inward(side, 4), t, n=n, da=1)
@@ -264,9 +271,15 @@ class Passes:
         return self._place(p, ready)
 
     def normalise(
-        self, side: int, value: Place, factor: Place, gain: Place, shift: Place,
-        targets: dict[int, Sequence[Target]], ready: int,
-    ) -> int:  # fmt: skip
+        self,
+        side: int,
+        value: Place,
+        factor: Place,
+        gain: Place,
+        shift: Place,
+        targets: dict[int, Sequence[Target]],
+        ready: int,
+    ) -> int:
         """value * factor * gain + shift as fp16."""
         p, t, n = self._pass(), _START, self.tokens
         x = p.load(value, inward(side, 4), t, n=n, da=1)
@@ -280,9 +293,12 @@ class Passes:
         return self._place(p, ready)
 
     def gelu(
-        self, side: int, copies: tuple[Place, Place, Place], targets: dict[int, Sequence[Target]],
+        self,
+        side: int,
+        copies: tuple[Place, Place, Place],
+        targets: dict[int, Sequence[Target]],
         ready: int,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """GELU in its tanh form, as fp16; its operand is read three times, from three copies."""
         p, t, n = self._pass(), _START, self.tokens
         y = p.load(copies[0], inward(side, 4), t, n=n, da=1)

@@ -184,9 +184,17 @@ def place_encoder(shape: EncoderShape, layers: int, spec: ChipSpec) -> EncoderPl
             "chips, fewer layers or fewer tokens"
         )
     return EncoderPlaces(
-        shape, layers, widths, sides, tiles, weights, vectors, copies, w.bases,
+        shape,
+        layers,
+        widths,
+        sides,
+        tiles,
+        weights,
+        vectors,
+        copies,
+        w.bases,
         LANES * sum(w.used),
-    )  # fmt: skip
+    )
 
 
 def _place_side(w: _Words, shape: EncoderShape, side: int, widths: int) -> Side:

@@ -51,9 +51,17 @@ from programs.faults.plan import DeadNode, FaultPlan, FaultPlanError
 #: What is counted, over all attempts; ``cost_cycles``: beside the cycles of a machine without
 #: faults.
 COUNTS = (
-    "packets", "fec_corrected", "uncorrectable", "replays", "sram_corrected", "sram_detected",
-    "drift_caught", "deskew_interval_cycles", "spare_used", "cost_cycles",
-)  # fmt: skip
+    "packets",
+    "fec_corrected",
+    "uncorrectable",
+    "replays",
+    "sram_corrected",
+    "sram_detected",
+    "drift_caught",
+    "deskew_interval_cycles",
+    "spare_used",
+    "cost_cycles",
+)
 #: A launch that fails so often will not succeed.
 MOST_ATTEMPTS = 100
 #: Upset words of a chip and launch that are really turned over and decoded; the rest is counted.
@@ -175,10 +183,16 @@ class ModelledFaults:
         return dict.fromkeys(COUNTS, 0)
 
     def launch(
-        self, chips: list[Chip], number: int, entry: str, counts: Counts,
-        once: Callable[[], dict[int, int]], touched: Callable[[Chip], Ints],
-        from_first: Callable[[], int], by_ring: Ints | None = None,
-    ) -> dict[int, int]:  # fmt: skip
+        self,
+        chips: list[Chip],
+        number: int,
+        entry: str,
+        counts: Counts,
+        once: Callable[[], dict[int, int]],
+        touched: Callable[[Chip], Ints],
+        from_first: Callable[[], int],
+        by_ring: Ints | None = None,
+    ) -> dict[int, int]:
         """Run a launch until it succeeds; the cycle at which each chip retired.
 
         counts: is added to.  once: runs the launch.  touched: rows a launch may write.
@@ -228,9 +242,11 @@ class ModelledFaults:
                 return
             counts["replays"] += 1
             counts["cost_cycles"] += (
-                verdict.lost_cycles + self._start_cycles + self._inputs_cycles
+                verdict.lost_cycles
+                + self._start_cycles
+                + self._inputs_cycles
                 + verdict.doubles * self._pcie_cycles(LANES)
-            )  # fmt: skip
+            )
             again = {int(cable) for cable in verdict.bad_cables}
             in_a_row = {cable: in_a_row.get(cable, 0) + 1 for cable in again}
             broken = [c for c, times in in_a_row.items() if times >= self._plan.spare_after]
@@ -246,9 +262,14 @@ class ModelledFaults:
         return [dead for dead in self._plan.dead_nodes if dead.launch == number]
 
     def _judge(
-        self, chips: list[Chip], number: int, attempt: int, entry: str, counts: Counts,
+        self,
+        chips: list[Chip],
+        number: int,
+        attempt: int,
+        entry: str,
+        counts: Counts,
         by_ring: Ints | None,
-    ) -> _Verdict:  # fmt: skip
+    ) -> _Verdict:
         """Draw and count what happens in one attempt."""
         plan, length = self._plan, self._artifact.predicted_cycles[entry]
         packets = self._packets(entry)
@@ -345,9 +366,11 @@ class ModelledFaults:
             counts["cost_cycles"] += run.deskew_cycles
 
     def _fail(
-        self, chips: list[Chip], once: Callable[[], dict[int, int]],
+        self,
+        chips: list[Chip],
+        once: Callable[[], dict[int, int]],
         touched: Callable[[Chip], Ints],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Run a launch that fails, and undo it."""
         rows = [touched(chip) for chip in chips]
         memory = [chip.sram.reshape(-1, LANES) for chip in chips]

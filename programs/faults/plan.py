@@ -1,33 +1,33 @@
 """``faults.toml``: which faults a modelled machine has, and when.  Read, checked, nothing more.
 
-    seed = 7                      # of everything drawn
+seed = 7                      # of everything drawn
 
-    [links]
-    bit_error_rate = 1e-9         # of every bit of every packet
-    spare_after = 3               # failures of one cable in a row that bring in the spare
-    [[links.cable]]               # a cable worse than the others
-    cable = 3                     # its number in the artifact
-    bit_error_rate = 1e-3
-    from_launch = 2
+[links]
+bit_error_rate = 1e-9         # of every bit of every packet
+spare_after = 3               # failures of one cable in a row that bring in the spare
+[[links.cable]]               # a cable worse than the others
+cable = 3                     # its number in the artifact
+bit_error_rate = 1e-3
+from_launch = 2
 
-    [sram]
-    bit_error_rate = 1e-12        # of a bit of a stored word, per launch
-    [[sram.upset]]                # one that is scheduled
-    chip = 0
-    launch = 4
-    bits = 2
+[sram]
+bit_error_rate = 1e-12        # of a bit of a stored word, per launch
+[[sram.upset]]                # one that is scheduled
+chip = 0
+launch = 4
+bits = 2
 
-    [clocks]
-    ppm = 50.0                    # every oscillator is off by up to so much
-    deskew_interval_cycles = 0    # 0: only at the start of a launch
-    budget_cycles = 4             # ends of a cable may drift apart so far
+[clocks]
+ppm = 50.0                    # every oscillator is off by up to so much
+deskew_interval_cycles = 0    # 0: only at the start of a launch
+budget_cycles = 4             # ends of a cable may drift apart so far
 
-    [spares]
-    nodes = 1
-    [[dead_node]]
-    node = 0
-    launch = 5
-    cycle = 4000
+[spares]
+nodes = 1
+[[dead_node]]
+node = 0
+launch = 5
+cycle = 4000
 """
 
 from __future__ import annotations
@@ -131,23 +131,26 @@ def _plan(table: dict[str, Any]) -> FaultPlan:
 
 def _cable(row: dict[str, Any]) -> CableFault:
     return CableFault(
-        _whole(row, "cable", None, 0, 1 << 20), _rate(row, "bit_error_rate", None),
+        _whole(row, "cable", None, 0, 1 << 20),
+        _rate(row, "bit_error_rate", None),
         _whole(row, "from_launch", 0, 0, 1 << 31),
-    )  # fmt: skip
+    )
 
 
 def _upset(row: dict[str, Any]) -> Upset:
     return Upset(
-        _whole(row, "chip", None, 0, 16_383), _whole(row, "launch", None, 0, 1 << 31),
+        _whole(row, "chip", None, 0, 16_383),
+        _whole(row, "launch", None, 0, 1 << 31),
         _whole(row, "bits", 1, 1, 2),
-    )  # fmt: skip
+    )
 
 
 def _dead(row: dict[str, Any]) -> DeadNode:
     return DeadNode(
-        _whole(row, "node", None, 0, 16_383), _whole(row, "launch", 0, 0, 1 << 31),
+        _whole(row, "node", None, 0, 16_383),
+        _whole(row, "launch", 0, 0, 1 << 31),
         _whole(row, "cycle", 0, 0, _BIG),
-    )  # fmt: skip
+    )
 
 
 def _known(table: dict[str, Any], what: str, names: tuple[str, ...]) -> None:

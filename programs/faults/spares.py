@@ -53,10 +53,13 @@ def loses_nodes(plan: FaultPlan | None, chips: int) -> bool:
 
 
 def linked_onto_spares(
-    wiring: Topology, plan: FaultPlan, programs_on: Callable[[Topology], T],
-    artifact_of: Callable[[T], Artifact], entries_of: Callable[[Artifact], Sequence[str]],
+    wiring: Topology,
+    plan: FaultPlan,
+    programs_on: Callable[[Topology], T],
+    artifact_of: Callable[[T], Artifact],
+    entries_of: Callable[[Artifact], Sequence[str]],
     goes_on: Callable[[T, FaultPlan, LostNode], bool] = lambda *_: True,
-) -> Linked[T]:  # fmt: skip
+) -> Linked[T]:
     """The programs with which a run on ``wiring`` ends, whoever is lost before.
 
     programs_on: compiles and proves them for a wiring.  entries_of: the launches of the run.
@@ -127,9 +130,11 @@ def _what_is_left(
         upsets=tuple(upset for upset in plan.upsets if upset.launch > lost.launch),
         cables=tuple(
             replace(
-                fault, cable=numbers[tuple(before[fault.cable])],
+                fault,
+                cable=numbers[tuple(before[fault.cable])],
                 from_launch=0 if fault.from_launch <= lost.launch else fault.from_launch,
             )
-            for fault in plan.cables if stays(fault)
+            for fault in plan.cables
+            if stays(fault)
         ),
-    )  # fmt: skip
+    )

@@ -149,16 +149,34 @@ def _swapped(
     value = p.load(x, 0, sxm, _DISTRIBUTOR, n=tiles, da=step)
     lanes = p.load(swap_map, 8, sxm, _DISTRIBUTOR, n=tiles, da=0)
     tag = p.schedule.tag()
-    p.emit(Op.DISTRIBUTE, _DISTRIBUTOR, sxm, n=tiles, s0=0, w0=4, want0=value.tag, s1=8, w1=1,
-           want1=lanes.tag, out=32, wo=4, tag=tag)  # fmt: skip
+    p.emit(
+        Op.DISTRIBUTE,
+        _DISTRIBUTOR,
+        sxm,
+        n=tiles,
+        s0=0,
+        w0=4,
+        want0=value.tag,
+        s1=8,
+        w1=1,
+        want1=lanes.tag,
+        out=32,
+        wo=4,
+        tag=tag,
+    )
     p.drive(32, 4, sxm + spec.distribute_cycles + 36 + np.arange(tiles), 36, 24)
     return Stream(32, 4, tag)
 
 
 def rope(
-    schedule: Schedule, spec: ChipSpec, x: Place, query_tiles: int, ready: int,
-    places: AttentionPlaces, keys: Targets,
-) -> tuple[int, int]:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    query_tiles: int,
+    ready: int,
+    places: AttentionPlaces,
+    keys: Targets,
+) -> tuple[int, int]:
     """Rotate query tiles (to places.rotated, fp32) and then key tiles (fp16, to ``keys``).
 
     ``x``: adjacent fp32 words in the east, queries first.  Returns when (rotated queries, keys)
@@ -172,9 +190,15 @@ def rope(
 
 
 def _rope_pass(
-    schedule: Schedule, spec: ChipSpec, x: Place, step: int, queries: range,
-    keys: list[_Append], ready: int, places: AttentionPlaces,
-) -> tuple[int, int]:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    step: int,
+    queries: range,
+    keys: list[_Append],
+    ready: int,
+    places: AttentionPlaces,
+) -> tuple[int, int]:
     """As ``rope``, of the query tiles ``queries`` and then of keys, ``step`` words apart."""
     p = Pass(schedule, spec)
     t = 70
@@ -219,9 +243,13 @@ def _append(
 
 
 def append_values(
-    schedule: Schedule, spec: ChipSpec, x: Place, ready: int, places: AttentionPlaces,
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    ready: int,
+    places: AttentionPlaces,
     targets: Targets,
-) -> int:  # fmt: skip
+) -> int:
     """fp32 tiles from adjacent words ``x`` to the fp16 ``targets``."""
     done = ready
     for first, step, _, own in _passes(0, targets):
@@ -306,8 +334,9 @@ def _score(
     for half, place in enumerate((places.query_low, places.query_high)):
         plane = _PAIR + half
         queue = isa.MXM_QUEUE + 2 * plane
-        query = p.load(place, 16 * half, 40, queue, n=(per_head, heads), dc=(1, per_head),
-                       da=(0, 1))  # fmt: skip
+        query = p.load(
+            place, 16 * half, 40, queue, n=(per_head, heads), dc=(1, per_head), da=(0, 1)
+        )
         first_query = min(first_query, p.blocks[-1]["cycle"])
         p.emit(Op.LW, queue, 40, n=groups, da=1, a=0, s0=16 * half, w0=16, want0=query.tag)
         p.emit(Op.IW, queue, end, a=groups)
@@ -321,8 +350,17 @@ def _score(
     p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
     p.hold(queue + 2, meet, meet + 2 * context - 1)
     tag = schedule.tag()
-    p.emit(Op.ACC, queue, meet + spec.mxm_multiply_cycles, n=context, dc=2,
-           mode=int(AccMode.SET_EMIT), out=32, wo=4, tag=tag)  # fmt: skip
+    p.emit(
+        Op.ACC,
+        queue,
+        meet + spec.mxm_multiply_cycles,
+        n=context,
+        dc=2,
+        mode=int(AccMode.SET_EMIT),
+        out=32,
+        wo=4,
+        tag=tag,
+    )
     leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     p.drive(32, 4, leave + 45 + 2 * np.arange(context), 45, 24)
     t = leave + 21
@@ -351,17 +389,40 @@ def _mask(p: Pass, spec: ChipSpec, t: int, context: int, places: AttentionPlaces
         n = min(window, context - first)
         at = gather + 2 * first
         p.load(places.mask_map.at(number), 20, at, table.queues[0], n=n, dc=2, da=0, tag=map_tag)
-        p.emit(Op.GATHER, 0, at, n=n, dc=2, da=1, place=table, dsg=1, out=8, wo=1,
-               s1=20, w1=2, want1=map_tag, tag=tag,
-               lo=table.address, hi=table.address + places.mask_words - 1)  # fmt: skip
+        p.emit(
+            Op.GATHER,
+            0,
+            at,
+            n=n,
+            dc=2,
+            da=1,
+            place=table,
+            dsg=1,
+            out=8,
+            wo=1,
+            s1=20,
+            w1=2,
+            want1=map_tag,
+            tag=tag,
+            lo=table.address,
+            hi=table.address + places.mask_words - 1,
+        )
     p.drive(8, 4, t - 20 + 2 * np.arange(context), table.position, 20)
     return Stream(8, 4, tag)
 
 
 def _running(
-    p: Pass, op: Op, t: int, x: Alu, n: int, dc: int, classes: int, target: Place, code: int,
+    p: Pass,
+    op: Op,
+    t: int,
+    x: Alu,
+    n: int,
+    dc: int,
+    classes: int,
+    target: Place,
+    code: int,
     reach: int,
-) -> None:  # fmt: skip
+) -> None:
     """Running ``op`` over n results of ``x``: ``classes`` interleaved totals go to ``target``."""
     alu = p.pick(code)
     p.op(Op.MOV, t, x, alu=alu, n=classes, dc=dc)
@@ -374,9 +435,13 @@ def _running(
 
 
 def _weigh(
-    schedule: Schedule, spec: ChipSpec, cached: int, context: int, ready: int,
+    schedule: Schedule,
+    spec: ChipSpec,
+    cached: int,
+    context: int,
+    ready: int,
     places: AttentionPlaces,
-) -> int:  # fmt: skip
+) -> int:
     """exp(score - maximum), its three running sums, and those of its products with the values."""
     p = Pass(schedule, spec)
     t = 40

@@ -73,9 +73,7 @@ def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces)
     return schedule.place(p, ready - first_read) + p.ready
 
 
-def _two_greatest(
-    schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces
-) -> int:
+def _two_greatest(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces) -> int:
     """The greatest and second greatest logit (equal ones count twice), and whether they differ."""
     p = Pass(schedule, spec)
     t, n = 40, places.experts
@@ -102,9 +100,7 @@ def _two_greatest(
     return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
 
 
-def _chosen_weights(
-    schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces
-) -> int:
+def _chosen_weights(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces) -> int:
     """exp(logit - greatest) of the chosen experts, zero for others; the inverse of their sum.
 
     Chosen are the logits above the threshold and, of those equal to it, the first ones, as many

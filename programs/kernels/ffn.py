@@ -43,9 +43,16 @@ def _factor_stream(p: Pass, factors: list[Place], when: int) -> Stream:
 
 
 def gated_product(
-    schedule: Schedule, spec: ChipSpec, activation: str, gate: Place, up: Place, tiles: int,
-    ready: int, target: Place, factors: list[Place] | None = None,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    activation: str,
+    gate: Place,
+    up: Place,
+    tiles: int,
+    ready: int,
+    target: Place,
+    factors: list[Place] | None = None,
+) -> int:
     """fp32 words gate, up (different east quads) to ``target``; returns when it is readable.
 
     factors: fp32 words of a third east quad, by which each tile is multiplied last.

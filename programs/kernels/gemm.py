@@ -157,14 +157,23 @@ def product(
     tag, before = schedule.tag(), len(p.blocks)
     _read_rows(p, operand, code, meet, queue, period, halves, tag)
     reads = [block["cycle"] for block in p.blocks[before:]]
-    p.emit(Op.ABC, queue + 1, meet, n=(count, steps), dc=(halves, period), s0=code, w0=halves,
-           want0=tag)  # fmt: skip
+    p.emit(
+        Op.ABC,
+        queue + 1,
+        meet,
+        n=(count, steps),
+        dc=(halves, period),
+        s0=code,
+        w0=halves,
+        want0=tag,
+    )
     emitted = _accumulate(p, operand, plane, meet + spec.mxm_multiply_cycles, period, halves)
     finish(p, emitted)
     earliest = max(
-        earliest_read - min(reads), earliest_weights - first_weights,
+        earliest_read - min(reads),
+        earliest_weights - first_weights,
         earliest_result - emitted.vxm_cycle,
-    )  # fmt: skip
+    )
     start = schedule.place(p, earliest)
     return Placed(
         first_read=start + min(reads),
@@ -176,9 +185,15 @@ def product(
 
 
 def _read_rows(
-    p: Pass, operand: RowOperand, code: int, meet: int, queue: int, period: int, spacing: int,
+    p: Pass,
+    operand: RowOperand,
+    code: int,
+    meet: int,
+    queue: int,
+    period: int,
+    spacing: int,
     tag: int,
-) -> None:  # fmt: skip
+) -> None:
     """Read every K step's rows: one block for all steps where the words allow it."""
     n, dc, da = operand.rows.repeats(spacing)
     offsets = operand.offsets
@@ -187,12 +202,21 @@ def _read_rows(
     flat = operand.rows.ny == 1 or operand.rows.dy == operand.rows.nx * operand.rows.dx
     if even and flat:
         every = (operand.rows.count, len(offsets))
-        p.load(operand.place.at(offsets[0]), code, meet, queue, n=every, dc=(spacing, period),
-               da=(operand.rows.dx, stride), tag=tag)  # fmt: skip
+        p.load(
+            operand.place.at(offsets[0]),
+            code,
+            meet,
+            queue,
+            n=every,
+            dc=(spacing, period),
+            da=(operand.rows.dx, stride),
+            tag=tag,
+        )
         return
     for step, offset in enumerate(offsets):
-        p.load(operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da,
-               tag=tag)  # fmt: skip
+        p.load(
+            operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da, tag=tag
+        )
 
 
 def _accumulate(
@@ -220,10 +244,22 @@ def _join(
     rest = count * steps > 1
     mode = AccMode.SET if rest else AccMode.SET_EMIT
     p.emit(Op.ACC, queue, start, mode=int(mode), **({} if rest else emits))
-    p.emit(Op.ACC, queue, start + spacing, n=count - 1 - (steps == 1), dc=spacing,
-           mode=int(AccMode.ADD))  # fmt: skip
-    p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period),
-           mode=int(AccMode.ADD))  # fmt: skip
+    p.emit(
+        Op.ACC,
+        queue,
+        start + spacing,
+        n=count - 1 - (steps == 1),
+        dc=spacing,
+        mode=int(AccMode.ADD),
+    )
+    p.emit(
+        Op.ACC,
+        queue,
+        start + period,
+        n=(count, steps - 2),
+        dc=(spacing, period),
+        mode=int(AccMode.ADD),
+    )
     if steps > 1:
         p.emit(Op.ACC, queue, final, n=count - 1, dc=spacing, mode=int(AccMode.ADD))
     final += spacing * (count - 1)
@@ -252,4 +288,3 @@ def cut(total: int, most: int) -> list[int]:
 def tiles_of(values: int) -> int:
     """Words of 320 lanes that ``values`` values take."""
     return -(-values // isa.LANES)
-

@@ -89,11 +89,20 @@ def matmul_round(
         p.hold_plane(block.plane, end, last + install + 3)
         tag = schedule.tag()
         for digit, place in enumerate((activations.first[side], activations.second[side])):
-            p.load(place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1,
-                   tag=tag)  # fmt: skip
+            p.load(
+                place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1, tag=tag
+            )
             first_read = min(first_read, p.blocks[-1]["cycle"])
-        p.emit(Op.ABC, queue + 1, end + install, n=(2, k_tiles), dc=(3, period), s0=code, w0=1,
-               want0=tag)  # fmt: skip
+        p.emit(
+            Op.ABC,
+            queue + 1,
+            end + install,
+            n=(2, k_tiles),
+            dc=(3, period),
+            s0=code,
+            w0=1,
+            want0=tag,
+        )
         acc = end + install + spec.mxm_multiply_cycles
         out = Stream(_RESULT[side], 4, result_tags[side])
         drive_sums(p, out, accumulate(p, queue + 1, acc, 2, 3, k_tiles, period, out), 2, 3)
@@ -166,9 +175,7 @@ def matmul16_round(
         loaded = end - block.groups
         for half in range(2):
             code, lw_queue = outward + 16 * half, queue + 2 * half
-            install_weights(
-                p, block.weights, half, code, lw_queue, (loaded, end), k_tiles, period
-            )
+            install_weights(p, block.weights, half, code, lw_queue, (loaded, end), k_tiles, period)
             last = end + (k_tiles - 1) * period
             plane = block.plane + half
             p.hold_buffer(plane, loaded, last + spec.mxm_reload_gap_cycles - 1)

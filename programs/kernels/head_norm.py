@@ -33,9 +33,17 @@ class HeadNormPlaces:
 
 
 def norm_heads(
-    schedule: Schedule, spec: ChipSpec, x: Place, counts: tuple[int, int], ready: int,
-    inv_d: float, eps: float, gains: Place, constants: Constants, places: HeadNormPlaces,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    counts: tuple[int, int],
+    ready: int,
+    inv_d: float,
+    eps: float,
+    gains: Place,
+    constants: Constants,
+    places: HeadNormPlaces,
+) -> int:
     """Adjacent fp32 tiles ``x``, queries first, normed to ``places.normed``; when readable.
 
     counts: tiles of queries and of keys.  gains: fp32 words of the queries' and of the keys' gain,
@@ -66,8 +74,9 @@ def norm_heads(
         tag = schedule.tag()
         for word, start, count in ((0, 0, queries), (1, queries, n - queries)):
             if count:
-                gain = p.load(gains.at(word), 8, at + 12 + start * _PERIOD, n=count, dc=_PERIOD,
-                              tag=tag)  # fmt: skip
+                gain = p.load(
+                    gains.at(word), 8, at + 12 + start * _PERIOD, n=count, dc=_PERIOD, tag=tag
+                )
         _, out = p.op(Op.MUL_F32, at + 12, a, gain, n=n, dc=_PERIOD, out=16, reach=33)
         p.keep(places.normed.at(first), out, at + 12, n=n, dc=_PERIOD)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
@@ -85,8 +94,15 @@ def _install_heads(
     for half, place in enumerate((constants.zero, places.ones)):
         plane = _PAIR + half
         queue = isa.MXM_QUEUE + 2 * plane
-        ones = p.load(place, 16 * half, start, queue, n=(per_head, places.slots),
-                      dc=(1, per_head), da=(0, half))  # fmt: skip
+        ones = p.load(
+            place,
+            16 * half,
+            start,
+            queue,
+            n=(per_head, places.slots),
+            dc=(1, per_head),
+            da=(0, half),
+        )
         p.emit(Op.LW, queue, start, n=groups, da=1, a=0, s0=16 * half, w0=16, want0=ones.tag)
         p.emit(Op.IW, queue, end, a=groups)
         p.hold_buffer(plane, start, end + spec.mxm_reload_gap_cycles - 1)

@@ -49,9 +49,14 @@ def square_sum(
 
 
 def lane_sums(
-    p: Pass, spec: ChipSpec, total: int, t: int, install: Callable[[int], None], n: int = 1,
+    p: Pass,
+    spec: ChipSpec,
+    total: int,
+    t: int,
+    install: Callable[[int], None],
+    n: int = 1,
     dc: int = 1,
-) -> tuple[Alu, int]:  # fmt: skip
+) -> tuple[Alu, int]:
     """Sums over lanes of ``n`` fp32 results of ALU ``total``, ``dc`` >= 36 apart, in one ALU.
 
     The first is chained at ``t`` and must stay the ALU's latest until t + 20.  ``install`` puts
@@ -85,8 +90,17 @@ def lane_sums(
     p.emit(Op.ABC, queue, meet, n=three, dc=apart, s0=0, w0=2, want0=tag)
     p.hold(queue + 2, meet, last)
     out_tag = p.schedule.tag()
-    p.emit(Op.ACC, queue, meet + spec.mxm_multiply_cycles, n=three, dc=apart,
-           mode=int(AccMode.SET_EMIT), out=32, wo=4, tag=out_tag)  # fmt: skip
+    p.emit(
+        Op.ACC,
+        queue,
+        meet + spec.mxm_multiply_cycles,
+        n=three,
+        dc=apart,
+        mode=int(AccMode.SET_EMIT),
+        out=32,
+        wo=4,
+        tag=out_tag,
+    )
     leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     p.drive(32, 4, leave + isa.EAST_EDGE + offsets(three, apart), isa.EAST_EDGE, 24)
     at = leave + 21
@@ -114,9 +128,17 @@ def _install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> N
 
 
 def norm_factor(
-    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, constants: Constants,
-    inv_h: float, eps: float, gain: float | None, target: Place,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    tiles: int,
+    ready: int,
+    constants: Constants,
+    inv_h: float,
+    eps: float,
+    gain: float | None,
+    target: Place,
+) -> int:
     """rsqrt(mean square + eps), times ``gain`` if given, on every lane of a west fp32 word."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
@@ -133,9 +155,15 @@ def norm_factor(
 
 
 def dynamic_factor(
-    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, constants: Constants,
-    inverse: Place, scale: Place,
-) -> int:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    tiles: int,
+    ready: int,
+    constants: Constants,
+    inverse: Place,
+    scale: Place,
+) -> int:
     """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its inverse to ``scale``."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
@@ -152,9 +180,14 @@ def dynamic_factor(
 
 
 def quantise(
-    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, factor: Place,
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    tiles: int,
+    ready: int,
+    factor: Place,
     target: Activations,
-) -> int:  # fmt: skip
+) -> int:
     """x * factor as two int8 digits, written to both hemispheres."""
     p = Pass(schedule, spec)
     t = 40
@@ -175,9 +208,14 @@ def quantise(
 
 
 def halve(
-    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, factor: Place | None,
+    schedule: Schedule,
+    spec: ChipSpec,
+    x: Place,
+    tiles: int,
+    ready: int,
+    factor: Place | None,
     target: Activations,
-) -> int:  # fmt: skip
+) -> int:
     """x (times factor, if given) as fp16, written to both hemispheres."""
     p = Pass(schedule, spec)
     t = 40

@@ -57,9 +57,15 @@ def put_weights(
 
 
 def install_weights(
-    p: Pass, weights: Weights, half: int, code: int, queue: int, when: tuple[int, int],
-    steps: int, period: int,
-) -> None:  # fmt: skip
+    p: Pass,
+    weights: Weights,
+    half: int,
+    code: int,
+    queue: int,
+    when: tuple[int, int],
+    steps: int,
+    period: int,
+) -> None:
     """LW and IW of one half's K steps, ``period`` cycles apart, on the plane that ``queue`` loads.
 
     code: first of the sixteen streams of the words; when: the cycles of the first step's first LW
@@ -67,23 +73,40 @@ def install_weights(
     """
     loaded, installed = when
     value = _read(p, weights, weights.halves[half], code, loaded, queue, steps, period)
-    p.emit(Op.LW, queue, loaded, n=(weights.groups, steps), dc=(1, period), da=(1, 0), a=0,
-           s0=code, w0=16, want0=value.tag)  # fmt: skip
+    p.emit(
+        Op.LW,
+        queue,
+        loaded,
+        n=(weights.groups, steps),
+        dc=(1, period),
+        da=(1, 0),
+        a=0,
+        s0=code,
+        w0=16,
+        want0=value.tag,
+    )
     p.emit(Op.IW, queue, installed, n=steps, dc=period, a=weights.groups)
 
 
 def _read(
-    p: Pass, weights: Weights, place: Place, code: int, when: int, queue: int, steps: int,
+    p: Pass,
+    weights: Weights,
+    place: Place,
+    code: int,
+    when: int,
+    queue: int,
+    steps: int,
     period: int,
-) -> Stream:  # fmt: skip
+) -> Stream:
     """Read one half of every K step's words: one block where the steps are evenly spaced."""
     groups, strides = weights.groups, weights.strides
     if weights.offsets is None:
         return p.load(place, code, when, queue, n=(groups, steps), dc=(1, period), da=strides)
     tag = p.schedule.tag()
     for step, offset in enumerate(weights.offsets):
-        value = p.load(place.at(offset), code, when + step * period, queue, n=groups,
-                       da=strides[0], tag=tag)  # fmt: skip
+        value = p.load(
+            place.at(offset), code, when + step * period, queue, n=groups, da=strides[0], tag=tag
+        )
     return value
 
 
@@ -97,11 +120,28 @@ def accumulate(
     if steps > 1:
         p.emit(Op.ACC, queue, start, n=count, dc=spacing, da=1, mode=int(AccMode.SET))
     if steps > 2:
-        p.emit(Op.ACC, queue, start + period, n=(count, steps - 2), dc=(spacing, period), da=(1, 0),
-               mode=int(AccMode.ADD))  # fmt: skip
+        p.emit(
+            Op.ACC,
+            queue,
+            start + period,
+            n=(count, steps - 2),
+            dc=(spacing, period),
+            da=(1, 0),
+            mode=int(AccMode.ADD),
+        )
     mode = AccMode.SET_EMIT if steps == 1 else AccMode.ADD_EMIT
-    p.emit(Op.ACC, queue, last, n=count, dc=spacing, da=1, mode=int(mode), out=out.code,
-           wo=out.width, tag=out.tag)  # fmt: skip
+    p.emit(
+        Op.ACC,
+        queue,
+        last,
+        n=count,
+        dc=spacing,
+        da=1,
+        mode=int(mode),
+        out=out.code,
+        wo=out.width,
+        tag=out.tag,
+    )
     return last + p.spec.mxm_accumulate_cycles
 
 

@@ -69,9 +69,11 @@ def _scaled(
 
 
 def requantise_rows(
-    affine: Affine, targets: Mapping[int, Place], rows: Rows,
+    affine: Affine,
+    targets: Mapping[int, Place],
+    rows: Rows,
     residual: tuple[Mapping[int, Place], Rows] | None = None,
-) -> Finish:  # fmt: skip
+) -> Finish:
     """A finish that makes int8 of the results and writes them to ``targets`` of both hemispheres.
 
     targets: by hemisphere, places whose slices all take the same bytes; ``residual``: the places
@@ -94,8 +96,9 @@ def requantise_rows(
         whole, _ = p.op(Op.CVT_F32_I32, t + 3, value, alu=bank.round, n=n, dc=dc)
         for side, place in targets.items():
             code = 4 * bank.out_group + (32 if side == WEST else 0)
-            _, out = p.op(Op.CVT_I32_I8, t + 6, whole, alu=bank.narrow[side], n=n, dc=dc,
-                          out=code, width=1)  # fmt: skip
+            _, out = p.op(
+                Op.CVT_I32_I8, t + 6, whole, alu=bank.narrow[side], n=n, dc=dc, out=code, width=1
+            )
             p.keep(place, out, t + 6, n=n, dc=dc, da=da, copies=True)
 
     return finish
@@ -127,8 +130,17 @@ def unsigned_rows(affine: Affine, targets: list[tuple[Place, int, Rows]]) -> Fin
         n, dc = e.count, e.spacing
         whole, _ = p.op(Op.CVT_F32_I32, t + 3, value, alu=bank.round, n=n, dc=dc)
         narrow, _ = p.op(Op.CVT_I32_I8, t + 6, whole, alu=bank.widen, n=n, dc=dc)
-        _, out = p.op(Op.XOR, t + 9, narrow, imm=128, alu=bank.narrow[EAST], n=n, dc=dc,
-                      out=4 * bank.out_group, width=1)  # fmt: skip
+        _, out = p.op(
+            Op.XOR,
+            t + 9,
+            narrow,
+            imm=128,
+            alu=bank.narrow[EAST],
+            n=n,
+            dc=dc,
+            out=4 * bank.out_group,
+            width=1,
+        )
         for place, first, rows in targets:
             p.keep(place, out, t + 9 + first * dc, n=rows.nx, dc=2 * dc, da=rows.dx, copies=True)
 
@@ -141,9 +153,13 @@ _POOLED_GROUP = 7
 
 
 def maximum_of_nine(
-    schedule: Schedule, spec: ChipSpec, terms: list[tuple[Place, Rows]],
-    targets: Mapping[int, Place], rows: Rows, earliest: int,
-) -> tuple[int, int]:  # fmt: skip
+    schedule: Schedule,
+    spec: ChipSpec,
+    terms: list[tuple[Place, Rows]],
+    targets: Mapping[int, Place],
+    rows: Rows,
+    earliest: int,
+) -> tuple[int, int]:
     """The greatest of nine unsigned bytes, less 128, for every row, to both hemispheres.
 
     Unsigned bytes are compared as the subnormal floats they spell.  ``terms``: one slice each, in

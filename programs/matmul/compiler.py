@@ -60,9 +60,11 @@ def read_matmul(plan: MatmulPlan, chips: Sequence[Chip]) -> NDArray[np.generic]:
 
 
 def compile_matmul(
-    shape: MatmulShape, spec: ChipSpec, a: NDArray[np.generic] | None = None,
+    shape: MatmulShape,
+    spec: ChipSpec,
+    a: NDArray[np.generic] | None = None,
     b: NDArray[np.generic] | None = None,
-) -> Artifact:  # fmt: skip
+) -> Artifact:
     """Compile a product; ``a`` [m, k] and ``b`` [k, n] (int8, or fp16 as float16) are its data.
 
     Without data the artifact has no memory image (timing only).  Raises CompileError when the
@@ -81,9 +83,15 @@ def compile_matmul(
         target = plan.results[item.block, item.chunk]
         finish = store_results(target, Rows(plan.chunks[item.chunk]))
         placed = product(
-            schedule, spec, item.plane, plan.weights[item.plane, item.block], operand,
-            clock[item.plane], 0, finish,
-        )  # fmt: skip
+            schedule,
+            spec,
+            item.plane,
+            plan.weights[item.plane, item.block],
+            operand,
+            clock[item.plane],
+            0,
+            finish,
+        )
         clock[item.plane] = placed.next_read
         done = max(done, placed.ready)
     if plan.total is not None:
@@ -106,11 +114,16 @@ def compile_matmul(
         memory=memory,
         bindings={"outputs": _outputs(plan)},
         model={
-            "workload": "matmul", "m": shape.m, "k": shape.k, "n": shape.n,
-            "dtype": shape.dtype, "split": shape.split, "sram_used_bytes": plan.used_bytes,
+            "workload": "matmul",
+            "m": shape.m,
+            "k": shape.k,
+            "n": shape.n,
+            "dtype": shape.dtype,
+            "split": shape.split,
+            "sram_used_bytes": plan.used_bytes,
         },
         predicted_cycles={ENTRY: end},
-    )  # fmt: skip
+    )
 
 
 def _add_partials(schedule: Schedule, spec: ChipSpec, plan: MatmulPlan, ready: int) -> int:
@@ -147,8 +160,7 @@ def _add_by_tree(
     when = 40
     sources = [places.partial, *(places.received[k] for k in sorted(places.received))]
     terms: list[Operand] = [
-        p.load(place, 4 * k + place.inward, when, n=words, da=1)
-        for k, place in enumerate(sources)
+        p.load(place, 4 * k + place.inward, when, n=words, da=1) for k, place in enumerate(sources)
     ]
     first_read = min(block["cycle"] for block in p.blocks)
     while len(terms) > 1:

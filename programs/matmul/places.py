@@ -24,7 +24,6 @@ EXCHANGED = 256
 BUFFERS = 2
 
 
-
 @dataclass(frozen=True)
 class MatmulShape:
     """C [m, n] = A [m, k] B [k, n]; dtype int8 or fp16; chips of one node and how they split."""
@@ -189,6 +188,16 @@ def _plan(shape: MatmulShape, spec: ChipSpec, turned: bool) -> MatmulPlan:
         "use more chips, int8, or smaller matrices",
     )
     return MatmulPlan(
-        shape, turned, k_tiles, blocks, chunks, items, weights, rows, results, received, total,
+        shape,
+        turned,
+        k_tiles,
+        blocks,
+        chunks,
+        items,
+        weights,
+        rows,
+        results,
+        received,
+        total,
         strips.used_bytes(),
-    )  # fmt: skip
+    )

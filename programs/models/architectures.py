@@ -204,7 +204,6 @@ SHIPPED = ("target", "draft")
 """Models whose weights come with the package."""
 
 
-
 def shipped_model(name: str = "target") -> Path:
     """The directory of a checkpoint that comes with the package, one of ``SHIPPED``."""
     return _CHECKPOINTS / name
@@ -213,9 +212,20 @@ def shipped_model(name: str = "target") -> Path:
 def shape_of(name: str, c: ModelConfig) -> Architecture:
     """The shape of a model of configuration ``c``."""
     return Architecture(
-        name, c.layers, c.hidden_size, c.heads, c.kv_heads, c.head_dim, c.ffn, c.vocab, c.experts,
-        c.experts_per_token, c.tied, head_norms=c.head_norms, gemma=c.unit_gain,
-    )  # fmt: skip
+        name,
+        c.layers,
+        c.hidden_size,
+        c.heads,
+        c.kv_heads,
+        c.head_dim,
+        c.ffn,
+        c.vocab,
+        c.experts,
+        c.experts_per_token,
+        c.tied,
+        head_norms=c.head_norms,
+        gemma=c.unit_gain,
+    )
 
 
 def _table() -> dict[str, Architecture]:
@@ -232,24 +242,54 @@ def _table() -> dict[str, Architecture]:
         ),
         Architecture("qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, head_norms=True),
         Architecture(
-            "qwen3-235b", 94, 4096, 64, 4, 128, 1536, 151936,
-            experts=128, experts_per_token=8, head_norms=True,
+            "qwen3-235b",
+            94,
+            4096,
+            64,
+            4,
+            128,
+            1536,
+            151936,
+            experts=128,
+            experts_per_token=8,
+            head_norms=True,
         ),
         Architecture(
-            "opt-66b", 64, 9216, 72, 72, 128, 36864, 50272,
-            tied=True, gated=False, biases=True, learned_positions=2050,
+            "opt-66b",
+            64,
+            9216,
+            72,
+            72,
+            128,
+            36864,
+            50272,
+            tied=True,
+            gated=False,
+            biases=True,
+            learned_positions=2050,
         ),
         Architecture(
-            "deepseek-v3", 61, 7168, 128, 128, 128, 2048, 129280,
-            experts=256, experts_per_token=8, latent=LatentAttention(),
-            shared_experts=1, dense_layers=3, dense_ffn=18432,
+            "deepseek-v3",
+            61,
+            7168,
+            128,
+            128,
+            128,
+            2048,
+            129280,
+            experts=256,
+            experts_per_token=8,
+            latent=LatentAttention(),
+            shared_experts=1,
+            dense_layers=3,
+            dense_ffn=18432,
         ),
         Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
         Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),
         Architecture("smollm2-135m", 30, 576, 9, 3, 64, 1536, 49152, tied=True),
         *(shape_of(name, read_config(shipped_model(name))) for name in SHIPPED),
-    )  # fmt: skip
+    )
     return {row.name: row for row in rows}
 
 

@@ -289,10 +289,16 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     theta = number(fields if "rope_theta" in fields else rope, "rope_theta", kind.theta)
     gemma = family == "gemma"
     return ModelConfig(
-        **sizes, eps=eps, rope_theta=theta, rope_scaling=scaling,
-        tied=bool(fields.get("tie_word_embeddings", kind.tied)), head_norms=family == "qwen3",
-        activation=GELU_TANH if gemma else SILU, unit_gain=gemma, scaled_embedding=gemma,
-    )  # fmt: skip
+        **sizes,
+        eps=eps,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tied=bool(fields.get("tie_word_embeddings", kind.tied)),
+        head_norms=family == "qwen3",
+        activation=GELU_TANH if gemma else SILU,
+        unit_gain=gemma,
+        scaled_embedding=gemma,
+    )
 
 
 def _family_of(fields: Mapping[str, Any]) -> tuple[str, _Family]:

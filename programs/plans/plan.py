@@ -87,11 +87,17 @@ class Plan:
         return max(code.places.placement.used_bytes() for code in self.pipeline.code)
 
 
-
 def compile_plan(
-    name: str, config: ModelConfig, spec: ChipSpec, *, dtype: str = "int8", context: int,
-    batch: int = 1, chips: int | None = None, tp: int | None = None,
-) -> Plan:  # fmt: skip
+    name: str,
+    config: ModelConfig,
+    spec: ChipSpec,
+    *,
+    dtype: str = "int8",
+    context: int,
+    batch: int = 1,
+    chips: int | None = None,
+    tp: int | None = None,
+) -> Plan:
     """Deal, place and schedule a model of ``config`` for ``context`` positions.
 
     batch: sequences whose caches the chips hold.  Raises CompileError or FabricError.
@@ -104,9 +110,12 @@ def compile_plan(
     dealt = deal_model(name, config, spec, dtype, context, batch, chips, tp)
     layout = dealt.layout
     numbers = Numbers(
-        1.0 / layout.hidden_size, config.eps, QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
-        1.0 / layout.head_dim, config.activation,
-    )  # fmt: skip
+        1.0 / layout.hidden_size,
+        config.eps,
+        QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
+        1.0 / layout.head_dim,
+        config.activation,
+    )
     pipeline = build_pipeline(dealt.stages, dealt.places, numbers, dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)
@@ -184,5 +193,3 @@ def _refuse(findings: list[Finding]) -> None:
             text = f"{f.instruction}: {f.other}; {f.mend}"
             chip = -1 if f.chip is None else f.chip
             raise ProgramFault(f.code, f.cycle, f.queue, text, chip=chip)
-
-

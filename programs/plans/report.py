@@ -75,11 +75,19 @@ def report_plan(plan: Plan) -> PlanReport:
     share = phases[worst] / plan.cycles
     roofline, intensity = _roofline(plan)
     return PlanReport(
-        plan.cycles, plan.interval_cycles, mode, clock / user_cycles, tokens * clock, phases,
-        _sram(plan), _units(plan), roofline, intensity,
+        plan.cycles,
+        plan.interval_cycles,
+        mode,
+        clock / user_cycles,
+        tokens * clock,
+        phases,
+        _sram(plan),
+        _units(plan),
+        roofline,
+        intensity,
         instruction_bytes(plan),
         f"{what}: {share:.0%} of a token's cycles; {mend} would move it",
-    )  # fmt: skip
+    )
 
 
 def _service(plan: Plan) -> tuple[float, float, str]:
@@ -167,9 +175,12 @@ def _sram(plan: Plan) -> dict[str, int]:
     system = system_bytes(plan.spec)
     used = code.places.placement.used_bytes()
     return {
-        "weights": weights, "kv_cache": cache, "activations_and_tables": used - weights - cache,
-        "reserved_for_the_system": system, "free": plan.spec.sram_bytes - system - used,
-    }  # fmt: skip
+        "weights": weights,
+        "kv_cache": cache,
+        "activations_and_tables": used - weights - cache,
+        "reserved_for_the_system": system,
+        "free": plan.spec.sram_bytes - system - used,
+    }
 
 
 def _roofline(plan: Plan) -> tuple[int, float]:

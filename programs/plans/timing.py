@@ -63,9 +63,7 @@ def timing_programs(plan: Plan, belt: bool = False) -> list[LinkedProgram | None
     return programs
 
 
-def run_timing(
-    plan: Plan, programs: Sequence[LinkedProgram | None], threads: int = 1
-) -> PlanRun:
+def run_timing(plan: Plan, programs: Sequence[LinkedProgram | None], threads: int = 1) -> PlanRun:
     """Run linked programs of ``timing_programs`` once."""
     cables = [(a, x, b, y) for a, x, b, y in plan.pipeline.topology.cables.tolist()]
     rings = Rings.allocate(max(1, 2 * len(cables)), ring_vectors(plan.spec))

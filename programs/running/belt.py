@@ -38,9 +38,12 @@ class BeltResult:
 
 
 def run_belt(
-    artifact: Artifact, prompts: Sequence[Sequence[int]], new_tokens: int,
-    model: PartitionedModel | None = None, sync: str = LOOKAHEAD,
-) -> BeltResult:  # fmt: skip
+    artifact: Artifact,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    model: PartitionedModel | None = None,
+    sync: str = LOOKAHEAD,
+) -> BeltResult:
     """Greedy generation of ``new_tokens`` tokens for each prompt, all on the belt at once.
 
     prompts: at most as many as the artifact has sequences; others stay empty.  Raises ValueError

@@ -178,9 +178,13 @@ class Runner:
         return self._host
 
     def launch(
-        self, entry: str, number: int, sync: str, counts: dict[str, int] | None = None,
+        self,
+        entry: str,
+        number: int,
+        sync: str,
+        counts: dict[str, int] | None = None,
         from_first: Callable[[], int] | None = None,
-    ) -> dict[int, int]:  # fmt: skip
+    ) -> dict[int, int]:
         """Run one launch of all own chips; the cycle at which each retired.
 
         counts: of faults, is added to.  from_first: see ``ModelledFaults``; new chips by default.
@@ -195,9 +199,14 @@ class Runner:
         for chip in self.chips:
             self.linked(entry, chip.chip_id)
         return self._faults.launch(
-            self.chips, number, entry, {} if counts is None else counts,
-            lambda: self._launch(entry, number, sync), self.touched, from_first or again,
-        )  # fmt: skip
+            self.chips,
+            number,
+            entry,
+            {} if counts is None else counts,
+            lambda: self._launch(entry, number, sync),
+            self.touched,
+            from_first or again,
+        )
 
     def _launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
         for chip in self.chips:

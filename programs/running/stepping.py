@@ -110,9 +110,7 @@ def window_cycles(spec: ChipSpec) -> int:
     return spec.send_to_receive_cycles // 2
 
 
-def step_lookahead(
-    chips: Sequence[Chip], rings: Rings, peers: Peers, threads: int = 1
-) -> None:
+def step_lookahead(chips: Sequence[Chip], rings: Rings, peers: Peers, threads: int = 1) -> None:
     """Run begun ``chips`` to the end of the launch, each as far as its vectors allow."""
     pending = list(chips)
     while pending:

@@ -40,8 +40,11 @@ def work(job: ScriptJob) -> dict[str, Any]:
     requests = draw_requests(50.0, 8, SEED)
     site = build_site(AgenticSettings())
     routers: dict[str, Router] = {
-        "rule": Rule(), "learned": Learned(SEED), "gpu-only": Always(GPU), "lpu-only": Always(LPU),
-    }  # fmt: skip
+        "rule": Rule(),
+        "learned": Learned(SEED),
+        "gpu-only": Always(GPU),
+        "lpu-only": Always(LPU),
+    }
     runs = {}
     for name, router in routers.items():
         done = partial(publish_agents, job.board, name) if job.board is not None else nothing

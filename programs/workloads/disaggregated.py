@@ -24,9 +24,16 @@ def work(job: ScriptJob) -> dict[str, Any]:
     reports = {}
     for link in ("100gbe", "pcie5-x16"):
         settings = DisaggregatedSettings(
-            model="llama-2-70b", link=link, gpu_tp=4, rate=RATE, requests=100, prompt_tokens=1024,
-            output_tokens=128, slo_ttft=FIRST_TOKEN, lpu_cycles_per_token=CYCLES_PER_TOKEN,
-        )  # fmt: skip
+            model="llama-2-70b",
+            link=link,
+            gpu_tp=4,
+            rate=RATE,
+            requests=100,
+            prompt_tokens=1024,
+            output_tokens=128,
+            slo_ttft=FIRST_TOKEN,
+            lpu_cycles_per_token=CYCLES_PER_TOKEN,
+        )
         result = disaggregated(settings, open_board=lambda: job.board)
         report = reports[link] = result.report
         for name in PLATFORM_NAMES:

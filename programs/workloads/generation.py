@@ -57,9 +57,14 @@ def work(job: ScriptJob) -> dict[str, Any]:
     )
     watch = None if job.board is None else RunWatch(job.board, "generate", SERVED)
     result = run_generation(
-        artifact, Generation(prompt, NEW_TOKENS), Placement(1), GenerationProgress(job), started,
-        watch=watch, images=images,
-    )  # fmt: skip
+        artifact,
+        Generation(prompt, NEW_TOKENS),
+        Placement(1),
+        GenerationProgress(job),
+        started,
+        watch=watch,
+        images=images,
+    )
     if job.board is not None:
         publish_generation(job.board, result, len(prompt))
     text = checkpoint.tokenizer.decode(result.tokens)

@@ -104,11 +104,14 @@ def test_promtool_accepts_configuration_and_rules(tmp_path: Path) -> None:
     text = SHIPPED.read_text().replace("/tmp/ray/", str(tmp_path / "none") + "/")
     shutil.copytree(RULES, tmp_path / "rules")
     (tmp_path / "prometheus.yml").write_text(text)
-    for check in (["check", "config", tmp_path / "prometheus.yml"],
-                  ["check", "rules", RULES / "lpu.rules.yml"],
-                  ["test", "rules", RULES / "lpu.rules.test.yml"]):  # fmt: skip
-        done = subprocess.run(["promtool", *map(str, check)], capture_output=True, text=True,
-                              check=False)  # fmt: skip
+    for check in (
+        ["check", "config", tmp_path / "prometheus.yml"],
+        ["check", "rules", RULES / "lpu.rules.yml"],
+        ["test", "rules", RULES / "lpu.rules.test.yml"],
+    ):
+        done = subprocess.run(
+            ["promtool", *map(str, check)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -129,10 +132,22 @@ def test_every_alert_is_tested() -> None:
 def started(port: int, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A run that is exported on ``port``; gone afterwards whatever happens."""
     with subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", *map(str, arguments), "--json",
-         "--metrics-port", str(port), "--metrics-linger", "60"],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "cluster.cli",
+            *map(str, arguments),
+            "--json",
+            "--metrics-port",
+            str(port),
+            "--metrics-linger",
+            "60",
+        ],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
             yield process
         finally:
@@ -147,12 +162,21 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 RUNS = (
     ("generate", "--in-process", "--max-new-tokens", "192", "--ignore-eos"),
-    ("experiment", "speculative", "--in-process", "--gpu-nodes", "2", "--kill-after", "2",
-     "--max-new-tokens", "12"),
+    (
+        "experiment",
+        "speculative",
+        "--in-process",
+        "--gpu-nodes",
+        "2",
+        "--kill-after",
+        "2",
+        "--max-new-tokens",
+        "12",
+    ),
     ("experiment", "load", "--requests", "300"),
     ("experiment", "disaggregated", "--requests", "100"),
     ("experiment", "agentic", "--requests", "4"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -185,8 +209,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def filled_in(query: str) -> str:
     """``query`` as Grafana would send it for all runs."""
     for variable, value in (
-        ("$instance", ".+"), ("$__rate_interval", "10s"), ("$__range", "5m"),
-    ):  # fmt: skip
+        ("$instance", ".+"),
+        ("$__rate_interval", "10s"),
+        ("$__range", "5m"),
+    ):
         query = query.replace(variable, value)
     assert "$" not in query
     return query
@@ -268,9 +294,17 @@ def broken_artifact() -> Artifact:
         blocks["w0"] = (0, 1, 0, 1)
         programs.append(Program(blocks, [], [], receive + 400))
     return Artifact(
-        spec, "node-2", 2, [(0, 0, 1, 0)], {"pass": programs}, [0, 1], [[], []],
-        {"outputs": {}}, {}, {"pass": programs[0].cycles},
-    )  # fmt: skip
+        spec,
+        "node-2",
+        2,
+        [(0, 0, 1, 0)],
+        {"pass": programs},
+        [0, 1],
+        [[], []],
+        {"outputs": {}},
+        {},
+        {"pass": programs[0].cycles},
+    )
 
 
 @needs_prometheus
@@ -282,17 +316,32 @@ def test_a_run_out_of_step_fires(watched: Watched, tmp_path: Path) -> None:
         server.wait(lambda: "LpuLockstepViolation" in [a["alertname"] for a in server.firing()])
         finish(process, code=1)
     assert server.firing() == [
-        {"alertname": "LpuLockstepViolation", "instance": f"127.0.0.1:{port}", "kind": "arrival",
-         "severity": "critical"}
-    ]  # fmt: skip
+        {
+            "alertname": "LpuLockstepViolation",
+            "instance": f"127.0.0.1:{port}",
+            "kind": "arrival",
+            "severity": "critical",
+        }
+    ]
 
 
 @needs_prometheus
 def test_an_overloaded_pool_fires(watched: Watched) -> None:
     server = watched.server
     port = watched.ports[-2]
-    with started(port, "experiment", "load", "--requests", "300", "--rate", "2000",
-                 "--slo-ttft", "0.01", "--pool", "lpu") as process:  # fmt: skip
+    with started(
+        port,
+        "experiment",
+        "load",
+        "--requests",
+        "300",
+        "--rate",
+        "2000",
+        "--slo-ttft",
+        "0.01",
+        "--pool",
+        "lpu",
+    ) as process:
         server.wait(lambda: "LpuSloBurn" in [alert["alertname"] for alert in server.firing()])
         load = json.loads(finish(process))["pools"]["lpu"]
     burns = server.values('lpu:slo_burn:ratio{platform="lpu"} > 2')
@@ -307,8 +356,11 @@ def test_recoveries_again_and_again_fire(watched: Watched) -> None:
     def loops() -> bool:
         if board is not None:
             board.add("lpu_recoveries", 1, "gpu_node")
-        return {"alertname": "LpuRecoveryLoop", "instance": f"127.0.0.1:{port}",
-                "severity": "warning"} in server.firing()  # fmt: skip
+        return {
+            "alertname": "LpuRecoveryLoop",
+            "instance": f"127.0.0.1:{port}",
+            "severity": "warning",
+        } in server.firing()
 
     with exported(Exporter(port, "127.0.0.1", 0)) as board:
         server.wait(loops)
@@ -322,8 +374,16 @@ def test_a_run_that_replays_fires(watched: Watched, tmp_path: Path) -> None:
     here = f'instance="127.0.0.1:{port}"'
     plan = tmp_path / "faults.toml"
     plan.write_text("[links]\nbit_error_rate = 4e-6\n")
-    with started(port, "generate", "--in-process", "--max-new-tokens", "192", "--ignore-eos",
-                 "--faults", plan) as process:  # fmt: skip
+    with started(
+        port,
+        "generate",
+        "--in-process",
+        "--max-new-tokens",
+        "192",
+        "--ignore-eos",
+        "--faults",
+        plan,
+    ) as process:
         wanted = {("LpuRecoveryLoop", f"127.0.0.1:{port}")}
         server.wait(
             lambda: wanted <= {(a["alertname"], a.get("instance", "")) for a in server.firing()}

@@ -77,9 +77,13 @@ LOOPBACKS = {"0100007F", "00000000000000000000000001000000", "0000000000000000FF
 @pytest.mark.long
 def test_a_private_ray_listens_on_loopback_only() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LISTENING], capture_output=True, text=True, check=True, cwd=ROOT,
+        [sys.executable, "-c", LISTENING],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     found = set(done.stdout.split())
     assert found and found <= LOOPBACKS, found
 
@@ -108,9 +112,7 @@ class Bomb:
         return os._exit, (3,)  # type: ignore[return-value]
 
 
-def test_a_pickle_is_just_a_foreign_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_is_just_a_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no(*_: object) -> None:
         raise AssertionError("somebody unpickles")
 

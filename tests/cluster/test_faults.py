@@ -33,9 +33,14 @@ from tests import ROOT
 
 JOB = Generation((70, 221, 304), 24)
 PLAN = FaultPlan(
-    seed=2, link_bit_error_rate=4e-6, sram_bit_error_rate=1e-8, ppm=100.0, budget_cycles=2,
-    upsets=(Upset(5, 3, 2),), dead_nodes=(DeadNode(0, 6, 3000),),
-)  # fmt: skip
+    seed=2,
+    link_bit_error_rate=4e-6,
+    sram_bit_error_rate=1e-8,
+    ppm=100.0,
+    budget_cycles=2,
+    upsets=(Upset(5, 3, 2),),
+    dead_nodes=(DeadNode(0, 6, 3000),),
+)
 
 
 def run(artifact: Artifact, placement: Placement, job: Generation = JOB) -> GenerationResult:

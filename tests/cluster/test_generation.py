@@ -91,11 +91,15 @@ def test_stop_token_ends_the_text(artifact: Artifact, expected: GenerationResult
 @pytest.mark.parametrize(
     ("chips_per_actor", "sync"),
     [
-        (1, LOOKAHEAD), (4, BARRIER), (8, LOOKAHEAD),
-        *(pytest.param(*rest, marks=pytest.mark.long)
-          for rest in ((2, LOOKAHEAD), (4, LOOKAHEAD), (1, BARRIER), (2, BARRIER), (8, BARRIER))),
+        (1, LOOKAHEAD),
+        (4, BARRIER),
+        (8, LOOKAHEAD),
+        *(
+            pytest.param(*rest, marks=pytest.mark.long)
+            for rest in ((2, LOOKAHEAD), (4, LOOKAHEAD), (1, BARRIER), (2, BARRIER), (8, BARRIER))
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_packing_gives_one_digest(
     artifact: Artifact,
     expected: GenerationResult,
@@ -151,7 +155,7 @@ def test_a_killed_actor_is_replaced_and_the_text_goes_on(
     assert heard.tokens == result.tokens == calm.tokens
     assert (result.digest, result.virtual_seconds) == (calm.digest, calm.virtual_seconds)
     assert result.cycles_per_token == calm.cycles_per_token
-    # The text may be over before the kill strikes; tests/long/chaos kills in the middle for certain.
+    # The text may be over before the kill strikes; tests/long/chaos kills in the middle surely.
     assert all(len(recovery.groups) == 1 for recovery in result.recoveries)
     assert leftovers(made) == []
 
@@ -159,9 +163,12 @@ def test_a_killed_actor_is_replaced_and_the_text_goes_on(
 def test_cycles_do_not_depend_on_the_tokens(artifact: Artifact) -> None:
     first = run(artifact, Placement(8, in_process=True))
     other = run_generation(
-        artifact, Generation((5, 6, 7), NEW_TOKENS), Placement(8, in_process=True), Heard(),
+        artifact,
+        Generation((5, 6, 7), NEW_TOKENS),
+        Placement(8, in_process=True),
+        Heard(),
         perf_counter(),
-    )  # fmt: skip
+    )
     assert first.cycles_per_token == other.cycles_per_token
     assert first.digest != other.digest
     assert np.isfinite(first.virtual_seconds)

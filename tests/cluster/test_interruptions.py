@@ -64,8 +64,11 @@ def left_behind(before: set[str]) -> set[str]:
     for entry in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             used += entry.read_bytes()
-    return {name for name in shared_files() - before if name.endswith(".map")
-            and name.encode() not in used}  # fmt: skip
+    return {
+        name
+        for name in shared_files() - before
+        if name.endswith(".map") and name.encode() not in used
+    }
 
 
 @pytest.mark.ray
@@ -75,9 +78,13 @@ def test_an_interrupted_run_leaves_nothing(place: Path, running: bool) -> None:
     before = shared_files()
     command = [*LPU, "generate", "--chips-per-actor", "4", "--max-new-tokens", "120"]
     run = subprocess.Popen(
-        [*command, "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment(place), start_new_session=True, preexec_fn=heed_interrupts,
-    )  # fmt: skip
+        [*command, "--ignore-eos"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(place),
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
     assert run.stdout is not None
     if running:
         assert run.stdout.read(4)  # the first token is there
@@ -101,17 +108,22 @@ def test_an_interrupted_run_leaves_nothing(place: Path, running: bool) -> None:
 @pytest.mark.long
 def test_the_next_run_works_after_one_was_killed(place: Path) -> None:
     run = subprocess.Popen(
-        [*LPU, "generate", "--chips-per-actor", "4", "--ignore-eos"], stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=environment(place), start_new_session=True,
-    )  # fmt: skip
+        [*LPU, "generate", "--chips-per-actor", "4", "--ignore-eos"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(place),
+        start_new_session=True,
+    )
     assert run.stdout is not None and run.stdout.read(4)
     time.sleep(4)
     run.kill()
     run.communicate()
     again = subprocess.run(
         [*LPU, "generate", "--chips-per-actor", "4", "--max-new-tokens", "1", "--json"],
-        capture_output=True, env=environment(place), check=True,
-    )  # fmt: skip
+        capture_output=True,
+        env=environment(place),
+        check=True,
+    )
     assert json.loads(again.stdout)["actors"] == 2
 
 
@@ -142,9 +154,10 @@ def test_killed_while_writing_either_the_old_file_or_the_new(tmp_path: Path) -> 
     seen = random.Random(1)
     for _ in range(3):
         writer = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(target)], stdout=subprocess.PIPE,
+            [sys.executable, "-c", SAVER, str(target)],
+            stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": f"{os.getcwd()}{os.pathsep}{Path(__file__).parent}"},
-        )  # fmt: skip
+        )
         assert writer.stdout is not None and writer.stdout.readline()
         for _ in range(5):  # stopped, looked at, and let go on
             time.sleep(seen.random() * 0.02)
@@ -164,9 +177,10 @@ def test_a_killed_compile_leaves_the_old_file_or_none(tmp_path: Path) -> None:
         if old is not None:
             target.write_bytes(old)
         run = subprocess.Popen(
-            [*LPU, "compile", "-o", str(target)], stdout=subprocess.DEVNULL,
+            [*LPU, "compile", "-o", str(target)],
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         time.sleep(delay)
         run.kill()
         run.wait()

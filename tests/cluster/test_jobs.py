@@ -40,10 +40,25 @@ class Head:
     def submit(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """``ray job submit`` as README says, waiting for the job's end."""
         return subprocess.run(
-            ["ray", "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--",
-             "python", f"programs/workloads/{script}.py", *arguments],
-            env=self.environment, capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+            [
+                "ray",
+                "job",
+                "submit",
+                "--address",
+                self.address,
+                "--working-dir",
+                str(ROOT),
+                "--",
+                "python",
+                f"programs/workloads/{script}.py",
+                *arguments,
+            ],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
 
 
 def head_port() -> int:
@@ -64,21 +79,44 @@ def head() -> Iterator[Head]:
     dashboard, metrics = free_ports(2)
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {
-        **os.environ, "PATH": paths, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "HOME": str(directory / "home"),
-    }  # fmt: skip
+        **os.environ,
+        "PATH": paths,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HOME": str(directory / "home"),
+    }
     (directory / "home").mkdir()
     environment.pop("PYTHONPATH", None)
     with (directory / "head.log").open("wb") as log:
         process = subprocess.Popen(
-            ["ray", "start", "--head", "--block", "--port", str(head_port()), "--num-cpus", "4",
-             "--temp-dir", str(directory / "ray"), "--dashboard-port", str(dashboard),
-             # any free port: another Ray of this host may have taken the agents' usual one
-             "--dashboard-agent-listen-port", "0",
-             "--metrics-export-port", str(metrics), "--disable-usage-stats",
-             "--object-store-memory", str(100 << 20)],
-            env=environment, stdout=log, stderr=log, cwd=directory,
-        )  # fmt: skip
+            [
+                "ray",
+                "start",
+                "--head",
+                "--block",
+                "--port",
+                str(head_port()),
+                "--num-cpus",
+                "4",
+                "--temp-dir",
+                str(directory / "ray"),
+                "--dashboard-port",
+                str(dashboard),
+                # any free port: another Ray of this host may have taken the agents' usual one
+                "--dashboard-agent-listen-port",
+                "0",
+                "--metrics-export-port",
+                str(metrics),
+                "--disable-usage-stats",
+                "--object-store-memory",
+                str(100 << 20),
+            ],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+        )
     found = Head(f"http://127.0.0.1:{dashboard}", directory, environment)
     try:
         end = time.monotonic() + 120
@@ -86,9 +124,10 @@ def head() -> Iterator[Head]:
             assert process.poll() is None, (directory / "head.log").read_text()
             with contextlib.suppress(OSError):
                 ask = urllib.request.Request(
-                    f"{found.address}/api/jobs/", b'{"entrypoint": "true"}',
+                    f"{found.address}/api/jobs/",
+                    b'{"entrypoint": "true"}',
                     {"Content-Type": "application/json"},
-                )  # fmt: skip
+                )
                 urllib.request.urlopen(ask, timeout=60).close()  # an error while no agent is up
                 break
             assert time.monotonic() < end, (directory / "head.log").read_text()
@@ -146,8 +185,15 @@ def test_a_job_is_watched_beside_ray(head: Head, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     discovered = head.directory / "ray" / "prom_metrics_service_discovery.json"
     with prometheus(tmp_path, [port], str(discovered)) as server:
-        done = head.submit("generation", "--json", str(tmp_path / "r.json"), "--metrics-port",
-                           str(port), "--metrics-linger", "60")  # fmt: skip
+        done = head.submit(
+            "generation",
+            "--json",
+            str(tmp_path / "r.json"),
+            "--metrics-port",
+            str(port),
+            "--metrics-linger",
+            "60",
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         (tokens,) = server.values('lpu_tokens_total{experiment="generate"}')
         assert tokens[-1] == 192 and server.values("lpu_processes")[0][-1] == 8

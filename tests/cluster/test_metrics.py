@@ -95,9 +95,11 @@ def test_promtool_finds_nothing_to_mend() -> None:
     from prometheus_client import generate_latest
 
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=generate_latest(Board().registry),
-        capture_output=True, check=False,
-    )  # fmt: skip
+        ["promtool", "check", "metrics"],
+        input=generate_latest(Board().registry),
+        capture_output=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -161,9 +163,7 @@ def test_a_run_on_the_board(artifact: Artifact, sync: str) -> None:
     assert total(board, "lpu_virtual_cycles_total") == cycles
     assert total(board, "lpu_chip_virtual_cycles_total") == 8 * cycles
     assert math.isclose(total(board, "lpu_virtual_seconds_total"), result.virtual_seconds)
-    assert math.isclose(
-        total(board, "lpu_virtual_tokens_per_second"), 5 / result.virtual_seconds
-    )
+    assert math.isclose(total(board, "lpu_virtual_tokens_per_second"), 5 / result.virtual_seconds)
     ratios = [v for (name, _), v in samples(board).items() if name == "lpu_link_busy_ratio"]
     vectors = total(board, "lpu_link_vectors_total", chip="0", link="8")
     spec = artifact.spec
@@ -247,9 +247,13 @@ def test_large_machines_share_series(chips: int, levels: int) -> None:
 
 def lpu(*arguments: str | Path, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", *map(str, arguments)], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **more},
-    )  # fmt: skip
+        [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **more},
+    )
 
 
 def wait_for_end(port: int, process: subprocess.Popen[str]) -> str:
@@ -270,8 +274,19 @@ def wait_for_end(port: int, process: subprocess.Popen[str]) -> str:
 @pytest.mark.long
 def test_264_chips_have_fewer_than_5000_series() -> None:
     port = free_port()
-    process = lpu("fabric", "collective", "--chips", "264", "--bytes", "2048", "--run",
-                  "--in-process", "--json", "--metrics-port", str(port))  # fmt: skip
+    process = lpu(
+        "fabric",
+        "collective",
+        "--chips",
+        "264",
+        "--bytes",
+        "2048",
+        "--run",
+        "--in-process",
+        "--json",
+        "--metrics-port",
+        str(port),
+    )
     text = wait_for_end(port, process)
     out, _ = process.communicate(timeout=60)
     facts = json.loads(out)
@@ -307,7 +322,7 @@ def test_port_taken_is_one_line() -> None:
         (("generate", "--metrics-port", "9", "--metrics-host", "no.such.invalid"), "on no.such"),
         (("fabric", "collective", "--metrics-port", "9464"), "--metrics-port: without --run"),
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_one_line(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,8 +361,16 @@ def test_stays_no_longer_than_asked() -> None:
 @pytest.mark.long
 def test_port_from_the_environment() -> None:
     port = free_port()
-    process = lpu("generate", "--in-process", "--chips", "1", "--max-new-tokens", "2", "--json",
-                  LPU_METRICS_PORT=str(port))  # fmt: skip
+    process = lpu(
+        "generate",
+        "--in-process",
+        "--chips",
+        "1",
+        "--max-new-tokens",
+        "2",
+        "--json",
+        LPU_METRICS_PORT=str(port),
+    )
     text = wait_for_end(port, process)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 0 and len(json.loads(out)["tokens"]) == 2
@@ -375,8 +398,14 @@ def test_counters_never_fall(artifact: Artifact) -> None:
     looker.start()
     for _ in range(2):
         watch = RunWatch(board, "generate", watch_of)
-        run_generation(artifact, Generation((70,), 20), Placement(8, in_process=True), Listener(),
-                       0.0, watch=watch)  # fmt: skip
+        run_generation(
+            artifact,
+            Generation((70,), 20),
+            Placement(8, in_process=True),
+            Listener(),
+            0.0,
+            watch=watch,
+        )
     stop.set()
     looker.join()
     assert not falls and total(board, "lpu_tokens_total") == 40

@@ -25,9 +25,11 @@ def test_modelled_faults_on_the_board(artifact: Artifact) -> None:
     """Counted beside the run, against the run's own counts."""
     board = Board()
     plan = FaultPlan(
-        seed=3, link_bit_error_rate=8e-6, upsets=(Upset(0, 1), Upset(5, 2, 2)),
+        seed=3,
+        link_bit_error_rate=8e-6,
+        upsets=(Upset(0, 1), Upset(5, 2, 2)),
         dead_nodes=(DeadNode(0, 3, 4000),),
-    )  # fmt: skip
+    )
     placement = Placement(8, in_process=True, faults=plan)
     watch = RunWatch(board, "generate", SERVED)
     result = run_generation(
@@ -51,9 +53,13 @@ def test_errors_are_those_of_the_bad_cable(artifact: Artifact) -> None:
     plan = FaultPlan(cables=(CableFault(9, 1e-6),))
     placement = Placement(8, in_process=True, faults=plan)
     run_generation(
-        artifact, Generation((70,), 40), placement, Listener(), 0.0,
+        artifact,
+        Generation((70,), 40),
+        placement,
+        Listener(),
+        0.0,
         watch=RunWatch(board, "generate", SERVED),
-    )  # fmt: skip
+    )
     a, link_a, b, link_b = artifact.cables[9]
     ends = {(str(a), str(link_a)), (str(b), str(link_b))}
     errors = {

@@ -20,13 +20,27 @@ NONE = {LPU: 0, GPU: 0}
 LIGHT = encode(StepMessage(0, 0, "plan", prompt="a task", max_new_tokens=12))
 HEAVY = encode(StepMessage(0, 1, "reason", (0,), prompt="a task", max_new_tokens=24))
 MALFORMED: list[Any] = [
-    b"", b"\xff", b"{", b"[]", b"null", b"3", b"NaN", b"[" * 20_000, b'"' + b"x" * 40_000,
-    LIGHT[:-1], LIGHT + b"}", LIGHT.replace(b'"plan"', b'"dance"'),
-    LIGHT.replace(b'"version":1', b'"version":2'), LIGHT.replace(b'"step":0', b'"step":true'),
-    None, 3, LIGHT.decode(), {"kind": "plan"},
+    b"",
+    b"\xff",
+    b"{",
+    b"[]",
+    b"null",
+    b"3",
+    b"NaN",
+    b"[" * 20_000,
+    b'"' + b"x" * 40_000,
+    LIGHT[:-1],
+    LIGHT + b"}",
+    LIGHT.replace(b'"plan"', b'"dance"'),
+    LIGHT.replace(b'"version":1', b'"version":2'),
+    LIGHT.replace(b'"step":0', b'"step":true'),
+    None,
+    3,
+    LIGHT.decode(),
+    {"kind": "plan"},
     encode(StepMessage(0, 2, "call_tool", (1,), tool=Tool("search", "x"))),
     encode(StepMessage(0, 0, "plan", phase=RESULT, text="done")),
-]  # fmt: skip
+]
 
 
 def check_desk(desk: Desk) -> None:
@@ -39,9 +53,13 @@ def check_desk(desk: Desk) -> None:
     view, pool = routed
     assert pool == GPU
     assert view == {
-        "kind": "reason", "request": 0, "step": 1, "prompt_characters": 6, "max_new_tokens": 24,
+        "kind": "reason",
+        "request": 0,
+        "step": 1,
+        "prompt_characters": 6,
+        "max_new_tokens": 24,
         "in_flight": {LPU: 2, GPU: 5},
-    }  # fmt: skip
+    }
     desk.observe(view, pool, 0.1)
     routed = desk.route(LIGHT, NONE)
     assert routed is not None and routed[1] == LPU
@@ -80,13 +98,21 @@ def test_a_malformed_message_never_ends_the_actor(local_ray: None) -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "policy",
-    ["rule", *(pytest.param(p, marks=pytest.mark.long)
-               for p in ("learned", "my_actor_router:alternate"))],
-)  # fmt: skip
+    [
+        "rule",
+        *(
+            pytest.param(p, marks=pytest.mark.long)
+            for p in ("learned", "my_actor_router:alternate")
+        ),
+    ],
+)
 def test_the_same_json_as_in_process(
-    local_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, policy: str,
-) -> None:  # fmt: skip
+    local_ray: None,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+) -> None:
     """To the byte, with damaged messages on the way; the user's module is where the user is."""
     (tmp_path / "my_actor_router.py").write_text(
         "def alternate(view):\n    return ('lpu', 'gpu')[(view['request'] + view['step']) % 2]\n"

@@ -105,9 +105,7 @@ def test_a_mailbox_written_without_the_token_is_refused(monkeypatch: pytest.Monk
 @pytest.mark.ray
 @pytest.mark.long
 def test_a_run_goes_on_without_the_forged_vectors(artifact: Artifact, local_ray: None) -> None:
-    calm = run_generation(
-        artifact, JOB, Placement(8, in_process=True), Listener(), perf_counter()
-    )
+    calm = run_generation(artifact, JOB, Placement(8, in_process=True), Listener(), perf_counter())
     with chip_actors(artifact, Placement(4), lambda _: None) as supervisor:
         mapping = supervisor.mapping
         assert mapping is not None and mapping.path is not None

@@ -29,10 +29,19 @@ OWN = {
 }
 #: Beginnings of commands that start several processes or take a minute.
 LONG = (
-    "lpu generate --chips", "lpu generate --m", "lpu generate --trace", "lpu generate --report",
-    "lpu bench", "lpu fabric collective", "lpu fabric sweep", "lpu experiment",
-    "lpu workload", "lpu plan", "lpu generate --tp", "lpu generate --faults",
-)  # fmt: skip
+    "lpu generate --chips",
+    "lpu generate --m",
+    "lpu generate --trace",
+    "lpu generate --report",
+    "lpu bench",
+    "lpu fabric collective",
+    "lpu fabric sweep",
+    "lpu experiment",
+    "lpu workload",
+    "lpu plan",
+    "lpu generate --tp",
+    "lpu generate --faults",
+)
 NOT_RUN = {
     "lpu bench": "the whole table takes several minutes; its rows have tests of their own",
 }

@@ -10,7 +10,9 @@ import pytest
 from tests import ROOT
 
 
-@pytest.mark.parametrize("arguments", [["ruff", "check", "."], ["mypy"]])
+@pytest.mark.parametrize(
+    "arguments", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+)
 def test_clean(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False

@@ -102,9 +102,12 @@ def at_places(found: list[Mutant], places: list[str]) -> list[Mutant]:
 
 
 def judge(
-    chosen: list[Mutant], imports: Imports, copies: list[Path], seconds: float,
+    chosen: list[Mutant],
+    imports: Imports,
+    copies: list[Path],
+    seconds: float,
     reasons: dict[Any, str],
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """A verdict per mutant, in their order; those reached before an interrupt (Ctrl-C, SIGTERM)."""
     stop = threading.Event()
     earlier = [

@@ -9,10 +9,29 @@ from .operators import definitions, last_name
 
 #: Keywords of NumPy, Python and numba that have defaults wherever the product uses them.
 LIBRARY = {
-    "axis", "dtype", "keepdims", "key", "reverse", "default", "copy", "order", "kind", "side",
-    "endpoint", "initial", "start", "minlength", "return_index", "return_counts",
-    "return_inverse", "exist_ok", "missing_ok", "parents", "maxsplit", "signed",
-}  # fmt: skip
+    "axis",
+    "dtype",
+    "keepdims",
+    "key",
+    "reverse",
+    "default",
+    "copy",
+    "order",
+    "kind",
+    "side",
+    "endpoint",
+    "initial",
+    "start",
+    "minlength",
+    "return_index",
+    "return_counts",
+    "return_inverse",
+    "exist_ok",
+    "missing_ok",
+    "parents",
+    "maxsplit",
+    "signed",
+}
 
 
 class Defaults:

@@ -10,31 +10,76 @@ from .text import Text
 
 #: Operator tokens and what each becomes.
 COMPARISONS = {
-    "<": ("<=", ">="), "<=": ("<", ">"), ">": (">=", "<="), ">=": (">", "<"),
-    "==": ("!=",), "!=": ("==",), "in": ("not in",), "not in": ("in",),
-    "is": ("is not",), "is not": ("is",),
-}  # fmt: skip
+    "<": ("<=", ">="),
+    "<=": ("<", ">"),
+    ">": (">=", "<="),
+    ">=": (">", "<"),
+    "==": ("!=",),
+    "!=": ("==",),
+    "in": ("not in",),
+    "not in": ("in",),
+    "is": ("is not",),
+    "is not": ("is",),
+}
 ARITHMETIC = {
-    "+": "-", "-": "+", "*": "//", "//": "*", "/": "*", "%": "//", "<<": ">>", ">>": "<<",
-    "&": "|", "|": "&", "^": "|",
-}  # fmt: skip
+    "+": "-",
+    "-": "+",
+    "*": "//",
+    "//": "*",
+    "/": "*",
+    "%": "//",
+    "<<": ">>",
+    ">>": "<<",
+    "&": "|",
+    "|": "&",
+    "^": "|",
+}
 NAMES = {
-    "min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum",
-    "argmin": "argmax", "argmax": "argmin", "any": "all", "all": "any",
-}  # fmt: skip
+    "min": "max",
+    "max": "min",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "argmin": "argmax",
+    "argmax": "argmin",
+    "any": "all",
+    "all": "any",
+}
 
 #: Calls whose arguments are types, texts or help.
 UNTOUCHED_CALLS = {
-    "TypeVar", "NewType", "ParamSpec", "Option", "Argument", "Typer", "print", "echo", "warn",
-}  # fmt: skip
+    "TypeVar",
+    "NewType",
+    "ParamSpec",
+    "Option",
+    "Argument",
+    "Typer",
+    "print",
+    "echo",
+    "warn",
+}
 LOGGERS = {"log", "logger", "logging", "_log", "_logger", "warnings"}
 #: Keywords that say something to people only.
 TEXT_KEYWORDS = {"help", "metavar", "show_default", "rich_help_panel", "epilog", "title", "label"}
 #: Keywords of Matplotlib that change how a picture looks, and not what it shows where.
 LOOK_KEYWORDS = {
-    "alpha", "color", "colors", "fontsize", "linewidth", "linewidths", "ls", "lw", "markersize",
-    "mew", "ms", "ncols", "pad", "padding", "s", "shrink", "zorder",
-}  # fmt: skip
+    "alpha",
+    "color",
+    "colors",
+    "fontsize",
+    "linewidth",
+    "linewidths",
+    "ls",
+    "lw",
+    "markersize",
+    "mew",
+    "ms",
+    "ncols",
+    "pad",
+    "padding",
+    "s",
+    "shrink",
+    "zorder",
+}
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,13 @@ class StoppedError(Exception):
 
 
 def run_pytest(
-    copy: Path, files: Sequence[Path], marker: str, options: Iterable[str], limit_seconds: float,
+    copy: Path,
+    files: Sequence[Path],
+    marker: str,
+    options: Iterable[str],
+    limit_seconds: float,
     stop: threading.Event,
-) -> PytestRun:  # fmt: skip
+) -> PytestRun:
     """Run test files of a copy that is on the path before everything else.
 
     After ``limit_seconds`` the run and all it started are killed.  StoppedError once ``stop`` is
@@ -67,9 +71,14 @@ def run_pytest(
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=copy, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=copy,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             timed_out = not _ends(process, began + limit_seconds, stop)
         finally:

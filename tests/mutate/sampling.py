@@ -26,9 +26,10 @@ def product(imports: Imports, packages: Iterable[str]) -> list[str]:
     outside = tuple(f"{package}." for package in OUTSIDE)
     chosen = set(packages)
     return [
-        module for module in imports.paths
+        module
+        for module in imports.paths
         if module.split(".")[0] in chosen and not f"{module}.".startswith(outside)
-    ]  # fmt: skip
+    ]
 
 
 def mutants(imports: Imports, modules: Iterable[str]) -> list[Mutant]:
@@ -51,12 +52,19 @@ def mutants(imports: Imports, modules: Iterable[str]) -> list[Mutant]:
                 old = f"{old[:57]}..."
             found.append(
                 Mutant(
-                    file, line, column, edit.start, edit.end, edit.text, edit.operator,
-                    f"{old} -> {edit.text or '(nothing)'}", text.line(line),
+                    file,
+                    line,
+                    column,
+                    edit.start,
+                    edit.end,
+                    edit.text,
+                    edit.operator,
+                    f"{old} -> {edit.text or '(nothing)'}",
+                    text.line(line),
                     after.decode().splitlines()[0].strip(),
                     line in compiled,
                 )
-            )  # fmt: skip
+            )
     return sorted(found)
 
 

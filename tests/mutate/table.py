@@ -17,9 +17,14 @@ def lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     rows: list[Sequence[str]] = [("place", "mutant", "outcome", "s", "by")]
     for verdict in verdicts:
         rows.append(
-            (verdict.mutant.place, verdict.mutant.change, verdict.outcome,
-             f"{verdict.seconds:.0f}", _by(verdict))
-        )  # fmt: skip
+            (
+                verdict.mutant.place,
+                verdict.mutant.change,
+                verdict.outcome,
+                f"{verdict.seconds:.0f}",
+                _by(verdict),
+            )
+        )
     yield from _aligned(rows)
     yield ""
     counts: list[Sequence[str]] = [("", "run", KILLED, TIMEOUT, SURVIVED, EQUIVALENT, "kill rate")]

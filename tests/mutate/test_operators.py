@@ -49,11 +49,13 @@ def becomes(source: str, known: str = "") -> set[str]:
         ("for _ in a:\n    break", {"for _ in a:\n    pass"}),
         ("def f() -> int | None:\n    return a", {"def f() -> int | None:\n    return None"}),
         ("def f() -> None:\n    return", {"def f() -> None:\n    pass"}),
-        ("def f(a: int = 1) -> int:\n    return a",
-         {"def f(a: int = 0) -> int:\n    return a", "def f(a: int = 2) -> int:\n    return a"}),
+        (
+            "def f(a: int = 1) -> int:\n    return a",
+            {"def f(a: int = 0) -> int:\n    return a", "def f(a: int = 2) -> int:\n    return a"},
+        ),
         ("x = np.sum(a, axis=b, out=c)", {"x = np.sum(a,  out=c)"}),
     ],
-)  # fmt: skip
+)
 def test_each_operator(source: str, mutated: set[str]) -> None:
     assert becomes(source) == mutated
 

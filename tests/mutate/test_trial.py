@@ -103,8 +103,13 @@ def test_verdicts(
     known = Verdict(one(found, "spare = 5", "spare = 4"), EQUIVALENT, "unused", 0.0)
     counts = rates([killed, hung, survived, known])["chip"]
     assert counts == {
-        KILLED: 1, TIMEOUT: 1, SURVIVED: 1, EQUIVALENT: 1, "run": 3, "kill_rate": 2 / 3,
-    }  # fmt: skip
+        KILLED: 1,
+        TIMEOUT: 1,
+        SURVIVED: 1,
+        EQUIVALENT: 1,
+        "run": 3,
+        "kill_rate": 2 / 3,
+    }
     assert any("67%" in line for line in lines([killed, hung, survived, known]))
     again = json.loads(next(tmp_path.glob("baselines-*.json")).read_text())
     assert list(again) == [f"tests/test_counting.py -m {marker}" for marker in (QUICK, LONG)]

@@ -44,9 +44,13 @@ class Bench:
     """A worker's copy and the unmutated one beside it."""
 
     def __init__(
-        self, copy: Path, pristine: Path, baselines: Baselines, budget_seconds: float,
+        self,
+        copy: Path,
+        pristine: Path,
+        baselines: Baselines,
+        budget_seconds: float,
         stop: threading.Event,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._copy = copy
         self._pristine = pristine
         self._baselines = baselines

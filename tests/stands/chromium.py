@@ -15,18 +15,33 @@ from time import monotonic
 from typing import Any
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-extensions", "--disable-dev-shm-usage", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--remote-debugging-pipe",
+)
 SECONDS = 60
 
 
 def find() -> str | None:
     """Where Chromium is, if it is anywhere."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (path := shutil.which(name))), None)  # fmt: skip
+    return next(
+        (
+            path
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (path := shutil.which(name))
+        ),
+        None,
+    )
 
 
 class Browser:
@@ -67,12 +82,20 @@ class Browser:
         """Load a file in a window of ``width`` and wait until it has been loaded."""
         self.events.clear()
         phone = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
-                  deviceScaleFactor=2 if phone else 1, mobile=phone)  # fmt: skip
-        self.call("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-            {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
-        ])  # fmt: skip
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[
+                {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
+            ],
+        )
         self.call("Page.navigate", url=page.as_uri())
         until = monotonic() + SECONDS
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
@@ -80,8 +103,9 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression comes to, as JSON."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True,
-                           awaitPromise=True)  # fmt: skip
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -89,8 +113,9 @@ class Browser:
         """A key, pressed and released."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": " "} if key == " " and kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code,
-                      **text)  # fmt: skip
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text
+            )
 
     def picture(self, clip: dict[str, float] | None = None) -> bytes:
         """PNG of the whole page, or of a part of it in page coordinates."""
@@ -100,8 +125,11 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Addresses of everything the page asked for."""
-        return [event["params"]["request"]["url"] for event in self.events
-                if event.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console, uncaught exceptions and broken policies."""
@@ -128,8 +156,10 @@ def browser(profile: Path) -> Iterator[Browser]:
     shell = f'exec "$0" "$@" 3<&{read_there} 4>&{write_there}'
     with subprocess.Popen(
         ["bash", "-c", shell, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        pass_fds=(read_there, write_there), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
+        pass_fds=(read_there, write_there),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         os.close(read_there)
         os.close(write_there)
         try:

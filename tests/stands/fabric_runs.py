@@ -52,8 +52,11 @@ class Machine:
             chip.begin(own or self.runner.linked(ENTRY_POINT, chip.chip_id), 0)
         step_lookahead(self.chips, self.rings, Alone())
 
+    def result(self, chip: int, dtype: type) -> np.ndarray:
+        return read_result(self.artifact, self.chips[chip], dtype)
+
     def results(self, dtype: type) -> list[np.ndarray]:
-        return [read_result(self.artifact, chip, dtype) for chip in self.chips]
+        return [self.result(chip, dtype) for chip in range(len(self.chips))]
 
     def digest(self) -> list[tuple[int, int]]:
         return [(int(c.digest_sums[0]), int(c.digest_sums[1])) for c in self.chips]

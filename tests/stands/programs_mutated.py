@@ -21,9 +21,31 @@ def mutate(rng: Generator, program: Program, spec: ChipSpec) -> Program:
     i = int(rng.choice(pool))
     block = blocks[i]
     step = int(rng.choice([-1, 1]))
-    kind = str(rng.choice(["cycle", "cycle", "stream", "bank", "address", "queue", "drop", "want",
-                           "stride", "count", "width", "mode", "window", "gang", "op", "twice",
-                           "meet", "meet", "earlier"]))  # fmt: skip
+    kind = str(
+        rng.choice(
+            [
+                "cycle",
+                "cycle",
+                "stream",
+                "bank",
+                "address",
+                "queue",
+                "drop",
+                "want",
+                "stride",
+                "count",
+                "width",
+                "mode",
+                "window",
+                "gang",
+                "op",
+                "twice",
+                "meet",
+                "meet",
+                "earlier",
+            ]
+        )
+    )
     if kind == "cycle":
         block["cycle"] += step
     elif kind == "earlier":

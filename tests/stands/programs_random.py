@@ -77,8 +77,18 @@ class Scene:
     ) -> None:
         """Add a block with the scene's shape (or another)."""
         s = shape or self.shape
-        self.blocks.append({"cycle": cycle, "queue": queue, "op": op, "n1": s.n1, "dc1": s.dc1,
-                            "n2": s.n2, "dc2": s.dc2, **columns})  # fmt: skip
+        self.blocks.append(
+            {
+                "cycle": cycle,
+                "queue": queue,
+                "op": op,
+                "n1": s.n1,
+                "dc1": s.dc1,
+                "n2": s.n2,
+                "dc2": s.dc2,
+                **columns,
+            }
+        )
 
     def tag(self) -> int:
         """A tag no other producer has."""
@@ -114,8 +124,15 @@ class Scene:
             return {"a": bank + first + span, "da1": -da1, "da2": -da2}
         return {"a": bank + first, "da1": da1, "da2": da2}
 
-    def fetch(self, stream: int, width: int, position: int, cycle: int,
-              address: dict[str, int] | None = None, shape: Shape | None = None) -> int:
+    def fetch(
+        self,
+        stream: int,
+        width: int,
+        position: int,
+        cycle: int,
+        address: dict[str, int] | None = None,
+        shape: Shape | None = None,
+    ) -> int:
         """READs whose values pass ``position`` at ``cycle`` on ``width`` streams; their tag."""
         east = stream < 32
         queues = self.slices(width, lambda p: p < position if east else p > position)
@@ -124,8 +141,16 @@ class Scene:
         common = {"tag": tag, "wo": 1, "shape": shape}
         if self.rng.random() < 0.6:
             where = address or self.address()
-            self.emit(delays[0], queues[0], Op.READ, out=stream, dsg=1, gang=tuple(queues),
-                      **where, **common)  # fmt: skip
+            self.emit(
+                delays[0],
+                queues[0],
+                Op.READ,
+                out=stream,
+                dsg=1,
+                gang=tuple(queues),
+                **where,
+                **common,
+            )
         else:
             for i, q in enumerate(queues):
                 where = address or self.address()
@@ -140,8 +165,17 @@ class Scene:
         if self.rng.random() < 0.25:
             self.scatter(queues, delays, stream, tag)
         elif self.rng.random() < 0.6:
-            self.emit(delays[0], queues[0], Op.WRITE, s0=stream, w0=1, dsg=1, want0=tag,
-                      gang=tuple(queues), **self.address())  # fmt: skip
+            self.emit(
+                delays[0],
+                queues[0],
+                Op.WRITE,
+                s0=stream,
+                w0=1,
+                dsg=1,
+                want0=tag,
+                gang=tuple(queues),
+                **self.address(),
+            )
         else:
             for i, q in enumerate(queues):
                 self.emit(delays[i], q, Op.WRITE, s0=stream + i, w0=1, want0=tag, **self.address())
@@ -169,8 +203,18 @@ class Scene:
         for i, q in enumerate(queues):
             s1 = self.streams(2)
             want1 = self.maps(s1, slice_position(q), delays[i])
-            self.emit(delays[i], q, Op.SCATTER, s0=stream + i, w0=1, s1=s1, w1=2, want0=tag,
-                      want1=want1, **self.window())  # fmt: skip
+            self.emit(
+                delays[i],
+                q,
+                Op.SCATTER,
+                s0=stream + i,
+                w0=1,
+                s1=s1,
+                w1=2,
+                want0=tag,
+                want1=want1,
+                **self.window(),
+            )
 
     def streams(self, width: int, east: bool | None = None) -> int:
         """A stream group of a power-of-two width, aligned."""
@@ -214,8 +258,20 @@ def _gather(s: Scene) -> None:
     queues.sort(key=slice_position, reverse=stream >= 32)
     stream = min(stream, (31 if stream < 32 else 63) - count + 1)
     want1, tag = s.maps(s1, slice_position(queues[0]), 0), s.tag()
-    s.emit(0, queues[0], Op.GATHER, out=stream, dsg=1, gang=tuple(queues), s1=s1, w1=2, wo=1,
-           tag=tag, want1=want1, **s.window())  # fmt: skip
+    s.emit(
+        0,
+        queues[0],
+        Op.GATHER,
+        out=stream,
+        dsg=1,
+        gang=tuple(queues),
+        s1=s1,
+        w1=2,
+        wo=1,
+        tag=tag,
+        want1=want1,
+        **s.window(),
+    )
     for i in range(count):
         s.store(stream + i, 1, slice_position(queues[0]), s.spec.gather_cycles, tag)
 
@@ -301,8 +357,17 @@ def _activate(s: Scene, plane: int, wide: bool, cycle: int, row: int, add: int) 
     cycle += spec.mxm_multiply_cycles
     emit = s.rng.random() < 0.7
     mode, back, out = AccMode((2 if emit else 0) + add), s.tag(), s.streams(4, not outward)
-    s.emit(cycle, queue, Op.ACC, a=0 if add else row, da1=s.pick(0, 1) if not add else 0,
-           mode=mode, out=out if emit else -1, wo=4 if emit else 0, tag=back)  # fmt: skip
+    s.emit(
+        cycle,
+        queue,
+        Op.ACC,
+        a=0 if add else row,
+        da1=s.pick(0, 1) if not add else 0,
+        mode=mode,
+        out=out if emit else -1,
+        wo=4 if emit else 0,
+        tag=back,
+    )
     if emit:
         s.store(out, 4, drive_position(queue, out), cycle + spec.mxm_accumulate_cycles, back)
 
@@ -331,8 +396,9 @@ def _sxm(s: Scene) -> None:
             s1 ^= 16
         columns |= {"s1": s1, "w1": 1}
         low_map = {"a": LOW_MAP}
-        columns["want1"] = s.fetch(s1, 1, sample_position(queue, s1), 0,
-                                   low_map if s.rng.random() < 0.7 else None)  # fmt: skip
+        columns["want1"] = s.fetch(
+            s1, 1, sample_position(queue, s1), 0, low_map if s.rng.random() < 0.7 else None
+        )
     elif op == Op.TRANSPOSE:
         width = width_out = 16
         s0, out = s.streams(16, not west), s.streams(16, west)
@@ -380,8 +446,23 @@ def _barrier(s: Scene) -> None:
     s.store(stream, 1, slice_position(q), after + s.spec.read_cycles, tag)
 
 
-_SCENES = (_copy, _copy, _pair, _gather, _vxm, _vxm, _vxm, _mxm, _mxm, _mxm_again, _mxm_again,
-           _sxm, _sxm, _send, _barrier)  # fmt: skip
+_SCENES = (
+    _copy,
+    _copy,
+    _pair,
+    _gather,
+    _vxm,
+    _vxm,
+    _vxm,
+    _mxm,
+    _mxm,
+    _mxm_again,
+    _mxm_again,
+    _sxm,
+    _sxm,
+    _send,
+    _barrier,
+)
 
 
 def _shape(rng: Generator) -> Shape:
@@ -454,12 +535,20 @@ def random_program(rng: Generator, spec: ChipSpec, scenes: int = 12) -> Program:
 
 def last_effect(program: Program, spec: ChipSpec) -> int:
     """Cycle at which a legal program's last effect has taken place."""
-    after = {Op.READ: spec.read_cycles, Op.WRITE: spec.write_cycles,
-             Op.GATHER: spec.gather_cycles, Op.SCATTER: spec.write_cycles,
-             Op.IW: spec.mxm_install_cycles, Op.ABC: spec.mxm_multiply_cycles,
-             Op.DISTRIBUTE: spec.distribute_cycles, Op.TRANSPOSE: spec.transpose_cycles,
-             Op.PERMUTE: spec.permute_cycles, Op.SHIFT: spec.shift_cycles,
-             Op.ROTATE: spec.rotate_cycles, Op.NOTIFY: spec.notify_cycles}  # fmt: skip
+    after = {
+        Op.READ: spec.read_cycles,
+        Op.WRITE: spec.write_cycles,
+        Op.GATHER: spec.gather_cycles,
+        Op.SCATTER: spec.write_cycles,
+        Op.IW: spec.mxm_install_cycles,
+        Op.ABC: spec.mxm_multiply_cycles,
+        Op.DISTRIBUTE: spec.distribute_cycles,
+        Op.TRANSPOSE: spec.transpose_cycles,
+        Op.PERMUTE: spec.permute_cycles,
+        Op.SHIFT: spec.shift_cycles,
+        Op.ROTATE: spec.rotate_cycles,
+        Op.NOTIFY: spec.notify_cycles,
+    }
     last = 0
     for row in expand(program):
         op = Op(int(row["op"]))

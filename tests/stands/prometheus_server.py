@@ -93,10 +93,16 @@ def prometheus(
     assert binary is not None
     with (directory / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
-            [binary, f"--config.file={path}", f"--storage.tsdb.path={directory / 'data'}",
-             f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
+            [
+                binary,
+                f"--config.file={path}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=warn",
+            ],
+            stdout=log,
+            stderr=log,
+        )
     server = Prometheus(port)
 
     def is_up() -> bool:

@@ -31,9 +31,17 @@ def random_schedule(
     hops, links = minimal_routes(topology, source, destination, np.arange(messages))
     free = np.zeros(topology.chips * 16, np.int64)
     return schedule_messages(
-        links, hops, topology.peer_link, vectors, first_frames(ready, links[:, 0], spec), spec,
-        free, sources=source, destinations=destination, ready=ready,
-    )  # fmt: skip
+        links,
+        hops,
+        topology.peer_link,
+        vectors,
+        first_frames(ready, links[:, 0], spec),
+        spec,
+        free,
+        sources=source,
+        destinations=destination,
+        ready=ready,
+    )
 
 
 def rows_of(schedule: WireSchedule, rows: np.ndarray) -> WireSchedule:

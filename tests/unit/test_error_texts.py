@@ -93,7 +93,6 @@ def unheld() -> set[str]:
             of_run[run] += 1
     held = {run for text in literals() for run in runs(text)}
 
-
     def knows(run: str) -> bool:
         return of_run[run] <= (ALIKE if " " in run else 1)
 

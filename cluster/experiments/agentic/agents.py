@@ -124,9 +124,13 @@ class _Job:
 
 class _Run:
     def __init__(
-        self, requests: Sequence[AgentRequest], site: AgentSite, router: Router | Desk, seed: int,
+        self,
+        requests: Sequence[AgentRequest],
+        site: AgentSite,
+        router: Router | Desk,
+        seed: int,
         light_model: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.requests, self.site, self.light_model = requests, site, light_model
         self.desk = router if isinstance(router, Desk) else LocalDesk(router)
         self.running = [_Running() for _ in requests]
@@ -183,10 +187,13 @@ class _Run:
                 self.call_tool(message, now)
                 continue
             message = StepMessage(
-                number, index, step.kind, step.after,
+                number,
+                index,
+                step.kind,
+                step.after,
                 prompt=prompt_of(request.task, step.kind, texts),
                 max_new_tokens=NEW_TOKENS[step.kind],
-            )  # fmt: skip
+            )
             self.ask(message, now)
 
     def call_tool(self, message: StepMessage, now: int) -> None:
@@ -194,8 +201,9 @@ class _Run:
         assert taken is not None and taken.tool is not None
         self.steps["tool"][message.kind] += 1
         text = tool_result(taken.tool.name, taken.tool.argument)
-        result = StepMessage(message.request, message.step, message.kind, message.after, RESULT,
-                             text=text)  # fmt: skip
+        result = StepMessage(
+            message.request, message.step, message.kind, message.after, RESULT, text=text
+        )
         milliseconds = TOOL_MS[taken.tool.name]
         self.plan(now + milliseconds * PS // 1000, lambda at: self.take(result, at))
 
@@ -214,9 +222,13 @@ class _Run:
         self.send(job, "to", raw, 1, lambda got, at: self.serve(job, got, at))
 
     def send(
-        self, job: _Job, way: str, raw: bytes, attempt: int,
+        self,
+        job: _Job,
+        way: str,
+        raw: bytes,
+        attempt: int,
         then: Callable[[StepMessage, int], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Send over the job's link; a message that arrives damaged is asked for again."""
         seconds = self.links[job.pool, way].send("json", len(raw), self.now / PS)
         check_time(seconds)
@@ -271,9 +283,14 @@ class _Run:
         if asked.step == len(self.requests[asked.request].steps) - 1:
             state.answer_first_ps, state.answer_last_ps = first, now
         result = StepMessage(
-            asked.request, asked.step, asked.kind, asked.after, RESULT,
-            text=self.site.tokenizer.decode(list(job.ids)), output_tokens=len(job.ids),
-        )  # fmt: skip
+            asked.request,
+            asked.step,
+            asked.kind,
+            asked.after,
+            RESULT,
+            text=self.site.tokenizer.decode(list(job.ids)),
+            output_tokens=len(job.ids),
+        )
 
         def back(message: StepMessage, at: int) -> None:
             self.in_flight[job.pool] -= 1

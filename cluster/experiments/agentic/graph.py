@@ -16,8 +16,13 @@ import numpy as np
 from cluster.experiments.serving import Lengths, poisson
 
 NEW_TOKENS = {
-    "plan": 12, "route": 2, "choose_tool": 4, "reason": 24, "write_code": 32, "summarise": 16,
-}  # fmt: skip
+    "plan": 12,
+    "route": 2,
+    "choose_tool": 4,
+    "reason": 24,
+    "write_code": 32,
+    "summarise": 16,
+}
 """Tokens a model writes in a step of each kind; call_tool asks no model."""
 LIGHT = frozenset({"plan", "route", "choose_tool", "summarise"})
 """Kinds that a small model can do."""
@@ -25,10 +30,15 @@ TOOL_MS = {"calculator": 1, "database": 5, "search": 20, "run_code": 50}
 """Service time of each tool in milliseconds; any number of calls at once."""
 PROMPT_CHARACTERS = 240
 _TASKS = (
-    "read a file and count its words", "sort a list of names", "parse a date",
-    "find the largest number", "merge two dictionaries", "write a log line", "open a socket",
+    "read a file and count its words",
+    "sort a list of names",
+    "parse a date",
+    "find the largest number",
+    "merge two dictionaries",
+    "write a log line",
+    "open a socket",
     "test that a string is a number",
-)  # fmt: skip
+)
 _BRANCHES = (("choose_tool", "call_tool"), ("reason",), ("write_code",))
 
 

@@ -73,8 +73,16 @@ def _validator() -> Draft202012Validator:
 def encode(message: StepMessage) -> bytes:
     """The message as UTF-8 JSON, keys sorted; raises MessageError if it breaks the schema."""
     plain: dict[str, Any] = {"version": VERSION, "after": list(message.after)}
-    for name in ("request", "step", "kind", "phase", "prompt", "max_new_tokens", "text",
-                 "output_tokens"):  # fmt: skip
+    for name in (
+        "request",
+        "step",
+        "kind",
+        "phase",
+        "prompt",
+        "max_new_tokens",
+        "text",
+        "output_tokens",
+    ):
         if (value := getattr(message, name)) is not None:
             plain[name] = value
     if message.tool is not None:
@@ -109,11 +117,17 @@ def decode(raw: bytes) -> StepMessage:
     _check(plain)
     tool = plain.get("tool")
     message = StepMessage(
-        plain["request"], plain["step"], plain["kind"], tuple(plain["after"]), plain["phase"],
-        plain.get("prompt"), plain.get("max_new_tokens"),
+        plain["request"],
+        plain["step"],
+        plain["kind"],
+        tuple(plain["after"]),
+        plain["phase"],
+        plain.get("prompt"),
+        plain.get("max_new_tokens"),
         None if tool is None else Tool(tool["name"], tool["argument"]),
-        plain.get("text"), plain.get("output_tokens"),
-    )  # fmt: skip
+        plain.get("text"),
+        plain.get("output_tokens"),
+    )
     return message
 
 
@@ -189,5 +203,7 @@ class Inbox:
     def counts(self) -> dict[str, Any]:
         """The counts as plain data."""
         return {
-            "accepted": self.accepted, "rejected": self.rejected, "reasons": dict(self.reasons),
-        }  # fmt: skip
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "reasons": dict(self.reasons),
+        }

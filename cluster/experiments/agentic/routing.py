@@ -187,10 +187,13 @@ class LocalDesk(Desk):
         if message is None:
             return None
         view: View = {
-            "kind": message.kind, "request": message.request, "step": message.step,
+            "kind": message.kind,
+            "request": message.request,
+            "step": message.step,
             "prompt_characters": len(message.prompt or ""),
-            "max_new_tokens": message.max_new_tokens, "in_flight": dict(in_flight),
-        }  # fmt: skip
+            "max_new_tokens": message.max_new_tokens,
+            "in_flight": dict(in_flight),
+        }
         return view, self._router.choose(view)
 
     def observe(self, view: View, pool: str, seconds: float) -> None:

@@ -27,10 +27,13 @@ from cluster.gpu import GpuGroup, load_gpu_spec, load_link
 from programs.models import architecture, open_model
 
 COMPARED = (
-    ("routed", "gpu-only"), ("routed", "lpu-only"), ("lpu-only", "gpu-only"),
-    ("routed", "gpu-only-target"), ("gpu-only", "gpu-only-target"),
+    ("routed", "gpu-only"),
+    ("routed", "lpu-only"),
+    ("lpu-only", "gpu-only"),
+    ("routed", "gpu-only-target"),
+    ("gpu-only", "gpu-only-target"),
     ("lpu-only", "lpu-only-target"),
-)  # fmt: skip
+)
 """Pairs of runs whose times are divided: three on the same models, then others."""
 
 if TYPE_CHECKING:
@@ -63,9 +66,12 @@ def build_site(settings: AgenticSettings) -> AgentSite:
         cost = RooflineCost(group, architecture(name), s.max_batch)
         gpu[name] = GroupModel(cost, GpuWriter(checkpoint), s.gpu_groups)
         artifact = compile_model(
-            checkpoint, tp=s.chips, dtype=s.dtype,
-            context=PROMPT_MOST + max(NEW_TOKENS.values()), chip=s.chip,
-        )  # fmt: skip
+            checkpoint,
+            tp=s.chips,
+            dtype=s.dtype,
+            context=PROMPT_MOST + max(NEW_TOKENS.values()),
+            chip=s.chip,
+        )
         lpu[name] = LpuModel(belt_of(artifact), LpuWriter(artifact), s.pipelines)
     machines = {
         LPU: f"{s.pipelines} x {s.chips} {s.chip} {s.dtype}",
@@ -153,13 +159,15 @@ def run_agentic(
         "speedup": ratio,
         "speedups": [
             {
-                "of": fast, "over": slow, "end_to_end": _ratio(runs[slow], runs[fast]),
+                "of": fast,
+                "over": slow,
+                "end_to_end": _ratio(runs[slow], runs[fast]),
                 "compares": f"{_setting(runs[fast], site)} against {_setting(runs[slow], site)}",
             }
             for fast, slow in COMPARED
         ],
         "runs": runs,
-    }  # fmt: skip
+    }
 
 
 def _setting(run: dict[str, Any], site: AgentSite) -> str:

@@ -339,6 +339,14 @@ def served_by(batching: Batching, trace: Trace) -> Served:
     out = int(trace.output_tokens[fine].sum())
     host = {"gpu_tokens_in": TOKEN_BYTES * into, "gpu_tokens_out": TOKEN_BYTES * out}
     return Served(
-        start, first, second, done, working, batching.steps, batching.tokens, stages, {**host},
+        start,
+        first,
+        second,
+        done,
+        working,
+        batching.steps,
+        batching.tokens,
+        stages,
+        {**host},
         nodes,
-    )  # fmt: skip
+    )

@@ -218,9 +218,15 @@ def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
     host = [math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after)]
     head = plan.body(len(plan.starts) - 1).head_cycles
     return Belt(
-        spec.clock_hz, (plan.context,), (plan.cycles - head,), (plan.cycles,), (host[0], host[1]),
-        "compiled: exact cycles per token, of a plan without weights", interval_cycles, (into, out),
-    )  # fmt: skip
+        spec.clock_hz,
+        (plan.context,),
+        (plan.cycles - head,),
+        (plan.cycles,),
+        (host[0], host[1]),
+        "compiled: exact cycles per token, of a plan without weights",
+        interval_cycles,
+        (into, out),
+    )
 
 
 def given_belt(
@@ -228,9 +234,14 @@ def given_belt(
 ) -> Belt:
     """A pipeline whose every token takes a given number of cycles, transfers included."""
     return Belt(
-        clock_hz, (context,), (cycles_per_token,), (cycles_per_token,), (0, 0),
-        "given: one constant for every token", interval_cycles,
-    )  # fmt: skip
+        clock_hz,
+        (context,),
+        (cycles_per_token,),
+        (cycles_per_token,),
+        (0, 0),
+        "given: one constant for every token",
+        interval_cycles,
+    )
 
 
 class BeltPlaces:

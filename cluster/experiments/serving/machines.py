@@ -80,9 +80,13 @@ def _planned_belt(model: str, choice: LpuChoice) -> Belt:
 
     name, config = config_of(model)
     plan = compile_plan(
-        name, config, load_chip_spec(choice.chip), dtype=choice.dtype, chips=choice.chips,
+        name,
+        config,
+        load_chip_spec(choice.chip),
+        dtype=choice.dtype,
+        chips=choice.chips,
         context=choice.context or min(config.max_position, MOST_COMPILED),
-    )  # fmt: skip
+    )
     check_plan(plan)
     return belt_of_plan(plan, choice.interval_cycles)
 

@@ -47,9 +47,14 @@ I64 = NDArray[np.int64]
 SPLIT = ("gpu+lpu-ffn", "cpx+lpu+gpu")
 """Platforms that split every layer."""
 KV_MODELS = (
-    "llama-2-70b", "llama-3-70b", "opt-66b", "llama-3-405b", "deepseek-v3", "qwen3-8b",
+    "llama-2-70b",
+    "llama-3-70b",
+    "opt-66b",
+    "llama-3-405b",
+    "deepseek-v3",
+    "qwen3-8b",
     "qwen3-235b",
-)  # fmt: skip
+)
 """Models whose KV bytes per token are published or easily checked; all in 16 bits."""
 
 
@@ -77,9 +82,11 @@ class Site:
         if self.handover not in HANDOVERS:
             raise InputError(f"handover {self.handover}: use {' or '.join(HANDOVERS)}")
         for name, most in (
-            ("groups", MAX_SERVERS), ("pipelines", MOST_PLACES // self.belt.places),
-            ("ffn_cycles", MAX_CYCLES), ("max_batch", MAX_BATCH),
-        ):  # fmt: skip
+            ("groups", MAX_SERVERS),
+            ("pipelines", MOST_PLACES // self.belt.places),
+            ("ffn_cycles", MAX_CYCLES),
+            ("max_batch", MAX_BATCH),
+        ):
             if not 1 <= getattr(self, name) <= most:
                 raise InputError(f"{name} {getattr(self, name)}: use 1 to {most:,}")
 
@@ -87,10 +94,16 @@ class Site:
         """Attention on the GPUs, networks on the LPUs."""
         self.check_split()
         return SplitCost(
-            self.gpu, self.arch, self.link, self.ffn_cycles, self.belt.clock_hz,
+            self.gpu,
+            self.arch,
+            self.link,
+            self.ffn_cycles,
+            self.belt.clock_hz,
             min(self.belt.interval_cycles or self.ffn_cycles, self.ffn_cycles),
-            self.max_batch, prefilled, self.pipelines // self.groups,
-        )  # fmt: skip
+            self.max_batch,
+            prefilled,
+            self.pipelines // self.groups,
+        )
 
     def check_split(self) -> None:
         """Refuse pipelines that the GPU groups cannot share equally."""
@@ -170,9 +183,13 @@ def _prefill(trace: Trace, site: Site, group: GpuGroup, fine: I64) -> _Prefilled
     order = np.argsort(computing, kind="stable")
     left, arrived = (np.zeros(len(more), np.int64) for _ in range(2))
     left[order], arrived[order] = hand_over(
-        computing[order], end[more][order] - out, [nbytes[row] for row in order.tolist()],
-        site.arch.layers, ledger, site.handover,
-    )  # fmt: skip
+        computing[order],
+        end[more][order] - out,
+        [nbytes[row] for row in order.tolist()],
+        site.arch.layers,
+        ledger,
+        site.handover,
+    )
     return _Prefilled(begin, end, more, end[more] - out, left, arrived, busy, ledger)
 
 
@@ -218,13 +235,20 @@ def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outco
         host = site.belt.crossing(tokens, tokens)
     stages |= {
         "prefill": ServiceStage(
-            "prefill GPU groups", site.groups, sum(went.busy.tolist()),
-            trace.arrival_ps[fine], went.begin,
+            "prefill GPU groups",
+            site.groups,
+            sum(went.busy.tolist()),
+            trace.arrival_ps[fine],
+            went.begin,
         ),
         "handover": ServiceStage(
-            "link", 1, round(went.ledger.busy_s * PS), went.computed, went.left,
+            "link",
+            1,
+            round(went.ledger.busy_s * PS),
+            went.computed,
+            went.left,
         ),
-    }  # fmt: skip
+    }
     host |= {"gpu_tokens_in": TOKEN_BYTES * into, "gpu_tokens_out": TOKEN_BYTES * out}
     everyone = np.concatenate([went.busy, busy])
     return Outcome(
@@ -280,9 +304,13 @@ PLATFORMS: dict[str, Callable[[Trace, Site], Outcome]] = {
 
 
 def run_disaggregated(
-    trace: Trace, single: tuple[int, int], site: Site, slo: Slo, platforms: Sequence[str],
+    trace: Trace,
+    single: tuple[int, int],
+    site: Site,
+    slo: Slo,
+    platforms: Sequence[str],
     served: dict[str, Served] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Each platform with one request alone (``single``: prompt and answer tokens), then ``trace``.
 
     Plain data, times in seconds.  ``ttft_s``, ``second_token_s`` and ``tpot_s`` at the top are

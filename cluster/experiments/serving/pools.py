@@ -160,9 +160,11 @@ def serve_load(trace: Trace, pools: dict[str, GpuServers | LpuServers]) -> dict[
 
 
 def run_load(
-    trace: Trace, pools: dict[str, GpuServers | LpuServers], slo: Slo,
+    trace: Trace,
+    pools: dict[str, GpuServers | LpuServers],
+    slo: Slo,
     served: dict[str, Served] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Serve ``trace`` on each of ``pools``; the report as plain data, times in seconds.
 
     served: what ``serve_load`` gave for the same, where it has been called already.  ``ttft_s`` and

@@ -39,9 +39,7 @@ class DraftWatch:
         self._board.add("lpu_replayed_positions", pool.replayed - self._replayed)
         self._lost, self._replayed = pool.lost, pool.replayed
 
-    def variant(
-        self, row: dict[str, Any], traces: Sequence[RequestTrace], total: Charge
-    ) -> None:
+    def variant(self, row: dict[str, Any], traces: Sequence[RequestTrace], total: Charge) -> None:
         """A variant's figures, and what each of its requests took."""
         board, served = self._board, (EXPERIMENT, row["variant"])
         board.add("lpu_requests", len(traces), *served)

@@ -37,7 +37,10 @@ class Rig:
     """The shipped models on their machines, loaded once."""
 
     def __init__(
-        self, settings: SpeculativeSettings, positions: int, phase: Phase,
+        self,
+        settings: SpeculativeSettings,
+        positions: int,
+        phase: Phase,
         pool: GpuPool | None = None,
     ) -> None:
         """positions: of the longest text with its proposals."""
@@ -63,17 +66,22 @@ class Rig:
         """One of ``DRAFTERS``, made at first use."""
         if name not in self._drafters:
             self._drafters[name] = (
-                LpuDrafter(self.session) if name == "lpu"
-                else GpuDrafter(GpuModel(self.draft)) if name == "gpu"
+                LpuDrafter(self.session)
+                if name == "lpu"
+                else GpuDrafter(GpuModel(self.draft))
+                if name == "gpu"
                 else LookupDrafter(self.checkpoint.config.vocab)
-            )  # fmt: skip
+            )
         return self._drafters[name]
 
     def traces(
-        self, prompts: Sequence[Sequence[int]], job: Job, drafter: str,
+        self,
+        prompts: Sequence[Sequence[int]],
+        job: Job,
+        drafter: str,
         on_step: Callable[[int, int], None] | None = None,
         done: Callable[[DraftStep], None] | None = None,
-    ) -> list[RequestTrace]:  # fmt: skip
+    ) -> list[RequestTrace]:
         """Every prompt decoded with ``drafter``; request n is prompt n."""
         return [
             follow(number, prompt, job, self.drafter(drafter), self.pool, on_step, done)

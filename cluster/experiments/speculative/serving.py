@@ -53,9 +53,13 @@ class _Request:
 
 class _Serving:
     def __init__(
-        self, traces: Sequence[RequestTrace], machines: Machines, link: WorldLink, variant: str,
+        self,
+        traces: Sequence[RequestTrace],
+        machines: Machines,
+        link: WorldLink,
+        variant: str,
         sampling: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.machines, self.variant, self.sampling = machines, variant, sampling
         self.crosses, self.ships = variant in (LPU_TOKENS, LPU_KV), variant == LPU_KV
         self.up, self.down = LinkLedger(link), LinkLedger(link)
@@ -89,14 +93,22 @@ class _Serving:
                 heapq.heappop(self.events)[2]()
             self.begin()
         return Charge(
-            first=self.first, start=self.start, decode=self.decode, draft=self.draft,
-            verify=self.verify, link=self.on_link, host=self.host, wait=self.wait,
-            makespan=self.now, bytes_logits=self.up.bytes_by_kind["logits"],
+            first=self.first,
+            start=self.start,
+            decode=self.decode,
+            draft=self.draft,
+            verify=self.verify,
+            link=self.on_link,
+            host=self.host,
+            wait=self.wait,
+            makespan=self.now,
+            bytes_logits=self.up.bytes_by_kind["logits"],
             bytes_tokens=self.up.bytes_by_kind["tokens"] + self.down.bytes_by_kind["tokens"],
             bytes_kv=self.down.bytes_by_kind["kv"] - self.bytes_kv_prompt,
-            bytes_kv_prompt=self.bytes_kv_prompt, bytes_host=TOKEN_BYTES * self.host_tokens,
+            bytes_kv_prompt=self.bytes_kv_prompt,
+            bytes_host=TOKEN_BYTES * self.host_tokens,
             each=tuple(self.each),
-        )  # fmt: skip
+        )
 
     def admit(self) -> None:
         """The next request: GPUs and LPUs read its prompt at the same time."""
@@ -255,9 +267,13 @@ class _Serving:
 
 
 def charge(
-    traces: Sequence[RequestTrace], machines: Machines, link: WorldLink, variant: str,
-    sampling: bool, concurrent: int = 1,
-) -> Charge:  # fmt: skip
+    traces: Sequence[RequestTrace],
+    machines: Machines,
+    link: WorldLink,
+    variant: str,
+    sampling: bool,
+    concurrent: int = 1,
+) -> Charge:
     """What ``traces`` cost as ``variant``; for those without a link, ``link`` does not matter.
 
     concurrent: requests under way at once at most.
@@ -274,9 +290,10 @@ def charge_gpu_only(
     """
     traces = [
         RequestTrace(
-            [0] * tokens, [0] * new_tokens,
+            [0] * tokens,
+            [0] * new_tokens,
             steps=[DraftStep(tokens + n, 0, 0, 0, Work()) for n in range(new_tokens - 1)],
         )
         for tokens in prompts
-    ]  # fmt: skip
+    ]
     return charge(traces, machines, WorldLink(), GPU_ONLY, False, concurrent)

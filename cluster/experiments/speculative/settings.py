@@ -155,8 +155,9 @@ class SpeculativeSettings:
             if value is not None and not least <= value <= most:
                 raise InputError(f"{name} {value}: use {least} to {most}")
         for name, text, choices in (
-            ("--mode", self.mode, MODES), ("--drafter", self.drafter, DRAFTERS),
-        ):  # fmt: skip
+            ("--mode", self.mode, MODES),
+            ("--drafter", self.drafter, DRAFTERS),
+        ):
             if text not in choices:
                 raise InputError(f"{name} {text}: use {' or '.join(choices)}")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):

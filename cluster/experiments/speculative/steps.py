@@ -280,10 +280,13 @@ def follow(
         verdict = _judge(proposal.tokens, proposal.q, answer.logits, len(text), job, draws, trace)
         trace.steps.append(
             DraftStep(
-                len(text) - 1, drafted, verdict.accepted, answer.forwarded - drafted - 1,
+                len(text) - 1,
+                drafted,
+                verdict.accepted,
+                answer.forwarded - drafted - 1,
                 proposal.work,
             )
-        )  # fmt: skip
+        )
         if done is not None:
             done(trace.steps[-1])
         text += [*proposal.tokens[: verdict.accepted], verdict.token]
@@ -294,9 +297,14 @@ def follow(
 
 
 def _judge(
-    tokens: list[int], q: list[F64], rows: F32, position: int, job: Job, draws: Draws,
+    tokens: list[int],
+    q: list[F64],
+    rows: F32,
+    position: int,
+    job: Job,
+    draws: Draws,
     trace: RequestTrace,
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """The verdict on ``tokens``, the first of which stands at ``position``; noted in ``trace``."""
     if job.temperature <= 0.0:
         verdict = acceptance.accept_greedy(tokens, rows)

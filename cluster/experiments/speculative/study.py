@@ -42,9 +42,11 @@ from programs.models import architecture, open_model, shipped_model
 
 
 def run(
-    prompts: Sequence[Sequence[int]], settings: SpeculativeSettings, phase: Phase = lambda _: None,
+    prompts: Sequence[Sequence[int]],
+    settings: SpeculativeSettings,
+    phase: Phase = lambda _: None,
     watch: DraftWatch | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The whole experiment as plain data; ``prompts``: token ids of the shipped tokenizer.
 
     watch: publishes it while it goes on.
@@ -87,18 +89,24 @@ class _Study:
     """The rows of one experiment."""
 
     def __init__(
-        self, settings: SpeculativeSettings, prompts: Sequence[Sequence[int]], phase: Phase,
-        rig: Rig | None = None, watch: DraftWatch | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        settings: SpeculativeSettings,
+        prompts: Sequence[Sequence[int]],
+        phase: Phase,
+        rig: Rig | None = None,
+        watch: DraftWatch | None = None,
+    ) -> None:
         self.s, self.prompts, self.phase, self.rig = settings, list(prompts), phase, rig
         self.watch = watch
         self.link = load_link(settings.link)
         spec = load_chip_spec(settings.chip)
         group = GpuGroup(load_gpu_spec(settings.gpu), settings.gpu_tp)
         self.machines = Machines(
-            spec.clock_hz, group, architecture(settings.gpu_model),
+            spec.clock_hz,
+            group,
+            architecture(settings.gpu_model),
             architecture(settings.draft_model),
-        )  # fmt: skip
+        )
         count = settings.max_new_tokens
         lengths = [settings.prompt_tokens if rig is None else len(p) for p in prompts]
         # A verification has all proposals in the cache, beside the text before them.
@@ -114,9 +122,9 @@ class _Study:
             self.left_out[GPU_DRAFT] = str(error)
         self._steps = 0
         self.baseline = charge_gpu_only(lengths, count, self.machines, settings.concurrent)
-        self.greedy = [] if rig is None else [
-            target_only(rig.target, p, None, count)[0] for p in prompts
-        ]  # fmt: skip
+        self.greedy = (
+            [] if rig is None else [target_only(rig.target, p, None, count)[0] for p in prompts]
+        )
 
     # --- traces -----------------------------------------------------------------------------------
 
@@ -196,9 +204,11 @@ class _Study:
         total = charge(traces, self.machines, on, variant, sampling, self.s.concurrent)
         crosses = variant in (LPU_TOKENS, LPU_KV)
         row = {
-            "variant": variant, "link": link if crosses else None, "temperature": temperature,
+            "variant": variant,
+            "link": link if crosses else None,
+            "temperature": temperature,
             **time_of.figures(traces, total, self.baseline, gamma),
-        }  # fmt: skip
+        }
         asked = (self.s.gamma, self.s.temperature, self.s.link)
         if self.watch is not None and (gamma, temperature, link) == asked:
             self.watch.variant(row, traces, total)
@@ -207,10 +217,16 @@ class _Study:
     def _alone(self, variant: str, total: Charge, **more: Any) -> dict[str, Any]:
         tokens = self.s.max_new_tokens * len(self.prompts)
         return {
-            "variant": variant, "link": None, "temperature": None, "gamma": 0, "tokens": tokens,
-            "tokens_per_step": 1.0, "speedup": self.baseline.decode / total.decode,
-            **time_of.seconds_of(total, tokens, len(self.prompts), self.baseline), **more,
-        }  # fmt: skip
+            "variant": variant,
+            "link": None,
+            "temperature": None,
+            "gamma": 0,
+            "tokens": tokens,
+            "tokens_per_step": 1.0,
+            "speedup": self.baseline.decode / total.decode,
+            **time_of.seconds_of(total, tokens, len(self.prompts), self.baseline),
+            **more,
+        }
 
     def report(self) -> dict[str, Any]:
         """All rows, the crossover, and the headline variant's figures at the top."""
@@ -254,13 +270,20 @@ class _Study:
                 told = "tokens or logits differ from the target's own"
             return {"lossless": lossless, "lossless_check": told}
         return {
-            "lossless": lossless, "lossless_check": check.told, "sampling_p_value": check.p_value,
-        }  # fmt: skip
+            "lossless": lossless,
+            "lossless_check": check.told,
+            "sampling_p_value": check.p_value,
+        }
 
     def _rows_of(
-        self, drafter: str, traces: list[RequestTrace], gamma: int, heat: float,
-        names: list[str], crossings: list[dict[str, Any]],
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self,
+        drafter: str,
+        traces: list[RequestTrace],
+        gamma: int,
+        heat: float,
+        names: list[str],
+        crossings: list[dict[str, Any]],
+    ) -> list[dict[str, Any]]:
         if drafter != "lpu":
             variant = GPU_DRAFT if drafter == "gpu" else LOOKUP
             return [self._row(variant, traces, gamma, heat, self.s.link)]
@@ -285,36 +308,49 @@ class _Study:
             "lpu": f"{m.draft.name} on {lpus}",
             "gpu": f"{m.draft.name} there too",
             "lookup": "n-grams of the text",
-        }[s.drafter]  # fmt: skip
+        }[s.drafter]
         return (
             f"{m.target.name} on {gpus} with drafts by {drafting}, against {m.target.name} alone "
             f"on {gpus}; prompts at once: {s.concurrent}"
         )
 
     def _report(
-        self, rows: list[dict[str, Any]], crossings: list[dict[str, Any]],
+        self,
+        rows: list[dict[str, Any]],
+        crossings: list[dict[str, Any]],
         main: list[RequestTrace],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         s = self.s
         headline = next(
-            row for row in rows
+            row
+            for row in rows
             if (row["variant"], row["gamma"], row["temperature"])
-            == (s.variant, s.gamma, s.temperature) and row["link"] in (None, s.link)
-        )  # fmt: skip
+            == (s.variant, s.gamma, s.temperature)
+            and row["link"] in (None, s.link)
+        )
         pool = None if self.rig is None else self.rig.pool
         return {
             **headline,
-            "lossless": False if any(row.get("lossless") is False for row in rows)
+            "lossless": False
+            if any(row.get("lossless") is False for row in rows)
             else headline["lossless"],
             "compares": self._compares(),
             "left_out": self.left_out,
             "concurrent": s.concurrent,
-            "link": s.link, "drafter": s.drafter, "mode": s.mode, "gpu": s.gpu,
-            "gpu_tp": s.gpu_tp, "alpha": s.alpha, "seed": s.seed, "prompts": len(self.prompts),
-            "gpu_model": s.gpu_model, "draft_model": s.draft_model,
+            "link": s.link,
+            "drafter": s.drafter,
+            "mode": s.mode,
+            "gpu": s.gpu,
+            "gpu_tp": s.gpu_tp,
+            "alpha": s.alpha,
+            "seed": s.seed,
+            "prompts": len(self.prompts),
+            "gpu_model": s.gpu_model,
+            "draft_model": s.draft_model,
             "lpu_cycles_per_token": s.lpu_cycles_per_token,
             "texts": [] if self.rig is None else [trace.tokens for trace in main],
-            "gpu_nodes": s.gpu_nodes, "nodes_lost": 0 if pool is None else pool.lost,
+            "gpu_nodes": s.gpu_nodes,
+            "nodes_lost": 0 if pool is None else pool.lost,
             "positions_replayed": 0 if pool is None else pool.replayed,
             "rows": rows,
             "crossover": {
@@ -322,4 +358,4 @@ class _Study:
                 "slower": [c for c in crossings if c["cause"] in time_of.CAUSED_BY_KV],
                 "points": crossings,
             },
-        }  # fmt: skip
+        }

@@ -65,9 +65,7 @@ def test_a_kill_changes_nothing(chaos_ray: None) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_many_kills_change_nothing(
-    chaos_ray: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_many_kills_change_nothing(chaos_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
     found = [survive(100 + seed) for seed in range(20)]
     hit = sum(recoveries for recoveries, _ in found)
     assert hit >= 10

@@ -23,7 +23,6 @@ def actors(artifact: Artifact, chaos_ray: None) -> Iterator[None]:
         yield
 
 
-
 def survive(artifact: Artifact, calm: Calm, seed: int, count: int) -> tuple[int, float, float]:
     """A run with ``count`` kills: (recoveries, slowest recovery, wall) in seconds."""
     kills = draw_kills(seed, count, 8 // PLACEMENT.chips_per_actor, calm.vectors)
@@ -44,9 +43,7 @@ def survive(artifact: Artifact, calm: Calm, seed: int, count: int) -> tuple[int,
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_kill_changes_nothing(
-    artifact: Artifact, calm: Calm, seed: int
-) -> None:
+def test_a_kill_changes_nothing(artifact: Artifact, calm: Calm, seed: int) -> None:
     survive(artifact, calm, seed, 1)
 
 
@@ -58,9 +55,12 @@ def test_two_kills_change_nothing(artifact: Artifact, calm: Calm) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("runs", "count"), [(60, 1), (20, 2)])
 def test_many_kills_change_nothing(
-    artifact: Artifact, calm: Calm, runs: int, count: int,
+    artifact: Artifact,
+    calm: Calm,
+    runs: int,
+    count: int,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     found = [survive(artifact, calm, 10_000 * count + seed, count) for seed in range(runs)]
     with capsys.disabled():
         print(

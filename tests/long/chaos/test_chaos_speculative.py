@@ -41,9 +41,12 @@ def expected(rig: Rig) -> list[list[int]]:
 
 
 def survive(
-    rig: Rig, pool: GpuPool, expected: list[list[int]], seed: int,
+    rig: Rig,
+    pool: GpuPool,
+    expected: list[list[int]],
+    seed: int,
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[int, float]:  # fmt: skip
+) -> tuple[int, float]:
     """A node dies at a random pass, before, in or after it; (positions computed again, wall)."""
     import ray
 
@@ -86,9 +89,12 @@ def test_a_kill_changes_nothing(
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_many_kills_change_nothing(
-    rig: Rig, pool: GpuPool, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch,
+    rig: Rig,
+    pool: GpuPool,
+    expected: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     before = pool.lost
     found = [survive(rig, pool, expected, 100 + seed, monkeypatch) for seed in range(20)]
     # A strike after the last pass is noticed by the next run.

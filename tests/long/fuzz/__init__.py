@@ -1,1 +1,1 @@
-"""Hostile input: every format that is read, fed with damaged samples: ``python -m tests.long.fuzz``."""
+"""Hostile input: every format that is read, fed with damaged samples (``__main__`` runs it)."""

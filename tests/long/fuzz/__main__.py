@@ -1,4 +1,4 @@
-"""``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``: hostile input."""
+"""``python -m tests.long.fuzz [FORMAT ...] [--inputs N] [--seed S] [--keep DIR]``: bad input."""
 
 from __future__ import annotations
 

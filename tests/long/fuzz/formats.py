@@ -176,9 +176,17 @@ def _read_tensors(data: bytes, directory: Path) -> None:
 
 def _shapes(_: Path) -> list[bytes]:
     small = json.loads(_configs(_)[0])
-    large = {**small, "hidden_size": 4096, "num_hidden_layers": 4, "num_attention_heads": 32,
-             "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336,
-             "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
+    large = {
+        **small,
+        "hidden_size": 4096,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+    }
     return [json.dumps(config).encode() for config in (small, large)]
 
 

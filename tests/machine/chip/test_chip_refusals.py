@@ -47,7 +47,7 @@ LIMITS: dict[str, tuple[Callable[[], Program], str]] = {
     "span": (lambda: Program(new_blocks(1), [], [], -1), r"cycles is -1; keep it within 0\.\."),
     "column": (lambda: one(queue=144), r"queue is 144; keep it within 0\.\.143"),
     "table": (lambda: Program(np.zeros(3)), "the blocks are no one-dimensional table"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -34,10 +34,11 @@ def _unsigned(w: Any, x: Any, y: Any, a: Any, b: Any) -> Any:
 FORMS = [
     pytest.param(_wide, id="wide"),
     pytest.param(
-        _unsigned, id="unsigned",
+        _unsigned,
+        id="unsigned",
         marks=pytest.mark.skipif(not _dot_int8.has_vnni(), reason="no AVX-512 VNNI here"),
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -46,10 +47,11 @@ FORMS = [
 def test_products_are_exact(form: Any, seed: int, constant: tuple[int | None, ...]) -> None:
     rng = np.random.default_rng(seed)
     rows = [
-        rng.integers(-128, 128, 320).astype(np.int8) if value is None
+        rng.integers(-128, 128, 320).astype(np.int8)
+        if value is None
         else np.full(320, value, np.int8)
         for value in constant
-    ]  # fmt: skip
+    ]
     w, x, y = rows
     scratch = rng.integers(-100, 100, (2, 320)).astype(np.int16)
     got = form(w, x, y, scratch[0], scratch[1])

@@ -93,9 +93,7 @@ def test_chained_alus() -> None:
     x = RNG.standard_normal(320).astype(np.float32)
     x[3] = np.nan
     one = int(np.float32(1).view(np.int32))
-    chip = unary_chain(
-        [(Op.ADD_F32, {"s1": 81, "imm": one}), (Op.NEG_F32, {}), (Op.RELU, {})], x
-    )
+    chip = unary_chain([(Op.ADD_F32, {"s1": 81, "imm": one}), (Op.NEG_F32, {}), (Op.RELU, {})], x)
     expected = np.maximum(-(x + np.float32(1)), np.float32(0))
     got = stored(chip, range(44, 48), 9, np.float32)
     np.testing.assert_array_equal(np.delete(got, 3), np.delete(expected, 3))
@@ -111,15 +109,31 @@ def test_self_accumulates_every_third_cycle() -> None:
             [
                 {"cycle": 10, "queue": 0, "op": Op.READ, "n1": 4, "dc1": 3, "da1": 1, "out": E},
                 {"cycle": t, "queue": ALU, "op": Op.MOV, "s0": E, "w0": 1},
-                {"cycle": t + 3, "queue": ALU, "op": Op.ADD_I32, "n1": 3, "dc1": 3, "s0": E,
-                 "w0": 1, "s1": 80, "out": E + 4, "wo": 2},
-                {"cycle": t + 9 + 7 + hops(ALU, 48, E), "op": Op.WRITE, "gang": 0, "dsg": 1,
-                 "a": 1, "s0": E + 4},
+                {
+                    "cycle": t + 3,
+                    "queue": ALU,
+                    "op": Op.ADD_I32,
+                    "n1": 3,
+                    "dc1": 3,
+                    "s0": E,
+                    "w0": 1,
+                    "s1": 80,
+                    "out": E + 4,
+                    "wo": 2,
+                },
+                {
+                    "cycle": t + 9 + 7 + hops(ALU, 48, E),
+                    "op": Op.WRITE,
+                    "gang": 0,
+                    "dsg": 1,
+                    "a": 1,
+                    "s0": E + 4,
+                },
             ],
             [(48, 49)],
         ),
         chip,
-    )  # fmt: skip
+    )
     total = chip.sram[0, 0:4].astype(np.uint16).sum(axis=0, dtype=np.uint16)
     np.testing.assert_array_equal(stored(chip, range(48, 50), 1, np.uint16), total)
 
@@ -137,23 +151,43 @@ def matmul(m: int, wide: bool) -> tuple[Program, Any, Any]:
         base = 16 * plane
         start = 50 - hops(base, q, out) - 1
         rows += [
-            {"cycle": start, "op": Op.READ, "gang": plane, "dsg": 1, "n1": m, "dc1": 1, "da1": 1,
-             "out": out},
+            {
+                "cycle": start,
+                "op": Op.READ,
+                "gang": plane,
+                "dsg": 1,
+                "n1": m,
+                "dc1": 1,
+                "da1": 1,
+                "out": out,
+            },
             {"cycle": 50, "queue": q, "op": Op.LW, "n1": m, "dc1": 1, "da1": 1, "s0": out},
             {"cycle": 50 + m, "queue": q, "op": Op.IW, "a": m},
-        ]  # fmt: skip
+        ]
     t = 50 + m + 3
     step = 2 if wide else 1
     act = {"n1": 2, "dc1": step}
     read = t - hops(40, 105, W) - 1
-    rows.append({"cycle": read, "op": Op.READ, "gang": 2, "dsg": 1, "a": 100, "da1": 1, "out": W}
-                | act)  # fmt: skip
+    rows.append(
+        {"cycle": read, "op": Op.READ, "gang": 2, "dsg": 1, "a": 100, "da1": 1, "out": W} | act
+    )
     rows.append({"cycle": t, "queue": 105, "op": Op.ABC, "s0": W, "w0": step} | act)
-    rows.append({"cycle": t + 13, "queue": 105, "op": Op.ACC, "a": 7, "da1": 1,
-                 "mode": AccMode.SET_EMIT, "out": E} | act)  # fmt: skip
+    rows.append(
+        {
+            "cycle": t + 13,
+            "queue": 105,
+            "op": Op.ACC,
+            "a": 7,
+            "da1": 1,
+            "mode": AccMode.SET_EMIT,
+            "out": E,
+        }
+        | act
+    )
     end = t + 13 + 31 + hops(105, 44, E)
-    rows.append({"cycle": end, "op": Op.WRITE, "gang": 3, "dsg": 1, "a": 2, "da1": 1, "s0": E}
-                | act)  # fmt: skip
+    rows.append(
+        {"cycle": end, "op": Op.WRITE, "gang": 3, "dsg": 1, "a": 2, "da1": 1, "s0": E} | act
+    )
     return program(rows, gangs), None, None
 
 
@@ -226,15 +260,27 @@ def test_distribute() -> None:
         program(
             [
                 {"cycle": 10, "op": Op.READ, "gang": 0, "dsg": 1, "out": E},
-                {"cycle": t, "queue": q, "op": Op.DISTRIBUTE, "s0": E, "w0": 2, "s1": E + 2,
-                 "out": W + 4},
-                {"cycle": t + 2 + hops(q, 48, W + 4), "op": Op.WRITE, "gang": 1, "dsg": 1,
-                 "s0": W + 4},
+                {
+                    "cycle": t,
+                    "queue": q,
+                    "op": Op.DISTRIBUTE,
+                    "s0": E,
+                    "w0": 2,
+                    "s1": E + 2,
+                    "out": W + 4,
+                },
+                {
+                    "cycle": t + 2 + hops(q, 48, W + 4),
+                    "op": Op.WRITE,
+                    "gang": 1,
+                    "dsg": 1,
+                    "s0": W + 4,
+                },
             ],
             [(44, 45, 46), (48, 49)],
         ),
         chip,
-    )  # fmt: skip
+    )
     base = np.arange(320) // 16 * 16
     for j in range(2):
         source = chip.sram[44 + j, 0]
@@ -278,9 +324,7 @@ def test_permute_shift_transpose_rotate() -> None:
             np.testing.assert_array_equal(chip.sram[60 + 3 * i + j, 103], expected.reshape(-1))
     cube = data.reshape(16, 20, 16)
     for i in range(16):
-        np.testing.assert_array_equal(
-            chip.sram[60 + i, 104].reshape(20, 16), cube[:, :, i].T
-        )
+        np.testing.assert_array_equal(chip.sram[60 + i, 104].reshape(20, 16), cube[:, :, i].T)
 
 
 def scatter_gather(offsets: np.ndarray, hi: int) -> tuple[Chip, np.ndarray]:
@@ -296,13 +340,29 @@ def scatter_gather(offsets: np.ndarray, hi: int) -> tuple[Chip, np.ndarray]:
     back = again + 1 + hops(44, 48, E)
     rows = [
         {"cycle": 10, "op": Op.READ, "gang": 0, "dsg": 1, "out": E + 1},
-        {"cycle": t, "queue": 48, "op": Op.SCATTER, "a": 16, "lo": 16, "hi": hi, "s0": E + 1,
-         "s1": E + 2},
+        {
+            "cycle": t,
+            "queue": 48,
+            "op": Op.SCATTER,
+            "a": 16,
+            "lo": 16,
+            "hi": hi,
+            "s0": E + 1,
+            "s1": E + 2,
+        },
         {"cycle": again, "op": Op.READ, "gang": 0, "dsg": 1, "out": E + 1},
-        {"cycle": back, "queue": 48, "op": Op.GATHER, "a": 16, "lo": 16, "hi": hi, "s1": E + 2,
-         "out": E + 8},
+        {
+            "cycle": back,
+            "queue": 48,
+            "op": Op.GATHER,
+            "a": 16,
+            "lo": 16,
+            "hi": hi,
+            "s1": E + 2,
+            "out": E + 8,
+        },
         {"cycle": back + 1 + hops(48, 60, E), "queue": 60, "op": Op.WRITE, "s0": E + 8},
-    ]  # fmt: skip
+    ]
     run(program(rows, [(44, 45, 46)]), chip)
     return chip, payload
 
@@ -343,15 +403,25 @@ def pair_programs() -> tuple[Program, Program, int]:
     send = 11 + hops(44, 136, E)
     receive = send + SPEC.send_to_receive_cycles
     many = {"n1": 5, "dc1": 24}
-    a = program([
-        {"cycle": 10, "queue": 44, "op": Op.READ, "da1": 1, "out": E} | many,
-        {"cycle": send, "queue": 136, "op": Op.SEND, "s0": E} | many,
-    ])  # fmt: skip
-    b = program([
-        {"cycle": receive, "queue": 128, "op": Op.RECEIVE, "out": E} | many,
-        {"cycle": receive + 1 + hops(128, 43, E), "queue": 43, "op": Op.WRITE, "da1": 1, "s0": E}
-        | many,
-    ])  # fmt: skip
+    a = program(
+        [
+            {"cycle": 10, "queue": 44, "op": Op.READ, "da1": 1, "out": E} | many,
+            {"cycle": send, "queue": 136, "op": Op.SEND, "s0": E} | many,
+        ]
+    )
+    b = program(
+        [
+            {"cycle": receive, "queue": 128, "op": Op.RECEIVE, "out": E} | many,
+            {
+                "cycle": receive + 1 + hops(128, 43, E),
+                "queue": 43,
+                "op": Op.WRITE,
+                "da1": 1,
+                "s0": E,
+            }
+            | many,
+        ]
+    )
     return a, b, receive
 
 
@@ -374,9 +444,7 @@ def test_two_chips_exchange() -> None:
     assert (last_a, last_b) == (Status.DONE, Status.DONE)
     np.testing.assert_array_equal(b.sram[43, :5], a.sram[44, :5])
     send = receive - SPEC.send_to_receive_cycles
-    sums = mix_effect(
-        a.sram[44, :5], 0, 3, send + 24 * np.arange(5), Op.SEND, 136, np.full(5, 8)
-    )
+    sums = mix_effect(a.sram[44, :5], 0, 3, send + 24 * np.arange(5), Op.SEND, 136, np.full(5, 8))
     np.testing.assert_array_equal(a.digest_sums, sums)
 
 
@@ -397,9 +465,7 @@ def test_a_late_vector_is_a_lockstep_violation() -> None:
 
 def test_window_stops_before_a_cycle() -> None:
     chip = Chip(SPEC, 0)
-    rows = [
-        {"cycle": 100 * k, "queue": 0, "op": Op.READ, "a": k, "out": E} for k in range(3)
-    ] + [
+    rows = [{"cycle": 100 * k, "queue": 0, "op": Op.READ, "a": k, "out": E} for k in range(3)] + [
         {"cycle": 100 * k + 1 + hops(0, 44, E), "queue": 44, "op": Op.WRITE, "a": k, "s0": E}
         for k in range(3)
     ]
@@ -429,13 +495,35 @@ def test_missing_and_wanted_producers() -> None:
 def test_splitting_changes_neither_memory_nor_digest() -> None:
     rows = [
         {"cycle": 10, "queue": 0, "op": Op.READ, "n1": 40, "dc1": 1, "da1": 1, "out": E},
-        {"cycle": 11 + hops(0, 44, E), "queue": 44, "op": Op.WRITE, "n1": 40, "dc1": 1, "da1": 1,
-         "s0": E},
-        {"cycle": 30, "queue": 44, "op": Op.READ, "n1": 40, "dc1": 1, "da1": 1, "a": 4096,
-         "out": E + 1},
-        {"cycle": 31 + hops(44, 60, E + 1), "queue": 60, "op": Op.WRITE, "n1": 40, "dc1": 1,
-         "da1": 1, "s0": E + 1},
-    ]  # fmt: skip
+        {
+            "cycle": 11 + hops(0, 44, E),
+            "queue": 44,
+            "op": Op.WRITE,
+            "n1": 40,
+            "dc1": 1,
+            "da1": 1,
+            "s0": E,
+        },
+        {
+            "cycle": 30,
+            "queue": 44,
+            "op": Op.READ,
+            "n1": 40,
+            "dc1": 1,
+            "da1": 1,
+            "a": 4096,
+            "out": E + 1,
+        },
+        {
+            "cycle": 31 + hops(44, 60, E + 1),
+            "queue": 60,
+            "op": Op.WRITE,
+            "n1": 40,
+            "dc1": 1,
+            "da1": 1,
+            "s0": E + 1,
+        },
+    ]
     p = program(rows)
     data = RNG.integers(0, 256, (40, 320), np.uint8)
     seen: list[tuple[LinkedProgram, Chip]] = []

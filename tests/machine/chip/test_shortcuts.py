@@ -62,9 +62,17 @@ def random_traffic(rng: np.random.Generator) -> tuple[Program, int, int]:
     for _ in range(int(rng.integers(1, 4))):  # who takes the vectors as they pass
         if rng.random() < 0.6:
             q = int(rng.choice(WEST))
-            rows.append({"op": Op.WRITE, "cycle": there + slice_position(q) - driven, "queue": q,
-                         "a": int(rng.integers(WORDS)), "da1": int(rng.integers(2)), "s0": IN,
-                         **repeat})  # fmt: skip
+            rows.append(
+                {
+                    "op": Op.WRITE,
+                    "cycle": there + slice_position(q) - driven,
+                    "queue": q,
+                    "a": int(rng.integers(WORDS)),
+                    "da1": int(rng.integers(2)),
+                    "s0": IN,
+                    **repeat,
+                }
+            )
         else:
             _pass_through(rng, rows, there + sample_position(ALU, IN) - driven, repeat)
     span = vectors * spacing + 60
@@ -82,13 +90,32 @@ def _pass_through(
     rng: np.random.Generator, rows: list[dict[str, Any]], cycle: int, repeat: dict[str, int]
 ) -> None:
     """A MOV at ``cycle``, and one or two slices that keep what it passes."""
-    rows.append({"op": Op.MOV, "cycle": cycle, "queue": ALU, "s0": IN, "w0": 1, "s1": -1,
-                 "out": OUT, "wo": 1, **repeat})  # fmt: skip
+    rows.append(
+        {
+            "op": Op.MOV,
+            "cycle": cycle,
+            "queue": ALU,
+            "s0": IN,
+            "w0": 1,
+            "s1": -1,
+            "out": OUT,
+            "wo": 1,
+            **repeat,
+        }
+    )
     leaves = cycle + SPEC.alu_entry_cycles + SPEC.alu_cycles
     for q in rng.choice(EAST, int(rng.integers(1, 3)), replace=False).tolist():
-        rows.append({"op": Op.WRITE, "cycle": leaves + slice_position(q) - drive_position(ALU, OUT),
-                     "queue": q, "a": int(rng.integers(WORDS)), "da1": int(rng.integers(2)),
-                     "s0": OUT, **repeat})  # fmt: skip
+        rows.append(
+            {
+                "op": Op.WRITE,
+                "cycle": leaves + slice_position(q) - drive_position(ALU, OUT),
+                "queue": q,
+                "a": int(rng.integers(WORDS)),
+                "da1": int(rng.integers(2)),
+                "s0": OUT,
+                **repeat,
+            }
+        )
 
 
 def sending_program(vectors: int, first: int) -> Program:
@@ -98,11 +125,19 @@ def sending_program(vectors: int, first: int) -> Program:
     send = first - SPEC.send_to_receive_cycles
     hops = sample_position(queue, 0) - slice_position(q)
     repeat = {"n1": vectors, "dc1": SPEC.send_spacing_cycles}
-    return rows_to_program([
-        {"op": Op.READ, "cycle": send - SPEC.read_cycles - hops, "queue": q, "da1": 1, "out": 0,
-         **repeat},
-        {"op": Op.SEND, "cycle": send, "queue": queue, "s0": 0, **repeat},
-    ])  # fmt: skip
+    return rows_to_program(
+        [
+            {
+                "op": Op.READ,
+                "cycle": send - SPEC.read_cycles - hops,
+                "queue": q,
+                "da1": 1,
+                "out": 0,
+                **repeat,
+            },
+            {"op": Op.SEND, "cycle": send, "queue": queue, "s0": 0, **repeat},
+        ]
+    )
 
 
 class Pair:
@@ -212,13 +247,18 @@ def test_a_product_that_feeds_the_next_one_of_its_block() -> None:
     back = 32 + IN  # westward, to the ALU
     done = start + SPEC.mxm_multiply_cycles
     taken = (
-        done + SPEC.mxm_accumulate_cycles + drive_position(ACTIVATIONS, back)
+        done
+        + SPEC.mxm_accumulate_cycles
+        + drive_position(ACTIVATIONS, back)
         - sample_position(ALU, back)
-    )  # fmt: skip
+    )
     again = (
-        taken + SPEC.alu_entry_cycles + SPEC.alu_cycles + sample_position(ACTIVATIONS, OUT)
+        taken
+        + SPEC.alu_entry_cycles
+        + SPEC.alu_cycles
+        + sample_position(ACTIVATIONS, OUT)
         - drive_position(ALU, OUT)
-    )  # fmt: skip
+    )
     twice = {"n1": 2, "dc1": again - start}
     bench.feed(ACTIVATIONS, OUT, start, vector(2))
     bench.add(Op.ABC, start, ACTIVATIONS, s0=OUT, w0=1, **twice)

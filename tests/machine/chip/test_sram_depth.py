@@ -54,15 +54,30 @@ def everything(base: int, top: int) -> Program:
     maps = [read(t, 1 + i, 5, 2 + i) for t in (90, 120) for i in (0, 1)]
     last = 60
     return program(
-        read(30, 0, 5, 0), write(30, base, 0),
+        read(30, 0, 5, 0),
+        write(30, base, 0),
         {"cycle": 40, "queue": SLICE, "op": Op.READ, "a": base, "out": 4, "wo": 1},
-        {"cycle": 41 + slice_position(last) - slice_position(SLICE), "queue": last,
-         "op": Op.WRITE, "a": base + 1, "s0": 4, "w0": 1},
-        *maps, read(90, 0, 5, 0), mapped(Op.SCATTER, 90, base + 1, base + 1, top),
+        {
+            "cycle": 41 + slice_position(last) - slice_position(SLICE),
+            "queue": last,
+            "op": Op.WRITE,
+            "a": base + 1,
+            "s0": 4,
+            "w0": 1,
+        },
+        *maps,
+        read(90, 0, 5, 0),
+        mapped(Op.SCATTER, 90, base + 1, base + 1, top),
         mapped(Op.GATHER, 120, base + 1, base + 1, top),
-        {"cycle": 121 + slice_position(last) - slice_position(SLICE), "queue": last,
-         "op": Op.WRITE, "a": top, "s0": 8, "w0": 1},
-    )  # fmt: skip
+        {
+            "cycle": 121 + slice_position(last) - slice_position(SLICE),
+            "queue": last,
+            "op": Op.WRITE,
+            "a": top,
+            "s0": 8,
+            "w0": 1,
+        },
+    )
 
 
 def run_reference(p: Program, spec: ChipSpec) -> ProgramFault | None:
@@ -183,9 +198,12 @@ def test_the_border_between_banks_is_the_specs(reader: Reader, depth: int) -> No
     """A slice reads and writes in one cycle when ``words_per_bank`` lies between the words."""
     spec = replace(DEFAULT, words_per_bank=depth)
     for first, second, code in (
-        (0, depth, ""), (depth - 1, depth, ""), (2 * depth - 1, depth - 1, ""),
-        (0, depth - 1, "bank"), (depth, 2 * depth - 1, "bank"),
-    ):  # fmt: skip
+        (0, depth, ""),
+        (depth - 1, depth, ""),
+        (2 * depth - 1, depth - 1, ""),
+        (0, depth - 1, "bank"),
+        (depth, 2 * depth - 1, "bank"),
+    ):
         here = {"cycle": 30, "queue": SLICE, "op": Op.READ, "a": first, "out": 9, "wo": 1}
         fault = reader(program(read(30, 0, 3, 0), write(30, second, 0), here), spec)
         assert code == ("" if fault is None else fault.code), (first, second)

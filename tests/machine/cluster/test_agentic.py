@@ -72,8 +72,9 @@ LINK = WorldLink("test", 0.25, 1e12, 1.0)
 SITE = AgentSite(
     {name: LpuModel(given_belt(10_000_000, 10**9, 1000), Echo()) for name in (DRAFT, TARGET)},
     {name: GroupModel(Seconds(), Echo()) for name in (DRAFT, TARGET)},
-    Words(), LINK,  # type: ignore[arg-type]
-)  # fmt: skip
+    Words(),
+    LINK,  # type: ignore[arg-type]
+)
 CHAIN = AgentRequest(
     0,
     "a task",
@@ -109,9 +110,14 @@ def test_a_request_takes_its_longest_path(pool: str, light: str) -> None:
     assert run["end_to_end_s"]["p50"] == pytest.approx(expected, abs=1e-6)
     assert run["steps"][pool] == {"choose_tool": 1, "plan": 1, "reason": 1, "summarise": 1}
     assert run["steps"]["tool"] == {"call_tool": 1}
-    expected_models = {f"{pool}-{TARGET}": 4} if light == TARGET else {
-        f"{pool}-{DRAFT}": 3, f"{pool}-{TARGET}": 1,
-    }  # fmt: skip
+    expected_models = (
+        {f"{pool}-{TARGET}": 4}
+        if light == TARGET
+        else {
+            f"{pool}-{DRAFT}": 3,
+            f"{pool}-{TARGET}": 1,
+        }
+    )
     assert run["steps_of_models"] == expected_models
     assert run["messages"] == {"accepted": 9, "rejected": 0, "reasons": {}}
     other = GPU if pool == LPU else LPU

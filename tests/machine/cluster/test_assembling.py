@@ -34,9 +34,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 @settings(max_examples=20, deadline=None)
 @given(FLOATS, FLOATS)
-def test_the_sum_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, a: float, b: float
-) -> None:
+def test_the_sum_comes_out(tmp_path_factory: pytest.TempPathFactory, a: float, b: float) -> None:
     directory = tmp_path_factory.mktemp("sum")
     text, made = directory / "add.asm", directory / "add.lpu"
     text.write_text(ADD.format(a=a, b=b))
@@ -99,9 +97,12 @@ def test_inspect_shows_memory_that_assembles_again(
     ],
 )
 def test_what_is_no_program_is_told_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, arguments: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    arguments: tuple[str, ...],
     said: str,
-) -> None:  # fmt: skip
+) -> None:
     path, made = tmp_path / "bad.asm", tmp_path / "bad.lpu"
     path.write_text(text)
     assert run(["assemble", str(path), "-o", str(made), *arguments]) == 2
@@ -152,7 +153,7 @@ def test_findings_name_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {(f["file"], f["line"], f["block"]) for f in findings} == {("chip1.asm", line, 2)}
 
 
-def test_a_link_that_is_late_is_one_finding_an_end(
+def test_a_link_that_is_late_is_one_finding_that_names_both_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     send = "0: mem_w[0] READ out=W0 wo=1 x50/24\n20: mem_w[1] READ out=W1 wo=1\n"
@@ -160,9 +161,9 @@ def test_a_link_that_is_late_is_one_finding_an_end(
     made = assembled(tmp_path, send, "700: c2c[0] RECEIVE out=E0 wo=1 x50/24")
     assert run(["check", str(made)]) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if ": link: " in line]
-    assert len(told) == 2
-    assert "SEND a=0 s0=W0 (block 2, chip0.asm:3)" in told[0] and "49 more" in told[0]
-    assert "RECEIVE a=0 out=E0 (block 0, chip1.asm:1)" in told[1] and "49 more" in told[1]
+    assert len(told) == 1
+    assert "SEND on link 0 (block 2, chip0.asm:3): vector 0 of the link arrives" in told[0]
+    assert "taken by chip 1 c2c[0] RECEIVE (block 0, chip1.asm:1) at cycle 700" in told[0]
     assert run(["run", str(made)]) == 1
     assert "chip 1, cycle 700" in (err := capsys.readouterr().err)
     assert "block 0, chip1.asm:1 got a vector" in err and "arrives at cycle 658" in err
@@ -170,10 +171,18 @@ def test_a_link_that_is_late_is_one_finding_an_end(
 
 @pytest.mark.parametrize(
     "sources",
-    [None, 7, [], [None], [{"file": "a"}], [{"file": "a\nb", "lines": [[0, 1, 9]]}],
-     [{"file": "a", "lines": [[0, 1]]}], [{"file": "a", "lines": [["x", 1, 2]]}],
-     [{"file": "a", "lines": [[5, 1, 1]]}]],
-)  # fmt: skip
+    [
+        None,
+        7,
+        [],
+        [None],
+        [{"file": "a"}],
+        [{"file": "a\nb", "lines": [[0, 1, 9]]}],
+        [{"file": "a", "lines": [[0, 1]]}],
+        [{"file": "a", "lines": [["x", 1, 2]]}],
+        [{"file": "a", "lines": [[5, 1, 1]]}],
+    ],
+)
 def test_sources_that_say_nothing_leave_the_block_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], sources: object
 ) -> None:

@@ -23,9 +23,7 @@ def test_sequences_are_as_alone(capsys: pytest.CaptureFixture[str]) -> None:
     belt = said(capsys, "belt", *asked, *prompts)
     assert (belt["chips"], belt["sequences"]) == (4, 3) and belt["retired_as_predicted"]
     for text, tokens in zip(texts, belt["tokens"], strict=True):
-        alone = said(
-            capsys, "generate", "--prompt", text, *asked, "--in-process", "--ignore-eos"
-        )
+        alone = said(capsys, "generate", "--prompt", text, *asked, "--in-process", "--ignore-eos")
         assert alone["tokens"] == tokens
     rate = 900e6 / belt["interval_cycles"]
     assert belt["tokens_per_second_total"] == pytest.approx(rate)

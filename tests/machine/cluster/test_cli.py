@@ -17,8 +17,11 @@ from programs.models import shipped_model
 def lpu(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cluster.cli", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
 
 
 def refused(*arguments: str | Path) -> str:
@@ -86,10 +89,15 @@ def write_empty_model(directory: Path, *, hidden: int, layers: int, heads: int, 
 
     config = ModelConfig(hidden, layers, heads, heads, hidden // heads, ffn, vocab=32000)
     fields = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": ffn,
-        "vocab_size": 32000, "num_key_value_heads": heads,
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "vocab_size": 32000,
+        "num_key_value_heads": heads,
+    }
     (directory / "config.json").write_text(json.dumps(fields))
     shutil.copy(shipped_model() / "tokenizer.json", directory)
     header, at = {}, 0
@@ -152,8 +160,19 @@ def test_generate_in_one_process_prints_one_object(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_sampling_follows_its_seed() -> None:
     def tokens(seed: int) -> list[int]:
-        done = lpu("generate", "--in-process", "--chips", "1", "--max-new-tokens", "6", "--json",
-                   "--temperature", "2", "--seed", str(seed))  # fmt: skip
+        done = lpu(
+            "generate",
+            "--in-process",
+            "--chips",
+            "1",
+            "--max-new-tokens",
+            "6",
+            "--json",
+            "--temperature",
+            "2",
+            "--seed",
+            str(seed),
+        )
         return list(json.loads(done.stdout)["tokens"])
 
     assert tokens(1) == tokens(1)

@@ -71,9 +71,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "groups": ("experiment disaggregated --gpu-groups 0", "groups 0: use 1 to "),
     "generate": ("generate --temperature -1", "--temperature -1.0: use a finite number, 0 or more"),
     "fabric": ("fabric collective --op gossip --chips 8", "gossip"),
-    "fabric bytes": (
-        "fabric collective --op all-reduce --chips 8 --bytes 0", "use 1 or more"
-    ),
+    "fabric bytes": ("fabric collective --op all-reduce --chips 8 --bytes 0", "use 1 or more"),
     "one-shot": (
         "fabric collective --chips 72 --bytes 2048 --run --algorithm one-shot --in-process",
         "--run --algorithm one-shot: programs exist for an all-reduce of at most",
@@ -97,7 +95,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("generate --trace a.txt", "use a name that ends in .json, .json.gz or .pftrace"),
     "launches": ("generate --trace a.json --trace-launches 0", "--trace-launches 0: use 1 or more"),
     "assembly": ("assemble /nowhere.asm -o x.lpu", "/nowhere.asm: cannot be read: "),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -122,112 +120,146 @@ def load_router(name: str) -> object:
 #: name: (what is asked for, the error, its text)
 REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "rate": (
-        lambda: poisson(0.0, 10, Lengths(), 0), InputError,
+        lambda: poisson(0.0, 10, Lengths(), 0),
+        InputError,
         "rate 0.0: use a finite number of requests/s above 0",
     ),
     "requests": (lambda: poisson(1.0, 0, Lengths(), 0), InputError, "requests 0: use 1 to "),
     "burst": (
-        lambda: bursts(1.0, 10, Lengths(), 0, 0), InputError, "burst 0: use 1 to .* requests"
+        lambda: bursts(1.0, 10, Lengths(), 0, 0),
+        InputError,
+        "burst 0: use 1 to .* requests",
     ),
-    "median": (
-        lambda: Lengths(prompt_median=0), InputError, "prompt_median 0: use 1 to .* tokens"
-    ),
+    "median": (lambda: Lengths(prompt_median=0), InputError, "prompt_median 0: use 1 to .* tokens"),
     "spread": (lambda: Lengths(spread=4.0), InputError, "spread 4.0: use a number from 0 to 3"),
     "groups": (
-        lambda: Scaling(3, 2), InputError,
+        lambda: Scaling(3, 2),
+        InputError,
         "GPU groups 3 to 2: use 1 or more, at most .*, and no fewer at most than at least",
     ),
     "queue": (
-        lambda: Scaling(1, 2, queue=0), InputError,
+        lambda: Scaling(1, 2, queue=0),
+        InputError,
         "queue 0 per GPU group: use 1 to 1,000,000 requests",
     ),
     "idle": (
-        lambda: Scaling(1, 2, idle_s=0.0), InputError,
+        lambda: Scaling(1, 2, idle_s=0.0),
+        InputError,
         "idle_s 0.0: use more than 0 and at most .* s",
     ),
     "slo": (
-        lambda: Slo(0.0, 1.0), InputError, "ttft_s 0.0: use a finite number of seconds above 0"
+        lambda: Slo(0.0, 1.0),
+        InputError,
+        "ttft_s 0.0: use a finite number of seconds above 0",
     ),
     "batch": (
-        lambda: RooflineCost(None, None, max_batch=0), InputError,  # type: ignore[arg-type]
+        lambda: RooflineCost(None, None, max_batch=0),
+        InputError,  # type: ignore[arg-type]
         "batch 0: use 1 to .* requests",
     ),
     "operation": (
-        lambda: collective_seconds(GPU_PRESETS["h100"], "gossip", 8, 1), InputError,
+        lambda: collective_seconds(GPU_PRESETS["h100"], "gossip", 8, 1),
+        InputError,
         "--op gossip: known are all-reduce, reduce-scatter",
     ),
     "kind": (
-        lambda: gpu_link.LinkLedger(gpu_link.LINK_PRESETS["400gbe"]).send("smoke", 1, 0.0), ValueError,
+        lambda: gpu_link.LinkLedger(gpu_link.LINK_PRESETS["400gbe"]).send("smoke", 1, 0.0),
+        ValueError,
         "transfer kind 'smoke': known are tokens, logits",
     ),
     "gpu field": (
-        lambda: field_source("h100", "colour"), InputError, "gpu.colour is no field; known: name"
+        lambda: field_source("h100", "colour"),
+        InputError,
+        "gpu.colour is no field; known: name",
     ),
     "link field": (
-        lambda: gpu_link.field_source("400gbe", "colour"), InputError,
+        lambda: gpu_link.field_source("400gbe", "colour"),
+        InputError,
         "link.colour is no field; known: name",
     ),
     "no nodes": (
-        lambda: ray_pool(Path("none"), 0, None).__enter__(), InputError,
+        lambda: ray_pool(Path("none"), 0, None).__enter__(),
+        InputError,
         "a GPU pool of 0 nodes: use 1 or more",
     ),
     "no members": (
-        lambda: GpuPool([], lambda: None), InputError,  # type: ignore[arg-type, return-value]
+        lambda: GpuPool([], lambda: None),
+        InputError,  # type: ignore[arg-type, return-value]
         "a GPU pool of 0 nodes: use 1 or more",
     ),
     "no function": (lambda: load_router("math:pi"), InputError, "--router math:pi: is no function"),
     "no module": (
-        lambda: load_router("nowhere:choose"), InputError,
+        lambda: load_router("nowhere:choose"),
+        InputError,
         "--router nowhere:choose: cannot be imported: .*; name a function of a module",
     ),
     "another pool": (
         lambda: Custom("builtins:len").choose({"kind": "plan"}),  # type: ignore[arg-type, typeddict-item]
-        InputError, "--router builtins:len: it returned 1; use lpu or gpu",
+        InputError,
+        "--router builtins:len: it returned 1; use lpu or gpu",
     ),
     "a function that fails": (
         lambda: Custom("math:floor").choose({"kind": "plan"}),  # type: ignore[arg-type, typeddict-item]
-        InputError, "--router math:floor: the function failed with TypeError: ",
+        InputError,
+        "--router math:floor: the function failed with TypeError: ",
     ),
     "models": (
         lambda: run_agents([], SimpleNamespace(lpu={}, gpu={}), None, 0, 1.0, "x", None),  # type: ignore[arg-type]
-        InputError, "each pool needs two models, draft and target",
+        InputError,
+        "each pool needs two models, draft and target",
     ),
     "no colon": (
-        lambda: load_router("rulez"), InputError, "--router rulez: use rule, learned or module:fun"
+        lambda: load_router("rulez"),
+        InputError,
+        "--router rulez: use rule, learned or module:fun",
     ),
     "ray client": (
-        lambda: _join(None, "ray://somewhere"), InputError,
+        lambda: _join(None, "ray://somewhere"),
+        InputError,
         "chips and driver share memory, so the driver must run on a node of the cluster",
     ),
     "no checkpoint": (
-        lambda: home_of(outputs({})), ArtifactError,
+        lambda: home_of(outputs({})),
+        ArtifactError,
         "the artifact names no checkpoint: name its directory with --model",
     ),
     "outputs": (
-        lambda: Bindings.of(outputs({"y": [[0, 1, 2]] * 3})), ArtifactError,
+        lambda: Bindings.of(outputs({"y": [[0, 1, 2]] * 3})),
+        ArtifactError,
         r"output 'y' is not four places \[slice, word, words\] in SRAM; compile it again",
     ),
     "bench": (lambda: bench.select(["nothing"]), InputError, "bench nothing: no such row; the"),
     "no memory": (
-        lambda: RunWatch(Board(), "run").watching(
-            None, SimpleNamespace(mapping=None), None  # type: ignore[arg-type]
-        ).__enter__(),
-        ValueError, "a run can be watched only once it has its memory",
+        lambda: (
+            RunWatch(Board(), "run")
+            .watching(
+                None,
+                SimpleNamespace(mapping=None),
+                None,  # type: ignore[arg-type]
+            )
+            .__enter__()
+        ),
+        ValueError,
+        "a run can be watched only once it has its memory",
     ),
-    "not a run": (
-        lambda: new_run("generate", "x" * 10**6, [], {}), ValueError, "not a run: "
-    ),
+    "not a run": (lambda: new_run("generate", "x" * 10**6, [], {}), ValueError, "not a run: "),
     "large machine": (
         lambda: compile_functional(
-            SimpleNamespace(chips=10_440), "all-reduce", 2048, ChipSpec(), "int32",  # type: ignore[arg-type]
+            SimpleNamespace(chips=10_440),
+            "all-reduce",
+            2048,
+            ChipSpec(),
+            "int32",  # type: ignore[arg-type]
         ),
-        InputError, "--run on 10440 chips: data are moved on .* or fewer; leave out --run for the",
+        InputError,
+        "--run on 10440 chips: data are moved on .* or fewer; leave out --run for the",
     ),
     "report name": (
-        lambda: report_request(None, Path("a.txt")), InputError,
+        lambda: report_request(None, Path("a.txt")),
+        InputError,
         "--report a.txt: use a name that ends in .html",
     ),
-}  # fmt: skip
+}
 
 
 def outputs(places: dict[str, Any]) -> Any:

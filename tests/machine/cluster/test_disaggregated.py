@@ -34,9 +34,14 @@ from programs.models import architecture
 
 LLAMA = architecture("llama-2-70b")
 SITE = Site(
-    LLAMA, GpuGroup(load_gpu_spec("h100"), 4), GpuGroup(load_gpu_spec("rubin-cpx"), 4),
-    given_belt(900_000, 900_000_000, 1 << 16), LINK_PRESETS["pcie5-x16"], 9_000, "given",
-)  # fmt: skip
+    LLAMA,
+    GpuGroup(load_gpu_spec("h100"), 4),
+    GpuGroup(load_gpu_spec("rubin-cpx"), 4),
+    given_belt(900_000, 900_000_000, 1 << 16),
+    LINK_PRESETS["pcie5-x16"],
+    9_000,
+    "given",
+)
 
 
 def one(prompt: int, output: int) -> Trace:
@@ -197,10 +202,12 @@ def test_two_stages_under_load_are_what_a_plain_loop_says() -> None:
     trace = poisson(12.0, 50, Lengths(1500, 250, 0.9), 9)
     rows = list(
         zip(
-            trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
+            trace.arrival_ps.tolist(),
+            trace.prompt_tokens.tolist(),
+            trace.output_tokens.tolist(),
             strict=True,
         )
-    )  # fmt: skip
+    )
     groups, pipelines, link_free = [0, 0], [0.0, 0.0, 0.0], 0.0
     first, sends, waits, busy = [], [], dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
     for request, (arrival, prompt, output) in enumerate(rows):

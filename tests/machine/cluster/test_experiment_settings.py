@@ -85,7 +85,7 @@ def test_texts_of_ones_own_and_those_of_a_file(tmp_path: Path) -> None:
         (lambda: AgenticSettings(chips=3), "--chips 3: a node has"),
         (lambda: AgenticSettings(slo=float("inf")), "--slo inf"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be(make: Callable[[], Any], says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         make()

@@ -41,18 +41,23 @@ def test_a_copy_without_its_pyproject_has_a_version_or_says_unknown(
         (tmp_path / "pyproject.toml").write_text(text)
     done = subprocess.run(
         [sys.executable, "-c", "import version; print(version.version())"],
-        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"unknown|[0-9]+(\.[0-9]+)+\S*", done.stdout.strip())
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_a_digest_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
     columns: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     text, made = tmp_path / "two.asm", tmp_path / "two.lpu"
     text.write_text("0: mem_e[0] READ a=8 out=E0 wo=1\n2: mem_e[4] WRITE a=8 s0=E0 w0=1\n")
@@ -84,8 +89,16 @@ def test_a_sweep_of_the_fabric_is_readable(
 def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ["plan", "--model", "tinyllama-1.1b", "--context", "64", "--sweep", "chips=4..16",
-             "--no-run"]  # fmt: skip
+    asked = [
+        "plan",
+        "--model",
+        "tinyllama-1.1b",
+        "--context",
+        "64",
+        "--sweep",
+        "chips=4..16",
+        "--no-run",
+    ]
     assert run([*asked, "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)["plans"]
     assert run(asked) == 0
@@ -93,10 +106,11 @@ def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
     assert "problem" in plans[0] and [plan.get("chips") for plan in plans] == [4, 8, 16]
     for plan in plans[1:]:
         cells = [
-            f"{plan['tp']} x {plan['pp']}", f"{plan['cycles_per_token']:,}",
+            f"{plan['tp']} x {plan['pp']}",
+            f"{plan['cycles_per_token']:,}",
             f"{plan['initiation_interval_cycles']:,}",
             f"{plan['energy']['joules_per_token_in_all']:.3g}",
-        ]  # fmt: skip
+        ]
         row = [line for line in shown if line.strip().startswith(f"{plan['chips']} ")]
         assert len(row) == 1 and len(row[0]) <= 80
         assert all(cell in row[0] for cell in cells)

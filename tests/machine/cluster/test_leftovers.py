@@ -59,8 +59,9 @@ def test_what_a_killed_run_leaves_is_found_and_removed(
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert sorted(name.split("-")[1] for name in found() if not name.endswith(".map")) == [
-        "ray", "snapshots",
-    ]  # fmt: skip
+        "ray",
+        "snapshots",
+    ]
     left = found()
     assert len(left) == 3 and 1000 in left.values()
     assert found(60.0) == {}, "too young to be sure"

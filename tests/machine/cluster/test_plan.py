@@ -25,9 +25,17 @@ from programs.models import (
 from programs.plans import compile_plan, report_plan
 
 KEYS = {
-    "chips", "tp", "pp", "cycles_per_token", "tokens_per_second_per_user",
-    "tokens_per_second_total", "sram_used_ratio", "bottleneck", "checked", "wall_seconds",
-}  # fmt: skip
+    "chips",
+    "tp",
+    "pp",
+    "cycles_per_token",
+    "tokens_per_second_per_user",
+    "tokens_per_second_total",
+    "sram_used_ratio",
+    "bottleneck",
+    "checked",
+    "wall_seconds",
+}
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -54,11 +62,17 @@ def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     plan = compile_plan(name, config, ChipSpec(), context=64, batch=3, chips=16)
     r = report_plan(plan)
     for key, value in {
-        "phases": r.phases, "sram_bytes": r.sram, "units": r.units, "bottleneck": r.bottleneck,
-        "roofline_cycles": r.roofline_cycles, "operations_per_byte": r.operations_per_byte,
-        "instruction_bytes": r.instruction_bytes, "tokens_per_second_total": r.total,
-        "tokens_per_second_per_user": r.per_user, "mode": r.mode,
-    }.items():  # fmt: skip
+        "phases": r.phases,
+        "sram_bytes": r.sram,
+        "units": r.units,
+        "bottleneck": r.bottleneck,
+        "roofline_cycles": r.roofline_cycles,
+        "operations_per_byte": r.operations_per_byte,
+        "instruction_bytes": r.instruction_bytes,
+        "tokens_per_second_total": r.total,
+        "tokens_per_second_per_user": r.per_user,
+        "mode": r.mode,
+    }.items():
         assert row[key] == value, key
 
 
@@ -118,9 +132,19 @@ def test_a_sweep_is_a_table_a_file_and_a_picture(
 ) -> None:
     table, picture = tmp_path / "rows.csv", tmp_path / "rows.svg"
     found = planned(
-        capsys, "--model", "tinyllama-1.1b", "--context", "64", "--sweep", "chips=4..16",
-        "--no-run", "--csv", str(table), "--plot", str(picture),
-    )  # fmt: skip
+        capsys,
+        "--model",
+        "tinyllama-1.1b",
+        "--context",
+        "64",
+        "--sweep",
+        "chips=4..16",
+        "--no-run",
+        "--csv",
+        str(table),
+        "--plot",
+        str(picture),
+    )
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [int(row["chips"]) for row in rows] == [4, 8, 16]
     problems = [row["problem"] for row in rows]
@@ -155,10 +179,15 @@ def test_a_plan_says_that_all_experts_are_computed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fields = {
-        "model_type": "mixtral", "hidden_size": 96, "intermediate_size": 200, "vocab_size": 61,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1,
+        "model_type": "mixtral",
+        "hidden_size": 96,
+        "intermediate_size": 200,
+        "vocab_size": 61,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 1,
         "num_local_experts": 4,
-    }  # fmt: skip
+    }
     (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     asked = ["plan", "--model", str(tmp_path / "config.json"), "--context", "64", "--chips", "2"]
     assert run([*asked, "--json"]) == 0

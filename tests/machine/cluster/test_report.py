@@ -24,14 +24,36 @@ from tests.stands import chromium
 #: One quick run of every kind.
 RUNS = {
     "generate": ("generate", "--in-process", "--max-new-tokens", "4"),
-    "collective": ("fabric", "collective", "--chips", "16", "--bytes", "5000", "--run",
-                   "--in-process"),
+    "collective": (
+        "fabric",
+        "collective",
+        "--chips",
+        "16",
+        "--bytes",
+        "5000",
+        "--run",
+        "--in-process",
+    ),
     "load": ("experiment", "load", "--requests", "40", "--lpu-cycles-per-token", "30000"),
-    "disaggregated": ("experiment", "disaggregated", "--requests", "20",
-                      "--lpu-cycles-per-token", "30000"),
-    "speculative": ("experiment", "speculative", "--alpha", "0.7", "--lpu-cycles-per-token",
-                    "30000", "--max-new-tokens", "16"),
-}  # fmt: skip
+    "disaggregated": (
+        "experiment",
+        "disaggregated",
+        "--requests",
+        "20",
+        "--lpu-cycles-per-token",
+        "30000",
+    ),
+    "speculative": (
+        "experiment",
+        "speculative",
+        "--alpha",
+        "0.7",
+        "--lpu-cycles-per-token",
+        "30000",
+        "--max-new-tokens",
+        "16",
+    ),
+}
 needs_chromium = pytest.mark.skipif(
     chromium.find() is None, reason="Chromium is not installed (Debian package chromium)"
 )
@@ -233,9 +255,13 @@ def changed(value: dict[str, Any], path: str, to: Any) -> dict[str, Any]:
     ],
 )
 def test_a_run_file_that_is_none_is_one_line(
-    pages: dict[str, tuple[Path, Path]], capsys: pytest.CaptureFixture[str], tmp_path: Path,
-    path: str, to: Any, says: str,
-) -> None:  # fmt: skip
+    pages: dict[str, tuple[Path, Path]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    path: str,
+    to: Any,
+    says: str,
+) -> None:
     value = json.loads(pages["generate"][0].read_text())
     broken, out = tmp_path / "broken.json", tmp_path / "out.html"
     broken.write_text(json.dumps(changed(value, path, to)))
@@ -271,9 +297,12 @@ def test_other_files_are_one_line(
     ],
 )
 def test_paths_are_checked_before_anything_runs(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    arguments: tuple[str, ...], says: str,
-) -> None:  # fmt: skip
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    says: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(list(arguments)) == 2
     said = capsys.readouterr()

@@ -33,9 +33,7 @@ def on(wiring: Topology) -> Artifact:
 
 def generate(plan: FaultPlan, watch: RunWatch | None = None) -> Survived:
     placement = Placement(64, in_process=True, faults=plan)
-    return generate_on_spares(
-        on, 64, JOB, placement, Listener(), perf_counter(), MODEL, watch
-    )  # fmt: skip
+    return generate_on_spares(on, 64, JOB, placement, Listener(), perf_counter(), MODEL, watch)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +70,7 @@ def test_a_cable_that_keeps_failing_costs_its_node(calm: Survived) -> None:
     broken = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 4 and b // 8 == 4)
     other = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 6 and b // 8 == 6)
     board = Board()
-    plan = FaultPlan(
-        cables=(CableFault(broken, 0.1, 3), CableFault(other, 3e-6, 1)), spare_after=2
-    )
+    plan = FaultPlan(cables=(CableFault(broken, 0.1, 3), CableFault(other, 3e-6, 1)), spare_after=2)
     lost = generate(plan, RunWatch(board, "generate"))
     assert lost.nodes == [0, 1, 2, 3, 8, 5, 6, 7]
     assert lost.result.tokens == calm.result.tokens
@@ -85,8 +81,9 @@ def test_a_cable_that_keeps_failing_costs_its_node(calm: Survived) -> None:
     assert found["cost_cycles"] > sum(calm.result.launch_cycles[:5])
     assert found["fec_corrected"] > 0  # the other one, before and after
     counted = {family.name: family for family in board.registry.collect()}
-    assert sum(s.value for s in counted["lpu_replays"].samples if s.name.endswith("_total")) == (
-        found["replays"]
+    assert (
+        sum(s.value for s in counted["lpu_replays"].samples if s.name.endswith("_total"))
+        == (found["replays"])
     )
 
 

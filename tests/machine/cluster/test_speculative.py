@@ -108,9 +108,7 @@ def test_a_lost_token_is_noticed(rig: Rig, greedy: list[list[int]]) -> None:
 
 
 @pytest.mark.long
-def test_a_rule_that_lets_drafts_pass_is_noticed(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rule_that_lets_drafts_pass_is_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits are the target's in every bit; only the tokens tell."""
     prompts, job = [list(prompt) for prompt in PROMPTS * 4], Job(4, 60, 0.8, 3)
     honest = rig.traces(prompts, job, "gpu")
@@ -251,8 +249,13 @@ def test_speed_ups_add_up() -> None:
     result = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW))
     rows = {row["variant"]: row for row in result["rows"]}
     assert set(rows) == {
-        "lpu-tokens", "lpu-kv", "gpu-draft", "lookup", "gpu-only", "lpu-only",
-    }  # fmt: skip
+        "lpu-tokens",
+        "lpu-kv",
+        "gpu-draft",
+        "lookup",
+        "gpu-only",
+        "lpu-only",
+    }
     for row in rows.values():
         alone = rows["gpu-only"]
         assert row["speedup"] == pytest.approx(alone["decode_seconds"] / row["decode_seconds"])
@@ -350,10 +353,23 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert (result["prompts"], len(result["text"])) == (2, 2)
-    for key in ("lossless", "tokens_per_step", "acceptance", "formula_tokens_per_step", "speedup",
-                "lossless_check", "compares", "left_out", "virtual_seconds",
-                "tokens_per_second", "bytes", "rows", "crossover", "ttft_s",
-                "tpot_s"):  # fmt: skip
+    for key in (
+        "lossless",
+        "tokens_per_step",
+        "acceptance",
+        "formula_tokens_per_step",
+        "speedup",
+        "lossless_check",
+        "compares",
+        "left_out",
+        "virtual_seconds",
+        "tokens_per_second",
+        "bytes",
+        "rows",
+        "crossover",
+        "ttft_s",
+        "tpot_s",
+    ):
         assert key in result
     done = CliRunner().invoke(experiment.app, common)
     assert done.exit_code == 0 and "lossless" in done.output
@@ -363,8 +379,11 @@ def test_command_line(tmp_path: Path) -> None:
 def test_workload_runs_from_a_checkout(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "programs.workloads.speculative", "--json", tmp_path / "r.json"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lossless: True") == 8 * 4
     assert "lossless: False" not in done.stdout

@@ -56,10 +56,16 @@ def test_the_shipped_drafts_cycles_grow_with_the_text() -> None:
 
 def test_large_models_by_their_shape() -> None:
     settings = SpeculativeSettings(
-        alpha=0.8, gpu_model="llama-3-70b", draft_model="llama-3-8b", gpu_tp=8,
-        lpu_cycles_per_token=500_000, max_new_tokens=200, mode="kv", prompt_tokens=8192,
+        alpha=0.8,
+        gpu_model="llama-3-70b",
+        draft_model="llama-3-8b",
+        gpu_tp=8,
+        lpu_cycles_per_token=500_000,
+        max_new_tokens=200,
+        mode="kv",
+        prompt_tokens=8192,
         link="100gbe",
-    )  # fmt: skip
+    )
     result = run([[1]], settings)
     assert result["kv_bytes_per_step"] == pytest.approx(327_680 * result["tokens_per_step"])
     assert result["bytes"]["kv_prompt"] == 327_680 * 8192
@@ -80,9 +86,13 @@ def test_large_models_by_their_shape() -> None:
 @pytest.mark.long
 def test_a_draft_without_weights_costs_its_plan() -> None:
     settings = SpeculativeSettings(
-        alpha=0.8, gpu_model="llama-2-7b", draft_model="smollm2-135m", max_new_tokens=20,
-        prompt_tokens=64, chips=8,
-    )  # fmt: skip
+        alpha=0.8,
+        gpu_model="llama-2-7b",
+        draft_model="smollm2-135m",
+        max_new_tokens=20,
+        prompt_tokens=64,
+        chips=8,
+    )
     result = run([[1]], settings)
     name, config = config_of("smollm2-135m")
     plan = compile_plan(name, config, ChipSpec(), context=64 + 20 + 4, chips=8)
@@ -95,9 +105,13 @@ def test_a_draft_without_weights_costs_its_plan() -> None:
 def test_a_draft_on_the_gpu_takes_its_memory() -> None:
     """Each fits alone; beside each other weights and caches do not."""
     settings = SpeculativeSettings(
-        alpha=0.8, gpu_model="llama-2-13b", draft_model="llama-2-7b", prompt_tokens=50_000,
-        lpu_cycles_per_token=500_000, max_new_tokens=20,
-    )  # fmt: skip
+        alpha=0.8,
+        gpu_model="llama-2-13b",
+        draft_model="llama-2-7b",
+        prompt_tokens=50_000,
+        lpu_cycles_per_token=500_000,
+        max_new_tokens=20,
+    )
     group = GpuGroup(load_gpu_spec("h100"))
     for name in ("llama-2-13b", "llama-2-7b"):
         group.check_fits(architecture(name), 1, 50_024)

@@ -32,9 +32,10 @@ def one_after_another(
     reading = 3_000_000 / machines.clock_hz + 1e-5
     crosses = variant.startswith("lpu")
     start = (
-        max(read + over(4, kv * prompt), reading) if crosses
+        max(read + over(4, kv * prompt), reading)
+        if crosses
         else read + gpu.host_seconds(1) + reading
-    )  # fmt: skip
+    )
     decode = 0.0
     for step in steps:
         decode += work(step.work)
@@ -94,9 +95,7 @@ def test_a_batch_is_verified_in_one_pass() -> None:
     link = LINK_PRESETS["pcie5-x16"]
     both = charge(traces, MACHINES, link, "lookup", sampling=False, concurrent=4)
     gpu, target = MACHINES.gpu, MACHINES.target
-    passes = sum(
-        gpu.pass_time(target, [step.context] * 4, 4).seconds for step in traces[0].steps
-    )
+    passes = sum(gpu.pass_time(target, [step.context] * 4, 4).seconds for step in traces[0].steps)
     # The first request waits for the other prompts; then all four are verified together.
     assert both.verify == pytest.approx(4 * passes)
     assert both.makespan < 0.5 * charge(traces, MACHINES, link, "lookup", False).makespan
@@ -104,9 +103,11 @@ def test_a_batch_is_verified_in_one_pass() -> None:
 
 @settings(max_examples=examples(60), deadline=None)
 @given(
-    st.lists(st.integers(0, 3), min_size=1, max_size=5), st.integers(1, 5),
-    st.sampled_from(["lpu-tokens", "lpu-kv", "gpu-draft", "lookup"]), st.booleans(),
-)  # fmt: skip
+    st.lists(st.integers(0, 3), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.sampled_from(["lpu-tokens", "lpu-kv", "gpu-draft", "lookup"]),
+    st.booleans(),
+)
 def test_sharing_loses_no_time_and_no_byte(
     kinds: list[int], concurrent: int, variant: str, sampling: bool
 ) -> None:

@@ -38,9 +38,11 @@ WHO = {"pid": {"type": "integer", "minimum": 1}, "tid": COUNT, "ts": NUMBER}
 def _kind(phase: str, **more: Any) -> dict[str, Any]:
     properties = {"ph": {"const": phase}, "name": {"type": "string"}, **WHO, **more}
     return {
-        "type": "object", "properties": properties, "required": sorted(properties),
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties),
         "additionalProperties": False,
-    }  # fmt: skip
+    }
 
 
 #: The part of the Chrome trace event format that is used.
@@ -49,16 +51,26 @@ SCHEMA = {
     "properties": {
         "displayTimeUnit": {"enum": ["ms", "ns"]},
         "otherData": {"type": "object"},
-        "traceEvents": {"type": "array", "items": {"oneOf": [
-            _kind("X", dur={**NUMBER, "exclusiveMinimum": 0}, args={"type": "object"}),
-            _kind("M", args={"type": "object"}),
-            _kind("s", id=COUNT, cat={"type": "string"}, args={"type": "object"}),
-            _kind("f", id=COUNT, cat={"type": "string"}, bp={"const": "e"},
-                  args={"type": "object"}),
-        ]}},
+        "traceEvents": {
+            "type": "array",
+            "items": {
+                "oneOf": [
+                    _kind("X", dur={**NUMBER, "exclusiveMinimum": 0}, args={"type": "object"}),
+                    _kind("M", args={"type": "object"}),
+                    _kind("s", id=COUNT, cat={"type": "string"}, args={"type": "object"}),
+                    _kind(
+                        "f",
+                        id=COUNT,
+                        cat={"type": "string"},
+                        bp={"const": "e"},
+                        args={"type": "object"},
+                    ),
+                ]
+            },
+        },
     },
     "required": ["traceEvents"],
-}  # fmt: skip
+}
 
 Event = dict[str, Any]
 
@@ -140,9 +152,7 @@ def expected_blocks(artifact: Artifact, launches: list[Launched]) -> Counter[tup
     return found
 
 
-def check_whole(
-    artifact: Artifact, launches: list[Launched], path: Path, every: int = 1
-) -> None:
+def check_whole(artifact: Artifact, launches: list[Launched], path: Path, every: int = 1) -> None:
     """every: the schema is checked of each so many-th event; the rest is of all."""
     plan = TracePlan(artifact, launches)
     write_chrome(plan, path)
@@ -200,10 +210,12 @@ def test_a_window_shows_what_overlaps_it(
         )
 
     seen = [
-        e for e in whole
-        if e["ph"] == "X" and cycle(e["ts"]) < window.last
+        e
+        for e in whole
+        if e["ph"] == "X"
+        and cycle(e["ts"]) < window.last
         and cycle(e["ts"]) + cycle(e["dur"]) > window.first
-    ]  # fmt: skip
+    ]
     assert keys(part) == keys(seen)
     assert min((cycle(e["ts"]) for e in blocks_of(whole)), default=0) >= (3 - last) * cycles
     assert sum(1 for e in part if e["ph"] != "M") == plan.events()
@@ -267,8 +279,12 @@ def test_both_formats_say_the_same(
         else:
             first = begun.pop(track)
             spans[track].append((first.timestamp, packet.timestamp))
-            found[process[track], first.track_event.name, first.timestamp,
-                  packet.timestamp - first.timestamp] += 1  # fmt: skip
+            found[
+                process[track],
+                first.track_event.name,
+                first.timestamp,
+                packet.timestamp - first.timestamp,
+            ] += 1
     assert not begun
     check_rows({track: row for track, row in spans.items() if process[track] >= FIRST_CHIP_PID})
     assert found == Counter(

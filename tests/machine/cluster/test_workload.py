@@ -70,9 +70,7 @@ def test_a_workload_is_an_artifact_like_any_other(
 
 @pytest.mark.parametrize("name", ["mlp", "resnet50", "bert"])
 @pytest.mark.cases(1)
-def test_small_models_run(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_small_models_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {
         "mlp": ("--batch", "5", "--sizes", "30,20,10"),
         "resnet50": ("--size", "32"),

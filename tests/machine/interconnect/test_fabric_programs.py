@@ -14,7 +14,7 @@ from chip.isa import Op
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from interconnect.collectives import FabricCollective, compile_fabric_collective
-from interconnect.collectives.programs import OPERATIONS, compile_point_to_point
+from interconnect.collectives.programs import OPERATIONS
 from interconnect.vectors import check_fabric
 from interconnect.wires import LINK_NUMBERS, collisions, link_frames
 from interconnect.wiring import Topology, named_topology, topology_of
@@ -36,9 +36,7 @@ def prove(collective: FabricCollective) -> None:
     for program in collective.programs:
         assert [str(f) for f in check(program, collective.spec)] == []
     cables = collective.topology.cables
-    found = check_fabric(
-        collective.programs, collective.program_of_chip, cables, collective.spec
-    )
+    found = check_fabric(collective.programs, collective.program_of_chip, cables, collective.spec)
     assert [str(f) for f in found] == []
 
 
@@ -59,8 +57,10 @@ def run(collective: FabricCollective, dtype: type, root: int = 0) -> None:
 )
 @pytest.mark.cases(5)
 def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
-    run(compile_fabric_collective("all-reduce", topology_of(chips), words, SPEC, add=ADD[dtype]),
-        dtype)  # fmt: skip
+    run(
+        compile_fabric_collective("all-reduce", topology_of(chips), words, SPEC, add=ADD[dtype]),
+        dtype,
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -69,8 +69,9 @@ def test_all_reduce_equals_numpy(chips: int, words: int, dtype: type) -> None:
 @pytest.mark.cases(8)
 def test_collectives_equal_numpy(operation: str, chips: int, dtype: type) -> None:
     root = chips - 3
-    run(compile_fabric_collective(operation, topology_of(chips), 3, SPEC, add=ADD[dtype], root=root),
-        dtype, root)  # fmt: skip
+    fabric = topology_of(chips)
+    made = compile_fabric_collective(operation, fabric, 3, SPEC, add=ADD[dtype], root=root)
+    run(made, dtype, root)
 
 
 @pytest.mark.long
@@ -140,16 +141,6 @@ def test_unlike_cables_are_refused_where_planes_rotate(tmp_path: Path) -> None:
         compile_fabric_collective("broadcast", wired, 1, SPEC)
 
 
-def test_point_to_point_over_gateways() -> None:
-    collective = compile_point_to_point(topology_of(264), 5, 258, 20, SPEC)
-    prove(collective)
-    data = values(np.random.default_rng(1), collective, np.int32)
-    machine = Machine(collective, data)
-    assert set(machine.launch().values()) == {collective.cycles}
-    assert np.array_equal(machine.results(np.int32)[258], data[5])
-    assert len(collective.programs) == 1 + collective.wires.hop.max() + 2  # idle, way, ends
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
     digests = []
@@ -165,10 +156,12 @@ def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
 
 def test_other_latencies_give_legal_programs() -> None:
     for spec in (
-        replace(SPEC, hop_cycles=400), replace(SPEC, hop_cycles=401, alu_cycles=2),
-        replace(SPEC, send_spacing_cycles=25), replace(SPEC, read_cycles=2, write_cycles=5),
+        replace(SPEC, hop_cycles=400),
+        replace(SPEC, hop_cycles=401, alu_cycles=2),
+        replace(SPEC, send_spacing_cycles=25),
+        replace(SPEC, read_cycles=2, write_cycles=5),
         replace(SPEC, reserved_slices_west=(), reserved_slices_east=(0, 5, 9)),
-    ):  # fmt: skip
+    ):
         run(compile_fabric_collective("all-reduce", topology_of(16), 37, spec), np.int32)
 
 
@@ -191,13 +184,13 @@ def test_equal_chips_share_programs() -> None:
 @pytest.mark.parametrize(
     ("operation", "chips", "words", "reason"),
     [
-        ("sum", 8, 1, "known are"), ("all-reduce", 8, 0, "0 words"),
-        ("all-gather", 8, 1025, "8200 words of a buffer"), ("broadcast", 8, 8193, "8193 words"),
+        ("sum", 8, 1, "known are"),
+        ("all-reduce", 8, 0, "0 words"),
+        ("all-gather", 8, 1025, "8200 words of a buffer"),
+        ("broadcast", 8, 8193, "8193 words"),
     ],
-)  # fmt: skip
-def test_impossible_collectives_say_so(
-    operation: str, chips: int, words: int, reason: str
-) -> None:
+)
+def test_impossible_collectives_say_so(operation: str, chips: int, words: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         compile_fabric_collective(operation, topology_of(chips), words, SPEC)
 
@@ -213,5 +206,3 @@ def test_arguments_out_of_range_say_so() -> None:
         compile_fabric_collective("broadcast", topology_of(8), 1, SPEC, root=8)
     with pytest.raises(ValueError, match="not MUL_F32"):
         compile_fabric_collective("all-reduce", topology_of(8), 1, SPEC, add=Op.MUL_F32)
-    with pytest.raises(ValueError, match="use two chips"):
-        compile_point_to_point(topology_of(8), 3, 3, 1, SPEC)

@@ -32,10 +32,12 @@ def _digest(schedule: WireSchedule) -> int:
     """The sum over every Send and Receive, one by one."""
     total = 0
     for chip, link, cycle, vectors, message, hop in zip(
-        *(getattr(schedule, n).tolist() for n in
-          ("chip", "link", "cycle", "vectors", "message", "hop")),
+        *(
+            getattr(schedule, n).tolist()
+            for n in ("chip", "link", "cycle", "vectors", "message", "hop")
+        ),
         strict=True,
-    ):  # fmt: skip
+    ):
         for i in range(vectors):
             code = (message << 5 | hop) << 26 | i
             place, sent = 2 * (16 * chip + link), cycle + 24 * i
@@ -45,9 +47,11 @@ def _digest(schedule: WireSchedule) -> int:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 80), st.sampled_from([NODE, PAIR, RACK]),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 80),
+    st.sampled_from([NODE, PAIR, RACK]),
     st.integers(1, 637),
-)  # fmt: skip
+)
 def test_one_digest_for_all_windows_and_orders_of_rows(
     seed: int, messages: int, where: Topology, window: int
 ) -> None:
@@ -60,8 +64,10 @@ def test_one_digest_for_all_windows_and_orders_of_rows(
         simulate(shuffled, where, SPEC),
     ):
         assert (other.digest, other.vector_hops, other.cycles) == (
-            ahead.digest, ahead.vector_hops, ahead.cycles
-        )  # fmt: skip
+            ahead.digest,
+            ahead.vector_hops,
+            ahead.cycles,
+        )
     assert ahead.vector_hops == schedule.vector_hops
     assert ahead.cycles == int(schedule.last_send().max()) + SPEC.hop_cycles
     counts = np.bincount(schedule.directed_link, schedule.vectors)
@@ -102,9 +108,10 @@ def test_two_vectors_at_once_on_a_link() -> None:
     one = random_schedule(NODE, 8, 1)
     names = ("source", "destination", "message_vectors", "ready")
     twice = replace(
-        rows_of(one, np.array([0, 0])), message=np.array([0, 1]),
+        rows_of(one, np.array([0, 0])),
+        message=np.array([0, 1]),
         **{n: np.repeat(getattr(one, n), 2) for n in names},
-    )  # fmt: skip
+    )
     fault = _fault(twice, NODE)
     assert "is taken by" in str(fault)
     assert (fault.cycle, fault.send_cycle) == (int(one.cycle[0]), int(one.last_send()[0]))

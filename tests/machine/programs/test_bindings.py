@@ -34,11 +34,21 @@ def test_a_decoder_says_the_same_from_its_file(decoder: Artifact, tmp_path: Path
     assert set(Bindings.of(read).inputs) == {"x", "cos", "sin", "kv_map", "mask_map"}
     # the names in the file are a contract: files of before are still read
     assert set(read.bindings) == {
-        "inputs", "outputs", "buckets", "context", "mask_positions", "cache_segments",
-    }  # fmt: skip
+        "inputs",
+        "outputs",
+        "buckets",
+        "context",
+        "mask_positions",
+        "cache_segments",
+    }
     assert set(read.model) == {
-        "dtype", "tp", "pp", "group_of_stage", "checkpoint", "sram_used_bytes",
-    }  # fmt: skip
+        "dtype",
+        "tp",
+        "pp",
+        "group_of_stage",
+        "checkpoint",
+        "sram_used_bytes",
+    }
 
 
 def test_only_a_belt_has_sequences() -> None:
@@ -64,14 +74,23 @@ def test_a_file_of_before_has_one_segment(decoder: Artifact) -> None:
 @pytest.mark.parametrize(
     ("group", "key", "value"),
     [
-        ("bindings", "buckets", "64"), ("bindings", "buckets", []), ("bindings", "buckets", [0]),
-        ("bindings", "context", 0), ("bindings", "context", True),
-        ("bindings", "cache_segments", [[0]]), ("bindings", "cache_segments", 7),
-        ("bindings", "outputs", {}), ("bindings", "inputs", {}),
-        ("model", "tp", "1"), ("model", "tp", None), ("model", "group_of_stage", []),
-        ("model", "checkpoint", 3), ("model", "dtype", None), ("model", "sequences", 0),
+        ("bindings", "buckets", "64"),
+        ("bindings", "buckets", []),
+        ("bindings", "buckets", [0]),
+        ("bindings", "context", 0),
+        ("bindings", "context", True),
+        ("bindings", "cache_segments", [[0]]),
+        ("bindings", "cache_segments", 7),
+        ("bindings", "outputs", {}),
+        ("bindings", "inputs", {}),
+        ("model", "tp", "1"),
+        ("model", "tp", None),
+        ("model", "group_of_stage", []),
+        ("model", "checkpoint", 3),
+        ("model", "dtype", None),
+        ("model", "sequences", 0),
     ],
-)  # fmt: skip
+)
 def test_damaged_facts_are_no_decoder(decoder: Artifact, group: str, key: str, value: Any) -> None:
     damaged = replace(decoder, **{group: {**getattr(decoder, group), key: value}})
     assert Bindings.of(damaged).decoder is None

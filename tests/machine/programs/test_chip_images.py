@@ -73,8 +73,9 @@ def test_chips_read_their_own_slices(tp: int, pp: int, dtype: str) -> None:
         kinds = {"self_attn": ATTENTION, "mlp": FFN}
         read = {
             (int(name.split(".")[2]), kinds[name.split(".")[3]])
-            for name in recorder.reads if name.split(".")[3:4] and "norm" not in name
-        }  # fmt: skip
+            for name in recorder.reads
+            if name.split(".")[3:4] and "norm" not in name
+        }
         assert read == own
         assert ("lm_head.weight" in recorder.reads) == code[1].head
     readers: defaultdict[str, list[NDArray[np.int64]]] = defaultdict(list)

@@ -38,9 +38,13 @@ def _awkward(number: int) -> Checkpoint:
 
 
 def _compare(
-    checkpoint: Checkpoint, tp: int, dtype: str, prompt: list[int], steps: int,
+    checkpoint: Checkpoint,
+    tp: int,
+    dtype: str,
+    prompt: list[int],
+    steps: int,
     spec: ChipSpec = SPEC,
-) -> Artifact:  # fmt: skip
+) -> Artifact:
     """Run prompt and ``steps`` greedy tokens; every launch's logits and cycles must agree."""
     model = partition_model(checkpoint, tp, dtype)
     artifact = compile_decoder(model, spec, 64)
@@ -99,9 +103,19 @@ def test_logits_on_chips_of_another_sram(words_per_bank: int, tp: int, dtype: st
 
 def test_a_model_too_large_says_by_how_much() -> None:
     shape = ModelConfig(
-        hidden_size=4096, layers=32, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=32000,
-        eps=1e-5, rope_theta=10000.0, rope_scaling=None, tied=False, max_position=128,
-    )  # fmt: skip
+        hidden_size=4096,
+        layers=32,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        ffn=14336,
+        vocab=32000,
+        eps=1e-5,
+        rope_theta=10000.0,
+        rope_scaling=None,
+        tied=False,
+        max_position=128,
+    )
     model = partition_model(random_checkpoint(shape, seed=0), 8, "int8")
     with pytest.raises(CompileError, match=r"does not fit: [\d,]+ bytes too many"):
         compile_decoder(model, SPEC, 64, weights=False)

@@ -52,18 +52,25 @@ def compare(shape: MatmulShape, seed: int = 0) -> int:
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
     found = read_matmul(plan_matmul(shape, SPEC), runner.chips)
     wanted = golden_matmul(a, b, shape.chips, shape.split)
-    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype) == ((shape.m, shape.n),
-                                                                         found.dtype)  # fmt: skip
+    assert (
+        (found.shape, found.dtype)
+        == (wanted.shape, wanted.dtype)
+        == ((shape.m, shape.n), found.dtype)
+    )
     assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
     return cycles
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    m=st.integers(1, 700), k=st.integers(1, 700), n=st.integers(1, 900),
-    dtype=st.sampled_from(["int8", "fp16"]), chips=st.sampled_from([1, 1, 2, 4, 8]),
-    split=st.sampled_from(["columns", "rows"]), seed=st.integers(0, 1000),
-)  # fmt: skip
+    m=st.integers(1, 700),
+    k=st.integers(1, 700),
+    n=st.integers(1, 900),
+    dtype=st.sampled_from(["int8", "fp16"]),
+    chips=st.sampled_from([1, 1, 2, 4, 8]),
+    split=st.sampled_from(["columns", "rows"]),
+    seed=st.integers(0, 1000),
+)
 def test_products_equal_the_golden_model(
     m: int, k: int, n: int, dtype: str, chips: int, split: str, seed: int
 ) -> None:

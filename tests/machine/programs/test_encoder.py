@@ -47,14 +47,23 @@ def compare(shape: EncoderShape, chips: int = 1, seed: int = 0) -> int:
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    heads=st.integers(1, 9), head_groups=st.integers(1, 6), ffn=st.integers(1, 900),
-    token_groups=st.integers(1, 6), layers=st.integers(1, 3), seed=st.integers(0, 1000),
+    heads=st.integers(1, 9),
+    head_groups=st.integers(1, 6),
+    ffn=st.integers(1, 900),
+    token_groups=st.integers(1, 6),
+    layers=st.integers(1, 3),
+    seed=st.integers(0, 1000),
     more_chips=st.booleans(),
-)  # fmt: skip
+)
 def test_encoders_equal_the_golden_model(
-    heads: int, head_groups: int, ffn: int, token_groups: int, layers: int, seed: int,
+    heads: int,
+    head_groups: int,
+    ffn: int,
+    token_groups: int,
+    layers: int,
+    seed: int,
     more_chips: bool,
-) -> None:  # fmt: skip
+) -> None:
     shape = EncoderShape(layers, heads * 16 * head_groups, heads, ffn, 16 * token_groups)
     compare(shape, 2 if more_chips and layers > 1 else 1, seed)
 

@@ -86,9 +86,12 @@ QWEN = {
 }
 
 _GEMMA = {
-    "activation": "gelu_tanh", "unit_gain": True, "scaled_embedding": True, "tied": True,
+    "activation": "gelu_tanh",
+    "unit_gain": True,
+    "scaled_embedding": True,
+    "tied": True,
     "eps": 1e-6,
-}  # fmt: skip
+}
 GEMMA = {
     "one KV head": ModelConfig(100, 2, 8, 1, 256, 330, 331, **_GEMMA),
     "own KV heads": ModelConfig(344, 1, 4, 4, 64, 3300, 97, **_GEMMA),
@@ -121,20 +124,30 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     kv = draw(st.integers(1, 4))
     experts = draw(st.sampled_from([1, 1, 2, 3, 5]))
     return ModelConfig(
-        hidden_size=draw(st.integers(8, 400)), layers=1, heads=kv * draw(st.integers(1, 3)),
-        kv_heads=kv, head_dim=2 * draw(st.integers(1, 130)), ffn=draw(st.integers(1, 700)),
-        vocab=draw(st.integers(8, 400)), eps=draw(st.sampled_from([1e-5, 1e-6])),
-        tied=draw(st.booleans()), head_norms=draw(st.booleans()),
-        activation=draw(st.sampled_from(["silu", "gelu_tanh"])), unit_gain=draw(st.booleans()),
-        scaled_embedding=draw(st.booleans()), experts=experts,
+        hidden_size=draw(st.integers(8, 400)),
+        layers=1,
+        heads=kv * draw(st.integers(1, 3)),
+        kv_heads=kv,
+        head_dim=2 * draw(st.integers(1, 130)),
+        ffn=draw(st.integers(1, 700)),
+        vocab=draw(st.integers(8, 400)),
+        eps=draw(st.sampled_from([1e-5, 1e-6])),
+        tied=draw(st.booleans()),
+        head_norms=draw(st.booleans()),
+        activation=draw(st.sampled_from(["silu", "gelu_tanh"])),
+        unit_gain=draw(st.booleans()),
+        scaled_embedding=draw(st.booleans()),
+        experts=experts,
         experts_per_token=min(experts, 2),
-    )  # fmt: skip
+    )
 
 
 _DRAWN = {
-    "config": configs(), "tp": st.sampled_from([1, 2, 4, 8]),
-    "dtype": st.sampled_from(["int8", "fp16"]), "seed": st.integers(0, 99),
-}  # fmt: skip
+    "config": configs(),
+    "tp": st.sampled_from([1, 2, 4, 8]),
+    "dtype": st.sampled_from(["int8", "fp16"]),
+    "seed": st.integers(0, 99),
+}
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -186,9 +199,12 @@ def test_gates_of_320_choices_at_once(experts: int, levels: int, seed: int) -> N
     logits = rng.choice(values, (experts, 320))
     config = replace(MIXTRAL["two experts"], experts=experts)
     places = place_routing(
-        SramPlacement(SPEC), Layout.of(config, 1), "fp16", ((8, 9, 10, 11), (12, 13, 14, 15)),
+        SramPlacement(SPEC),
+        Layout.of(config, 1),
+        "fp16",
+        ((8, 9, 10, 11), (12, 13, 14, 15)),
         (52, 53, 54, 55),
-    )  # fmt: skip
+    )
     schedule = Schedule()
     end = route(schedule, SPEC, 0, places)
     table, _, gangs = schedule.blocks()

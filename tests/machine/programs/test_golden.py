@@ -41,14 +41,27 @@ AWKWARD = {
         hidden_size=7, layers=2, heads=3, kv_heads=3, head_dim=2, ffn=5, vocab=3
     ),
     "stretched rope, no grouping": ModelConfig(
-        hidden_size=656, layers=1, heads=8, kv_heads=8, head_dim=320, ffn=333, vocab=61,
-        rope_theta=500.0, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32),
+        hidden_size=656,
+        layers=1,
+        heads=8,
+        kv_heads=8,
+        head_dim=320,
+        ffn=333,
+        vocab=61,
+        rope_theta=500.0,
+        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 32),
     ),
     "linear rope": ModelConfig(
-        hidden_size=64, layers=1, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=64,
+        hidden_size=64,
+        layers=1,
+        heads=4,
+        kv_heads=2,
+        head_dim=16,
+        ffn=96,
+        vocab=64,
         rope_scaling=RopeScaling("linear", 4.0),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +119,11 @@ def check_perplexity(
 @pytest.mark.parametrize(
     ("tp", "dtype"),
     [
-        (1, "int8"), pytest.param(8, "int8", marks=pytest.mark.long),
+        (1, "int8"),
+        pytest.param(8, "int8", marks=pytest.mark.long),
         pytest.param(1, "fp16", marks=pytest.mark.long),
     ],
-)  # fmt: skip
+)
 def test_held_out_perplexity(target: Checkpoint, tp: int, dtype: str) -> None:
     """Quantisation costs at most 2 % of perplexity in int8 and 0.1 % in fp16."""
     check_perplexity(target, tp, dtype, 5, WINDOW)

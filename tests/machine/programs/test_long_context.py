@@ -110,7 +110,7 @@ def test_stages_may_lie_differently() -> None:
         st.sampled_from(BOUNDARIES) | st.integers(0, CONTEXT - 1), min_size=2, max_size=4
     ),
     token=st.integers(0, 330),
-)  # fmt: skip
+)
 def test_any_positions_in_any_order(name: str, positions: list[int], token: int) -> None:
     """A key goes to its own segment's word and no other; what lay there before is attended to.
 
@@ -141,9 +141,13 @@ def test_a_belt_of_long_sequences(words: int, context: int, sequences: int) -> N
 
 @settings(max_examples=examples(80), deadline=None)
 @given(
-    words=st.integers(48, 300), banks=st.floats(0.3, 3), sequences=st.integers(1, 4),
-    layers=st.integers(1, 4), kv_heads=st.sampled_from([1, 4, 12]), tp=st.sampled_from([1, 2]),
-)  # fmt: skip
+    words=st.integers(48, 300),
+    banks=st.floats(0.3, 3),
+    sequences=st.integers(1, 4),
+    layers=st.integers(1, 4),
+    kv_heads=st.sampled_from([1, 4, 12]),
+    tp=st.sampled_from([1, 2]),
+)
 def test_segments_hold_every_position_once(
     words: int, banks: float, sequences: int, layers: int, kv_heads: int, tp: int
 ) -> None:

@@ -165,9 +165,14 @@ def test_faults_that_never_end_are_one_error(artifact: Artifact) -> None:
 
 def test_everything_at_once_and_again(artifact: Artifact, calm: RunResult) -> None:
     plan = FaultPlan(
-        seed=3, link_bit_error_rate=3e-6, sram_bit_error_rate=1e-7, ppm=100.0, budget_cycles=2,
-        dead_nodes=(DeadNode(0, 5, 4000),), upsets=(Upset(2, 3, 2),),
-    )  # fmt: skip
+        seed=3,
+        link_bit_error_rate=3e-6,
+        sram_bit_error_rate=1e-7,
+        ppm=100.0,
+        budget_cycles=2,
+        dead_nodes=(DeadNode(0, 5, 4000),),
+        upsets=(Upset(2, 3, 2),),
+    )
     first, second = run(artifact, plan), run(artifact, plan)
     same(first, calm)
     assert first.faults == second.faults
@@ -206,9 +211,18 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
     path = tmp_path / "faults.toml"
     path.write_text(FULL)
     assert load_fault_plan(path) == FaultPlan(
-        7, 1e-9, 4, (CableFault(3, 1e-3, 2),), 1e-12, (Upset(0, 4, 2),), 50.0, 1000, 3, 2,
+        7,
+        1e-9,
+        4,
+        (CableFault(3, 1e-3, 2),),
+        1e-12,
+        (Upset(0, 4, 2),),
+        50.0,
+        1000,
+        3,
+        2,
         (DeadNode(0, 5, 4000),),
-    )  # fmt: skip
+    )
     path.write_text("")
     assert load_fault_plan(path) == FaultPlan()
 

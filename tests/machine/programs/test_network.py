@@ -47,24 +47,35 @@ def compare(network: Network, seed: int = 0) -> int:
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    batch=st.integers(1, 400), sizes=st.lists(st.integers(1, 900), min_size=2, max_size=4),
+    batch=st.integers(1, 400),
+    sizes=st.lists(st.integers(1, 900), min_size=2, max_size=4),
     seed=st.integers(0, 1000),
-)  # fmt: skip
+)
 def test_mlps_equal_the_golden_model(batch: int, sizes: list[int], seed: int) -> None:
     compare(mlp(batch, tuple(sizes)), seed)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    height=st.integers(4, 24), width=st.integers(4, 24),
+    height=st.integers(4, 24),
+    width=st.integers(4, 24),
     channels=st.lists(st.integers(1, 400), min_size=4, max_size=4),
-    kernel=st.sampled_from([1, 2, 3, 5]), stride=st.sampled_from([1, 2]),
-    pad=st.integers(0, 2), pooled=st.booleans(), seed=st.integers(0, 1000),
-)  # fmt: skip
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    stride=st.sampled_from([1, 2]),
+    pad=st.integers(0, 2),
+    pooled=st.booleans(),
+    seed=st.integers(0, 1000),
+)
 def test_convolutions_equal_the_golden_model(
-    height: int, width: int, channels: list[int], kernel: int, stride: int, pad: int,
-    pooled: bool, seed: int,
-) -> None:  # fmt: skip
+    height: int,
+    width: int,
+    channels: list[int],
+    kernel: int,
+    stride: int,
+    pad: int,
+    pooled: bool,
+    seed: int,
+) -> None:
     """A residual block of convolutions after a layer that may be pooled, then a mean."""
     if pooled:
         height, width = height & ~1, width & ~1

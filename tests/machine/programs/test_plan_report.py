@@ -37,9 +37,7 @@ Word = tuple[int, int]
 
 @cache
 def planned(config: ModelConfig, dtype: str, batch: int = 1) -> Plan:
-    return compile_plan(
-        "small", config, SPEC, dtype=dtype, context=64, batch=batch, chips=4, tp=2
-    )
+    return compile_plan("small", config, SPEC, dtype=dtype, context=64, batch=batch, chips=4, tp=2)
 
 
 def singles(plan: Plan, table: BlockTable) -> BlockTable:
@@ -59,15 +57,17 @@ def places_of(plan: Plan, stage: int) -> dict[str, set[Word]]:
     return {
         "activations": {w for place in digits for w in words(place, most)},
         "product": words(p.results, layout.q_tiles + 2 * layout.kv_tiles)
-        | words(p.up, layout.ffn_tiles) | words(p.logits, layout.vocab_blocks),
+        | words(p.up, layout.ffn_tiles)
+        | words(p.logits, layout.vocab_blocks),
         "rotated": words(p.attention.rotated, layout.q_tiles) | words(p.narrow, 2 * layout.kv_tiles)
-        if layout.replicate else set(),
+        if layout.replicate
+        else set(),
         "attended": words(p.attention.outputs.at(3), layout.q_tiles),
         "hidden": words(p.hidden, layout.ffn_tiles),
         "partial": words(p.reduce.partial, layout.x_tiles),
         "received": {w for r in p.reduce.received.values() for w in words(r, layout.x_tiles)},
         "x": words(p.x, layout.x_tiles),
-    }  # fmt: skip
+    }
 
 
 def steps(plan: Plan, stage: int, table: BlockTable) -> list[tuple[str, int]]:
@@ -88,9 +88,15 @@ def steps(plan: Plan, stage: int, table: BlockTable) -> list[tuple[str, int]]:
 
 #: What a block does until a word of this place is readable.
 STEP_PHASE = {
-    "activations": "vxm", "product": "matmul", "rotated": "attention", "attended": "attention",
-    "hidden": "vxm", "partial": "matmul", "received": "c2c", "x": "vxm",
-}  # fmt: skip
+    "activations": "vxm",
+    "product": "matmul",
+    "rotated": "attention",
+    "attended": "attention",
+    "hidden": "vxm",
+    "partial": "matmul",
+    "received": "c2c",
+    "x": "vxm",
+}
 
 
 def first_read_of_x(plan: Plan, stage: int, table: BlockTable) -> int:
@@ -201,9 +207,10 @@ def one_and_one_hot(plan: Plan, stage: int) -> set[Word]:
 
 
 @pytest.mark.parametrize(
-    ("config", "dtype"), [*CASES, (EXPERTS, "int8"), (EXPERTS, "fp16")],
+    ("config", "dtype"),
+    [*CASES, (EXPERTS, "int8"), (EXPERTS, "fp16")],
     ids=[*NAMES, "experts-int8", "experts-fp16"],
-)  # fmt: skip
+)
 def test_memory_is_the_words_that_are_touched(config: ModelConfig, dtype: str) -> None:
     """The head's chip is the fullest.  Ones and one-hot matrices are tables, not weights."""
     plan = planned(config, dtype)
@@ -264,12 +271,14 @@ def test_units_are_as_busy_as_their_instructions(config: ModelConfig, dtype: str
     x_tiles = 2 if config == FULL else 3
     sends = 2 * x_tiles * 4  # two all-reduces of fp32 words, four vectors each
     assert Counter(int(q) for q in table["queue"][table["op"] == Op.SEND]) == {128: sends}
-    assert report_plan(plan).units == pytest.approx({
-        "mem_ports": sum(issued[q] for q in range(88)) / 88 / cycles,
-        "vxm_busiest_alu": max(issued[q] for q in range(88, 104)) / cycles,
-        "mxm_weights": max(loads[q] for q in (104, 106, 108, 110)) / cycles,
-        "links_busiest": sends * 328 / (12.5e9) * 900e6 / cycles,
-    })  # fmt: skip
+    assert report_plan(plan).units == pytest.approx(
+        {
+            "mem_ports": sum(issued[q] for q in range(88)) / 88 / cycles,
+            "vxm_busiest_alu": max(issued[q] for q in range(88, 104)) / cycles,
+            "mxm_weights": max(loads[q] for q in (104, 106, 108, 110)) / cycles,
+            "links_busiest": sends * 328 / (12.5e9) * 900e6 / cycles,
+        }
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

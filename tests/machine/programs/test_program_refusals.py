@@ -43,27 +43,34 @@ def planned(**asked: Any) -> object:
 REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "groups": (lambda: planned(chips=8, tp=3), Exception, "8 chips in groups of 3: use a multiple"),
     "alu": (
-        lambda: planned(spec=TWO_CYCLES), CompileError,
+        lambda: planned(spec=TWO_CYCLES),
+        CompileError,
         "alu_cycles is 2: the decoder's kernels are written for 3",
     ),
     "gap": (
-        lambda: planned(spec=replace(SPEC, mxm_reload_gap_cycles=6)), CompileError,
+        lambda: planned(spec=replace(SPEC, mxm_reload_gap_cycles=6)),
+        CompileError,
         "mxm_reload_gap_cycles is 6: two activations need 7 with mxm_install_cycles 3",
     ),
     "encoder's alu": (
-        lambda: compile_encoder(ENCODER, TWO_CYCLES, 1), CompileError,
+        lambda: compile_encoder(ENCODER, TWO_CYCLES, 1),
+        CompileError,
         "alu_cycles is 2: these kernels are written for 3",
     ),
     "slices": (
         lambda: compile_encoder(ENCODER, replace(SPEC, reserved_slices_west=tuple(range(9)))),
-        CompileError, "35 usable slices in a hemisphere: use 38 or more",
+        CompileError,
+        "35 usable slices in a hemisphere: use 38 or more",
     ),
     "network's alu": (
-        lambda: compile_network(mlp(1, (20, 10)), TWO_CYCLES), CompileError,
+        lambda: compile_network(mlp(1, (20, 10)), TWO_CYCLES),
+        CompileError,
         "alu_cycles is 2: these kernels are written for 3",
     ),
     "encoder": (
-        lambda: replace(ENCODER, heads=0), CompileError, "an encoder's sizes must all be 1 or more"
+        lambda: replace(ENCODER, heads=0),
+        CompileError,
+        "an encoder's sizes must all be 1 or more",
     ),
     "image": (lambda: resnet50(100, 10), CompileError, "image size 100: use a multiple of 32"),
     "batch": (lambda: mlp(0, (4, 4)), CompileError, "batch 0, sizes .*: use at least 1 and two"),
@@ -73,21 +80,26 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "chips": (lambda: replace(SHAPE, chips=3), CompileError, "3 chips: a node has 1, 2, 4 or 8; "),
     "type": (lambda: replace(SHAPE, dtype="fp8"), CompileError, "number type 'fp8': use int8 or"),
     "shape": (
-        lambda: replace(ARCHITECTURES["llama-3-8b"], layers=0), CheckpointError,
+        lambda: replace(ARCHITECTURES["llama-3-8b"], layers=0),
+        CheckpointError,
         "layers is 0; it is at least 1",
     ),
     "size": (
-        lambda: replace(SMALL, layers=0), CheckpointError, r"layers is 0; it must be from 1 to"
+        lambda: replace(SMALL, layers=0),
+        CheckpointError,
+        r"layers is 0; it must be from 1 to",
     ),
     "activation": (
-        lambda: replace(SMALL, activation="relu"), CheckpointError,
+        lambda: replace(SMALL, activation="relu"),
+        CheckpointError,
         "activation 'relu' is not supported; silu and .* are",
     ),
     "heads": (
-        lambda: replace(SMALL, heads=3, kv_heads=2), CheckpointError,
+        lambda: replace(SMALL, heads=3, kv_heads=2),
+        CheckpointError,
         "3 query heads cannot share 2 key/value heads evenly",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -101,9 +113,14 @@ def test_what_is_refused(name: str) -> None:
 # --- checkpoints ----------------------------------------------------------------------------------
 
 LLAMA: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "vocab_size": 64,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "vocab_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 1,
+}
 
 
 @pytest.mark.parametrize(

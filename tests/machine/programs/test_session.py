@@ -38,8 +38,9 @@ def test_rolling_back_is_free(drafter: Artifact) -> None:
     used.read(range(1, 71))  # 70 positions: also the larger bucket's
     text = [int(t) for t in range(100, 100 + 68)]
     for position in range(40):
-        assert np.array_equal(used.logits(text[position], position),
-                              fresh.logits(text[position], position))  # fmt: skip
+        assert np.array_equal(
+            used.logits(text[position], position), fresh.logits(text[position], position)
+        )
     for wrong in (900, 901, 902):  # a rejected draft
         used.logits(wrong, 40 + wrong - 900)
     for position in range(40, 68):

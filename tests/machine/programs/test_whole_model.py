@@ -155,9 +155,12 @@ def cheapest_dearest(
 
 @settings(max_examples=examples(60), deadline=None)
 @given(
-    layers=st.integers(1, 9), parts=st.integers(1, 3), stages=st.integers(1, 12),
-    room=st.integers(1, 12), head=st.integers(0, 3),
-)  # fmt: skip
+    layers=st.integers(1, 9),
+    parts=st.integers(1, 3),
+    stages=st.integers(1, 12),
+    room=st.integers(1, 12),
+    head=st.integers(0, 3),
+)
 def test_dealing_keeps_order_and_room(
     layers: int, parts: int, stages: int, room: int, head: int
 ) -> None:
@@ -206,9 +209,11 @@ def test_pieces_that_are_legal_alone_are_legal_together() -> None:
 
 PLANNED = [
     (name, context)
-    for name, shape in ARCHITECTURES.items() if not missing_kernels(shape)
-    for context in (2048, 8192) if context == 2048 or name not in SHIPPED
-]  # fmt: skip
+    for name, shape in ARCHITECTURES.items()
+    if not missing_kernels(shape)
+    for context in (2048, 8192)
+    if context == 2048 or name not in SHIPPED
+]
 
 
 @pytest.mark.long

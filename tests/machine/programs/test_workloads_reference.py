@@ -50,8 +50,19 @@ def encoder() -> Artifact:
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
     """Head norms, GeGLU and routing in one layer, second position of a sequence."""
-    config = ModelConfig(40, 1, 2, 1, 18, 30, 20, head_norms=True, activation="gelu_tanh",
-                         experts=3, experts_per_token=2)  # fmt: skip
+    config = ModelConfig(
+        40,
+        1,
+        2,
+        1,
+        18,
+        30,
+        20,
+        head_norms=True,
+        activation="gelu_tanh",
+        experts=3,
+        experts_per_token=2,
+    )
     model = partition_model(random_checkpoint(config, 0), 1, dtype)
     artifact = compile_decoder(model, SPEC, 64)
     host = Host(artifact, model)

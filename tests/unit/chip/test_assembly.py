@@ -188,10 +188,44 @@ def test_directives_out_of_place() -> None:
 
 
 PIECES = st.sampled_from(
-    [":", " ", "\n", "\r\n", "mem_w[", "0-3", "]", "alu[5]", "READ", "MOV", "x", "/", "=", "s0",
-     "E5", "imm", "a", "out", "gang", ".map", ".gang", ".cycles", "0", "1", "-", "99999999999",
-     "0x", "f", "e9", ";", "#", "+", ",", "1: mem_w[0-3] READ ", "5: alu[1] MOV "]
-)  # fmt: skip
+    [
+        ":",
+        " ",
+        "\n",
+        "\r\n",
+        "mem_w[",
+        "0-3",
+        "]",
+        "alu[5]",
+        "READ",
+        "MOV",
+        "x",
+        "/",
+        "=",
+        "s0",
+        "E5",
+        "imm",
+        "a",
+        "out",
+        "gang",
+        ".map",
+        ".gang",
+        ".cycles",
+        "0",
+        "1",
+        "-",
+        "99999999999",
+        "0x",
+        "f",
+        "e9",
+        ";",
+        "#",
+        "+",
+        ",",
+        "1: mem_w[0-3] READ ",
+        "5: alu[1] MOV ",
+    ]
+)
 
 
 @settings(max_examples=examples(500), deadline=None)

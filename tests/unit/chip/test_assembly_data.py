@@ -60,7 +60,7 @@ def directives(draw: st.DrawFn) -> tuple[str, dict[tuple[int, int, int], int]]:
 @settings(max_examples=examples(60), deadline=None)
 @given(directives())
 def test_every_byte_lies_where_the_line_says(
-    case: tuple[str, dict[tuple[int, int, int], int]]
+    case: tuple[str, dict[tuple[int, int, int], int]],
 ) -> None:
     line, meant = case
     assert sram(line) == meant
@@ -78,7 +78,9 @@ def test_values_runs_and_bits() -> None:
 
 
 def test_a_program_alone_takes_no_data() -> None:
-    with pytest.raises(AssemblyError, match=r"\.data fills memory, which a program alone lacks; use read_assembly"):
+    with pytest.raises(
+        AssemblyError, match=r"\.data fills memory, which a program alone lacks; use read_assembly"
+    ):
         assemble(".data mem_w[0]:0 i8 1")
 
 
@@ -127,9 +129,7 @@ def test_what_is_no_data_is_refused_with_its_line(line: str, says: str) -> None:
 
 def test_no_word_is_filled_twice_and_not_too_many() -> None:
     with pytest.raises(AssemblyError, match=r"line 3: word 4 of mem_w\[1\].*by line 1 too"):
-        read_assembly(
-            ".data mem_w[0-1]:0 i8 1 x10\n.data mem_w[0]:5 i8 1\n.data mem_w[1]:4 i8 2"
-        )
+        read_assembly(".data mem_w[0-1]:0 i8 1 x10\n.data mem_w[0]:5 i8 1\n.data mem_w[1]:4 i8 2")
     with pytest.raises(AssemblyError, match="line 1: word 0"):
         read_assembly(".data mem_w[3,3]:0 i8 1 x2")
     most = "".join(f".data mem_w[{n}]:0 i8 1 x32768\n" for n in range(44))

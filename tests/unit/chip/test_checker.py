@@ -61,27 +61,57 @@ GANGS = [tuple(range(0, 16)), tuple(range(16, 32)), tuple(range(44, 60)), tuple(
 
 
 def gather(cycle: int = 50) -> list[Row]:
-    return [feed(0, 25, cycle, 0), feed(1, 25, cycle, 1),
-            {"cycle": cycle, "queue": 44, "op": Op.GATHER, "out": 5, "wo": 1, "s1": 0, "w1": 2,
-             "a": 0, "lo": 0, "hi": 7}]  # fmt: skip
+    return [
+        feed(0, 25, cycle, 0),
+        feed(1, 25, cycle, 1),
+        {
+            "cycle": cycle,
+            "queue": 44,
+            "op": Op.GATHER,
+            "out": 5,
+            "wo": 1,
+            "s1": 0,
+            "w1": 2,
+            "a": 0,
+            "lo": 0,
+            "hi": 7,
+        },
+    ]
 
 
 def add(cycle: int = 50) -> list[Row]:
     """E0..E3 plus E4..E7 on ALU 0, out on W0..W3."""
-    return [*(feed(s, 20, cycle, s) for s in range(8)),
-            {"cycle": cycle, "queue": 88, "op": Op.ADD_I32, "s0": 0, "w0": 4, "s1": 4, "w1": 4,
-             "out": 32, "wo": 4}]  # fmt: skip
+    return [
+        *(feed(s, 20, cycle, s) for s in range(8)),
+        {
+            "cycle": cycle,
+            "queue": 88,
+            "op": Op.ADD_I32,
+            "s0": 0,
+            "w0": 4,
+            "s1": 4,
+            "w1": 4,
+            "out": 32,
+            "wo": 4,
+        },
+    ]
 
 
 #: E0..E3 plus W4..W7, while W0..W3 pass too.
-SIDES = [*(feed(s, 20, 50, s) for s in range(4)), *(feed(32 + s, 24, 50, 44 + s) for s in range(4)),
-         {**add()[8], "s1": 36, "out": 0}, *(feed(36 + s, 24, 50, 50 + s) for s in range(4))]
+SIDES = [
+    *(feed(s, 20, 50, s) for s in range(4)),
+    *(feed(32 + s, 24, 50, 44 + s) for s in range(4)),
+    {**add()[8], "s1": 36, "out": 0},
+    *(feed(36 + s, 24, 50, 50 + s) for s in range(4)),
+]
 
 
 def chain(cycle: int = 50) -> list[Row]:
-    return [{"cycle": cycle, "queue": 88, "op": Op.MOV, "s0": IMM},
-            {"cycle": cycle + 3, "queue": 89, "op": Op.ADD_I32, "s0": ALU0, "s1": IMM},
-            {"cycle": cycle + 6, "queue": 88, "op": Op.ADD_I32, "s0": SELF, "s1": IMM}]  # fmt: skip
+    return [
+        {"cycle": cycle, "queue": 88, "op": Op.MOV, "s0": IMM},
+        {"cycle": cycle + 3, "queue": 89, "op": Op.ADD_I32, "s0": ALU0, "s1": IMM},
+        {"cycle": cycle + 6, "queue": 88, "op": Op.ADD_I32, "s0": SELF, "s1": IMM},
+    ]
 
 
 def tile(plane: int, cycle: int, groups: int = 2) -> list[Row]:
@@ -89,10 +119,20 @@ def tile(plane: int, cycle: int, groups: int = 2) -> list[Row]:
     first = 16 * (plane % 2) + (0 if plane >= 2 else 32)
     east = plane >= 2
     source = feed(first, 45 if east else -1, cycle, GANGS[plane][0], gang=plane, dsg=1)
-    return [{**source, "n1": groups, "dc1": 1},
-            {"cycle": cycle, "queue": 104 + 2 * plane, "op": Op.LW, "n1": groups, "dc1": 1,
-             "da1": 1, "s0": first, "w0": 16},
-            {"cycle": cycle + groups, "queue": 104 + 2 * plane, "op": Op.IW, "a": groups}]
+    return [
+        {**source, "n1": groups, "dc1": 1},
+        {
+            "cycle": cycle,
+            "queue": 104 + 2 * plane,
+            "op": Op.LW,
+            "n1": groups,
+            "dc1": 1,
+            "da1": 1,
+            "s0": first,
+            "w0": 16,
+        },
+        {"cycle": cycle + groups, "queue": 104 + 2 * plane, "op": Op.IW, "a": groups},
+    ]
 
 
 def activate(
@@ -102,13 +142,22 @@ def activate(
     east = plane >= 2
     position, streams = (45 if east else -1), stream + (0 if east else 32)
     queue = 105 + 2 * plane
-    sources = [feed(streams + i, position, cycle, (80 if east else 36) + i, a=9)
-               for i in range(1 + wide)]
+    sources = [
+        feed(streams + i, position, cycle, (80 if east else 36) + i, a=9) for i in range(1 + wide)
+    ]
     out = (32 if east else 0) + 4
-    return [*sources,
-            {"cycle": cycle, "queue": queue, "op": Op.ABC, "s0": streams, "w0": 1 + wide},
-            {"cycle": cycle + SPEC.mxm_multiply_cycles, "queue": queue, "op": Op.ACC, "mode": mode,
-             "out": out, "wo": 4}]  # fmt: skip
+    return [
+        *sources,
+        {"cycle": cycle, "queue": queue, "op": Op.ABC, "s0": streams, "w0": 1 + wide},
+        {
+            "cycle": cycle + SPEC.mxm_multiply_cycles,
+            "queue": queue,
+            "op": Op.ACC,
+            "mode": mode,
+            "out": out,
+            "wo": 4,
+        },
+    ]
 
 
 MXM = [*tile(2, 100), *activate(2, 105, AccMode.SET), *activate(2, 107, AccMode.ADD_EMIT)]
@@ -117,9 +166,19 @@ PAIR = [*tile(2, 100), *tile(3, 100), *activate(2, 105, AccMode.SET, wide=True)]
 
 def lanes(op: Op, queue: int, s0: int, out: int, width: int = 1, **columns: Any) -> list[Row]:
     """An east SXM operation of eastward streams at cycle 90, fed by slices 0.. (or a gang)."""
-    return [*(feed(s0 + i, 39, 90, i) for i in range(width)),
-            {"cycle": 90, "queue": queue, "op": op, "s0": s0, "w0": width, "out": out,
-             "wo": width, **columns}]  # fmt: skip
+    return [
+        *(feed(s0 + i, 39, 90, i) for i in range(width)),
+        {
+            "cycle": 90,
+            "queue": queue,
+            "op": op,
+            "s0": s0,
+            "w0": width,
+            "out": out,
+            "wo": width,
+            **columns,
+        },
+    ]
 
 
 DISTRIBUTE = [*lanes(Op.DISTRIBUTE, 120, 2, 40, 2, s1=9, w1=1), feed(9, 39, 90, 20)]
@@ -131,11 +190,16 @@ ROTATE = lanes(Op.ROTATE, 127, 0, 32, imm=3)
 SENDS = [{"cycle": t, "queue": 136, "op": Op.SEND, "s0": 0, "w0": 1} for t in (60, 84)]
 SENDS += [feed(0, 45, 60, 0), feed(0, 45, 84, 0)]
 #: A unary operation of E0..E3 drives E4..E7 seven cycles later, a hop before slice 44.
-UNARY = [*(feed(s, 20, 50, s) for s in range(4)),
-         {"cycle": 50, "queue": 88, "op": Op.MOV, "s0": 0, "w0": 4, "out": 4, "wo": 4},
-         write(58, 44, 4)]  # fmt: skip
-BARRIER = [{"cycle": 5, "queue": 0, "op": Op.SYNC}, {"cycle": 5, "queue": 1, "op": Op.NOTIFY},
-           read(40, 0, 0)]  # fmt: skip
+UNARY = [
+    *(feed(s, 20, 50, s) for s in range(4)),
+    {"cycle": 50, "queue": 88, "op": Op.MOV, "s0": 0, "w0": 4, "out": 4, "wo": 4},
+    write(58, 44, 4),
+]
+BARRIER = [
+    {"cycle": 5, "queue": 0, "op": Op.SYNC},
+    {"cycle": 5, "queue": 1, "op": Op.NOTIFY},
+    read(40, 0, 0),
+]
 FAR = [read(0, 40, 0, tag=7), write(17, 44, 0, want0=7)]
 WANTED = [read(0, 0, 0, tag=7), write(7, 44, 0, want0=7)]
 
@@ -149,11 +213,17 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "queue mxm": (MXM, "queue", changed(MXM, 1, queue=109)),
     "bank": (PAIRED, "bank", changed(PAIRED, 2, a=17)),
     "in-flight": ([*COPY, read(9, 44, 1)], "in-flight", [*COPY, read(8, 44, 1)]),
-    "in-flight window": ([*gather(), feed(8, 25, 48, 4), write(48, 44, 8, a=7)], "in-flight",
-                         [*gather(), feed(8, 25, 49, 4), write(49, 44, 8, a=7)]),
+    "in-flight window": (
+        [*gather(), feed(8, 25, 48, 4), write(48, 44, 8, a=7)],
+        "in-flight",
+        [*gather(), feed(8, 25, 49, 4), write(49, 44, 8, a=7)],
+    ),
     "address": (changed(COPY, 0, a=8191), "bounds", changed(COPY, 0, a=8192)),
-    "address repeat": (changed(COPY, 0, a=8190, n1=2, dc1=1, da1=1), "bounds",
-                       changed(COPY, 0, a=8190, n1=3, dc1=1, da1=1)),
+    "address repeat": (
+        changed(COPY, 0, a=8190, n1=2, dc1=1, da1=1),
+        "bounds",
+        changed(COPY, 0, a=8190, n1=3, dc1=1, da1=1),
+    ),
     "window": (gather(), "bounds", changed(gather(), 2, lo=4090, hi=4096)),
     "stream": (COPY, "bounds", changed(COPY, 0, out=64)),
     "group border": (DISTRIBUTE, "sxm", changed(DISTRIBUTE, 2, out=31)),
@@ -185,22 +255,40 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "alu row": (add(), "alu", changed(add(), 8, queue=96)),
     "alu sides": (SIDES, "alu", changed(SIDES, 8, s1=32)),
     "reload": ([*MXM, *tile(2, 109)], "mxm", [*MXM, *tile(2, 108)]),
-    "reload of one group": ([*tile(2, 100, 1), *tile(2, 108, 3)], "mxm",
-                            [*tile(2, 100, 1), *tile(2, 107, 3)]),
-    "reload of three groups": ([*tile(2, 100, 3), *tile(2, 110, 3)], "mxm",
-                               [*tile(2, 100, 3), *tile(2, 109, 3)]),
+    "reload of one group": (
+        [*tile(2, 100, 1), *tile(2, 108, 3)],
+        "mxm",
+        [*tile(2, 100, 1), *tile(2, 107, 3)],
+    ),
+    "reload of three groups": (
+        [*tile(2, 100, 3), *tile(2, 110, 3)],
+        "mxm",
+        [*tile(2, 100, 3), *tile(2, 109, 3)],
+    ),
     "not loaded": (MXM, "mxm", changed(MXM, 2, a=3)),
     "installing": (MXM, "mxm", changed(MXM, 2, cycle=103)),
     "not installed": (MXM, "mxm", MXM[3:]),
-    "fp16 plane": (PAIR, "mxm", [*tile(2, 100), *tile(3, 100),
-                                 *activate(3, 105, AccMode.SET, wide=True)]),
-    "fp16 counts": (PAIR, "mxm", [*tile(2, 100), *tile(3, 99, 3),
-                                  *activate(2, 105, AccMode.SET, wide=True)]),
-    "fp16 busy": ([*PAIR, *activate(3, 107, AccMode.SET, stream=12)], "mxm",
-                  [*PAIR, *activate(3, 106, AccMode.SET, stream=12)]),
+    "fp16 plane": (
+        PAIR,
+        "mxm",
+        [*tile(2, 100), *tile(3, 100), *activate(3, 105, AccMode.SET, wide=True)],
+    ),
+    "fp16 counts": (
+        PAIR,
+        "mxm",
+        [*tile(2, 100), *tile(3, 99, 3), *activate(2, 105, AccMode.SET, wide=True)],
+    ),
+    "fp16 busy": (
+        [*PAIR, *activate(3, 107, AccMode.SET, stream=12)],
+        "mxm",
+        [*PAIR, *activate(3, 106, AccMode.SET, stream=12)],
+    ),
     "add unset": (MXM, "mxm", changed(MXM, 5, mode=AccMode.ADD)),
-    "add type": ([*PAIR, *activate(2, 107, AccMode.ADD, wide=True)], "mxm",
-                 [*PAIR, *activate(2, 107, AccMode.ADD)]),
+    "add type": (
+        [*PAIR, *activate(2, 107, AccMode.ADD, wide=True)],
+        "mxm",
+        [*PAIR, *activate(2, 107, AccMode.ADD)],
+    ),
     "distributor": (DISTRIBUTE, "sxm", changed(DISTRIBUTE, 2, queue=121)),
     "distributor width": (DISTRIBUTE, "sxm", changed(DISTRIBUTE, 2, w0=3)),
     "distributor SG8": (DISTRIBUTE, "sxm", changed(DISTRIBUTE, 2, out=47)),
@@ -211,7 +299,7 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "spacing": (SENDS, "link", [*changed(changed(SENDS, 1, cycle=83), 3, cycle=57)]),
     "parked": (BARRIER, "sync", changed(BARRIER, 2, cycle=39)),
     "never released": (BARRIER, "sync", changed(BARRIER, 1, cycle=4)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -67,17 +67,32 @@ def test_exp_special_values() -> None:
 def test_tanh_special_values() -> None:
     x = array(0.0, -0.0, np.inf, -np.inf, f32(0x7F800001), 1e-45, -1e-45, 9.0, 9.02, -9.02)
     assert bits(numerics.tanh(x)) == [
-        0, 0x80000000, 0x3F800000, 0xBF800000, 0x7FC00000, 1, 0x80000001,
-        0x3F7FFFFF, 0x3F800000, 0xBF800000,
-    ]  # fmt: skip
+        0,
+        0x80000000,
+        0x3F800000,
+        0xBF800000,
+        0x7FC00000,
+        1,
+        0x80000001,
+        0x3F7FFFFF,
+        0x3F800000,
+        0xBF800000,
+    ]
 
 
 def test_rsqrt_special_values() -> None:
     x = array(0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, -1e-45, 4.0, 2.0**-148)
     assert bits(numerics.rsqrt(x)) == [
-        0x7F800000, 0xFF800000, 0, 0x7FC00000, 0x7FC00000, 0x7FC00000, 0x7FC00000,
-        0x3F000000, int(np.float32(2.0**74).view(np.uint32)),
-    ]  # fmt: skip
+        0x7F800000,
+        0xFF800000,
+        0,
+        0x7FC00000,
+        0x7FC00000,
+        0x7FC00000,
+        0x7FC00000,
+        0x3F000000,
+        int(np.float32(2.0**74).view(np.uint32)),
+    ]
 
 
 def test_rsqrt_is_exact_on_every_mantissa() -> None:
@@ -125,8 +140,14 @@ def test_tanh_against_decimal(x: float, sign: int) -> None:
 
 # All inputs whose result lies within 2**-50 of a rounding boundary, found by enumeration.
 HARD_EXP = [
-    0x377EFF81, 0x4001B249, 0x40315B33, 0xB3000000, 0xBAE0E25C, 0xBBF0EDF1, 0xC16912CD,
-]  # fmt: skip
+    0x377EFF81,
+    0x4001B249,
+    0x40315B33,
+    0xB3000000,
+    0xBAE0E25C,
+    0xBBF0EDF1,
+    0xC16912CD,
+]
 HARD_TANH = [0x3AC37DE2, 0xBAC37DE2]
 
 
@@ -237,12 +258,42 @@ def test_f16_round_trip() -> None:
 
 
 def test_to_i32() -> None:
-    x = array(0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 2147483520, 2147483648, -2147483648, -3e9,
-              np.inf, -np.inf, np.nan, -0.0, 8388607.5, 1e-45)  # fmt: skip
+    x = array(
+        0.5,
+        1.5,
+        2.5,
+        -0.5,
+        -1.5,
+        -2.5,
+        2147483520,
+        2147483648,
+        -2147483648,
+        -3e9,
+        np.inf,
+        -np.inf,
+        np.nan,
+        -0.0,
+        8388607.5,
+        1e-45,
+    )
     assert numerics.to_i32(x).tolist() == [
-        0, 2, 2, 0, -2, -2, 2147483520, 2147483647, -2147483648, -2147483648,
-        2147483647, -2147483648, 0, 0, 8388608, 0,
-    ]  # fmt: skip
+        0,
+        2,
+        2,
+        0,
+        -2,
+        -2,
+        2147483520,
+        2147483647,
+        -2147483648,
+        -2147483648,
+        2147483647,
+        -2147483648,
+        0,
+        0,
+        8388608,
+        0,
+    ]
 
 
 @relaxed

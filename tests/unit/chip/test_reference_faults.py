@@ -381,6 +381,18 @@ def test_legal_neighbours_of_the_faults() -> None:
     assert bench.run().retired == len(bench.rows)
     codes = {param.values[0] for param in CASES}
     assert codes == {
-        "queue", "bank", "in-flight", "bounds", "align", "driver", "missing", "want", "alu",
-        "mxm", "sxm", "link", "sync", "offset",
-    }  # fmt: skip
+        "queue",
+        "bank",
+        "in-flight",
+        "bounds",
+        "align",
+        "driver",
+        "missing",
+        "want",
+        "alu",
+        "mxm",
+        "sxm",
+        "link",
+        "sync",
+        "offset",
+    }

@@ -31,8 +31,9 @@ MEM_OPS = (Op.READ, Op.WRITE, Op.GATHER, Op.SCATTER)
 @st.composite
 def programs(draw: st.DrawFn) -> Program:
     """Blocks with any repeats, backward ones too, on any queue or gang of MEM slices."""
-    gangs = draw(st.lists(st.lists(st.integers(0, 87), min_size=1, max_size=5).map(tuple),
-                          max_size=3))  # fmt: skip
+    gangs = draw(
+        st.lists(st.lists(st.integers(0, 87), min_size=1, max_size=5).map(tuple), max_size=3)
+    )
     blocks = new_blocks(draw(st.integers(0, 6)))
     for block in blocks:
         block["cycle"] = draw(st.integers(1000, 1200))

@@ -17,9 +17,14 @@ from cluster.gpu.spec import GpuSpec
 
 #: Numbers to count with: a node of 8, steps of 1 us and 5 us, 3 us of a kernel, 1 B/s x 0.5.
 SPEC = GpuSpec(
-    gpus_per_node=8, nvlink_step_s=1e-6, internode_step_s=5e-6, kernel_overhead_s=3e-6,
-    nvlink_bytes_per_s=2e9, internode_bytes_per_s=2e8, achieved_link_ratio=0.5,
-)  # fmt: skip
+    gpus_per_node=8,
+    nvlink_step_s=1e-6,
+    internode_step_s=5e-6,
+    kernel_overhead_s=3e-6,
+    nvlink_bytes_per_s=2e9,
+    internode_bytes_per_s=2e8,
+    achieved_link_ratio=0.5,
+)
 
 #: (operation, GPUs): microseconds of the ring (None: point to point) and of the tree at 0 bytes.
 LATENCIES = {

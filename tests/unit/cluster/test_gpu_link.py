@@ -45,8 +45,12 @@ def test_a_transfer_waits_for_the_one_before() -> None:
     assert ledger.send("tokens", 100, 1.0) == 4.5
     assert ledger.send("tokens", 100, 10.0) == 11.5
     assert ledger.bytes_by_kind == {
-        "tokens": 200, "logits": 0, "kv": 200, "json": 0, "activations": 0,
-    }  # fmt: skip
+        "tokens": 200,
+        "logits": 0,
+        "kv": 200,
+        "json": 0,
+        "activations": 0,
+    }
     assert (ledger.transfers, ledger.total_bytes, ledger.busy_s) == (3, 400, 4.0)
     assert ledger.waited_s == 2.0
     assert ledger.utilisation(16.0) == 0.25

@@ -28,13 +28,29 @@ SOURCES = (PUBLISHED, CALIBRATED, ASSUMED)
 
 def test_presets_carry_the_published_figures() -> None:
     assert list(GPU_PRESETS) == [
-        "a100", "h100", "h200", "b200", "gb200", "b300", "gb300", "rubin", "rubin-cpx",
-    ]  # fmt: skip
+        "a100",
+        "h100",
+        "h200",
+        "b200",
+        "gb200",
+        "b300",
+        "gb300",
+        "rubin",
+        "rubin-cpx",
+    ]
     assert GPU_PRESETS["h100"] == GpuSpec()
     assert GPU_PRESETS["a100"].hbm_bytes_per_s == 2.039e12
     assert [spec.hbm_bytes_per_s / 1e12 for spec in GPU_PRESETS.values()] == [
-        2.039, 3.35, 4.8, 7.7, 8.0, 7.75, 8.0, 22.0, 2.0,
-    ]  # fmt: skip
+        2.039,
+        3.35,
+        4.8,
+        7.7,
+        8.0,
+        7.75,
+        8.0,
+        22.0,
+        2.0,
+    ]
     assert GPU_PRESETS["h200"].hbm_bytes == 141_000_000_000
     assert GPU_PRESETS["b200"].flops("fp4") == 9e15
     assert GPU_PRESETS["gb200"].gpus_per_node == 72

@@ -75,12 +75,14 @@ def test_pieces_come_in_the_order_of_a_plain_sort(
     nbytes = [size for _, _, size in rows]
     expected = sorted(
         (
-            first + (last - first) * (n + 1) // pieces, request, n,
+            first + (last - first) * (n + 1) // pieces,
+            request,
+            n,
             whole * (n + 1) // pieces - whole * n // pieces,
         )
         for request, (first, last, whole) in enumerate(zip(begin, end, nbytes, strict=True))
         for n in range(pieces)
-    )  # fmt: skip
+    )
     assert list(kv_pieces(begin, end, nbytes, pieces)) == expected
 
 
@@ -98,10 +100,14 @@ def test_memory_does_not_grow_with_requests_times_layers() -> None:
 @pytest.mark.parametrize(
     ("name", "bytes_per_token"),
     [
-        ("llama-2-70b", 327_680), ("llama-3-70b", 327_680), ("opt-66b", 2_359_296),
-        ("llama-3-405b", 516_096), ("deepseek-v3", 70_272), ("qwen3-8b", 147_456),
+        ("llama-2-70b", 327_680),
+        ("llama-3-70b", 327_680),
+        ("opt-66b", 2_359_296),
+        ("llama-3-405b", 516_096),
+        ("deepseek-v3", 70_272),
+        ("qwen3-8b", 147_456),
         ("qwen3-235b", 192_512),
     ],
-)  # fmt: skip
+)
 def test_kv_bytes_per_token_are_the_published_ones(name: str, bytes_per_token: int) -> None:
     assert kv_bytes(architecture(name), 3) == 3 * bytes_per_token

@@ -63,9 +63,15 @@ def test_batching_is_what_the_oracle_says(rows: list[tuple[int, int, int]], serv
     trace, cost = trace_of(rows), Tens()
     served = serve_batched(trace, cost, servers)
     expected = batched(
-        trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
-        cost.prefill_ps, cost.step_ps, cost.max_batch, cost.kv_tokens, servers,
-    )  # fmt: skip
+        trace.arrival_ps.tolist(),
+        trace.prompt_tokens.tolist(),
+        trace.output_tokens.tolist(),
+        cost.prefill_ps,
+        cost.step_ps,
+        cost.max_batch,
+        cost.kv_tokens,
+        servers,
+    )
     assert times_of(served) == expected
     fine = served.done_ps >= 0
     assert served.tokens == int((trace.output_tokens[fine] - 1).sum())
@@ -81,9 +87,14 @@ def test_belt_is_what_the_oracle_says(
 ) -> None:
     trace = trace_of(rows, gap=3)
     belt = Belt(
-        BELT.clock_hz, BELT.buckets, BELT.prefill_cycles, BELT.decode_cycles, BELT.host_cycles,
-        BELT.source, interval,
-    )  # fmt: skip
+        BELT.clock_hz,
+        BELT.buckets,
+        BELT.prefill_cycles,
+        BELT.decode_cycles,
+        BELT.host_cycles,
+        BELT.source,
+        interval,
+    )
 
     def cycles(position: int, logits: bool) -> int:
         bucket = next(i for i, limit in enumerate(belt.buckets) if position < limit)
@@ -91,9 +102,15 @@ def test_belt_is_what_the_oracle_says(
 
     served = serve_on_belts(trace, belt, pipelines)
     expected = belted(
-        trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
-        cycles, belt.context, pipelines, None if interval == 11 else interval, 11,
-    )  # fmt: skip
+        trace.arrival_ps.tolist(),
+        trace.prompt_tokens.tolist(),
+        trace.output_tokens.tolist(),
+        cycles,
+        belt.context,
+        pipelines,
+        None if interval == 11 else interval,
+        11,
+    )
     assert times_of(served) == expected
 
 

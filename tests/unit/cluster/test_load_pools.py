@@ -63,15 +63,19 @@ def test_a_gpu_pool_is_what_the_oracle_says() -> None:
     assert cost.kv_tokens < 70_000
     trace = poisson(3.0, 40, Lengths(9000, 40, 1.0), 1)
     expected = batched(
-        trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
+        trace.arrival_ps.tolist(),
+        trace.prompt_tokens.tolist(),
+        trace.output_tokens.tolist(),
         lambda tokens: round(
             (group.prefill_seconds(arch, tokens) + group.host_seconds(tokens) + host(1)) * PS
         ),
         lambda seen: round(
             (group.decode_seconds(arch, [s - 1 for s in seen]) + 2 * host(len(seen))) * PS
         ),
-        5, group.max_sequences(arch, 1), 2,
-    )  # fmt: skip
+        5,
+        group.max_sequences(arch, 1),
+        2,
+    )
     served = serve_batched(trace, cost, 2)
     found = (served.start_ps, served.first_ps, served.second_ps, served.done_ps)
     assert tuple(times.tolist() for times in found) == expected
@@ -134,8 +138,10 @@ def test_an_lpu_pool_is_what_the_oracle_says(draft: Artifact) -> None:
     )
     served = serve_on_belts(trace, belt, 2)
     for times, expected in (
-        (served.first_ps, first), (served.second_ps, second), (served.done_ps, done),
-    ):  # fmt: skip
+        (served.first_ps, first),
+        (served.second_ps, second),
+        (served.done_ps, done),
+    ):
         assert times.tolist() == [-1 if c < 0 else cycles_to_ps(c, clock) for c in expected]
     assert (served.done_ps < 0).any() and (served.done_ps >= 0).any()
 
@@ -179,9 +185,18 @@ def test_same_seed_same_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_was_given_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     found = report(
-        capsys, "--model", "llama-3-405b", "--pool", "lpu", "--requests", "20",
-        "--lpu-cycles-per-token", "900000", "--lpu-interval-cycles", "90000",
-    )["pools"]["lpu"]  # fmt: skip
+        capsys,
+        "--model",
+        "llama-3-405b",
+        "--pool",
+        "lpu",
+        "--requests",
+        "20",
+        "--lpu-cycles-per-token",
+        "900000",
+        "--lpu-interval-cycles",
+        "90000",
+    )["pools"]["lpu"]
     assert found["costs"].startswith("given") and found["initiation_interval"] == "given"
     assert found["cycles_exact"] is False and found["places_per_pipeline"] == 10
     assert found["tpot_s"]["p50"] == pytest.approx(1e-3)
@@ -258,12 +273,28 @@ def test_no_simulation_outgrows_its_integers(
 
 
 def test_a_model_without_weights_costs_what_its_plan_does(
-    capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """--lpu-model by name: the LPU side is charged the compiled cycles of the plan."""
-    arguments = ["--model", "target", "--lpu-model", "smollm2-135m", "--chips", "8", "--context",
-                 "64", "--requests", "3", "--prompt-tokens", "8", "--output-tokens", "8",
-                 "--pool", "both", "--json"]  # fmt: skip
+    arguments = [
+        "--model",
+        "target",
+        "--lpu-model",
+        "smollm2-135m",
+        "--chips",
+        "8",
+        "--context",
+        "64",
+        "--requests",
+        "3",
+        "--prompt-tokens",
+        "8",
+        "--output-tokens",
+        "8",
+        "--pool",
+        "both",
+        "--json",
+    ]
     assert run(["experiment", "load", *arguments]) == 0
     report = json.loads(capsys.readouterr().out)
     lpu = report["pools"]["lpu"]

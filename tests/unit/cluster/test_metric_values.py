@@ -104,8 +104,8 @@ def test_retired_work_by_unit(board: Board, counted: list[Counter[tuple[str, obj
     for chip, sums in enumerate(counted):
         for unit in UNITS:
             of = {"chip": str(chip), "unit": unit}
-            assert total(board, "lpu_retired_instructions_total", **of) == (
-                sums["instructions", unit]
+            assert (
+                total(board, "lpu_retired_instructions_total", **of) == (sums["instructions", unit])
             )
             assert total(board, "lpu_retired_blocks_total", **of) == sums["blocks", unit]
     assert total(board, "lpu_retired_blocks_total") == sum(
@@ -119,8 +119,11 @@ def test_links_are_busy_for_their_vectors(
     """328 bytes at 12.5 GB/s and 900 MHz are 23.616 cycles a vector."""
     predicted = artifact.predicted_cycles
     cycles = 2 * predicted["prefill-64"] + 4 * predicted["decode-64"]
-    assert sum(number for sums in counted for (what, _), number in sums.items()
-               if what == "vectors") == total(board, "lpu_link_vectors_total") > 0  # fmt: skip
+    assert (
+        sum(number for sums in counted for (what, _), number in sums.items() if what == "vectors")
+        == total(board, "lpu_link_vectors_total")
+        > 0
+    )
     for chip, sums in enumerate(counted):
         for link in (str(n) for n in range(16)):
             of = {"chip": str(chip), "link": link}
@@ -166,9 +169,13 @@ def test_a_generation_is_one_request() -> None:
 #: First tokens after 1 and 3 seconds, and 0.25 s for each further one.
 TOOK = Latencies(np.array([1, 3]) * 10**12, np.array([0.25, 0.25]) * 1e12)
 SERVICE = {
-    "requests": 8, "refused": 6, "good_ratio": 0.25, "output_tokens": 40, "prompt_tokens": 90,
+    "requests": 8,
+    "refused": 6,
+    "good_ratio": 0.25,
+    "output_tokens": 40,
+    "prompt_tokens": 90,
     "tokens_per_s": 12.5,
-}  # fmt: skip
+}
 STAGES = {
     "prefill": {"servers": 2, "utilisation": 0.5, "queue_mean": 1.5, "queue_peak": 4},
     "transfer": {"servers": 0, "utilisation": 9, "queue_mean": 9, "queue_peak": 9},
@@ -224,18 +231,24 @@ def test_disaggregated_platforms_on_the_board() -> None:
 def test_agents_on_the_board() -> None:
     board = Board()
     run = {
-        "requests": 10, "failed": 1, "good_ratio": 0.7, "utilisation": {"lpu": 0.25, "gpu": 0.75},
+        "requests": 10,
+        "failed": 1,
+        "good_ratio": 0.7,
+        "utilisation": {"lpu": 0.25, "gpu": 0.75},
         "steps": {"lpu": {"plan": 3, "answer": 4}, "tool": {"search": 5}},
-        "messages": {"accepted": 30, "rejected": 2}, "bytes": {"requests": 600, "answers": 66},
-    }  # fmt: skip
+        "messages": {"accepted": 30, "rejected": 2},
+        "bytes": {"requests": 600, "answers": 66},
+    }
     publish_agents(board, "routed", run, TOOK)
     assert valued(board, "lpu_router_decisions_total") == {
-        ("plan", "routed", "lpu"): 3, ("answer", "routed", "lpu"): 4,
+        ("plan", "routed", "lpu"): 3,
+        ("answer", "routed", "lpu"): 4,
         ("search", "routed", "tool"): 5,
-    }  # fmt: skip
+    }
     assert valued(board, "lpu_router_messages_total") == {
-        ("routed", "accepted"): 30, ("routed", "rejected"): 2,
-    }  # fmt: skip
+        ("routed", "accepted"): 30,
+        ("routed", "rejected"): 2,
+    }
     of = {"experiment": "agentic", "platform": "routed"}
     assert total(board, "lpu_gpu_link_bytes_total", **of, kind="json") == 666
     assert total(board, "lpu_requests_total", **of) == 10
@@ -269,10 +282,16 @@ def test_a_variant_of_drafting_on_the_board(variant: str, drafts: str) -> None:
     """10 s of decoding, of which 4 draft, 5 verify and 1 is the link."""
     board = Board()
     row = {
-        "variant": variant, "tokens": 6, "tokens_per_second": 0.6, "speedup": 2.5,
-        "link_seconds": 1.0, "verify_seconds": 5.0, "draft_seconds": 4.0, "decode_seconds": 10.0,
+        "variant": variant,
+        "tokens": 6,
+        "tokens_per_second": 0.6,
+        "speedup": 2.5,
+        "link_seconds": 1.0,
+        "verify_seconds": 5.0,
+        "draft_seconds": 4.0,
+        "decode_seconds": 10.0,
         "bytes": {"tokens": 24, "logits": 70, "kv": 3, "kv_prompt": 4},
-    }  # fmt: skip
+    }
     traces = [RequestTrace([1, 2], [3, 4, 5]), RequestTrace([1], [3, 4, 5])]
     DraftWatch(board).variant(row, traces, Charge(each=((1.0, 4.0), (2.0, 6.0))))
     assert total(board, "lpu_requests_total") == 2
@@ -293,10 +312,16 @@ def test_a_variant_of_drafting_on_the_board(variant: str, drafts: str) -> None:
 def test_a_variant_that_decoded_nothing_has_idle_pools() -> None:
     board = Board()
     row = {
-        "variant": "lpu-draft", "tokens": 0, "tokens_per_second": 0.0, "speedup": None,
-        "link_seconds": 1.0, "verify_seconds": 1.0, "draft_seconds": 1.0, "decode_seconds": 0.0,
+        "variant": "lpu-draft",
+        "tokens": 0,
+        "tokens_per_second": 0.0,
+        "speedup": None,
+        "link_seconds": 1.0,
+        "verify_seconds": 1.0,
+        "draft_seconds": 1.0,
+        "decode_seconds": 0.0,
         "bytes": {"kv": 0, "kv_prompt": 0},
-    }  # fmt: skip
+    }
     DraftWatch(board).variant(row, [], Charge())
     assert set(valued(board, "lpu_pool_utilisation_ratio").values()) == {0.0}
     assert valued(board, "lpu_speedup_ratio") == {}

@@ -30,9 +30,11 @@ SPLIT = ("disaggregated", "--requests", "20", "--lpu-cycles-per-token", "30000")
 )
 @pytest.mark.cases(1)
 def test_every_experiment_draws(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
     shown: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> None:
     one, two, dots = tmp_path / "one.svg", tmp_path / "two.svg", tmp_path / "dots.png"
     results = []
     for path in (one, two, dots):
@@ -79,10 +81,14 @@ def test_nothing_served_and_equal_times_draw(tmp_path: Path) -> None:
     same = Latencies(np.full(3, 5, np.int64), np.zeros(0))
     draw_load({"gpu": nothing, "lpu": same}, tmp_path / "b.png")
     report = {
-        "model": "m", "prompt_tokens": 1, "output_tokens": 1, "platforms": {"gpu-only": {}},
-        "ttft_s": {"gpu-only": None}, "second_token_s": {"gpu-only": None},
+        "model": "m",
+        "prompt_tokens": 1,
+        "output_tokens": 1,
+        "platforms": {"gpu-only": {}},
+        "ttft_s": {"gpu-only": None},
+        "second_token_s": {"gpu-only": None},
         "tpot_s": {"gpu-only": None},
-    }  # fmt: skip
+    }
     draw_disaggregated(report, tmp_path / "c.png")
     assert all((tmp_path / f"{name}.png").stat().st_size for name in "abc")
 

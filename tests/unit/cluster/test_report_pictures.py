@@ -66,8 +66,10 @@ def test_utilisation(drawn: list[Figure]) -> None:
     assert size(drawn[0]) == pytest.approx(0.55 + 3 * 0.62)
     assert [stairs(one) for one in axes] == [[(f["ratio"], [0, 10, 2000])] for f in families]
     assert [one.get_title("left") for one in axes] == [
-        "mxm: mean 25.0% of 4", "sxm way: mean 30.0% of 1,200", "vxm: mean 0.0% of 16",
-    ]  # fmt: skip
+        "mxm: mean 25.0% of 4",
+        "sxm way: mean 30.0% of 1,200",
+        "vxm: mean 0.0% of 16",
+    ]
     assert ticks(axes[0].yaxis) == {0: "0", 0.5: "50%"}
     assert ticks(axes[1].yaxis) == {0: "0", 0.004: "0.4%"}
     for one, most in zip(axes, (0.5, 0.004, 1e-9), strict=True):
@@ -84,9 +86,13 @@ def links_of(chips: int) -> dict[str, Any]:
         {"chip": chips - 1, "to": 0, "ratio": 0.0},
     ]
     return {
-        "entry": "decode", "edges": [0, 4, 8], "busy": busy, "most": [0.5, 1.25],
-        "mean": [0.1, 0.2], "note": "So.",
-    }  # fmt: skip
+        "entry": "decode",
+        "edges": [0, 4, 8],
+        "busy": busy,
+        "most": [0.5, 1.25],
+        "mean": [0.1, 0.2],
+        "note": "So.",
+    }
 
 
 @pytest.mark.parametrize("chips", [8, 16, 17, 72])
@@ -212,8 +218,11 @@ def test_the_roofline(drawn: list[Figure]) -> None:
     assert (prefill.get_xdata(), prefill.get_ydata()) == ([2000.0], [9e14])
     assert (decode.get_marker(), prefill.get_marker()) == ("o", "s")
     assert [line.get_label() for line in axes.lines] == [
-        "LPU", "GPU", "decode (exact)", "prefill (estimated)",
-    ]  # fmt: skip
+        "LPU",
+        "GPU",
+        "decode (exact)",
+        "prefill (estimated)",
+    ]
     assert axes.get_xscale() == axes.get_yscale() == "log"
     assert len({line.get_color() for line in (lpu, gpu)}) == 2
     assert len(drawn[0].legends) == 1
@@ -223,13 +232,33 @@ def test_the_roofline(drawn: list[Figure]) -> None:
 @pytest.mark.parametrize(("last", "subs"), [(0.29, (1, 2, 5)), (0.3, (1,))])
 def test_latencies(last: float, subs: tuple[int, ...], drawn: list[Figure]) -> None:
     series = [
-        {"name": "lpu", "source": "exact", "share": [0.0, 1.0], "p50_s": 0.02, "p99_s": 0.02,
-         "count": 1000, "least_s": 0.02, "most_s": 0.02},
-        {"name": "gpu", "source": "given", "share": [0.25, 0.5], "p50_s": 0.012, "p99_s": 0.03,
-         "count": 7, "least_s": 0.0115, "most_s": 0.031},
-    ]  # fmt: skip
-    section = {"title": "First token", "edges_s": [0.01, 0.015, last], "series": series,
-               "note": "So."}  # fmt: skip
+        {
+            "name": "lpu",
+            "source": "exact",
+            "share": [0.0, 1.0],
+            "p50_s": 0.02,
+            "p99_s": 0.02,
+            "count": 1000,
+            "least_s": 0.02,
+            "most_s": 0.02,
+        },
+        {
+            "name": "gpu",
+            "source": "given",
+            "share": [0.25, 0.5],
+            "p50_s": 0.012,
+            "p99_s": 0.03,
+            "count": 7,
+            "least_s": 0.0115,
+            "most_s": 0.031,
+        },
+    ]
+    section = {
+        "title": "First token",
+        "edges_s": [0.01, 0.015, last],
+        "series": series,
+        "note": "So.",
+    }
     picture = pictures.latencies(section, 3)
     assert (picture.name, picture.title) == ("latency-3", "First token")
     assert picture.caption == (
@@ -239,8 +268,9 @@ def test_latencies(last: float, subs: tuple[int, ...], drawn: list[Figure]) -> N
     axes = drawn[0].axes
     assert [stairs(one) for one in axes] == [[(s["share"], section["edges_s"])] for s in series]
     assert [one.get_title("left") for one in axes] == [
-        "lpu (exact): p50 20 ms, p99 20 ms", "gpu (given): p50 12 ms, p99 30 ms",
-    ]  # fmt: skip
+        "lpu (exact): p50 20 ms, p99 20 ms",
+        "gpu (given): p50 12 ms, p99 30 ms",
+    ]
     assert [np.unique(one.lines[0].get_xdata()).tolist() for one in axes] == [[0.02], [0.03]]
     assert [ticks(one.yaxis) for one in axes] == [{1.0: "100%"}, {0.5: "50%"}]
     for one, most in zip(axes, (1.0, 0.5), strict=True):
@@ -280,9 +310,17 @@ def test_bars(drawn: list[Figure]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(2.5, "2.5 s"), (1.0, "1 s"), (0.9999, "999.9 ms"), (1e-3, "1 ms"), (2e-6, "2 µs"),
-     (1e-6, "1 µs"), (9.5e-7, "950 ns"), (-3.0, "-3 s")],
-)  # fmt: skip
+    [
+        (2.5, "2.5 s"),
+        (1.0, "1 s"),
+        (0.9999, "999.9 ms"),
+        (1e-3, "1 ms"),
+        (2e-6, "2 µs"),
+        (1e-6, "1 µs"),
+        (9.5e-7, "950 ns"),
+        (-3.0, "-3 s"),
+    ],
+)
 def test_times_for_people(value: float, said: str) -> None:
     assert drawing.seconds(value) == said
 
@@ -302,9 +340,15 @@ def test_texts_for_people() -> None:
 
 def machine(chips: int, per_node: int, cables: Any = (), others: Any = ()) -> dict[str, Any]:
     return {
-        "chips": chips, "chips_per_node": per_node, "topology": "dragonfly", "chip": "lp30",
-        "clock_hz": 1.2e9, "cables": list(cables), "others": list(others), "note": "So.",
-    }  # fmt: skip
+        "chips": chips,
+        "chips_per_node": per_node,
+        "topology": "dragonfly",
+        "chip": "lp30",
+        "clock_hz": 1.2e9,
+        "cables": list(cables),
+        "others": list(others),
+        "note": "So.",
+    }
 
 
 def test_places_of_a_node_are_a_ring() -> None:

@@ -25,9 +25,13 @@ rules = st.builds(
     lambda least, more, queue, wait, idle, start: Scaling(
         least, least + more, queue, None if wait is None else wait / PS, idle / PS, start / PS
     ),
-    st.integers(1, 3), st.integers(0, 3), st.integers(1, 4),
-    st.none() | st.integers(1, 90), st.integers(1, 120), st.integers(1, 90),
-)  # fmt: skip
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.none() | st.integers(1, 90),
+    st.integers(1, 120),
+    st.integers(1, 90),
+)
 
 
 @settings(max_examples=examples(300), deadline=None)
@@ -37,10 +41,17 @@ def test_scaling_is_what_the_oracle_says(rows: list[tuple[int, int, int]], rule:
     batching = run_batched(trace, cost, 1, rule)
     log: list[tuple[int, int]] = []
     expected = batched(
-        trace.arrival_ps.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(),
-        cost.prefill_ps, cost.step_ps, cost.max_batch, cost.kv_tokens, rule.most,
-        (rule.least, rule.queue, rule.wait_ps, rule.idle_ps, rule.start_ps), log,
-    )  # fmt: skip
+        trace.arrival_ps.tolist(),
+        trace.prompt_tokens.tolist(),
+        trace.output_tokens.tolist(),
+        cost.prefill_ps,
+        cost.step_ps,
+        cost.max_batch,
+        cost.kv_tokens,
+        rule.most,
+        (rule.least, rule.queue, rule.wait_ps, rule.idle_ps, rule.start_ps),
+        log,
+    )
     assert times_of(served_by(batching, trace)) == expected
     assert batching.nodes == [(0, rule.least), *log]
     assert all(rule.least <= count <= rule.most for _, count in batching.nodes)

@@ -20,11 +20,12 @@ def runner(*numbers: int, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     chips = [
         SimpleNamespace(
-            chip_id=number, sram=rng.integers(0, 256, (2, 20, 320), np.uint8),
+            chip_id=number,
+            sram=rng.integers(0, 256, (2, 20, 320), np.uint8),
             digest_sums=rng.integers(0, 2**63, 2).astype(np.uint64),
         )
         for number in numbers
-    ]  # fmt: skip
+    ]
     return SimpleNamespace(chips=chips, touched=lambda chip: np.arange(1, 40, 2))
 
 

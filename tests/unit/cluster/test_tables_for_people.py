@@ -15,9 +15,15 @@ from cluster.runs.collectives import collective_rows
 from programs.plans import PHASES
 
 FAULTS = {
-    "fec_corrected": 1001, "uncorrectable": 2, "sram_corrected": 3003, "sram_detected": 4,
-    "replays": 5, "spare_used": 6, "cost_cycles": 7007, "deskew_interval_cycles": 8,
-}  # fmt: skip
+    "fec_corrected": 1001,
+    "uncorrectable": 2,
+    "sram_corrected": 3003,
+    "sram_detected": 4,
+    "replays": 5,
+    "spare_used": 6,
+    "cost_cycles": 7007,
+    "deskew_interval_cycles": 8,
+}
 BEFELL = (
     "1,001 packets corrected, 2 not; SRAM 3,003 corrected, 4 detected; 5 replays, 6 spares; "
     "cost 7,007 cycles"
@@ -26,9 +32,13 @@ BEFELL = (
 
 def test_a_workload() -> None:
     result: dict[str, Any] = {
-        "cycles": 12345, "microseconds": 1010.25, "multiply_accumulates": 6789012,
-        "mxm_utilisation": 0.1234, "tera_operations_per_s": 65.43, "sram_used_bytes": 2048000,
-    }  # fmt: skip
+        "cycles": 12345,
+        "microseconds": 1010.25,
+        "multiply_accumulates": 6789012,
+        "mxm_utilisation": 0.1234,
+        "tera_operations_per_s": 65.43,
+        "sram_used_bytes": 2048000,
+    }
     plain = [
         ("cycles", "12,345"),
         ("time at the chip's clock", "1,010.2 us"),
@@ -41,9 +51,12 @@ def test_a_workload() -> None:
     assert workload_rows(result) == plain
     more = {**result, "layer_cycles": 1500, "values": 4000, "artifact": "a.lpu"}
     assert workload_rows(more) == [
-        plain[0], ("cycles of a layer", "1,500"), *plain[1:],
-        ("run", "all 4,000 values equal the golden model's"), ("file", "a.lpu"),
-    ]  # fmt: skip
+        plain[0],
+        ("cycles of a layer", "1,500"),
+        *plain[1:],
+        ("run", "all 4,000 values equal the golden model's"),
+        ("file", "a.lpu"),
+    ]
 
 
 def test_a_launch_of_a_file() -> None:
@@ -52,8 +65,13 @@ def test_a_launch_of_a_file() -> None:
 
     outputs = [{"chip": n, "y": described(2, n, 0.25)} for n in range(9)]
     outputs[0]["z"] = described(3, 7, 8)
-    facts = {"entry": "main", "cycles": 4000, "predicted_cycles": 4001, "digest": "ab",
-             "outputs": outputs}  # fmt: skip
+    facts = {
+        "entry": "main",
+        "cycles": 4000,
+        "predicted_cycles": 4001,
+        "digest": "ab",
+        "outputs": outputs,
+    }
     launched: Any = None
     head = [("entry point", "main"), ("cycles", "4,000 (predicted 4,001)"), ("digest", "ab")]
     shown = [("y of chip 0 (int8)", "0, 0.25"), ("z of chip 0 (int8)", "7, 8, ...")]
@@ -67,10 +85,17 @@ def test_a_launch_of_a_file() -> None:
 def test_a_collective() -> None:
     bounds = {"bandwidth": SimpleNamespace(cycles=1100, formula="9 * 2")}
     plan: Any = SimpleNamespace(
-        algorithm="hierarchical", launch_words=[1] * 3, latency_cycles=2200, latency_ns=1833.4,
-        bandwidth_gb_s=12.3456, vectors=3300, vector_hops=4400, link_conflicts=0, chips=16,
+        algorithm="hierarchical",
+        launch_words=[1] * 3,
+        latency_cycles=2200,
+        latency_ns=1833.4,
+        bandwidth_gb_s=12.3456,
+        vectors=3300,
+        vector_hops=4400,
+        link_conflicts=0,
+        chips=16,
         bounds=bounds,
-    )  # fmt: skip
+    )
     planned = [
         ("algorithm", "hierarchical, 3 launches"),
         ("time", "2,200 cycles, 1,833 ns"),
@@ -80,36 +105,58 @@ def test_a_collective() -> None:
         ("bandwidth bound", "1,100 cycles (9 * 2)"),
     ]
     assert collective_rows({}, plan) == planned
-    run = {"cycles": 2201, "predicted_cycles": 2202, "actors": 4, "equal": True, "digest": "ab",
-           "recoveries": 0, "faults": None, "nodes": [0, 2]}  # fmt: skip
+    run = {
+        "cycles": 2201,
+        "predicted_cycles": 2202,
+        "actors": 4,
+        "equal": True,
+        "digest": "ab",
+        "recoveries": 0,
+        "faults": None,
+        "nodes": [0, 2],
+    }
     gpu = {"name": "h100", "best_ns": 5500.2, "algorithm": "tree", "p50_ns": 6600, "p99_ns": 7700}
     facts: dict[str, Any] = {"gpu": gpu, "run": run, "trace": {"events": 1234, "blocks": 5678}}
     assert collective_rows(facts, plan)[6:] == [
-        ("16 x h100 (estimate)",
-         "5,500 ns by tree; with late kernels p50 6,600, p99 7,700 ns"),
+        ("16 x h100 (estimate)", "5,500 ns by tree; with late kernels p50 6,600, p99 7,700 ns"),
         ("executed", "2,201 cycles, predicted 2,202, 4 actors"),
-        ("equals NumPy", "bit for bit"), ("digest", "ab"),
+        ("equals NumPy", "bit for bit"),
+        ("digest", "ab"),
         ("trace", "1,234 events, 5,678 blocks"),
-    ]  # fmt: skip
+    ]
     facts = {"run": {**run, "equal": False, "recoveries": 2, "faults": FAULTS}}
     assert collective_rows(facts, plan)[7:] == [
-        ("equals NumPy", "NO"), ("digest", "ab"), ("lost processes", "2 times replaced"),
-        ("faults", BEFELL), ("nodes in use", "0, 2"),
-    ]  # fmt: skip
+        ("equals NumPy", "NO"),
+        ("digest", "ab"),
+        ("lost processes", "2 times replaced"),
+        ("faults", BEFELL),
+        ("nodes in use", "0, 2"),
+    ]
 
 
 def generated(**changed: Any) -> Any:
     result: dict[str, Any] = {
-        "tokens": [5, 6, 7], "cycles_per_token": [1100, 1300], "chips": 8, "actors": 4,
-        "predicted_cycles_per_token": [1100, 1300], "wall_seconds": 4.25, "digest": "ab",
-        "first_token_seconds": 1.75, "recoveries": (), "faults": None,
-    }  # fmt: skip
+        "tokens": [5, 6, 7],
+        "cycles_per_token": [1100, 1300],
+        "chips": 8,
+        "actors": 4,
+        "predicted_cycles_per_token": [1100, 1300],
+        "wall_seconds": 4.25,
+        "digest": "ab",
+        "first_token_seconds": 1.75,
+        "recoveries": (),
+        "faults": None,
+    }
     outer: dict[str, Any] = {
-        "artifact": SimpleNamespace(spec=SimpleNamespace(clock_hz=1.2e9)), "prompt": (1, 2),
-        "decode_tokens_per_second": 98765.4, "tokens_per_second": 45678.9,
-        "wall_tokens_per_second": 1234.56, "settings": SimpleNamespace(sync="lookahead"),
-        "nodes": None, "trace": None,
-    }  # fmt: skip
+        "artifact": SimpleNamespace(spec=SimpleNamespace(clock_hz=1.2e9)),
+        "prompt": (1, 2),
+        "decode_tokens_per_second": 98765.4,
+        "tokens_per_second": 45678.9,
+        "wall_tokens_per_second": 1234.56,
+        "settings": SimpleNamespace(sync="lookahead"),
+        "nodes": None,
+        "trace": None,
+    }
     for name, value in changed.items():
         (result if name in result else outer)[name] = value
     return SimpleNamespace(result=SimpleNamespace(**result), **outer)
@@ -118,9 +165,14 @@ def generated(**changed: Any) -> Any:
 def test_a_text() -> None:
     rows = generation_facts(generated())
     assert [name for name, _ in rows] == [
-        "tokens", "cycles per token", "virtual speed", "wall speed", "wall time", "machine",
+        "tokens",
+        "cycles per token",
+        "virtual speed",
+        "wall speed",
+        "wall time",
+        "machine",
         "digest",
-    ]  # fmt: skip
+    ]
     facts = dict(rows)
     assert facts["tokens"] == "3 after a prompt of 2"
     assert facts["cycles per token"] == "1,100 to 1,300 (as predicted)"
@@ -144,50 +196,84 @@ def test_where_a_text_was_made(actors: int, said: str) -> None:
 
 def test_a_text_that_went_through_a_lot() -> None:
     faulty = generated(
-        cycles_per_token=[1100, 1100], recoveries=(1, 2), faults=FAULTS, nodes=[0, 3],
+        cycles_per_token=[1100, 1100],
+        recoveries=(1, 2),
+        faults=FAULTS,
+        nodes=[0, 3],
         trace={"events": 1234, "blocks": 5678},
-    )  # fmt: skip
+    )
     rows = generation_facts(faulty)
     assert dict(rows)["cycles per token"] == "1,100 (NOT as predicted)"
     assert rows[7:] == [
-        ("lost processes", "2 times replaced"), ("faults", BEFELL), ("nodes in use", "0, 3"),
+        ("lost processes", "2 times replaced"),
+        ("faults", BEFELL),
+        ("nodes in use", "0, 3"),
         ("trace", "1,234 events, 5,678 blocks"),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("exact", "said"), [(True, "as"), (False, "NOT as")])
 def test_texts_on_the_belt(exact: bool, said: str) -> None:
     facts = {
-        "retired_as_predicted": exact, "tokens_per_second_per_user": 1234.5, "beats": 11,
-        "tokens_per_second_total": 98765.4, "interval_cycles": 3456, "latency_cycles": 7890,
-        "chips": 8, "pp": 4, "tp": 2, "wall_seconds": 1.26,
-    }  # fmt: skip
+        "retired_as_predicted": exact,
+        "tokens_per_second_per_user": 1234.5,
+        "beats": 11,
+        "tokens_per_second_total": 98765.4,
+        "interval_cycles": 3456,
+        "latency_cycles": 7890,
+        "chips": 8,
+        "pp": 4,
+        "tp": 2,
+        "wall_seconds": 1.26,
+    }
     texts: Any = SimpleNamespace(facts=facts, prompts=["a", "b"], texts=["x\n", "y"])
     rows = BeltTexts.rows.fget(texts)  # type: ignore[attr-defined]
     assert rows == [
-        ("'a'", "'x\\n'"), ("'b'", "'y'"),
+        ("'a'", "'x\\n'"),
+        ("'b'", "'y'"),
         ("a token leaves every", f"3,456 cycles ({said} predicted, 11 beats)"),
         ("a token takes", "7,890 cycles from first stage to last"),
         ("tokens per second", "1,234 per user, 98,765 in all, without the host"),
         ("machine", "8 chips, 4 stages of 2, in one process"),
         ("wall time", "1.3 s"),
-    ]  # fmt: skip
+    ]
 
 
 def planned(**changed: Any) -> dict[str, Any]:
     row = {
-        "model": "target", "chips": 16, "chip": "lp30", "machine": "dragonfly",
-        "context": 4096, "batch": 2, "dtype": "int8", "cycles_per_token": 10000,
+        "model": "target",
+        "chips": 16,
+        "chip": "lp30",
+        "machine": "dragonfly",
+        "context": 4096,
+        "batch": 2,
+        "dtype": "int8",
+        "cycles_per_token": 10000,
         "phases": {name: 1000 + 130 * n for n, name in enumerate(PHASES)},
-        "sram_bytes": {"kv_cache": 5000, "free": 6000}, "units": {"mxm_planes": 0.125},
-        "initiation_interval_cycles": 2500, "tokens_per_second_per_user": 1234.56,
-        "tokens_per_second_total": 9876.54, "mode": "pipelined", "sram_used_ratio": 0.4321,
-        "instruction_bytes": 77000, "roofline_cycles": 4444, "operations_per_byte": 2.5,
-        "bottleneck": "weights (44%)", "split_layers": 3, "checked_pieces": 21,
-        "experts_computed": 1, "experts_chosen": 1, "wall_seconds": 8.76,
-        "energy": {"joules_per_token_of_one_user": 1.23456, "joules_per_token_in_all": 0.34567,
-                   "machine_power_w": 9600.0}, "tp": 8, "pp": 2,
-    }  # fmt: skip
+        "sram_bytes": {"kv_cache": 5000, "free": 6000},
+        "units": {"mxm_planes": 0.125},
+        "initiation_interval_cycles": 2500,
+        "tokens_per_second_per_user": 1234.56,
+        "tokens_per_second_total": 9876.54,
+        "mode": "pipelined",
+        "sram_used_ratio": 0.4321,
+        "instruction_bytes": 77000,
+        "roofline_cycles": 4444,
+        "operations_per_byte": 2.5,
+        "bottleneck": "weights (44%)",
+        "split_layers": 3,
+        "checked_pieces": 21,
+        "experts_computed": 1,
+        "experts_chosen": 1,
+        "wall_seconds": 8.76,
+        "energy": {
+            "joules_per_token_of_one_user": 1.23456,
+            "joules_per_token_in_all": 0.34567,
+            "machine_power_w": 9600.0,
+        },
+        "tp": 8,
+        "pp": 2,
+    }
     return {**row, **changed}
 
 
@@ -234,8 +320,13 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_with_experts_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = planned(experts_computed=8, experts_chosen=2, energy=None, run_seconds=1.0,
-                  run_chip_cycles_per_second=123456.0)  # fmt: skip
+    row = planned(
+        experts_computed=8,
+        experts_chosen=2,
+        energy=None,
+        run_seconds=1.0,
+        run_chip_cycles_per_second=123456.0,
+    )
     rows = shown(row, monkeypatch)[1]
     assert rows["experts of a layer"] == "all 8 computed, 2 of them count"
     assert rows["timing-only run"] == ("all chips retired at cycle 10,000 (1.2e+05 chip-cycles/s)")
@@ -270,9 +361,16 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("gpu", [None, "h100"])
 def test_a_sweep(gpu: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"bytes": 3072, "algorithm": "ring", "latency_ns": 1234.5, "bandwidth_gb_s": 2.4882,
-           "link_conflicts": 1, "gpu_best_ns": 5e6, "gpu_p50_ns": 1e7, "gpu_p99_ns": 2e7,
-           }  # fmt: skip
+    row = {
+        "bytes": 3072,
+        "algorithm": "ring",
+        "latency_ns": 1234.5,
+        "bandwidth_gb_s": 2.4882,
+        "link_conflicts": 1,
+        "gpu_best_ns": 5e6,
+        "gpu_p50_ns": 1e7,
+        "gpu_p99_ns": 2e7,
+    }
     print_sweep("all-reduce", [row, {**row, "link_conflicts": 2}], gpu)
     text = capsys.readouterr().out
     line = ["3", "KiB", "ring", "1.23", "us", "2.49"]
@@ -287,10 +385,19 @@ def test_a_sweep(gpu: str | None, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0 B"), (1, "1 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"),
-     (2**20 - 1, "1024 KiB"), (2**20, "1 MiB"), (2**30, "1 GiB"), (2**40, "1 TiB"),
-     (2**50, "1024 TiB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (2**20 - 1, "1024 KiB"),
+        (2**20, "1 MiB"),
+        (2**30, "1 GiB"),
+        (2**40, "1 TiB"),
+        (2**50, "1024 TiB"),
+    ],
+)
 def test_sizes(count: int, said: str) -> None:
     assert size_text(count) == said
 

@@ -29,11 +29,14 @@ def slept(number: int, crowding: int) -> float:
     return crowding * (SHORTEST + float(share) * (LONGEST - SHORTEST))
 
 
-@pytest.mark.parametrize(("processes", "spins", "crowding"), [
-    (1, 4, 1),  # fewer than cores: no less than one
-    (4, 4, 1),
-    (8, 0, 2),  # two a core: whoever spins takes the core of a peer
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("processes", "spins", "crowding"),
+    [
+        (1, 4, 1),  # fewer than cores: no less than one
+        (4, 4, 1),
+        (8, 0, 2),  # two a core: whoever spins takes the core of a peer
+    ],
+)
 def test_the_climb(processes: int, spins: int, crowding: int, done: list[str | float]) -> None:
     wait = Wait(processes)
     for _ in range(spins + 4 + 33):

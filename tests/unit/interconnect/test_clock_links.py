@@ -10,8 +10,8 @@ import pytest
 from interconnect.clocks import ClockError
 from interconnect.clocks.links import (
     Estimator,
-    Jitter,
     LinkEstimates,
+    LinkJitter,
     Links,
     characterise,
     exchange,
@@ -41,8 +41,11 @@ def misfits(found: LinkEstimates) -> list[str]:
     wrong = []
     for i, (link, published) in enumerate(PUBLISHED.items()):
         emulated = (
-            found.min_cycles[i], found.mean_cycles[i], found.max_cycles[i], found.std_cycles[i],
-        )  # fmt: skip
+            found.min_cycles[i],
+            found.mean_cycles[i],
+            found.max_cycles[i],
+            found.std_cycles[i],
+        )
         for name, want, got, tolerance in zip(
             ("min", "mean", "max", "std"), published, emulated, (1, 0.05, 1, 0.05), strict=True
         ):
@@ -100,8 +103,8 @@ def test_estimates_do_not_depend_on_blocks_or_company() -> None:
 
 def test_jitter_that_cannot_be_is_refused() -> None:
     with pytest.raises(ClockError, match="min <= mean <= max"):
-        Jitter("x", 10, 9.0, 12, 1.0)
+        LinkJitter("x", 10, 9.0, 12, 1.0)
     with pytest.raises(ClockError, match="widen the range"):
-        characterise(Links(np.arange(1), (Jitter("x", 10, 11.0, 12, 5.0),)), 10)
+        characterise(Links(np.arange(1), (LinkJitter("x", 10, 11.0, 12, 5.0),)), 10)
     with pytest.raises(ClockError, match="needs a longer one"):
         characterise(SEVEN, 10, period=40)

@@ -102,8 +102,10 @@ def _cycle_by_cycle(
 @settings(deadline=None)
 @given(
     st.lists(st.integers(-900_000, 900_000), min_size=2, max_size=5),
-    st.integers(1, 4_000), st.integers(0, 2_000), st.integers(1, 5),
-)  # fmt: skip
+    st.integers(1, 4_000),
+    st.integers(0, 2_000),
+    st.integers(1, 5),
+)
 def test_runs_agree_with_cycle_by_cycle(
     drift: list[int], run: int, interval: int, budget: int
 ) -> None:
@@ -136,10 +138,16 @@ def _node(seed: int = 1, budget: int = 20, **changes: float) -> ClockReport:
         "deskew_interval_cycles": 50_000,
     } | changes
     return run_clocks(
-        node_cables(8), 8, ChipSpec(), seed=seed, iterations=ITERATIONS, budget_cycles=budget,
-        ppm=arguments["ppm"], program_cycles=int(arguments["program_cycles"]),
+        node_cables(8),
+        8,
+        ChipSpec(),
+        seed=seed,
+        iterations=ITERATIONS,
+        budget_cycles=budget,
+        ppm=arguments["ppm"],
+        program_cycles=int(arguments["program_cycles"]),
         deskew_interval_cycles=int(arguments["deskew_interval_cycles"]),
-    )  # fmt: skip
+    )
 
 
 def test_a_node_from_power_on_to_the_end_of_a_run() -> None:
@@ -169,15 +177,29 @@ def test_the_largest_system_and_the_smallest() -> None:
     chip = np.arange(1, chips)
     cables = np.stack([(chip - 1) // 7, (chip - 1) % 7, chip, np.full(chips - 1, 7)], axis=1)
     report = run_clocks(
-        cables, chips, ChipSpec(), seed=9, ppm=50, iterations=1_000, program_cycles=10_000_000,
-        deskew_interval_cycles=50_000, budget_cycles=60,
-    )  # fmt: skip
+        cables,
+        chips,
+        ChipSpec(),
+        seed=9,
+        ppm=50,
+        iterations=1_000,
+        program_cycles=10_000_000,
+        deskew_interval_cycles=50_000,
+        budget_cycles=60,
+    )
     assert report.tree_height == report.start_epochs == 5 and report.links == 10_439
     assert len(report.link_rows) == 64 and report.worst_residual_cycles < 5 * 13
     alone = run_clocks(
-        [], 1, ChipSpec(), seed=9, ppm=50, iterations=1_000, program_cycles=1_000,
-        deskew_interval_cycles=0, budget_cycles=0,
-    )  # fmt: skip
+        [],
+        1,
+        ChipSpec(),
+        seed=9,
+        ppm=50,
+        iterations=1_000,
+        program_cycles=1_000,
+        deskew_interval_cycles=0,
+        budget_cycles=0,
+    )
     assert alone.start_epochs == alone.exchanges == 0 and alone.virtual_cycles == 1_000
 
 
@@ -185,6 +207,14 @@ def test_latencies_that_straddle_a_period_are_caught_at_the_start() -> None:
     """209 to 228 cycles with epochs of 220: a chip may take its start an epoch early."""
     with pytest.raises(AlignmentError, match="straddle a multiple of the period of 220"):
         run_clocks(
-            node_cables(8), 8, ChipSpec(), seed=1, ppm=10, iterations=1_000, program_cycles=1_000,
-            deskew_interval_cycles=0, budget_cycles=20, period_cycles=220,
-        )  # fmt: skip
+            node_cables(8),
+            8,
+            ChipSpec(),
+            seed=1,
+            ppm=10,
+            iterations=1_000,
+            program_cycles=1_000,
+            deskew_interval_cycles=0,
+            budget_cycles=20,
+            period_cycles=220,
+        )

@@ -37,9 +37,8 @@ def cycles_of(spec: ChipSpec, link: int, plane: int, shift: int) -> set[int]:
     frames = link_frames(spec)
     frame = spec.send_spacing_cycles
     sent = [
-        f for f in range(4)
-        if frames.turn_frames == 1 or (f + frames.rotation[link]) % 4 == plane
-    ]  # fmt: skip
+        f for f in range(4) if frames.turn_frames == 1 or (f + frames.rotation[link]) % 4 == plane
+    ]
     return {(frame * f + int(frames.phase[link]) + shift) % (4 * frame) for f in sent}
 
 

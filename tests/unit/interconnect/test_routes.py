@@ -280,9 +280,10 @@ def _hashed_route(t: Topology, source: int, goal: int, salt: int) -> list[int]:
     chip, route = source, []
     while chip != goal:
         ways = [
-            link for link in range(16)
+            link
+            for link in range(16)
             if t.peer[chip, link] >= 0 and distance[t.peer[chip, link]] == distance[chip] - 1
-        ]  # fmt: skip
+        ]
         link = ways[_mixed(key ^ len(route)) % len(ways)]
         route.append(16 * chip + link)
         chip = int(t.peer[chip, link])

@@ -22,9 +22,12 @@ NODE, PAIR, RACK = topology_of(8), topology_of(16), topology_of(72)
 
 
 def _greedy(
-    links: np.ndarray, hops: np.ndarray, peer_link: np.ndarray, vectors: np.ndarray,
+    links: np.ndarray,
+    hops: np.ndarray,
+    peer_link: np.ndarray,
+    vectors: np.ndarray,
     ready: np.ndarray,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """Start frame of every hop of every message, frame by frame."""
     forward = forward_frames(SPEC)
     taken: set[tuple[int, int]] = set()
@@ -62,9 +65,16 @@ def test_every_run_starts_at_the_earliest_frame(seed: int, messages: int, where:
     hops, links = minimal_routes(where, source, destination, np.arange(messages))
     free = np.zeros(chips * 16, np.int64)
     done = schedule_messages(
-        links, hops, where.peer_link, vectors, ready, SPEC, free, sources=source,
+        links,
+        hops,
+        where.peer_link,
+        vectors,
+        ready,
+        SPEC,
+        free,
+        sources=source,
         destinations=destination,
-    )  # fmt: skip
+    )
     expected = _greedy(links, hops, where.peer_link, vectors, ready)
     starts = [own for own, n in zip(expected, vectors, strict=True) if n]
     flat = np.array([frame for own in starts for frame in own], np.int64)
@@ -82,11 +92,18 @@ def test_later_calls_start_after_the_frames_given_out_before() -> None:
     vectors, ready, ends = np.array([10]), np.array([5]), np.array([1])
     calls = [
         schedule_messages(
-            links, hops, NODE.peer_link, vectors, ready, SPEC, free, sources=ends - 1,
+            links,
+            hops,
+            NODE.peer_link,
+            vectors,
+            ready,
+            SPEC,
+            free,
+            sources=ends - 1,
             destinations=ends,
         )
         for _ in range(3)
-    ]  # fmt: skip
+    ]
     assert [int(c.cycle[0]) // 24 for c in calls] == [5, 15, 25]
     assert free[0] == 35 and not free[1:].any()
     whole = concatenate(calls)
@@ -96,9 +113,16 @@ def test_later_calls_start_after_the_frames_given_out_before() -> None:
 def test_messages_without_vectors_or_hops_have_no_rows() -> None:
     hops, links = minimal_routes(NODE, [0, 3, 1], [1, 3, 2], [0, 0, 0])
     done = schedule_messages(
-        links, hops, NODE.peer_link, np.array([0, 4, 2]), np.zeros(3, np.int64), SPEC,
-        np.zeros(128, np.int64), sources=np.array([0, 3, 1]), destinations=np.array([1, 3, 2]),
-    )  # fmt: skip
+        links,
+        hops,
+        NODE.peer_link,
+        np.array([0, 4, 2]),
+        np.zeros(3, np.int64),
+        SPEC,
+        np.zeros(128, np.int64),
+        sources=np.array([0, 3, 1]),
+        destinations=np.array([1, 3, 2]),
+    )
     assert done.message.tolist() == [2] and done.vector_hops == 2
 
 
@@ -111,9 +135,16 @@ def test_a_message_without_vectors_changes_nothing_for_the_others() -> None:
     def scheduled(of: np.ndarray, vectors: list[int], free: np.ndarray) -> np.ndarray:
         ends = np.array([0, 0, 5, 0, 6])[of], np.array([1, 1, 4, 1, 7])[of]
         return schedule_messages(
-            links[of], hops[of], NODE.peer_link, np.array(vectors), ready[of], SPEC, free,
-            sources=ends[0], destinations=ends[1],
-        ).cycle  # fmt: skip
+            links[of],
+            hops[of],
+            NODE.peer_link,
+            np.array(vectors),
+            ready[of],
+            SPEC,
+            free,
+            sources=ends[0],
+            destinations=ends[1],
+        ).cycle
 
     with_empty = scheduled(np.arange(5), [4, 0, 0, 6, 0], free)
     without = scheduled(np.array([0, 3]), [4, 6], alone)

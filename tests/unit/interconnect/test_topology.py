@@ -198,9 +198,18 @@ def test_the_lpx_rack_has_32_trays_of_lp30() -> None:
 
 @pytest.mark.parametrize(
     ("chips", "near"),
-    [(0, "use 1"), (-3, "use 1"), (3, "2 or 4"), (9, "8 or 16"), (71, "64 or 72"),
-     (265, "264 or 288"), (336, "288 or 360"), (10_441, "use 10440"), (10**30, "use 10440")],
-)  # fmt: skip
+    [
+        (0, "use 1"),
+        (-3, "use 1"),
+        (3, "2 or 4"),
+        (9, "8 or 16"),
+        (71, "64 or 72"),
+        (265, "264 or 288"),
+        (336, "288 or 360"),
+        (10_441, "use 10440"),
+        (10**30, "use 10440"),
+    ],
+)
 def test_other_sizes_name_the_nearest(chips: int, near: str) -> None:
     with pytest.raises(FabricError, match=near) as caught:
         topology_of(chips)
@@ -335,13 +344,14 @@ junk = st.recursive(
     max_leaves=8,
 )
 fields = st.fixed_dictionaries(
-    {}, optional={
+    {},
+    optional={
         "chips": st.integers(1, 5) | junk,
         "cables": st.lists(st.lists(small, min_size=4, max_size=4) | junk, max_size=8) | junk,
         "name": st.text(max_size=4) | junk,
         "other": junk,
     },
-)  # fmt: skip
+)
 
 
 @settings(max_examples=examples(300), deadline=None)

@@ -50,9 +50,12 @@ def _one_vector_apart(schedule: WireSchedule, row: int, vector: int) -> tuple[Wi
 
 @settings(max_examples=examples(300), deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.sampled_from([NODE, PAIR, RACK]), st.booleans(),
-    st.sampled_from(["sooner", "later", "link"]), st.data(),
-)  # fmt: skip
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([NODE, PAIR, RACK]),
+    st.booleans(),
+    st.sampled_from(["sooner", "later", "link"]),
+    st.data(),
+)
 def test_one_send_moved_is_rejected(
     seed: int, where: object, single: bool, move: str, data: st.DataObject
 ) -> None:
@@ -116,10 +119,13 @@ def test_capacity_is_the_exact_fraction() -> None:
 def test_a_conflict_names_chips_link_and_cycles() -> None:
     both = random_schedule(NODE, 8, 1)
     twice = replace(
-        rows_of(both, np.array([0, 0])), message=np.array([0, 1]),
-        **{n: np.repeat(getattr(both, n), 2) for n in
-           ("source", "destination", "message_vectors", "ready")},
-    )  # fmt: skip
+        rows_of(both, np.array([0, 0])),
+        message=np.array([0, 1]),
+        **{
+            n: np.repeat(getattr(both, n), 2)
+            for n in ("source", "destination", "message_vectors", "ready")
+        },
+    )
     (finding,) = [f for f in check_wires(twice, NODE, SPEC) if f.code == "overlap"]
     assert finding.chips == (int(both.chip[0]), int(both.destination[0]))
     assert finding.link == both.link[0] and finding.cycles == (int(both.cycle[0]),) * 2
@@ -137,12 +143,9 @@ def test_conflicts_behind_a_long_run_are_counted(seed: int) -> None:
     mixed = replace(schedule, cycle=cycle, link=link, chip=np.zeros_like(link))
     order = sorted(range(len(cycle)), key=lambda r: (cycle[r], schedule.message[r]))
     count = sum(
-        any(
-            link[a] == link[b] and cycle[b] < mixed.last_send()[a] + 24
-            for a in order[:i]
-        )
+        any(link[a] == link[b] and cycle[b] < mixed.last_send()[a] + 24 for a in order[:i])
         for i, b in enumerate(order)
-    )  # fmt: skip
+    )
     assert count_conflicts(mixed) == count
 
 

@@ -189,10 +189,19 @@ def test_foreign_files(tmp_path: Path) -> None:
         archive.writestr("weights", "x" * 1000)
     assert "is no .lpu file" in error_of(path)
     for content in (
-        b"", b"L", b"LPU", b"LPU\0", b"\x89PNG\r\n\x1a\n" + bytes(100), b"#!/bin/sh\necho\n",
-        bytes(10_000), b"\n" * 100, msgpack.packb({"format": 1}), os.urandom(5000),
-        b"LPU\0\1\0\0\0" + bytes(40), b"LPU\0\1\0\0\0" + b"\xff" * 40,
-    ):  # fmt: skip
+        b"",
+        b"L",
+        b"LPU",
+        b"LPU\0",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"#!/bin/sh\necho\n",
+        bytes(10_000),
+        b"\n" * 100,
+        msgpack.packb({"format": 1}),
+        os.urandom(5000),
+        b"LPU\0\1\0\0\0" + bytes(40),
+        b"LPU\0\1\0\0\0" + b"\xff" * 40,
+    ):
         path.write_bytes(content)
         error_of(path)
     path.write_bytes(PREAMBLE.pack(b"LPU\0", 2, 0, bytes(32)))
@@ -224,8 +233,28 @@ def test_absurd_values_with_valid_hashes(file: Path) -> None:
     """Every value of the header replaced by others: an error, or a file that saves again."""
     whole = file.read_bytes()
     header = msgpack.unpackb(whole[PREAMBLE.size :][: PREAMBLE.unpack_from(whole)[2]])
-    odd: list[Any] = [None, True, -1, 0, 1, 2**31, 2**40, 2**63, -(2**63), float("nan"), 1e300, "x",
-                      "", b"", [], {}, [[]], [0, 0], {"a": 1}, [1] * 400]  # fmt: skip
+    odd: list[Any] = [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**31,
+        2**40,
+        2**63,
+        -(2**63),
+        float("nan"),
+        1e300,
+        "x",
+        "",
+        b"",
+        [],
+        {},
+        [[]],
+        [0, 0],
+        {"a": 1},
+        [1] * 400,
+    ]
     places = [place for place in _leaves(header) if place[0] != "columns" or len(place) < 3]
     rng = np.random.default_rng(2)
     refused = 0
@@ -246,8 +275,16 @@ def test_absurd_values_with_valid_hashes(file: Path) -> None:
                 refused += 1
                 assert str(error).isprintable()
             else:
-                assert place[0] in ("bindings", "model", "spec", "predicted_cycles", "cables",
-                                    "program_of_chip", "entry_points", "memory")  # fmt: skip
+                assert place[0] in (
+                    "bindings",
+                    "model",
+                    "spec",
+                    "predicted_cycles",
+                    "cables",
+                    "program_of_chip",
+                    "entry_points",
+                    "memory",
+                )
                 content_hash(loaded)
     assert refused > 300
 

@@ -45,7 +45,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "kind": (lambda h: h.update(bindings=[]), "a list where a dict belongs; compile it again"),
     "digest": (lambda h: h["sections"][0].__setitem__(1, "x"), "a section without its sha256"),
     "sections": (lambda h: h["sections"].append([0, "0" * 64]), "sections that nothing uses"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -86,9 +86,7 @@ def test_files_that_end_or_differ(file: Path) -> None:
         ({"bindings": {"x": 10**30}}, "holds an integer beyond 64 bits; use a smaller one"),
     ],
 )
-def test_artifacts_that_are_not_written(
-    tmp_path: Path, change: dict[str, Any], says: str
-) -> None:
+def test_artifacts_that_are_not_written(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         save(replace(sample(), **change), tmp_path / "a.lpu")
     assert says in str(caught.value)
@@ -96,6 +94,7 @@ def test_artifacts_that_are_not_written(
 
 def test_names_that_are_all_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every temporary name exists already."""
+
     def taken(*_: object) -> int:
         raise FileExistsError
 

@@ -19,8 +19,13 @@ from tests import ROOT, examples
 SMALL = ModelConfig(
     hidden_size=48, layers=2, heads=4, kv_heads=2, head_dim=12, ffn=56, vocab=67, tied=False
 )
-ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192}  # fmt: skip
+ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def hf_fields(config: ModelConfig, **changes: Any) -> dict[str, Any]:
@@ -62,8 +67,11 @@ def write_bf16(file: Path, tensors: dict[str, NDArray[np.float32]]) -> None:
     header, body = {}, b""
     for name, values in tensors.items():
         data = (values.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
-        header[name] = {"dtype": "BF16", "shape": list(values.shape),
-                        "data_offsets": [len(body), len(body) + len(data)]}  # fmt: skip
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(values.shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
         body += data
     text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + body)
@@ -104,8 +112,9 @@ def test_sharded_files_of_three_number_types_read_back(tmp_path: Path) -> None:
 
 def test_every_bf16_and_fp16_pattern_decodes(tmp_path: Path) -> None:
     """All 65,536 patterns of both 16-bit types, subnormals and infinities included."""
-    config = ModelConfig(hidden_size=64, layers=1, heads=1, kv_heads=1, head_dim=2, ffn=1,
-                         vocab=1024, tied=True)  # fmt: skip
+    config = ModelConfig(
+        hidden_size=64, layers=1, heads=1, kv_heads=1, head_dim=2, ffn=1, vocab=1024, tied=True
+    )
     patterns = np.arange(1 << 16, dtype=np.uint32).reshape(1024, 64)
     stored = tensors_of(config)
     name = "model.embed_tokens.weight"
@@ -257,8 +266,12 @@ def test_problems_after_opening_are_one_line(tmp_path: Path) -> None:
             checkpoint.tensor(name)
 
 
-@settings(max_examples=examples(150), deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    max_examples=examples(150),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, data: st.DataObject) -> None:
     """Random bytes over the header and the configuration: loaded, or one line."""

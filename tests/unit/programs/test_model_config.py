@@ -27,46 +27,104 @@ Fields = dict[str, Any]
 #: What the models' published config.json files say, fields without a meaning here left out.
 PUBLISHED: dict[str, Fields] = {
     "qwen3-8b": {
-        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
-        "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 12288,
-        "max_position_embeddings": 40960, "max_window_layers": 36, "num_attention_heads": 32,
-        "num_hidden_layers": 36, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
-        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
-        "tie_word_embeddings": False, "use_sliding_window": False, "vocab_size": 151936,
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 36,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
     },
     "gemma-2b": {
-        "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "attention_bias": False,
-        "head_dim": 256, "hidden_act": "gelu", "hidden_size": 2048, "intermediate_size": 16384,
-        "max_position_embeddings": 8192, "num_attention_heads": 8, "num_hidden_layers": 18,
-        "num_key_value_heads": 1, "rms_norm_eps": 1e-06, "rope_scaling": None,
-        "rope_theta": 10000.0, "vocab_size": 256000,
+        "architectures": ["GemmaForCausalLM"],
+        "model_type": "gemma",
+        "attention_bias": False,
+        "head_dim": 256,
+        "hidden_act": "gelu",
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "max_position_embeddings": 8192,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 18,
+        "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "vocab_size": 256000,
     },
     "gemma-7b": {
-        "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "attention_bias": False,
-        "head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": None,
-        "hidden_size": 3072, "intermediate_size": 24576, "max_position_embeddings": 8192,
-        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16,
-        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0, "vocab_size": 256000,
+        "architectures": ["GemmaForCausalLM"],
+        "model_type": "gemma",
+        "attention_bias": False,
+        "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": None,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "max_position_embeddings": 8192,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 16,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "vocab_size": 256000,
     },
     "mixtral-8x7b": {
-        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu",
-        "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
-        "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32,
-        "num_key_value_heads": 8, "num_local_experts": 8, "rms_norm_eps": 1e-05,
-        "rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False,
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
         "vocab_size": 32000,
     },
     "mistral-7b": {
-        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu",
-        "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
-        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
-        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,
-        "tie_word_embeddings": False, "vocab_size": 32000,
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
     },
-}  # fmt: skip
+}
 #: Positions each may have: what it was trained for, at most its sliding window.
-POSITIONS = {"qwen3-8b": 40960, "gemma-2b": 8192, "gemma-7b": 8192, "mixtral-8x7b": 32768,
-             "mistral-7b": 4096}  # fmt: skip
+POSITIONS = {
+    "qwen3-8b": 40960,
+    "gemma-2b": 8192,
+    "gemma-7b": 8192,
+    "mixtral-8x7b": 32768,
+    "mistral-7b": 4096,
+}
 
 
 def written(path: Path, fields: Fields, **changes: Any) -> Path:
@@ -138,10 +196,15 @@ def test_a_window_limits_positions(changes: Fields, positions: int, tmp_path: Pa
 def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path: Path) -> None:
     """The tensors' published names; a file's chip holds what the same model's in memory does."""
     small: Fields = {
-        "hidden_size": 48, "intermediate_size": 56, "num_attention_heads": 4, "head_dim": 12,
-        "num_hidden_layers": 1, "num_key_value_heads": 2, "vocab_size": 67,
+        "hidden_size": 48,
+        "intermediate_size": 56,
+        "num_attention_heads": 4,
+        "head_dim": 12,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "vocab_size": 67,
         "num_local_experts": 3,
-    }  # fmt: skip
+    }
     path = written(tmp_path / name, PUBLISHED[name], **small)
     config = read_config(path)
     drawn = random_checkpoint(config, 5)
@@ -154,8 +217,11 @@ def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path:
     for field in ("q", "gate", "down", "router"):
         if getattr(real, field) is not None:
             np.testing.assert_array_equal(getattr(mine, field).values, getattr(real, field).values)
-    special = {"qwen3-8b": "self_attn.q_norm.weight", "gemma-2b": "mlp.up_proj.weight",
-               "mixtral-8x7b": "block_sparse_moe.experts.2.w3.weight"}[name]  # fmt: skip
+    special = {
+        "qwen3-8b": "self_attn.q_norm.weight",
+        "gemma-2b": "mlp.up_proj.weight",
+        "mixtral-8x7b": "block_sparse_moe.experts.2.w3.weight",
+    }[name]
     del tensors[f"model.layers.0.{special}"]
     save_file(tensors, path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is missing"):
