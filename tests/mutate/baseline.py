@@ -10,27 +10,26 @@ from pathlib import Path
 from .copies import caches
 from .pytest_run import PASSED, run_pytest
 
-#: All but soak; then without the long tests, for files that take too long with them.
-MARKERS = ("not soak", "not long and not soak")
+#: A file's quick tests and its long ones, run apart; soak never.
+QUICK, LONG = "not long and not soak", "long and not soak"
 #: What compiling may add to a run, on a busy host.
 COMPILE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A test file's usual ``seconds`` under ``marker``; ``failing`` tests are left out.
+    """The usual ``seconds`` of a test file's quick or long tests; ``failing`` ones are left out.
 
-    ``left_out`` says why the file is not run at all; empty if it is.
+    ``left_out`` says why they are not run at all; empty if they are.
     """
 
-    marker: str = MARKERS[0]
     seconds: float = 0.0
     failing: tuple[str, ...] = ()
     left_out: str = ""
 
 
 class Baselines:
-    """Measured once per test file in the unmutated copy; noted beside it for the next call."""
+    """Measured once in the unmutated copy; noted beside it for the next call."""
 
     def __init__(self, pristine: Path, budget_seconds: float, stop: threading.Event) -> None:
         self.lock = threading.Lock()
@@ -44,27 +43,26 @@ class Baselines:
                 values["failing"] = tuple(values["failing"])
                 self._found[file] = Baseline(**values)
 
-    def of(self, file: Path) -> Baseline:
-        """The baseline of a test file; runs it if it has not been run yet."""
+    def of(self, file: Path, marker: str) -> Baseline:
+        """The baseline of a test file's tests of a marker; runs them if that has not been done."""
         with self.lock:
-            if str(file) not in self._found:
-                self._found[str(file)] = self._measure(file)
+            name = f"{file} -m {marker}"
+            if name not in self._found:
+                self._found[name] = self._measure(file, marker)
                 notes = {name: asdict(found) for name, found in self._found.items()}
                 self._notes.write_text(json.dumps(notes, indent=1))
-            return self._found[str(file)]
+            return self._found[name]
 
-    def _measure(self, file: Path) -> Baseline:
-        for marker in MARKERS:
-            before = caches(self._pristine)
-            limit = self._budget + COMPILE_SECONDS
+    def _measure(self, file: Path, marker: str) -> Baseline:
+        before = caches(self._pristine)
+        limit = self._budget + COMPILE_SECONDS
+        run = run_pytest(self._pristine, [file], marker, (), limit, self._stop)
+        if not run.timed_out and caches(self._pristine) != before:
+            # it compiled: its usual time is that of another run
             run = run_pytest(self._pristine, [file], marker, (), limit, self._stop)
-            if not run.timed_out and caches(self._pristine) != before:
-                # it compiled: its usual time is that of another run
-                run = run_pytest(self._pristine, [file], marker, (), limit, self._stop)
-            if run.timed_out or run.seconds > self._budget:
-                continue
-            if run.code != PASSED and (run.code != 1 or not run.failed):
-                last = run.output.strip().splitlines()[-1:] or [f"exit code {run.code}"]
-                return Baseline(marker, run.seconds, (), last[0])
-            return Baseline(marker, run.seconds, run.failed)
-        return Baseline(seconds=float("inf"), left_out=f"takes more than {self._budget:g} s")
+        if run.timed_out or run.seconds > self._budget:
+            return Baseline(float("inf"), (), f"takes more than {self._budget:g} s")
+        if run.code != PASSED and (run.code != 1 or not run.failed):
+            last = run.output.strip().splitlines()[-1:] or [f"exit code {run.code}"]
+            return Baseline(run.seconds, (), last[0])
+        return Baseline(run.seconds, run.failed)

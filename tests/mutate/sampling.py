@@ -77,13 +77,14 @@ def draw(root: Path, found: list[Mutant], number: int, seed: int) -> list[Mutant
     """``number`` mutants, no two of the same bytes, the strata taking turns; fewer if there are
     not as many places.  Each of them parses in the sources below ``root``.
     """
-    stream = random.Random(seed)
     places: dict[str, dict[tuple[str, int, int], list[Mutant]]] = {}
     for mutant in found:
         here = places.setdefault(stratum(mutant), {})
         here.setdefault((mutant.file, mutant.start, mutant.end), []).append(mutant)
     queues = []
     for name in (*PACKAGES, COMPILED):
+        # of its own, so that a larger sample begins with the smaller one
+        stream = random.Random(f"{seed} {name}")
         order = sorted(places.get(name, {}))
         stream.shuffle(order)
         picked = (stream.choice(places[name][place]) for place in order)

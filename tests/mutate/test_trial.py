@@ -11,7 +11,7 @@ import pytest
 
 from . import trial
 from .__main__ import main
-from .baseline import Baseline, Baselines
+from .baseline import LONG, QUICK, Baseline, Baselines
 from .copies import CheckoutError, checkout_files, copy_checkout, mirror_caches
 from .equivalents import EquivalentsError, key, read_equivalents
 from .imports import Imports
@@ -50,6 +50,7 @@ def test_soak():
     assert False
 """
 BUDGET = 60.0
+NINE = [Path(str(number)) for number in range(1, 10)]
 HERE = Path(__file__).resolve().parent
 
 
@@ -95,7 +96,7 @@ def test_verdicts(
     hung = bench.judge(one(found, "at += 2", "at -= 2"), tests, set())
     assert (hung.outcome, hung.files) == (TIMEOUT, 1)
     # the test that fails without a mutant kills nobody
-    assert baselines.of(tests[0]).failing == ("tests/test_counting.py::test_always_fails",)
+    assert baselines.of(tests[0], QUICK).failing == ("tests/test_counting.py::test_always_fails",)
     survived = bench.judge(one(found, "spare = 5", "spare = 6"), tests, set())
     assert (survived.outcome, survived.files) == (SURVIVED, 1)
     assert (copy / "chip/counting.py").read_bytes() == (checkout / "chip/counting.py").read_bytes()
@@ -111,12 +112,13 @@ def test_verdicts(
     }
     assert any("67%" in line for line in lines([killed, hung, survived, known]))
     again = json.loads(next(tmp_path.glob("baselines-*.json")).read_text())
-    assert list(again) == ["tests/test_counting.py"]
+    assert list(again) == [f"tests/test_counting.py -m {marker}" for marker in (QUICK, LONG)]
 
 
 def test_the_draw_depends_on_the_seed_alone(checkout: Path, found: list[Mutant]) -> None:
     assert draw(checkout, found, 5, 3) == draw(checkout, found, 5, 3)
     assert draw(checkout, found, 5, 3) != draw(checkout, found, 5, 4)
+    assert draw(checkout, found, 7, 3)[:5] == draw(checkout, found, 5, 3)
     everything = draw(checkout, found, 100, 0)
     assert len({(m.start, m.end) for m in everything}) == len(everything)
     # the strata take turns
@@ -157,6 +159,11 @@ def test_the_committed_list_names_mutants_that_there_are() -> None:
     assert not gone, "moved or rewritten: mend the list's file, line and becomes, or drop them"
 
 
+def test_long_tests_come_behind_the_quick_ones_of_the_next_files() -> None:
+    order = [f"{path}{'-' if marker == LONG else ''}" for path, marker in trial._in_turn(NINE)]
+    assert " ".join(order) == "1 2 3 4 5 6 7 1- 8 2- 9 3- 4- 5- 6- 7- 8- 9-"
+
+
 def test_the_search_ends_at_the_third_file_too_long(
     checkout: Path, found: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +171,7 @@ def test_the_search_ends_at_the_third_file_too_long(
         copy_checkout(checkout, checkout_files(checkout), target)
     asked = []
 
-    def of(file: Path) -> Baseline:
+    def of(file: Path, marker: str) -> Baseline:
         asked.append(file.name)
         return Baseline(left_out="no tests") if file.name == "a" else Baseline(seconds=BUDGET + 1)
 

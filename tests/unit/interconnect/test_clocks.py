@@ -38,6 +38,21 @@ def test_row_16_drift() -> None:
     assert run == RunDrift(9, 9 * HAC_PERIOD_CYCLES, 10_002_268, NANO, 0, 1_000_000, 1)
 
 
+def test_the_longest_runs() -> None:
+    """10**12 cycles and 10,000,000 deskews, and not one more; perfect clocks never part."""
+    perfect = np.zeros(2, np.int64)
+    longest = simulate_run(_chain(2), perfect, 10**12, 10**12, 0)
+    assert (longest.deskews, longest.worst_nano) == (0, 0)
+    with pytest.raises(ClockError, match="a run of 1000000000001 cycles: take 1000000000000 or"):
+        simulate_run(_chain(2), perfect, 10**12 + 1, 10**12, 0)
+    with pytest.raises(ClockError, match="a deskew every 1 of 10000001 cycles: deskew 10000000 ti"):
+        simulate_run(_chain(2), perfect, 10**7 + 1, 1, 0)
+    for wrong in ((-1, 1, 0), (1, -1, 0), (1, 1, -1)):
+        with pytest.raises(ClockError, match="must not be negative"):
+            simulate_run(_chain(2), perfect, *wrong)
+    assert simulate_run(_chain(2), perfect, 0, 0, 0).worst_nano == 0
+
+
 def test_row_16_drift_above_the_budget_is_caught() -> None:
     pair = np.array([0, ppb(1)])
     assert simulate_run(_chain(2), pair, 1_000_000, 0, 1).worst_nano == NANO
