@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from cluster.commands import experiment_load as load
 from cluster.commands import options
 from cluster.commands.settings import takes_settings
 from cluster.experiments.serving import DisaggregatedSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 #: What of the experiment's figures its report lists.
 FACTS = (
@@ -68,66 +72,13 @@ LATENCIES = ("first token p50/p90/p99", "per further token")
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     from cluster.commands.output import print_table
-    from cluster.experiments.serving import STAGES
 
-    platforms = report["platforms"]
-    size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
-    table = Table(
-        title=f"{report['model']}, one request alone of {size}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("platform", no_wrap=True)
-    headings = (
-        "first\ntoken",
-        "second\nafter first",
-        "per further\ntoken",
-        "end to end",
-        "KV\nexposed",
-        "bytes over the link",
-    )
-    for heading in headings:
-        table.add_column(heading)
-    for name, both in platforms.items():
-        alone = both["alone"]
-        times = (alone[key] for key in ("ttft_s", "second_token_s", "tpot_s", "end_to_end_s"))
-        carried = [f"{kind} {count:,}" for kind, count in alone["bytes"].items()]
-        table.add_row(
-            name,
-            *map(load.span, times),
-            load.span(alone.get("kv_exposed_s")),
-            "\n".join(carried) or "none",
-        )
-    loaded = Table(
-        title=f"under load, {report['arrivals']}: p50 / p90 / p99 of latencies; of every stage "
-        "utilisation, and mean / peak of its queue",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    loaded.add_column("platform", no_wrap=True)
-    for heading in ("first\ntoken", "per further\ntoken", "goodput", *STAGES):
-        loaded.add_column(heading)
-    for name, both in platforms.items():
-        cells = load.service_cells(both["load"])
-        loaded.add_row(
-            name,
-            *(cells[heading].replace(" / ", "\n") for heading in LATENCIES),
-            f"{both['load']['goodput_per_s']:,.4g}/s\n({both['load']['good_ratio']:.1%})",
-            *(
-                load.stage_cell(stage).replace(", ", "\n", 1).replace(", ", " / ")
-                for stage in both["load"]["stages"].values()
-            ),
-        )
     console = Console(highlight=False)
-    console.print(table)
-    console.print(loaded)
+    console.print(_alone(report))
+    console.print(_loaded(report))
     per_token = report["kv_bytes_per_token"]
     print_table(
         "machines",
@@ -148,3 +99,65 @@ def _show(report: dict[str, Any]) -> None:
             ("KV bytes per token", ", ".join(f"{n} {c:,}" for n, c in per_token.items())),
         ],
     )
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    """A table whose first column names platforms."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("platform", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def _alone(report: dict[str, Any]) -> Table:
+    """One request on each platform."""
+    size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
+    table = _table(
+        f"{report['model']}, one request alone of {size}",
+        (
+            "first\ntoken",
+            "second\nafter first",
+            "per further\ntoken",
+            "end to end",
+            "KV\nexposed",
+            "bytes over the link",
+        ),
+    )
+    for name, both in report["platforms"].items():
+        alone = both["alone"]
+        times = (alone[key] for key in ("ttft_s", "second_token_s", "tpot_s", "end_to_end_s"))
+        carried = [f"{kind} {count:,}" for kind, count in alone["bytes"].items()]
+        table.add_row(
+            name,
+            *map(load.span, times),
+            load.span(alone.get("kv_exposed_s")),
+            "\n".join(carried) or "none",
+        )
+    return table
+
+
+def _loaded(report: dict[str, Any]) -> Table:
+    """All requests on each platform."""
+    from cluster.experiments.serving import STAGES
+
+    table = _table(
+        f"under load, {report['arrivals']}: p50 / p90 / p99 of latencies; of every stage "
+        "utilisation, and mean / peak of its queue",
+        ("first\ntoken", "per further\ntoken", "goodput", *STAGES),
+    )
+    for name, both in report["platforms"].items():
+        cells = load.service_cells(both["load"])
+        table.add_row(
+            name,
+            *(cells[heading].replace(" / ", "\n") for heading in LATENCIES),
+            f"{both['load']['goodput_per_s']:,.4g}/s\n({both['load']['good_ratio']:.1%})",
+            *(
+                load.stage_cell(stage).replace(", ", "\n", 1).replace(", ", " / ")
+                for stage in both["load"]["stages"].values()
+            ),
+        )
+    return table

@@ -13,9 +13,19 @@ from cluster.commands import experiment_speculative as speculative
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, "-"), (123.4, "123 s"), (1.0, "1 s"), (0.9994, "999 ms"), (1e-3, "1 ms"),
-     (9.876e-4, "988 us"), (1e-6, "1 us"), (9.99e-7, "999 ns"), (-2.0, "-2 s"), (0.0, "0 ns")],
-)  # fmt: skip
+    [
+        (None, "-"),
+        (123.4, "123 s"),
+        (1.0, "1 s"),
+        (0.9994, "999 ms"),
+        (1e-3, "1 ms"),
+        (9.876e-4, "988 us"),
+        (1e-6, "1 us"),
+        (9.99e-7, "999 ns"),
+        (-2.0, "-2 s"),
+        (0.0, "0 ns"),
+    ],
+)
 def test_times(seconds: float | None, said: str) -> None:
     assert load.span(seconds) == said
 
@@ -30,12 +40,20 @@ def stage(servers: int) -> dict[str, Any]:
 
 def service(**changed: Any) -> dict[str, Any]:
     report = {
-        "ttft_s": tail(1), "second_token_s": tail(2), "tpot_s": tail(3), "end_to_end_s": tail(4),
-        "tokens_per_s": 12345.6, "requests_per_s": 1234.56, "goodput_per_s": 987.654,
-        "good_ratio": 0.8765, "utilisation": 0.7654, "servers": 1024,
-        "stages": {"decode": stage(3), "ffn": stage(0)}, "refused": 1212,
+        "ttft_s": tail(1),
+        "second_token_s": tail(2),
+        "tpot_s": tail(3),
+        "end_to_end_s": tail(4),
+        "tokens_per_s": 12345.6,
+        "requests_per_s": 1234.56,
+        "goodput_per_s": 987.654,
+        "good_ratio": 0.8765,
+        "utilisation": 0.7654,
+        "servers": 1024,
+        "stages": {"decode": stage(3), "ffn": stage(0)},
+        "refused": 1212,
         "host_bytes": {"to_host": 3434},
-    }  # fmt: skip
+    }
     return {**report, **changed}
 
 
@@ -67,22 +85,41 @@ def test_hosts() -> None:
 
 def test_numbers_of_things() -> None:
     assert [load.counted(n, "chip") for n in (0, 1, 2, 1000)] == [
-        "0 chips", "1 chip", "2 chips", "1,000 chips",
-    ]  # fmt: skip
+        "0 chips",
+        "1 chip",
+        "2 chips",
+        "1,000 chips",
+    ]
 
 
 def test_machines_and_their_costs() -> None:
-    gpu = {"kind": "gpu", "groups": 4, "tensor_parallel": 4, "gpu": "h100", "dtype": "fp8",
-           "scaling": None, "max_batch": 64, "costs": "roofline",
-           "initiation_interval": "given", "initiation_interval_cycles": 5}  # fmt: skip
+    gpu = {
+        "kind": "gpu",
+        "groups": 4,
+        "tensor_parallel": 4,
+        "gpu": "h100",
+        "dtype": "fp8",
+        "scaling": None,
+        "max_batch": 64,
+        "costs": "roofline",
+        "initiation_interval": "given",
+        "initiation_interval_cycles": 5,
+    }
     assert load._machine(gpu) == "4 x 4 h100, fp8, batch up to 64"
     # the groups alone are replaced, not the like number of GPUs in each
     scaled = {**gpu, "scaling": {"least": 1, "most": 8}}
     assert load._machine(scaled) == "1 to 8 x 4 h100, fp8, batch up to 64"
     assert load._costs(gpu) == "roofline"
-    lpu = {"kind": "lpu", "chips_per_pipeline": 8, "pipelines": 1, "dtype": "int8",
-           "places_per_pipeline": 1, "costs": "compiled", "initiation_interval": "none",
-           "initiation_interval_cycles": 4321}  # fmt: skip
+    lpu = {
+        "kind": "lpu",
+        "chips_per_pipeline": 8,
+        "pipelines": 1,
+        "dtype": "int8",
+        "places_per_pipeline": 1,
+        "costs": "compiled",
+        "initiation_interval": "none",
+        "initiation_interval_cycles": 4321,
+    }
     assert load._machine(lpu) == "1 pipeline of 8 chips, int8"
     several = {**lpu, "chips_per_pipeline": 0, "pipelines": 2, "places_per_pipeline": 3}
     assert load._machine(several) == "2 pipelines, 3 requests in each"
@@ -94,18 +131,27 @@ def test_machines_and_their_costs() -> None:
 
 def test_a_run_of_agents() -> None:
     run: dict[str, Any] = {
-        "end_to_end_s": tail(1), "ttft_s": tail(2), "tpot_s": tail(3), "goodput_per_s": 1234.56,
-        "good_ratio": 0.876, "steps_of_models": {"large": 5, "small": 7},
+        "end_to_end_s": tail(1),
+        "ttft_s": tail(2),
+        "tpot_s": tail(3),
+        "goodput_per_s": 1234.56,
+        "good_ratio": 0.876,
+        "steps_of_models": {"large": 5, "small": 7},
         "steps": {"tool": {"search": 2, "run": 1}},
-        "messages": {"accepted": 1001, "rejected": 2002}, "failed": 3003,
+        "messages": {"accepted": 1001, "rejected": 2002},
+        "failed": 3003,
         "utilisation": {"gpu": 0.256, "lpu": 0.0, "cpu": 1.0},
         "bytes": {"json_sent": 4004, "json_received": 0, "json_again": 1},
-        "host_bytes": {"to_host": 5005}, "first_answer": " a\n b  c ",
-    }  # fmt: skip
+        "host_bytes": {"to_host": 5005},
+        "first_answer": " a\n b  c ",
+    }
     assert agentic._cells(run) == [
-        "1 s\n2 s\n3 s", "2 s\n3 s\n4 s", "3 s\n4 s\n5 s", "1,235/s\n(88%)",
+        "1 s\n2 s\n3 s",
+        "2 s\n3 s\n4 s",
+        "3 s\n4 s\n5 s",
+        "1,235/s\n(88%)",
         "5 large\n7 small\n3 tool",
-    ]  # fmt: skip
+    ]
     assert agentic._traffic(run).splitlines() == [
         "busy: gpu 26%, cpu 100%",
         "JSON bytes: sent 4,004, again 1",
@@ -118,24 +164,49 @@ def test_a_run_of_agents() -> None:
 
 def drafted(**changed: Any) -> dict[str, Any]:
     row = {
-        "variant": "tokens", "gamma": 4, "acceptance": 0.7654, "tokens_per_step": 3.256,
-        "speedup": 1.876, "formula_tokens_per_step": 3.142, "tokens_per_second": 12345.6,
-        "temperature": 0.5, "link": "pcie", "decode_seconds": 8.0,
+        "variant": "tokens",
+        "gamma": 4,
+        "acceptance": 0.7654,
+        "tokens_per_step": 3.256,
+        "speedup": 1.876,
+        "formula_tokens_per_step": 3.142,
+        "tokens_per_second": 12345.6,
+        "temperature": 0.5,
+        "link": "pcie",
+        "decode_seconds": 8.0,
         **{f"{name}_seconds": float(n) for n, name in enumerate(speculative.PARTS)},
-    }  # fmt: skip
+    }
     return {**row, **changed}
 
 
 def test_a_row_of_drafting() -> None:
     shares = "/".join(f"{100 * n / 8:.0f}" for n in range(len(speculative.PARTS)))
     assert speculative._cells(drafted(), False) == [
-        "tokens", "4", "76.5%", "3.26", "1.88", "3.14", "12,346", shares,
-    ]  # fmt: skip
+        "tokens",
+        "4",
+        "76.5%",
+        "3.26",
+        "1.88",
+        "3.14",
+        "12,346",
+        shares,
+    ]
     assert speculative._cells(drafted(), True) == [
-        "tokens", "4", "76.5%", "3.26", "1.88", "0.5", "pcie",
-    ]  # fmt: skip
-    alone = drafted(gamma=0, acceptance=None, link="", temperature=None,
-                    **{f"{name}_seconds": 0.0 for name in speculative.PARTS})  # fmt: skip
+        "tokens",
+        "4",
+        "76.5%",
+        "3.26",
+        "1.88",
+        "0.5",
+        "pcie",
+    ]
+    alone = drafted(
+        gamma=0,
+        acceptance=None,
+        link="",
+        temperature=None,
+        **{f"{name}_seconds": 0.0 for name in speculative.PARTS},
+    )
     assert speculative._cells(alone, False)[1:3] == ["-", "-"]
     assert speculative._cells(alone, False)[-1] == "-"
     assert speculative._cells(alone, True)[-2:] == ["-", "-"]
@@ -143,12 +214,25 @@ def test_a_row_of_drafting() -> None:
 
 def speculated(**changed: Any) -> dict[str, Any]:
     result: dict[str, Any] = {
-        "crossover": {"slower": [], "checked": 12}, "lossless": True, "lossless_check": "why",
-        "variant": "tokens", "speedup": 1.876, "end_to_end_speedup": 1.234, "compares": "a to b",
-        "alpha": None, "concurrent": 1, "rows": [drafted()], "left_out": {}, "nodes_lost": 0,
-        "positions_replayed": 77, "wait_seconds": 1.0, "decode_seconds": 4.0,
-        "lpu_cycles_per_token": None, "draft_model": "small", "gpu_model": "large",
-    }  # fmt: skip
+        "crossover": {"slower": [], "checked": 12},
+        "lossless": True,
+        "lossless_check": "why",
+        "variant": "tokens",
+        "speedup": 1.876,
+        "end_to_end_speedup": 1.234,
+        "compares": "a to b",
+        "alpha": None,
+        "concurrent": 1,
+        "rows": [drafted()],
+        "left_out": {},
+        "nodes_lost": 0,
+        "positions_replayed": 77,
+        "wait_seconds": 1.0,
+        "decode_seconds": 4.0,
+        "lpu_cycles_per_token": None,
+        "draft_model": "small",
+        "gpu_model": "large",
+    }
     return {**result, **changed}
 
 
@@ -174,25 +258,41 @@ def test_the_facts_of_drafting() -> None:
     ]
     more = speculated(rows=[drafted(variant="lpu-only", agreement=0.9876)], left_out={"x": "y"})
     assert speculative._facts(more)[4:] == [
-        ("lpu-only", "the target in int8 on LPUs; it agrees with the GPUs' on 98.8% of the tokens; "
-                     "one prompt after another"),
+        (
+            "lpu-only",
+            "the target in int8 on LPUs; it agrees with the GPUs' on 98.8% of the tokens; "
+            "one prompt after another",
+        ),
         ("no x", "y"),
-    ]  # fmt: skip
+    ]
 
 
 def test_cases_in_which_shipping_kv_is_slower() -> None:
-    decoding = {"link": "pcie", "gamma": 4, "cause": "kv", "speedup_kv": 0.876,
-                "speedup_tokens": 1.254, "kv_bytes_per_step": 12345.6,
-                "break_even_kv_bytes_per_step": 9876.5}  # fmt: skip
-    prompt = {"link": "eth", "gamma": 2, "cause": "prompt", "end_to_end_speedup_kv": 0.765,
-              "end_to_end_speedup_tokens": 1.043, "prompt_kv_bytes": 65536}  # fmt: skip
+    decoding = {
+        "link": "pcie",
+        "gamma": 4,
+        "cause": "kv",
+        "speedup_kv": 0.876,
+        "speedup_tokens": 1.254,
+        "kv_bytes_per_step": 12345.6,
+        "break_even_kv_bytes_per_step": 9876.5,
+    }
+    prompt = {
+        "link": "eth",
+        "gamma": 2,
+        "cause": "prompt",
+        "end_to_end_speedup_kv": 0.765,
+        "end_to_end_speedup_tokens": 1.043,
+        "prompt_kv_bytes": 65536,
+    }
     rows = speculative._facts(
         speculated(crossover={"slower": [decoding, *[prompt] * 10], "checked": 12})
     )
     assert rows[3] == ("shipping KV", "makes it slower than GPU-only in 11 of 12 cases")
     assert rows[4] == (
-        "  pcie, gamma 4", "0.88 x (1.25 without): 12,346 bytes per step, even at 9,876",
-    )  # fmt: skip
+        "  pcie, gamma 4",
+        "0.88 x (1.25 without): 12,346 bytes per step, even at 9,876",
+    )
     # ten cases at most
     assert rows[5:] == 9 * [
         ("  eth, gamma 2", "0.77 x with the prompt (1.04 without): its KV is 65,536 bytes")

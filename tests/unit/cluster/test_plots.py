@@ -49,10 +49,15 @@ def labels(axes: Axes) -> list[str]:
 @pytest.mark.parametrize("gpus", [True, False])
 def test_a_sweep(gpus: bool, drawn: list[Figure]) -> None:
     rows = [
-        {"bytes": 1024 * n, "latency_ns": 100 * n, "gpu_p50_ns": 900 * n if gpus else None,
-         "gpu_best_ns": 800 * n, "gpu_p99_ns": 999 * n}
+        {
+            "bytes": 1024 * n,
+            "latency_ns": 100 * n,
+            "gpu_p50_ns": 900 * n if gpus else None,
+            "gpu_best_ns": 800 * n,
+            "gpu_p99_ns": 999 * n,
+        }
         for n in (1, 4)
-    ]  # fmt: skip
+    ]
     plots.draw_sweep(rows, "all-reduce", 1024, NOWHERE)
     (axes,) = drawn[0].axes
     assert axes.get_title() == "all-reduce on 1,024 chips"
@@ -65,8 +70,10 @@ def test_a_sweep(gpus: bool, drawn: list[Figure]) -> None:
         corners = {(float(x), float(y)) for x, y in band.get_paths()[0].vertices}
         assert corners == {(1024, 800), (1024, 999), (4096, 3200), (4096, 3996)}
         assert labels(axes) == [
-            "LPU fabric (exact)", "GPUs p50 (model)", "GPUs best to p99 (model)",
-        ]  # fmt: skip
+            "LPU fabric (exact)",
+            "GPUs p50 (model)",
+            "GPUs best to p99 (model)",
+        ]
     else:
         assert labels(axes) == ["LPU fabric (exact)"] and not axes.collections
     plots.draw_sweep([], "all-reduce", 8, NOWHERE)
@@ -91,10 +98,14 @@ def test_plans_are_stacked() -> None:
 
 def test_one_request_alone(drawn: list[Figure]) -> None:
     report = {
-        "platforms": {"gpu": 0, "both": 0}, "prompt_tokens": 1000, "output_tokens": 20,
-        "model": "target", "ttft_s": {"gpu": 0.5, "both": 0.25},
-        "second_token_s": {"gpu": None, "both": 2e-3}, "tpot_s": {"gpu": None, "both": None},
-    }  # fmt: skip
+        "platforms": {"gpu": 0, "both": 0},
+        "prompt_tokens": 1000,
+        "output_tokens": 20,
+        "model": "target",
+        "ttft_s": {"gpu": 0.5, "both": 0.25},
+        "second_token_s": {"gpu": None, "both": 2e-3},
+        "tpot_s": {"gpu": None, "both": None},
+    }
     plots.draw_disaggregated(report, NOWHERE)
     first, second, further = drawn[0].axes
     widths = [[width for _, width, _, _ in bars(axes)] for axes in drawn[0].axes]
@@ -109,8 +120,10 @@ def test_one_request_alone(drawn: list[Figure]) -> None:
             assert not axes.yaxis.get_tick_params()["labelleft"]
     assert first.get_ylabel() == "target, one request\nof 1,000 + 20 tokens"
     assert [axes.get_title() for axes in drawn[0].axes] == [
-        "first token", "second after first", "per further token",
-    ]  # fmt: skip
+        "first token",
+        "second after first",
+        "per further token",
+    ]
 
 
 def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
@@ -126,8 +139,9 @@ def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
     first, further = drawn[0].axes
     assert [t.get_text() for t in further.texts] == ["no request has any"]
     assert labels(first) == [
-        "gpu: p50 10.00 ms, p99 20.00 ms (dotted)", "lpu: p50 500.00 ms, p99 500.00 ms (dotted)",
-    ]  # fmt: skip
+        "gpu: p50 10.00 ms, p99 20.00 ms (dotted)",
+        "lpu: p50 500.00 ms, p99 500.00 ms (dotted)",
+    ]
     assert [line.get_xdata()[0] for line in first.lines] == pytest.approx([0.02, 0.5])
     assert first.get_xscale() == "log"
     gpu, lpu = (patch.get_path().vertices for patch in first.patches)
@@ -139,17 +153,26 @@ def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
 
 
 def row(variant: str, link: str | None, gamma: int, speedup: float, heat: float | None) -> Any:
-    return {"variant": variant, "link": link, "gamma": gamma, "speedup": speedup,
-            "temperature": heat}  # fmt: skip
+    return {
+        "variant": variant,
+        "link": link,
+        "gamma": gamma,
+        "speedup": speedup,
+        "temperature": heat,
+    }
 
 
 def test_drafting_over_gamma(drawn: list[Figure]) -> None:
     rows = [
-        row(LPU_TOKENS, "pcie", 4, 1.5, 0.5), row(LPU_TOKENS, "pcie", 2, 1.25, 0.5),
-        row(LPU_KV, "pcie", 2, 0.75, 0.5), row(LPU_TOKENS, "eth", 2, 1.125, 0.5),
-        row(GPU_DRAFT, None, 2, 1.0625, 0.5), row(LPU_TOKENS, "pcie", 2, 3.0, 1.0),
-        row(GPU_ONLY, None, 0, 1.0, None), row(LPU_ONLY, None, 0, 2.0, None),
-    ]  # fmt: skip
+        row(LPU_TOKENS, "pcie", 4, 1.5, 0.5),
+        row(LPU_TOKENS, "pcie", 2, 1.25, 0.5),
+        row(LPU_KV, "pcie", 2, 0.75, 0.5),
+        row(LPU_TOKENS, "eth", 2, 1.125, 0.5),
+        row(GPU_DRAFT, None, 2, 1.0625, 0.5),
+        row(LPU_TOKENS, "pcie", 2, 3.0, 1.0),
+        row(GPU_ONLY, None, 0, 1.0, None),
+        row(LPU_ONLY, None, 0, 2.0, None),
+    ]
     plots.draw_speculative(rows, NOWHERE)
     cool, hot = drawn[0].axes
 
@@ -162,9 +185,12 @@ def test_drafting_over_gamma(drawn: list[Figure]) -> None:
     # a colour per link, in the order of gamma; then the machines alone, over the whole width
     ends = [("black", [0, 1], [1.0, 1.0]), ("black", [0, 1], [2.0, 2.0])]
     assert lines(cool) == [
-        ("C0", [2, 4], [1.25, 1.5]), ("C0", [2], [0.75]), ("C1", [2], [1.125]),
-        ("black", [2], [1.0625]), *ends,
-    ]  # fmt: skip
+        ("C0", [2, 4], [1.25, 1.5]),
+        ("C0", [2], [0.75]),
+        ("C1", [2], [1.125]),
+        ("black", [2], [1.0625]),
+        *ends,
+    ]
     assert lines(hot) == [("C0", [2], [3.0]), *ends]
     dashes = [line.get_linestyle() for line in cool.lines]
     assert dashes == ["-", ":", "-", "--", "-", "-."]
@@ -174,7 +200,12 @@ def test_drafting_over_gamma(drawn: list[Figure]) -> None:
     # one legend for both, of what there is
     assert labels(cool) == []
     assert labels(hot) == [
-        "pcie", "eth", f"{LPU_TOKENS} over a link", f"{LPU_KV} over a link", "draft on GPU",
-        GPU_ONLY, LPU_ONLY,
-    ]  # fmt: skip
+        "pcie",
+        "eth",
+        f"{LPU_TOKENS} over a link",
+        f"{LPU_KV} over a link",
+        "draft on GPU",
+        GPU_ONLY,
+        LPU_ONLY,
+    ]
     assert LOOKUP not in {one["variant"] for one in rows}
