@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from cluster.runs import (
     Wiring,
     WiringChip,
 )
+
+if TYPE_CHECKING:
+    from interconnect.clocks import ClockReport
 
 app = typer.Typer(help="The wires between chips.", no_args_is_help=True)
 
@@ -129,30 +132,33 @@ def clocks(
     if as_json:
         print_json(report.as_json())
         return
+    title = f"clocks of {report.chips:,} chips, drift up to {ppm:g} ppm"
+    print_table(title, _clock_rows(report))
+
+
+def _clock_rows(report: ClockReport) -> list[tuple[str, str]]:
+    """What there is to say of clocks, for people."""
     low, high = report.link_mean_cycles
-    print_table(
-        f"clocks of {report.chips:,} chips, drift up to {ppm:g} ppm",
-        [
-            ("links characterised", f"{report.links:,} with {report.iterations:,} exchanges each"),
-            (
-                "latency",
-                f"mean {low:.2f} to {high:.2f}, least {report.link_min_cycles:g}, "
-                f"greatest {report.link_max_cycles:g} cycles",
-            ),
-            (
-                "alignment",
-                f"tree of height {report.tree_height}, {report.exchanges:,} exchanges, "
-                f"worst residual {report.worst_residual_cycles:.2f} cycles",
-            ),
-            ("synchronised start", f"{report.start_epochs} epochs, {report.start_cycles:,} cycles"),
-            (
-                "run",
-                f"{report.program_cycles:,} cycles and {report.deskews:,} deskews of "
-                f"{report.deskew_cycles:,} cycles in all",
-            ),
-            ("worst drift", f"{report.worst_drift_cycles:.2f} of {report.budget_cycles} cycles"),
-        ],
-    )
+    return [
+        ("links characterised", f"{report.links:,} with {report.iterations:,} exchanges each"),
+        (
+            "latency",
+            f"mean {low:.2f} to {high:.2f}, least {report.link_min_cycles:g}, "
+            f"greatest {report.link_max_cycles:g} cycles",
+        ),
+        (
+            "alignment",
+            f"tree of height {report.tree_height}, {report.exchanges:,} exchanges, "
+            f"worst residual {report.worst_residual_cycles:.2f} cycles",
+        ),
+        ("synchronised start", f"{report.start_epochs} epochs, {report.start_cycles:,} cycles"),
+        (
+            "run",
+            f"{report.program_cycles:,} cycles and {report.deskews:,} deskews of "
+            f"{report.deskew_cycles:,} cycles in all",
+        ),
+        ("worst drift", f"{report.worst_drift_cycles:.2f} of {report.budget_cycles} cycles"),
+    ]
 
 
 @app.command(cls=Verb)

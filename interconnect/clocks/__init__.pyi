@@ -1,4 +1,4 @@
-from .drift import DriftError, draw_drift, run_clocks, simulate_run
+from .drift import ClockReport, DriftError, draw_drift, run_clocks, simulate_run
 from .links import HAC_PERIOD_CYCLES, ClockError
 from .tree import AlignmentError, spanning_tree, start_cost_epochs
 
@@ -6,6 +6,7 @@ __all__ = [
     "HAC_PERIOD_CYCLES",
     "AlignmentError",
     "ClockError",
+    "ClockReport",
     "DriftError",
     "draw_drift",
     "run_clocks",
