@@ -31,6 +31,7 @@ from tests.guard import (
         for name, entry in ENTRIES.items()
     ],
 )
+@pytest.mark.cases(8)
 def test_same_as_recorded(name: str, tmp_path: Path) -> None:
     found = list(differences(recorded()[name], measure(ENTRIES[name], tmp_path)))
     assert not found, "\n".join(found)

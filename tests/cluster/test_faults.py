@@ -97,6 +97,7 @@ def collective(plan: FaultPlan | None, operation: str = "all-reduce") -> dict[st
     )
 
 
+@pytest.mark.long
 def test_72_chips_lose_node_4_and_end_with_the_same_outputs() -> None:
     calm = collective(FaultPlan(dead_nodes=(DeadNode(4, 1, 0),)))  # after the only launch
     lost = collective(FaultPlan(dead_nodes=(DeadNode(4, 0, 3000),)))
@@ -112,6 +113,7 @@ def test_72_chips_lose_node_4_and_end_with_the_same_outputs() -> None:
 
 
 @pytest.mark.parametrize("between", [False, True])
+@pytest.mark.long
 def test_a_cable_of_72_chips_that_keeps_failing_costs_a_node(between: bool) -> None:
     cables = part_of(topology_of(72), list(range(8))).cables.tolist()
     ends = (2, 7) if between else (2, 2)

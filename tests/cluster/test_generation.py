@@ -100,6 +100,7 @@ def test_stop_token_ends_the_text(artifact: Artifact, expected: GenerationResult
         ),
     ],
 )
+@pytest.mark.long
 def test_every_packing_gives_one_digest(
     artifact: Artifact,
     expected: GenerationResult,

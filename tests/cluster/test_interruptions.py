@@ -73,6 +73,7 @@ def left_behind(before: set[str]) -> set[str]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("running", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_an_interrupted_run_leaves_nothing(place: Path, running: bool) -> None:
     """Interrupted while Ray starts, and while chips run."""
     before = shared_files()

@@ -104,6 +104,7 @@ def _run_mapped(number: int, mapping: SharedMapping, windows: bool) -> Chip:
 
 
 @pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.long
 def test_two_processes_pass_vectors(windows: bool) -> None:
     layout = MappingLayout(processes=2, chips=2, values=4, rings=2)
     mapping = SharedMapping.create(layout)

@@ -106,6 +106,7 @@ def test_a_malformed_message_never_ends_the_actor(local_ray: None) -> None:
         ),
     ],
 )
+@pytest.mark.long
 def test_the_same_json_as_in_process(
     local_ray: None,
     capsys: pytest.CaptureFixture[str],

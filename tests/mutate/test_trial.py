@@ -58,6 +58,7 @@ HERE = Path(__file__).resolve().parent
 def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "checkout"
     for name, text in {
+        "chip/__init__.py": "",  # found before an installed chip
         "chip/counting.py": SOURCE,
         "tests/test_counting.py": TESTS,
         "pyproject.toml": "[tool.pytest.ini_options]\nmarkers = ['soak', 'long']\n",
@@ -78,6 +79,7 @@ def one(found: list[Mutant], before: str, after: str) -> Mutant:
     return next(m for m in found if (m.before, m.after) == (before, after))
 
 
+@pytest.mark.long
 def test_verdicts(
     checkout: Path, found: list[Mutant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_list_that_is_none(text: str, tmp_path: Path) -> None:
         read_equivalents(tmp_path / "list.json")
 
 
+@pytest.mark.long
 def test_the_committed_list_names_mutants_that_there_are() -> None:
     root = next(folder for folder in HERE.parents if (folder / "pyproject.toml").exists())
     judged = read_equivalents(HERE / "equivalent.json")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 
 #: What a formatted value is in a message.
@@ -123,6 +125,7 @@ BY_VALUE = {
 }
 
 
+@pytest.mark.long
 def test_every_error_is_held_by_a_test() -> None:
     found = unheld()
     assert len(messages()) > 400
@@ -134,6 +137,7 @@ def test_every_error_is_held_by_a_test() -> None:
     assert stale == set(), "nothing is said so any more: take them off the list"
 
 
+@pytest.mark.long
 def test_the_search_can_fail() -> None:
     """A message's words count in a row, with any value; those of many messages do not."""
     assert "* dragons over * hills" in runs("7 dragons over 'nine' hills")

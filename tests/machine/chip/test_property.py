@@ -89,7 +89,7 @@ def pair() -> Pair:
 
 
 @pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
-@pytest.mark.cases(3)
+@pytest.mark.cases(1)
 def test_random_programs(pair: Pair, first: int) -> None:
     """Legal programs run alike; a mutant is rejected by all or runs alike."""
     _check_seeds(pair, range(first, min(first + CHUNK, PROGRAMS)))
@@ -100,7 +100,7 @@ def test_random_programs(pair: Pair, first: int) -> None:
     [PRESETS["groq-3-lp30"], replace(SPEC, words_per_bank=2 * WORDS)],
     ids=["larger", "smaller"],
 )
-@pytest.mark.cases(1)
+@pytest.mark.long
 def test_random_programs_of_another_sram(spec: ChipSpec) -> None:
     """The same with banks of another size."""
     _check_seeds(Pair(spec), range(CHUNK))

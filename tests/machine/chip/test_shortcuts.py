@@ -183,6 +183,7 @@ def pair() -> Pair:
     return Pair()
 
 
+@pytest.mark.long
 def test_traffic_through_few_words_is_what_the_ticks_say(pair: Pair) -> None:
     legal = [p for seed in range(400) if (p := pair.compare(seed)) is not None]
     assert len(legal) > 100

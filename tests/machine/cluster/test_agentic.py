@@ -249,6 +249,7 @@ def test_host_traffic_is_counted_by_kind(site: AgentSite) -> None:
     assert lpu["lpu_logits_out"] >= 4 * 1024 * written and lpu["gpu_tokens_out"] == 0
 
 
+@pytest.mark.long
 def test_same_seed_same_json(capsys: pytest.CaptureFixture[str]) -> None:
     def report(seed: str) -> dict[str, Any]:
         arguments = ["--requests", "2", "--router", "learned", "--corrupt", "0.1"]

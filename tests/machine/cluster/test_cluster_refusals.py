@@ -72,10 +72,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("generate --temperature -1", "--temperature -1.0: use a finite number, 0 or more"),
     "fabric": ("fabric collective --op gossip --chips 8", "gossip"),
     "fabric bytes": ("fabric collective --op all-reduce --chips 8 --bytes 0", "use 1 or more"),
-    "one-shot": (
-        "fabric collective --chips 72 --bytes 2048 --run --algorithm one-shot --in-process",
-        "--run --algorithm one-shot: programs exist for an all-reduce of at most",
-    ),
     "change": ("plan --model draft --set chip.hop_cycles=x", "'x' is no int"),
     "field": ("plan --model draft --set hop=3", "--set hop=3: use chip.FIELD=VALUE with one of"),
     "plan sweep": (

@@ -72,7 +72,7 @@ def test_one_digest_at_264_chips(local_ray: None) -> None:
 
 
 @pytest.mark.parametrize(("chips", "words"), [(8, 8), (8, 64), (16, 3), (64, 5), (64, 64)])
-@pytest.mark.cases(3)
+@pytest.mark.cases(1)
 def test_floating_sums_have_numpys_bits(chips: int, words: int) -> None:
     """By the tree of a node, one-shot over cables, and level by level."""
     assert functional(chips, words * 1280, 0, LOOKAHEAD, "fp32")["equal"]

@@ -86,6 +86,7 @@ def test_a_sweep_of_the_fabric_is_readable(
         assert sum(line.strip().startswith(size) for line in shown) == 1
 
 
+@pytest.mark.long
 def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

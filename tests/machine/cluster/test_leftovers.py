@@ -18,7 +18,7 @@ from cluster.processes import leftovers
 RUN = """
 import sys, tempfile, time
 from pathlib import Path
-from cluster import ray_session, snapshots
+from cluster.processes import ray_session, snapshots
 from cluster.processes.mapping import MappingLayout, SharedMapping
 
 where = Path(sys.argv[1])
@@ -67,7 +67,7 @@ def test_what_a_killed_run_leaves_is_found_and_removed(
     assert found(60.0) == {}, "too young to be sure"
     (place / "lpu-results").mkdir()
     (place / "lpu-other.map").write_bytes(b"someone's")
-    monkeypatch.setattr(leftovers.leftovers, "__defaults__", (0.0,))
+    monkeypatch.setattr(leftovers.find_leftovers, "__defaults__", (0.0,))
     assert run(["clean", "--dry-run"]) == 0
     assert f"would remove {place}/lpu-snapshots-" in capsys.readouterr().out
     assert found() == left

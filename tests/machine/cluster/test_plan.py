@@ -209,7 +209,7 @@ def test_a_plan_says_that_all_experts_are_computed(
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
         (("--model", "qwen3-235b"), ("routing to 8 of 128 experts", "no kernels")),
         (("--model", "deepseek-v3"), ("latent attention", "no kernels")),
-        (("--model", "nobody"), ("nobody", "no such file")),
+        (("--model", "nobody"), ("nobody", "does not exist")),
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
         (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),
         (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "int")),

@@ -118,6 +118,7 @@ def pixels(png: bytes) -> np.ndarray:  # type: ignore[type-arg]
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (375, True)])
 @pytest.mark.parametrize("kind", list(RUNS))
+@pytest.mark.long
 def test_a_page_is_whole_and_asks_for_nothing(
     pages: dict[str, tuple[Path, Path]], page: chromium.Browser, kind: str, width: int, dark: bool
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_page_is_whole_and_asks_for_nothing(
 
 
 @needs_chromium
+@pytest.mark.long
 def test_the_belt_is_moved_by_keyboard_and_rests_if_asked(
     pages: dict[str, tuple[Path, Path]], page: chromium.Browser
 ) -> None:
@@ -187,6 +189,7 @@ def hostile(value: Any) -> Any:
 
 @needs_chromium
 @pytest.mark.parametrize("kind", ["generate", "disaggregated"])
+@pytest.mark.long
 def test_hostile_strings_stay_text(
     pages: dict[str, tuple[Path, Path]], page: chromium.Browser, tmp_path: Path, kind: str
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_system_of_264_chips() -> None:
 
 
 @pytest.mark.parametrize(("chips", "words"), [(16, 40), (256, 64)])
+@pytest.mark.long
 def test_short_frames_rotate_the_byte_planes(chips: int, words: int) -> None:
     """groq-3-lp30 has six cycles a frame, fewer than links."""
     wiring = lpx_rack() if chips == 256 else topology_of(chips)
@@ -154,6 +155,7 @@ def test_lookahead_and_barrier_give_one_digest(operation: str) -> None:
     assert len(set(digests[0])) > 1
 
 
+@pytest.mark.long
 def test_other_latencies_give_legal_programs() -> None:
     for spec in (
         replace(SPEC, hop_cycles=400),

@@ -141,6 +141,7 @@ def test_fabrics_from_files(
         ("264", "all-reduce", 1, None),
     ],
 )
+@pytest.mark.long
 def test_large_fabrics(name: str, operation: str, words: int, algorithm: str | None) -> None:
     one_count(fabric(name), operation, words, np.int32, ChipSpec(), algorithm)
 

@@ -107,6 +107,7 @@ FAMILIES = QWEN | GEMMA | MIXTRAL
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize("tp", [1, pytest.param(2, marks=pytest.mark.long), 8])
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.cases(4)
 def test_compiled_families_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
     run_and_compare(FAMILIES[name], tp, dtype)
 

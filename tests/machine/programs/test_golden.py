@@ -124,6 +124,7 @@ def check_perplexity(
         pytest.param(1, "fp16", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.long
 def test_held_out_perplexity(target: Checkpoint, tp: int, dtype: str) -> None:
     """Quantisation costs at most 2 % of perplexity in int8 and 0.1 % in fp16."""
     check_perplexity(target, tp, dtype, 5, WINDOW)

@@ -85,7 +85,7 @@ def test_stages_compute_what_the_golden_model_does(tp: int, pp: int, dtype: str,
 
 
 @pytest.mark.parametrize(("tp", "dtype"), [(8, "int8"), (2, "fp16")])
-@pytest.mark.cases(1)
+@pytest.mark.long
 def test_ffns_split_between_stages(tp: int, dtype: str) -> None:
     """x and the sum of the parts so far go on together; a third of an FFN may be a stage."""
     stages = [

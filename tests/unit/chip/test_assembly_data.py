@@ -127,6 +127,7 @@ def test_what_is_no_data_is_refused_with_its_line(line: str, says: str) -> None:
     assert message.isprintable() and len(message) < 400
 
 
+@pytest.mark.long
 def test_no_word_is_filled_twice_and_not_too_many() -> None:
     with pytest.raises(AssemblyError, match=r"line 3: word 4 of mem_w\[1\].*by line 1 too"):
         read_assembly(".data mem_w[0-1]:0 i8 1 x10\n.data mem_w[0]:5 i8 1\n.data mem_w[1]:4 i8 2")

@@ -95,6 +95,7 @@ def test_rsqrt_special_values() -> None:
     ]
 
 
+@pytest.mark.long
 def test_rsqrt_is_exact_on_every_mantissa() -> None:
     """Two binades cover all mantissas and both parities of the exponent."""
     wrong, _ = verify_numerics.verify_chunk("rsqrt", 0x3F800000, 0x40000000)

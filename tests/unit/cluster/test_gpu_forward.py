@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from cluster.gpu.forward import KvCache
 from programs.models import ModelConfig, load_checkpoint, random_checkpoint
 from programs.models.checkpoint import RopeScaling
 from tests import ROOT
+from tests.oracles.llama_float32 import LlamaFloat32
 
 SHIPPED = ROOT / "programs" / "checkpoints"
 #: Nothing is a multiple of four or of a vector: heads of 6, an FFN of 43, a vocabulary of 71.
@@ -25,16 +25,6 @@ ODD = ModelConfig(
     hidden_size=30, layers=2, heads=6, kv_heads=2, head_dim=6, ffn=43, vocab=71, tied=False
 )
 ROPES = (None, RopeScaling("linear", 4.0), RopeScaling("llama3", 8.0, 1.0, 4.0, 32))
-
-
-def yardstick() -> Any:
-    """The class of tests/oracles/llama_float32.py, which is no package of this directory."""
-    path = ROOT / "tests" / "programs" / "llama_float32.py"
-    spec = importlib.util.spec_from_file_location("llama_float32_yardstick", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.LlamaFloat32
 
 
 TARGET = GpuModel(load_checkpoint(SHIPPED / "target"))
@@ -63,7 +53,7 @@ def same_bits(one: Any, other: Any) -> bool:
 def test_numbers_are_those_of_the_plain_forward(name: str) -> None:
     checkpoint = load_checkpoint(SHIPPED / name)
     tokens = text(3, 200)
-    plain = yardstick()(checkpoint).logits(tokens)
+    plain = LlamaFloat32(checkpoint).logits(tokens)
     model = GpuModel(checkpoint)
     ours = model.forward(tokens, model.new_cache())
     assert ours.dtype == np.float32 and ours.shape == (200, 1024)
@@ -78,7 +68,7 @@ def test_odd_shapes_and_stretched_rope(rope: RopeScaling | None, tied: bool) -> 
     tokens = text(5, 90, ODD.vocab)
     model = GpuModel(checkpoint)
     ours = in_pieces(model, tokens, [7])
-    np.testing.assert_allclose(ours, yardstick()(checkpoint).logits(tokens), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours, LlamaFloat32(checkpoint).logits(tokens), rtol=1e-4, atol=1e-4)
     assert same_bits(ours, model.forward(tokens, model.new_cache()))
 
 
@@ -99,6 +89,7 @@ def test_the_whole_context_gives_the_same_bits() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
+@pytest.mark.long
 def test_a_cut_cache_is_as_one_that_never_held_more(data: st.DataObject) -> None:
     """Drafts are appended and cut off again; what follows has the bits of the plain text."""
     tokens = text(data.draw(st.integers(0, 1000)), 80)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,10 +28,10 @@ from cluster.processes import Placement
 from cluster.runs import Listener, publish_generation, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
+from tests import ROOT
 from tests.cluster.test_metrics import samples, total, unit_of
 
-TESTS = Path(__file__).parent
-JSON = TESTS.parents[1] / "dashboards" / "grafana" / "dashboards"
+JSON = ROOT / "dashboards" / "grafana" / "dashboards"
 
 
 def drawn() -> set[str]:
@@ -50,7 +49,10 @@ def drawn() -> set[str]:
 
 def test_every_metric_of_a_panel_is_read_by_a_test() -> None:
     """By ``total`` or ``valued``, which give numbers, in a test that is no dashboard's own."""
-    texts = [path.read_text(encoding="utf-8") for path in TESTS.glob("test_metric*.py")]
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "tests").rglob("test_metric*.py"))
+    ]
     reading = r'(?:total|valued)\(board, "(lpu_\w+?)(?:_sum|_count)?"'
     read = {name for text in texts for name in re.findall(reading, text)}
     assert len(drawn()) > 30 and drawn() - read == set()

@@ -75,6 +75,7 @@ def test_every_chip_contributes_to_every_word_exactly_once(chips: int, words: in
 
 
 @pytest.mark.parametrize(("chips", "words"), [(c, 2) for c in SYMBOLIC] + [(24, 5), (288, 1)])
+@pytest.mark.long
 def test_parts_come_to_their_chips(chips: int, words: int) -> None:
     """Words are numbered (chip they come from, word of its source)."""
     fabric, wide = where(chips), range(chips * words)

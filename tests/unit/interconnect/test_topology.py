@@ -298,9 +298,10 @@ CABLE = '"cables": [[0, 0, 1, 0]]'
     ],
 )
 def test_malformed_files_say_what_and_where_in_one_line(
-    text: str, part: str, tmp_path: Path
+    text: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "t.json"
+    monkeypatch.chdir(tmp_path)  # messages cut long paths
+    path = Path("t.json")
     path.write_text(text)
     with pytest.raises(FabricError) as caught:
         named_topology(path)
