@@ -6,6 +6,10 @@ local Ray.  A plain ``python -m pytest`` takes of these what is quick; ``long`` 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,23 +21,49 @@ from cluster.processes import open_ray
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
 from programs.models import load_checkpoint, shipped_model
+from tests import ROOT
 
 HERE = Path(__file__).parent
+#: The process that compiles kernels, told to the processes that run tests.
+COMPILING = "LPU_TESTS_COMPILER"
+
+
+#: Tests of these folders come first: they need no compiled kernels.
+ORDER = ("unit", "mutate")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile the kernels once, before worker processes would each do it at the same time."""
-    collects_only = session.config.option.collectonly
-    if not hasattr(session.config, "workerinput") and not collects_only:
-        from chip.engine import warm_up
+    """Compile the kernels once, in a process of its own, while the first tests run."""
+    option = session.config.option
+    if not hasattr(session.config, "workerinput") and not option.collectonly:
+        code = "from chip.engine import warm_up; warm_up()"
+        os.environ[COMPILING] = str(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT).pid)
 
-        warm_up()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Wait for the kernels where a test runs programs, instead of compiling them once more."""
+    if item.path.relative_to(HERE).parts[0] in ORDER:
+        return
+    compiler = os.environ.pop(COMPILING, "")
+    while compiler and _runs(int(compiler)):
+        time.sleep(0.1)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for has."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their folder, thin out long lists of cases, keep tests with Ray together."""
+    items.sort(key=lambda item: item.path.relative_to(HERE).parts[0] not in ORDER)
     cases = defaultdict(list)
     for item in items:
         need = item.path.relative_to(HERE).parts[0]

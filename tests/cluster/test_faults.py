@@ -124,6 +124,7 @@ def test_a_cable_of_72_chips_that_keeps_failing_costs_a_node(between: bool) -> N
     assert found["faults"]["uncorrectable"] >= 3
 
 
+@pytest.mark.long
 def test_a_node_alone_is_replaced_in_a_collective() -> None:
     found = run_functional(
         topology_of(8),

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 
 MODULE = """
@@ -43,6 +45,7 @@ def run(directory: Path, name: str, more: int) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_a_class_that_is_gone(tmp_path: Path) -> None:
     assert run(tmp_path, "Before", 1) == "4"
     assert list(tmp_path.rglob("*.nbi"))

@@ -238,6 +238,7 @@ def test_runs_that_are_compared_differ_in_what_they_name(site: AgentSite) -> Non
     assert report["speedup"] == medians["gpu-only"] / medians["routed"]
 
 
+@pytest.mark.long
 def test_host_traffic_is_counted_by_kind(site: AgentSite) -> None:
     runs = run_agentic(draw_requests(50.0, 2, 0), site, "rule", 0, 0.1)["runs"]
     gpu, lpu = runs["gpu-only"]["host_bytes"], runs["lpu-only"]["host_bytes"]
@@ -263,6 +264,7 @@ def test_same_seed_same_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"end_to_end_s", "ttft_s", "tpot_s", "router", "runs"} <= set(one)
 
 
+@pytest.mark.long
 def test_the_table_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["experiment", "agentic", "--requests", "1"]) == 0
     assert "lpu-only" in capsys.readouterr().out

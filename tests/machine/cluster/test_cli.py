@@ -114,6 +114,7 @@ def write_empty_model(directory: Path, *, hidden: int, layers: int, heads: int, 
     return at
 
 
+@pytest.mark.long
 def test_compile_check_inspect_run(tmp_path: Path) -> None:
     file = tmp_path / "model.lpu"
     made = json.loads(

@@ -51,6 +51,7 @@ def _options(settings: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("experiment", "settings"), CASES)
+@pytest.mark.long
 def test_python_and_command_give_one_report(
     experiment: Callable[[Any], Any], settings: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

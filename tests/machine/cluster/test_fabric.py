@@ -136,6 +136,7 @@ def test_collective_meets_its_bounds(capsys: pytest.CaptureFixture[str]) -> None
     assert small["gpu"]["best_ns"] <= small["gpu"]["p50_ns"] <= small["gpu"]["p99_ns"]
 
 
+@pytest.mark.long
 def test_one_chip_copies_and_no_link_bounds_it(capsys: pytest.CaptureFixture[str]) -> None:
     plan = lpu(capsys, "collective", "--chips", "1")
     assert plan["latency_cycles"] >= 820 and plan["vectors"] == 0

@@ -218,7 +218,7 @@ def test_a_plan_says_that_all_experts_are_computed(
         (("--model", "target", "--tp", "3"), ("--tp 3", "1, 2, 4 or 8")),
     ],
 )
-@pytest.mark.cases(6)
+@pytest.mark.cases(3)
 def test_refusals_are_one_line(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:

@@ -21,6 +21,9 @@ from cluster.report import read_run, write_page
 from cluster.report.page import render
 from tests.stands import chromium
 
+#: In one process: they share the runs that they draw.
+pytestmark = pytest.mark.xdist_group("report")
+
 #: One quick run of every kind.
 RUNS = {
     "generate": ("generate", "--in-process", "--max-new-tokens", "4"),

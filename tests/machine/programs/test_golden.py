@@ -130,6 +130,7 @@ def test_held_out_perplexity(target: Checkpoint, tp: int, dtype: str) -> None:
     check_perplexity(target, tp, dtype, 5, WINDOW)
 
 
+@pytest.mark.long
 def test_draft_held_out_perplexity() -> None:
     """The draft, a smaller and so more sensitive model, keeps the same bound."""
     check_perplexity(load_checkpoint(CHECKPOINTS / "draft"), 1, "int8", 5, WINDOW)

@@ -93,6 +93,7 @@ def test_too_little_memory_splits_ffns_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("asked", "batch"), [(5000, 1), (400, 6)])
+@pytest.mark.cases(1)
 def test_too_long_a_context_names_the_longest(asked: int, batch: int) -> None:
     """By how much it is too long; the context that the refusal names fits, one more does not."""
     config = replace(LARGE, max_position=asked)

@@ -48,6 +48,7 @@ def encoder() -> Artifact:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.cases(1)
 def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
     """Head norms, GeGLU and routing in one layer, second position of a sequence."""
     config = ModelConfig(

@@ -86,6 +86,7 @@ def test_pieces_come_in_the_order_of_a_plain_sort(
     assert list(kv_pieces(begin, end, nbytes, pieces)) == expected
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_requests_times_layers() -> None:
     """1,000 requests of 126 layers are 126,000 transfers; few are known at a time."""
     begin = np.arange(1000) * PS
