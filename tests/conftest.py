@@ -38,7 +38,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     option = session.config.option
     if not hasattr(session.config, "workerinput") and not option.collectonly:
         code = "from chip.engine import warm_up; warm_up()"
-        os.environ[COMPILING] = str(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT).pid)
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        session.config.add_cleanup(lambda: _end(process))
+        os.environ[COMPILING] = str(process.pid)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -49,6 +51,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     compiler = os.environ.pop(COMPILING, "")
     while compiler and _runs(int(compiler)):
         time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The session is over: whoever compiles still has no use any more."""
+    process.kill()
+    process.wait()
 
 
 def _runs(process: int) -> bool:
