@@ -3,7 +3,7 @@
 Everything is one-shot: a chip sends its words straight to every neighbour they are for (one Read
 is multicast to all links of an edge) and adds what it receives by the tree
 ((0+1)+(2+3))+((4+5)+(6+7)) over k, the XOR distance, which for every chip is the same tree over
-chip ids (see interconnect.node).  This is the latency-optimal choice for the few kilobytes of one
+chip ids (see interconnect.wiring).  This is the latency-optimal choice for the few kilobytes of one
 token's residual.  ``exchange`` and ``reduce`` are kernels for a compiler's schedule;
 ``compile_collective`` makes whole programs of them.
 """

@@ -1,8 +1,8 @@
 """The compiler: a partitioned decoder becomes cycle-tagged programs for every context bucket.
 
 partition -> deal to stages -> place (programs.decoder) -> schedule each kind of block and the head
-(programs.block_schedule) -> relocate them in time and memory and hand x from stage to stage over
-real cables (programs.pipeline) -> artifact.
+(programs.decoder.blocks) -> relocate them in time and memory and hand x from stage to stage over
+real cables (programs.decoder.pipeline) -> artifact.
 
 A stage is a group of ``tp`` chips of one node; every chip of a stage runs the same blocks, what
 differs is what its SRAM holds and, between stages, what it sends.  One launch takes one token

@@ -23,7 +23,7 @@ LISTENING = textwrap.dedent(
     """
     import os, sys
     from pathlib import Path
-    from cluster.ray_session import open_ray
+    from cluster.processes import open_ray
 
     def listening():
         sockets = {}

@@ -134,23 +134,23 @@ class Disturbed(Supervisor):
 def crew(artifact: Artifact, placement: Placement) -> Iterator[None]:
     """One set of actors for all generations inside, under a supervisor that is ``Disturbed``."""
     with disturbed(), chip_actors(artifact, placement, lambda _: None) as supervisor:
-        original = cluster.generation.chip_actors
-        cluster.generation.chip_actors = lambda *_: nullcontext(supervisor)  # type: ignore
+        original = cluster.runs.generation.chip_actors
+        cluster.runs.generation.chip_actors = lambda *_: nullcontext(supervisor)  # type: ignore
         try:
             yield
         finally:
-            cluster.generation.chip_actors = original
+            cluster.runs.generation.chip_actors = original
 
 
 @contextmanager
 def disturbed() -> Iterator[None]:
     """Every supervisor made inside is a ``Disturbed`` one."""
-    original = cluster.actor_session.Supervisor
-    cluster.actor_session.Supervisor = Disturbed  # type: ignore[misc]
+    original = cluster.processes.session.Supervisor
+    cluster.processes.session.Supervisor = Disturbed  # type: ignore[misc]
     try:
         yield
     finally:
-        cluster.actor_session.Supervisor = original  # type: ignore[misc]
+        cluster.processes.session.Supervisor = original  # type: ignore[misc]
 
 
 def draw_kills(seed: int, count: int, groups: int, vectors: int) -> list[Kill]:

@@ -238,8 +238,8 @@ import json, sys
 from pathlib import Path
 from time import process_time
 from chip.spec import ChipSpec
-from programs.checkpoint import ModelConfig
-from programs.whole_model import check_plan, compile_plan
+from programs.models import ModelConfig
+from programs.plans import check_plan, compile_plan
 
 def spent():  # getrusage would begin with the memory of the parent
     status = Path("/proc/self/status").read_text()
