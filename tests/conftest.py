@@ -77,7 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         need = item.path.relative_to(HERE).parts[0]
         if need == "long":
             item.add_marker(pytest.mark.long)
-        if need == "cluster" or {"local_ray", "chaos_ray"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if need == "cluster" or item.get_closest_marker("ray") or "local_ray" in fixtures:
             item.add_marker(pytest.mark.ray)
             # One Ray on the machine at a time: one worker process runs them all.
             item.add_marker(pytest.mark.xdist_group("ray"))
