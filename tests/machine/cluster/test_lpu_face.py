@@ -82,6 +82,7 @@ def test_run_is_that_of_the_command(run: lpu.Generated) -> None:
 
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
+@pytest.mark.long
 def test_actors_give_the_same_digest_and_keep_their_chips(
     model: lpu.CompiledModel, run: lpu.Generated
 ) -> None:

@@ -260,6 +260,7 @@ def changed(value: dict[str, Any], path: str, to: Any) -> dict[str, Any]:
         ("extra", 1, "extra"),
     ],
 )
+@pytest.mark.long
 def test_a_run_file_that_is_none_is_one_line(
     pages: dict[str, tuple[Path, Path]],
     capsys: pytest.CaptureFixture[str],
