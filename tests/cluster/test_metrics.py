@@ -38,12 +38,7 @@ from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.running import BARRIER, LOOKAHEAD, Generation
 from tests import ROOT
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.stands.prometheus_server import free_ports
 
 
 def scrape(port: int) -> str:
@@ -273,7 +268,7 @@ def wait_for_end(port: int, process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.long
 def test_264_chips_have_fewer_than_5000_series() -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = lpu(
         "fabric",
         "collective",
@@ -335,7 +330,7 @@ def test_wrong_options_are_one_line(
 
 
 def test_stays_until_it_was_scraped_twice() -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     began = time.monotonic()
     seen: list[str] = []
     late = threading.Timer(0.5, lambda: seen.extend([scrape(port), scrape(port)]))
@@ -353,14 +348,14 @@ def test_stays_until_it_was_scraped_twice() -> None:
 
 def test_stays_no_longer_than_asked() -> None:
     began = time.monotonic()
-    with exported(Exporter(free_port(), "127.0.0.1", 0.3)):
+    with exported(Exporter(free_ports(1)[0], "127.0.0.1", 0.3)):
         pass
     assert 0.3 <= time.monotonic() - began < 10
 
 
 @pytest.mark.long
 def test_port_from_the_environment() -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = lpu(
         "generate",
         "--in-process",
