@@ -22,6 +22,7 @@ from programs.kernels import (
     dynamic_factor,
     gated_product,
     halve,
+    in_two,
     matmul16_round,
     matmul_round,
     norm_factor,
@@ -91,7 +92,7 @@ class BlockScheduler:
             ready = dynamic_factor(d, self.spec, x, tiles, ready, s.constants, s.factor, s.dynamic)
             ready = quantise(d, self.spec, x, tiles, ready, s.factor, s.act)
             return self._did(VXM, ready), s.dynamic
-        return self._did(VXM, halve(d, self.spec, x, tiles, ready, None, s.act)), None
+        return self._did(VXM, in_two(d, self.spec, x, tiles, ready, s.act)), None
 
     def _matmul(
         self,
@@ -100,8 +101,12 @@ class BlockScheduler:
         ready: int,
         dynamic: Place | None,
         targets: list[Place],
+        parts: int = 1,
     ) -> list[int]:
-        """All rounds of a product; when each column block's result is readable."""
+        """All rounds of a product; when each column block's result is readable.
+
+        parts: of an activation in fp16.
+        """
         done: list[int] = []
         for number, blocks in enumerate(m.rounds):
             here = targets[len(done) : len(done) + len(blocks)]
@@ -119,7 +124,7 @@ class BlockScheduler:
                 )
             else:
                 at = matmul16_round(
-                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready, here
+                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready, here, parts
                 )
             done += [at] * len(blocks)
         self._did(MATMUL, max(done))
@@ -243,7 +248,7 @@ class BlockScheduler:
         """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``."""
         s, d, layout = self.places, self.schedule, self.places.layout
         targets = [s.reduce.partial.at(i) for i in range(layout.x_tiles)]
-        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets))
+        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
         places = replace(s.reduce, residual=residual)
         if layout.tp > 1:
             ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, places)

@@ -54,6 +54,8 @@ class _Activation:
     """int8 mode: what the result is multiplied by at last, None for normed activations."""
     bits: Bits | None = None
     """fp16 mode."""
+    rest: Bits | None = None
+    """fp16 mode: what ``bits``, in units of 2^12, leaves of activations without a norm."""
 
 
 class _Multiplier:
@@ -78,11 +80,9 @@ class _Multiplier:
         width = self._k_width  # at most 320, so each int8 sum below is exact in float32
         y = np.zeros((self._blocks, LANES), dtype=np.float32)
         if x.bits is not None:
-            total: F32 | None = None
-            for tile, split in enumerate(self._fp16[tiles]):
-                part = numerics.dot_f16_split(split, numerics.split_f16(x.bits[tile, :width]))
-                total = part if total is None else total + part
-            assert total is not None
+            total = self._f16_sums(x.bits, tiles)
+            if x.rest is not None:
+                total = total * UP + self._f16_sums(x.rest, tiles)
             y[:, : self._columns] = total.reshape(self._blocks, self._columns)
             return y
         assert x.hi is not None and x.lo is not None and self._scale is not None
@@ -94,6 +94,16 @@ class _Multiplier:
         y[:, : self._columns] = value.astype(np.float32).reshape(self._blocks, self._columns)
         y = y * self._scale
         return y if x.scale is None else y * x.scale
+
+    def _f16_sums(self, bits: Bits, tiles: slice) -> F32:
+        """Return float32 [columns of all blocks]: the K tiles' dot products in ascending order."""
+        total: F32 | None = None
+        for tile, split in enumerate(self._fp16[tiles]):
+            row = numerics.split_f16(bits[tile, : self._k_width])
+            part = numerics.dot_f16_split(split, row)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
 
 
 @dataclass
@@ -225,7 +235,9 @@ class GoldenDecoder:
     def _dynamic(self, x: F32) -> _Activation:
         """Make tiles without a norm ready for a matmul."""
         if not self._int8:
-            return _Activation(bits=numerics.to_f16_bits(x))
+            large = numerics.to_f16_bits(x * DOWN)
+            rest = x - numerics.from_f16_bits(large) * UP
+            return _Activation(bits=large, rest=numerics.to_f16_bits(rest))
         total = _square_sum(x) * SLACK + TINY
         r = _rsqrt(total)
         return _quantise(x, r * RANGE, (total * r) * INVERSE_RANGE)
@@ -352,14 +364,14 @@ def _square_sum(x: F32) -> np.float32:
 
 
 def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:
-    """Return the sums of lanes [320] over the rows of fp16 ``ones`` [*, 320], in three pieces."""
-    a = numerics.to_f16_bits(s * DOWN)
-    rest = s - numerics.from_f16_bits(a) * UP
-    b = numerics.to_f16_bits(rest)
-    c = numerics.to_f16_bits((rest - numerics.from_f16_bits(b)) * UP)
-    sums = [numerics.dot_f16_split(ones, numerics.split_f16(piece)) for piece in (a, b, c)]
-    total: F32 = (sums[0] * UP + sums[1]) + sums[2] * DOWN
-    return total
+    """Return the sums of lanes [320] over the rows of fp16 ``ones`` [*, 320], in five pieces."""
+    rest = s * np.float32(2.0**-30)
+    total: F32 = np.zeros(len(ones.h), np.float32)
+    for _ in range(5):
+        piece = numerics.to_f16_bits(rest)
+        rest = (rest - numerics.from_f16_bits(piece)) * UP
+        total = total * UP + numerics.dot_f16_split(ones, numerics.split_f16(piece))
+    return total * np.float32(2.0**-18)
 
 
 def _quantise(x: F32, inv: np.float32, scale: np.float32 | None) -> _Activation:

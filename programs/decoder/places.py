@@ -124,6 +124,7 @@ def place_decoder(
     cuts = cache_cuts(context, spec.words_per_bank, sequences)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = max(t, qt, layout.ffn_tiles)
+    tiles *= 1 if dtype == "int8" else 2  # fp16 vectors in two parts
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
     short: Segments = ()

@@ -18,7 +18,7 @@ from .gemm import (
 )
 from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
 from .head_norm import HeadNormPlaces, norm_heads
-from .norm import Constants, dynamic_factor, halve, norm_factor, quantise
+from .norm import Constants, dynamic_factor, halve, in_two, norm_factor, quantise
 from .planes import Weights, put_weights
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
 
@@ -50,6 +50,7 @@ __all__ = [
     "dynamic_factor",
     "gated_product",
     "halve",
+    "in_two",
     "logits",
     "matmul16_round",
     "matmul_round",

@@ -3,8 +3,9 @@
 One *round* runs up to four column blocks, one per plane (int8), or two, one per plane pair
 (fp16).  For every K tile a plane takes LW for m cycles on its sixteen streams, one IW, and the
 tile's activation vectors in the seven-cycle gap before the next LW: two int8 digits (hi, lo)
-three cycles apart, or one fp16 vector.  ACC adds the tiles; the last one emits.  The planes of a
-round run one cycle apart, so that one VXM chain serves all: (hi << 7) + lo, to fp32, times scale.
+three cycles apart, or one fp16 vector or two (what is large, and the rest).  ACC adds the tiles;
+the last one emits.  The planes of a round run one cycle apart, so that one VXM chain serves all:
+(hi << 7) + lo, to fp32, times scale; or large 2^12 + rest.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from programs.kernels.planes import Weights, accumulate, drive_sums, install_wei
 #: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).
 PLANE_ORDER = (2, 3, 0, 1)
 PAIR_ORDER = (2, 0)
+
+#: Power of two of the first part of an fp16 activation in two.
+PART_BITS = 12
 
 #: Stream codes of a round, by hemisphere (0 west, 1 east).
 _RESULT = (16, 48)  # accumulators to VXM: SG4 4, eastward from the west, westward from the east
@@ -155,16 +159,18 @@ def matmul16_round(
     activations: Activations,
     activations_ready: int,
     targets: list[Place],
-    to_fp16: bool = False,
+    parts: int = 1,
 ) -> int:
     """Schedule one fp16 round on up to two plane pairs; returns when the results are readable.
 
-    targets: one word per block in the east, fp32, or fp16 (two slices) when ``to_fp16``.
+    parts: vectors a K tile has in ``activations``, one behind the other: 1, or 2 (of an element,
+    what counts 2^PART_BITS, and the rest).  targets: one fp32 word per block in the east.
     """
     p = Pass(schedule, spec)
     widest = max(block.groups for block in blocks)
     period = widest + spec.mxm_reload_gap_cycles
     install = spec.mxm_install_cycles
+    each, apart = (parts, k_tiles), (3, period)
     result_tags = (schedule.tag(), schedule.tag())
     first_read = 1 << 30
     for i, block in enumerate(blocks):
@@ -179,24 +185,39 @@ def matmul16_round(
             last = end + (k_tiles - 1) * period
             plane = block.plane + half
             p.hold_buffer(plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
-            p.hold_plane(plane, end, last + install + 1)
+            p.hold_plane(plane, end, last + install + 3 * parts - 2)
         tag = schedule.tag()
         for byte, place in enumerate((activations.first[side], activations.second[side])):
-            p.load(place, outward + byte, end + install, queue, n=k_tiles, dc=period, da=1, tag=tag)
+            p.load(
+                place,
+                outward + byte,
+                end + install,
+                queue,
+                n=each,
+                dc=apart,
+                da=(1, parts),
+                tag=tag,
+            )
             first_read = min(first_read, p.blocks[-1]["cycle"])
-        p.emit(Op.ABC, queue + 1, end + install, n=k_tiles, dc=period, s0=outward, w0=2, want0=tag)
-        p.hold(queue + 3, end + install, end + install + (k_tiles - 1) * period + 1)
+        p.emit(Op.ABC, queue + 1, end + install, n=each, dc=apart, s0=outward, w0=2, want0=tag)
+        last_part = end + install + (k_tiles - 1) * period + 3 * (parts - 1)
+        p.hold(queue + 3, end + install, last_part + 1)
         acc = end + install + spec.mxm_multiply_cycles
         out = Stream(_RESULT[side], 4, result_tags[side])
-        drive_sums(p, out, accumulate(p, queue + 1, acc, 1, 3, k_tiles, period, out), 1, 3)
+        drive_sums(p, out, accumulate(p, queue + 1, acc, parts, 3, k_tiles, period, out), parts, 3)
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     at = widest + install + (k_tiles - 1) * period + through + 21
-    op, width = (Op.CVT_F32_F16, 2) if to_fp16 else (Op.MOV, 4)
-    alu = p.pick(16, _OUT)
+    shift, alu = p.pick(16), p.pick(16, _OUT)
     for i, block in enumerate(blocks):
         side = block.plane // 2
         value = Stream(_RESULT[side], 4, result_tags[side])
-        _, out = p.op(op, at + i, value, alu=alu, out=_OUT, width=width, reach=33)
-        p.keep(targets[i], out, at + i)
+        if parts == 1:
+            done = at + i
+            _, out = p.op(Op.MOV, done, value, alu=alu, out=_OUT, reach=33)
+        else:
+            done = at + 3 + i
+            p.op(Op.MUL_F32, at + i, value, imm=2.0**PART_BITS, alu=shift)
+            _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT, reach=33)
+        p.keep(targets[i], out, done)
     start = schedule.place(p, activations_ready - first_read)
     return start + p.ready

@@ -13,13 +13,13 @@ from chip import isa
 from chip.isa import Op
 from chip.scheduling import Pass, Place, Schedule
 from chip.spec import ChipSpec
-from programs.kernels.norm import Constants, lane_sums
+from programs.kernels.norm import SUM_CYCLES, SUM_UNIT, Constants, lane_sums
 
 _PAIR = 2  # the east plane pair holds the ones
-#: Cycles from one tile to the next: what the three pieces of a sum take.
-_PERIOD = 36
+#: Cycles from one tile to the next: what the pieces of a sum take.
+_PERIOD = SUM_CYCLES
 #: Tiles of a pass; more would keep the east planes from everything else for too long.
-_TILES_PER_PASS = 10
+_TILES_PER_PASS = 6
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,12 @@ def norm_heads(
         value = p.load(x.at(first), 32, t, n=n, dc=_PERIOD, da=1)
         first_read = p.blocks[0]["cycle"]
         p.op(Op.MUL_F32, t, value, value, alu=total, n=n, dc=_PERIOD)
-        p.hold_alu(total, t, t + (n - 1) * _PERIOD + 24)
 
         def install(meet: int, p: Pass = p) -> None:
             _install_heads(p, spec, constants, places, meet)
 
         a, at = lane_sums(p, spec, total, t + 3, install, n, _PERIOD)
-        a, _ = p.op(Op.MUL_F32, at, a, imm=inv_d, n=n, dc=_PERIOD)
+        a, _ = p.op(Op.MUL_F32, at, a, imm=inv_d * SUM_UNIT, n=n, dc=_PERIOD)
         a, _ = p.op(Op.ADD_F32, at + 3, a, imm=eps, n=n, dc=_PERIOD)
         a, _ = p.op(Op.RSQRT, at + 6, a, n=n, dc=_PERIOD)
         late = p.load(x.at(first), 36, at + 9, n=n, dc=_PERIOD, da=1)

@@ -1,8 +1,9 @@
 """Norms and quantisation: a sum over all lanes by a ones-plane, then digits or fp16 activations.
 
 The square sum needs no lane crossing but one matrix of ones: the fp32 sums of a lane are split
-into three fp16 pieces at different powers of two (22 bits and more over the range 2^-37..2^28),
-each piece meets the ones on the east plane pair, and every lane receives the three totals.
+into fp16 pieces at different powers of two, each piece meets the ones on the east plane pair, and
+every lane receives the totals.  Residuals of published models reach 1e5 in a few channels and 1e-3
+in others; five pieces of 12 bits hold sums from 2^-23 to 2^46 to 2^-20 and better.
 """
 
 from __future__ import annotations
@@ -14,9 +15,17 @@ from chip import isa
 from chip.isa import AccMode, Op
 from chip.scheduling import Alu, Pass, Place, Repeat, Schedule, Self, Stream, offsets
 from chip.spec import ChipSpec
-from programs.kernels.gemv import Activations
+from programs.kernels.gemv import PART_BITS, Activations
 
 _PAIR = 2  # the east plane pair holds the ones
+#: Pieces of a sum, the power of two that the first is taken at, and the bits between two.
+PIECES, FIRST_BITS, PIECE_BITS = 5, 30, 12
+#: What ``lane_sums`` counts in: its callers' next factor has it, which saves an instruction.
+SUM_UNIT = 2.0 ** (FIRST_BITS - PIECE_BITS * (PIECES - 1))
+#: Cycles from one piece to the next: fp16, back, the rest, the next power of two.
+_PIECE_CYCLES = 12
+#: Cycles a sum keeps its pieces' ALUs and the plane pair.
+SUM_CYCLES = _PIECE_CYCLES * PIECES
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Constants:
 def square_sum(
     p: Pass, spec: ChipSpec, x: Place, tiles: int, code: int, constants: Constants
 ) -> tuple[Alu, int]:
-    """Sum of squares of ``tiles`` fp32 words over all lanes, on every lane, in one ALU.
+    """Sum of squares of ``tiles`` fp32 words over all lanes, in SUM_UNITs on every lane of one ALU.
 
     Returns that ALU and the cycle at which a chained ALU takes its result.  ``code``: inward
     stream group (SG4 0 or 1 of its direction) x travels on; the loads start at cycle 0 or so.
@@ -44,7 +53,7 @@ def square_sum(
         p.op(Op.ADD_F32, start + 6, Alu(product), Self(), alu=total, n=tiles - 1, dc=3)
     t = start + 3 + 3 * tiles
     result, at = lane_sums(p, spec, total, t, lambda meet: _install_ones(p, spec, constants, meet))
-    p.hold_alu(total, start + 4, t + 20)
+    p.hold_alu(total, start + 4, t - 1)
     return result, at
 
 
@@ -57,44 +66,43 @@ def lane_sums(
     n: int = 1,
     dc: int = 1,
 ) -> tuple[Alu, int]:
-    """Sums over lanes of ``n`` fp32 results of ALU ``total``, ``dc`` >= 36 apart, in one ALU.
+    """Sums over lanes of ``n`` fp32 results of ALU ``total``, in SUM_UNITs, in one ALU.
 
-    The first is chained at ``t`` and must stay the ALU's latest until t + 20.  ``install`` puts
+    The results are ``dc`` >= SUM_CYCLES apart, the first is chained at ``t``.  ``install`` puts
     fp16 ones, in force at the cycle it is given, on the east plane pair: a lane gets the sum over
     the lanes with a one in its column.  Returns as ``square_sum``.
     """
-    # Split into fp16 pieces; the total stays in its ALU as `self`.
-    scale, narrow, widen = p.pick(), p.pick(0), p.pick()
-    up, down = float(2.0**12), float(2.0**-12)
+    rest, narrow, widen = p.pick(), p.pick(0), p.pick()
+    up = float(2.0**PIECE_BITS)
     tag = p.schedule.tag()
-    pieces = (t + 3, t + 15, t + 27)
-    p.op(Op.MUL_F32, t, Alu(total), imm=down, alu=scale, n=n, dc=dc)
-    p.op(Op.CVT_F32_F16, pieces[0], Alu(scale), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
-    p.op(Op.CVT_F16_F32, t + 6, Alu(narrow), alu=widen, n=n, dc=dc)
-    p.op(Op.MUL_F32, t + 9, Alu(widen), imm=up, alu=scale, n=n, dc=dc)
-    p.op(Op.SUB_F32, t + 12, Self(), Alu(scale), alu=total, n=n, dc=dc)
-    p.op(Op.CVT_F32_F16, pieces[1], Alu(total), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
-    p.op(Op.CVT_F16_F32, t + 18, Alu(narrow), alu=widen, n=n, dc=dc)
-    p.op(Op.SUB_F32, t + 21, Self(), Alu(widen), alu=total, n=n, dc=dc)
-    p.op(Op.MUL_F32, t + 24, Alu(total), imm=up, alu=scale, n=n, dc=dc)
-    p.op(Op.CVT_F32_F16, pieces[2], Alu(scale), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
+    p.op(Op.MUL_F32, t, Alu(total), imm=float(2.0**-FIRST_BITS), alu=rest, n=n, dc=dc)
+    first = t + 3
+    for k in range(PIECES):
+        at = first + _PIECE_CYCLES * k
+        p.op(Op.CVT_F32_F16, at, Alu(rest), alu=narrow, out=0, width=2, tag=tag, n=n, dc=dc)
+        if k < PIECES - 1:
+            p.op(Op.CVT_F16_F32, at + 3, Alu(narrow), alu=widen, n=n, dc=dc)
+            p.op(Op.SUB_F32, at + 6, Self(), Alu(widen), alu=rest, n=n, dc=dc)
+            p.op(Op.MUL_F32, at + 9, Self(), imm=up, alu=rest, n=n, dc=dc)
+    span = (n - 1) * dc + _PIECE_CYCLES * (PIECES - 1)
+    p.hold_alu(rest, t + 1, first + span)
     # Through the ones.
-    three: Repeat = 3 if n == 1 else (3, n)
-    apart: Repeat = 12 if n == 1 else (12, dc)
-    meet = p.driven(pieces[0]) + isa.EAST_EDGE - isa.drive_position(isa.VXM_QUEUE, 0)
+    each: Repeat = PIECES if n == 1 else (PIECES, n)
+    apart: Repeat = _PIECE_CYCLES if n == 1 else (_PIECE_CYCLES, dc)
+    meet = p.driven(first) + isa.EAST_EDGE - isa.drive_position(isa.VXM_QUEUE, 0)
     install(meet)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
-    last = meet + (n - 1) * dc + 25
+    last = meet + span + 1
     for half in range(2):
         p.hold_plane(_PAIR + half, meet, last)
-    p.emit(Op.ABC, queue, meet, n=three, dc=apart, s0=0, w0=2, want0=tag)
+    p.emit(Op.ABC, queue, meet, n=each, dc=apart, s0=0, w0=2, want0=tag)
     p.hold(queue + 2, meet, last)
     out_tag = p.schedule.tag()
     p.emit(
         Op.ACC,
         queue,
         meet + spec.mxm_multiply_cycles,
-        n=three,
+        n=each,
         dc=apart,
         mode=int(AccMode.SET_EMIT),
         out=32,
@@ -102,20 +110,22 @@ def lane_sums(
         tag=out_tag,
     )
     leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
-    p.drive(32, 4, leave + isa.EAST_EDGE + offsets(three, apart), isa.EAST_EDGE, 24)
+    p.drive(32, 4, leave + isa.EAST_EDGE + offsets(each, apart), isa.EAST_EDGE, 24)
     at = leave + 21
     piece = Stream(32, 4, out_tag)
-    join, low = p.pick(32), p.pick(32)
+    join = p.pick(32)
     p.op(Op.MUL_F32, at, piece, imm=up, alu=join, n=n, dc=dc)
-    p.op(Op.ADD_F32, at + 12, piece, Self(), alu=join, n=n, dc=dc)
-    p.op(Op.MUL_F32, at + 24, piece, imm=down, alu=low, n=n, dc=dc)
-    p.op(Op.ADD_F32, at + 27, Alu(low), Self(), alu=join, n=n, dc=dc)
-    p.hold_alu(join, at + 1, at + 26 + (n - 1) * dc)
-    return Alu(join), at + 30
+    for k in range(1, PIECES):
+        at += _PIECE_CYCLES
+        p.op(Op.ADD_F32, at, piece, Self(), alu=join, n=n, dc=dc)
+        if k < PIECES - 1:
+            p.op(Op.MUL_F32, at + 3, Self(), imm=up, alu=join, n=n, dc=dc)
+    p.hold_alu(join, at - _PIECE_CYCLES * (PIECES - 1) + 1, at + (n - 1) * dc - 1)
+    return Alu(join), at + 3
 
 
 def _install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> None:
-    """320 columns of fp16 ones on the east pair, in force at ``meet``, kept for three pieces."""
+    """320 columns of fp16 ones on the east pair, in force at ``meet``, kept for the pieces."""
     end = meet - spec.mxm_install_cycles
     for half, place in enumerate((constants.zero, constants.one_high)):
         plane = _PAIR + half
@@ -142,7 +152,7 @@ def norm_factor(
     """rsqrt(mean square + eps), times ``gain`` if given, on every lane of a west fp32 word."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
-    a, _ = p.op(Op.MUL_F32, t, total, imm=inv_h)
+    a, _ = p.op(Op.MUL_F32, t, total, imm=inv_h * SUM_UNIT)
     a, _ = p.op(Op.ADD_F32, t + 3, a, imm=eps)
     if gain is None:
         _, out = p.op(Op.RSQRT, t + 6, a, out=32, reach=11)
@@ -167,7 +177,7 @@ def dynamic_factor(
     """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its inverse to ``scale``."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
-    a, _ = p.op(Op.MUL_F32, t, total, imm=1.0 + 2.0**-7)
+    a, _ = p.op(Op.MUL_F32, t, total, imm=(1.0 + 2.0**-7) * SUM_UNIT)
     slack, _ = p.op(Op.ADD_F32, t + 3, a, imm=1e-30)
     root, _ = p.op(Op.RSQRT, t + 6, slack)
     _, out = p.op(Op.MUL_F32, t + 9, root, imm=16256.0, out=32, reach=11)
@@ -213,23 +223,51 @@ def halve(
     x: Place,
     tiles: int,
     ready: int,
-    factor: Place | None,
+    factor: Place,
     target: Activations,
 ) -> int:
-    """x (times factor, if given) as fp16, written to both hemispheres."""
+    """x times factor as fp16, written to both hemispheres."""
     p = Pass(schedule, spec)
     t = 40
     value = p.load(x, 32, t, n=tiles, da=1)
-    if factor is not None:
-        inverse = p.load(factor, 4, t, n=tiles, da=0)
-        a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
-    else:
-        a, _ = p.op(Op.MOV, t, value, n=tiles)
+    inverse = p.load(factor, 4, t, n=tiles, da=0)
+    a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
+    _store_f16(p, a, t + 3, tiles, target, 0, 1)
+    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
+
+
+def in_two(
+    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, target: Activations
+) -> int:
+    """x as two fp16 parts, words 2 k and 2 k + 1 of tile k, written to both hemispheres.
+
+    The first is x 2^-PART_BITS, the second what that leaves: 22 bits, and no x is too large.
+    """
+    p = Pass(schedule, spec)
+    t = 40
+    value = p.load(x, 32, t, n=tiles, da=1)
+    first_read = p.blocks[0]["cycle"]
+    a, _ = p.op(Op.MUL_F32, t, value, imm=2.0**-PART_BITS, n=tiles)
+    narrow = _store_f16(p, a, t + 3, tiles, target, 0, 2)
+    a, _ = p.op(Op.CVT_F16_F32, t + 6, narrow, n=tiles)
+    a, _ = p.op(Op.MUL_F32, t + 9, a, imm=2.0**PART_BITS, n=tiles)
+    late = p.load(x, 36, t + 12, n=tiles, da=1)
+    a, _ = p.op(Op.SUB_F32, t + 12, late, a, n=tiles)
+    _store_f16(p, a, t + 15, tiles, target, 1, 2)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _store_f16(
+    p: Pass, value: Alu, when: int, tiles: int, target: Activations, part: int, parts: int
+) -> Alu:
+    """Round an ALU's results to fp16, to words ``part``, ``part + parts``, ... of both sides."""
     for side, code in ((1, 8), (0, 40)):
         reach = 45 if side else -1
-        _, out = p.op(Op.CVT_F32_F16, t + 3, a, n=tiles, out=code, width=2, reach=reach)
+        narrow, out = p.op(
+            Op.CVT_F32_F16, when, value, n=tiles, out=code + 4 * part, width=2, reach=reach
+        )
         both = Place(
             target.first[side].queues + target.second[side].queues, target.first[side].address
         )
-        p.keep(both, out, t + 3, n=tiles)
-    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
+        p.keep(both.at(part), out, when, n=tiles, da=parts)
+    return narrow
