@@ -295,7 +295,8 @@ def attend(
     root, _ = p.op(Op.RSQRT, t + 9, Alu(norm))
     inverse, _ = p.op(Op.MUL_F32, t + 12, root, root)
     _, out = p.op(Op.MUL_F32, t + 15, Self(), inverse, alu=total, out=16, reach=33)
-    p.hold_alu(total, t + 7, t + 14)
+    p.hold_alu(total, t + 1, t + 14)
+    p.hold_alu(norm, t + 1, t + 5)
     p.keep(places.outputs.at(3 + tile.number), out, t + 15)
     return schedule.place(p, summed - first_read) + p.ready
 

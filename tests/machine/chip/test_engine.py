@@ -100,6 +100,16 @@ def test_chained_alus() -> None:
     assert got.view(np.uint32)[3] == 0x7FC00000
 
 
+def test_a_byte_goes_to_the_first_word_of_the_first_slice() -> None:
+    """Row 0 of the machine's memory is a row like any other."""
+    rows = [
+        {"cycle": 10, "queue": ALU, "op": Op.MOV, "s0": 81, "imm": 7, "out": W, "wo": 1},
+        {"cycle": 17 + hops(ALU, 0, W), "queue": 0, "op": Op.WRITE, "a": 0, "s0": W},
+    ]
+    chip = run(program(rows))
+    assert chip.sram[0, 0].tolist() == [7] * 320
+
+
 def test_self_accumulates_every_third_cycle() -> None:
     chip = Chip(SPEC, 0)
     chip.sram[0, 0:4] = RNG.integers(0, 256, (4, 320), np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from chip.isa import Op
 from chip.program import expand
 from cluster.report import generation_run
 from cluster.report.from_models import latency_section
-from cluster.report.from_programs import bytes_read
+from cluster.report.from_programs import bytes_read, sram_section
 from cluster.report.run_file import WORD_KINDS, Run
 from cluster.tracing import Launched
 from programs.artifact import Artifact
@@ -76,6 +78,23 @@ def test_the_sram_map_holds_the_image(artifact: Artifact, made: Run) -> None:
     assert words["inputs"] + words["outputs"] == len(bound)
     reserved = len(artifact.spec.reserved_slices_west) + len(artifact.spec.reserved_slices_east)
     assert words["reserved"] == reserved * artifact.spec.words_per_slice
+
+
+def test_the_sram_map_tells_what_programs_overwrite(artifact: Artifact) -> None:
+    """One word of an image where a Write goes, one where a Scatter may go, one where neither."""
+    rows = expand(artifact.program(ENTRY, 0))
+    write, scatter = (rows[rows["op"] == op][0] for op in (Op.WRITE, Op.SCATTER))
+    image = [
+        (int(write["queue"]), int(write["a"])),
+        (int(scatter["queue"]), int(scatter["lo"]) + 1),
+        (3, 4000),
+    ]
+    word = np.zeros((1, 320), np.uint8)
+    held = replace(artifact, memory=[[(queue, at, word) for queue, at in image]])
+    table = np.array(sram_section(held, [ENTRY])["words"]).sum(axis=0)
+    words = dict(zip(WORD_KINDS, table.tolist(), strict=True))
+    assert words["weights and tables, rewritten"] == 2
+    assert words["weights and tables"] == 1
 
 
 def test_the_spike_is_the_compiled_cycles(artifact: Artifact, made: Run) -> None:
