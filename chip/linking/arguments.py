@@ -28,7 +28,7 @@ from chip.opcodes import (
 
 #: Columns of ``LinkedProgram.table``.
 PIECE_OP, PIECE_QUEUE, PIECE_ELEMENTS, PIECE_FIRST, PIECE_STRIDE, PIECE_IMM, PIECE_BLOCK = range(7)
-#: Which of the chip's counters takes what the piece's conversions saturate, -1: it converts nothing.
+#: The chip's counter of what the piece's conversions saturate; -1: it converts nothing.
 PIECE_COUNTER = 7
 PIECE_COLUMNS = 8
 

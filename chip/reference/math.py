@@ -71,8 +71,9 @@ _UNARY: dict[Op, Callable[[Words], Words]] = {
 
 def _outside(value: NDArray[Any], ends: tuple[float, float], nan: bool) -> NDArray[np.bool_]:
     """Which values lie beyond the ends of a type's range; ``nan``: what a NaN counts as."""
-    exact = value.astype(np.float64)
-    return np.where(np.isnan(exact), nan, (exact < ends[0]) | (exact > ends[1]))
+    is_nan = np.isnan(value)
+    exact = np.where(is_nan, 0, value).astype(np.float64)
+    return np.where(is_nan, nan, (exact < ends[0]) | (exact > ends[1]))
 
 
 #: The conversions that saturate: the kind as of ``chip.saturation``, and which lanes lose theirs.

@@ -1,8 +1,9 @@
 """Snapshots of a group of chips: what has changed since their images, kept outside the process.
 
 A snapshot is one file, there whole or not at all.  It holds the words that programs and host may
-have written (``Runner.touched``), digest sums, counters of saturations and what the launches so far gave; everything
-else a restarted process finds in its shard.  It knows files and chips, not who died.
+have written (``Runner.touched``), digest sums and saturations of the chips, and what the launches
+so far gave; everything else a restarted process finds in its shard.  It knows files and chips, not
+who died.
 
     magic | length of the head u32 | head, msgpack | words uint8, chip after chip | CRC-32
 

@@ -1,7 +1,7 @@
 """What conversions saturated in a run, by layer and kind: what chips counted, put together.
 
-Chips count by the parts of their programs (``chip.program.part_of_blocks``).  In a decoder a part is
-the attention or the FFN of a layer, or the head; a part that appends to the KV cache begins a
+Chips count by the parts of their programs (``chip.program.part_of_blocks``).  In a decoder a part
+is the attention or the FFN of a layer, or the head; a part that appends to the KV cache begins a
 layer, and the last part of all is the head.  Stages follow each other as the artifact names them.
 """
 

@@ -1,8 +1,6 @@
-"""What conversions lose is counted: chips as the golden model, layer by layer, whoever steps them."""
+"""What conversions lose is counted: chips as the golden model, layer by layer, in both modes."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +14,8 @@ from programs.models.tensors import TensorSource
 from programs.running import (
     BARRIER,
     LOOKAHEAD,
-    Generation,
     Runner,
     Saturations,
-    saturation_json,
-    saturation_text,
 )
 
 F32 = NDArray[np.float32]
