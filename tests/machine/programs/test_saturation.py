@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chip.saturation import KINDS
+from chip.saturation import FP16, INT8, KINDS, Tally
 from chip.spec import ChipSpec
+from programs.convnet import compile_network, golden_network, mlp, random_input, randomise
 from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
+from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.encoder import (
+    EncoderShape,
+    compile_encoder,
+    golden_encoder,
+    random_layers,
+    random_tokens,
+)
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.running import (
@@ -55,11 +66,17 @@ def loud(config: ModelConfig, value: float = 0.0, **factors: float) -> Checkpoin
 
 
 def counted(
-    checkpoint: Checkpoint, tp: int, dtype: str, pp: int = 1, sync: str = LOOKAHEAD
+    checkpoint: Checkpoint,
+    tp: int,
+    dtype: str,
+    pp: int = 1,
+    sync: str = LOOKAHEAD,
+    stages: list[Stage] | None = None,
 ) -> tuple[Saturations, Saturations]:
     """What the chips and what the golden model count over a few tokens, all logits read."""
     model = partition_model(checkpoint, tp, dtype)
-    artifact = compile_decoder(model, SPEC, CONTEXT, pp=pp)
+    model = replace(model, split=split_layers(stages or []))
+    artifact = compile_decoder(model, SPEC, CONTEXT, pp=pp, stages=stages)
     runner, golden = Runner.alone(artifact, Host(artifact, model)), GoldenDecoder(model)
     for position, token in enumerate(TOKENS):
         for chip in runner.chips:
@@ -95,6 +112,21 @@ def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
     assert found == wanted and found["0"]["fp16"] > 0
 
 
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+def test_a_layer_on_two_stages(dtype: str) -> None:
+    """Every part of an FFN norms the same x again; all of it is of the one layer."""
+    config = ModelConfig(100, 2, 4, 2, 24, 1500, 331)
+    stages = [
+        Stage(
+            (Block(ATTENTION, 0), Block(FFN, 0), Block(ATTENTION, 1), Block(FFN, 1, 0, 3)), False
+        ),
+        Stage((Block(FFN, 1, 1, 3), Block(FFN, 1, 2, 3)), True),
+    ]
+    model = loud(config, 1e5, up_proj=1e6, v_proj=1e6)
+    found, wanted = counted(model, 2, dtype, stages=stages)
+    assert found == wanted and list(found) == ["0", "1", "head"]
+
+
 def test_ordinary_activations_lose_nothing() -> None:
     for dtype in ("int8", "fp16"):
         assert counted(loud(GROUPED), 2, dtype) == ({}, {})
@@ -103,3 +135,28 @@ def test_ordinary_activations_lose_nothing() -> None:
 def test_barriers_count_as_lookahead() -> None:
     loud_model = loud(GROUPED, 3e9)
     assert counted(loud_model, 2, "fp16", 2, BARRIER)[0] == counted(loud_model, 2, "fp16", 2)[0]
+
+
+def test_other_golden_models_count_each_value_once() -> None:
+    """Their chips convert it for one hemisphere or for both; no lane is padding here."""
+    shape = EncoderShape(1, 320, 20, 320, 16)
+    layers = random_layers(shape, 0)
+    for layer in layers:
+        layer.vectors["up_bias"][:] = 1e6
+    x = random_tokens(shape, 0)
+    artifact = compile_encoder(shape, SPEC, 1, layers, x)
+    network = mlp(2, (40, 30, 20))
+    image = random_input(network, 0)
+    randomise(network, image, 0)
+    for made, golden, kind in (
+        (artifact, lambda: golden_encoder(shape, layers, x), FP16),
+        (compile_network(network, SPEC, image), lambda: golden_network(network, image), INT8),
+    ):
+        runner, tally = Runner.alone(made), Tally()
+        runner.launch(next(iter(made.programs)), 0, LOOKAHEAD)
+        with tally.counting():
+            golden()
+        counts = runner.chips[0].saturated.sum(axis=0)
+        once = int(tally.counts[""][kind])
+        assert 0 < once <= counts[kind] <= 2 * once
+        assert np.count_nonzero(counts) == np.count_nonzero(tally.counts[""]) == 1
