@@ -24,6 +24,8 @@ PIECES, FIRST_BITS, PIECE_BITS = 5, 30, 12
 SUM_UNIT = 2.0 ** (FIRST_BITS - PIECE_BITS * (PIECES - 1))
 #: Cycles from one piece to the next: fp16, back, the rest, the next power of two.
 _PIECE_CYCLES = 12
+#: Tiles of a pass that cuts them in two: it reads them again so many cycles later.
+_TILES_IN_TWO = 12
 #: Cycles a sum keeps its pieces' ALUs and the plane pair.
 SUM_CYCLES = _PIECE_CYCLES * PIECES
 
@@ -232,7 +234,7 @@ def halve(
     value = p.load(x, 32, t, n=tiles, da=1)
     inverse = p.load(factor, 4, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
-    _store_f16(p, a, t + 3, tiles, target, 0, 1)
+    _store_f16(p, a, t + 3, tiles, target)
     return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
 
 
@@ -243,31 +245,35 @@ def in_two(
 
     The first is x 2^-PART_BITS, the second what that leaves: 22 bits, and no x is too large.
     """
-    p = Pass(schedule, spec)
-    t = 40
-    value = p.load(x, 32, t, n=tiles, da=1)
-    first_read = p.blocks[0]["cycle"]
-    a, _ = p.op(Op.MUL_F32, t, value, imm=2.0**-PART_BITS, n=tiles)
-    narrow = _store_f16(p, a, t + 3, tiles, target, 0, 2)
-    a, _ = p.op(Op.CVT_F16_F32, t + 6, narrow, n=tiles)
-    a, _ = p.op(Op.MUL_F32, t + 9, a, imm=2.0**PART_BITS, n=tiles)
-    late = p.load(x, 36, t + 12, n=tiles, da=1)
-    a, _ = p.op(Op.SUB_F32, t + 12, late, a, n=tiles)
-    _store_f16(p, a, t + 15, tiles, target, 1, 2)
-    return schedule.place(p, ready - first_read) + p.ready
+    done = ready
+    for first in range(0, tiles, _TILES_IN_TWO):
+        n = min(_TILES_IN_TWO, tiles - first)
+        p = Pass(schedule, spec)
+        t = 40
+        value = p.load(x.at(first), 32, t, n=n, da=1)
+        first_read = p.blocks[0]["cycle"]
+        a, _ = p.op(Op.MUL_F32, t, value, imm=2.0**-PART_BITS, n=n)
+        narrow = _store_f16(p, a, t + 3, n, target, (2 * first, 2))
+        a, _ = p.op(Op.CVT_F16_F32, t + 6, narrow, n=n)
+        a, _ = p.op(Op.MUL_F32, t + 9, a, imm=2.0**PART_BITS, n=n)
+        late = p.load(x.at(first), 36, t + _TILES_IN_TWO, n=n, da=1)
+        a, _ = p.op(Op.SUB_F32, t + _TILES_IN_TWO, late, a, n=n)
+        _store_f16(p, a, t + _TILES_IN_TWO + 3, n, target, (2 * first + 1, 2))
+        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+    return done
 
 
 def _store_f16(
-    p: Pass, value: Alu, when: int, tiles: int, target: Activations, part: int, parts: int
+    p: Pass, value: Alu, when: int, n: int, target: Activations, words: tuple[int, int] = (0, 1)
 ) -> Alu:
-    """Round an ALU's results to fp16, to words ``part``, ``part + parts``, ... of both sides."""
+    """Round ``n`` results of an ALU to fp16, to words (first, every so many) of both sides."""
+    first, stride = words
     for side, code in ((1, 8), (0, 40)):
         reach = 45 if side else -1
-        narrow, out = p.op(
-            Op.CVT_F32_F16, when, value, n=tiles, out=code + 4 * part, width=2, reach=reach
-        )
+        code += 4 * (first % stride)
+        narrow, out = p.op(Op.CVT_F32_F16, when, value, n=n, out=code, width=2, reach=reach)
         both = Place(
             target.first[side].queues + target.second[side].queues, target.first[side].address
         )
-        p.keep(both.at(part), out, when, n=tiles, da=parts)
+        p.keep(both.at(first), out, when, n=n, da=stride)
     return narrow

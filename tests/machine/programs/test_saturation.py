@@ -122,7 +122,7 @@ def test_a_layer_on_two_stages(dtype: str) -> None:
         ),
         Stage((Block(FFN, 1, 1, 3), Block(FFN, 1, 2, 3)), True),
     ]
-    model = loud(config, 1e5, up_proj=1e5, v_proj=1e5)
+    model = loud(config, 3e9, up_proj=1e5, v_proj=1e5)
     found, wanted = counted(model, 2, dtype, stages=stages)
     assert found == wanted and list(found) == ["0", "1", "head"]
 
