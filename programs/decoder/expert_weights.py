@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.lanes import LANES, Axis, Layout
+from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import Checkpoint
 
-__all__ = ["router_columns", "router_parts", "router_values", "side_by_side"]
+__all__ = ["check_fp16_range", "router_columns", "router_parts", "router_values", "side_by_side"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -22,8 +22,22 @@ Index = NDArray[np.int64]
 
 #: Width of a router's column block in its stored form: one word of each of sixteen slices.
 COLUMNS = 16
+#: The least magnitude that rounds to infinity in fp16.
+F16_OVERFLOW = 65520.0
 #: The fine part of a router's int8 weight counts 1/254 of the coarse one's step.
 FINE_STEPS = 254
+
+
+def check_fp16_range(name: str, peak: float) -> None:
+    """Refuse weights of magnitudes up to ``peak``, a norm's gain folded in, that are no fp16.
+
+    Raises PartitionError from where they would round to infinity: half a step beyond 65,504.
+    """
+    if peak >= F16_OVERFLOW:
+        raise PartitionError(
+            f"tensor {name!r} holds weights up to {peak:,.6g} (its norm's gain included), beyond "
+            "fp16's 65,504; use --dtype int8"
+        )
 
 
 def side_by_side(
@@ -79,8 +93,7 @@ def router_values(
         both = np.concatenate([step, step / FINE_STEPS]) * constant
         scale = np.repeat(both.astype(np.float32)[:, None], LANES, axis=1)
     else:
-        limit = float(np.finfo(np.float16).max)
-        columns = np.clip(weights, -limit, limit).astype(np.float16).view(np.uint16)
+        columns = weights.astype(np.float16).view(np.uint16)
     values = np.zeros((len(k_axis), len(columns), COLUMNS, LANES), columns.dtype)
     values[tile, :, :, lane] = columns.T[rows][:, :, None]
     return values, scale
