@@ -34,6 +34,7 @@ F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 ROOT, HEAD, EMBEDDING = "model.", "lm_head.weight", "embed_tokens.weight"
+FIRST_NORM = "layers.0.input_layernorm.weight"
 #: Matrices that a fused one is made of, from its first row on.
 FUSED = {
     "self_attn.qkv_proj.weight": tuple(f"self_attn.{part}_proj.weight" for part in "qkv"),
@@ -88,6 +89,9 @@ def name_tensors(
     whole: dict[str, StoredTensor] = {}
     for name in shapes:
         part = _part(name, prefix, shapes, tensors)
+        if part is None and config.tied and name == ROOT + EMBEDDING:
+            # Files keep one of two tensors that share their memory, whichever it is.
+            part = _part(HEAD, prefix, shapes, tensors)
         if part is None:
             raise CheckpointError(f"{directory}: {_missing(name, prefix, config, tensors)}")
         parts[name] = part
@@ -98,7 +102,7 @@ def name_tensors(
     used = set(whole) | {_scale_name(n) for n, stored in whole.items() if stored.scale is not None}
     if config.tied:
         head = next((name for name in _heads(prefix) if name in tensors), None)
-        if head is not None:
+        if head is not None and head not in whole:
             whole[head] = _scaled(head, tensors)
             _check(head, HEAD, shapes[ROOT + EMBEDDING], shapes, whole[head])
             used |= {head, _scale_name(head)} & set(tensors)
@@ -114,15 +118,15 @@ def name_tensors(
 
 def _prefix(directory: Path, tensors: Mapping[str, StoredTensor]) -> str:
     """What stands before ``embed_tokens.weight`` and ``layers.``: ``model.``, another, nothing."""
-    if ROOT + EMBEDDING in tensors:
+    if ROOT + EMBEDDING in tensors or ROOT + FIRST_NORM in tensors:
         return ROOT
-    found = [
-        name.removesuffix(EMBEDDING)
-        for name in tensors
-        if name == EMBEDDING or name.endswith("." + EMBEDDING)
-    ]
-    with_layers = [p for p in found if f"{p}layers.0.input_layernorm.weight" in tensors]
-    found = with_layers or found
+    # A tied model may be stored by its head alone: then its layers tell.
+    for mark in (FIRST_NORM, EMBEDDING):
+        found = [
+            name.removesuffix(mark) for name in tensors if name == mark or name.endswith("." + mark)
+        ]
+        if found:
+            break
     if len(found) > 1:
         raise CheckpointError(
             f"{directory} holds several decoders ({', '.join(map(repr, sorted(found)[:NAMED]))}); "
@@ -232,11 +236,11 @@ def _missing(
         )
     layer = LAYER.fullmatch(name.removeprefix(ROOT))
     begin = f"{prefix}layers.{layer[1]}." if layer else prefix
-    # A layer of which nothing is there, or a lone tensor, was not fetched; others are named.
+    # Where all names beside it are known, a file was not fetched.
     there = sorted(other for other in tensors if other.startswith(begin))
     known = {prefix + wanted.removeprefix(ROOT) for wanted in tensor_shapes(config)}
     strange = [other for other in there or sorted(tensors) if other not in known]
-    if strange and (layer or not there):
+    if strange:
         shown = ", ".join(map(repr, strange[:NAMED]))
         return (
             f"tensor {stored!r} is missing; the files have names that are not known here "

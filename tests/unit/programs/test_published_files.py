@@ -306,6 +306,13 @@ def test_a_stored_head_equal_to_the_embedding_it_is_tied_to(tmp_path: Path) -> N
     assert checkpoint.head_name == EMBEDDING and checkpoint.unread == ()
 
 
+def test_a_tied_model_may_be_stored_by_its_head_alone(tmp_path: Path) -> None:
+    """Of two tensors that share their memory, files keep one."""
+    tensors = tensors_of(TIED)
+    stored = {HEAD if name == EMBEDDING else name: values for name, values in tensors.items()}
+    same(write(tmp_path / "model", TIED, stored), tensors)
+
+
 def test_a_stored_head_that_differs_though_declared_tied_is_refused(tmp_path: Path) -> None:
     """In its last element alone, too."""
     tensors = tensors_of(TIED)
