@@ -20,3 +20,7 @@ class LpuError(Exception):
     """Anything that goes wrong as it may; whatever else is raised is a bug."""
 
     kind: ClassVar[ErrorKind] = ErrorKind.WRONG_INPUT
+
+
+class LpuWarning(UserWarning):
+    """What is worth knowing of an input that can be used, in one line; a command says it once."""

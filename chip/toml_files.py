@@ -24,7 +24,7 @@ def read_toml(path: Path, most_bytes: int = MAX_FILE_BYTES) -> dict[str, Any]:
     if len(data) > most_bytes:
         raise TomlFileError(f"more than {most_bytes} bytes; use a smaller file")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise TomlFileError("not valid TOML: nested too deeply") from None
     except ValueError as error:

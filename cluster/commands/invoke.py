@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from types import FrameType
+from typing import TextIO
 
 import typer
 
-from chip.errors import ErrorKind, LpuError
+from chip.errors import ErrorKind, LpuError, LpuWarning
 from cluster.errors import one_line
 
 FINE, PROBLEM, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -25,6 +27,13 @@ def invoke(verbs: typer.Typer, arguments: list[str], program: str) -> int:
 
     With ``LPU_DEBUG`` set an error is raised on instead of told in a line.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", LpuWarning)
+        warnings.showwarning = _tell
+        return _invoke(verbs, arguments, program)
+
+
+def _invoke(verbs: typer.Typer, arguments: list[str], program: str) -> int:
     try:
         code = verbs(arguments, prog_name=program, standalone_mode=False)
         sys.stdout.flush()
@@ -57,6 +66,22 @@ def _explain(error: Exception) -> int:
         f"internal error: {type(error).__name__}: {one_line(error)} (LPU_DEBUG=1 shows where)",
         PROBLEM,
     )
+
+
+def _tell(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """What ``warnings`` calls: ours in a line, others as ever."""
+    if issubclass(category, LpuWarning):
+        typer.echo(f"lpu: {' '.join(str(message).split())}", err=True)
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        print(text, end="", file=file or sys.stderr)
 
 
 def _complain(text: str, code: int) -> int:

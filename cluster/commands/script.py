@@ -47,9 +47,12 @@ class ScriptJob:
 
 def results_directory() -> Path:
     """Where results go: ``LPU_RESULTS_DIR``; else ``lpu-results`` here, of a job in its home."""
-    if named := os.environ.get(RESULTS_VARIABLE):
-        return Path(named)
-    return (Path.home() if os.environ.get(JOB_VARIABLE) else Path.cwd()) / RESULTS
+    return kept_place(Path(os.environ.get(RESULTS_VARIABLE) or RESULTS))
+
+
+def kept_place(path: Path) -> Path:
+    """``path``, absolute: from here, or of a job, whose directory is removed, from its home."""
+    return (Path.home() if os.environ.get(JOB_VARIABLE) else Path.cwd()) / path
 
 
 def run_workload(name: str, work: Callable[[ScriptJob], dict[str, Any]]) -> NoReturn:
@@ -73,6 +76,7 @@ def run_workload(name: str, work: Callable[[ScriptJob], dict[str, Any]]) -> NoRe
         if path is None:
             path = results_directory() / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
+        path = kept_place(path)
         check_writable(path)
         board = options.board_of(context, metrics)
         data = {"workload": name, **work(ScriptJob(name, board))}

@@ -293,7 +293,8 @@ def ray_pool(
         actors: list[Any] = []
 
         def start() -> RayMember:
-            actors.append(options.remote(str(checkpoint)))
+            # Absolute: actors work in another directory.
+            actors.append(options.remote(str(checkpoint.absolute())))
             return RayMember(actors[-1])
 
         try:

@@ -76,7 +76,7 @@ def _assembled(path: Path, words_per_slice: int) -> Assembly:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"{path}: larger than {MOST_BYTES:,} bytes: no program of a chip is")
-        assembly = read_assembly(path.read_text(encoding="utf-8"))
+        assembly = read_assembly(path.read_text(encoding="utf-8-sig"))
     except AssemblyError as error:
         raise InputError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.runs.settings import BeltSettings
 from programs.decoder import compile_belt, partition_model
-from programs.models import Checkpoint, open_model
+from programs.models import Checkpoint, continuation, open_model
 from programs.running import BeltResult, run_belt, saturation_json, saturation_text
 
 #: What rides the belt if nobody says.
@@ -84,7 +84,8 @@ def generate_on_belt(
     tell("running ...")
     result = run_belt(artifact, prompts, settings.max_new_tokens, partitioned)
     one, every = result.tokens_per_second(spec.clock_hz, sequences)
-    said = [tokenizer.decode(tokens) for tokens in result.tokens]
+    pairs = zip(prompts, result.tokens, strict=True)
+    said = [continuation(tokenizer, prompt, tokens) for prompt, tokens in pairs]
     facts = {
         "chips": artifact.chips,
         "tp": settings.tp,

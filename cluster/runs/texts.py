@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
 from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
 from programs.faults import FaultPlan, fault_summary, loses_nodes
-from programs.models import Checkpoint, open_model
+from programs.models import Checkpoint, continuation, open_model, read_json
 from programs.running import Generation, saturation_json, saturation_text
 
 
@@ -181,7 +180,7 @@ def generate(
         trace = tracing.write(artifact, launches).summary()
     if board is not None:
         publish_generation(board, result, len(ids))
-    text = tokenizer.decode(result.tokens)
+    text = continuation(tokenizer, ids, result.tokens)
     return Generated(settings, directory, artifact, ids, text, result, launches, nodes, trace)
 
 
@@ -282,8 +281,7 @@ def _compile_whole(
 def _job(settings: GenerateSettings, prompt: Sequence[int], directory: Path) -> Generation:
     stop: tuple[int, ...] = ()
     if not settings.ignore_eos:
-        # The checkpoint reader has checked that the file holds an object.
-        stop = _end_tokens(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+        stop = _end_tokens(read_json(directory / "config.json"))
     return Generation(
         prompt=tuple(prompt),
         max_new_tokens=settings.max_new_tokens,

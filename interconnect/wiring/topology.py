@@ -132,7 +132,7 @@ def named_topology(name_or_path: str | Path) -> Topology:
             data = stream.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
             raise FabricError(f"{where}: more than {MAX_FILE_BYTES} bytes; use a smaller file")
-        table: object = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        table: object = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
     except FabricError:
         raise
     except TomlFileError as error:

@@ -245,7 +245,7 @@ def save_checkpoint(model: Llama, directory: Path, eot_id: int, tokenizer_json: 
 
 def load_checkpoint(directory: Path) -> Llama:
     """Load a saved checkpoint; the float16 weights are widened to float32 for computing."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8-sig"))
     model = Llama(LlamaShape.from_hf_config(config))
     weights = load_file(directory / "model.safetensors")
     model.load_state_dict({name: weight.float() for name, weight in weights.items()})

@@ -60,13 +60,18 @@ def router_columns(layout: Layout, dtype: str) -> int:
 
 
 def fp16_weights(weights: F64, name: str) -> NDArray[np.uint16]:
-    """The bits of a tensor's weights rounded to fp16; PartitionError where one is beyond it."""
-    peak, most = float(np.abs(weights).max(initial=0.0)), float(np.finfo(np.float16).max)
-    if peak > most:
+    """The bits of a tensor's weights, a norm's gain folded in, rounded to fp16.
+
+    Raises PartitionError where one would round to infinity: half a step beyond 65,504.
+    """
+    with np.errstate(over="ignore"):
+        rounded = weights.astype(np.float16)
+    if np.isinf(rounded).any():
         raise PartitionError(
-            f"tensor {name!r} needs {peak:.6g}, beyond fp16's {most:g}; use --dtype int8"
+            f"tensor {name!r} holds weights up to {np.abs(weights).max():,.6g} (its norm's gain "
+            "included), beyond fp16's 65,504; use --dtype int8"
         )
-    return weights.astype(np.float16).view(np.uint16)
+    return rounded.view(np.uint16)
 
 
 def router_values(

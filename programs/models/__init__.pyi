@@ -1,9 +1,9 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
-from .checkpoint import Checkpoint, load_checkpoint, random_checkpoint
+from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
 from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
 from .rope import inverse_frequencies, sin_cos
-from .tensors import CheckpointError
+from .tensors import CheckpointError, read_json
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,6 +18,7 @@ __all__ = [
     "Need",
     "architecture",
     "config_of",
+    "continuation",
     "ffn_names",
     "find_model",
     "inverse_frequencies",
@@ -26,6 +27,7 @@ __all__ = [
     "open_model",
     "random_checkpoint",
     "read_config",
+    "read_json",
     "shipped_model",
     "sin_cos",
 ]

@@ -2,9 +2,10 @@
 
 A checkpoint directory holds ``config.json``, one or more ``*.safetensors`` files (with
 ``model.safetensors.index.json`` when there are several) and ``tokenizer.json``.  Everything about
-it is checked when it is opened - architecture, presence, shape and number type of every tensor -
-and nothing is read until it is asked for: tensors are views of mapped files, decoded to float32
-row by row on request, so a caller who reads slices never holds a whole matrix.
+it is checked when it is opened - architecture, presence, shape and number type of every tensor
+(``programs.models.names``) - and nothing is read until it is asked for: tensors are views of mapped
+files, decoded to float32 row by row on request, so a caller who reads slices never holds a whole
+matrix.
 
 This module knows how a checkpoint is stored (``programs.models.config`` what its configuration
 means).  It knows nothing about chips, and it never runs the model.  Every problem is a
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,20 +25,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
-from programs.models.tensors import (
-    ITEM_BYTES,
-    CheckpointError,
-    FileSource,
-    TensorSource,
-    find_tensors,
-    read_json,
-)
+from programs.models.names import name_tensors
+from programs.models.tensors import CheckpointError, TensorSource, find_tensors, read_json
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ModelConfig",
     "RopeScaling",
+    "continuation",
     "load_checkpoint",
     "random_checkpoint",
     "read_config",
@@ -55,7 +52,9 @@ class Checkpoint:
     config: ModelConfig
     source: TensorSource
     path: Path | None = None
-    """The directory, or None for a model that exists only in memory."""
+    """The directory, absolute, or None for a model that exists only in memory."""
+    unread: tuple[str, ...] = ()
+    """Names of stored tensors that no part of the decoder computes with."""
 
     def tensor(self, name: str) -> F32:
         """Return the whole tensor `name` as float32 in its stored shape."""
@@ -94,37 +93,19 @@ class Checkpoint:
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Open the checkpoint directory `path` and check that it is complete and supported."""
-    directory = Path(path)
+    # Absolute: an actor, and whoever opens an artifact later, works in another directory.
+    directory = Path(path).absolute()
     config = read_config(directory)
-    tensors = find_tensors(directory)
-    for name in tensors:
-        if name.endswith("_proj.bias"):
-            raise CheckpointError(
-                f"{directory}: tensor {name!r} is a bias, which is not supported; "
-                "use a model without biases"
-            )
-    for name, shape in tensor_shapes(config).items():
-        stored = tensors.get(name)
-        if stored is None:
-            raise CheckpointError(
-                f"{directory}: tensor {name!r} is missing; "
-                "fetch every safetensors file of the model again"
-            )
-        if stored.shape != shape:
-            raise CheckpointError(
-                f"{stored.file}: tensor {name!r} has shape {list(stored.shape)} but config.json "
-                f"says {list(shape)}; use the config.json and weights of one model"
-            )
-        if stored.dtype not in ITEM_BYTES:
-            raise CheckpointError(
-                f"{stored.file}: tensor {name!r} has number type {stored.dtype}; "
-                f"store it as one of {', '.join(ITEM_BYTES)}"
-            )
-    return Checkpoint(config, FileSource(tensors), directory)
+    source, unread = name_tensors(directory, config, find_tensors(directory))
+    return Checkpoint(config, source, directory, unread)
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer in ``file``; raises CheckpointError with one line for what is none."""
+    """The tokenizer in ``file``; raises CheckpointError with one line for what is none.
+
+    The file's settings for batches of training, truncation and padding, are off: a prompt is
+    taken as it is.
+    """
     value = read_json(file)
     # The library cuts this prefix off the second half of every merge without looking, and may end
     # the process where it is not there; byte-level vocabularies, the only ones here, have none.
@@ -135,7 +116,10 @@ def read_tokenizer(file: Path) -> Tokenizer:
             "have; set it to null"
         )
     try:
-        return Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8-sig"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
     except BaseException as error:  # the library's panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -143,6 +127,17 @@ def read_tokenizer(file: Path) -> Tokenizer:
         raise CheckpointError(
             f"{file} is no readable tokenizer ({reason}); fetch the file again"
         ) from None
+
+
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that ``tokens`` add to a prompt.
+
+    Some decoders drop the space that a text begins with: tokens decoded alone would lose it.
+    """
+    before = tokenizer.decode(list(prompt))
+    whole = tokenizer.decode([*prompt, *tokens])
+    # A prompt that ends within a character becomes another text with the next token.
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(list(tokens))
 
 
 class _RandomSource:

@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
-from programs.models.tensors import CheckpointError, read_json
+from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
 
 __all__ = ["ModelConfig", "RopeScaling", "read_config", "tensor_shapes"]
 
@@ -246,11 +246,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     for flag in ("attention_bias", "mlp_bias"):
         if fields.get(flag):
             raise refuse(f"{flag} is set, which is not supported", "use a model without biases")
-    if fields.get("quantization_config"):
-        raise refuse("the weights are already quantised", "use the fp16, bf16 or fp32 model")
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise refuse(f"rope_scaling is {shown(rope)}", "it must be null or an object")
+    _check_quantisation(fields.get("quantization_config"))
+    rope = _rope_table(fields, kind.theta)
     stretch = rope.get("rope_type", rope.get("type", "default"))
     scaling: RopeScaling | None = None
     if stretch == "linear":
@@ -266,6 +263,16 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     elif stretch != "default":
         raise refuse(f"rope scaling {shown(stretch)} is not supported", "linear and llama3 are")
     heads, hidden = whole(fields, "num_attention_heads"), whole(fields, "hidden_size")
+    if not kind.head_dim and fields.get("head_dim") is None and hidden % max(heads, 1):
+        raise refuse(
+            f"hidden_size is {hidden}, no multiple of {heads} heads, and head_dim is not given",
+            "correct one of the three",
+        )
+    kv_heads = kind.kv_heads or heads
+    if "num_key_value_heads" in fields and family != "gemma":
+        kv_heads = heads  # what null means in those classes; Gemma's knows no null
+    elif "num_key_value_heads" in fields and fields["num_key_value_heads"] is None:
+        raise refuse("num_key_value_heads is null", "it must be a whole number")
     positions = whole(fields, "max_position_embeddings", kind.max_position)
     windowed = family == "mistral" or fields.get("use_sliding_window", family == "mixtral")
     if windowed and fields.get("sliding_window", kind.window):  # the same as none up to its length
@@ -274,7 +281,7 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         "hidden_size": hidden,
         "layers": whole(fields, "num_hidden_layers"),
         "heads": heads,
-        "kv_heads": whole(fields, "num_key_value_heads", kind.kv_heads or heads),
+        "kv_heads": whole(fields, "num_key_value_heads", kv_heads),
         "head_dim": whole(fields, "head_dim", kind.head_dim or hidden // max(heads, 1)),
         "ffn": whole(fields, "intermediate_size"),
         "vocab": whole(fields, "vocab_size"),
@@ -286,7 +293,7 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         if sizes["experts"] == 1:
             raise refuse("num_local_experts is 1", "a model without a router is not supported")
     eps = number(fields, "rms_norm_eps", kind.eps)
-    theta = number(fields if "rope_theta" in fields else rope, "rope_theta", kind.theta)
+    theta = number(rope, "rope_theta", number(fields, "rope_theta", kind.theta))
     gemma = family == "gemma"
     return ModelConfig(
         **sizes,
@@ -299,6 +306,61 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         unit_gain=gemma,
         scaled_embedding=gemma,
     )
+
+
+def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The table that rotary positions follow: ``rope_scaling`` before ``rope_parameters``.
+
+    So transformers 5 has it, and so it takes a theta inside of the table before one outside;
+    ``theta`` is that of a configuration that names none.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        table = fields.get(name)
+        if table is not None and not isinstance(table, dict):
+            raise CheckpointError(f"{name} is {shown(table)}; it must be null or an object")
+        if table:
+            tables[name] = table
+    name, rope = next(iter(tables.items()), ("rope_scaling", {}))
+    if rope.get("rope_type", rope.get("type")) is None:
+        # Files of transformers 5 that stretch nothing give a theta alone.
+        extra = sorted(map(str, set(rope) - {"rope_theta", "partial_rotary_factor"}))
+        if extra or {"rope_type", "type"} & set(rope):
+            raise CheckpointError(
+                f"{name} has no rope_type beside {shown(extra)}; say which scaling it is"
+            )
+    other = tables.get("rope_parameters", {}).get("rope_theta")
+    outside = fields.get("rope_theta")
+    if name == "rope_scaling" and other is not None:
+        used = rope.get("rope_theta", theta if outside is None else outside)
+        if used != other:
+            raise CheckpointError(
+                f"rope_parameters has rope_theta {shown(other)}, but rope_scaling, which comes "
+                f"before it, goes with {shown(used)}; keep one of the two tables"
+            )
+    for table in (fields, rope):
+        turned = table.get("partial_rotary_factor")
+        if turned is not None and turned != 1:
+            raise CheckpointError(
+                f"partial_rotary_factor is {shown(turned)}, which is not supported; "
+                "use a model that turns whole heads"
+            )
+    return rope
+
+
+def _check_quantisation(value: object) -> None:
+    """Refuse quantised weights, except fp8 with a scale for every block of 128 x 128."""
+    if not value:
+        return
+    if isinstance(value, dict) and value.get("quant_method") == "fp8":
+        if value.get("weight_block_size") == [SCALE_BLOCK, SCALE_BLOCK]:
+            return
+        raise CheckpointError(
+            f"the weights are already quantised to fp8 with weight_block_size "
+            f"{shown(value.get('weight_block_size'))}; use fp8 with [{SCALE_BLOCK}, "
+            f"{SCALE_BLOCK}], or the fp16, bf16 or fp32 model"
+        )
+    raise CheckpointError("the weights are already quantised; use the fp16, bf16 or fp32 model")
 
 
 def _family_of(fields: Mapping[str, Any]) -> tuple[str, _Family]:

@@ -13,10 +13,12 @@ chooses two experts).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from chip.errors import LpuWarning
 from programs.models.architectures import (
     ARCHITECTURES,
     SHIPPED,
@@ -27,7 +29,7 @@ from programs.models.architectures import (
 )
 from programs.models.checkpoint import Checkpoint, load_checkpoint
 from programs.models.config import GELU_TANH, SILU, ModelConfig, read_config
-from programs.models.tensors import CheckpointError
+from programs.models.tensors import CheckpointError, has_weights
 
 __all__ = ["ModelSource", "Need", "architecture", "config_of", "find_model", "open_model"]
 
@@ -74,7 +76,8 @@ def find_model(source: str | Path, need: Need = "shape") -> ModelSource:
         config = read_config(path)
         directory = path if path.is_dir() else path.parent
         shape = shape_of(directory.resolve().name, config)
-        found = ModelSource(shape, config, path if path.is_dir() else None)
+        # A directory with a config.json alone is a shape, as the file itself is.
+        found = ModelSource(shape, config, path if path.is_dir() and has_weights(path) else None)
     if found.config is None and need != "shape":
         lacking = " and ".join(missing_kernels(found.architecture))
         raise CheckpointError(
@@ -102,10 +105,21 @@ def config_of(source: str | Path) -> tuple[str, ModelConfig]:
 
 
 def open_model(source: str | Path) -> Checkpoint:
-    """The checkpoint of a model whose weights are here; see ``find_model``, ``load_checkpoint``."""
+    """The checkpoint of a model whose weights are here; see ``find_model``, ``load_checkpoint``.
+
+    Warns with an LpuWarning of one line of stored tensors that nothing computes with.
+    """
     found = find_model(source, "weights")
     assert found.checkpoint is not None
-    return load_checkpoint(found.checkpoint)
+    checkpoint = load_checkpoint(found.checkpoint)
+    if checkpoint.unread:
+        count, first = len(checkpoint.unread), checkpoint.unread[0]
+        those = f"tensor {first!r}" if count == 1 else f"{count} tensors ({first!r} ...)"
+        warnings.warn(
+            LpuWarning(f"{checkpoint.path}: {those} not read: no part of the decoder"),
+            stacklevel=2,
+        )
+    return checkpoint
 
 
 def _named(name: str) -> ModelSource:

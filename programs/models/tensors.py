@@ -1,7 +1,8 @@
 """Tensors of safetensors files, read element by element on request.
 
 Headers are checked completely when a directory is opened; the files are then mapped, and only the
-rows and columns asked for are read and decoded to float32 (from fp16, bf16 or fp32).
+rows and columns asked for are read and decoded to float32 (from fp16, bf16, fp32 or block-scaled
+fp8).  Where there is an index, it alone decides which file a tensor comes from.
 
 This module knows the file format, not what the tensors mean.
 """
@@ -22,11 +23,13 @@ from chip.errors import LpuError
 
 __all__ = [
     "ITEM_BYTES",
+    "SCALE_BLOCK",
     "CheckpointError",
     "FileSource",
     "StoredTensor",
     "TensorSource",
     "find_tensors",
+    "has_weights",
     "read_json",
 ]
 
@@ -35,8 +38,12 @@ Index = NDArray[np.int64]
 
 MAX_HEADER_BYTES = 100_000_000
 """Largest accepted safetensors header, the limit of the format's own reader."""
-ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4}
-"""Bytes per element of the number types that can be read."""
+ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1}
+"""Bytes per element of the number types that can be read; the last only with scales of blocks."""
+OTHER_WEIGHTS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
+"""Names of files with weights that are not read here."""
+SCALE_BLOCK = 128
+"""Rows and columns of an fp8 matrix that share a scale, as DeepSeek-V3's files have them."""
 
 
 class CheckpointError(LpuError, ValueError):
@@ -61,6 +68,8 @@ class StoredTensor:
     begin: int
     """Offset of the first byte in the file."""
     end: int
+    scale: StoredTensor | None = None
+    """Of an fp8 matrix: float32 [rows / 128, columns / 128], both rounded up."""
 
 
 class FileSource:
@@ -79,6 +88,22 @@ class FileSource:
         stored = self._tensors.get(name)
         if stored is None:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
+        values = self._elements(stored, rows, columns)
+        if stored.scale is None:
+            return values
+        at = [
+            np.arange(extent) if asked is None else asked
+            for extent, asked in zip(stored.shape, (rows, columns), strict=True)
+        ]
+        row_block, column_block = (index // SCALE_BLOCK for index in at)
+        first, height = int(row_block.min(initial=0)), int(row_block.max(initial=0)) + 1
+        scales = self._elements(stored.scale, np.arange(first, height), None)
+        # One rounding to float32, as the libraries that defined the format multiply.
+        for block in np.unique(row_block):
+            values[row_block == block] *= scales[block - first][column_block]
+        return values
+
+    def _elements(self, stored: StoredTensor, rows: Index | None, columns: Index | None) -> F32:
         if stored.file not in self._maps:
             try:
                 self._maps[stored.file] = np.memmap(stored.file, dtype=np.uint8, mode="r")
@@ -89,7 +114,8 @@ class FileSource:
         raw = self._maps[stored.file][stored.begin : stored.end]
         if len(raw) != stored.end - stored.begin:
             raise CheckpointError(f"{stored.file} has shrunk since it was opened; open it again")
-        bits = raw.view(np.uint32 if stored.dtype == "F32" else np.uint16).reshape(stored.shape)
+        kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[ITEM_BYTES[stored.dtype]]
+        bits = raw.view(kind).reshape(stored.shape)
         if rows is not None:
             bits = bits[rows] if columns is None else bits[np.ix_(rows, columns)]
         elif columns is not None:
@@ -97,8 +123,27 @@ class FileSource:
         return _decode(np.array(bits), stored.dtype)
 
 
+def _e4m3_values() -> F32:
+    """The value of each of the 256 patterns: sign, 4 exponent bits (bias 7), 3 mantissa bits.
+
+    Source: "FP8 Formats for Deep Learning" (2022): no infinities, S.1111.111 is NaN.
+    """
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, (code & 7) / 8.0
+    normal = np.ldexp(1.0 + mantissa, exponent - 7)
+    values = np.where(exponent == 0, np.ldexp(mantissa, -6), normal)
+    values[code & 127 == 127] = np.nan
+    return np.where(code < 128, values, -values).astype(np.float32)
+
+
+_E4M3 = _e4m3_values()
+
+
 def _decode(bits: NDArray[Any], dtype: str) -> F32:
-    """Return stored bits (uint16 or uint32) of number type `dtype` as float32."""
+    """Return stored bits (uint8, uint16 or uint32) of number type `dtype` as float32."""
+    if dtype == "F8_E4M3":
+        widened: F32 = _E4M3[bits]
+        return widened
     if dtype == "F16":
         return bits.view(np.float16).astype(np.float32)
     if dtype == "BF16":
@@ -107,26 +152,62 @@ def _decode(bits: NDArray[Any], dtype: str) -> F32:
 
 
 def find_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of the directory's safetensors files by name."""
+    """Return every tensor of the directory's safetensors files by name.
+
+    Raises CheckpointError where there are none, where two files hold a tensor and no index says
+    which of them counts, and where the file that the index names for a tensor does not hold it.
+    """
     index = directory / "model.safetensors.index.json"
     single = directory / "model.safetensors"
+    weight_map: dict[str, str] = {}
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
-        ):
-            raise CheckpointError(f"{index}: weight_map is missing or no table of file names")
+        weight_map = _weight_map(index)
         files = [directory / name for name in sorted(set(weight_map.values()))]
     else:
         files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
     if not files:
         raise CheckpointError(
-            f"{directory} has no *.safetensors file; convert the weights to safetensors"
+            f"{directory} has no *.safetensors file; "
+            + (
+                "convert the weights to safetensors"
+                if has_weights(directory)
+                else "fetch the model's weights, or name a model that has them"
+            )
         )
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        tensors.update(_read_header(file))
+        for name, stored in _read_header(file).items():
+            if weight_map.get(name, file.name) != file.name:
+                continue
+            if name in tensors:
+                raise CheckpointError(
+                    f"{file} and {tensors[name].file.name} both hold tensor {name!r}; "
+                    "remove the file that is not the model's"
+                )
+            tensors[name] = stored
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise CheckpointError(
+                f"{index} says that tensor {name!r} is in {shard}, which does not hold it; "
+                "fetch both files again"
+            )
     return tensors
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a directory holds files of weights, in whatever format."""
+    patterns = ("*.safetensors", "*.safetensors.index.json", *OTHER_WEIGHTS)
+    return any(True for pattern in patterns for _ in directory.glob(pattern))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file's name for each tensor, as the index has it."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
+    ):
+        raise CheckpointError(f"{index}: weight_map is missing or no table of file names")
+    return weight_map
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:

@@ -21,7 +21,7 @@ from cluster.runs import (
     run_generation,
 )
 from programs.decoder import compile_model_apart
-from programs.models import open_model
+from programs.models import continuation, open_model
 from programs.running import Generation
 
 CHIPS, NEW_TOKENS = 8, 192
@@ -67,7 +67,7 @@ def work(job: ScriptJob) -> dict[str, Any]:
     )
     if job.board is not None:
         publish_generation(job.board, result, len(prompt))
-    text = checkpoint.tokenizer.decode(result.tokens)
+    text = continuation(checkpoint.tokenizer, prompt, result.tokens)
     job.say(
         f"{result.cycles_per_token[0]:,} to {result.cycles_per_token[-1]:,} cycles per token, "
         f"{len(result.tokens) / result.virtual_seconds:,.0f} tokens/s of virtual time"

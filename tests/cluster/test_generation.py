@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, run_generation
+from cluster.runs import GenerateSettings, GenerationResult, Listener, run_generation
+from cluster.runs import generate as generate_text
 from programs.artifact import Artifact
+from programs.models import shipped_model
 from programs.running import BARRIER, LOOKAHEAD, Generation, generate
 
 PROMPT = (70, 221, 304)
@@ -173,3 +176,19 @@ def test_cycles_do_not_depend_on_the_tokens(artifact: Artifact) -> None:
     assert first.cycles_per_token == other.cycles_per_token
     assert first.digest != other.digest
     assert np.isfinite(first.virtual_seconds)
+
+
+@pytest.mark.long
+def test_a_relative_model_path_holds_with_actors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actors work in another directory; a byte order mark in config.json is no matter either."""
+    shutil.copytree(shipped_model(), tmp_path / "hf")
+    config = tmp_path / "hf" / "config.json"
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {"model": "hf", "chips": 2, "max_new_tokens": 2}
+    alone = generate_text(GenerateSettings(**given, in_process=True))
+    apart = generate_text(GenerateSettings(**given, chips_per_actor="1"))
+    assert apart.result.actors == 2
+    assert (apart.digest, apart.text) == (alone.digest, alone.text)

@@ -282,7 +282,7 @@ def test_impossible_layouts_are_one_line() -> None:
     with pytest.raises(PartitionError, match=r"'lm_head\.weight' holds a NaN or infinity"):
         partition_model(broken, 1).chip(0)
     loud = Checkpoint(config, _BrokenHead(checkpoint, 1e7))
-    with pytest.raises(PartitionError, match=r"'lm_head\.weight' needs .* beyond fp16's 65504"):
+    with pytest.raises(PartitionError, match=r"'lm_head\.weight' holds .* beyond fp16's 65,504"):
         partition_model(loud, 1, "fp16").chip(0)
     partition_model(loud, 1, "int8").chip(0)
 
