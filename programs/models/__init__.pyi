@@ -1,4 +1,5 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
+from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
 from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
@@ -13,10 +14,12 @@ __all__ = [
     "Architecture",
     "Checkpoint",
     "CheckpointError",
+    "Message",
     "ModelConfig",
     "ModelSource",
     "Need",
     "architecture",
+    "chat_prompt",
     "config_of",
     "ffn_names",
     "find_model",
@@ -26,6 +29,7 @@ __all__ = [
     "open_model",
     "random_checkpoint",
     "read_config",
+    "render_chat",
     "shipped_model",
     "sin_cos",
 ]
