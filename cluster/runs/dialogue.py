@@ -125,4 +125,5 @@ def conversation(
         chips_per_actor(artifact.chips, single.packing), single.address, single.in_process
     )
     with kept_chips(artifact, placement, listener.phase, images) as work:
-        yield Conversation(settings, checkpoint, decoder_of(artifact).context, work)
+        context = min(decoder_of(artifact).context, checkpoint.config.max_position)
+        yield Conversation(settings, checkpoint, context, work)
