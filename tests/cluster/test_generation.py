@@ -154,7 +154,6 @@ def test_text_streams_from_actors_and_their_chips_remember(
         recomputed = perf_counter() - began
     # Text comes while it is made: the first token long before the last, and not in one heap.
     times = told[0].times
-    print([round(t - times[0], 2) for t in times], before)
     assert before.first_token_seconds < 0.8 * before.wall_seconds
     assert len({round(time, 2) for time in times}) > 4
     fresh = [

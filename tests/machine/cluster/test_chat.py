@@ -107,13 +107,13 @@ def test_every_end_token_ends_a_text(model: Path) -> None:
 
 def test_a_full_context_ends_the_conversation(model: Path) -> None:
     (model / "generation_config.json").write_text('{"eos_token_id": 1023}')
-    with conversation(settings(model, context=24, max_new_tokens=40)) as talk:
+    with conversation(settings(model, context=64, max_new_tokens=80)) as talk:
         cut = talk.say("def f(x):")
         assert cut.full and cut.result is not None
         ids = (
             load_checkpoint(model).tokenizer.encode("<|endoftext|>user: def f(x):\nassistant:").ids
         )
-        assert len(ids) + len(cut.result.tokens) - 1 == talk.context == 24
+        assert len(ids) + len(cut.result.tokens) - 1 == talk.context == 64
         before = list(talk.messages)
         more = talk.say("and?")
         assert (more.full, more.text, more.result) == (True, "", None)
