@@ -35,8 +35,8 @@ def chat_prompt(checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int
     template = checkpoint.chat_template
     if template is None:
         raise CheckpointError(
-            f"{checkpoint.path} has no chat template; add its chat_template.jinja, or use "
-            "lpu generate without --chat"
+            f"{checkpoint.path} has no chat template; use a chat model, put its "
+            "chat_template.jinja beside the weights, or use lpu generate without --chat"
         )
     text = render_chat(template, messages, checkpoint.special_tokens, str(checkpoint.path))
     ids: list[int] = checkpoint.tokenizer.encode(text, add_special_tokens=False).ids

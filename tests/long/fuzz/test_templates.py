@@ -18,7 +18,8 @@ from .mutation import damage_bytes
 
 SAMPLES = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m.content | trim }}"
-    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "{{ bos_token }}{% set ns = namespace(n=0) %}{%- for m in messages -%}{% if m.role == 'user' %}"
     "{% set ns.n = ns.n + 1 %}{{ ns.n ~ ':' ~ m.content }}{% else %}{% continue %}{% endif %}"
     "{%- endfor -%}{% macro f(x) %}{{ x * 3 }}{% endmacro %}{{ f('ab') }}{{ tools | tojson }}",

@@ -159,5 +159,5 @@ def test_the_template_alone_writes_the_beginning(model: Path) -> None:
 
 
 def test_a_model_without_a_template_is_told(model: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no chat template; add its "):
+    with pytest.raises(CheckpointError, match="has no chat template; use a chat model"):
         chat_prompt(load_checkpoint(model), [{"role": "user", "content": "a"}])
