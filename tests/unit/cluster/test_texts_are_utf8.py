@@ -11,6 +11,7 @@ import pytest
 
 from cluster import InputError
 from cluster.commands import chat
+from cluster.experiments.speculative import SpeculativeSettings
 from cluster.runs import BeltSettings, ChatSettings, GenerateSettings
 
 LATIN = b"caf\xe9".decode("utf-8", "surrogateescape")
@@ -21,6 +22,7 @@ def test_every_text_of_the_settings_is_looked_at() -> None:
         (lambda: GenerateSettings(prompt=LATIN), "--prompt"),
         (lambda: BeltSettings(prompt=["a", LATIN]), "--prompt"),
         (lambda: ChatSettings(system=LATIN), "--system"),
+        (lambda: SpeculativeSettings(prompt=LATIN), "--prompt"),
     ):
         with pytest.raises(InputError) as error:
             make()
