@@ -1,4 +1,5 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
+from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
 from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
@@ -13,10 +14,12 @@ __all__ = [
     "Architecture",
     "Checkpoint",
     "CheckpointError",
+    "Message",
     "ModelConfig",
     "ModelSource",
     "Need",
     "architecture",
+    "chat_prompt",
     "config_of",
     "continuation",
     "ffn_names",
@@ -28,6 +31,7 @@ __all__ = [
     "random_checkpoint",
     "read_config",
     "read_json",
+    "render_chat",
     "shipped_model",
     "sin_cos",
 ]

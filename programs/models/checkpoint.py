@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
+from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.names import name_tensors
 from programs.models.tensors import CheckpointError, TensorSource, find_tensors, read_json
 
@@ -89,6 +90,21 @@ class Checkpoint:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; copy it from where the model was published")
         return read_tokenizer(file)
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Token ids that end a text; none for a model in memory."""
+        return () if self.path is None else end_tokens_of(self.path)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that turns a chat into a prompt; None where there is none."""
+        return None if self.path is None else chat_template_of(self.path)
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of the tokens that a chat template knows by name, such as ``bos_token``."""
+        return {} if self.path is None else special_tokens_of(self.path)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

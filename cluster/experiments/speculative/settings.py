@@ -11,7 +11,7 @@ import typer
 
 from cluster.errors import InputError
 from cluster.experiments.option_types import CYCLES_HELP, Gpu, Link, Seed
-from cluster.option_checks import check_node
+from cluster.option_checks import check_node, check_text
 from cluster.option_types import ChipType
 
 LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
@@ -139,6 +139,7 @@ class SpeculativeSettings:
     ] = False
 
     def __post_init__(self) -> None:
+        check_text("--prompt", self.prompt)
         if self.draft_model == "draft" and self.chips is not None:
             check_node(self.chips)
         for name, value, least, most in (

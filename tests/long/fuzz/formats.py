@@ -45,6 +45,7 @@ from programs.models import (
     random_checkpoint,
     shipped_model,
 )
+from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.tensors import CheckpointError
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
@@ -207,6 +208,21 @@ def _read_tokenizer(data: bytes, directory: Path) -> None:
     (home / "tokenizer.json").write_bytes(data)
     tokenizer = load_checkpoint(home).tokenizer
     tokenizer.decode(tokenizer.encode("def f(x):").ids)
+
+
+def _chats(_: Path) -> list[bytes]:
+    """tokenizer_config.json and generation_config.json as one."""
+    named = [{"name": "default", "template": "{{ messages }}"}, {"name": "rag", "template": ""}]
+    tokens = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "eos_token_id": [2, 45]}
+    return [json.dumps({**tokens, "chat_template": t}).encode() for t in ("{{ a }}", named)]
+
+
+def _read_chat(data: bytes, directory: Path) -> None:
+    (directory / "tokenizer_config.json").write_bytes(data)
+    (directory / "generation_config.json").write_bytes(data)
+    chat_template_of(directory)
+    special_tokens_of(directory)
+    end_tokens_of(directory)
 
 
 # --- saved runs -----------------------------------------------------------------------------------
@@ -385,6 +401,7 @@ FORMATS: dict[str, Format] = {
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
+    "tokenizer-config": Format(_chats, damage_json, _read_chat, (CheckpointError,)),
     "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)

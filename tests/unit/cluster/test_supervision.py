@@ -302,4 +302,4 @@ def test_a_second_run_begins_without_the_first_one_s_snapshots(crew: Crew) -> No
         crew.work = lambda a: died() if (a.group, a.number) == (0, 0) else a.number
         assert supervisor.run("generate") == [1, 0]
         assert [r.launch for r in supervisor.recoveries] == [0]
-        assert [t.run for t in crew.actors[1][0].tickets] == [0, 2, 2]
+        assert [t.run for t in crew.actors[1][0].tickets] == [1, 2, 2]
