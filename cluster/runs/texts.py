@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,9 @@ from programs.running import Generation
 class Generated:
     """A finished text.
 
-    directory: of the model's checkpoint.  artifact: what ran; it has its memory images if they were
-    asked for.  prompt: token ids.  launches: all of them, prompt included.  nodes: those in use in
-    the end, empty where none was lost.  trace: figures of the trace, None without one.
+    directory: of the model's checkpoint, or its GGUF file.  artifact: what ran; it has its memory
+    images if they were asked for.  prompt: token ids.  launches: all of them, prompt included.
+    nodes: those in use in the end, empty where none was lost.  trace: figures of the trace, None without one.
     """
 
     settings: GenerateSettings
@@ -143,7 +142,7 @@ def generate(
         artifact, images = _compile_apart(settings, checkpoint, positions)
         if with_memory:
             artifact.memory, images = images.of(range(artifact.chips)), None
-    job = _job(settings, ids, directory)
+    job = _job(settings, ids, checkpoint.end_tokens)
     if tracing is not None:  # too large a trace is refused before the run, not after it
         tracing.plan(artifact, planned_launches(artifact, job))
     placement = Placement(
@@ -271,26 +270,15 @@ def _compile_whole(
     )
 
 
-def _job(settings: GenerateSettings, prompt: Sequence[int], directory: Path) -> Generation:
-    stop: tuple[int, ...] = ()
-    if not settings.ignore_eos:
-        # The checkpoint reader has checked that the file holds an object.
-        stop = _end_tokens(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+def _job(settings: GenerateSettings, prompt: Sequence[int], ends: tuple[int, ...]) -> Generation:
     return Generation(
         prompt=tuple(prompt),
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         seed=settings.seed,
-        stop=stop,
+        stop=() if settings.ignore_eos else ends,
         sync=settings.sync,
     )
-
-
-def _end_tokens(model: dict[str, Any]) -> tuple[int, ...]:
-    """Token ids that end a text, from a ``config.json``."""
-    value = model.get("eos_token_id")
-    values = value if isinstance(value, list) else [value]
-    return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
 
 
 def _processes(actors: int) -> str:

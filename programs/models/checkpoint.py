@@ -1,7 +1,8 @@
-"""Hugging Face checkpoints of decoders: configuration, tensors, tokenizer.
+"""Checkpoints of decoders, as Hugging Face or GGUF has them: configuration, tensors, tokenizer.
 
 A checkpoint directory holds ``config.json``, one or more ``*.safetensors`` files (with
-``model.safetensors.index.json`` when there are several) and ``tokenizer.json``.  Everything about
+``model.safetensors.index.json`` when there are several) and ``tokenizer.json``; a GGUF file holds
+all of it (``programs.models.gguf``).  Everything about
 it is checked when it is opened - architecture, presence, shape and number type of every tensor -
 and nothing is read until it is asked for: tensors are views of mapped files, decoded to float32
 row by row on request, so a caller who reads slices never holds a whole matrix.
@@ -23,6 +24,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
+from programs.models.gguf import GgufSource, is_gguf, read_gguf
+from programs.models.gguf_metadata import (
+    gguf_chat_template,
+    gguf_config,
+    gguf_end_tokens,
+    gguf_source,
+    gguf_special_tokens,
+    gguf_tokenizer,
+)
 from programs.models.tensors import (
     ITEM_BYTES,
     CheckpointError,
@@ -55,7 +65,7 @@ class Checkpoint:
     config: ModelConfig
     source: TensorSource
     path: Path | None = None
-    """The directory, or None for a model that exists only in memory."""
+    """The directory or GGUF file, or None for a model that exists only in memory."""
 
     def tensor(self, name: str) -> F32:
         """Return the whole tensor `name` as float32 in its stored shape."""
@@ -83,7 +93,9 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the directory, loaded at each access."""
+        """The tokenizer of the directory or file, loaded at each access."""
+        if isinstance(self.source, GgufSource):
+            return gguf_tokenizer(self.source.file)
         if self.path is None:
             raise CheckpointError("a model in memory has no tokenizer; give token numbers instead")
         file = self.path / "tokenizer.json"
@@ -91,10 +103,39 @@ class Checkpoint:
             raise CheckpointError(f"{file} is missing; copy it from where the model was published")
         return read_tokenizer(file)
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Token ids that end a text; none for a model in memory."""
+        if isinstance(self.source, GgufSource):
+            return gguf_end_tokens(self.source.file)
+        if self.path is None:
+            return ()
+        value = read_json(self.path / "config.json").get("eos_token_id")
+        values = value if isinstance(value, list) else [value]
+        return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text that turns a chat into a prompt; None where there is none."""
+        if isinstance(self.source, GgufSource):
+            return gguf_chat_template(self.source.file)
+        return None
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of the tokens that a chat template knows by name, such as ``bos_token``."""
+        if isinstance(self.source, GgufSource):
+            return gguf_special_tokens(self.source.file)
+        return {}
+
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Open the checkpoint directory `path` and check that it is complete and supported."""
+    """Open the directory or GGUF file `path` and check that it is complete and supported."""
     directory = Path(path)
+    if is_gguf(directory):
+        file = read_gguf(directory)
+        config = gguf_config(file)
+        return Checkpoint(config, gguf_source(file, config), directory)
     config = read_config(directory)
     tensors = find_tensors(directory)
     for name in tensors:
