@@ -37,7 +37,8 @@ class Generated:
 
     directory: of the model's checkpoint, or its GGUF file.  artifact: what ran; it has its memory
     images if they were asked for.  prompt: token ids.  launches: all of them, prompt included.
-    nodes: those in use in the end, empty where none was lost.  trace: figures of the trace, None without one.
+    nodes: those in use in the end, empty where none was lost.  trace: figures of the trace, None
+    without one.
     """
 
     settings: GenerateSettings

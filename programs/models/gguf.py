@@ -304,8 +304,8 @@ def _decode(raw: NDArray[np.uint8], kind: int) -> F32:
     """Rows of a format as float32, never the file's own memory."""
     from gguf import GGMLQuantizationType, dequantize
 
-    values = dequantize(raw, GGMLQuantizationType(kind))
-    return np.array(values, dtype=np.float32)
+    with np.errstate(all="ignore"):  # scales of a damaged file may be anything
+        return np.array(dequantize(raw, GGMLQuantizationType(kind)), dtype=np.float32)
 
 
 def name_gguf_tensors(file: GgufFile, config: ModelConfig, family: str) -> GgufSource:
