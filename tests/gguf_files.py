@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models import ModelConfig, random_checkpoint
+from programs.models import ModelConfig, load_checkpoint, random_checkpoint
 from programs.models.config import tensor_shapes
+from tests.long.fuzz.mutation import damage_bytes
 
 F32 = NDArray[np.float32]
 
@@ -20,7 +23,7 @@ SMALL = ModelConfig(
     hidden_size=64, layers=1, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=32, tied=False
 )
 BYTES = [*"abcdefgh", "Ġ"]
-PIECES = ["▁", "a", "b", "ab", "▁a", "▁ab"]
+PIECES = ["▁", "a", "b", "ab", "ba", "▁ab"]
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
 
 
@@ -37,9 +40,10 @@ def permuted(matrix: F32, heads: int) -> F32:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
 
 
+@cache
 def stored_name(name: str) -> str:
     """The library's own table of names; experts are not in it."""
-    mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 64)
+    mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 2)
     found = mapping.get_name(name, (".weight",))
     assert found is not None, name
     return str(found)
@@ -133,3 +137,34 @@ def tokenizer_fields(model: str, vocab: int = SMALL.vocab) -> dict[str, Any]:
 def write_sample(path: Path, model: str) -> Path:
     """A whole small model with its tokenizer."""
     return write(path, SMALL, tensors_of(SMALL), fields=tokenizer_fields(model))
+
+
+#: Bytes of a sample that are damaged: all but most of the matrices.
+GGUF_HEADER = 2300
+
+
+def damage_gguf(data: bytes, rng: random.Random) -> bytes:
+    """Mostly the header alone, the matrices as they were or cut off."""
+    header = data[:GGUF_HEADER]
+    if rng.random() < 0.2:
+        return damage_bytes(data, rng)
+    if rng.random() < 0.5:  # one number, its neighbours as they were
+        at = rng.randrange(4, len(header) - 8)
+        size = rng.choice((1, 4, 8))
+        value = rng.choice((0, 1, 9, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1, rng.getrandbits(64)))
+        new = (value % 2 ** (8 * size)).to_bytes(size, "little")
+        return header[:at] + new + header[at + size :] + data[GGUF_HEADER:]
+    return damage_bytes(header, rng) + data[GGUF_HEADER:]
+
+
+def read_all(data: bytes, directory: Path) -> None:
+    """All that is read of a file: what ``lpu chat`` does before it computes."""
+    path = directory / "input.gguf"
+    path.write_bytes(data)
+    checkpoint = load_checkpoint(path)
+    tokenizer = checkpoint.tokenizer
+    tokenizer.decode(tokenizer.encode("ab a").ids)
+    assert isinstance(checkpoint.chat_template, str | None)
+    assert all(token >= 0 for token in checkpoint.end_tokens), checkpoint.special_tokens
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"):
+        checkpoint.block(name, np.arange(2))

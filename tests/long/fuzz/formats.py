@@ -17,7 +17,6 @@ from typing import Any
 from unittest.mock import patch
 
 import msgpack
-import numpy as np
 
 from chip.checker import check
 from chip.encoding import AssemblyError, disassemble, read_assembly
@@ -47,7 +46,7 @@ from programs.models import (
     shipped_model,
 )
 from programs.models.tensors import CheckpointError
-from tests.gguf_files import write_sample
+from tests.gguf_files import damage_gguf, read_all, write_sample
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
 
@@ -136,10 +135,6 @@ def _read_artifact(data: bytes, directory: Path) -> None:
             disassemble(part)
 
 
-#: Bytes of a sample that are damaged: all but the last matrices.
-GGUF_HEADER = 3000
-
-
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
@@ -220,33 +215,6 @@ def _gguf_files(directory: Path) -> list[bytes]:
     for path in paths:
         write_sample(path, path.stem.removeprefix("sample-"))
     return [path.read_bytes() for path in paths]
-
-
-def _damage_gguf(data: bytes, rng: random.Random) -> bytes:
-    """Mostly the header alone, the matrices as they were or cut off."""
-    header = data[:GGUF_HEADER]
-    if rng.random() < 0.2:
-        return damage_bytes(data, rng)
-    if rng.random() < 0.5:  # one number, its neighbours as they were
-        at = rng.randrange(4, len(header) - 8)
-        size = rng.choice((1, 4, 8))
-        value = rng.choice((0, 1, 9, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1, rng.getrandbits(64)))
-        new = (value % 2 ** (8 * size)).to_bytes(size, "little")
-        return header[:at] + new + header[at + size :] + data[GGUF_HEADER:]
-    return damage_bytes(header, rng) + data[GGUF_HEADER:]
-
-
-def _read_gguf(data: bytes, directory: Path) -> None:
-    """All that is read of a file: what ``lpu chat`` does before it computes."""
-    path = directory / "input.gguf"
-    path.write_bytes(data)
-    checkpoint = load_checkpoint(path)
-    tokenizer = checkpoint.tokenizer
-    tokenizer.decode(tokenizer.encode("ab a").ids)
-    assert isinstance(checkpoint.chat_template, str | None)
-    assert all(token >= 0 for token in checkpoint.end_tokens), checkpoint.special_tokens
-    for name in ("model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"):
-        checkpoint.block(name, np.arange(2))
 
 
 # --- saved runs -----------------------------------------------------------------------------------
@@ -425,7 +393,7 @@ FORMATS: dict[str, Format] = {
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
-    "gguf": Format(_gguf_files, _damage_gguf, _read_gguf, (CheckpointError,), 5000),
+    "gguf": Format(_gguf_files, damage_gguf, read_all, (CheckpointError,), 5000),
     "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
