@@ -14,6 +14,7 @@ import typer
 
 from cluster.commands import artifacts, assembling, benchmarks, experiment, fabric, workload
 from cluster.commands.belt import belt
+from cluster.commands.chat import chat
 from cluster.commands.clean import clean
 from cluster.commands.generate import generate
 from cluster.commands.help_pages import Verb
@@ -50,6 +51,7 @@ def lpu(
 
 
 app.command(cls=Verb)(generate)
+app.command(cls=Verb)(chat)
 app.command("compile", cls=Verb)(artifacts.compile_)
 app.command(cls=Verb)(assembling.assemble)
 app.command(cls=Verb)(artifacts.check)

@@ -30,6 +30,20 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def check_text(option: str, value: str | None) -> None:
+    """Refuse text that holds bytes which are not UTF-8, as Python keeps those of an argument."""
+    if value is None:
+        return
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}"
+        raise InputError(
+            f"{option} is not UTF-8 ({what} after {error.start} characters); give it as UTF-8 text"
+        ) from None
+
+
 def check_at_least(option: str, value: int | None, least: int) -> None:
     """Refuse a number below ``least``."""
     if value is not None and value < least:

@@ -41,6 +41,8 @@ PANELS: dict[str, str] = {
         (
             "prompt",
             "prompts",
+            "system",
+            "chat",
             "prompt_tokens",
             "output_tokens",
             "max_new_tokens",
@@ -143,6 +145,7 @@ _OTHERWISE: dict[tuple[str, str], str] = {
 #: An example of every verb, by its name.
 EXAMPLES: dict[str, str] = {
     "generate": 'lpu generate --in-process --prompt "def " --max-new-tokens 16',
+    "chat": "lpu chat --model DIR --in-process --system 'Be brief.'",
     "compile": "lpu compile --chips 4 -o model.lpu",
     "assemble": "lpu assemble sender.asm receiver.asm -o pair.lpu",
     "check": "lpu check model.lpu",

@@ -120,7 +120,7 @@ class ChipActor:
                 faults=plan.faults,
             )
         else:
-            self._group.enter(mapping)
+            self._group.enter(mapping, ticket.keep)
 
     def _in_epoch(self, work: Callable[[ChipGroup], T]) -> T | None:
         group = self._group

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import nan
 from pathlib import Path
 from time import perf_counter
@@ -32,8 +32,10 @@ from programs.running import Generation, Logits, Runner, RunResult
 
 T = TypeVar("T")
 
-#: At most one progress report in this time, besides those of the first token and the last.
+#: At most one progress report of a process in this time, besides those of the first token and the
+#: last.  The first process tells tokens to whoever reads the text: as often as the driver asks.
 REPORT_SECONDS = 0.1
+TOKEN_SECONDS = 0.04
 #: Chips' clocks are noted no more often than this for each chip of the process, and only for
 #: somebody who watches.
 NOTE_SECONDS = 0.001
@@ -78,6 +80,7 @@ class MappedPeers:
         self.group = group
         self.mapping = mapping
         self.told_to = report
+        self._every = REPORT_SECONDS if group else TOKEN_SECONDS
         self._wait = Wait(mapping.layout.processes)
         self._told = 0
         self._told_at = 0.0
@@ -152,7 +155,7 @@ class MappedPeers:
                 self.mapping.note_clock(chip.chip_id, cycle)
                 self.mapping.note_launches(chip.chip_id, launches)
         first = self._told == 0 and len(tokens) > 0
-        if first or now - self._told_at >= REPORT_SECONDS:
+        if first or now - self._told_at >= self._every:
             self.flush(cycle, tokens)
 
     def flush(self, cycle: int, tokens: Sequence[int]) -> None:
@@ -209,14 +212,15 @@ class Ticket:
 
     Every epoch has memory and a token of its own, so a process left over from an earlier one can
     disturb nobody.  run: number of the work among that of these actors.  launch: the snapshot all
-    groups go on from; 0 for the beginning.
+    groups go on from; 0 for the beginning.  keep: chips stay as the work before left them.
     """
 
     mapping: Path
     layout: MappingLayout
     token: bytes
-    run: int = 0
+    run: int = 1
     launch: int = 0
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,15 +276,24 @@ class ChipGroup:
         facts = Bindings.of(artifact).decoder
         home = "" if facts is None else facts.checkpoint
         self._host = Host(artifact, model) if home or model else None
+        self._fed: tuple[list[int], RunResult] | None = None
         self.runner = Runner(
             artifact, numbers, mapping.rings(), self.peers, self._host, threads, faults
         )
 
-    def enter(self, mapping: SharedMapping) -> None:
-        """Leave the epoch of before for that of ``mapping``; chips as before the first launch."""
+    def enter(self, mapping: SharedMapping, keep: bool = False) -> None:
+        """Leave the epoch of before for that of ``mapping``; chips as before the first launch.
+
+        keep: they stay as they are instead, and the next generation computes only what its prompt
+        does not share with what they were fed.  All groups of a run must agree on it.
+        """
         self.mapping = mapping
         self.peers = MappedPeers(self.peers.group, mapping, self.peers.told_to)
-        self.runner.reload(mapping.rings(), self.peers)
+        if keep:
+            self.runner.rejoin(mapping.rings(), self.peers)
+        else:
+            self._fed = None
+            self.runner.reload(mapping.rings(), self.peers)
 
     def generate(
         self, job: Generation, plan: GroupPlan | None = None, launch: int = 0
@@ -288,7 +301,8 @@ class ChipGroup:
         """Run the whole generation; every group of the run returns the same tokens.
 
         plan: says how to keep snapshots; None keeps none.  launch: go on from that snapshot, the
-        group having just entered its epoch.
+        group having just entered its epoch.  The launches of a prompt's beginning that kept chips
+        have seen are not made again; the result has them as they were.
         """
         self.peers.begin(self.chips, self._host)
 
@@ -301,20 +315,30 @@ class ChipGroup:
                 self._keep_snapshot(plan, result)
 
         try:
-            resume = None
+            resume = self._shared(job)
             if plan is not None and launch:
                 resume = restore(plan.snapshots, plan.group, launch, self.runner)
+            if resume is not None:
                 reached = sum(map(max, zip(*resume.retired.values(), strict=True)))
-                self.peers.begin(self.chips, self._host, launch, reached)
+                self.peers.begin(self.chips, self._host, len(resume.entries), reached)
             result = self.runner.generate(job, resume, between)
         except BaseException as error:
             raise self._give_up(error) from None
+        self._fed = ([*job.prompt, *result.tokens[:-1]], result)
         launches = zip(*result.retired.values(), strict=True)
         self.peers.flush(sum(max(cycles) for cycles in launches), result.tokens)
         times = self.peers.launch_times
         unknown = [nan] * (len(result.entries) - len(times))
         seconds = unknown + [b - a for a, b in pairwise(times)]
         return GroupResult(result, seconds, self.runner.images)
+
+    def _shared(self, job: Generation) -> RunResult | None:
+        """What earlier work gave for the beginning of ``job``'s prompt; its last token is fed."""
+        if self._fed is None:
+            return None
+        (fed, result), self._fed = self._fed, None
+        same = (own == other for own, other in zip(fed, job.prompt[:-1], strict=False))
+        return result.cut(sum(takewhile(bool, same)))
 
     def _give_up(self, error: BaseException) -> BaseException:
         """Tell the others; what to raise.  A forged vector is refused: no fault of the run."""

@@ -117,12 +117,17 @@ class Supervisor:
         return self._refused_before[0] + attachments, self._refused_before[1] + vectors
 
     def run(
-        self, method: str, *arguments: object, poll: Callable[[], None] = lambda: None
+        self,
+        method: str,
+        *arguments: object,
+        poll: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> list[Any]:
         """``method(*arguments)`` of every actor, however many die meanwhile; results by group.
 
-        Each run begins with chips as before the first launch.  poll: called while waiting, some
-        times a second.  Raises RunError for a failure that is not a lost process, and when losses
+        Each run begins with chips as before the first launch; with ``keep`` as the run before left
+        them, unless a process was lost since.  poll: called while waiting, some times a second.
+        Raises RunError for a failure that is not a lost process, and when losses
         return without end.
         """
         self.recoveries = []
@@ -130,7 +135,7 @@ class Supervisor:
         if self._run > 1:
             for plan in self._plans:
                 forget_before(plan.snapshots, plan.group, sys.maxsize)
-            lost, cause = self._enter_epoch(0)
+            lost, cause = self._enter_epoch(0, keep)
             self._recover(lost, cause)
         while True:
             calls = [getattr(actor, method).remote(*arguments) for actor in self.actors]
@@ -247,7 +252,7 @@ class Supervisor:
                 self._refused_before = self._refused_until(self._left)
                 self._left, self.mapping = self.mapping, None
 
-    def _enter_epoch(self, launch: int) -> tuple[list[int], str]:
+    def _enter_epoch(self, launch: int, keep: bool = False) -> tuple[list[int], str]:
         """A new epoch for all actors; the groups lost on the way, and why."""
         import ray
 
@@ -257,7 +262,9 @@ class Supervisor:
             mapping.watch()
         self.mapping = mapping
         assert mapping.path is not None
-        ticket = Ticket(mapping.path, mapping.layout, mapping.token, self._run, launch)
+        # The epoch that actors start in is already that of their first run: its reports count.
+        run = max(self._run, 1)
+        ticket = Ticket(mapping.path, mapping.layout, mapping.token, run, launch, keep)
         calls = [actor.ready.remote(ticket) for actor in self.actors]
         lost, cause = [], ""
         for group, call in enumerate(calls):

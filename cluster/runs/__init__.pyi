@@ -8,8 +8,16 @@ from .collectives import (
     sweep_sizes,
     write_csv,
 )
+from .dialogue import Conversation, Reply, conversation
 from .fabric import CollectiveRun, follow_route, machine_of, run_collective, wiring_facts
-from .generation import GenerationResult, Listener, launches_of, planned_launches, run_generation
+from .generation import (
+    GenerationResult,
+    Listener,
+    kept_chips,
+    launches_of,
+    planned_launches,
+    run_generation,
+)
 from .launch import cores, launch_everywhere
 from .plans import plan_models, write_plans
 from .prompts_on_belt import BeltTexts, generate_on_belt
@@ -20,6 +28,7 @@ from .settings import (
     MOST_BYTES,
     ONLY_WITH_RUN,
     BeltSettings,
+    ChatSettings,
     CollectiveSettings,
     ComparedGpu,
     GenerateSettings,
@@ -54,10 +63,12 @@ __all__ = [
     "SERVED",
     "BeltSettings",
     "BeltTexts",
+    "ChatSettings",
     "CollectiveRun",
     "CollectiveSettings",
     "ComparedGpu",
     "CompiledWorkload",
+    "Conversation",
     "GenerateSettings",
     "Generated",
     "GenerationResult",
@@ -65,6 +76,7 @@ __all__ = [
     "MatmulSettings",
     "Operation",
     "PlanSettings",
+    "Reply",
     "StoredRun",
     "Wiring",
     "WiringChip",
@@ -74,6 +86,7 @@ __all__ = [
     "check_artifact",
     "check_workload",
     "compile_functional",
+    "conversation",
     "cores",
     "entry_names",
     "figures",
@@ -84,6 +97,7 @@ __all__ = [
     "generation_facts",
     "generation_json",
     "is_size",
+    "kept_chips",
     "launch_everywhere",
     "launches_of",
     "machine_of",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
@@ -32,6 +32,9 @@ from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.decoder import ChipImages, PartitionedModel, entry_at
 from programs.running import Generation
+
+#: How long a look at the clock may take; its answer comes at the next look otherwise.
+ANSWER_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,64 @@ def run_generation(
     return replace(done, refused=refused, machine=machine)
 
 
+#: Generates with chips that stay: a job, who hears of it, its result.
+Work = Callable[[Generation, Listener], GenerationResult]
+
+
+@contextlib.contextmanager
+def kept_chips(
+    artifact: Artifact,
+    placement: Placement,
+    phase: Callable[[str], None],
+    images: ChipImages | None = None,
+) -> Iterator[Work]:
+    """The chips of ``artifact`` for one generation after another, as long as the context lasts.
+
+    What a prompt shares with what the chips were fed before is not computed again.  A result's
+    launches and virtual cycles are those of its whole text; its host transfers, those of new
+    launches.  images: of an artifact without memory images.
+    """
+    if placement.in_process:
+        if images is not None:
+            phase("reading weights")
+            artifact = replace(artifact, memory=images.of(range(artifact.chips)))
+        phase("loading chips")
+        with _kept_here(artifact) as work:
+            yield work
+        return
+    with chip_actors(artifact, placement, phase, None, images) as supervisor:
+
+        def work(job: Generation, listener: Listener) -> GenerationResult:
+            stopwatch = _Stopwatch(perf_counter(), listener, None)
+            results = _collect(supervisor, job, stopwatch, keep=True)
+            stopwatch.end()
+            return _conclude(artifact, results, stopwatch, len(results), supervisor.recoveries)
+
+        yield work
+
+
+@contextlib.contextmanager
+def _kept_here(artifact: Artifact) -> Iterator[Work]:
+    """``kept_chips`` in this process."""
+    layout = layout_of(artifact, 1)
+    stopwatches: list[_Stopwatch] = []
+
+    def report(group: int, cycle: int, tokens: list[int]) -> None:
+        stopwatches[-1].report(group, cycle, tokens)
+
+    chips = range(artifact.chips)
+    group = ChipGroup(artifact, chips, 0, SharedMapping.private(layout), None, report)
+
+    def work(job: Generation, listener: Listener) -> GenerationResult:
+        stopwatches.append(_Stopwatch(perf_counter(), listener, None))
+        group.enter(SharedMapping.private(layout), keep=True)
+        results = [group.generate(job)]
+        stopwatches[-1].end()
+        return _conclude(artifact, results, stopwatches[-1], 0, [])
+
+    yield work
+
+
 class _Stopwatch:
     """Wall times of a run, and the way of tokens to the listener."""
 
@@ -209,22 +270,27 @@ def _run_actors(
     return results, supervisor.recoveries, supervisor.refused
 
 
-def _collect(supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch) -> list[GroupResult]:
-    """Run the job on all actors, streaming tokens; the results in the order of actors."""
+def _collect(
+    supervisor: Supervisor, job: Generation, stopwatch: _Stopwatch, keep: bool = False
+) -> list[GroupResult]:
+    """Run the job on all actors, streaming tokens; the results in the order of actors.
+
+    keep: as for ``Supervisor.run``.
+    """
     import ray
 
     asked: list[Any] = []
 
     def poll() -> None:
-        # The clock may have died and be starting again: never wait for it.
+        # The clock may have died and be starting again: never wait for it long.
         if not asked:
             asked.append(supervisor.progress())
-        elif ray.wait(asked, timeout=0)[0]:
+        if ray.wait(asked, timeout=ANSWER_SECONDS)[0]:
             with contextlib.suppress(ray.exceptions.RayError):
                 stopwatch.report(0, 0, list(ray.get(asked[0]).tokens))
             asked.clear()
 
-    results: list[GroupResult] = supervisor.run("generate", job, poll=poll)
+    results: list[GroupResult] = supervisor.run("generate", job, poll=poll, keep=keep)
     stopwatch.report(0, 0, results[0].run.tokens)
     return results
 

@@ -78,14 +78,16 @@ def generate_on_belt(
     tell("running ...")
     result = run_belt(artifact, prompts, settings.max_new_tokens, partitioned)
     one, every = result.tokens_per_second(spec.clock_hz, sequences)
-    said = [tokenizer.decode(tokens) for tokens in result.tokens]
+    ends = checkpoint.end_tokens  # the belt moves on for the others; this text is over
+    kept = [_until_end(tokens, ends) for tokens in result.tokens]
+    said = [tokenizer.decode(tokens) for tokens in kept]
     facts = {
         "chips": artifact.chips,
         "tp": settings.tp,
         "pp": settings.pp,
         "sequences": sequences,
         "prompts": texts,
-        "tokens": result.tokens,
+        "tokens": kept,
         "texts": said,
         "interval_cycles": result.interval_cycles,
         "latency_cycles": result.latency_cycles,
@@ -96,6 +98,12 @@ def generate_on_belt(
         "wall_seconds": perf_counter() - started,
     }
     return BeltTexts(texts, said, result, facts)
+
+
+def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """``tokens`` up to the first that ends a text, that one included."""
+    first = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: first + 1]
 
 
 def _positions(

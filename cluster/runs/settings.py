@@ -6,7 +6,7 @@ options of the command line are in the annotations, see ``cluster.commands.setti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +20,15 @@ from cluster.option_checks import (
     check_at_most,
     check_choice,
     check_node,
+    check_text,
 )
 from cluster.whole_files import check_writable
 
 DTYPES = ("int8", "fp16")
 SYNC = ("lookahead", "barrier")
 DEFAULT_PROMPT = "def "
+#: Positions that a chat is compiled for where nobody says how many, if the model has so many.
+CHAT_CONTEXT = 1024
 #: Largest tensor: what comes of it stays far inside 64 bits.
 MOST_BYTES = 1 << 40
 #: Why a collective without data refuses what is about its run.
@@ -45,6 +48,21 @@ Operation = Annotated[
         help="all-reduce, reduce-scatter, all-gather, broadcast, all-to-all or point-to-point.",
     ),
 ]
+ChipsPerActor = Annotated[str, typer.Option(help="Chips per process, or auto.")]
+Sync = Annotated[str, typer.Option(help="lookahead or barrier.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster to join, or auto.", show_default="a private local Ray"),
+]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+StoredModel = Annotated[
+    Path | None,
+    typer.Option(help="Run this .lpu file instead of compiling the model.", show_default="none"),
+]
+InProcess = Annotated[
+    bool, typer.Option("--in-process", help="All chips in this process, without Ray.")
+]
 ComparedGpu = Annotated[
     str | None, typer.Option(help="Compare with as many GPUs: h100, b200 ... (an estimate).")
 ]
@@ -56,7 +74,8 @@ class GenerateSettings:
 
     model: as ``programs.models.open_model`` takes it, None for ``target`` or the artifact's own.
     chips, tp, pp: None for what the others leave.  address: of a Ray to join, None for a private
-    one.  context: positions to compile for, None for as many as the text can take.
+    one.  context: positions to compile for, None for as many as the text can take.  chat: the
+    prompt is what a user says, and the checkpoint's chat template makes the model's prompt of it.
     """
 
     model: option_types.Model = None
@@ -65,33 +84,27 @@ class GenerateSettings:
     chips: option_types.Chips = None
     tp: option_types.Tp = None
     pp: option_types.Pp = None
-    chips_per_actor: Annotated[str, typer.Option(help="Chips per process, or auto.")] = "auto"
-    sync: Annotated[str, typer.Option(help="lookahead or barrier.")] = "lookahead"
+    chips_per_actor: ChipsPerActor = "auto"
+    sync: Sync = "lookahead"
     dtype: option_types.Dtype = "int8"
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster to join, or auto.", show_default="a private local Ray"),
-    ] = None
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0
+    address: Address = None
+    temperature: Temperature = 0.0
+    seed: Seed = 0
     context: option_types.Context = None
     chip: option_types.ChipType = "groq-lpu-1"
-    artifact: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run this .lpu file instead of compiling the model.", show_default="none"
-        ),
-    ] = None
-    in_process: Annotated[
-        bool, typer.Option("--in-process", help="All chips in this process, without Ray.")
-    ] = False
+    artifact: StoredModel = None
+    in_process: InProcess = False
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
+    ] = False
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a message; use the chat template.")
     ] = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         _ = self.split
+        check_text("--prompt", self.prompt)
         check_choice("--dtype", self.dtype, DTYPES)
         check_choice("--sync", self.sync, SYNC)
         check_at_least("--max-new-tokens", self.max_new_tokens, 1)
@@ -118,6 +131,50 @@ class GenerateSettings:
         if text.isascii() and text.isdigit() and int(text) in CHIPS:
             return int(text)
         raise InputError(f"--chips-per-actor {text}: use 1, 2, 4, 8 or auto")
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """A conversation with a model that has a chat template.
+
+    system: what the model is told before anybody speaks, None for what its template says.
+    max_new_tokens: of one answer.  context: positions that the whole conversation can take, None
+    for 1,024 or as many as the model has.  The others are those of ``GenerateSettings``.
+    """
+
+    model: option_types.Model = None
+    system: Annotated[
+        str | None,
+        typer.Option(help="What the model is told first.", show_default="the template's"),
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 256
+    chips: option_types.Chips = None
+    tp: option_types.Tp = None
+    pp: option_types.Pp = None
+    chips_per_actor: ChipsPerActor = "auto"
+    sync: Sync = "lookahead"
+    dtype: option_types.Dtype = "int8"
+    address: Address = None
+    temperature: Temperature = 0.0
+    seed: Seed = 0
+    context: Annotated[
+        int | None,
+        typer.Option(help="Positions to compile for.", show_default="1024, or the model's"),
+    ] = None
+    chip: option_types.ChipType = "groq-lpu-1"
+    artifact: StoredModel = None
+    in_process: InProcess = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        check_text("--system", self.system)
+        _ = self.generation
+
+    @property
+    def generation(self) -> GenerateSettings:
+        """The same options for one text of it."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "system"}
+        return GenerateSettings(chat=True, **own)
 
 
 @dataclass(frozen=True)
@@ -279,6 +336,8 @@ class BeltSettings:
         from programs.decoder import check_parallelism
 
         check_parallelism(None, self.tp, self.pp)
+        for text in self.prompt or ():
+            check_text("--prompt", text)
         check_choice("--dtype", self.dtype, DTYPES)
         check_at_least("--max-new-tokens", self.max_new_tokens, 1)
         check_at_least("--context", self.context, 1)

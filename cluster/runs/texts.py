@@ -27,7 +27,7 @@ from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
 from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
 from programs.faults import FaultPlan, fault_summary, loses_nodes
-from programs.models import Checkpoint, open_model
+from programs.models import Checkpoint, chat_prompt, open_model
 from programs.running import Generation
 
 
@@ -130,20 +130,19 @@ def generate(
     directory = checkpoint.path
     assert directory is not None
     tokenizer = checkpoint.tokenizer
-    ids = tokenizer.encode(settings.prompt).ids
-    if not ids:
-        raise InputError("--prompt is empty: give at least one character")
-    listener.begin(ids, tokenizer.decode)
+    ids = prompt_of(settings, checkpoint)
+    # A template's words are not what anybody wants to read: the answer stands alone.
+    listener.begin([] if settings.chat else ids, tokenizer.decode)
     positions = len(ids) + settings.max_new_tokens - 1
     images = None
     if given is not None:
         artifact = adopt(given, checkpoint, positions)
     else:
         listener.phase("compiling")
-        artifact, images = _compile_apart(settings, checkpoint, positions)
+        artifact, images = compile_apart(settings, checkpoint, positions)
         if with_memory:
             artifact.memory, images = images.of(range(artifact.chips)), None
-    job = _job(settings, ids, checkpoint.end_tokens)
+    job = job_of(settings, ids, checkpoint)
     if tracing is not None:  # too large a trace is refused before the run, not after it
         tracing.plan(artifact, planned_launches(artifact, job))
     placement = Placement(
@@ -242,9 +241,23 @@ def generation_json(done: Generated) -> dict[str, Any]:
     }
 
 
-def _compile_apart(
+def prompt_of(settings: GenerateSettings, checkpoint: Checkpoint) -> list[int]:
+    """Token ids of the prompt; InputError for none."""
+    if settings.chat:
+        ids = chat_prompt(checkpoint, [{"role": "user", "content": settings.prompt}])
+        empty = "the chat template makes nothing of --prompt: use another, or no --chat"
+    else:
+        ids = checkpoint.tokenizer.encode(settings.prompt).ids
+        empty = "--prompt is empty: give at least one character"
+    if not ids:
+        raise InputError(empty)
+    return ids
+
+
+def compile_apart(
     settings: GenerateSettings, checkpoint: Checkpoint, positions: int
 ) -> tuple[Artifact, ChipImages]:
+    """The model for ``positions`` or the context asked for, and its memory images to make."""
     tp, stages = settings.split
     return compile_model_apart(
         checkpoint,
@@ -271,13 +284,19 @@ def _compile_whole(
     )
 
 
-def _job(settings: GenerateSettings, prompt: Sequence[int], ends: tuple[int, ...]) -> Generation:
+def job_of(
+    settings: GenerateSettings,
+    prompt: Sequence[int],
+    checkpoint: Checkpoint,
+    new_tokens: int | None = None,
+) -> Generation:
+    """What to generate after ``prompt``; new_tokens: at most, None for what the settings say."""
     return Generation(
         prompt=tuple(prompt),
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=new_tokens or settings.max_new_tokens,
         temperature=settings.temperature,
         seed=settings.seed,
-        stop=() if settings.ignore_eos else ends,
+        stop=() if settings.ignore_eos else checkpoint.end_tokens,
         sync=settings.sync,
     )
 

@@ -1,4 +1,5 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
+from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, load_checkpoint, random_checkpoint
 from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
 from .lookup import (
@@ -21,10 +22,12 @@ __all__ = [
     "Architecture",
     "Checkpoint",
     "CheckpointError",
+    "Message",
     "ModelConfig",
     "ModelSource",
     "Need",
     "architecture",
+    "chat_prompt",
     "config_of",
     "ffn_names",
     "find_model",
@@ -35,6 +38,7 @@ __all__ = [
     "packaged_model",
     "random_checkpoint",
     "read_config",
+    "render_chat",
     "shipped_model",
     "sin_cos",
 ]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
+from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.gguf import GgufSource, is_gguf, read_gguf
 from programs.models.gguf_metadata import (
     gguf_chat_template,
@@ -108,25 +109,21 @@ class Checkpoint:
         """Token ids that end a text; none for a model in memory."""
         if isinstance(self.source, GgufSource):
             return gguf_end_tokens(self.source.file)
-        if self.path is None:
-            return ()
-        value = read_json(self.path / "config.json").get("eos_token_id")
-        values = value if isinstance(value, list) else [value]
-        return tuple(v for v in values if isinstance(v, int) and not isinstance(v, bool))
+        return () if self.path is None else end_tokens_of(self.path)
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja text that turns a chat into a prompt; None where there is none."""
         if isinstance(self.source, GgufSource):
             return gguf_chat_template(self.source.file)
-        return None
+        return None if self.path is None else chat_template_of(self.path)
 
     @property
     def special_tokens(self) -> dict[str, str]:
         """Texts of the tokens that a chat template knows by name, such as ``bos_token``."""
         if isinstance(self.source, GgufSource):
             return gguf_special_tokens(self.source.file)
-        return {}
+        return {} if self.path is None else special_tokens_of(self.path)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

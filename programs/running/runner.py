@@ -70,6 +70,15 @@ class RunResult:
     io_seconds: float
     faults: dict[str, int] = field(default_factory=dict)
 
+    def cut(self, position: int) -> RunResult:
+        """What the launches before ``position`` gave, to go on from with another prompt.
+
+        The chips may have gone further: a launch writes its own position over, and sees no later
+        one.  Tokens begin anew, and so do host seconds.
+        """
+        retired = {chip: cycles[:position] for chip, cycles in self.retired.items()}
+        return RunResult([], self.entries[:position], [], retired, {}, 0.0)
+
 
 class Runner:
     """The chips ``numbers`` of an artifact, loaded and wired, with their host side."""
@@ -138,6 +147,11 @@ class Runner:
         if self._host is not None:
             self._host.virtual_io_seconds = 0.0
         self._new_chips()
+
+    def rejoin(self, rings: Rings, peers: Peers) -> None:
+        """The same chips, between two launches, in other rings among other peers."""
+        self.rings, self.peers = rings, peers
+        self._launched = 0
 
     def _new_chips(self) -> None:
         numbers = [chip.chip_id for chip in self.chips]

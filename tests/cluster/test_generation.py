@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, run_generation
+from cluster.runs import GenerationResult, Listener, kept_chips, run_generation
+from cluster.runs.generation import Work
 from programs.artifact import Artifact
-from programs.running import BARRIER, LOOKAHEAD, Generation, generate
+from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, generate
 
 PROMPT = (70, 221, 304)
 NEW_TOKENS = 4
@@ -117,6 +118,80 @@ def test_every_packing_gives_one_digest(
     assert result.digest == expected.digest
     assert result.virtual_seconds == expected.virtual_seconds
     assert leftovers(made) == []
+
+
+class Timed(Heard):
+    """Remembers when each token came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def token(self, token: int) -> None:
+        super().token(token)
+        self.times.append(perf_counter())
+
+
+@pytest.mark.ray
+def test_text_streams_from_actors_and_their_chips_remember(
+    artifact: Artifact, local_ray: None
+) -> None:
+    first = Generation(PROMPT, 60)
+    told: list[Timed] = []
+
+    def say(work: Work, job: Generation) -> GenerationResult:
+        told.append(Timed())
+        result = work(job, told[-1])
+        assert told[-1].tokens == result.tokens
+        return result
+
+    with kept_chips(artifact, Placement(4), lambda _: None) as work:
+        before = say(work, first)
+        # The chips were fed all tokens but the last; the next prompt goes back over some of them.
+        second = Generation((*PROMPT, *before.tokens[:30], 70, 71), 6)
+        began = perf_counter()
+        after = say(work, second)
+        recomputed = perf_counter() - began
+    # Text comes while it is made: the first token long before the last, and not in one heap.
+    times = told[0].times
+    assert before.first_token_seconds < 0.8 * before.wall_seconds
+    assert len({round(time, 2) for time in times}) > 4
+    fresh = [
+        run_generation(artifact, job, Placement(8, in_process=True), Heard(), perf_counter())
+        for job in (first, second)
+    ]
+    for kept, expected in zip((before, after), fresh, strict=True):
+        assert kept.tokens == expected.tokens
+        assert kept.cycles_per_token == expected.cycles_per_token
+    assert recomputed < before.wall_seconds
+
+
+def test_kept_chips_launch_only_what_is_new(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[str] = []
+    whole = Runner.launch
+
+    def launch(self: Runner, entry: str, *rest: Any) -> dict[int, int]:
+        launched.append(entry)
+        return whole(self, entry, *rest)
+
+    monkeypatch.setattr(Runner, "launch", launch)
+    placement = Placement(8, in_process=True)
+    jobs = [
+        (Generation(PROMPT, 4), 6),
+        (Generation((*PROMPT, 9, 8), 2), 3),  # the prompt's three are known
+        (Generation((*PROMPT, 9, 8), 2), 2),  # all but the last, which gives the token
+        (Generation((*PROMPT[:2], 5), 2), 2),
+        (Generation((1, 2), 2), 3),
+    ]
+    with kept_chips(artifact, placement, lambda _: None) as work:
+        for job, launches in jobs:
+            launched.clear()
+            kept = work(job, Heard())
+            assert len(launched) == launches
+            fresh = generate(artifact, job.prompt, job.max_new_tokens)
+            assert kept.tokens == fresh.tokens
 
 
 def chip_processes() -> list[int]:

@@ -21,8 +21,12 @@ MODEL_PACKAGES = ("chip", "interconnect", "programs")
 OUTSIDE = ROOT / "programs" / "checkpoints"
 #: Scripts that sit on top of everything and are imported by nothing.
 WORKLOADS = ROOT / "programs" / "workloads"
-#: Times itself while it verifies; computes nothing for a model.
-SCRIPTS = (ROOT / "chip" / "verify_numerics.py",)
+#: Compute nothing for a model: one times itself while it verifies, one tells a chat template the
+#: date that it asks for.
+SCRIPTS = (
+    ROOT / "chip" / "verify_numerics.py",
+    ROOT / "programs" / "models" / "template_process.py",
+)
 #: Modules whose values differ from run to run.
 UNREPEATABLE = {"time", "random", "secrets", "uuid", "datetime"}
 #: Builtins whose values depend on addresses or on the interpreter's hash seed.

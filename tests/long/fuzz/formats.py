@@ -45,6 +45,7 @@ from programs.models import (
     random_checkpoint,
     shipped_model,
 )
+from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.tensors import CheckpointError
 from tests.gguf_files import damage_gguf, read_all, write_sample
 
@@ -215,6 +216,21 @@ def _gguf_files(directory: Path) -> list[bytes]:
     for path in paths:
         write_sample(path, path.stem.removeprefix("sample-"))
     return [path.read_bytes() for path in paths]
+
+
+def _chats(_: Path) -> list[bytes]:
+    """tokenizer_config.json and generation_config.json as one."""
+    named = [{"name": "default", "template": "{{ messages }}"}, {"name": "rag", "template": ""}]
+    tokens = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "eos_token_id": [2, 45]}
+    return [json.dumps({**tokens, "chat_template": t}).encode() for t in ("{{ a }}", named)]
+
+
+def _read_chat(data: bytes, directory: Path) -> None:
+    (directory / "tokenizer_config.json").write_bytes(data)
+    (directory / "generation_config.json").write_bytes(data)
+    chat_template_of(directory)
+    special_tokens_of(directory)
+    end_tokens_of(directory)
 
 
 # --- saved runs -----------------------------------------------------------------------------------
@@ -394,6 +410,7 @@ FORMATS: dict[str, Format] = {
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
     "gguf": Format(_gguf_files, damage_gguf, read_all, (CheckpointError,), 5000),
+    "tokenizer-config": Format(_chats, damage_json, _read_chat, (CheckpointError,)),
     "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
     "chip-toml": Format(
         lambda _: [_CHIP_TOML], damage_toml, _file(".toml", load_chip_spec), (SpecError,)
