@@ -28,9 +28,16 @@ TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
 
 
 def tensors_of(config: ModelConfig, seed: int = 1) -> dict[str, F32]:
-    """A random model's tensors by the product's names."""
+    """A random model's tensors by the product's names.
+
+    Gains have few digits, as bf16 leaves them: 1 + w, which a file of Gemma's holds, is exact.
+    """
     checkpoint = random_checkpoint(config, seed)
-    return {name: checkpoint.tensor(name) for name in tensor_shapes(config)}
+    tensors = {name: checkpoint.tensor(name) for name in tensor_shapes(config)}
+    return {
+        name: np.rint(tensor * 256) / np.float32(256) if tensor.ndim == 1 else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def permuted(matrix: F32, heads: int) -> F32:
