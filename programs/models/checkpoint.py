@@ -130,9 +130,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Open the directory or GGUF file `path` and check that it is complete and supported."""
     directory = Path(path)
     if is_gguf(directory):
-        file = read_gguf(directory)
+        file = read_gguf(directory.absolute())  # actors work in other directories
         config = gguf_config(file)
-        return Checkpoint(config, gguf_source(file, config), directory)
+        return Checkpoint(config, gguf_source(file, config), file.path)
     config = read_config(directory)
     tensors = find_tensors(directory)
     for name in tensors:
