@@ -25,6 +25,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from chip.saturation import FP16, INT8, INT32, note
+
 F32Array = NDArray[np.float32]
 F64Array = NDArray[np.float64]
 U16Array = NDArray[np.uint16]
@@ -32,6 +34,9 @@ I32Array = NDArray[np.int32]
 
 NAN_BITS = 0x7FC00000
 NAN_F16_BITS = 0x7E00
+#: The largest fp16 value, and what is as large as no int32.
+F16_MAX = np.float32(65504.0)
+I32_LIMIT = np.float32(2147483648.0)
 
 _NAN = np.uint32(NAN_BITS).view(np.float32)
 _SIGN = np.uint32(0x80000000)
@@ -262,8 +267,12 @@ def rsqrt(x: F32Array) -> F32Array:
     return _map(rsqrt_into, x, np.float32, np.float32)
 
 
-def to_f16_bits(x: F32Array) -> U16Array:
-    """A float32 array as fp16 bits: nearest even, saturating, NaN 0x7E00."""
+def to_f16_bits(x: F32Array, copies: int = 1) -> U16Array:
+    """A float32 array as fp16 bits: nearest even, saturating, NaN 0x7E00.
+
+    copies: how often the machine does it, for ``chip.saturation``.
+    """
+    note(FP16, copies, lambda: np.abs(x) > F16_MAX)
     return _map(f32_to_f16_into, x, np.float32, np.uint16)
 
 
@@ -274,7 +283,14 @@ def from_f16_bits(bits: U16Array) -> F32Array:
 
 def to_i32(x: F32Array) -> I32Array:
     """A float32 array as int32: nearest even, saturating, NaN 0."""
+    note(INT32, 1, lambda: ~((x >= -I32_LIMIT) & (x < I32_LIMIT)))
     return _map(f32_to_i32_into, x, np.float32, np.int32)
+
+
+def to_i8(x: I32Array, copies: int = 1) -> NDArray[np.int8]:
+    """An int32 array as int8, saturating; copies: as of ``to_f16_bits``."""
+    note(INT8, copies, lambda: (x > 127) | (x < -128))
+    return np.clip(x, -128, 127).astype(np.int8)
 
 
 def canonical_nan(x: F32Array) -> F32Array:

@@ -12,6 +12,10 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+StrictRange = Annotated[
+    bool,
+    typer.Option("--strict-range", help="End with exit code 1 when a conversion saturated."),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="Checkpoint directory, or target or draft.", show_default="target"),

@@ -22,6 +22,7 @@ from chip.engine.ring import Rings
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import C2C_QUEUE, LANES, LINKS, PLANES, SLICES, Op
 from chip.linking import PIECE_OP, LinkedProgram, describe
+from chip.saturation import KINDS
 from chip.spec import ChipSpec
 
 #: Scratch rows reserved behind SRAM; pages cost nothing until they are used.
@@ -67,6 +68,8 @@ class Chip:
         self._launch = 0
         #: The two running digest sums, uint64 [2], over all launches so far.
         self.digest_sums: NDArray[np.uint64] = np.zeros(2, np.uint64)
+        #: Lanes that conversions saturated, int64 [parts, kinds], over all launches so far.
+        self.saturated: NDArray[np.int64] = np.zeros((1, len(KINDS)), np.int64)
         #: Cycle at which the last finished launch retired.
         self.retired_cycles = 0
         self._code = np.zeros(1, np.int64)
@@ -154,7 +157,11 @@ class Chip:
         self._state[:] = 0
         self._links[[frames.SENT, frames.RECEIVED]] = 0
         frame = self._frame
+        parts = -(-linked.counters // len(KINDS)) - len(self.saturated)
+        if parts > 0:
+            self.saturated = np.pad(self.saturated, ((0, parts), (0, 0)))
         for position, array in (
+            (frames.SATURATED, self.saturated.reshape(-1)),
             (frames.TABLE, linked.table),
             (frames.STARTS, linked.starts),
             (frames.ARGUMENTS, linked.arguments),

@@ -37,6 +37,8 @@ ADDRESSES, STATE, LINK_STATE, SUMS = range(28, 36, 2)
 # Numbers; HOP: cycles from Send to Receive, SLICE_WORDS: words of a slice, DATA: 0 is timing only,
 # KEY: of the vectors' checksums in the rings of the moment.
 CHIP, LAUNCH_NUMBER, HOP, SLICE_WORDS, DATA, KEY = range(36, 42)
+# Counters of saturations.
+SATURATED = 42
 LENGTH = 48
 
 

@@ -48,6 +48,7 @@ from chip.jit import (
 )
 from chip.linking import (
     PIECE_COLUMNS,
+    PIECE_COUNTER,
     PIECE_ELEMENTS,
     PIECE_FIRST,
     PIECE_IMM,
@@ -121,6 +122,7 @@ def execute(frame: Array, counts: Array, meta: Array, link_data: Array, until: i
             table[pc, PIECE_FIRST],
             table[pc, PIECE_STRIDE],
             table[pc, PIECE_IMM],
+            table[pc, PIECE_COUNTER],
         )
         if p.op == SEND or p.op == RECEIVE:
             code = _exchange(m, p, state, links, counts, meta, link_data)

@@ -23,6 +23,7 @@ from chip.engine.frames import (
     PRODUCTS,
     REPEATS,
     ROWS,
+    SATURATED,
     SLICE_WORDS,
     SUMS,
     VALUES,
@@ -53,7 +54,8 @@ class Machine(NamedTuple):
     rows, signed, quads: SRAM and scratch [rows, 320] as uint8 and int8, [rows, 80] as uint32, the
     last row being zeros; words and accumulators: [rows, 320] as uint32, float32 and int32, each
     plane having ``plane_rows`` accumulators; products: those of one pass of ACCs; laid int16 [2,
-    320]: int8 activations; repeats bool [320]; addresses int64 [20]; sums uint64 [2]: the digest.
+    320]: int8 activations; repeats bool [320]; addresses int64 [20]; sums uint64 [2]: the digest;
+    saturated int64: counters of lanes.
     base: mixes chip and launch; key: of the vectors' checksums; hop: cycles from Send to Receive;
     data: False runs for the time only.
     """
@@ -77,6 +79,7 @@ class Machine(NamedTuple):
     repeats: Array
     addresses: Array
     sums: Array
+    saturated: Array
     plane_rows: int
     slice_words: int
     base: Any
@@ -95,6 +98,7 @@ class LinkedPiece(NamedTuple):
     first: int
     stride: int
     imm: int
+    counter: int
 
 
 @jit_inline
@@ -124,6 +128,7 @@ def open_frame(frame: Array) -> Any:
         vector_at(frame[REPEATS], frame[REPEATS + 1], np.bool_),
         vector_at(frame[ADDRESSES], frame[ADDRESSES + 1], np.int64),
         vector_at(frame[SUMS], 2, np.uint64),
+        vector_at(frame[SATURATED], frame[SATURATED + 1], np.int64),
         frame[ACCUMULATORS + 1] // PLANES,
         frame[SLICE_WORDS],
         mix64(mix64(np.uint64(frame[CHIP] + 1)) + np.uint64(frame[LAUNCH_NUMBER])),

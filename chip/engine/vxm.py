@@ -15,6 +15,8 @@ from chip.engine.machine import LinkedPiece, Machine
 from chip.jit import jit_inline, row_of
 from chip.linking import IS_WORD, MARK, OPERAND_BYTES, VXM_BYTES, VXM_WORD, VXM_X, VXM_Y
 from chip.numerics import (
+    F16_MAX,
+    I32_LIMIT,
     exp_f32,
     f16_bits_to_f32,
     f32_to_f16_bits,
@@ -61,6 +63,7 @@ from chip.opcodes import (
 Array = NDArray[Any]
 _NAN_BITS = np.uint32(0x7FC00000)
 _NAN = _NAN_BITS.view(np.float32)
+_F16_MAX_BITS, _I32_LIMIT_BITS = F16_MAX.view(np.uint32), I32_LIMIT.view(np.uint32)
 #: 32-bit rows that belong to the loop, as many as ``chip.linking`` leaves free.
 _X, _Y, _IMMEDIATE, _UNUSED = range(4)
 _BYTE_1, _BYTE_2, _BYTE_3 = 1, 2, 3  # behind an operand's first
@@ -235,6 +238,43 @@ def vxm(
 
 
 @jit_inline
+def _greatest(op: int, x: Array) -> Any:
+    """Of 320 lanes the greatest magnitude's bits, or of integers the one farthest from int8's."""
+    most = np.uint32(0)
+    if op == CVT_I32_I8:
+        for i in range(320):
+            a = np.uint32(x[i] + np.uint32(128))
+            most = a if a > most else most
+    else:
+        for i in range(320):
+            a = np.uint32(x[i] & np.uint32(0x7FFFFFFF))
+            most = a if a > most else most
+    return most
+
+
+@jit_inline
+def _saturated(op: int, x: Array, xf: Array, xi: Array) -> int:
+    """Lanes whose value lies beyond the range of the conversion's result.
+
+    One maximum over the lanes says that there are none, as nearly always.
+    """
+    most = _greatest(op, x)
+    lost = 0
+    if op == CVT_F32_F16:
+        if most > _F16_MAX_BITS:
+            for i in range(320):
+                lost += 1 if xf[i] > F16_MAX or xf[i] < -F16_MAX else 0
+    elif op == CVT_F32_I32:
+        if most >= _I32_LIMIT_BITS:
+            for i in range(320):
+                lost += 0 if xf[i] >= -I32_LIMIT and xf[i] < I32_LIMIT else 1
+    elif most > np.uint32(255):
+        for i in range(320):
+            lost += 1 if xi[i] > np.int32(127) or xi[i] < np.int32(-128) else 0
+    return lost
+
+
+@jit_inline
 def encode(m: Machine, word: Array, at: int) -> None:
     """The wanted bytes of a 32-bit row into the byte rows that the arguments from ``at`` name."""
     for j in range(OPERAND_BYTES):
@@ -266,7 +306,7 @@ def _is_coded(m: Machine, at: int) -> bool:
 
 @jit_inline
 def run_vxm(m: Machine, p: LinkedPiece) -> None:
-    """The elements of a VXM operation whose results somebody uses."""
+    """The elements of a VXM operation whose results somebody uses, and of all that may saturate."""
     arguments = m.arguments
     immediate = row_of(m.words, _IMMEDIATE)
     immediate[:] = np.uint32(p.imm & 0xFFFFFFFF)
@@ -274,7 +314,7 @@ def run_vxm(m: Machine, p: LinkedPiece) -> None:
         at = p.first + k * p.stride
         coded = _is_coded(m, at + VXM_BYTES)
         word = arguments[at + VXM_WORD]
-        if word < 0 and not coded:
+        if word < 0 and not coded and p.counter < 0:
             continue
         x = _operand(m, at + VXM_X, _X)
         y = _operand(m, at + VXM_Y, _Y)
@@ -291,5 +331,8 @@ def run_vxm(m: Machine, p: LinkedPiece) -> None:
             row_of(m.words_i, y),
             row_of(m.words_i, z),
         )
+        if p.counter >= 0:
+            lost = _saturated(p.op, row_of(m.words, x), row_of(m.words_f, x), row_of(m.words_i, x))
+            m.saturated[p.counter] += lost
         if coded:
             encode(m, row_of(m.words, z), at + VXM_BYTES)

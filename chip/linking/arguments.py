@@ -28,7 +28,9 @@ from chip.opcodes import (
 
 #: Columns of ``LinkedProgram.table``.
 PIECE_OP, PIECE_QUEUE, PIECE_ELEMENTS, PIECE_FIRST, PIECE_STRIDE, PIECE_IMM, PIECE_BLOCK = range(7)
-PIECE_COLUMNS = 7
+#: The chip's counter of what the piece's conversions saturate; -1: it converts nothing.
+PIECE_COUNTER = 7
+PIECE_COLUMNS = 8
 
 # VXM: two operands of four byte rows each, or of a 32-bit row with IS_WORD behind it at MARK; then
 # the 32-bit row and the byte rows of the result.

@@ -35,6 +35,7 @@ from chip.linking.arguments import (
     OPERAND_BYTES,
     PIECE_BLOCK,
     PIECE_COLUMNS,
+    PIECE_COUNTER,
     PIECE_ELEMENTS,
     PIECE_FIRST,
     PIECE_IMM,
@@ -63,6 +64,7 @@ from chip.program import (
     S0_STREAMS,
     S1_STREAMS,
     Program,
+    counter_of_blocks,
     gang_skew,
 )
 from chip.spec import ChipSpec
@@ -78,7 +80,7 @@ class LinkedProgram:
     int32, of each executed element, as of ``chip.linking.arguments``; weights int32, SRAM or
     scratch rows of installed columns; maps int16 [n, 320]; byte_rows and word_rows: scratch rows
     (320 B and 320 x 32 bit) needed; cycles: the launch's length, at least the cycle of the last
-    effect.
+    effect; counters: of saturations, as of ``chip.program.counter_of_blocks``.
     """
 
     table: NDArray[np.int32]
@@ -91,6 +93,7 @@ class LinkedProgram:
     cycles: int
     elements: int
     spec: ChipSpec
+    counters: int = 0
 
 
 def _positions(position: Any) -> NDArray[np.int64]:
@@ -286,6 +289,8 @@ def _attempt(
     table[:, PIECE_STRIDE] = rows[:, 2]
     table[:, PIECE_IMM] = m[block, elements.IMM]
     table[:, PIECE_BLOCK] = block
+    counters = counter_of_blocks(program.blocks)
+    table[:, PIECE_COUNTER] = counters[block]
     maps = np.array(program.maps, np.int16).reshape(-1, LANES)
     return LinkedProgram(
         table,
@@ -298,6 +303,7 @@ def _attempt(
         max(program.cycles, _last_effect(c, spec)),
         len(c.cycle),
         spec,
+        int(counters.max(initial=-1)) + 1,
     )
 
 

@@ -18,6 +18,7 @@ from chip.isa import LANES, Op
 from chip.linking.arguments import (
     PIECE_BLOCK,
     PIECE_COLUMNS,
+    PIECE_COUNTER,
     PIECE_ELEMENTS,
     PIECE_FIRST,
     PIECE_OP,
@@ -92,6 +93,7 @@ def timing_part(program: Program, spec: ChipSpec) -> TimingPart:
     table[:, PIECE_ELEMENTS] = np.diff(np.append(first, len(block)))
     table[:, PIECE_FIRST], table[:, PIECE_STRIDE] = _WIDTH * first, _WIDTH
     table[:, PIECE_BLOCK] = used[block[first]]
+    table[:, PIECE_COUNTER] = -1
     after = np.where(write | scatter, spec.write_cycles, spec.receive_cycles)
     last = int((cycle + after).max()) if len(cycle) else 0
     sizes = np.array([len(g) for g in program.gangs] or [1])

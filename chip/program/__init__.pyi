@@ -46,6 +46,7 @@ from .limits import (
     expanded_elements,
     validate_program,
 )
+from .parts import counter_of_blocks, part_of_blocks, tagged_part
 
 __all__ = [
     "ABC_WIDTHS",
@@ -89,10 +90,13 @@ __all__ = [
     "Ints",
     "Program",
     "ProgramLimitError",
+    "counter_of_blocks",
     "expand",
     "expand_columns",
     "expanded_elements",
     "gang_skew",
     "new_blocks",
+    "part_of_blocks",
+    "tagged_part",
     "validate_program",
 ]

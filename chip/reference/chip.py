@@ -48,7 +48,15 @@ from chip.isa import (
 )
 from chip.program import Program, expand
 from chip.reference.forms import BrokenRule, Instruction, check_block, check_form
-from chip.reference.math import Words, alu_result, distributed, rotated, shifted, transposed
+from chip.reference.math import (
+    SATURATING,
+    Words,
+    alu_result,
+    distributed,
+    rotated,
+    shifted,
+    transposed,
+)
 from chip.reference.mxm import Plane, multiply
 from chip.spec import ChipSpec
 
@@ -58,11 +66,15 @@ _READS, _WRITES = (Op.READ, Op.GATHER), (Op.WRITE, Op.SCATTER)
 
 @dataclass(frozen=True)
 class ReferenceResult:
-    """One launch: its length in cycles, the two digest sums, the instructions retired."""
+    """One launch: its length in cycles, the two digest sums, the instructions retired.
+
+    saturated: lanes that conversions lost, by ``chip.saturation.KINDS``.
+    """
 
     cycles: int
     digest_sums: tuple[int, int]
     retired: int
+    saturated: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass
@@ -117,6 +129,7 @@ class ReferenceChip:
         self._retired = 0  # instructions dispatched so far: the index of the next one
         self._last_effect = 0
         self._sums = np.zeros(2, np.uint64)
+        self._saturated = [0, 0, 0]
         # Stream registers: [stream, position + 1]; producer is an index into _table or -1.
         self._data: Bytes = np.zeros((STREAMS, EAST_EDGE + 2, LANES), np.uint8)
         self._producer = np.full((STREAMS, EAST_EDGE + 2), -1, np.int64)
@@ -207,7 +220,8 @@ class ReferenceChip:
                 self._fault("sync", ins, "no NOTIFY ever releases this SYNC")
         cycles = max(self._last_effect, self._program.cycles)
         sums = (int(self._sums[0]), int(self._sums[1]))
-        return ReferenceResult(cycles, sums, self._retired)
+        fp16, int32, int8 = self._saturated
+        return ReferenceResult(cycles, sums, self._retired, (fp16, int32, int8))
 
     # ---- streams ------------------------------------------------------------------------------
 
@@ -345,6 +359,9 @@ class ReferenceChip:
         x = self._operand(ins, ins.s0, ins.w0, ins.want0)
         y = x if VXM_ARITY[Op(ins.op)] == 1 else self._operand(ins, ins.s1, ins.w1, ins.want1)
         result = alu_result(Op(ins.op), x, y)
+        if ins.op in SATURATING:
+            kind, lost = SATURATING[Op(ins.op)]
+            self._saturated[kind] += int(lost(x).sum())
         settled = self._now - self.spec.alu_cycles
         old = [r for r in self._results[alu] if r[0] <= settled]
         new = [r for r in self._results[alu] if r[0] > settled]

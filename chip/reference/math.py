@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.isa import LANES, LANES_PER_SUPERLANE, SUPERLANES, Op
+from chip.saturation import FP16, INT8, INT32
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint32]
 Floats = NDArray[np.float32]
 
 _NAN = np.uint32(0x7FC00000)
+_FP16_ENDS, _INT32_ENDS, _INT8_ENDS = (-65504.0, 65504.0), (-(2.0**31), 2.0**31 - 1), (-128, 127)
 
 
 def _f(x: Words) -> Floats:
@@ -64,6 +66,21 @@ _UNARY: dict[Op, Callable[[Words], Words]] = {
     Op.CVT_F16_F32: lambda x: _bits(_f16_value(x)),
     Op.CVT_I32_I8: lambda x: _bits(np.clip(x.view(np.int32), -128, 127)) & np.uint32(0xFF),
     Op.CVT_I8_I32: lambda x: _bits(x.astype(np.uint8).view(np.int8).astype(np.int32)),
+}
+
+
+def _outside(value: NDArray[Any], ends: tuple[float, float], nan: bool) -> NDArray[np.bool_]:
+    """Which values lie beyond the ends of a type's range; ``nan``: what a NaN counts as."""
+    is_nan = np.isnan(value)
+    exact = np.where(is_nan, 0, value).astype(np.float64)
+    return np.where(is_nan, nan, (exact < ends[0]) | (exact > ends[1]))
+
+
+#: The conversions that saturate: the kind as of ``chip.saturation``, and which lanes lose theirs.
+SATURATING: dict[Op, tuple[int, Callable[[Words], NDArray[np.bool_]]]] = {
+    Op.CVT_F32_F16: (FP16, lambda x: _outside(_f(x), _FP16_ENDS, False)),
+    Op.CVT_F32_I32: (INT32, lambda x: _outside(_f(x), _INT32_ENDS, True)),
+    Op.CVT_I32_I8: (INT8, lambda x: _outside(x.view(np.int32), _INT8_ENDS, False)),
 }
 
 _BINARY: dict[Op, Callable[[Words, Words], Words]] = {

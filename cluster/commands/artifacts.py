@@ -226,10 +226,17 @@ def run(
     traced: option_types.TraceSettings,
     kept: option_types.ReportSettings,
     metrics: option_types.MetricsSettings,
+    strict_range: option_types.StrictRange = False,
     as_json: option_types.Json = False,
 ) -> None:
     """Run one launch of an entry point with the inputs as stored."""
-    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import (
+        check_range,
+        print_json,
+        print_table,
+        stderr_console,
+        working,
+    )
     from cluster.report import report_request
     from cluster.runs import pick_entry, run_stored
     from cluster.tracing import trace_request
@@ -250,3 +257,4 @@ def run(
         print_json(done.facts)
     else:
         print_table(str(file), done.rows)
+    check_range(strict_range, done.saturated)

@@ -10,10 +10,20 @@ from cluster.runs import BeltSettings
 
 
 @takes_settings
-def belt(settings: BeltSettings, as_json: option_types.Json = False) -> None:
+def belt(
+    settings: BeltSettings,
+    strict_range: option_types.StrictRange = False,
+    as_json: option_types.Json = False,
+) -> None:
     """Generate for several prompts at once, each in another stage of the pipeline."""
     started = perf_counter()
-    from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.commands.output import (
+        check_range,
+        print_json,
+        print_table,
+        stderr_console,
+        working,
+    )
     from cluster.runs import generate_on_belt
 
     with working("compiling ...", stderr_console()) as tell:
@@ -23,3 +33,4 @@ def belt(settings: BeltSettings, as_json: option_types.Json = False) -> None:
     else:
         title = f"{len(done.prompts)} prompts on a belt of {settings.pp} stages"
         print_table(title, done.rows)
+    check_range(strict_range, done.saturated)

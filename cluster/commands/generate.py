@@ -21,6 +21,7 @@ def generate(
     kept: option_types.ReportSettings,
     metrics: option_types.MetricsSettings,
     faults: option_types.Faults = None,
+    strict_range: option_types.StrictRange = False,
     as_json: option_types.Json = False,
 ) -> None:
     """Generate text on emulated chips: one node, or a pipeline of nodes."""
@@ -29,7 +30,7 @@ def generate(
 
     # The heavy imports wait until the arguments are known to make sense.
     from cluster import runs
-    from cluster.commands.output import Terminal, print_json, print_table
+    from cluster.commands.output import Terminal, check_range, print_json, print_table
     from cluster.report import report_request
     from cluster.tracing import trace_request
     from programs.faults import load_fault_plan
@@ -71,3 +72,4 @@ def generate(
         print_json(runs.generation_json(done))
     else:
         print_table("generated", facts)
+    check_range(strict_range, done.saturated)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cluster.errors import RunError
 from cluster.runs import Listener
 
 #: What people copy and compare: a table of 80 columns would break it.
@@ -40,6 +41,14 @@ def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     Console(highlight=False).print(table)
     for name, value in digests:
         typer.echo(f"{name}: {value}")
+
+
+def check_range(strict: bool, saturated: str) -> None:
+    """Raise RunError, after the results, when conversions saturated and ``strict`` forbids it."""
+    if strict and saturated:
+        raise RunError(
+            f"values saturated: {saturated} (--strict-range); see docs/numerics.md, Saturation"
+        )
 
 
 @contextmanager

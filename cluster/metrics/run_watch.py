@@ -138,6 +138,10 @@ class RunWatch:
         """So many launches of chips ended at another cycle than predicted."""
         self._board.add("lpu_lockstep_violations", launches, "retirement")
 
+    def saturated(self, kind: str, values: int) -> None:
+        """So many values of a run were lost in conversions to ``kind``."""
+        self._board.add("lpu_saturated_values", values, kind)
+
     def _look(self, run: _Run, stop: threading.Event) -> None:
         due = perf_counter() + PUBLISH_SECONDS
         while not stop.wait(LOOK_SECONDS):

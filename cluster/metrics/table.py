@@ -333,6 +333,16 @@ METRICS: tuple[Metric, ...] = (
         "Positions that GPU nodes computed again because another node was lost.",
         "the GPU pool",
     ),
+    _metric(
+        COUNTER,
+        "lpu_saturated_values",
+        "values",
+        ("kind",),
+        EXACT,
+        "Values that conversions lost to a narrower range, by what they were converted to.",
+        "counts of every chip, when the run ends",
+        (("fp16", "int32", "int8"),),
+    ),
     # --- tokens ----------------------------------------------------------------------------------
     _metric(
         COUNTER,

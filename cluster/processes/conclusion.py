@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from chip.digest import finish
 from cluster.errors import RunError
 from cluster.processes.clock import unexpected_retirements
 from programs.artifact import Artifact, compiled_at, content_hash, without_sources
+from programs.running import Saturations, joined_saturations, saturation_totals
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ChipsPart:
 
     entries: the entry point of each launch.  retired: per chip the cycle at which each launch
     ended.  sums: per chip its digest sums over all launches.  images: the digest of each chip's
-    memory image.  faults: what was counted, empty without a plan.
+    memory image.  faults: what was counted, empty without a plan.  saturations: of its chips.
     """
 
     entries: list[str]
@@ -29,15 +30,17 @@ class ChipsPart:
     sums: dict[int, tuple[int, int]]
     images: dict[int, bytes]
     faults: dict[str, int]
+    saturations: Saturations = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A run as a whole.  cycles: of each launch, the slowest chip's."""
+    """A run as a whole.  cycles: of each launch, the slowest chip's.  saturations: of all chips."""
 
     chips: int
     cycles: list[int]
     digest: str
+    saturations: Saturations
 
 
 class RetirementWatch(Protocol):
@@ -45,6 +48,9 @@ class RetirementWatch(Protocol):
 
     def retired_unexpectedly(self, launches: int) -> None:
         """So many launches of chips ended at another cycle than predicted."""
+
+    def saturated(self, kind: str, values: int) -> None:
+        """So many values of the run were lost in conversions to ``kind``."""
 
 
 def conclude(
@@ -68,6 +74,10 @@ def conclude(
         if watch is not None:
             watch.retired_unexpectedly(len(problems))
         raise RunError(f"{problems[0]} ({len(problems)} such launches)")
+    found = joined_saturations(part.saturations for part in parts)
+    if watch is not None:
+        for kind, values in saturation_totals(found).items():
+            watch.saturated(kind, values)
     chips = sorted(retired)
     images = {chip: image for part in parts for chip, image in part.images.items()}
     return Conclusion(
@@ -78,6 +88,7 @@ def conclude(
             np.array([sums[chip] for chip in chips], np.uint64),
             [cycle for chip in chips for cycle in retired[chip]],
         ),
+        saturations=found,
     )
 
 

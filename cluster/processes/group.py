@@ -239,7 +239,9 @@ class GroupResult:
     def part(self) -> ChipsPart:
         """What is concluded from."""
         run = self.run
-        return ChipsPart(run.entries, run.retired, run.sums, self.images, run.faults)
+        return ChipsPart(
+            run.entries, run.retired, run.sums, self.images, run.faults, run.saturations
+        )
 
 
 @dataclass(frozen=True)
@@ -377,6 +379,7 @@ class ChipGroup:
                 },
                 images=self.runner.images,
                 faults=counts,
+                saturations=self.runner.saturations,
             ),
             outputs=[describe_outputs(self.runner.artifact, chip) for chip in self.chips],
             wall_seconds=perf_counter() - began,

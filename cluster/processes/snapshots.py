@@ -1,8 +1,9 @@
 """Snapshots of a group of chips: what has changed since their images, kept outside the process.
 
 A snapshot is one file, there whole or not at all.  It holds the words that programs and host may
-have written (``Runner.touched``), the digest sums and what the launches so far gave; everything
-else a restarted process finds in its shard.  It knows files and chips, not who died.
+have written (``Runner.touched``), digest sums and saturations of the chips, and what the launches
+so far gave; everything else a restarted process finds in its shard.  It knows files and chips, not
+who died.
 
     magic | length of the head u32 | head, msgpack | words uint8, chip after chip | CRC-32
 
@@ -78,7 +79,12 @@ def take(directory: Path, group: int, runner: Runner, result: RunResult) -> int:
     """
     places = [runner.touched(chip) for chip in runner.chips]
     chips = [
-        [chip.chip_id, [int(value) for value in chip.digest_sums], rows.astype("<i8").tobytes()]
+        [
+            chip.chip_id,
+            [int(value) for value in chip.digest_sums],
+            rows.astype("<i8").tobytes(),
+            chip.saturated.tolist(),
+        ]
         for chip, rows in zip(runner.chips, places, strict=True)
     ]
     head = msgpack.packb({"result": asdict(result), "chips": chips})
@@ -137,10 +143,11 @@ def restore(directory: Path, group: int, launch: int, runner: Runner) -> RunResu
     head: dict[str, Any] = msgpack.unpackb(body[_HEAD.size : at], strict_map_key=False)
     if [entry[0] for entry in head["chips"]] != [chip.chip_id for chip in runner.chips]:
         raise SnapshotError(f"{path}: of other chips")
-    for chip, (_, sums, places) in zip(runner.chips, head["chips"], strict=True):
+    for chip, (_, sums, places, saturated) in zip(runner.chips, head["chips"], strict=True):
         rows = np.frombuffer(places, "<i8")
         words = np.frombuffer(data, np.uint8, len(rows) * LANES, at).reshape(-1, LANES)
         _rows(chip)[rows] = words
         chip.digest_sums[:] = np.array(sums, np.uint64)
+        chip.saturated = np.array(saturated, np.int64)
         at += len(rows) * LANES
     return RunResult(**head["result"])

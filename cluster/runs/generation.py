@@ -31,7 +31,7 @@ from cluster.processes import (
 from cluster.tracing import Launched
 from programs.artifact import Artifact
 from programs.decoder import ChipImages, PartitionedModel, entry_at
-from programs.running import Generation
+from programs.running import Generation, Saturations
 
 #: How long a look at the clock may take; its answer comes at the next look otherwise.
 ANSWER_SECONDS = 0.01
@@ -45,7 +45,7 @@ class GenerationResult:
     recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
     machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
     attachments and vectors.  machine: the chips as the last launch left them, empty where other
-    processes had them.
+    processes had them.  saturations: values that conversions lost, by layer and kind.
     """
 
     tokens: list[int]
@@ -67,6 +67,7 @@ class GenerationResult:
     faults: dict[str, int] = field(default_factory=dict)
     refused: tuple[int, int] = (0, 0)
     machine: tuple[Chip, ...] = ()
+    saturations: Saturations = field(default_factory=dict)
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
@@ -340,4 +341,5 @@ def _conclude(
         decode=first.decode,
         recoveries=tuple(recoveries),
         faults=first.faults,
+        saturations=whole.saturations,
     )

@@ -19,6 +19,7 @@ from cluster.processes import (
     layout_of,
 )
 from programs.artifact import Artifact, Bindings
+from programs.running import Saturations
 
 
 def cores() -> int:
@@ -31,7 +32,7 @@ class Launch:
     """digest and cycles of the launch; outputs: per chip, what it holds for the host.
 
     launch_seconds: wall time of the slowest process's launch, without start-up.  recoveries: how
-    often lost processes were replaced.  faults: as of ``GenerationResult``.
+    often lost processes were replaced.  faults, saturations: as of ``GenerationResult``.
     """
 
     digest: str
@@ -42,6 +43,7 @@ class Launch:
     wall_seconds: float
     recoveries: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    saturations: Saturations = field(default_factory=dict)
 
 
 def launch_everywhere(
@@ -87,6 +89,7 @@ def launch_everywhere(
         wall_seconds=perf_counter() - began,
         recoveries=recoveries,
         faults=parts[0].part.faults,
+        saturations=whole.saturations,
     )
 
 

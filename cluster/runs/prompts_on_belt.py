@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from cluster.runs.settings import BeltSettings
 from programs.decoder import compile_belt, partition_model
 from programs.models import Checkpoint, open_model
-from programs.running import BeltResult, run_belt
+from programs.running import BeltResult, run_belt, saturation_json, saturation_text
 
 #: What rides the belt if nobody says.
 DEFAULT_PROMPTS = ("def ", "import ", "class ", "for ")
@@ -26,6 +26,11 @@ class BeltTexts:
     texts: list[str]
     result: BeltResult
     facts: dict[str, Any]
+
+    @property
+    def saturated(self) -> str:
+        """What conversions lost, in words; empty for nothing."""
+        return saturation_text(self.result.saturations)
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -48,6 +53,7 @@ class BeltTexts:
                 "machine",
                 f"{facts['chips']} chips, {facts['pp']} stages of {facts['tp']}, in one process",
             ),
+            *([("saturated", self.saturated)] if self.saturated else []),
             ("wall time", f"{facts['wall_seconds']:.1f} s"),
         ]
 
@@ -95,6 +101,7 @@ def generate_on_belt(
         "tokens_per_second_per_user": one,
         "tokens_per_second_total": every,
         "beats": len(result.retired),
+        "saturations": saturation_json(result.saturations),
         "wall_seconds": perf_counter() - started,
     }
     return BeltTexts(texts, said, result, facts)

@@ -14,7 +14,7 @@ from cluster.processes import Placement
 from cluster.runs.launch import launch_everywhere
 from cluster.tracing import Launched, TraceRequest, trace_text
 from programs.artifact import Artifact, fault_text
-from programs.running import LOOKAHEAD
+from programs.running import LOOKAHEAD, saturation_json, saturation_text
 
 #: Outputs that people are shown.
 OUTPUTS_SHOWN = 8
@@ -41,10 +41,14 @@ def pick_entry(artifact: Artifact, entry: str | None) -> str:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A finished launch.  facts: of ``lpu run --json``; launched: for a report."""
+    """A finished launch.  facts: of ``lpu run --json``; launched: for a report.
+
+    saturated: what conversions lost, in words; empty for nothing.
+    """
 
     facts: dict[str, Any]
     launched: Launched
+    saturated: str = ""
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -61,6 +65,8 @@ class StoredRun:
             for name, described in output.items()
             if name != "chip"
         ][:OUTPUTS_SHOWN]
+        if self.saturated:
+            rows.append(("saturated", self.saturated))
         if "trace" in facts:
             rows.append(("trace", trace_text(facts["trace"])))
         return rows
@@ -88,6 +94,7 @@ def run_stored(
     except (LockstepViolation, ProgramFault) as fault:
         raise RunError(fault_text(fault, artifact)) from None
     launched = Launched(entry, result.cycles)
+    saturated = saturation_text(result.saturations)
     facts = {
         "entry": entry,
         "chips": artifact.chips,
@@ -95,11 +102,12 @@ def run_stored(
         "cycles": result.cycles,
         "predicted_cycles": result.cycles if predicted is None else predicted,
         "outputs": result.outputs,
+        "saturations": saturation_json(result.saturations),
     }
     if tracing is not None:
         tell("writing the trace ...")
         facts["trace"] = tracing.write(artifact, [launched]).summary()
-    return StoredRun(facts, launched)
+    return StoredRun(facts, launched, saturated)
 
 
 def _values(described: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from programs.artifact import Artifact, load
 from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, chat_prompt, open_model
-from programs.running import Generation
+from programs.running import Generation, saturation_json, saturation_text
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Generated:
     def virtual_seconds(self) -> float:
         """Time of the modelled machine, the prompt and host transfers (estimated) included."""
         return self.result.virtual_seconds
+
+    @property
+    def saturated(self) -> str:
+        """What conversions lost, in words: kinds, counts, the first layer; empty for nothing."""
+        return saturation_text(self.result.saturations)
 
     @property
     def chips(self) -> tuple[Chip, ...]:
@@ -202,6 +207,8 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
         ("machine", f"{result.chips} chips, {_processes(result.actors)}, {done.settings.sync}"),
         ("digest", result.digest),
     ]
+    if result.saturations:
+        facts.append(("saturated", saturation_text(result.saturations)))
     if result.recoveries:
         facts.append(("lost processes", f"{len(result.recoveries)} times replaced"))
     if result.faults:
@@ -236,6 +243,7 @@ def generation_json(done: Generated) -> dict[str, Any]:
         "recovery_seconds": [recovery.seconds for recovery in result.recoveries],
         "refused": dict(zip(("attachments", "vectors"), result.refused, strict=True)),
         "faults": result.faults or None,
+        "saturations": saturation_json(result.saturations),
         "nodes": done.nodes or None,
         **({} if done.trace is None else {"trace": done.trace}),
     }

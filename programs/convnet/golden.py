@@ -49,7 +49,7 @@ def layer_sums(layer: ConvLayer, source: I8, zero: int, weights: I8) -> NDArray[
 
 def finish_layer(layer: ConvLayer, y: F32) -> I8:
     """int8 of y, then the maximum over windows if the layer asks for it."""
-    q = np.clip(numerics.to_i32(y), -128, 127).astype(np.int8)
+    q = numerics.to_i8(numerics.to_i32(y))
     if not layer.pooled:
         return q
     pad = ((POOL_PAD, POOL_PAD), (POOL_PAD, POOL_PAD), (0, 0))

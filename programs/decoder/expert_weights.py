@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.lanes import LANES, Axis, Layout
+from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import Checkpoint
 
-__all__ = ["router_columns", "router_parts", "router_values", "side_by_side"]
+__all__ = ["fp16_weights", "router_columns", "router_parts", "router_values", "side_by_side"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -59,8 +59,18 @@ def router_columns(layout: Layout, dtype: str) -> int:
     return layout.x_tiles * layout.experts * router_parts(dtype) * COLUMNS
 
 
+def fp16_weights(weights: F64, name: str) -> NDArray[np.uint16]:
+    """The bits of a tensor's weights rounded to fp16; PartitionError where one is beyond it."""
+    peak, most = float(np.abs(weights).max(initial=0.0)), float(np.finfo(np.float16).max)
+    if peak > most:
+        raise PartitionError(
+            f"tensor {name!r} needs {peak:.6g}, beyond fp16's {most:g}; use --dtype int8"
+        )
+    return weights.astype(np.float16).view(np.uint16)
+
+
 def router_values(
-    weights: F64, k_axis: Axis, dtype: str, constant: float
+    weights: F64, k_axis: Axis, dtype: str, constant: float, name: str
 ) -> tuple[NDArray[Any], F32 | None]:
     """A router's weights [experts, hidden] (gain folded) as (values, scale) of a ``Matrix``.
 
@@ -79,8 +89,7 @@ def router_values(
         both = np.concatenate([step, step / FINE_STEPS]) * constant
         scale = np.repeat(both.astype(np.float32)[:, None], LANES, axis=1)
     else:
-        limit = float(np.finfo(np.float16).max)
-        columns = np.clip(weights, -limit, limit).astype(np.float16).view(np.uint16)
+        columns = fp16_weights(weights, name)
     values = np.zeros((len(k_axis), len(columns), COLUMNS, LANES), columns.dtype)
     values[tile, :, :, lane] = columns.T[rows][:, :, None]
     return values, scale

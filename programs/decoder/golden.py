@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip import numerics
+from chip.saturation import Tally
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel
 from programs.decoder.stages import part_tiles
@@ -32,6 +33,8 @@ F64 = NDArray[np.float64]
 Bits = NDArray[np.uint16]
 
 LANES = 320
+#: A chip makes activations for both of its hemispheres, each by conversions of its own.
+SIDES = 2
 RANGE = np.float32(16256.0)
 INVERSE_RANGE = np.float32(1.0 / 16256.0)
 SLACK = np.float32(1.0 + 2.0**-7)
@@ -157,6 +160,8 @@ class GoldenDecoder:
     def __init__(self, model: PartitionedModel) -> None:
         self._model = model
         self._layout = layout = model.layout
+        self.tally = Tally()
+        """What conversions saturated, by layer, as often as the chips do them."""
         self._int8 = model.dtype == "int8"
         self._chips = [_Chip(model.chip(number), layout) for number in range(layout.tp)]
         lanes = np.arange(LANES)
@@ -189,23 +194,30 @@ class GoldenDecoder:
         """
         if not 0 <= position < context_bucket or context_bucket < 3:
             raise ValueError(f"position {position} is outside a context of {context_bucket}")
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        ignored = np.errstate(over="ignore", under="ignore", invalid="ignore")
+        with ignored, self.tally.counting():
             return self._step(token, position, context_bucket)
 
     def _step(self, token: int, position: int, bucket: int) -> F32:
         rope = self._model.rope_rows(position)
         x = self._model.embedding(token)
+        chips = self._layout.tp
         for number in range(self._layout.layers):
+            self.tally.at(str(number), chips)
             normed = self._norm(x)
+            self.tally.at(str(number))
             x = x + _tree(
                 [self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips]
             )
-            normed = self._norm(x)
             parts = self._model.split.get(number, 1)
+            self.tally.at(str(number), chips * parts)
+            normed = self._norm(x)
+            self.tally.at(str(number))
             for part in range(parts):  # all of the same normed x
                 tiles = part_tiles(self._layout.ffn_tiles, part, parts)
                 own = slice(tiles.start, tiles.stop)
                 x = x + _tree([self._feed_forward(c, number, normed, own) for c in self._chips])
+        self.tally.at("head", chips)
         normed = self._norm(x)
         width = self._layout.vocab_width
         logits = [
@@ -219,13 +231,13 @@ class GoldenDecoder:
         mean = _square_sum(x) * self._model.inv_h
         r = _rsqrt(mean + self._model.eps)
         if not self._int8:
-            return _Activation(bits=numerics.to_f16_bits(x * r))
+            return _Activation(bits=numerics.to_f16_bits(x * r, SIDES))
         return _quantise(x, r * self._model.quant_gain, None)
 
     def _dynamic(self, x: F32) -> _Activation:
         """Make tiles without a norm ready for a matmul."""
         if not self._int8:
-            return _Activation(bits=numerics.to_f16_bits(x))
+            return _Activation(bits=numerics.to_f16_bits(x, SIDES))
         total = _square_sum(x) * SLACK + TINY
         r = _rsqrt(total)
         return _quantise(x, r * RANGE, (total * r) * INVERSE_RANGE)
@@ -366,8 +378,8 @@ def _quantise(x: F32, inv: np.float32, scale: np.float32 | None) -> _Activation:
     """Return the two int8 digits of `x` inv, a number of up to 15 bits."""
     q = numerics.to_i32(x * inv)
     high = (q + np.int32(64)) >> 7
-    hi, lo = (np.clip(digit, -128, 127).astype(np.float32) for digit in (high, q - (high << 7)))
-    return _Activation(hi=hi, lo=lo, scale=scale)
+    hi = numerics.to_i8(high, SIDES).astype(np.float32)
+    return _Activation(hi=hi, lo=(q - (high << 7)).astype(np.float32), scale=scale)
 
 
 def _tree(parts: list[Any]) -> F32:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.expert_weights import router_values, side_by_side
+from programs.decoder.expert_weights import fp16_weights, router_values, side_by_side
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import Checkpoint, ModelConfig, ffn_names, inverse_frequencies, sin_cos
 
@@ -41,7 +41,6 @@ QUANT_RANGE = 16256
 """A quantised activation is 128 hi + lo with |hi| <= 127: 128 * 127."""
 SLACK = 1.0 + 2.0**-7
 """Room for the rounding of a sum of squares."""
-F16_MAX = 65504.0
 F16_ONE = np.uint16(0x3C00)
 
 
@@ -274,10 +273,11 @@ def _router(
     """Return the router of a layer's experts, if there are several."""
     if layout.experts == 1:
         return None
-    weights = checkpoint.tensor(f"{prefix}.block_sparse_moe.gate.weight").astype(np.float64)
+    name = f"{prefix}.block_sparse_moe.gate.weight"
+    weights = checkpoint.tensor(name).astype(np.float64)
     weights *= _gain(checkpoint, norm)
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
-    return Matrix(*router_values(weights, layout.x_axis(), dtype, constant))
+    return Matrix(*router_values(weights, layout.x_axis(), dtype, constant, name))
 
 
 def _build(
@@ -328,7 +328,7 @@ def _build(
             placed: NDArray[Any] = np.rint(weights / divisor[:, None]).astype(np.int8)
             scales[block, column] = scale * constant
         else:
-            placed = np.clip(weights, -F16_MAX, F16_MAX).astype(np.float16).view(np.uint16)
+            placed = fp16_weights(weights, names[0])
         # separate index arrays put the lane axis first: [lanes used, columns used]
         values[tile[:, None], block, column[None, :], lane[:, None]] = placed.T
     return Matrix(values, scales if int8 else None)
@@ -387,7 +387,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         deviation = layout.hidden_size**-0.5
         rows = (random.random((layout.experts, layout.hidden_size)) - 0.5) * deviation
         constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
-        return Matrix(*router_values(rows, x, dtype, constant))
+        return Matrix(*router_values(rows, x, dtype, constant, "router"))
 
     layers = [
         LayerWeights(

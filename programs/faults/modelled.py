@@ -376,7 +376,10 @@ class ModelledFaults:
         memory = [chip.sram.reshape(-1, LANES) for chip in chips]
         words = [chip[row] for chip, row in zip(memory, rows, strict=True)]
         sums = [chip.digest_sums.copy() for chip in chips]
+        saturated = [chip.saturated.copy() for chip in chips]
         once()
+        for chip, counts in zip(chips, saturated, strict=True):
+            chip.saturated = counts
         for chip, flat, row, word, sum_ in zip(chips, memory, rows, words, sums, strict=True):
             flat[row] = POISON
             flat[row] = word

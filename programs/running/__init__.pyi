@@ -1,5 +1,13 @@
 from .belt import BeltResult, run_belt
 from .runner import Generation, Runner, RunResult, generate
+from .saturation import (
+    Saturations,
+    joined_saturations,
+    saturation_json,
+    saturation_text,
+    saturation_totals,
+    saturations_of,
+)
 from .session import LpuSession
 from .stepping import (
     BARRIER,
@@ -24,9 +32,15 @@ __all__ = [
     "LpuSession",
     "RunResult",
     "Runner",
+    "Saturations",
     "StuckError",
     "generate",
+    "joined_saturations",
     "run_belt",
+    "saturation_json",
+    "saturation_text",
+    "saturation_totals",
+    "saturations_of",
     "step_lookahead",
     "step_windows",
     "window_cycles",

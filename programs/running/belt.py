@@ -15,6 +15,7 @@ import numpy as np
 from programs.artifact import Artifact, decoder_of
 from programs.decoder import Host, PartitionedModel, belt_entry, pick_token
 from programs.running.runner import Runner
+from programs.running.saturation import Saturations
 from programs.running.stepping import LOOKAHEAD
 
 
@@ -22,12 +23,15 @@ from programs.running.stepping import LOOKAHEAD
 class BeltResult:
     """tokens[q]: new tokens of each sequence; retired: the cycles of each beat, of all chips;
     interval_cycles: between two tokens of the belt; latency_cycles: of one token, in to out.
+
+    saturations: of all beats, those before a stage's sequence comes to it included.
     """
 
     tokens: list[list[int]]
     retired: list[int]
     interval_cycles: int
     latency_cycles: int
+    saturations: Saturations
 
     def tokens_per_second(self, clock_hz: int, sequences: int) -> tuple[float, float]:
         """(per sequence, of all that run), in steady state of ``sequences`` places and without the
@@ -81,4 +85,4 @@ def run_belt(
         fed[sequence].append(pick_token(logits, 0.0, 0, 0))
     tokens = [own[len(p) :][:new_tokens] for own, p in zip(fed, prompts, strict=True)]
     interval = artifact.predicted_cycles[belt_entry(context, 0)]
-    return BeltResult(tokens, retired, interval, interval * stages)
+    return BeltResult(tokens, retired, interval, interval * stages, runner.saturations)

@@ -22,6 +22,7 @@ from interconnect.wiring import wire
 from programs.artifact import Artifact, Bindings
 from programs.decoder import Host, pick_token
 from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
+from programs.running.saturation import Saturations, saturations_of
 from programs.running.stepping import (
     BARRIER,
     LOOKAHEAD,
@@ -59,7 +60,8 @@ class RunResult:
 
     entries: the entry point of each launch; decode: the launches that gave a token;
     retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
-    faults: what ``programs.faults.modelled`` counted, empty without a plan.
+    faults: what ``programs.faults.modelled`` counted, empty without a plan.  saturations: of its
+    chips.
     """
 
     tokens: list[int]
@@ -69,6 +71,7 @@ class RunResult:
     sums: dict[int, tuple[int, int]]
     io_seconds: float
     faults: dict[str, int] = field(default_factory=dict)
+    saturations: Saturations = field(default_factory=dict)
 
     def cut(self, position: int) -> RunResult:
         """What the launches before ``position`` gave, to go on from with another prompt.
@@ -299,7 +302,13 @@ class Runner:
         for chip in self.chips:
             low, high = (int(value) for value in chip.digest_sums)
             result.sums[chip.chip_id] = (low, high)
+        result.saturations = self.saturations
         return result
+
+    @property
+    def saturations(self) -> Saturations:
+        """What own chips' conversions lost in all launches so far, by layer and kind."""
+        return saturations_of(self.artifact, self.chips)
 
     def _pick(self, job: Generation, step: int) -> int:
         own = {chip.chip_id: self.host.read_logits(chip) for chip in self.chips}

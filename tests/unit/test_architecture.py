@@ -38,7 +38,7 @@ VAGUE = ("util", "helper", "manager", "misc", "common")
 #: itself, and, where it stands beside others, not from those.  A room is a folder or a lone file.
 FLOORS: dict[str, list[set[str]]] = {
     "chip": [
-        {"errors", "toml_files"},
+        {"errors", "saturation", "toml_files"},
         {"isa", "numerics"},
         {"opcodes", "spec"},
         {"digest", "ecc", "faults", "jit", "program"},

@@ -31,6 +31,7 @@ PROGRAMS = int(os.environ.get("LPU_PROPERTY_PROGRAMS", "500"))
 CHUNK = 50
 SPEC = ChipSpec()
 CHIP = 5
+Ran = tuple[int, tuple[int, int], tuple[int, int, int]]
 
 
 class Pair:
@@ -50,17 +51,18 @@ class Pair:
             sram[:, bank : bank + WORDS] = words[:, 1]
             sram[:, bank - 16 : bank] = 0  # in reach of a mutant
 
-    def run_reference(self, p: Program, launch: int) -> tuple[int, tuple[int, int]] | ProgramFault:
-        """(cycles, digest sums), or the fault."""
+    def run_reference(self, p: Program, launch: int) -> Ran | ProgramFault:
+        """(cycles, digest sums, lanes that conversions lost by kind), or the fault."""
         try:
             result = self.reference.run(p, launch)
         except ProgramFault as fault:
             return fault
-        return result.cycles, result.digest_sums
+        return result.cycles, result.digest_sums, result.saturated
 
-    def run_engine(self, p: Program, launch: int) -> tuple[int, tuple[int, int]] | ProgramFault:
-        """As the reference; the digest sums are this launch's alone."""
+    def run_engine(self, p: Program, launch: int) -> Ran | ProgramFault:
+        """As the reference; the digest sums and counts are this launch's alone."""
         self.engine.digest_sums[:] = 0
+        self.engine.saturated[:] = 0
         self.rings.clear()
         try:
             self.engine.begin(link(p, self.spec), launch)
@@ -69,7 +71,8 @@ class Pair:
             return fault
         assert status == Status.DONE
         first, second = (int(s) for s in self.engine.digest_sums)
-        return self.engine.retired_cycles, (first, second)
+        fp16, int32, int8 = (int(n) for n in self.engine.saturated.sum(axis=0))
+        return self.engine.retired_cycles, (first, second), (fp16, int32, int8)
 
     def assert_same_words(self, seed: int) -> None:
         for bank in (0, self.spec.words_per_bank):

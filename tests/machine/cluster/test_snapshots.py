@@ -23,6 +23,7 @@ def runner(*numbers: int, seed: int = 0) -> Any:
             chip_id=number,
             sram=rng.integers(0, 256, (2, 20, 320), np.uint8),
             digest_sums=rng.integers(0, 2**63, 2).astype(np.uint64),
+            saturated=rng.integers(0, 2**40, (number, 3)),
         )
         for number in numbers
     ]
@@ -33,7 +34,7 @@ def result(entries: int) -> RunResult:
     return RunResult([7] * entries, ["decode-64"] * entries, [0], {3: [9]}, {}, 0.5)
 
 
-def test_only_the_touched_words_and_the_sums_come_back(tmp_path: Path) -> None:
+def test_only_the_touched_words_the_sums_and_the_counts_come_back(tmp_path: Path) -> None:
     before, after = runner(3, 4, seed=1), runner(3, 4, seed=2)
     kept = [chip.sram.copy() for chip in after.chips]
     size = take(tmp_path, 0, before, result(5))
@@ -44,6 +45,7 @@ def test_only_the_touched_words_and_the_sums_come_back(tmp_path: Path) -> None:
         rows, words, untouched = (a.reshape(40, 320) for a in (old.sram, new.sram, own))
         assert (words[1::2] == rows[1::2]).all() and (words[::2] == untouched[::2]).all()
         assert new.digest_sums.tolist() == old.digest_sums.tolist()
+        assert new.saturated.tolist() == old.saturated.tolist()
 
 
 @pytest.mark.parametrize("others", [(3,), (4, 3), (3, 5), (3, 4, 5)])

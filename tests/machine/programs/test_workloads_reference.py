@@ -78,6 +78,7 @@ def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
     engine.run()
     assert result.cycles == engine.retired_cycles == program.cycles
     assert list(result.digest_sums) == [int(value) for value in engine.digest_sums]
+    assert list(result.saturated) == engine.saturated.sum(axis=0).tolist()
     assert np.array_equal(reference.sram, engine.sram)
 
 
@@ -95,4 +96,5 @@ def test_reference_and_engine_agree(kind: str) -> None:
     engine.run()
     assert result.cycles == engine.retired_cycles == program.cycles
     assert list(result.digest_sums) == [int(value) for value in engine.digest_sums]
+    assert list(result.saturated) == engine.saturated.sum(axis=0).tolist()
     assert np.array_equal(reference.sram, engine.sram)

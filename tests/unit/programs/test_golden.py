@@ -281,17 +281,21 @@ def test_impossible_layouts_are_one_line() -> None:
     broken = Checkpoint(config, _BrokenHead(checkpoint))
     with pytest.raises(PartitionError, match=r"'lm_head\.weight' holds a NaN or infinity"):
         partition_model(broken, 1).chip(0)
+    loud = Checkpoint(config, _BrokenHead(checkpoint, 1e7))
+    with pytest.raises(PartitionError, match=r"'lm_head\.weight' needs .* beyond fp16's 65504"):
+        partition_model(loud, 1, "fp16").chip(0)
+    partition_model(loud, 1, "int8").chip(0)
 
 
 class _BrokenHead:
-    """A model's tensors, but for an output head that is all NaN."""
+    """A model's tensors, but for an output head times ``factor``, all NaN for a NaN."""
 
-    def __init__(self, whole: Checkpoint) -> None:
-        self._whole = whole
+    def __init__(self, whole: Checkpoint, factor: float = np.nan) -> None:
+        self._whole, self._factor = whole, factor
 
     def read(
         self, name: str, rows: NDArray[np.int64] | None, columns: NDArray[np.int64] | None
     ) -> NDArray[np.float32]:
         """Read as the whole model does."""
         values = self._whole.source.read(name, rows, columns)
-        return values * np.float32(np.nan) if name == "lm_head.weight" else values
+        return values * np.float32(self._factor) if name == "lm_head.weight" else values

@@ -1,0 +1,162 @@
+"""What conversions lose is counted: chips as the golden model, layer by layer, in both modes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chip.saturation import FP16, INT8, KINDS, Tally
+from chip.spec import ChipSpec
+from programs.convnet import compile_network, golden_network, mlp, random_input, randomise
+from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
+from programs.decoder.stages import ATTENTION, FFN, Block, Stage, split_layers
+from programs.encoder import (
+    EncoderShape,
+    compile_encoder,
+    golden_encoder,
+    random_layers,
+    random_tokens,
+)
+from programs.models import Checkpoint, ModelConfig, random_checkpoint
+from programs.models.tensors import TensorSource
+from programs.running import (
+    BARRIER,
+    LOOKAHEAD,
+    Runner,
+    Saturations,
+)
+
+F32 = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+SPEC = ChipSpec()
+CONTEXT = 64
+TOKENS = (3, 41, 59)
+GROUPED = ModelConfig(100, 2, 8, 2, 24, 130, 331)
+WIDE = ModelConfig(700, 2, 4, 4, 40, 900, 97, head_norms=True)
+EXPERTS = ModelConfig(100, 2, 4, 2, 24, 700, 331, experts=8, experts_per_token=2)
+
+
+class Loud:
+    """A model's tensors, those of which ``factors`` names the end times a factor.
+
+    A pair (channel, value) for the embedding instead: every token has ``value`` in ``channel``.
+    """
+
+    def __init__(self, source: TensorSource, factors: dict[str, float], value: float) -> None:
+        self._source, self._factors, self._value = source, factors, value
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        values = self._source.read(name, rows, columns)
+        for end, factor in self._factors.items():
+            if name.endswith(end):
+                values = values * np.float32(factor)
+        if name.endswith("embed_tokens.weight") and columns is None and self._value:
+            values = values.copy()
+            values[:, 7] = self._value
+        return values
+
+
+def loud(config: ModelConfig, value: float = 0.0, **factors: float) -> Checkpoint:
+    ends = {f"{name}.weight": factor for name, factor in factors.items()}
+    return Checkpoint(config, Loud(random_checkpoint(config, 0).source, ends, value))
+
+
+def counted(
+    checkpoint: Checkpoint,
+    tp: int,
+    dtype: str,
+    pp: int = 1,
+    sync: str = LOOKAHEAD,
+    stages: list[Stage] | None = None,
+) -> tuple[Saturations, Saturations]:
+    """What the chips and what the golden model count over a few tokens, all logits read."""
+    model = partition_model(checkpoint, tp, dtype)
+    model = replace(model, split=split_layers(stages or []))
+    artifact = compile_decoder(model, SPEC, CONTEXT, pp=pp, stages=stages)
+    runner, golden = Runner.alone(artifact, Host(artifact, model)), GoldenDecoder(model)
+    for position, token in enumerate(TOKENS):
+        for chip in runner.chips:
+            runner.host.prepare(chip, token, position)
+        runner.launch(f"decode-{CONTEXT}", position, sync)
+        golden.step(token, position, CONTEXT)
+    wanted = {
+        place: {kind: n for kind, n in zip(KINDS, counts.tolist(), strict=True) if n}
+        for place, counts in golden.tally.counts.items()
+    }
+    return runner.saturations, wanted
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize(
+    ("config", "tp", "pp"), [(GROUPED, 1, 1), (GROUPED, 2, 2), (WIDE, 2, 1), (EXPERTS, 1, 1)]
+)
+def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> None:
+    """A channel of the embedding at 1e5, ten times that and more: chips as the golden model."""
+    found, wanted = counted(loud(config, 1e5), tp, dtype, pp)
+    assert found == wanted
+    found, wanted = counted(loud(config, 3e9, down_proj=1e5), tp, dtype, pp)
+    assert found == wanted and found, "so much saturates in any scheme"
+    assert list(found) == ["0", "1", "head"]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize(("config", "tp"), [(GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2)])
+def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
+    """Queries, keys, values and the inputs of O and down beyond fp16."""
+    factors = dict.fromkeys(("q_proj", "k_proj", "v_proj", "up_proj", "w3"), 1e5)
+    found, wanted = counted(loud(config, **factors), tp, dtype)
+    assert found == wanted and found["0"]["fp16"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+def test_a_layer_on_two_stages(dtype: str) -> None:
+    """Every part of an FFN norms the same x again; all of it is of the one layer."""
+    config = ModelConfig(100, 2, 4, 2, 24, 1500, 331)
+    stages = [
+        Stage(
+            (Block(ATTENTION, 0), Block(FFN, 0), Block(ATTENTION, 1), Block(FFN, 1, 0, 3)), False
+        ),
+        Stage((Block(FFN, 1, 1, 3), Block(FFN, 1, 2, 3)), True),
+    ]
+    model = loud(config, 1e5, up_proj=1e5, v_proj=1e5)
+    found, wanted = counted(model, 2, dtype, stages=stages)
+    assert found == wanted and list(found) == ["0", "1", "head"]
+
+
+def test_ordinary_activations_lose_nothing() -> None:
+    for dtype in ("int8", "fp16"):
+        assert counted(loud(GROUPED), 2, dtype) == ({}, {})
+
+
+def test_barriers_count_as_lookahead() -> None:
+    loud_model = loud(GROUPED, 3e9)
+    assert counted(loud_model, 2, "fp16", 2, BARRIER)[0] == counted(loud_model, 2, "fp16", 2)[0]
+
+
+def test_other_golden_models_count_each_value_once() -> None:
+    """Their chips convert it for one hemisphere or for both; no lane is padding here."""
+    shape = EncoderShape(1, 320, 20, 320, 16)
+    layers = random_layers(shape, 0)
+    for layer in layers:
+        layer.vectors["up_bias"][:] = 1e6
+    x = random_tokens(shape, 0)
+    artifact = compile_encoder(shape, SPEC, 1, layers, x)
+    network = mlp(2, (40, 30, 20))
+    image = random_input(network, 0)
+    randomise(network, image, 0)
+    for made, golden, kind in (
+        (artifact, lambda: golden_encoder(shape, layers, x), FP16),
+        (compile_network(network, SPEC, image), lambda: golden_network(network, image), INT8),
+    ):
+        runner, tally = Runner.alone(made), Tally()
+        runner.launch(next(iter(made.programs)), 0, LOOKAHEAD)
+        with tally.counting():
+            golden()
+        counts = runner.chips[0].saturated.sum(axis=0)
+        once = int(tally.counts[""][kind])
+        assert 0 < once <= counts[kind] <= 2 * once
+        assert np.count_nonzero(counts) == np.count_nonzero(tally.counts[""]) == 1
