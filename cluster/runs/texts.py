@@ -35,9 +35,10 @@ from programs.running import Generation, saturation_json, saturation_text
 class Generated:
     """A finished text.
 
-    directory: of the model's checkpoint.  artifact: what ran; it has its memory images if they were
-    asked for.  prompt: token ids.  launches: all of them, prompt included.  nodes: those in use in
-    the end, empty where none was lost.  trace: figures of the trace, None without one.
+    directory: of the model's checkpoint, or its GGUF file.  artifact: what ran; it has its memory
+    images if they were asked for.  prompt: token ids.  launches: all of them, prompt included.
+    nodes: those in use in the end, empty where none was lost.  trace: figures of the trace, None
+    without one.
     """
 
     settings: GenerateSettings

@@ -2,7 +2,15 @@ from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels
 from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
-from .lookup import ModelSource, Need, architecture, config_of, find_model, open_model
+from .lookup import (
+    ModelSource,
+    Need,
+    architecture,
+    config_of,
+    find_model,
+    open_model,
+    packaged_model,
+)
 from .rope import inverse_frequencies, sin_cos
 from .tensors import CheckpointError, read_json
 
@@ -28,6 +36,7 @@ __all__ = [
     "load_checkpoint",
     "missing_kernels",
     "open_model",
+    "packaged_model",
     "random_checkpoint",
     "read_config",
     "read_json",

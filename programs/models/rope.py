@@ -12,7 +12,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models.checkpoint import ModelConfig
+from programs.models.config import ModelConfig
 
 __all__ = ["inverse_frequencies", "sin_cos"]
 

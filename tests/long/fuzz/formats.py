@@ -47,6 +47,7 @@ from programs.models import (
 )
 from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.tensors import CheckpointError
+from tests.gguf_files import damage_gguf, read_all, write_sample
 
 from .mutation import damage_bytes, damage_json, damage_toml, damage_value
 
@@ -208,6 +209,13 @@ def _read_tokenizer(data: bytes, directory: Path) -> None:
     (home / "tokenizer.json").write_bytes(data)
     tokenizer = load_checkpoint(home).tokenizer
     tokenizer.decode(tokenizer.encode("def f(x):").ids)
+
+
+def _gguf_files(directory: Path) -> list[bytes]:
+    paths = [directory / f"sample-{kind}.gguf" for kind in ("gpt2", "llama")]
+    for path in paths:
+        write_sample(path, path.stem.removeprefix("sample-"))
+    return [path.read_bytes() for path in paths]
 
 
 def _chats(_: Path) -> list[bytes]:
@@ -401,6 +409,7 @@ FORMATS: dict[str, Format] = {
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
+    "gguf": Format(_gguf_files, damage_gguf, read_all, (CheckpointError,), 5000),
     "tokenizer-config": Format(_chats, damage_json, _read_chat, (CheckpointError,)),
     "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
     "chip-toml": Format(

