@@ -237,7 +237,7 @@ class _Header:
 
 
 @dataclass(frozen=True)
-class Part:
+class GgufPart:
     """What a tensor is in the file: ``stored``, or one expert of it, by another order of rows."""
 
     stored: str
@@ -251,7 +251,7 @@ class Part:
 class GgufSource:
     """Tensors of a GGUF file by the product's own names, mapped at first use."""
 
-    def __init__(self, file: GgufFile, parts: Mapping[str, Part]) -> None:
+    def __init__(self, file: GgufFile, parts: Mapping[str, GgufPart]) -> None:
         self.file = file
         self._parts = parts
         self._map: NDArray[np.uint8] | None = None
@@ -342,18 +342,18 @@ def name_gguf_tensors(file: GgufFile, config: ModelConfig, family: str) -> GgufS
     return GgufSource(file, parts)
 
 
-def _part(name: str, config: ModelConfig, family: str) -> Part:
+def _part(name: str, config: ModelConfig, family: str) -> GgufPart:
     """What the tensor that is called ``name`` here is in a file."""
     one_more = config.unit_gain and name.endswith("norm.weight")
     if name in OUTSIDE:
-        return Part(OUTSIDE[name], one_more=one_more)
+        return GgufPart(OUTSIDE[name], one_more=one_more)
     _, _, layer, rest = name.removesuffix(".weight").split(".", 3)
     if ".experts." in rest:
         _, _, expert, matrix = rest.split(".")
-        return Part(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
+        return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
     inner = IN_LAYER[rest]
     interleaved = family == "llama" and inner in ROWS_INTERLEAVED
-    return Part(
+    return GgufPart(
         f"blk.{layer}.{inner}.weight",
         head_dim=config.head_dim if interleaved else 0,
         one_more=one_more,

@@ -231,7 +231,7 @@ def whole(artifact: Artifact, launches: list[Launched]) -> TracePlan:
 @settings(max_examples=40, deadline=None)
 @given(most=st.integers(60, 40_000))
 def test_too_many_events_are_refused_with_a_window_that_fits(whole: TracePlan, most: int) -> None:
-    with pytest.raises(InputError, match=r"45,\d\d\d events, and") as refused:
+    with pytest.raises(InputError, match=r"50,\d\d\d events, and") as refused:
         whole.check_size(most)
     match = re.search(r"--trace-window (\d+):(\d+) would fit", str(refused.value))
     if match is None:

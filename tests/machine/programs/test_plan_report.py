@@ -53,7 +53,7 @@ def places_of(plan: Plan, stage: int) -> dict[str, set[Word]]:
     """The words whose last Write ends a step of the critical path."""
     p, layout = plan.pipeline.code[stage].places, plan.layout
     digits = (*p.act.first, *p.act.second)
-    most = max(layout.x_tiles, layout.q_tiles, layout.ffn_tiles)
+    most = max(layout.x_tiles, layout.q_tiles, layout.ffn_tiles) * (1 if p.dtype == "int8" else 2)
     return {
         "activations": {w for place in digits for w in words(place, most)},
         "product": words(p.results, layout.q_tiles + 2 * layout.kv_tiles)
@@ -149,20 +149,20 @@ def test_every_phase_is_what_the_instructions_take(config: ModelConfig, dtype: s
 
 
 def test_the_bottleneck_is_the_longest_phase() -> None:
-    """FULL in int8: 3,420 cycles of 8,381 are in its four all-reduces, 41 of a hundred."""
+    """FULL in int8: 3,420 cycles of 8,570 are in its four all-reduces, 40 of a hundred."""
     plan = planned(FULL, "int8")
     phases = counted(plan)
     assert max(phases, key=lambda name: phases[name]) == "c2c"
-    assert (phases["c2c"], plan.cycles) == (4 * 855, 8381)
+    assert (phases["c2c"], plan.cycles) == (4 * 855, 8570)
     assert report_plan(plan).bottleneck == (
-        "all-reduces between the chips of a stage: 41% of a token's cycles; faster links, or "
+        "all-reduces between the chips of a stage: 40% of a token's cycles; faster links, or "
         "fewer chips per stage would move it"
     )
     near = compile_plan("small", FULL, replace(SPEC, hop_cycles=232), context=64, chips=4, tp=2)
     phases = counted(near)
-    assert (phases["c2c"], phases["vxm"]) == (4 * (855 - 650 + 232), 1780)
+    assert (phases["c2c"], phases["vxm"]) == (4 * (855 - 650 + 232), 1969)
     assert report_plan(near).bottleneck == (
-        f"norms, gates, quantisation and sums: {1780 / near.cycles:.0%} of a token's cycles; fewer "
+        f"norms, gates, quantisation and sums: {1969 / near.cycles:.0%} of a token's cycles; fewer "
         "layers, or faster ALUs would move it"
     )
 
@@ -222,7 +222,7 @@ def test_memory_is_the_words_that_are_touched(config: ModelConfig, dtype: str) -
     rest = 320 * len(every - (loaded - tables) - caches)
     # a slice's words below the highest of its quad or pair are taken, though nobody touches them
     slack = found["activations_and_tables"] - rest
-    assert 0 <= slack <= (0.01 if config == FULL else 0.08) * found["activations_and_tables"]
+    assert 0 <= slack <= (0.02 if config == FULL else 0.08) * found["activations_and_tables"]
     assert found["free"] == 88 * 2 * 4096 * 320 - 9 * 2 * 4096 * 320 - sum(
         found[name] for name in ("weights", "kv_cache", "activations_and_tables")
     )

@@ -146,6 +146,7 @@ def generated(**changed: Any) -> Any:
         "first_token_seconds": 1.75,
         "recoveries": (),
         "faults": None,
+        "saturations": {},
     }
     outer: dict[str, Any] = {
         "artifact": SimpleNamespace(spec=SimpleNamespace(clock_hz=1.2e9)),
@@ -226,7 +227,7 @@ def test_texts_on_the_belt(exact: bool, said: str) -> None:
         "tp": 2,
         "wall_seconds": 1.26,
     }
-    texts: Any = SimpleNamespace(facts=facts, prompts=["a", "b"], texts=["x\n", "y"])
+    texts: Any = SimpleNamespace(facts=facts, prompts=["a", "b"], texts=["x\n", "y"], saturated="")
     rows = BeltTexts.rows.fget(texts)  # type: ignore[attr-defined]
     assert rows == [
         ("'a'", "'x\\n'"),
