@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (directory / name).write_text(text, encoding="utf-8")
         for name, text in re.findall(r"```toml\n# (\S+)\n(.*?)```", path.read_text("utf-8"), re.S):
             (directory / name).write_text(text, encoding="utf-8")
+    shutil.copytree(OWN["DIR"], directory / "chatty")
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (directory / "chatty" / "chat_template.jinja").write_text(template, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         assert run(["compile", "-o", "model.lpu"]) == 0
@@ -128,6 +133,9 @@ def test_command_runs(
     monkeypatch.setenv("COLUMNS", "200")
     # Another process may run a command with the documents' port at the same time.
     own = {**OWN, "9464": str(free_ports(1)[0])}
+    if "chat" in command:  # the shipped models have no template
+        own["DIR"] = "chatty"
+        monkeypatch.setattr("sys.stdin", io.StringIO("x = \n"))
     words = [own.get(word, word) for word in shlex.split(command)]
     assert words[0] == "lpu", "a command of another program: mark its block as not run, with why"
     assert run(words[1:]) == 0
