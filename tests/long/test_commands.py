@@ -135,7 +135,7 @@ def test_command_runs(
     own = {**OWN, "9464": str(free_ports(1)[0])}
     if "chat" in command:  # the shipped models have no template
         own["DIR"] = "chatty"
-        monkeypatch.setattr("sys.stdin", io.StringIO("x = \n"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"x = \n")))
     words = [own.get(word, word) for word in shlex.split(command)]
     assert words[0] == "lpu", "a command of another program: mark its block as not run, with why"
     assert run(words[1:]) == 0
