@@ -110,6 +110,13 @@ def test_a_byte_goes_to_the_first_word_of_the_first_slice() -> None:
     assert chip.sram[0, 0].tolist() == [7] * 320
 
 
+def test_a_queue_that_is_never_released_is_named() -> None:
+    """By the linker; the checker, which finds it first, is not asked here."""
+    with pytest.raises(ProgramFault, match="SYNC is never released") as caught:
+        link(program([{"cycle": 4, "queue": 5, "op": Op.SYNC}]), SPEC)
+    assert caught.value.queue == 5
+
+
 def test_self_accumulates_every_third_cycle() -> None:
     chip = Chip(SPEC, 0)
     chip.sram[0, 0:4] = RNG.integers(0, 256, (4, 320), np.uint8)

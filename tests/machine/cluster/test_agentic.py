@@ -26,7 +26,14 @@ from cluster.experiments.agentic import (
     run_agentic,
     run_agents,
 )
-from cluster.experiments.agentic.agents import DRAFT, TARGET, AgentSite, GroupModel, LpuModel
+from cluster.experiments.agentic.agents import (
+    DRAFT,
+    TARGET,
+    AgentSite,
+    GroupModel,
+    LpuModel,
+    _Run,
+)
 from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, AgentStep
 from cluster.experiments.agentic.messages import KINDS
 from cluster.experiments.agentic.text import LpuWriter
@@ -122,6 +129,13 @@ def test_a_request_takes_its_longest_path(pool: str, light: str) -> None:
     assert run["messages"] == {"accepted": 9, "rejected": 0, "reasons": {}}
     other = GPU if pool == LPU else LPU
     assert run["bytes"][f"json to {other}"] == 0 < run["bytes"][f"json to {pool}"]
+
+
+def test_a_run_in_which_nothing_ended_took_no_time() -> None:
+    report = _Run([CHAIN], SITE, Always(LPU), 0, DRAFT).report(1.0)
+    assert report["failed"] == 1
+    assert (report["virtual_seconds"], report["goodput_per_s"]) == (0, 0)
+    assert set(report["utilisation"].values()) == {0}
 
 
 def test_graphs_are_graphs_and_come_from_the_seed() -> None:
