@@ -86,6 +86,7 @@ def test_generate_chat_makes_one_message_of_the_prompt(model: Path) -> None:
     assert done.prompt.count(0) == 1  # the template's beginning, not the tokenizer's as well
 
 
+@pytest.mark.long
 def test_every_end_token_ends_a_text(model: Path) -> None:
     prompt = "<|endoftext|>user: def f(x):\nassistant:"
     tokens = by_hand(model, prompt, 8)
@@ -105,6 +106,7 @@ def test_every_end_token_ends_a_text(model: Path) -> None:
     assert generate_on_belt(belt).facts["tokens"] == [tokens[: at + 1]]
 
 
+@pytest.mark.long
 def test_a_full_context_ends_the_conversation(model: Path) -> None:
     (model / "generation_config.json").write_text('{"eos_token_id": 1023}')
     with conversation(settings(model, context=64, max_new_tokens=80)) as talk:

@@ -44,6 +44,7 @@ BELT = ("belt", "--tp", "1", "--pp", "2", "--max-new-tokens", "2", "--prompt", "
 
 
 @pytest.mark.parametrize("verb", [GENERATE, BELT], ids=["generate", "belt"])
+@pytest.mark.cases(1)
 def test_texts_of_a_loud_model(
     capsys: pytest.CaptureFixture[str], loud: Path, verb: tuple[str, ...]
 ) -> None:
@@ -60,6 +61,7 @@ def test_texts_of_a_loud_model(
 
 
 @pytest.mark.parametrize("verb", [GENERATE, BELT], ids=["generate", "belt"])
+@pytest.mark.cases(1)
 def test_shipped_models_saturate_nothing(
     capsys: pytest.CaptureFixture[str], verb: tuple[str, ...]
 ) -> None:

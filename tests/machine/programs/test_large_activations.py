@@ -55,11 +55,13 @@ def relative_error(checkpoint: Checkpoint, dtype: str) -> float:
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize("size", [20_000.0, 60_000.0, 1e5])
+@pytest.mark.cases(2)
 def test_a_large_channel_costs_no_accuracy(size: float, dtype: str) -> None:
     assert relative_error(outlier(size, quiet=False), dtype) < 0.01
 
 
 @pytest.mark.parametrize("size", [20_000.0, 60_000.0, 1e5])
+@pytest.mark.cases(1)
 def test_a_large_channel_that_norms_hold_back_costs_no_accuracy_in_fp16(size: float) -> None:
     """What trained models do: all that counts is in the other channels, thousandths of it."""
     assert relative_error(outlier(size, quiet=True), "fp16") < 0.01
@@ -67,6 +69,7 @@ def test_a_large_channel_that_norms_hold_back_costs_no_accuracy_in_fp16(size: fl
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.cases(2)
 def test_chips_equal_the_golden_model(tp: int, dtype: str) -> None:
     model = partition_model(outlier(1e5, quiet=True), tp, dtype)
     artifact = compile_decoder(model, SPEC, CONTEXT)

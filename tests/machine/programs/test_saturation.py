@@ -94,6 +94,7 @@ def counted(
 @pytest.mark.parametrize(
     ("config", "tp", "pp"), [(GROUPED, 1, 1), (GROUPED, 2, 2), (WIDE, 2, 1), (EXPERTS, 1, 1)]
 )
+@pytest.mark.cases(2)
 def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> None:
     """A channel of the embedding at 1e5, ten times that and more: chips as the golden model."""
     found, wanted = counted(loud(config, 1e5), tp, dtype, pp)
@@ -105,6 +106,7 @@ def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize(("config", "tp"), [(GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2)])
+@pytest.mark.cases(2)
 def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
     """Queries, keys, values and the inputs of O and down beyond fp16."""
     factors = dict.fromkeys(("q_proj", "k_proj", "v_proj", "up_proj", "w3"), 1e5)
@@ -113,6 +115,7 @@ def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.cases(1)
 def test_a_layer_on_two_stages(dtype: str) -> None:
     """Every part of an FFN norms the same x again; all of it is of the one layer."""
     config = ModelConfig(100, 2, 4, 2, 24, 1500, 331)
@@ -132,6 +135,7 @@ def test_ordinary_activations_lose_nothing() -> None:
         assert counted(loud(GROUPED), 2, dtype) == ({}, {})
 
 
+@pytest.mark.long
 def test_barriers_count_as_lookahead() -> None:
     loud_model = loud(GROUPED, 3e9)
     assert counted(loud_model, 2, "fp16", 2, BARRIER)[0] == counted(loud_model, 2, "fp16", 2)[0]

@@ -79,6 +79,7 @@ def test_a_template_refuses_in_its_own_words() -> None:
         "{{ 'a' + 1 }}",
     ],
 )
+@pytest.mark.cases(2)
 def test_a_broken_template_is_one_line(template: str) -> None:
     refused(template)
 
@@ -98,6 +99,7 @@ def test_a_broken_template_is_one_line(template: str) -> None:
         "{{ open('/etc/passwd').read() }}",
     ],
 )
+@pytest.mark.cases(3)
 def test_a_template_reaches_no_file_and_no_insides(template: str) -> None:
     refused(template)
 
@@ -119,6 +121,7 @@ def test_even_python_itself_opens_no_file_in_that_process(monkeypatch: pytest.Mo
         ("{{ '%0999999999d' % 1 }}", "more than"),
     ],
 )
+@pytest.mark.cases(1)
 def test_what_a_template_takes_is_bounded(template: str, said: str) -> None:
     assert said in refused(template)
 

@@ -80,6 +80,7 @@ def write_directory(path: Path, family: str, config: ModelConfig, seed: int) -> 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.cases(2)
 def test_both_forms_of_a_model_give_the_same_logits(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
@@ -268,6 +269,7 @@ def test_a_file_that_shrank_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 20, 24, 100, 1500])
+@pytest.mark.cases(3)
 def test_a_file_that_ends_early_is_an_error(tmp_path: Path, cut: int) -> None:
     file = write_sample(tmp_path / "m.gguf", "gpt2")
     file.write_bytes(file.read_bytes()[:cut])
