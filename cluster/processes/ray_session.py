@@ -34,6 +34,8 @@ _DIRECTORY_VARIABLE = "LPU_RAY_DIRECTORY"
 _CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Ray's last processes are gone after about a second.
 LONGEST_REMOVAL_SECONDS = 3.0
+#: For a head to answer before a run gives up.
+LONGEST_ANSWER_SECONDS = 10.0
 
 
 def _short_directory() -> str:
@@ -209,12 +211,31 @@ def _start(ray: Any, directory: str, workers: int) -> None:
         )
 
 
+def _check_answers(address: str) -> None:
+    """Raise InputError unless who listens at ``host:port`` speaks gRPC, as a Ray head does.
+
+    Ray itself would try for minutes, and not be stopped meanwhile.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=LONGEST_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError:
+            raise InputError(
+                f"--address {address}: no Ray cluster answered in {LONGEST_ANSWER_SECONDS:g} s; "
+                "start one with ray start --head, or leave --address out"
+            ) from None
+
+
 def _join(ray: Any, address: str) -> None:
     if address.startswith("ray://"):
         raise InputError(
             f"--address {address}: chips and driver share memory, so the driver must run on a "
             "node of the cluster; run it there with --address auto"
         )
+    if ":" in address and os.environ.get("RAY_USE_TLS", "0") == "0":
+        _check_answers(address)
     try:
         ray.init(
             address=address,
