@@ -18,10 +18,12 @@ StrictRange = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="Checkpoint directory, or target or draft.", show_default="target"),
+    typer.Option(
+        help="Checkpoint directory, GGUF file, or target, draft or smollm2.", show_default="target"
+    ),
 ]
 #: The same where its shape is enough.
-MODEL_SHAPE = "Checkpoint directory, target or draft; or a shape: config.json or its name."
+MODEL_SHAPE = "Directory, GGUF file, target, draft or smollm2; or a shape: config.json or its name."
 Chips = Annotated[
     int | None,
     typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),

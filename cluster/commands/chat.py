@@ -8,6 +8,7 @@ from contextlib import closing
 
 import typer
 
+from cluster import option_types
 from cluster.commands.settings import takes_settings
 from cluster.runs import ChatSettings
 
@@ -40,9 +41,9 @@ def _lines() -> Iterator[str]:
 
 
 @takes_settings
-def chat(settings: ChatSettings) -> None:
+def chat(settings: ChatSettings, strict_range: option_types.StrictRange = False) -> None:
     """Talk with a model that has a chat template: a line in, an answer out."""
-    from cluster.commands.output import Terminal
+    from cluster.commands.output import Terminal, check_range
     from cluster.runs import conversation
 
     terminal = Terminal(stream=False)
@@ -59,3 +60,7 @@ def chat(settings: ChatSettings) -> None:
                 )
                 break
         typer.echo(talk.closing)
+        if talk.saturated:
+            typer.echo(f"saturated: {talk.saturated}")
+        saturated = talk.saturated
+    check_range(strict_range, saturated)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cluster.errors import InputError
 from cluster.processes import Placement, chips_per_actor
 from cluster.runs.generation import GenerationResult, Listener, Work, kept_chips
 from cluster.runs.settings import CHAT_CONTEXT, ChatSettings
@@ -18,6 +19,7 @@ from cluster.runs.texts import compile_apart, job_of
 from programs.artifact import decoder_of, load
 from programs.decoder import adopt, home_of
 from programs.models import Checkpoint, Message, chat_prompt, open_model
+from programs.running import saturation_text
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,24 @@ class Conversation:
             self.messages.append({"role": "system", "content": settings.system})
         self.cycles: list[int] = []
         self.predicted: list[int] = []
+        self.saturated = ""
+        """What conversions lost in all launches so far, in words; empty for nothing."""
 
     def say(self, text: str, listener: Listener | None = None) -> Reply:
         """The model's answer to ``text``; both are remembered unless the context is full.
 
-        listener: hears its tokens as they come.  Raises CheckpointError where the template refuses.
+        listener: hears its tokens as they come.  Raises CheckpointError where the template refuses,
+        InputError where it writes nothing.
         """
         listener = Listener() if listener is None else listener
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = chat_prompt(self._checkpoint, messages)
+        if not ids:
+            raise InputError(
+                "the chat template writes nothing for this message; say something else"
+            )
         room = self.context - len(ids) + 1
-        if room < 1 or not ids:
+        if room < 1:
             return Reply("", True, None)
         tokenizer, ends = self._checkpoint.tokenizer, self._checkpoint.end_tokens
         listener.begin([], tokenizer.decode)
@@ -75,6 +84,7 @@ class Conversation:
             self._settings, ids, self._checkpoint, min(room, self._settings.max_new_tokens)
         )
         result = self._work(job, _Speaking(listener, ends))
+        self.saturated = saturation_text(result.saturations)
         self.cycles += result.cycles_per_token
         self.predicted += result.predicted_cycles_per_token
         ended = result.tokens[-1] in ends

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import Checkpoint
 
-__all__ = ["fp16_weights", "router_columns", "router_parts", "router_values", "side_by_side"]
+__all__ = [
+    "finite",
+    "fp16_weights",
+    "router_columns",
+    "router_parts",
+    "router_values",
+    "side_by_side",
+]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -59,8 +66,14 @@ def router_columns(layout: Layout, dtype: str) -> int:
     return layout.x_tiles * layout.experts * router_parts(dtype) * COLUMNS
 
 
+def finite(values: NDArray[Any], name: str) -> None:
+    """Raise PartitionError where a tensor's values are not all finite."""
+    if not np.isfinite(values).all():
+        raise PartitionError(f"tensor {name!r} holds a NaN or infinity; fetch the model again")
+
+
 def fp16_weights(weights: F64, name: str) -> NDArray[np.uint16]:
-    """The bits of a tensor's weights, a norm's gain folded in, rounded to fp16.
+    """The bits of a tensor's weights, a norm's gain folded in if it has one, rounded to fp16.
 
     Raises PartitionError where one would round to infinity: half a step beyond 65,504.
     """
@@ -68,8 +81,8 @@ def fp16_weights(weights: F64, name: str) -> NDArray[np.uint16]:
         rounded = weights.astype(np.float16)
     if np.isinf(rounded).any():
         raise PartitionError(
-            f"tensor {name!r} holds weights up to {np.abs(weights).max():,.6g} (its norm's gain "
-            "included), beyond fp16's 65,504; use --dtype int8"
+            f"tensor {name!r} holds weights up to {np.abs(weights).max():,.6g} (a norm's gain "
+            "included, if any), beyond fp16's 65,504; use --dtype int8"
         )
     return rounded.view(np.uint16)
 
@@ -82,6 +95,7 @@ def router_values(
     values: [K tiles, parts * experts, 16, 320], all columns of a block the same; scale: float32
     [parts * experts, 320], ``constant`` in it (int8), or None.
     """
+    finite(weights, name)
     tile, lane = np.nonzero(k_axis >= 0)
     rows = k_axis[tile, lane]
     scale: F32 | None = None

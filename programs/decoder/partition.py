@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.expert_weights import fp16_weights, router_values, side_by_side
+from programs.decoder.expert_weights import finite, fp16_weights, router_values, side_by_side
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import Checkpoint, ModelConfig, ffn_names, inverse_frequencies, sin_cos
 
@@ -150,6 +150,7 @@ class PartitionedModel:
     def embedding(self, token: int) -> F32:
         """Return the embedding of `token` on its lanes, float32 [x_tiles, 320]."""
         row = self.checkpoint.embedding_row(token)
+        finite(row, "model.embed_tokens.weight")
         if self.config.scaled_embedding:
             row = row * np.float32(math.sqrt(self.config.hidden_size))
         axis = self.layout.x_axis()
@@ -261,7 +262,9 @@ def _head_gains(checkpoint: Checkpoint, layout: Layout, prefix: str, inner: floa
     rows = np.zeros((2, LANES), np.float32)
     half, lanes = layout.head_dim // 2, layout.half_lanes
     for row, (name, factor) in zip(rows, (("q_norm", inner), ("k_norm", 1.0)), strict=True):
-        gain = (_gain(checkpoint, f"{prefix}.{name}.weight") * factor).astype(np.float32)
+        tensor = f"{prefix}.{name}.weight"
+        gain = (_gain(checkpoint, tensor) * factor).astype(np.float32)
+        finite(gain, tensor)
         for first in range(0, LANES - layout.head_lanes + 1, layout.head_lanes):
             row[first + lanes], row[first + lanes + 8] = gain[:half], gain[half:]
     return rows
@@ -318,17 +321,15 @@ def _build(
         if factor != 1.0:
             weights *= factor
         peak = np.abs(weights).max(axis=1)
-        if not np.isfinite(peak).all():
-            raise PartitionError(
-                f"tensor {names[0]!r} holds a NaN or infinity; fetch the model again"
-            )
+        named = names[0] if len(names) == 1 else f"{names[0]} or of another expert"
+        finite(peak, named)
         if int8:
             scale = peak / 127.0
             divisor = np.where(scale > 0.0, scale, 1.0)
             placed: NDArray[Any] = np.rint(weights / divisor[:, None]).astype(np.int8)
             scales[block, column] = scale * constant
         else:
-            placed = fp16_weights(weights, names[0])
+            placed = fp16_weights(weights, named)
         # separate index arrays put the lane axis first: [lanes used, columns used]
         values[tile[:, None], block, column[None, :], lane[:, None]] = placed.T
     return Matrix(values, scales if int8 else None)

@@ -12,7 +12,7 @@ from .lookup import (
     packaged_model,
 )
 from .rope import inverse_frequencies, sin_cos
-from .tensors import CheckpointError, read_json
+from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
@@ -39,7 +39,6 @@ __all__ = [
     "packaged_model",
     "random_checkpoint",
     "read_config",
-    "read_json",
     "render_chat",
     "shipped_model",
     "sin_cos",

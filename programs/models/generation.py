@@ -26,7 +26,7 @@ def end_tokens_of(directory: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         file = directory / name
         value = read_json(file).get("eos_token_id") if file.is_file() else None
-        if value is None:
+        if value is None or value == []:
             continue
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):

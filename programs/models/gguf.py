@@ -319,9 +319,11 @@ def name_gguf_tensors(file: GgufFile, config: ModelConfig, family: str) -> GgufS
         part = _part(name, config, family)
         stored = file.tensors.get(part.stored)
         if stored is None:
-            raise CheckpointError(
-                f"{file.path}: tensor {part.stored!r} is missing; fetch the file again"
-            )
+            alone = part.stored.replace("_exps.weight", ".0.weight")
+            mend = "fetch the file again"
+            if part.expert is not None and alone in file.tensors:
+                mend = "its experts are stored one by one, an old form; use a file made later"
+            raise CheckpointError(f"{file.path}: tensor {part.stored!r} is missing; {mend}")
         wanted = shape if part.expert is None else (config.experts, *shape)
         if stored.shape != wanted:
             raise CheckpointError(

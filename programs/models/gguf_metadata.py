@@ -59,8 +59,15 @@ MOST_TEMPLATE = 1 << 20
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 """Types of tokens."""
 END_FIELDS = ("eos", "eot", "eom")
-END_TEXTS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<|endoftext|>")
-"""Control tokens that end a text even where no field of the metadata names them."""
+END_TEXTS = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+)
+"""Control and added tokens that end a text even where no field of the metadata names them."""
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator"}
 """Fields ``tokenizer.ggml.X_token_id`` of the names that templates use (the spelling is theirs)."""
 
@@ -266,7 +273,7 @@ def gguf_end_tokens(file: GgufFile) -> tuple[int, ...]:
     fields = _Fields(file)
     named = [fields.get(f"tokenizer.ggml.{name}_token_id", int) for name in END_FIELDS]
     tokens, kinds = _vocabulary(fields)
-    called = {tokens[i]: int(i) for i in np.flatnonzero(kinds == CONTROL)}
+    called = {tokens[i]: int(i) for i in np.flatnonzero(np.isin(kinds, (CONTROL, USER)))}
     found = [*named, *(called.get(text) for text in END_TEXTS)]
     return tuple(dict.fromkeys(i for i in found if i is not None and 0 <= i < len(tokens)))
 
@@ -296,6 +303,11 @@ def gguf_tokenizer(file: GgufFile) -> Tokenizer:
             f"tokenizer model {str(kind)[:60]!r} is not supported", "gpt2 and llama are"
         )
     tokens, kinds = _vocabulary(fields)
+    if kind == "llama":  # files from before July 2024 have runs of spaces as the model writes them
+        tokens = [
+            token.replace("\u2581", " ") if of == USER else token
+            for token, of in zip(tokens, kinds, strict=True)
+        ]
     if not tokens or len(set(tokens)) != len(tokens):
         raise fields.refuse("its vocabulary is empty or holds a token twice")
     try:
@@ -392,7 +404,7 @@ def _sentence_pieces(fields: _Fields, tokens: list[str], kinds: NDArray[np.int64
     return tokenizer
 
 
-MOST_CUTS = 1 << 24
+MOST_CUTS = 1 << 22
 """Most ways to cut all tokens in two; the largest published vocabulary has 2^21."""
 
 
@@ -404,7 +416,7 @@ def _merges(
 ) -> list[tuple[str, str]]:
     """Every pair of tokens that makes a third, the third's best score first."""
     whole = [tokens[i] for i in np.flatnonzero(kinds == NORMAL)]
-    if sum(map(len, whole)) > MOST_CUTS or max(map(len, whole), default=0) > 1 << 10:
+    if sum(map(len, whole)) > MOST_CUTS or max(map(len, whole), default=0) > 1 << 8:
         raise CheckpointError("its tokens are too long for a vocabulary; fetch the file again")
     found: list[tuple[float, int, int, int, str, str]] = []
     for token in whole:

@@ -3,10 +3,9 @@
 A model is named by the directory of its checkpoint, by its GGUF file, by a ``config.json`` (a shape
 without weights), or by a name of ``ARCHITECTURES``, of which only those of ``SHIPPED`` have weights
 here.  Some models are Python packages that hold nothing but a GGUF file (``PACKAGED``): their names
-mean that file.  What a
-command needs of a model differs: its shape is enough to count; kernels have to exist for it to be
-planned; it runs only where its weights are.  What does not suffice is refused in one line, which
-offers nothing that would be refused in turn.
+mean that file.  What a command needs of a model differs: its shape is enough to count; kernels have
+to exist for it to be planned; it runs only where its weights are.  What does not suffice is refused
+in one line, which offers nothing that would be refused in turn.
 
 The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
 SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU) and of Mixtral (a router that
@@ -162,7 +161,7 @@ def _in_directory(path: Path) -> ModelSource:
     """The model of a checkpoint directory, or of a ``config.json`` alone."""
     directory = path if path.is_dir() else path.parent
     files = sorted(directory.glob("*.gguf")) if path.is_dir() else []
-    if files and not (path / "config.json").exists():
+    if files and not any(directory.glob("*.safetensors")):
         raise CheckpointError(f"{path} holds GGUF files; name one of them, for instance {files[0]}")
     config = read_config(path)
     shape = shape_of(directory.resolve().name, config)

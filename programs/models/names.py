@@ -137,7 +137,7 @@ def _prefix(directory: Path, tensors: Mapping[str, StoredTensor]) -> str:
 
 def _heads(prefix: str) -> list[str]:
     """Names of an output head beside a decoder with `prefix`, likeliest first."""
-    above = prefix.removesuffix(ROOT) if prefix.endswith(ROOT) else prefix
+    above = prefix.removesuffix(ROOT) if f".{prefix}".endswith(f".{ROOT}") else prefix
     return list(dict.fromkeys((above + HEAD, HEAD, prefix + HEAD)))
 
 
@@ -239,7 +239,11 @@ def _missing(
     # Where all names beside it are known, a file was not fetched.
     there = sorted(other for other in tensors if other.startswith(begin))
     known = {prefix + wanted.removeprefix(ROOT) for wanted in tensor_shapes(config)}
-    strange = [other for other in there or sorted(tensors) if other not in known]
+    strange = [
+        other
+        for other in there or sorted(tensors)
+        if other not in known and not COMPUTED.fullmatch(other)
+    ]
     if strange:
         shown = ", ".join(map(repr, strange[:NAMED]))
         return (

@@ -29,7 +29,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-#: Wall seconds for one template, and for none of which a real one needs a thousandth.
+#: Wall seconds for one template; a real one needs a thousandth.
 MOST_SECONDS = 5.0
 #: Address space of the process; Python and Jinja take a third of it.
 MOST_MEMORY_BYTES = 512 << 20

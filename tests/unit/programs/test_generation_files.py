@@ -32,6 +32,7 @@ def directory(path: Path, **files: object) -> Path:
         ({"eos_token_id": 0}, {"eos_token_id": 2}, (0,)),
         ({"eos_token_id": None}, {"eos_token_id": 2}, (2,)),
         ({"temperature": 0.6}, {"eos_token_id": 2}, (2,)),
+        ({"eos_token_id": []}, {"eos_token_id": 2}, (2,)),
         ({"eos_token_id": [5, 5, 6]}, {}, (5, 6)),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from chip.toml_files import read_toml
 from interconnect.wiring import named_topology
 from programs.decoder import PartitionError, partition_model
 from programs.models import (
+    Checkpoint,
     CheckpointError,
     ModelConfig,
     continuation,
@@ -33,6 +35,7 @@ from programs.models import (
     read_config,
 )
 from programs.models.checkpoint import read_tokenizer, tensor_shapes
+from programs.models.tensors import TensorSource
 
 SMALL = ModelConfig(
     hidden_size=48, layers=2, heads=4, kv_heads=2, head_dim=12, ffn=56, vocab=67, tied=False
@@ -476,6 +479,56 @@ def test_weights_beyond_fp16_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(PartitionError, match=r"down_proj\.weight' holds weights up to .*int8"):
             partition_model(checkpoint, 1, "fp16").chip(0)
         partition_model(checkpoint, 1, "int8").chip(0)
+
+
+def test_no_tensor_with_a_nan_is_taken(tmp_path: Path) -> None:
+    """Embeddings, gains of heads and routers too, in both number types."""
+    special = replace(SMALL, head_norms=True, experts=3, experts_per_token=2)
+    broken = [EMBEDDING, "model.layers.1.self_attn.k_norm.weight"]
+    broken += ["model.layers.0.block_sparse_moe.gate.weight"]
+    for name in broken:
+        values = random_checkpoint(special, 3).tensor(name)
+        values.reshape(-1)[5] = np.nan
+        source = _Changed(random_checkpoint(special, 3).source, name, values)
+        for dtype in ("int8", "fp16"):
+            model = partition_model(Checkpoint(special, source), 2, dtype)
+            with pytest.raises(PartitionError, match=f"'{name}' holds a NaN or infinity"):
+                model.chip(0)
+                model.embedding(0)
+
+
+@dataclass
+class _Changed:
+    """A model with one tensor that is another."""
+
+    source: TensorSource
+    name: str
+    values: NDArray[np.float32]
+
+    def read(
+        self, name: str, rows: NDArray[np.int64] | None, columns: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        if name != self.name:
+            return self.source.read(name, rows, columns)
+        values = self.values if rows is None else self.values[rows]
+        return values if columns is None else values[:, columns]
+
+
+def test_a_file_that_was_not_fetched_is_the_mend(tmp_path: Path) -> None:
+    """Though old files hold rotary frequencies that nothing computes with."""
+    tensors = tensors_of(SMALL)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.1.self_attn.rotary_emb.inv_freq"] = np.ones(6, np.float32)
+    with pytest.raises(CheckpointError, match="fetch every safetensors file"):
+        load_checkpoint(write(tmp_path, SMALL, tensors))
+
+
+def test_a_directory_of_gguf_files_says_which_to_name(tmp_path: Path) -> None:
+    """With a config.json beside them, as they are published."""
+    (tmp_path / "config.json").write_text(json.dumps(fields_of(SMALL)))
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"name one of them, for instance .*a\.gguf"):
+        open_model(tmp_path)
 
 
 # --- other files ----------------------------------------------------------------------------------
