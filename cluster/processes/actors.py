@@ -95,7 +95,10 @@ class ChipActor:
             self._failure = None
 
     def ready(self, ticket: Ticket) -> Readiness:
-        """Enter the epoch of ``ticket``, with chips as before the first launch."""
+        """Enter the epoch of ``ticket``, with chips as before the first launch.
+
+        With ``keep`` in it the chips are as they are.
+        """
         failure = self._failure
         if failure is None:
             try:

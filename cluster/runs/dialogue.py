@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.errors import InputError
 from cluster.processes import Placement, chips_per_actor
@@ -83,6 +83,9 @@ class Conversation:
         job = job_of(
             self._settings, ids, self._checkpoint, min(room, self._settings.max_new_tokens)
         )
+        # A token is drawn by the seed and its number in an answer: each has a seed of its own.
+        turn = sum(message["role"] == "assistant" for message in self.messages)
+        job = replace(job, seed=(job.seed + turn) % (1 << 63))
         result = self._work(job, _Speaking(listener, ends))
         self.saturated = saturation_text(result.saturations)
         self.cycles += result.cycles_per_token

@@ -243,7 +243,8 @@ def in_two(
 ) -> int:
     """x as two fp16 parts, words 2 k and 2 k + 1 of tile k, written to both hemispheres.
 
-    The first is x 2^-PART_BITS, the second what that leaves: 22 bits, and no x is too large.
+    The first is x 2^-PART_BITS, the second what that leaves: 22 bits from 2^-3 to 2^28, and below
+    never less than one fp16 has.
     """
     done = ready
     for first in range(0, tiles, _TILES_IN_TWO):
