@@ -83,9 +83,9 @@ class _Multiplier:
         width = self._k_width  # at most 320, so each int8 sum below is exact in float32
         y = np.zeros((self._blocks, LANES), dtype=np.float32)
         if x.bits is not None:
-            total = self._f16_sums(x.bits, tiles)
-            if x.rest is not None:
-                total = total * UP + self._f16_sums(x.rest, tiles)
+            parts = [x.bits] if x.rest is None else [x.bits, x.rest]
+            sums = self._f16_sums(np.stack(parts), tiles)
+            total = sums[0] if x.rest is None else sums[0] * UP + sums[1]
             y[:, : self._columns] = total.reshape(self._blocks, self._columns)
             return y
         assert x.hi is not None and x.lo is not None and self._scale is not None
@@ -98,12 +98,14 @@ class _Multiplier:
         y = y * self._scale
         return y if x.scale is None else y * x.scale
 
-    def _f16_sums(self, bits: Bits, tiles: slice) -> F32:
-        """Return float32 [columns of all blocks]: the K tiles' dot products in ascending order."""
+    def _f16_sums(self, parts: Bits, tiles: slice) -> F32:
+        """Return float32 [parts, columns of all blocks]: dot products of uint16 [parts, K tiles,
+        320], K tiles added in ascending order.
+        """
         total: F32 | None = None
         for tile, split in enumerate(self._fp16[tiles]):
-            row = numerics.split_f16(bits[tile, : self._k_width])
-            part = numerics.dot_f16_split(split, row)
+            rows = numerics.split_f16(parts[:, tile, : self._k_width])
+            part = numerics.dot_f16_split(split, rows)
             total = part if total is None else total + part
         assert total is not None
         return total
