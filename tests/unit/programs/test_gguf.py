@@ -132,6 +132,9 @@ def test_frequencies_of_llama_3_are_found_in_their_table(tmp_path: Path) -> None
     table = {"rope_freqs.weight": factors.astype(np.float32)}
     file = write(tmp_path / "m.gguf", scaled, tensors_of(scaled), extra=table)
     assert load_checkpoint(file).config == scaled
+    quick = {"rope_freqs.weight": np.full(32, 0.5, np.float32)}
+    with pytest.raises(CheckpointError, match=r"tensor 'rope_freqs\.weight' has factors below 1"):
+        load_checkpoint(write(tmp_path / "q.gguf", scaled, tensors_of(scaled), extra=quick))
     table["rope_freqs.weight"][20] *= 2
     with pytest.raises(CheckpointError, match="rope factors are not those"):
         load_checkpoint(write(tmp_path / "n.gguf", scaled, tensors_of(scaled), extra=table))
@@ -153,7 +156,7 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     [
         ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
         ({"general.architecture": "qwen2"}, "needs biases"),
-        ({"general.architecture": "rwkv6"}, "'rwkv6' is not known"),
+        ({"general.architecture": "rwkv6"}, "'rwkv6' is not known; use a model of llama"),
         ({"llama.rope.dimension_count": 8}, "differs from the 16 elements"),
         ({"llama.attention.head_count_kv": [2, 1]}, "differs from layer to layer"),
         ({"llama.logit_scale": 0.5}, "logit_scale is not supported"),
