@@ -119,12 +119,16 @@ class Disturbed(Supervisor):
     done = 0
 
     def run(
-        self, method: str, *arguments: object, poll: Callable[[], None] = lambda: None
+        self,
+        method: str,
+        *arguments: object,
+        poll: Callable[[], None] = lambda: None,
+        keep: bool = False,
     ) -> list[Any]:
         killer = Killer(self, self.kills)
         killer.start()
         try:
-            return super().run(method, *arguments, poll=poll)
+            return super().run(method, *arguments, poll=poll, keep=keep)
         finally:
             killer.stop()
             Disturbed.done = killer.done
