@@ -25,6 +25,12 @@ from cluster.bench.fabric import allreduce_10440, allreduce_functional_vs_numpy,
 from cluster.bench.faults import recovery_seconds, snapshot_overhead
 from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
+from cluster.bench.published import (
+    missing,
+    smollm2_first_token_seconds,
+    smollm2_tokens_per_wall_second,
+    smollm2_vs_llamacpp,
+)
 from cluster.bench.row import Row
 from cluster.errors import InputError, RunError
 from cluster.processes import Placement
@@ -254,6 +260,9 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
     "plan_70b": plan_70b,
     "timing_chip_cycles": timing_chip_cycles,
     "smollm2_token_seconds": smollm2_token_seconds,
+    "smollm2_tokens_per_wall_second": smollm2_tokens_per_wall_second,
+    "smollm2_first_token_seconds": smollm2_first_token_seconds,
+    "smollm2_vs_llamacpp": smollm2_vs_llamacpp,
     "speculative_tokens_per_wall_second": speculative_tokens_per_wall_second,
     "load_10000_requests": load_10000_requests,
     "trace_overhead": trace_overhead,
@@ -263,12 +272,22 @@ ROWS: dict[str, Callable[[], list[Row]]] = {
 }
 
 
-def select(names: Sequence[str]) -> list[str]:
-    """The rows asked for, in the order asked; all of them when none are named."""
+def select(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The rows asked for, in the order asked, and a line for each that has to be left out.
+
+    When none are named: all that can be measured.  Raises InputError for a row that is none, and
+    for one that needs what is not installed.
+    """
     for name in names:
         if name not in ROWS:
             raise InputError(f"bench {name}: no such row; the rows are {', '.join(ROWS)}")
-    return list(names) or list(ROWS)
+        if need := missing(name):
+            raise InputError(f"bench {name}: {need}")
+    if names:
+        return list(names), []
+    needs = {name: missing(name) for name in ROWS}
+    left_out = [f"{name} is left out: {need}" for name, need in needs.items() if need]
+    return [name for name, need in needs.items() if not need], left_out
 
 
 def measure(name: str) -> list[Row]:

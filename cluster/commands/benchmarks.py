@@ -21,6 +21,9 @@ ROW_NAMES = (
     "plan_70b",
     "timing_chip_cycles",
     "smollm2_token_seconds",
+    "smollm2_tokens_per_wall_second",
+    "smollm2_first_token_seconds",
+    "smollm2_vs_llamacpp",
     "speculative_tokens_per_wall_second",
     "load_10000_requests",
     "trace_overhead",
@@ -44,7 +47,9 @@ def bench(
     from cluster.bench import Row, measure, select
     from cluster.commands.output import print_json, stderr_console, working
 
-    chosen = select(names or [])
+    chosen, left_out = select(names or [])
+    for line in left_out:
+        typer.echo(line, err=True)
     rows: list[Row] = []
     with working("", stderr_console()) as tell:
         for name in chosen:

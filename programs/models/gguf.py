@@ -39,6 +39,8 @@ MOST_ITEMS = 1 << 22
 MOST_NAME = 1 << 16
 """Longest name of a field or tensor, bytes, the limit of the format."""
 MOST_DIMENSIONS = 4
+CACHED_BYTES = 1 << 17
+"""Of blocks decoded at a time: with the numbers they become they fit a core's second cache."""
 STRING, ARRAY, BOOL = 8, 9, 7
 #: Number types of metadata by their number in the file.
 SCALARS = {
@@ -278,6 +280,8 @@ class GgufSource:
         matrix = raw.ndim == 2
         if rows is not None and matrix:
             raw = raw[rows]
+        if columns is not None and len(columns):
+            raw, columns = _blocks_around(raw, stored.kind, columns)
         values = _decode(np.ascontiguousarray(raw), stored.kind)
         if part.one_more:
             values -= np.float32(1)
@@ -300,12 +304,37 @@ class GgufSource:
         return np.asarray(raw).reshape(*stored.shape[:-1], -1)
 
 
+def _blocks_around(
+    raw: NDArray[np.uint8], kind: int, columns: Index
+) -> tuple[NDArray[np.uint8], Index]:
+    """The blocks of rows [*, bytes] from the least column to the greatest, and the columns there.
+
+    A chip that holds some inputs of a matrix decodes no others.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    first, last = int(columns.min()) // block, int(columns.max()) // block
+    return raw[:, first * block_bytes : (last + 1) * block_bytes], columns - first * block
+
+
 def _decode(raw: NDArray[np.uint8], kind: int) -> F32:
     """Rows of a format as float32, never the file's own memory."""
-    from gguf import GGMLQuantizationType, dequantize
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
+    form = GGMLQuantizationType(kind)
+    block, block_bytes = GGML_QUANT_SIZES[form]
+    shape = (*raw.shape[:-1], raw.shape[-1] // block_bytes * block)
+    # The library works through rows, sixteen at a time; blocks know nothing of rows, so a longer
+    # row of as many blocks as the processor's cache holds decodes to the same numbers sooner.
+    blocks = raw.reshape(-1, block_bytes)
+    step = CACHED_BYTES // block_bytes
+    values = np.empty((len(blocks), block), np.float32)
     with np.errstate(all="ignore"):  # scales of a damaged file may be anything
-        return np.array(dequantize(raw, GGMLQuantizationType(kind)), dtype=np.float32)
+        for first in range(0, len(blocks), step):
+            some = blocks[first : first + step].reshape(1, -1)
+            values[first : first + step] = dequantize(some, form).reshape(-1, block)
+    return values.reshape(shape)
 
 
 def name_gguf_tensors(file: GgufFile, config: ModelConfig, family: str) -> GgufSource:

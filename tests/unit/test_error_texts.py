@@ -107,6 +107,8 @@ DEFENCES = {
     "processes picked different tokens": "processes would have to compute other bits",
     "recovery_seconds: the kill": "a benchmark on a host that does not replace processes",
     "the NumPy baseline failed": "a benchmark whose NumPy would have to fail",
+    "llama.cpp failed": "a benchmark whose baseline, a library of others, would have to fail",
+    "llama.cpp wrote no": "as the last",
     "the NumPy baseline of the all-reduce": "a benchmark whose NumPy would have to add wrongly",
     "the all-reduce breaks rules": "a benchmark of a schedule that the planner would have to break",
     "the logits are not those of the golden": "a benchmark of a wrong engine",

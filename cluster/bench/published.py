@@ -1,0 +1,113 @@
+"""The rows of ``lpu bench`` about a published model, where its file is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from time import perf_counter
+
+from chip.spec import ChipSpec
+from cluster.bench.row import Row
+from cluster.errors import RunError
+from cluster.processes import Placement
+from cluster.runs import Listener, run_generation
+from programs.decoder import compile_decoder, partition_model
+from programs.models import CheckpointError, open_model, packaged_model
+from programs.running import Generation
+
+MODEL, CHIPS, CONTEXT = "smollm2", 8, 128
+#: Where both sides decode, tokens; ours decodes as many again as llama.cpp's side does.
+POSITION = 24
+TOKENS = 16
+#: What the two cores of the machine that the aims are for give to both sides.
+THREADS = 2
+AIM_TOKENS_PER_SECOND = 8.0
+AIM_FIRST_TOKEN_SECONDS = 12.0
+
+
+def missing(name: str) -> str | None:
+    """What would have to be installed before row ``name`` can be measured; None: nothing."""
+    if not name.startswith("smollm2_") or name == "smollm2_token_seconds":
+        return None
+    try:
+        packaged_model(MODEL)
+    except CheckpointError as error:
+        return str(error)
+    if name == "smollm2_vs_llamacpp" and find_spec("llama_cpp") is None:
+        return "llama.cpp is not installed; run: pip install llama-cpp-python"
+    return None
+
+
+def _decode_seconds() -> float:
+    """Wall seconds per token of eight chips in eight actors after the first launches."""
+    checkpoint = open_model(MODEL)
+    model = partition_model(checkpoint, CHIPS, "int8")
+    artifact = compile_decoder(model, ChipSpec(), CONTEXT)
+    job = Generation(tuple(range(1, POSITION + 1)), TOKENS)
+    result = run_generation(artifact, job, Placement(1), Listener(), perf_counter(), model)
+    return result.steady_token_seconds
+
+
+def smollm2_tokens_per_wall_second() -> list[Row]:
+    """SmolLM2-135M-Instruct, int8, eight chips in eight actors."""
+    return [
+        Row(
+            "smollm2_tokens_per_wall_second",
+            1 / _decode_seconds(),
+            "tokens/s",
+            AIM_TOKENS_PER_SECOND,
+            "the aim for eight actors on two cores",
+        )
+    ]
+
+
+def smollm2_vs_llamacpp() -> list[Row]:
+    """The same model and position, emulated by eight actors and run by llama.cpp as Q8_0."""
+    value = _decode_seconds()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cluster.bench.llamacpp_baseline",
+            str(packaged_model(MODEL)),
+            str(POSITION),
+            str(THREADS),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RunError(f"llama.cpp failed: {done.stderr.strip()[-200:]}")
+    return [
+        Row(
+            "smollm2_vs_llamacpp",
+            value,
+            "s per token",
+            float(done.stdout.split()[-1]),
+            f"llama.cpp, Q8_0, {THREADS} threads, from position {POSITION} on",
+        )
+    ]
+
+
+def smollm2_first_token_seconds() -> list[Row]:
+    """From the command to the first token's end, by eight actors, in the second of two runs."""
+    command = [sys.executable, "-m", "cluster.cli", "generate", "--model", MODEL]
+    command += ["--chips-per-actor", "1", "--max-new-tokens", "1", "--json"]
+    seconds = 0.0
+    for _ in range(2):
+        began = perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = perf_counter() - began
+        if done.returncode:
+            raise RunError(f"lpu generate failed: {done.stderr.strip()[-200:]}")
+    return [
+        Row(
+            "smollm2_first_token_seconds",
+            seconds,
+            "s",
+            AIM_FIRST_TOKEN_SECONDS,
+            "the aim; the second of two whole lpu generate of one token, start to exit",
+        )
+    ]
