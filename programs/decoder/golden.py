@@ -6,13 +6,16 @@ rounding, integer sums are exact, fp16 dot products are exact and rounded once. 
 library is used its operands make every partial sum exact, so the order of its sums, its threads
 and its instruction set cannot show.
 
+A text that is known is computed in blocks of positions, layer by layer: arrays have a leading axis
+of positions (P), and no number of one position depends on how many others there are.
+
 It knows numbers and their order only: no cycles, no memory, no instructions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +36,10 @@ F64 = NDArray[np.float64]
 Bits = NDArray[np.uint16]
 
 LANES = 320
+#: Positions that are computed at once at most, so that memory stays bounded.
+MOST_POSITIONS = 256
+#: Is told the layer, "attention" or "ffn", and the residual stream [P, T, 320] after it.
+Watch = Callable[[int, str, F32], None]
 #: A chip makes activations for both of its hemispheres, each by conversions of its own.
 SIDES = 2
 RANGE = np.float32(16256.0)
@@ -48,13 +55,15 @@ ONES = numerics.split_f16(np.full((1, LANES), 0x3C00, dtype=np.uint16))
 
 @dataclass
 class _Activation:
-    """A vector [k_tiles, 320] as a matmul takes it."""
+    """Vectors [positions, k_tiles, 320] as a matmul takes them."""
 
     hi: F32 | None = None
     """int8 mode: the high digits as whole float32 numbers."""
     lo: F32 | None = None
-    scale: np.float32 | None = None
-    """int8 mode: what the result is multiplied by at last, None for normed activations."""
+    scale: F32 | None = None
+    """int8 mode: what the results are multiplied by at last [positions, 1, 1], None for normed
+    activations.
+    """
     bits: Bits | None = None
     """fp16 mode."""
     rest: Bits | None = None
@@ -79,32 +88,34 @@ class _Multiplier:
                 self._int8.append(weights.astype(np.float32))
 
     def __call__(self, x: _Activation, tiles: slice = slice(None)) -> F32:
-        """Return float32 [n_blocks, 320]; ``x`` has the K tiles ``tiles``."""
+        """Return float32 [positions, n_blocks, 320]; ``x`` has the K tiles ``tiles``."""
         width = self._k_width  # at most 320, so each int8 sum below is exact in float32
-        y = np.zeros((self._blocks, LANES), dtype=np.float32)
         if x.bits is not None:
             parts = [x.bits] if x.rest is None else [x.bits, x.rest]
             sums = self._f16_sums(np.stack(parts), tiles)
-            total = sums[0] if x.rest is None else sums[0] * UP + sums[1]
-            y[:, : self._columns] = total.reshape(self._blocks, self._columns)
-            return y
+            return self._placed(sums[0] if x.rest is None else sums[0] * UP + sums[1])
         assert x.hi is not None and x.lo is not None and self._scale is not None
-        sums = np.zeros((2, self._blocks * self._columns), dtype=np.int64)
+        value = np.zeros((len(x.hi), self._blocks * self._columns))  # whole numbers below 2^53
         for tile, weights in enumerate(self._int8[tiles]):
-            sums[0] += (weights @ x.hi[tile, :width]).astype(np.int64)
-            sums[1] += (weights @ x.lo[tile, :width]).astype(np.int64)
-        value = ((sums[0] << 7) + sums[1]).astype(np.int32)  # 32 bits, as the chip's
-        y[:, : self._columns] = value.astype(np.float32).reshape(self._blocks, self._columns)
-        y = y * self._scale
+            value += (x.hi[:, tile, :width] @ weights.T) * np.float64(128)
+            value += x.lo[:, tile, :width] @ weights.T
+        wrapped = value.astype(np.int64).astype(np.int32)  # 32 bits, as the chip's
+        y = self._placed(wrapped.astype(np.float32)) * self._scale
         return y if x.scale is None else y * x.scale
 
+    def _placed(self, values: F32) -> F32:
+        """Return results [positions, columns of all blocks] on their lanes, padding zero."""
+        y = np.zeros((len(values), self._blocks, LANES), dtype=np.float32)
+        y[..., : self._columns] = values.reshape(-1, self._blocks, self._columns)
+        return y
+
     def _f16_sums(self, parts: Bits, tiles: slice) -> F32:
-        """Return float32 [parts, columns of all blocks]: dot products of uint16 [parts, K tiles,
-        320], K tiles added in ascending order.
+        """Return float32 [parts, positions, columns of all blocks]: dot products of uint16
+        [parts, positions, K tiles, 320], K tiles added in ascending order.
         """
         total: F32 | None = None
         for tile, split in enumerate(self._fp16[tiles]):
-            rows = numerics.split_f16(parts[:, tile, : self._k_width])
+            rows = numerics.split_f16(parts[:, :, tile, : self._k_width])
             part = numerics.dot_f16_split(split, rows)
             total = part if total is None else total + part
         assert total is not None
@@ -177,10 +188,6 @@ class GoldenDecoder:
         self._int8 = model.dtype == "int8"
         self._chips = [_Chip(model.chip(number), layout) for number in range(layout.tp)]
         lanes = np.arange(LANES)
-        slots = np.arange(layout.heads_per_tile)
-        self._head_of_lane = np.minimum(lanes // layout.head_lanes, layout.heads_per_tile - 1)
-        self._head_lanes = lanes[None, :] // layout.head_lanes == slots[:, None]
-        """[heads_per_tile, 320]: the lanes of each head slot."""
         self._swap = lanes ^ 8
         same = lanes[:, None] // layout.head_lanes == lanes // layout.head_lanes
         whole = lanes < LANES // layout.head_lanes * layout.head_lanes
@@ -197,22 +204,46 @@ class GoldenDecoder:
         """Return float32 [tokens, vocab]: the logits after each token of a new sequence."""
         bucket = context_bucket or max(64, 1 << (len(tokens) - 1).bit_length())
         self.reset()
-        return np.stack([self.step(token, at, bucket) for at, token in enumerate(tokens)])
+        return self.block(tokens, 0, bucket)
 
     def step(self, token: int, position: int, context_bucket: int) -> F32:
         """Decode `token` at `position` and return the next token's logits, float32 [vocab].
 
         Keys and values are stored at `position`; those of earlier positions must be there.
         """
-        if not 0 <= position < context_bucket or context_bucket < 3:
-            raise ValueError(f"position {position} is outside a context of {context_bucket}")
+        logits: F32 = self.block([token], position, context_bucket)[0]
+        return logits
+
+    def block(
+        self,
+        tokens: Sequence[int],
+        position: int,
+        context_bucket: int,
+        watch: Watch | None = None,
+    ) -> F32:
+        """Decode `tokens` from `position` on; return float32 [tokens, vocab], as steps would.
+
+        watch: sees the residual stream of every layer, `MOST_POSITIONS` at a time.
+        """
+        last = position + len(tokens) - 1
+        if not 0 <= position <= last < context_bucket or context_bucket < 3:
+            raise ValueError(f"position {last} is outside a context of {context_bucket}")
         ignored = np.errstate(over="ignore", under="ignore", invalid="ignore")
         with ignored, self.tally.counting():
-            return self._step(token, position, context_bucket)
+            blocks = [
+                self._block(tokens[at : at + MOST_POSITIONS], position + at, context_bucket, watch)
+                for at in range(0, len(tokens), MOST_POSITIONS)
+            ]
+        logits: F32 = np.concatenate(blocks)
+        return logits
 
-    def _step(self, token: int, position: int, bucket: int) -> F32:
-        rope = self._model.rope_rows(position)
-        x = self._model.embedding(token)
+    def _block(self, tokens: Sequence[int], position: int, bucket: int, watch: Watch | None) -> F32:
+        rows = [self._model.rope_rows(position + at) for at in range(len(tokens))]
+        rope = (
+            np.stack([cos for cos, _ in rows])[:, None],
+            np.stack([sin for _, sin in rows])[:, None],
+        )
+        x = np.stack([self._model.embedding(token) for token in tokens])
         chips = self._layout.tp
         for number in range(self._layout.layers):
             self.tally.at(str(number), chips)
@@ -221,6 +252,8 @@ class GoldenDecoder:
             x = x + _tree(
                 [self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips]
             )
+            if watch is not None:
+                watch(number, "attention", x)
             parts = self._model.split.get(number, 1)
             self.tally.at(str(number), chips * parts)
             normed = self._norm(x)
@@ -229,19 +262,24 @@ class GoldenDecoder:
                 tiles = part_tiles(self._layout.ffn_tiles, part, parts)
                 own = slice(tiles.start, tiles.stop)
                 x = x + _tree([self._feed_forward(c, number, normed, own) for c in self._chips])
+            if watch is not None:
+                watch(number, "ffn", x)
         self.tally.at("head", chips)
         normed = self._norm(x)
         width = self._layout.vocab_width
         logits = [
-            chip.head(normed)[:, :width].reshape(-1)[: self._layout.vocab_per_chip]
+            chip.head(normed)[..., :width].reshape(len(tokens), -1)[
+                :, : self._layout.vocab_per_chip
+            ]
             for chip in self._chips
         ]
-        return np.concatenate(logits)[: self._layout.vocab]
+        joined: F32 = np.concatenate(logits, axis=1)[:, : self._layout.vocab]
+        return joined
 
     def _norm(self, x: F32) -> _Activation:
-        """Normalise tiles [T, 320] into what a normed matrix takes; every chip does the same."""
+        """Normalise tiles [P, T, 320] into what a normed matrix takes; every chip does the same."""
         mean = _square_sum(x) * self._model.inv_h
-        r = _rsqrt(mean + self._model.eps)
+        r = numerics.rsqrt(mean + self._model.eps)
         if not self._int8:
             return _Activation(bits=numerics.to_f16_bits(x * r, SIDES))
         return _quantise(x, r * self._model.quant_gain, None)
@@ -253,7 +291,7 @@ class GoldenDecoder:
             rest = x - numerics.from_f16_bits(large) * UP
             return _Activation(bits=large, rest=numerics.to_f16_bits(rest, SIDES))
         total = _square_sum(x) * SLACK + TINY
-        r = _rsqrt(total)
+        r = numerics.rsqrt(total)
         return _quantise(x, r * RANGE, (total * r) * INVERSE_RANGE)
 
     def _attend(
@@ -265,7 +303,7 @@ class GoldenDecoder:
         bucket: int,
         rope: tuple[F32, F32],
     ) -> F32:
-        """Return the chip's partial sum [T, 320] of the attention output."""
+        """Return the chip's partial sums [P, T, 320] of the attention output."""
         matrices, cache = chip.layers[layer], chip.caches[layer]
         q32, k32 = matrices["q"](normed), matrices["k"](normed)
         gains = chip.head_gains[layer]
@@ -277,58 +315,47 @@ class GoldenDecoder:
         if chip.replicate is not None:
             k, v = self._spread(chip.replicate, k, v)
         cache.grow(bucket)
-        split = numerics.split_f16(k)
-        cache.key_h[:, position], cache.key_l[:, position] = split.h, split.l
-        cache.value[:, position] = numerics.from_f16_bits(v)
-        mask = np.where(np.arange(bucket) <= position, np.float32(0), np.float32(-np.inf))
-        out = np.zeros((self._layout.q_tiles, LANES), dtype=np.float32)
+        split, new = numerics.split_f16(k), slice(position, position + len(k))
+        cache.key_h[:, new], cache.key_l[:, new] = split.h.swapaxes(0, 1), split.l.swapaxes(0, 1)
+        cache.value[:, new] = numerics.from_f16_bits(v).swapaxes(0, 1)
+        out = np.zeros((len(q), self._layout.q_tiles, LANES), dtype=np.float32)
         for tile in range(self._layout.q_tiles):
-            keys = numerics.SplitF16(
-                cache.key_h[tile, :bucket], cache.key_l[tile, :bucket], np.zeros(bucket, dtype=bool)
-            )
-            heads = np.where(self._head_lanes, q[tile], np.uint16(0))  # one head per row
-            scores = numerics.dot_f16_split(keys, numerics.split_f16(heads)) + mask
-            shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))  # [heads, C]
-            out[tile] = self._mix(shares, cache.value[tile, :bucket])
+            for head in range(self._layout.heads_per_tile):
+                first = head * self._layout.head_lanes
+                lanes = slice(first, first + self._layout.head_lanes)
+                out[:, tile, lanes] = _mean_of_values(
+                    q[:, tile, lanes], cache, tile, lanes, position
+                )
         return matrices["o"](self._dynamic(out))
 
-    def _mix(self, shares: F32, values: F32) -> F32:
-        """Return [320]: the mean of `values` [C, 320] weighted by each lane's head's shares."""
-        terms = shares.T[:, self._head_of_lane] * values
-        o = [np.add.accumulate(terms[c::3], axis=0)[-1] for c in range(3)]
-        n = [np.add.accumulate(shares.T[c::3], axis=0)[-1] for c in range(3)]
-        r = numerics.rsqrt((n[0] + n[1]) + n[2])
-        out: F32 = ((o[0] + o[1]) + o[2]) * (r * r)[self._head_of_lane]
-        return out
-
     def _norm_heads(self, x: F32, gain: F32) -> F32:
-        """Norm every head of tiles [*, 320], each over its own lanes."""
-        normed = np.empty_like(x)
-        for tile, row in enumerate(x):
-            mean = _lane_sums(row * row, self._ones) * self._model.inv_d
-            normed[tile] = (row * numerics.rsqrt(mean + self._model.eps)) * gain
+        """Norm every head of tiles [P, *, 320], each over its own lanes."""
+        mean = _lane_sums(x * x, self._ones) * self._model.inv_d
+        normed: F32 = (x * numerics.rsqrt(mean + self._model.eps)) * gain
         return normed
 
     def _rotate(self, x: F32, rope: tuple[F32, F32]) -> F32:
-        """Apply the rotary rows to tiles [*, 320]."""
+        """Apply the rotary rows [P, 1, 320] to tiles [P, *, 320]."""
         cos, sin = rope
-        rotated: F32 = x * cos + x[:, self._swap] * sin
+        rotated: F32 = x * cos + x[..., self._swap] * sin
         return rotated
 
     def _spread(
         self, matrices: list[list[numerics.SplitF16]], k: Bits, v: Bits
     ) -> tuple[Bits, Bits]:
-        """Move k and v bits [kv_tiles, 320] to the lanes of their query heads [q_tiles, 320]."""
-        out = np.zeros((2, self._layout.q_tiles, LANES), dtype=np.uint16)
+        """Move k and v bits [P, kv_tiles, 320] to the lanes of their query heads, [P, q_tiles, 320]
+        each.
+        """
+        out = np.zeros((2, len(k), self._layout.q_tiles, LANES), dtype=np.uint16)
         width, columns = self._layout.kv_width, self._layout.q_width
         for q_tile, row in enumerate(matrices):
             total: F32 | None = None
             for kv_tile, one_hot in enumerate(row):
-                both = numerics.split_f16(np.stack([k[kv_tile, :width], v[kv_tile, :width]]))
+                both = numerics.split_f16(np.stack([k[:, kv_tile, :width], v[:, kv_tile, :width]]))
                 part = numerics.dot_f16_split(one_hot, both)
                 total = part if total is None else total + part
             assert total is not None
-            out[:, q_tile, :columns] = numerics.to_f16_bits(total)
+            out[:, :, q_tile, :columns] = numerics.to_f16_bits(total)
         return out[0], out[1]
 
     def _inner(self, gate: F32) -> F32:
@@ -339,17 +366,42 @@ class GoldenDecoder:
         return gate * HALF
 
     def _feed_forward(self, chip: _Chip, layer: int, normed: _Activation, tiles: slice) -> F32:
-        """Return the chip's partial sum [T, 320] of ``tiles`` of the gated feed-forward block."""
+        """Return the chip's partial sums [P, T, 320] of ``tiles`` of the gated FFN."""
         matrices = chip.layers[layer]
-        gate, up = matrices["gate"](normed)[tiles], matrices["up"](normed)[tiles]
+        gate, up = matrices["gate"](normed)[:, tiles], matrices["up"](normed)[:, tiles]
         t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
         if "router" in matrices:
-            results = matrices["router"](normed)[:, 0]
+            results = matrices["router"](normed)[..., 0]
             count = self._layout.experts  # int8: coarse parts, then fine ones
-            shares = expert_shares(results[:count] + results[count:] if self._int8 else results)
-            hidden = hidden * np.repeat(shares, self._layout.expert_tiles)[tiles, None]
+            logits = results[:, :count] + results[:, count:] if self._int8 else results
+            shares = np.stack([expert_shares(row) for row in logits])
+            hidden = hidden * np.repeat(shares, self._layout.expert_tiles, axis=1)[:, tiles, None]
         return matrices["down"](self._dynamic(hidden), tiles)
+
+
+def _mean_of_values(q: Bits, cache: _Cache, tile: int, lanes: slice, position: int) -> F32:
+    """Return [P, lanes]: the mean of what queries ``q`` [P, lanes] of one head attend to.
+
+    The queries are those of `position` and the following.
+    Positions beyond a query's own have a share of +0, which adds nothing: they are left out.
+    """
+    end = max(3, position + len(q))
+    key_h, key_l = cache.key_h[tile, :end, lanes], cache.key_l[tile, :end, lanes]
+    keys = numerics.SplitF16(key_h, key_l, np.zeros(end, dtype=bool))
+    seen = np.arange(end) <= position + np.arange(len(q))[:, None]
+    scores = numerics.dot_f16_split(keys, numerics.split_f16(q))
+    scores = np.where(seen, scores, np.float32(-np.inf))
+    shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))
+    values, columns = cache.value[tile, :end, lanes], np.ascontiguousarray(shares.T)[..., None]
+    o = [columns[c] * values[c] for c in range(3)]
+    for j in range(3, end):
+        own = slice(max(0, j - position), None)  # queries that see position j
+        o[j % 3][own] += columns[j, own] * values[j]
+    n = [np.add.accumulate(shares[:, c::3], axis=1)[:, -1:] for c in range(3)]
+    r = numerics.rsqrt((n[0] + n[1]) + n[2])
+    mean: F32 = ((o[0] + o[1]) + o[2]) * (r * r)
+    return mean
 
 
 def expert_shares(logits: F32) -> F32:
@@ -357,30 +409,23 @@ def expert_shares(logits: F32) -> F32:
     chosen = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:CHOSEN]
     weights = np.zeros(len(logits), np.float32)
     weights[chosen] = numerics.exp(logits[chosen] - logits.max())
-    r = _rsqrt(np.add.accumulate(weights)[-1])
+    r = numerics.rsqrt(np.add.accumulate(weights)[-1:])
     shares: F32 = weights * (r * r)
     return shares
 
 
-def _rsqrt(x: np.float32) -> np.float32:
-    """Return the correctly rounded 1 / sqrt(x)."""
-    result: np.float32 = numerics.rsqrt(np.array([x], dtype=np.float32))[0]
-    return result
-
-
-def _square_sum(x: F32) -> np.float32:
-    """Return the sum of squares of tiles [*, 320] as the chip computes it."""
-    s = x[0] * x[0]
-    for tile in x[1:]:
-        s = s + tile * tile
-    total: np.float32 = _lane_sums(s, ONES)[0]
-    return total
+def _square_sum(x: F32) -> F32:
+    """Return the sums of squares [P, 1, 1] of tiles [P, *, 320] as the chip computes them."""
+    s = x[:, 0] * x[:, 0]
+    for tile in range(1, x.shape[1]):
+        s = s + x[:, tile] * x[:, tile]
+    return _lane_sums(s, ONES)[:, None]
 
 
 def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:
-    """Return the sums of lanes [320] over the rows of fp16 ``ones`` [*, 320], in five pieces."""
+    """Return sums of lanes [..., 320] over the rows of fp16 ``ones`` [*, 320], in five pieces."""
     rest = s * np.float32(2.0**-30)
-    total: F32 = np.zeros(len(ones.h), np.float32)
+    total: F32 = np.zeros((*s.shape[:-1], len(ones.h)), np.float32)
     for _ in range(5):
         piece = numerics.to_f16_bits(rest)
         rest = (rest - numerics.from_f16_bits(piece)) * UP
@@ -388,7 +433,7 @@ def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:
     return total * np.float32(2.0**-18)
 
 
-def _quantise(x: F32, inv: np.float32, scale: np.float32 | None) -> _Activation:
+def _quantise(x: F32, inv: F32, scale: F32 | None) -> _Activation:
     """Return the two int8 digits of `x` inv, a number of up to 15 bits."""
     q = numerics.to_i32(x * inv)
     high = (q + np.int32(64)) >> 7

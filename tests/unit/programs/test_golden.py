@@ -1,6 +1,7 @@
 """The golden model against an independent float32 forward: logits and held-out perplexity."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -185,6 +186,57 @@ def test_growing_bucket_carries_the_cache(target: Checkpoint) -> None:
         golden.step(1, 12, 12)
 
 
+FAMILIES = {
+    "llama": AWKWARD["two tiles, three KV heads"],
+    "qwen3": dataclasses.replace(AWKWARD["one KV head, lanes to spare"], head_norms=True),
+    "gemma": dataclasses.replace(
+        AWKWARD["more chips than elements"],
+        activation="gelu_tanh",
+        unit_gain=True,
+        scaled_embedding=True,
+    ),
+    "mixtral": dataclasses.replace(AWKWARD["linear rope"], experts=3, experts_per_token=2),
+}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_block_of_positions_is_as_steps(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits, residual streams and saturations do not depend on how a text is cut."""
+    monkeypatch.setattr("programs.decoder.golden.MOST_POSITIONS", 5)
+    checkpoint = Checkpoint(FAMILIES[name], _Loud(random_checkpoint(FAMILIES[name], 4)))
+    tokens = [at * 5 % checkpoint.config.vocab for at in range(1, 13)]
+    seen: list[dict[tuple[int, str], list[NDArray[np.float32]]]] = []
+    found = []
+    for cuts in (range(13), (0, 12), (0, 1, 8, 12)):
+        model = partition_model(checkpoint, 2, dtype)
+        model.split = {0: 2} if model.layout.ffn_tiles > 1 else {}
+        golden = GoldenDecoder(model)
+        streams: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
+        seen.append(streams)
+
+        def watch(
+            layer: int,
+            part: str,
+            x: NDArray[np.float32],
+            streams: dict[tuple[int, str], list[NDArray[np.float32]]] = streams,
+        ) -> None:
+            streams.setdefault((layer, part), []).append(x)
+
+        blocks = [golden.block(tokens[a:b], a, 16, watch) for a, b in pairwise(cuts)]
+        counts = {place: n.tolist() for place, n in golden.tally.counts.items()}
+        found.append((np.concatenate(blocks).tobytes(), counts))
+    assert found[0] == found[1] == found[2] and found[0][1]
+    assert len(seen[0]) == 2 * checkpoint.config.layers
+    for other in seen[1:]:
+        for place, streams_there in seen[0].items():
+            whole = np.concatenate(streams_there)
+            assert whole.shape[:2] == (12, model.layout.x_tiles)
+            assert whole.tobytes() == np.concatenate(other[place]).tobytes()
+
+
 def test_layout_of_a_grouped_model() -> None:
     """TinyLlama on eight chips, by hand."""
     layout = Layout.of(ModelConfig(2048, 22, 32, 4, 64, 5632, 32000), 8)
@@ -285,6 +337,20 @@ def test_impossible_layouts_are_one_line() -> None:
     with pytest.raises(PartitionError, match=r"'lm_head\.weight' holds .* beyond fp16's 65,504"):
         partition_model(loud, 1, "fp16").chip(0)
     partition_model(loud, 1, "int8").chip(0)
+
+
+class _Loud:
+    """A model's tensors, but for values of attention so large that they saturate."""
+
+    def __init__(self, whole: Checkpoint) -> None:
+        self._whole = whole
+
+    def read(
+        self, name: str, rows: NDArray[np.int64] | None, columns: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        """Read as the whole model does."""
+        values = self._whole.source.read(name, rows, columns)
+        return values * np.float32(7e4) if name.endswith("v_proj.weight") else values
 
 
 class _BrokenHead:
