@@ -12,8 +12,8 @@ Conversions, MAX and MIN follow ``docs/machine.md``: nearest-even, subnormals ke
 one canonical NaN (0x7FC00000; fp16 0x7E00).
 
 Three layers: compiled scalar functions (``exp_f32`` ...) for kernels that loop over lanes; array
-functions (``exp`` ...) for NumPy callers; and the exact fp16 dot product in plain NumPy, which is
-the golden model's definition of the MXM's fp16 mode.
+functions (``exp`` ...) for NumPy callers; and the exact fp16 dot product on matrix products whose
+every sum is exact, which is the golden model's definition of the MXM's fp16 mode.
 """
 
 from __future__ import annotations
@@ -335,11 +335,30 @@ def split_f16(bits: U16Array) -> SplitF16:
     return SplitF16(h[bits], low[bits], np.asarray(bad[bits].any(axis=-1)))
 
 
-def _two_sum(a: F64Array, b: F64Array) -> tuple[F64Array, F64Array]:
+@njit(cache=True, error_model="numpy")
+def _two_sum(a: Any, b: Any) -> Any:
     """a + b as a rounded sum and its exact error (Knuth)."""
     s = a + b
     z = s - a
     return s, (a - (s - z)) + (b - z)
+
+
+@njit(cache=True, error_model="numpy")
+def round_sums_into(hh: Any, hl: Any, ll: Any, out: Any) -> None:
+    """out[i] = (hh[i] 2**40 + hl[i] 2**20 + ll[i]) 2**-48, rounded once to fp32.
+
+    One-dimensional float64 arrays of integers below 2**53, and a float32 one.
+    """
+    for i in range(out.shape[0]):
+        s, tail = _two_sum(hl[i] * 2.0**20, ll[i])
+        s, rest = _two_sum(hh[i] * 2.0**40, s)
+        s, rest = _two_sum(s, rest + tail)  # rest + tail: integers far below 2**53, exact
+        # s is the sum rounded to nearest; make it the sum rounded to odd, so that rounding again
+        # to fp32 is as good as rounding once.
+        bits = np.float64(s).view(np.int64)
+        if rest != 0.0 and bits & 1 == 0:
+            bits += 1 if (rest > 0.0) == (s > 0.0) else -1
+        out[i] = np.float32(np.int64(bits).view(np.float64) * 2.0**-48 + 0.0)
 
 
 def dot_f16_split(weights: SplitF16, activations: SplitF16) -> F32Array:
@@ -355,14 +374,8 @@ def dot_f16_split(weights: SplitF16, activations: SplitF16) -> F32Array:
     hh = activations.h @ wh
     hl = activations.h @ wl + activations.l @ wh
     ll = activations.l @ wl
-    s, tail = _two_sum(hl * 2.0**20, ll)
-    s, rest = _two_sum(hh * 2.0**40, s)
-    s, rest = _two_sum(s, rest + tail)  # rest + tail: integers far below 2**53, exact
-    # s is the sum rounded to nearest; make it the sum rounded to odd, so that rounding again
-    # to fp32 is as good as rounding once.
-    even = (s.view(np.int64) & 1) == 0
-    odd = np.where((rest != 0) & even, np.nextafter(s, np.copysign(np.inf, rest)), s)
-    result = (odd * 2.0**-48 + 0.0).astype(np.float32)
+    result = np.empty(hh.shape, np.float32)
+    round_sums_into(hh.reshape(-1), hl.reshape(-1), ll.reshape(-1), result.reshape(-1))
     bad = activations.bad[..., np.newaxis] | weights.bad
     result[bad] = _NAN
     return result
