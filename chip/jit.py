@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numba
 from llvmlite import ir
-from numba.core import caching as _caching
 from numba.core import cgutils as _cgutils
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np import arrayobj as _arrayobj
 
-caching: Any = _caching
+from chip.kernel_cache import compiled
+
 cgutils: Any = _cgutils
 arrayobj: Any = _arrayobj
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Cache(caching.FunctionCache):
-    """Compiled code on disk; what an older version of the package left there is compiled anew.
-
-    A signature names the classes of its named tuples, which an older version may have had under
-    other names.
-    """
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The code for a signature, or None; as of numba."""
-        try:
-            return super().load_overload(sig, target_context)
-        except (AttributeError, ImportError):
-            self.flush()
-            return None
-
-
 def _compiled(function: F, **options: Any) -> F:
-    """Compile without the interpreter lock, cached on disk, IEEE division."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
-    dispatcher._cache = _Cache(function)
-    return cast(F, dispatcher)
+    """Compile without the interpreter lock; see ``chip.kernel_cache``."""
+    return compiled(function, nogil=True, **options)
 
 
 def jit(function: F) -> F:

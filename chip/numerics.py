@@ -22,9 +22,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from chip.kernel_cache import compiled
 from chip.saturation import FP16, INT8, INT32, note
 
 F32Array = NDArray[np.float32]
@@ -67,25 +67,25 @@ _C13 = 1.0 / 6227020800.0
 # --- compiled scalar functions -------------------------------------------------------------
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f32_bits(x: Any) -> Any:
     """The bits of an fp32 value as uint32."""
     return np.float32(x).view(np.uint32)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def bits_f32(u: Any) -> Any:
     """The fp32 value with these uint32 bits."""
     return np.uint32(u).view(np.float32)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def canonical(x: Any) -> Any:
     """x, or the canonical NaN if x is any NaN."""
     return x if x == x else _NAN
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _expm1_reduced(r: Any) -> Any:
     """exp(r) - 1 for |r| <= ln(2)/2, to about 2**-53 relative."""
     r2 = r * r
@@ -97,7 +97,7 @@ def _expm1_reduced(r: Any) -> Any:
     return r + r2 * (low + (r4 * mid + r8 * high))
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def exp_f32(x: Any) -> Any:
     """exp(x), correctly rounded to fp32; overflow gives infinity, underflow +0."""
     x = np.float32(x)
@@ -112,7 +112,7 @@ def exp_f32(x: Any) -> Any:
     return y if x == x else _NAN
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def tanh_f32(x: Any) -> Any:
     """tanh(x), correctly rounded to fp32; keeps the sign of zero."""
     x = np.float32(x)
@@ -128,7 +128,7 @@ def tanh_f32(x: Any) -> Any:
     return np.uint32(y).view(np.float32) if x == x else _NAN
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def rsqrt_f32(x: Any) -> Any:
     """1/sqrt(x), correctly rounded to fp32; +-0 gives +-infinity, negative numbers NaN."""
     x = np.float32(x)
@@ -136,7 +136,7 @@ def rsqrt_f32(x: Any) -> Any:
     return y if y == y else _NAN
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def max_f32(a: Any, b: Any) -> Any:
     """The greater operand; the other one if one is NaN; max(-0, +0) = +0."""
     equal = bits_f32(f32_bits(a) & f32_bits(b))
@@ -144,7 +144,7 @@ def max_f32(a: Any, b: Any) -> Any:
     return canonical(b) if a != a else (a if b != b else ordered)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def min_f32(a: Any, b: Any) -> Any:
     """The lesser operand; the other one if one is NaN; min(-0, +0) = -0."""
     equal = bits_f32(f32_bits(a) | f32_bits(b))
@@ -152,7 +152,7 @@ def min_f32(a: Any, b: Any) -> Any:
     return canonical(b) if a != a else (a if b != b else ordered)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f32_to_i32(x: Any) -> Any:
     """The nearest int32, ties to even; saturates; NaN gives 0."""
     d: Any = np.float64(x)
@@ -162,7 +162,7 @@ def f32_to_i32(x: Any) -> Any:
     return i if x == x else np.int32(0)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f32_to_f16_bits(x: Any) -> Any:
     """The bits (uint16) of the nearest fp16, ties to even; saturates at +-65504; NaN is 0x7E00."""
     u = f32_bits(x)
@@ -177,7 +177,7 @@ def f32_to_f16_bits(x: Any) -> Any:
     return np.uint16(np.uint32(NAN_F16_BITS) if a > _INFINITY else h)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f16_bits_to_f32(h: Any) -> Any:
     """The fp32 value of these fp16 bits (uint16); every NaN becomes the canonical one."""
     w = np.uint32(h)
@@ -193,49 +193,49 @@ def f16_bits_to_f32(h: Any) -> Any:
 # --- array functions ------------------------------------------------------------------------
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def exp_into(x: Any, out: Any) -> None:
     """out[i] = exp(x[i]) for one-dimensional float32 arrays."""
     for i in range(x.shape[0]):
         out[i] = exp_f32(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def tanh_into(x: Any, out: Any) -> None:
     """out[i] = tanh(x[i]) for one-dimensional float32 arrays."""
     for i in range(x.shape[0]):
         out[i] = tanh_f32(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def rsqrt_into(x: Any, out: Any) -> None:
     """out[i] = 1/sqrt(x[i]) for one-dimensional float32 arrays."""
     for i in range(x.shape[0]):
         out[i] = rsqrt_f32(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f32_to_f16_into(x: Any, out: Any) -> None:
     """out[i] = fp16 bits of x[i] for one-dimensional float32 and uint16 arrays."""
     for i in range(x.shape[0]):
         out[i] = f32_to_f16_bits(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f16_to_f32_into(x: Any, out: Any) -> None:
     """out[i] = value of the fp16 bits x[i] for one-dimensional uint16 and float32 arrays."""
     for i in range(x.shape[0]):
         out[i] = f16_bits_to_f32(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def f32_to_i32_into(x: Any, out: Any) -> None:
     """out[i] = nearest int32 of x[i] for one-dimensional float32 and int32 arrays."""
     for i in range(x.shape[0]):
         out[i] = f32_to_i32(x[i])
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def canonical_into(x: Any, out: Any) -> None:
     """out[i] = x[i], or the canonical NaN, for one-dimensional float32 arrays."""
     for i in range(x.shape[0]):
@@ -335,7 +335,7 @@ def split_f16(bits: U16Array) -> SplitF16:
     return SplitF16(h[bits], low[bits], np.asarray(bad[bits].any(axis=-1)))
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _two_sum(a: Any, b: Any) -> Any:
     """a + b as a rounded sum and its exact error (Knuth)."""
     s = a + b
@@ -343,7 +343,7 @@ def _two_sum(a: Any, b: Any) -> Any:
     return s, (a - (s - z)) + (b - z)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def round_sums_into(hh: Any, hl: Any, ll: Any, out: Any) -> None:
     """out[i] = (hh[i] 2**40 + hl[i] 2**20 + ll[i]) 2**-48, rounded once to fp32.
 

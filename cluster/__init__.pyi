@@ -1,4 +1,5 @@
 from .errors import InputError, RunError
+from .listening import Listener
 from .processes import Placement
 from .runs import (
     BeltSettings,
@@ -8,7 +9,6 @@ from .runs import (
     Generated,
     GenerateSettings,
     GenerationResult,
-    Listener,
     PlanSettings,
     generate,
     generate_on_belt,

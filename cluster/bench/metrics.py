@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
+from cluster.listening import Listener
 from cluster.processes import Placement
-from cluster.runs import Listener, run_generation
+from cluster.runs import run_generation
 from programs.decoder import compile_decoder, partition_model
 from programs.models import load_checkpoint, shipped_model
 from programs.running import Generation

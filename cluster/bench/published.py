@@ -10,8 +10,9 @@ from time import perf_counter
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
 from cluster.errors import RunError
+from cluster.listening import Listener
 from cluster.processes import Placement
-from cluster.runs import Listener, run_generation
+from cluster.runs import run_generation
 from programs.decoder import compile_decoder, partition_model
 from programs.models import CheckpointError, open_model, packaged_model
 from programs.running import Generation

@@ -33,8 +33,9 @@ from cluster.bench.published import (
 )
 from cluster.bench.row import Row
 from cluster.errors import InputError, RunError
+from cluster.listening import Listener
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, launches_of, run_generation
+from cluster.runs import GenerationResult, launches_of, run_generation
 from cluster.tracing import TraceRequest
 from programs.artifact import Artifact
 from programs.decoder import (

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import RunError
-from cluster.runs import Listener
+from cluster.listening import Listener
 
 #: What people copy and compare: a table of 80 columns would break it.
 _DIGEST = re.compile(r"[0-9a-f]{16,}")

@@ -11,8 +11,10 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -31,6 +33,8 @@ LONGEST_DIRECTORY = 40
 LOOPBACK = "127.0.0.1"
 #: Given to the processes of a private Ray, to know them by.
 _DIRECTORY_VARIABLE = "LPU_RAY_DIRECTORY"
+#: Ray's own: a token, a file that holds one.
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Ray's last processes are gone after about a second.
 LONGEST_REMOVAL_SECONDS = 3.0
@@ -71,12 +75,32 @@ def address_to_join(address: str | None) -> str | None:
     return "auto" if address is None and os.environ.get(JOB_VARIABLE) else address
 
 
+def check_reachable(address: str | None) -> None:
+    """Raise InputError where a private Ray (no ``address``) could not reach its own processes.
+
+    Ray would try for minutes.  It speaks IPv4 on loopback, so that is tried.
+    """
+    if address_to_join(address) is not None:
+        return
+    try:
+        with socket.socket() as own:
+            own.bind((LOOPBACK, 0))
+            own.listen(1)
+            socket.create_connection(own.getsockname(), LONGEST_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"this machine cannot reach itself at {LOOPBACK} ({error.strerror or error}), as "
+            "actors must; bring its loopback up (ip link set lo up), or use --in-process"
+        ) from None
+
+
 @contextlib.contextmanager
 def open_ray(address: str | None, workers: int) -> Iterator[Any]:
     """Inside, Ray is up; yields the placement that keeps an actor on the driver's host.
 
     A Ray that this process is connected to already is used as it is and left running.
     """
+    check_reachable(address)
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -188,12 +212,29 @@ def _marked(directory: str) -> Iterator[None]:
         del os.environ[_DIRECTORY_VARIABLE]
 
 
+@contextlib.contextmanager
+def _own_token() -> Iterator[None]:
+    """A Ray that is started inside has a token of its own, which its processes inherit.
+
+    Ray would keep one in the home directory, which there may not be, or not to write in.
+    """
+    if any(name in os.environ for name in _TOKEN_VARIABLES):
+        yield
+        return
+    os.environ[_TOKEN_VARIABLES[0]] = secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        del os.environ[_TOKEN_VARIABLES[0]]
+
+
 def _start(ray: Any, directory: str, workers: int) -> None:
     with (
         warnings.catch_warnings(),
         contextlib.chdir(PACKAGE_ROOT),
         _one_machine(),
         _marked(directory),
+        _own_token(),
     ):
         warnings.simplefilter("ignore")
         ray.init(

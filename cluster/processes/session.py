@@ -13,7 +13,7 @@ from pathlib import Path
 from chip.engine import warm_up
 from cluster.processes.group import GroupPlan, layout_of, split_chips
 from cluster.processes.leftovers import hold, release
-from cluster.processes.ray_session import open_ray
+from cluster.processes.ray_session import check_reachable, open_ray
 from cluster.processes.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.processes.supervision import Supervisor
 from programs.artifact import Artifact, save
@@ -64,6 +64,7 @@ def chip_actors(
     own chips, which ``artifact`` then lacks.  Files, shared memory and actors are gone
     afterwards.
     """
+    check_reachable(placement.address)  # before kernels are compiled, which takes minutes
     groups = split_chips(artifact.chips, placement.chips_per_actor)
     faults = placement.setting(artifact)
     # One process compiles the kernels before all of them would at once.

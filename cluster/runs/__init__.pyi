@@ -9,10 +9,9 @@ from .collectives import (
     write_csv,
 )
 from .dialogue import Conversation, Reply, conversation
-from .fabric import CollectiveRun, follow_route, machine_of, run_collective, wiring_facts
+from .fabric import CollectiveRun, run_collective
 from .generation import (
     GenerationResult,
-    Listener,
     kept_chips,
     launches_of,
     planned_launches,
@@ -21,7 +20,6 @@ from .generation import (
 from .launch import cores, launch_everywhere
 from .plans import plan_models, write_plans
 from .prompts_on_belt import BeltTexts, generate_on_belt
-from .publish import SERVED, publish_generation
 from .settings import (
     DEFAULT_PROMPT,
     DTYPES,
@@ -42,7 +40,15 @@ from .settings import (
 )
 from .spare_generation import generate_on_spares
 from .stored import StoredRun, entry_names, pick_entry, run_stored
-from .texts import Generated, generate, generation_facts, generation_json
+from .texts import (
+    SERVED,
+    Generated,
+    generate,
+    generation_facts,
+    generation_json,
+    publish_generation,
+)
+from .wirings import follow_route, machine_of, wiring_facts
 from .workloads import (
     CompiledWorkload,
     check_workload,
@@ -72,7 +78,6 @@ __all__ = [
     "GenerateSettings",
     "Generated",
     "GenerationResult",
-    "Listener",
     "MatmulSettings",
     "Operation",
     "PlanSettings",

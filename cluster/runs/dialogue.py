@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cluster.errors import InputError
+from cluster.listening import Listener
 from cluster.processes import Placement, chips_per_actor
-from cluster.runs.generation import GenerationResult, Listener, Work, kept_chips
+from cluster.runs.generation import GenerationResult, Work, kept_chips
 from cluster.runs.settings import CHAT_CONTEXT, ChatSettings
 from cluster.runs.texts import compile_apart, job_of
 from programs.artifact import decoder_of, load

@@ -16,6 +16,7 @@ from typing import Any
 
 from chip.engine import Chip
 from cluster.errors import RunError
+from cluster.listening import Listener
 from cluster.metrics import OneEpoch, RunWatch, watched
 from cluster.processes import (
     ChipGroup,
@@ -90,19 +91,6 @@ def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched
             zip(result.entries, result.launch_cycles, strict=True)
         )
     ]
-
-
-class Listener:
-    """What the driver tells while it works; this one is silent."""
-
-    def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
-        """A text begins with these token ids; ``decode`` turns ids into text."""
-
-    def phase(self, text: str) -> None:
-        """The driver begins something that takes a while."""
-
-    def token(self, token: int) -> None:
-        """One more token."""
 
 
 def run_generation(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from cluster.errors import InputError, RunError
+from cluster.listening import Listener
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
-from cluster.runs.generation import GenerationResult, Listener, planned_launches, run_generation
+from cluster.runs.generation import GenerationResult, planned_launches, run_generation
 from interconnect.wiring import MAX_NODES, NODE, Topology, topology_of
 from programs.artifact import Artifact
 from programs.decoder import PartitionedModel

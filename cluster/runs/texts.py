@@ -10,16 +10,15 @@ from typing import Any
 
 from chip.engine import Chip
 from cluster.errors import InputError
+from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chips_per_actor
 from cluster.runs.generation import (
     GenerationResult,
-    Listener,
     launches_of,
     planned_launches,
     run_generation,
 )
-from cluster.runs.publish import SERVED, publish_generation
 from cluster.runs.settings import GenerateSettings
 from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
@@ -29,6 +28,9 @@ from programs.decoder import ChipImages, adopt, compile_model, compile_model_apa
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, chat_prompt, continuation, open_model
 from programs.running import Generation, saturation_json, saturation_text
+
+#: Experiment and platform of ``lpu generate``.
+SERVED = ("generate", "lpu")
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,17 @@ def generation_json(done: Generated) -> dict[str, Any]:
         "nodes": done.nodes or None,
         **({} if done.trace is None else {"trace": done.trace}),
     }
+
+
+def publish_generation(board: Board, result: GenerationResult, prompt_tokens: int) -> None:
+    """The request's counts and latencies; its tokens were published while they came."""
+    per_token = result.decode_seconds / len(result.tokens)
+    board.add("lpu_prompt_tokens", prompt_tokens, *SERVED)
+    board.add("lpu_requests", 1, *SERVED)
+    first = result.virtual_seconds - per_token * (len(result.tokens) - 1)
+    board.observe("lpu_time_to_first_token_seconds", [first], *SERVED)
+    if len(result.tokens) > 1:
+        board.observe("lpu_time_per_output_token_seconds", [per_token], *SERVED)
 
 
 def prompt_of(settings: GenerateSettings, checkpoint: Checkpoint) -> list[int]:

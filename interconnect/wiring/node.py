@@ -10,9 +10,12 @@ Link numbers per neighbour are assumed; 28 cables and seven local links per chip
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from chip.engine import Chip
 from chip.isa import LINKS
+
+if TYPE_CHECKING:  # a wiring is looked at without chips
+    from chip.engine import Chip
 
 Cable = tuple[int, int, int, int]
 

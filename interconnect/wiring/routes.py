@@ -11,11 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chip.isa import LINKS
-from chip.jit import jit
-from interconnect.wiring.topology import FabricError, Topology
+from interconnect.wiring.topology import UNREACHABLE, FabricError, Topology
 
-#: What ``hop_distances`` holds where no cables lead.
-UNREACHABLE = 255
 #: Destinations whose distances are in memory at once: 10.7 MB for 10,440 chips.
 _BATCH = 1024
 
@@ -27,11 +24,11 @@ def hop_distances(topology: Topology, destinations: ArrayLike) -> NDArray[np.uin
     word each.  Raises FabricError for a chip that does not exist or a distance above 254.
     """
     goals = _chips(topology, destinations, "destination")
+    from interconnect.wiring.searching import search
+
     hops = np.full((goals.size, topology.chips), UNREACHABLE, np.uint8)
-    if not _search(topology.peer, goals, hops):
-        raise FabricError(
-            f"topology {topology.name}: chips more than 254 hops apart; add cables across"
-        )
+    if not search(topology.peer, goals, hops):
+        raise FabricError(_too_far(topology))
     return hops
 
 
@@ -52,12 +49,38 @@ def diameter(topology: Topology) -> int:
     count = _period(topology)
     for first in range(0, count, _BATCH):
         goals = np.arange(first, min(first + _BATCH, count))
-        hops = hop_distances(topology, goals)
-        farthest = max(farthest, int(hops.max()))
-        if farthest == UNREACHABLE:
-            goal, chip = (int(x) for x in np.argwhere(hops == UNREACHABLE)[0])
-            raise FabricError(_apart(topology, chip, first + goal))
+        farthest = max(farthest, _farthest(topology, goals))
     return farthest
+
+
+def _farthest(topology: Topology, goals: NDArray[np.int64]) -> int:
+    """Most hops from any chip to one of ``goals``, int64 [m]; FabricError as ``diameter``.
+
+    A breadth-first search from all goals at once, one bit each, with NumPy alone: this is all that
+    facts about a wiring ask for, and to load compiled code for it would take longer.
+    """
+    chips, none = topology.chips, topology.chips  # the row of no chip, where no goal ever is
+    there = np.where(topology.peer < 0, none, topology.peer)
+    seen = np.zeros((chips + 1, -(-goals.size // 64)), np.uint64)
+    bits = np.uint64(1) << (np.arange(goals.size, dtype=np.uint64) % np.uint64(64))
+    np.bitwise_or.at(seen, (goals, np.arange(goals.size) // 64), bits)
+    border, level = seen.copy(), 0
+    while True:
+        reached = np.zeros_like(seen)
+        for link in range(there.shape[1]):
+            reached[:chips] |= border[there[:, link]]
+        border = reached & ~seen
+        if not border.any():
+            break
+        level += 1
+        if level >= UNREACHABLE:
+            raise FabricError(_too_far(topology))
+        seen |= border
+    for number, goal in enumerate(goals):
+        missed = np.flatnonzero(seen[:chips, number // 64] & bits[number] == 0)
+        if missed.size:
+            raise FabricError(_apart(topology, int(missed[0]), int(goal)))
+    return level
 
 
 def minimal_routes(
@@ -70,6 +93,8 @@ def minimal_routes(
     one of those that come nearer, by a fixed hash of (source, destination, salt, hop).  Raises
     FabricError for chips that do not exist or are not joined.
     """
+    from interconnect.wiring.searching import walk
+
     salt = np.asarray(salts)
     if salt.size and salt.dtype.kind not in "iu":
         raise FabricError(f"salts are {salt.dtype}; use integers")
@@ -98,7 +123,7 @@ def minimal_routes(
         if longest > links.shape[1]:
             wider = ((0, 0), (0, longest - links.shape[1]))
             links = np.pad(links, wider, constant_values=-1)
-        _walk(
+        walk(
             topology.peer,
             distances,
             messages,
@@ -192,6 +217,10 @@ def _chips(
     return numbers.reshape(-1) if flat else numbers
 
 
+def _too_far(topology: Topology) -> str:
+    return f"topology {topology.name}: chips more than 254 hops apart; add cables across"
+
+
 def _apart(topology: Topology, source: int, destination: int) -> str:
     return (
         f"topology {topology.name}: no cables lead from chip {source} to chip {destination}; "
@@ -208,88 +237,3 @@ def _period(topology: Topology) -> int:
         if chips % period == 0 and np.array_equal(np.roll(peer, -period, axis=0), turned):
             return period
     return chips
-
-
-@jit
-def _search(peer: NDArray[np.int32], goals: NDArray[np.int64], hops: NDArray[np.uint8]) -> bool:
-    """Fill ``hops`` (255 before); False if some chips are more than 254 hops apart."""
-    chips = peer.shape[0]
-    seen = np.zeros(chips, np.uint64)
-    border = np.zeros(chips, np.uint64)
-    reached = np.zeros(chips, np.uint64)
-    one, zero = np.uint64(1), np.uint64(0)
-    for first in range(0, goals.size, 64):
-        count = min(64, goals.size - first)
-        seen[:] = zero
-        border[:] = zero
-        for i in range(count):
-            seen[goals[first + i]] |= one << np.uint64(i)
-            border[goals[first + i]] |= one << np.uint64(i)
-            hops[first + i, goals[first + i]] = 0
-        level, more = 0, True
-        while more:
-            level += 1
-            more = False
-            reached[:] = zero
-            for chip in range(chips):
-                if border[chip] != zero:
-                    for link in range(peer.shape[1]):
-                        if peer[chip, link] >= 0:
-                            reached[peer[chip, link]] |= border[chip]
-            for chip in range(chips):
-                fresh = reached[chip] & ~seen[chip]
-                border[chip] = fresh
-                if fresh != zero:
-                    if level >= UNREACHABLE:
-                        return False
-                    more = True
-                    seen[chip] |= fresh
-                    for i in range(count):
-                        if (fresh >> np.uint64(i)) & one != zero:
-                            hops[first + i, chip] = level
-    return True
-
-
-@jit
-def _mix(x: np.uint64) -> np.uint64:
-    """The finaliser of splitmix64: every bit of the result depends on every bit of ``x``."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@jit
-def _walk(
-    peer: NDArray[np.int32],
-    distances: NDArray[np.uint8],
-    messages: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    sources: NDArray[np.int64],
-    goals: NDArray[np.int64],
-    salts: NDArray[np.uint64],
-    routes: NDArray[np.int32],
-) -> None:
-    """Write the links of ``messages`` into ``routes``; row i of ``rows`` has their distances."""
-    for i in range(messages.size):
-        message = messages[i]
-        distance = distances[rows[i]]
-        chip = sources[message]
-        key = _mix(_mix(_mix(np.uint64(chip)) ^ np.uint64(goals[message])) ^ salts[message])
-        hop = 0
-        while distance[chip] > 0:
-            nearer = np.int64(distance[chip]) - 1
-            ways = 0
-            for link in range(peer.shape[1]):
-                if peer[chip, link] >= 0 and distance[peer[chip, link]] == nearer:
-                    ways += 1
-            pick = np.int64(_mix(key ^ np.uint64(hop)) % np.uint64(ways))
-            taken = -1
-            for link in range(peer.shape[1]):
-                if peer[chip, link] >= 0 and distance[peer[chip, link]] == nearer:
-                    if pick == 0:
-                        taken = link
-                    pick -= 1
-            routes[message, hop] = chip * LINKS + taken
-            chip = np.int64(peer[chip, taken])
-            hop += 1

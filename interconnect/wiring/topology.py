@@ -29,6 +29,8 @@ NODE, RACK_NODES, MAX_RACKS, MAX_NODES = 8, 9, 145, 33
 LPX_TRAYS = 32
 #: Limits of a topology file.
 MAX_CHIPS, MAX_FILE_BYTES = 16_384, 4 << 20
+#: What a distance is where no cables lead.
+UNREACHABLE = 255
 
 #: Global links of a chip (assumed: which; published: four), then those of a dragonfly: two stay
 #: in the rack and two leave it (published: 144 ports of a rack each).

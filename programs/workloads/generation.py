@@ -12,11 +12,11 @@ from time import perf_counter
 from typing import Any
 
 from cluster.commands.script import ScriptJob, run_workload
+from cluster.listening import Listener
 from cluster.metrics import RunWatch
 from cluster.processes import Placement
 from cluster.runs import (
     SERVED,
-    Listener,
     publish_generation,
     run_generation,
 )

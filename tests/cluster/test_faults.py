@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from chip.spec import ChipSpec
 from cluster import cli
+from cluster.listening import Listener
 from cluster.processes import Placement, chip_actors, snapshot_directory
 from cluster.processes.snapshots import SnapshotError, forget_before, launches, restore, take
 from cluster.runs import (
     CollectiveSettings,
     GenerationResult,
-    Listener,
     run_functional,
     run_generation,
 )

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.listening import Listener
 from cluster.processes import Placement
 from cluster.runs import (
     GenerateSettings,
     GenerationResult,
-    Listener,
     kept_chips,
     run_generation,
 )

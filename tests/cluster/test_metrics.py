@@ -27,13 +27,14 @@ from chip.isa import C2C_QUEUE, MXM_QUEUE, SXM_QUEUE, VXM_QUEUE, Op
 from chip.program import expand
 from chip.spec import ChipSpec
 from cluster.errors import InputError
+from cluster.listening import Listener
 from cluster.metrics import Board, Exporter, OneEpoch, RunWatch, exported
 from cluster.metrics.activity import RunActivity, activity_of
 from cluster.metrics.board import Totals
 from cluster.metrics.places import places
 from cluster.metrics.table import COUNTER, METRICS, UNITS
 from cluster.processes import Placement, SharedMapping, layout_of
-from cluster.runs import Listener, run_generation
+from cluster.runs import run_generation
 from interconnect.wiring import topology_of
 from programs.artifact import Artifact
 from programs.running import BARRIER, LOOKAHEAD, Generation

@@ -8,9 +8,10 @@ import signal
 
 import pytest
 
+from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, chip_actors
-from cluster.runs import Listener, run_generation
+from cluster.runs import run_generation
 from programs.artifact import Artifact
 from programs.decoder import entry_at
 from programs.faults import FaultPlan

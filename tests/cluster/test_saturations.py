@@ -10,9 +10,10 @@ from time import perf_counter
 import pytest
 
 from chip.spec import ChipSpec
+from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement
-from cluster.runs import GenerationResult, Listener, run_generation
+from cluster.runs import GenerationResult, run_generation
 from programs.artifact import Artifact
 from programs.decoder import compile_decoder, partition_model
 from programs.faults import FaultPlan

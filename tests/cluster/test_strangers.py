@@ -14,10 +14,11 @@ from chip.engine import Rings, run_chips
 from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, SENT_CYCLE, SEQUENCE, TAIL
 from chip.faults import LockstepViolation
 from chip.linking import link
+from cluster.listening import Listener
 from cluster.processes import ChipGroup, MappingError, Placement, SharedMapping, chip_actors
 from cluster.processes.group import FORGED_SECONDS, AbandonedError, MappedPeers
 from cluster.processes.mapping import MappingLayout
-from cluster.runs import Listener, run_generation
+from cluster.runs import run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
 from tests.cluster.test_lockstep import CABLES, SPEC, chips, passing_program

@@ -39,6 +39,7 @@ VAGUE = ("util", "helper", "manager", "misc", "common")
 FLOORS: dict[str, list[set[str]]] = {
     "chip": [
         {"errors", "saturation", "toml_files"},
+        {"kernel_cache"},
         {"isa", "numerics"},
         {"opcodes", "spec"},
         {"digest", "ecc", "faults", "jit", "program"},
@@ -56,7 +57,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "cluster": [
         {"errors"},
         {"whole_files"},
-        {"option_checks"},
+        {"listening", "option_checks"},
         {"option_types"},
         {"processes"},
         {"gpu", "metrics", "tracing"},

@@ -21,6 +21,7 @@ import numpy as np
 
 import cluster.processes.session
 import cluster.runs.generation
+from cluster.listening import Listener
 from cluster.processes import (
     ChipGroup,
     Placement,
@@ -29,7 +30,7 @@ from cluster.processes import (
     chip_actors,
     layout_of,
 )
-from cluster.runs import GenerationResult, Listener, run_generation
+from cluster.runs import GenerationResult, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
 

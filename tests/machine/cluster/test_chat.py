@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.listening import Listener
 from cluster.runs import (
     BeltSettings,
     ChatSettings,
     GenerateSettings,
-    Listener,
     conversation,
     generate,
     generate_on_belt,

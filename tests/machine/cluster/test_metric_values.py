@@ -22,10 +22,11 @@ from cluster.experiments.serving import (
 from cluster.experiments.speculative import DraftWatch
 from cluster.experiments.speculative.charges import Charge
 from cluster.experiments.speculative.steps import DraftStep, RequestTrace
+from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.metrics.table import METRICS, UNITS
 from cluster.processes import Placement
-from cluster.runs import Listener, publish_generation, run_generation
+from cluster.runs import publish_generation, run_generation
 from programs.artifact import Artifact
 from programs.running import Generation
 from tests import ROOT

@@ -9,9 +9,10 @@ import pytest
 
 from chip.spec import ChipSpec
 from cluster.errors import InputError
+from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement
-from cluster.runs import Listener, generate_on_spares, run_generation
+from cluster.runs import generate_on_spares, run_generation
 from cluster.runs.spare_generation import Survived
 from interconnect.wiring import FabricError, Topology, topology_of
 from programs.artifact import Artifact

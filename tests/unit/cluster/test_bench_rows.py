@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import InputError
 from cluster.bench import published, rows
+from cluster.errors import InputError
 from programs.models import CheckpointError
 
 NEEDED = {
