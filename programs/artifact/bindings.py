@@ -44,7 +44,8 @@ class DecoderFacts:
     mask_positions: of one window of the mask; cache_segments: (first position, positions) of each
     word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
-    conveyor belt, else None.
+    conveyor belt, else None.  window: positions that layers with a sliding window attend to, and
+    window_positions: of one run of their mask; 0 where none is shorter than the context.
     """
 
     dtype: str
@@ -57,6 +58,8 @@ class DecoderFacts:
     mask_positions: int
     cache_segments: tuple[tuple[int, int], ...]
     sequences: int | None = None
+    window: int = 0
+    window_positions: int = 0
 
     @property
     def pp(self) -> int:
@@ -117,6 +120,9 @@ class Bindings:
         }
         if facts.sequences is not None:
             model["sequences"] = facts.sequences
+        if facts.window:
+            bindings["sliding_window"] = facts.window
+            bindings["sliding_positions"] = facts.window_positions
         return bindings, model
 
 
@@ -183,6 +189,7 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
     try:
         context = _count(bindings["context"])
         segments = bindings.get("cache_segments", [[0, context]])
+        sliding = "sliding_window" in bindings
         facts = DecoderFacts(
             dtype=_text(model["dtype"]),
             tp=_count(model["tp"]),
@@ -194,8 +201,11 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             mask_positions=_count(bindings["mask_positions"]),
             cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
             sequences=None if "sequences" not in model else _count(model["sequences"]),
+            window=_count(bindings["sliding_window"]) if sliding else 0,
+            window_positions=_count(bindings["sliding_positions"]) if sliding else 0,
         )
-        whole = bindings["inputs"].keys() >= _INPUTS and "logits" in bindings["outputs"]
+        needed = _INPUTS | ({"sliding_map"} if sliding else set())
+        whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return facts if whole and facts.group_of_stage and min(facts.buckets, default=0) > 0 else None

@@ -158,7 +158,7 @@ class BlockScheduler:
 
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
         s, d, layout = self.places, self.schedule, self.places.layout
-        a = replace(s.attention, keys=m.keys, values=m.values)
+        a = s.attention_of(m, self.context)
         qt, kt = layout.q_tiles, layout.kv_tiles
         ready = self._normed(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]

@@ -28,7 +28,7 @@ from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
 from programs.decoder.places import DecoderPlaces, StagePlaces
-from programs.decoder.stages import Stage, split_layers
+from programs.decoder.stages import Stage, of_layers, split_layers
 from programs.models import Checkpoint
 from programs.sram import Image
 
@@ -138,6 +138,7 @@ def compile_apart(
     buckets = buckets_up_to(max_context)
     places = StagePlaces(spec, layout, model.dtype, buckets[-1])
     dealt = list(stages) if stages is not None else deal_stages(places, pp)
+    dealt = of_layers(dealt, layout.layer_kinds)
     if any(stage.head_parts > 1 for stage in dealt):
         raise CompileError("a head in parts is for plans alone: the host reads one stage's logits")
     if model.split != split_layers(dealt):
@@ -207,15 +208,22 @@ def decoder_artifact(
     known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
-    mask_positions = a.mask_words // 2
+    inputs = {
+        "x": planes_of(places.x, layout.x_tiles),
+        "cos": planes_of(a.cos, 1),
+        "sin": planes_of(a.sin, 1),
+        "kv_map": planes_of(a.kv_map, len(places.cache_maps)),
+        "mask_map": planes_of(a.mask_map, -(-places.context // a.mask_positions)),
+    }
+    if places.second_rope is not None:
+        cos, sin = places.second_rope
+        inputs |= {"second_cos": planes_of(cos, 1), "second_sin": planes_of(sin, 1)}
+    mask = places.sliding
+    if mask is not None:
+        runs = -(-places.context // mask.positions)
+        inputs["sliding_map"] = planes_of(mask.map, runs)
     bindings, about = Bindings(
-        inputs={
-            "x": planes_of(places.x, layout.x_tiles),
-            "cos": planes_of(a.cos, 1),
-            "sin": planes_of(a.sin, 1),
-            "kv_map": planes_of(a.kv_map, len(places.cache_maps)),
-            "mask_map": planes_of(a.mask_map, -(-places.context // mask_positions)),
-        },
+        inputs=inputs,
         outputs={"logits": planes_of(places.logits, layout.vocab_blocks)},
         decoder=DecoderFacts(
             dtype=model.dtype,
@@ -225,9 +233,11 @@ def decoder_artifact(
             sram_used_bytes=max(c.places.placement.used_bytes() for c in pipeline.code),
             buckets=tuple(buckets),
             context=places.context,
-            mask_positions=mask_positions,
+            mask_positions=a.mask_positions,
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,
+            window=0 if mask is None else layout.window,
+            window_positions=0 if mask is None else mask.positions,
         ),
     ).header()
     return Artifact(

@@ -184,7 +184,7 @@ def deal_stages(places: StagePlaces, stages: int) -> list[Stage]:
     Raises CompileError with one line for too many stages, or too few to hold the model.
     """
     layout = places.layout
-    blocks = model_blocks(layout.layers, 1)
+    blocks = model_blocks(layout.layers, 1, layout.layer_kinds)
     if not 1 <= stages <= len(blocks) + 1:
         raise CompileError(
             f"{stages} pipeline stages for {layout.layers} layers: use 1 to {len(blocks) + 1}, a "
@@ -236,7 +236,7 @@ def _pack(places: StagePlaces, parts: int) -> list[Stage] | None:
     if parts > layout.ffn_tiles:
         return None
     fits = _fits(places, split=parts > 1)
-    blocks, most = model_blocks(layout.layers, parts), MOST_CHIPS // layout.tp
+    blocks, most = model_blocks(layout.layers, parts, layout.layer_kinds), MOST_CHIPS // layout.tp
     return pack(blocks, fits, _head_parts(fits), most)
 
 
@@ -247,7 +247,7 @@ def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[St
         if each > layout.ffn_tiles:
             return None
         fits = _fits(places, split=each > 1)
-        blocks = model_blocks(layout.layers, each)
+        blocks = model_blocks(layout.layers, each, layout.layer_kinds)
         stages = deal(blocks, min(groups, len(blocks) + 1), cost, fits, _head_parts(fits))
         if stages is not None:
             return whole_again(stages)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from chip import numerics
 from chip.saturation import Tally
 from programs.decoder.lanes import Layout
-from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel
+from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel, RopeRows
 from programs.decoder.stages import part_tiles
 from programs.models import CHOSEN, GELU_TANH
 
@@ -239,16 +239,20 @@ class GoldenDecoder:
 
     def _block(self, tokens: Sequence[int], position: int, bucket: int, watch: Watch | None) -> F32:
         rows = [self._model.rope_rows(position + at) for at in range(len(tokens))]
-        rope = (
-            np.stack([cos for cos, _ in rows])[:, None],
-            np.stack([sin for _, sin in rows])[:, None],
-        )
+        ropes = [
+            (
+                np.stack([cos for cos, _ in table])[:, None],
+                np.stack([sin for _, sin in table])[:, None],
+            )
+            for table in zip(*rows, strict=True)
+        ]
         x = np.stack([self._model.embedding(token) for token in tokens])
         chips = self._layout.tp
         for number in range(self._layout.layers):
             self.tally.at(str(number), chips)
             normed = self._norm(x)
             self.tally.at(str(number))
+            rope = ropes[self._model.config.kind_of(number).second_rope]
             x = x + _tree(
                 [self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips]
             )
@@ -301,7 +305,7 @@ class GoldenDecoder:
         normed: _Activation,
         position: int,
         bucket: int,
-        rope: tuple[F32, F32],
+        rope: RopeRows,
     ) -> F32:
         """Return the chip's partial sums [P, T, 320] of the attention output."""
         matrices, cache = chip.layers[layer], chip.caches[layer]
@@ -318,13 +322,15 @@ class GoldenDecoder:
         split, new = numerics.split_f16(k), slice(position, position + len(k))
         cache.key_h[:, new], cache.key_l[:, new] = split.h.swapaxes(0, 1), split.l.swapaxes(0, 1)
         cache.value[:, new] = numerics.from_f16_bits(v).swapaxes(0, 1)
+        config = self._model.config
+        window = config.sliding_window if config.kind_of(layer).sliding else bucket
         out = np.zeros((len(q), self._layout.q_tiles, LANES), dtype=np.float32)
         for tile in range(self._layout.q_tiles):
             for head in range(self._layout.heads_per_tile):
                 first = head * self._layout.head_lanes
                 lanes = slice(first, first + self._layout.head_lanes)
                 out[:, tile, lanes] = _mean_of_values(
-                    q[:, tile, lanes], cache, tile, lanes, position
+                    q[:, tile, lanes], cache, tile, lanes, position, window
                 )
         return matrices["o"](self._dynamic(out))
 
@@ -334,7 +340,7 @@ class GoldenDecoder:
         normed: F32 = (x * numerics.rsqrt(mean + self._model.eps)) * gain
         return normed
 
-    def _rotate(self, x: F32, rope: tuple[F32, F32]) -> F32:
+    def _rotate(self, x: F32, rope: RopeRows) -> F32:
         """Apply the rotary rows [P, 1, 320] to tiles [P, *, 320]."""
         cos, sin = rope
         rotated: F32 = x * cos + x[..., self._swap] * sin
@@ -380,16 +386,19 @@ class GoldenDecoder:
         return matrices["down"](self._dynamic(hidden), tiles)
 
 
-def _mean_of_values(q: Bits, cache: _Cache, tile: int, lanes: slice, position: int) -> F32:
+def _mean_of_values(
+    q: Bits, cache: _Cache, tile: int, lanes: slice, position: int, window: int
+) -> F32:
     """Return [P, lanes]: the mean of what queries ``q`` [P, lanes] of one head attend to.
 
-    The queries are those of `position` and the following.
+    The queries are those of `position` and the following; each sees `window` positions at most.
     Positions beyond a query's own have a share of +0, which adds nothing: they are left out.
     """
     end = max(3, position + len(q))
     key_h, key_l = cache.key_h[tile, :end, lanes], cache.key_l[tile, :end, lanes]
     keys = numerics.SplitF16(key_h, key_l, np.zeros(end, dtype=bool))
-    seen = np.arange(end) <= position + np.arange(len(q))[:, None]
+    ages = position + np.arange(len(q))[:, None] - np.arange(end)
+    seen = (ages >= 0) & (ages < window)
     scores = numerics.dot_f16_split(keys, numerics.split_f16(q))
     scores = np.where(seen, scores, np.float32(-np.inf))
     shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))

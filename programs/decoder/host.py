@@ -1,7 +1,7 @@
 """The host side of a compiled decoder: what is DMA'd in before a launch and read out after it.
 
-Inputs of a launch: the token's embedding on its lanes, the rope rows of its position, and the two
-maps that make the position data (the KV word to Scatter to, the window of the mask table).  Their
+Inputs of a launch: the token's embedding on its lanes, the rope rows of its position, and the
+maps that make the position data (the KV word to Scatter to, the windows of mask tables).  Their
 cost follows the chip's PCIe model and is charged to virtual seconds, never to cycles per token.
 
 Here, too, is which entry point a launch runs, and with which checkpoint an artifact belongs.
@@ -22,6 +22,7 @@ from programs.models import Checkpoint, load_checkpoint
 from programs.sram import fp32_rows
 
 F32 = NDArray[np.float32]
+TURNS = ("cos", "sin")
 
 
 class Host:
@@ -53,16 +54,19 @@ class Host:
         if stage < 0:
             return
         inputs = self._bindings.inputs
-        cos, sin = self.model.rope_rows(position)
         bytes_moved = 0
-        words = [("cos", cos[None]), ("sin", sin[None])]
+        words = []
+        for table, turns in zip(("", "second_"), self.model.rope_rows(position), strict=False):
+            words += [(f"{table}{name}", row[None]) for name, row in zip(TURNS, turns, strict=True)]
         if stage == 0:
             words.append(("x", self.model.embedding(token)))
         for name, values in words:
             for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
                 chip.write_words(queue, address, plane)
                 bytes_moved += plane.size
-        maps = (("kv_map", self._cache_words(position)), ("mask_map", self._mask_offsets(position)))
+        maps = [("kv_map", self._cache_words(position)), ("mask_map", self._mask_offsets(position))]
+        if self._facts.window:
+            maps.append(("sliding_map", self._sliding_offsets(position)))
         for name, offsets in maps:
             for byte, (queue, address, _) in enumerate(inputs[name]):
                 rows = np.full((len(offsets), 320), 0xFF, np.uint8)
@@ -85,6 +89,21 @@ class Host:
         window = self._facts.mask_positions
         starts = range(0, self._facts.context, window)
         return [min(max(window - 1 - (position - first), 0), window) for first in starts]
+
+    def _sliding_offsets(self, position: int) -> list[int]:
+        """Where each run of the mask of a sliding window begins in its table.
+
+        The table: minus infinities, zeros, minus infinities (see ``SlidingMask``).
+        """
+        run, window = self._facts.window_positions, self._facts.window
+        zeros, oldest = min(run, window), position - window + 1
+        offsets = []
+        for first in range(0, self._facts.context, run):
+            if oldest > first:  # the window begins in this run, or behind it
+                offsets.append(max(run - (oldest - first), 0))
+            else:  # it ends in this run, behind it, or was over before
+                offsets.append(min(max(run + zeros - 1 - (position - first), run), run + zeros))
+        return offsets
 
     def read_logits(self, chip: Chip) -> F32:
         """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""

@@ -17,7 +17,13 @@ from programs.decoder.partition import (
     PartitionedModel,
     chip_weights,
 )
-from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.decoder.places import (
+    AttentionMatrices,
+    DecoderPlaces,
+    FfnMatrices,
+    Matrices,
+    SlidingMask,
+)
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage
 from programs.kernels import ColumnBlock, HeadNormPlaces, put_weights
 from programs.sram import Image, put_fp32
@@ -77,6 +83,13 @@ def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:
     image.extend((queue, places.ones.address, rows) for queue in places.ones.queues)
 
 
+def sliding_table(mask: SlidingMask) -> NDArray[np.float32]:
+    """float32 [words, 320]: zeros where a window is, minus infinities before and behind it."""
+    table = np.full((mask.words, 320), -np.inf, np.float32)
+    table[mask.positions : mask.positions + mask.zeros] = 0
+    return table
+
+
 def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
     """What one chip of ``stage``, of the shape of ``places``, holds before the first launch."""
     image: Image = []
@@ -110,10 +123,11 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
     )
     put_fp32(image, a.head_masks, 0, masks)
-    chunk = a.mask_words // 2
-    table = np.zeros((2 * chunk, 320), np.float32)
-    table[chunk:] = -np.inf
+    table = np.zeros((a.mask_words, 320), np.float32)
+    table[a.mask_positions :] = -np.inf
     put_fp32(image, a.mask_table, 0, table)
+    if places.sliding is not None:
+        put_fp32(image, places.sliding.table, 0, sliding_table(places.sliding))
     swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
     image.append((a.swap_map.queues[0], a.swap_map.address, swap))
     return image

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.errors import LpuError
-from programs.models import ModelConfig
+from programs.models import LayerKind, ModelConfig
 
 __all__ = ["LANES", "Axis", "Layout", "PartitionError"]
 
@@ -98,6 +98,12 @@ class Layout:
     """Every query and key head is normed."""
     experts: int = 1
     """FFNs side by side: the tiles of the first, then those of the second, and so on."""
+    rope_tables: int = 1
+    """Rotary tables: 1, or 2 of which every layer has one."""
+    window: int = 0
+    """Positions that a layer with a sliding window attends to; 0: there is no such layer."""
+    layer_kinds: tuple[LayerKind, ...] = ()
+    """Of each layer; empty where all are alike."""
 
     @classmethod
     def of(cls, config: ModelConfig, tp: int) -> Layout:
@@ -148,6 +154,9 @@ class Layout:
             vocab_width=vocab_width,
             head_norms=config.head_norms,
             experts=config.experts,
+            rope_tables=len(config.ropes),
+            window=config.sliding_window,
+            layer_kinds=config.layer_kinds,
         )
 
     @property

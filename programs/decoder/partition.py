@@ -29,6 +29,7 @@ __all__ = [
     "Matrix",
     "PartitionError",
     "PartitionedModel",
+    "RopeRows",
     "chip_weights",
     "partition_model",
     "random_chip_weights",
@@ -36,6 +37,8 @@ __all__ = [
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+RopeRows = tuple[F32, F32]
+"""Cosines and sines of a position, float32 [320] each."""
 
 QUANT_RANGE = 16256
 """A quantised activation is 128 hi + lo with |hi| <= 127: 128 * 127."""
@@ -156,25 +159,28 @@ class PartitionedModel:
         axis = self.layout.x_axis()
         return np.where(axis >= 0, row[np.maximum(axis, 0)], np.float32(0))
 
-    def rope_rows(self, position: int) -> tuple[F32, F32]:
-        """Return (cos, sin), float32 [320] in lane order, for a token at `position`.
+    def rope_rows(self, position: int) -> tuple[RopeRows, ...]:
+        """Return (cos, sin) of each rotary table of the model for a token at `position`.
 
-        Repeated for every head slot that fits a tile, zero on padding; the sine is negated on
-        the lanes of first halves.
+        float32 [320] in lane order, repeated for every head slot that fits a tile, zero on padding;
+        the sine is negated on the lanes of first halves.
         """
         layout = self.layout
-        sin, cos = sin_cos(np.float64(position) * self._frequencies)
-        cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-        for slot in range(LANES // layout.head_lanes):
-            lanes = slot * layout.head_lanes + layout.half_lanes
-            cos_row[lanes] = cos_row[lanes + 8] = cos.astype(np.float32)
-            sin_row[lanes + 8] = sin.astype(np.float32)
-            sin_row[lanes] = -sin_row[lanes + 8]
-        return cos_row, sin_row
+        tables = []
+        for frequencies in self._frequencies:
+            sin, cos = sin_cos(np.float64(position) * frequencies)
+            cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+            for slot in range(LANES // layout.head_lanes):
+                lanes = slot * layout.head_lanes + layout.half_lanes
+                cos_row[lanes] = cos_row[lanes + 8] = cos.astype(np.float32)
+                sin_row[lanes + 8] = sin.astype(np.float32)
+                sin_row[lanes] = -sin_row[lanes + 8]
+            tables.append((cos_row, sin_row))
+        return tuple(tables)
 
     @cached_property
-    def _frequencies(self) -> F64:
-        return inverse_frequencies(self.config)
+    def _frequencies(self) -> list[F64]:
+        return [inverse_frequencies(self.config, n) for n in range(len(self.config.ropes))]
 
 
 def partition_model(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:

@@ -7,7 +7,7 @@ scheduled layer serves all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
@@ -29,6 +29,7 @@ from programs.kernels import (
     Segments,
     Weights,
 )
+from programs.models import PLAIN_LAYER, LayerKind
 from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Symbols
 
 #: Positions up to which scores lie on weight slices.
@@ -50,6 +51,7 @@ class AttentionMatrices:
     keys: tuple[Segments, ...]  # of each cached tile
     values: tuple[Segments, ...]
     gains: Place | None = None  # of query and key heads
+    of: LayerKind = PLAIN_LAYER
 
 
 @dataclass
@@ -66,6 +68,23 @@ class FfnMatrices:
 
 
 Matrices = AttentionMatrices | FfnMatrices
+
+
+@dataclass(frozen=True)
+class SlidingMask:
+    """The mask of layers with a sliding window: ``words`` of a table (minus infinities, zeros,
+    minus infinities), and the map that names where each run of ``positions`` begins in it.
+    """
+
+    table: Place
+    words: int
+    map: Place
+    positions: int
+
+    @property
+    def zeros(self) -> int:
+        """Zeros of the table, between as many minus infinities as a run is long."""
+        return self.words - 2 * self.positions
 
 
 @dataclass
@@ -100,6 +119,24 @@ class DecoderPlaces:
     bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
     head_norm: HeadNormPlaces | None = None
     routing: RoutingPlaces | None = None
+    second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
+    sliding: SlidingMask | None = None  # where the context is longer than the window
+
+    def attention_of(self, m: AttentionMatrices, context: int) -> AttentionPlaces:
+        """The places of one attention block among ``context`` positions."""
+        places = replace(self.attention, keys=m.keys, values=m.values)
+        if m.of.second_rope and self.second_rope is not None:
+            places = replace(places, cos=self.second_rope[0], sin=self.second_rope[1])
+        mask = self.sliding
+        if m.of.sliding and mask is not None and context > self.layout.window:
+            places = replace(
+                places,
+                mask_table=mask.table,
+                mask_words=mask.words,
+                mask_map=mask.map,
+                mask_positions=mask.positions,
+            )
+        return places
 
 
 def place_decoder(
@@ -116,7 +153,7 @@ def place_decoder(
     split: some stage of the model computes a part of an FFN.  Inputs and outputs have the same
     places in every stage.  Raises CompileError when it does not fit.
     """
-    stage = stage or single_stage(layout.layers)[0]
+    stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
     pm = SramPlacement(spec)
     symbols = Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
@@ -127,9 +164,7 @@ def place_decoder(
     tiles *= 1 if dtype == "int8" else 2  # fp16 vectors in two parts
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
-    short: Segments = ()
-    if context <= spec.words_per_bank:
-        short = (Segment(pm.top(_WEST_2 if context <= _SHORT else WEST_QUAD, context), context),)
+    short = _short_scores(pm, context)
     attention_temporaries = {
         "maxima": pm.top(_WEST_3, 2),
         "maximum": pm.top(_WEST_3, 1),
@@ -163,9 +198,9 @@ def place_decoder(
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
     head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
-    routing = None
-    if layout.experts > 1:
-        routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
+    routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
+    second_rope = _place_second_rope(pm, layout)
+    sliding = place_sliding_mask(pm, layout, context, chunk)
     # the same places for most stages, so that they share the code of their blocks
     scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
     scores = short or _long_scores(pm, context, scales)
@@ -180,6 +215,7 @@ def place_decoder(
         head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
     attention = AttentionPlaces(
         mask_words=2 * chunk,
+        mask_positions=chunk,
         scores=scores,
         keys=(),
         values=(),
@@ -215,6 +251,8 @@ def place_decoder(
         symbols.bases,
         head_norm,
         routing,
+        second_rope,
+        sliding,
     )
 
 
@@ -259,9 +297,13 @@ def place_routing(
     dtype: str,
     west: tuple[tuple[int, ...], tuple[int, ...]],
     east: tuple[int, ...],
-) -> RoutingPlaces:
-    """Places of a chip's routing; ``west``, ``east``: quads beside those that have a name."""
+) -> RoutingPlaces | None:
+    """Places of a chip's routing, where there is any; ``west``, ``east``: quads beside those that
+    have a name.
+    """
     n = layout.experts
+    if n == 1:
+        return None
     parts = dtype == "int8"
     return RoutingPlaces(
         experts=n,
@@ -288,10 +330,38 @@ def place_head_norm(
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
+def _place_second_rope(pm: SramPlacement, layout: Layout) -> tuple[Place, Place] | None:
+    """Words of the second rotary table, where there is one."""
+    return None if layout.rope_tables == 1 else (pm.top(WEST_QUAD, 1), pm.top(_WEST_2, 1))
+
+
+def place_sliding_mask(
+    pm: SramPlacement, layout: Layout, context: int, most: int
+) -> SlidingMask | None:
+    """Words of the second mask, where some layer attends to fewer positions than there are.
+
+    most: positions of a run at most.
+    """
+    if not 0 < layout.window < context:
+        return None
+    run = min(_WINDOW, most)
+    words = 2 * run + min(layout.window, run)
+    table = pm.bottom(WEST_QUAD, words, one_bank=True)
+    return SlidingMask(table, words, pm.top(MAP_PAIR, -(-context // run)), run)
+
+
 def mask_positions(context: int, spec: ChipSpec) -> int:
     """Positions one window of the mask table serves; longer contexts take several windows."""
     most = spec.words_per_bank // 4
     return context if context <= min(_ONE_WINDOW, most) else min(_WINDOW, most)
+
+
+def _short_scores(pm: SramPlacement, context: int) -> Segments:
+    """Scores of up to a bank of positions, in one run; none of more."""
+    if context > pm.spec.words_per_bank:
+        return ()
+    queues = _WEST_2 if context <= _SHORT else WEST_QUAD
+    return (Segment(pm.top(queues, context), context),)
 
 
 def _long_scores(pm: SramPlacement, context: int, scales: int) -> Segments:
@@ -367,9 +437,15 @@ def _place_blocks(
                 qkv = of.place("qkv", ["q", "k", "v"])
                 gains = of.words("gains", WEST_QUAD, 2) if layout.head_norms else None
                 cache = caches[variant]
-                variants.append(
-                    AttentionMatrices(qkv, of.place("o", ["o"]), cache.keys, cache.values, gains)
-                )
+                o = of.place("o", ["o"])
+                kinds = [stage.blocks[member].of for member in members]
+                for own_kind in dict.fromkeys(kinds):  # the same places for all
+                    for member, kind_of_member in zip(members, kinds, strict=True):
+                        if kind_of_member == own_kind:
+                            variant_of[member] = len(variants)
+                    variants.append(
+                        AttentionMatrices(qkv, o, cache.keys, cache.values, gains, own_kind)
+                    )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)
             own_shapes = part_shapes(shapes, len(tiles))

@@ -88,6 +88,8 @@ class StageCode:
                 p.replicate,
                 p.head_norm,
                 p.routing,
+                p.second_rope,
+                p.sliding,
             )
         )
         if key not in self.known:

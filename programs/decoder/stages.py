@@ -12,17 +12,23 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import accumulate
 
+from programs.models import PLAIN_LAYER, LayerKind
+
 ATTENTION, FFN = "attention", "ffn"
 
 
 @dataclass(frozen=True)
 class Block:
-    """The attention or the FFN of layer ``layer``; part ``part`` of ``parts`` of an FFN."""
+    """The attention or the FFN of layer ``layer``; part ``part`` of ``parts`` of an FFN.
+
+    of: what is special about an attention's layer.
+    """
 
     kind: str
     layer: int
     part: int = 0
     parts: int = 1
+    of: LayerKind = PLAIN_LAYER
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Stage:
     def shape(self) -> tuple[object, ...]:
         """Equal for stages that run one program: their blocks without the layers' numbers."""
         head = (self.head, self.head_part, self.head_parts)
-        return (head, *((b.kind, b.part, b.parts) for b in self.blocks))
+        return (head, *((b.kind, b.part, b.parts, b.of) for b in self.blocks))
 
     @property
     def split_before(self) -> bool:
@@ -63,11 +69,11 @@ def part_tiles(tiles: int, part: int, parts: int) -> range:
     return range(tiles * part // parts, tiles * (part + 1) // parts)
 
 
-def model_blocks(layers: int, parts: int) -> tuple[Block, ...]:
-    """Every block of a model in order, every FFN in ``parts`` parts."""
+def model_blocks(layers: int, parts: int, kinds: Sequence[LayerKind] = ()) -> tuple[Block, ...]:
+    """Every block of a model in order, every FFN in ``parts`` parts; kinds: of its layers."""
     found: list[Block] = []
     for n in range(layers):
-        found.append(Block(ATTENTION, n))
+        found.append(Block(ATTENTION, n, of=kinds[n] if kinds else PLAIN_LAYER))
         found += [Block(FFN, n, part, parts) for part in range(parts)]
     return tuple(found)
 
@@ -88,9 +94,24 @@ def whole_again(stages: Sequence[Stage]) -> list[Stage]:
     return joined
 
 
-def single_stage(layers: int) -> list[Stage]:
+def single_stage(layers: int, kinds: Sequence[LayerKind] = ()) -> list[Stage]:
     """A whole model on one group of chips."""
-    return [Stage(model_blocks(layers, 1), True)]
+    return [Stage(model_blocks(layers, 1, kinds), True)]
+
+
+def of_layers(stages: Sequence[Stage], kinds: Sequence[LayerKind]) -> list[Stage]:
+    """The stages with their attention blocks of the kinds that their layers have."""
+    if not kinds:
+        return list(stages)
+    return [
+        replace(
+            stage,
+            blocks=tuple(
+                replace(b, of=kinds[b.layer]) if b.kind == ATTENTION else b for b in stage.blocks
+            ),
+        )
+        for stage in stages
+    ]
 
 
 Cost = Callable[[Stage], float]

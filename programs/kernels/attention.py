@@ -57,10 +57,10 @@ class AttentionPlaces:
     """Words attention uses; fp32 places are quads, fp16 places pairs of slices.
 
     cos, sin, head_masks, mask_table: west constants and inputs; kv_map, mask_map: MAP_PAIR words
-    with Scatter offsets for each segment and Gather offsets for each window; swap_map: one east
-    slice; query_low/high: sixteen slices each; scores, maxima, maximum, sums: west temporaries;
-    rotated, outputs: east ones; keys, values: (east pair) of each cached tile.  In a tile of
-    several segments each has a word more than positions.
+    with Scatter offsets for each segment and Gather offsets for each window of ``mask_positions``;
+    swap_map: one east slice; query_low/high: sixteen slices each; scores, maxima, maximum, sums:
+    west temporaries; rotated, outputs: east ones; keys, values: (east pair) of each cached tile.
+    In a tile of several segments each has a word more than positions.
     """
 
     cos: Place
@@ -68,6 +68,7 @@ class AttentionPlaces:
     head_masks: Place
     mask_table: Place
     mask_words: int
+    mask_positions: int
     kv_map: Place
     mask_map: Place
     swap_map: Place
@@ -381,9 +382,9 @@ def _score(
 def _mask(p: Pass, spec: ChipSpec, t: int, context: int, places: AttentionPlaces) -> Stream:
     """The sliding mask table from the words the map names, one row per score, on E8..E11.
 
-    Each window of half the table's words takes its own offset from the map.
+    Each window of ``mask_positions`` words takes its own offset from the map.
     """
-    table, window = places.mask_table, places.mask_words // 2
+    table, window = places.mask_table, places.mask_positions
     tag, map_tag = p.schedule.tag(), p.schedule.tag()
     gather = t - spec.gather_cycles - abs(20 - table.position)
     for number, first in enumerate(range(0, context, window)):

@@ -1,7 +1,17 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
 from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
-from .config import CHOSEN, GELU_TANH, ModelConfig, ffn_names, read_config
+from .config import (
+    CHOSEN,
+    GELU_TANH,
+    PLAIN_LAYER,
+    LayerKind,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    ffn_names,
+)
+from .families import read_config
 from .lookup import (
     ModelSource,
     Need,
@@ -18,14 +28,18 @@ __all__ = [
     "ARCHITECTURES",
     "CHOSEN",
     "GELU_TANH",
+    "PLAIN_LAYER",
     "SHIPPED",
     "Architecture",
     "Checkpoint",
     "CheckpointError",
+    "LayerKind",
     "Message",
     "ModelConfig",
     "ModelSource",
     "Need",
+    "Rope",
+    "RopeScaling",
     "architecture",
     "chat_prompt",
     "config_of",

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from programs.models.config import ModelConfig, read_config, routable
+from programs.models.config import ModelConfig, routable
+from programs.models.families import read_config
 from programs.models.tensors import CheckpointError
 
 __all__ = [

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from programs.models.config import ModelConfig, RopeScaling, read_config, tensor_shapes
+from programs.models.config import ModelConfig, RopeScaling, tensor_shapes
+from programs.models.families import read_config
 from programs.models.generation import chat_template_of, end_tokens_of, special_tokens_of
 from programs.models.gguf import GgufSource, is_gguf, read_gguf
 from programs.models.gguf_metadata import (

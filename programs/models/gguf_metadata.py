@@ -28,7 +28,7 @@ from tokenizers import (
     processors,
 )
 
-from programs.models.config import GELU_TANH, SILU, ModelConfig, RopeScaling
+from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, RopeScaling
 from programs.models.gguf import GgufFile, GgufSource, name_gguf_tensors
 from programs.models.rope import inverse_frequencies
 from programs.models.tensors import CheckpointError
@@ -207,7 +207,7 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         rope_theta=fields.real(f"{a}.rope.freq_base", 10000.0),
         rope_scaling=_stretch(fields, a),
         tied="output.weight" not in file.tensors,
-        max_position=min(positions, window) if window > 0 else positions,
+        max_position=positions,
         head_norms=a == "qwen3",
         activation=GELU_TANH if gemma else SILU,
         unit_gain=gemma,
@@ -218,6 +218,9 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     # As many layers as the file can have: what follows names every tensor of each.
     if config.layers * 8 > len(file.tensors):
         raise fields.refuse(f"{config.layers} layers, but only {len(file.tensors)} tensors")
+    if 0 < window < positions:  # up to its length it changes nothing
+        kinds = (LayerKind(sliding=True),) * config.layers
+        config = replace(config, sliding_window=window, layer_kinds=kinds)
     return _slowed(file, fields, config)
 
 

@@ -30,7 +30,8 @@ from programs.models.architectures import (
     shipped_model,
 )
 from programs.models.checkpoint import Checkpoint, load_checkpoint
-from programs.models.config import GELU_TANH, SILU, ModelConfig, read_config
+from programs.models.config import GELU_TANH, SILU, ModelConfig
+from programs.models.families import read_config
 from programs.models.gguf import is_gguf, read_gguf
 from programs.models.gguf_metadata import gguf_config
 from programs.models.tensors import CheckpointError, has_weights

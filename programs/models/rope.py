@@ -23,13 +23,19 @@ _HALF_PI = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879
 _TWO_OVER_PI = 0.6366197723675814
 
 
-def inverse_frequencies(config: ModelConfig) -> F64:
-    """Return the angle per position of each pair, radians, float64 [head_dim / 2]."""
+def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
+    """Return the angle per position of each pair, radians, float64 [head_dim / 2].
+
+    table: of `ModelConfig.ropes`.
+    """
+    rope = config.ropes[table]
+    if not rope.theta:
+        return np.zeros(config.head_dim // 2)
     with localcontext() as context:
         context.prec = 40
-        theta, d = Decimal(config.rope_theta), config.head_dim
+        theta, d = Decimal(rope.theta), config.head_dim
         plain = [theta ** (Decimal(-2 * i) / d) for i in range(d // 2)]
-        scaling = config.rope_scaling
+        scaling = rope.scaling
         if scaling is None:
             return np.array([float(value) for value in plain])
         factor = Decimal(scaling.factor)

@@ -206,6 +206,7 @@ def test_gates_of_320_choices_at_once(experts: int, levels: int, seed: int) -> N
         ((8, 9, 10, 11), (12, 13, 14, 15)),
         (52, 53, 54, 55),
     )
+    assert places is not None
     schedule = Schedule()
     end = route(schedule, SPEC, 0, places)
     table, _, gangs = schedule.blocks()

@@ -26,7 +26,7 @@ from programs.models import (
     open_model,
 )
 from programs.models import lookup as lookup_module
-from programs.models.config import RopeScaling
+from programs.models.config import LayerKind, RopeScaling
 from tests.gguf_files import (
     SMALL,
     TEMPLATE,
@@ -149,7 +149,9 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     }
     file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), fields=fields)
     config = load_checkpoint(file).config
-    assert config == replace(SMALL, rope_scaling=RopeScaling("linear", 4.0), max_position=512)
+    sliding = (LayerKind(sliding=True),) * SMALL.layers
+    scaled = replace(SMALL, rope_scaling=RopeScaling("linear", 4.0))
+    assert config == replace(scaled, sliding_window=512, layer_kinds=sliding)
 
 
 @pytest.mark.parametrize(

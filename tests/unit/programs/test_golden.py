@@ -309,7 +309,7 @@ def test_rope_rows_match_library_sines(target: Checkpoint) -> None:
         model = partition_model(checkpoint, 1)
         lanes = model.layout.half_lanes
         for position in (0, 1, 63, 4095, 131071):
-            cos, sin = model.rope_rows(position)
+            ((cos, sin),) = model.rope_rows(position)
             angle = position * rope_frequencies(checkpoint.config)
             np.testing.assert_allclose(cos[lanes], np.cos(angle), atol=1e-7)
             np.testing.assert_allclose(sin[lanes + 8], np.sin(angle), atol=1e-7)

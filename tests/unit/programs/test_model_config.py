@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from programs.decoder.partition import chip_weights
 from programs.models import (
     ARCHITECTURES,
     CheckpointError,
+    LayerKind,
     ModelConfig,
+    Rope,
     architecture,
     config_of,
     load_checkpoint,
@@ -117,13 +120,13 @@ PUBLISHED: dict[str, Fields] = {
         "vocab_size": 32000,
     },
 }
-#: Positions each may have: what it was trained for, at most its sliding window.
+#: Positions each may have: what it was trained for.
 POSITIONS = {
     "qwen3-8b": 40960,
     "gemma-2b": 8192,
     "gemma-7b": 8192,
     "mixtral-8x7b": 32768,
-    "mistral-7b": 4096,
+    "mistral-7b": 32768,
 }
 
 
@@ -140,7 +143,7 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
     assert architecture(path) == ARCHITECTURES[name]
     config, (_, named) = read_config(path), config_of(name)
     assert config.max_position == POSITIONS[name]
-    limits = ("eps", "rope_theta", "max_position")
+    limits = ("eps", "rope_theta", "max_position", "sliding_window", "layer_kinds")
     for field in ModelConfig.__dataclass_fields__:
         assert field in limits or getattr(config, field) == getattr(named, field), field
     assert config.parameters == ARCHITECTURES[name].parameters
@@ -173,23 +176,96 @@ def test_what_has_no_kernels_is_refused_in_one_line(
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def windows_of(path: Path) -> tuple[int, list[int]]:
+    """The window, and the layers that have it."""
+    config = read_config(path)
+    assert config.max_position > config.sliding_window
+    return config.sliding_window, [n for n, kind in enumerate(config.layer_kinds) if kind.sliding]
+
+
 @pytest.mark.parametrize(
-    ("changes", "positions"),
+    ("changes", "window"),
+    [({"sliding_window": None}, 0), ({"sliding_window": 100}, 100), ({"sliding_window": 10**6}, 0)],
+)
+def test_windows_of_published_configurations(changes: Fields, window: int, tmp_path: Path) -> None:
+    """One that no text can exceed is none; Qwen's is switched on, from a layer on."""
+    mistral = written(tmp_path / "model", PUBLISHED["mistral-7b"], **changes)
+    assert windows_of(mistral) == (window, list(range(32)) if window else [])
+    qwen = written(tmp_path / "qwen", PUBLISHED["qwen3-8b"], **changes)
+    assert windows_of(qwen) == (0, [])
+    on = changes | {"use_sliding_window": True, "max_window_layers": 34}
+    layers = [34, 35] if window else []
+    assert windows_of(written(qwen, PUBLISHED["qwen3-8b"], **on)) == (window, layers)
+
+
+def test_layer_types_say_which_layers_have_the_window(tmp_path: Path) -> None:
+    types = ["full_attention"] * 36
+    types[5] = types[7] = "sliding_attention"
+    on = {"use_sliding_window": True, "sliding_window": 64, "layer_types": types}
+    path = written(tmp_path / "qwen", PUBLISHED["qwen3-8b"], **on)
+    assert windows_of(path) == (64, [5, 7])
+
+
+SMOLLM3: Fields = PUBLISHED["mistral-7b"] | {
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "num_hidden_layers": 6,
+    "sliding_window": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "still"),
     [
-        ({"sliding_window": None}, 32768),
-        ({"sliding_window": 100}, 100),
-        ({"sliding_window": 10**6}, 32768),
+        ({}, [3]),
+        ({"no_rope_layer_interval": 2}, [1, 3, 5]),
+        ({"no_rope_layers": [0, 1, 1, 1, 1, 0]}, [0, 5]),
+        ({"no_rope_layers": [1] * 6}, []),
     ],
 )
-def test_a_window_limits_positions(changes: Fields, positions: int, tmp_path: Path) -> None:
-    """Up to its length a sliding window changes nothing; beyond it there is no kernel."""
-    path = written(tmp_path / "model", PUBLISHED["mistral-7b"], **changes)
-    assert read_config(path).max_position == positions
-    qwen = written(tmp_path / "qwen", PUBLISHED["qwen3-8b"], **changes)
-    assert read_config(qwen).max_position == 40960
-    on = changes | {"use_sliding_window": True}
-    wanted = {32768: 40960}.get(positions, positions)
-    assert read_config(written(qwen, PUBLISHED["qwen3-8b"], **on)).max_position == wanted
+def test_layers_of_smollm3_without_rotary_positions(
+    changes: Fields, still: list[int], tmp_path: Path
+) -> None:
+    config = read_config(written(tmp_path / "model", SMOLLM3, **changes))
+    assert [n for n in range(6) if config.kind_of(n).second_rope] == still
+    assert len(config.ropes) == 1 + bool(still)
+    assert not still or config.ropes[1].theta == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mistral-7b", {"sliding_window": 0}, "sliding_window is 0; it must be null or a number"),
+        ("mistral-7b", {"layer_types": ["full_attention"] * 32}, "differ from the layers that"),
+        ("qwen3-8b", {"layer_types": "full"}, "it must be a list of 36, one for each layer"),
+        ("qwen3-8b", {"layer_types": ["chunked_attention"] * 36}, "'chunked_attention', which is"),
+        ("qwen3-8b", {"layer_types": ["sliding_attention"] * 36}, "but there is no sliding window"),
+        ("smollm3", {"no_rope_layers": [1, 2]}, "it must be a list of 6 zeros and ones"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; it must be 1"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(
+    name: str, changes: Fields, words: str, tmp_path: Path
+) -> None:
+    fields = SMOLLM3 if name == "smollm3" else PUBLISHED[name]
+    with pytest.raises(CheckpointError) as caught:
+        read_config(written(tmp_path / "model", fields, **changes))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_layers_name_what_their_model_has() -> None:
+    one = ModelConfig(8, 2, 1, 1, 8, 8, 8)
+    sliding, second = LayerKind(sliding=True), LayerKind(second_rope=True)
+    for changes, words in (
+        ({"layer_kinds": (sliding,)}, "kinds of 1 layers are given, but there are 2"),
+        ({"layer_kinds": (sliding, sliding)}, "sliding_window is not given; say how many"),
+        ({"layer_kinds": (second, second)}, "but there is one alone; give both"),
+        ({"sliding_window": -1}, "sliding_window is -1; it must be a number of positions"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            replace(one, **changes)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="second table is inf; it must be finite, 0 or more"):
+        Rope(float("inf"))
 
 
 @pytest.mark.parametrize("name", ["qwen3-8b", "gemma-2b", "mixtral-8x7b"])

@@ -25,7 +25,8 @@ from programs.models import (
     load_checkpoint,
     random_checkpoint,
 )
-from programs.models.config import RopeScaling, read_config, tensor_shapes
+from programs.models.config import RopeScaling, tensor_shapes
+from programs.models.families import read_config
 from programs.plans import compile_plan
 
 SPEC = ChipSpec()

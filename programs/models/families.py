@@ -1,0 +1,341 @@
+"""Which published model computes what: Hugging Face's ``config.json``, checked and translated.
+
+Families with kernels: Llama and Mistral (one computation), Qwen3 (norms of query and key heads),
+SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings) and
+Mixtral (experts).  A model that computes anything else is refused by name.  Every problem is a
+`CheckpointError` of one line.
+
+This module reads sizes and constants; it opens no tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from reprlib import repr as shown
+from typing import Any
+
+from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, Rope, RopeScaling
+from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
+
+__all__ = ["read_config"]
+
+SMOLLM3 = "SmolLM3ForCausalLM"
+"""Some of its layers have no rotary positions."""
+NEVER, ALWAYS, SWITCHED = "never", "always", "switched"
+"""Families by their sliding windows: none; on every layer; as ``use_sliding_window`` says."""
+LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
+"""Whether a layer of that type has the window."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A ``model_type``: the class its checkpoints name, and what a config.json may leave out.
+
+    Defaults are those of the published configuration classes; head_dim 0: hidden_size / heads;
+    kv_heads 0: as many as heads.
+    """
+
+    architecture: str
+    kv_heads: int = 0
+    head_dim: int = 0
+    eps: float = 1e-6
+    theta: float = 10000.0
+    tied: bool = False
+    max_position: int = 2048
+    sliding: str = NEVER
+    window: int = 0
+    """Sliding window of a configuration that names none; 0: all positions are attended to."""
+
+
+FAMILIES = {
+    "llama": _Family("LlamaForCausalLM"),
+    "mistral": _Family("MistralForCausalLM", 8, max_position=131072, sliding=ALWAYS, window=4096),
+    "mixtral": _Family(
+        "MixtralForCausalLM", 8, eps=1e-5, theta=1e6, max_position=131072, sliding=ALWAYS
+    ),
+    "qwen3": _Family(
+        "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
+    ),
+    "smollm3": _Family(SMOLLM3, 4, theta=2e6, tied=True, max_position=32768, sliding=SWITCHED),
+    "gemma": _Family("GemmaForCausalLM", 16, 256, tied=True, max_position=8192),
+}
+"""By ``model_type``."""
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """Read the configuration of a checkpoint directory, or of a ``config.json`` file itself."""
+    file = Path(path)
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist; name a checkpoint directory")
+    if file.is_dir():
+        file = file / "config.json"
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; name a Hugging Face checkpoint directory")
+    fields = read_json(file)
+    try:
+        return _parse_config(fields)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def _refuse(what: str, mend: str) -> CheckpointError:
+    return CheckpointError(f"{what}; {mend}")
+
+
+def _number(table: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    value = table.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refuse(f"{name} is {shown(value)}", "it must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise _refuse(f"{name} is too large", "correct it") from None
+
+
+def _whole(table: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = table.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _refuse(f"{name} is {shown(value)}", "it must be a whole number")
+    return value
+
+
+def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """Translate the fields of a Hugging Face ``config.json``."""
+    family, kind = _family_of(fields)
+    _check_activation(fields, family)
+    for flag in ("attention_bias", "mlp_bias"):
+        if fields.get(flag):
+            raise _refuse(f"{flag} is set, which is not supported", "use a model without biases")
+    _check_quantisation(fields.get("quantization_config"))
+    rope = _rope_table(fields, kind.theta)
+    heads, hidden = _whole(fields, "num_attention_heads"), _whole(fields, "hidden_size")
+    if not kind.head_dim and fields.get("head_dim") is None and hidden % max(heads, 1):
+        raise _refuse(
+            f"hidden_size is {hidden}, no multiple of {heads} heads, and head_dim is not given",
+            "correct one of the three",
+        )
+    kv_heads = kind.kv_heads or heads
+    if "num_key_value_heads" in fields and family != "gemma":
+        kv_heads = heads  # what null means in those classes; Gemma's knows no null
+    elif "num_key_value_heads" in fields and fields["num_key_value_heads"] is None:
+        raise _refuse("num_key_value_heads is null", "it must be a whole number")
+    sizes: dict[str, Any] = {
+        "hidden_size": hidden,
+        "layers": _whole(fields, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": _whole(fields, "num_key_value_heads", kv_heads),
+        "head_dim": _whole(fields, "head_dim", kind.head_dim or hidden // max(heads, 1)),
+        "ffn": _whole(fields, "intermediate_size"),
+        "vocab": _whole(fields, "vocab_size"),
+        "max_position": _whole(fields, "max_position_embeddings", kind.max_position),
+    }
+    if family == "mixtral":
+        sizes["experts"] = _whole(fields, "num_local_experts", 8)
+        sizes["experts_per_token"] = _whole(fields, "num_experts_per_tok", 2)
+        if sizes["experts"] == 1:
+            raise _refuse("num_local_experts is 1", "a model without a router is not supported")
+    gemma = family == "gemma"
+    plain = ModelConfig(
+        **sizes,
+        eps=_number(fields, "rms_norm_eps", kind.eps),
+        rope_theta=_number(rope, "rope_theta", _number(fields, "rope_theta", kind.theta)),
+        rope_scaling=_scaling(rope),
+        tied=bool(fields.get("tie_word_embeddings", kind.tied)),
+        head_norms=family == "qwen3",
+        activation=GELU_TANH if gemma else SILU,
+        unit_gain=gemma,
+        scaled_embedding=gemma,
+    )
+    return _layered(fields, kind, plain)
+
+
+def _layered(fields: Mapping[str, Any], kind: _Family, config: ModelConfig) -> ModelConfig:
+    """With what the fields and the family say of single layers."""
+    window, turned = _window(fields, kind), (True,) * config.layers
+    if kind.architecture == SMOLLM3:
+        turned = _turned_layers(fields, config.layers)
+    sliding = _sliding_layers(fields, kind, turned, window)
+    if not window < config.max_position or not any(sliding):
+        window, sliding = 0, (False,) * config.layers  # up to its length it changes nothing
+    if not any(sliding) and all(turned):
+        return config
+    return replace(
+        config,
+        sliding_window=window,
+        second_rope=None if all(turned) else Rope(0.0),
+        layer_kinds=tuple(map(LayerKind, sliding, (not one for one in turned))),
+    )
+
+
+def _turned_layers(fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
+    """Which layers have rotary positions: ``no_rope_layers`` has 1 for those that do."""
+    named = fields.get("no_rope_layers")
+    if named is None:
+        every = _whole(fields, "no_rope_layer_interval", 4)
+        if every < 1:
+            raise _refuse(f"no_rope_layer_interval is {every}", "it must be 1 or more")
+        return tuple((layer + 1) % every != 0 for layer in range(layers))
+    if not isinstance(named, list) or len(named) != layers or set(named) - {0, 1}:
+        raise _refuse(
+            f"no_rope_layers is {shown(named)}",
+            f"it must be a list of {layers} zeros and ones, one for each layer",
+        )
+    return tuple(bool(one) for one in named)
+
+
+def _window(fields: Mapping[str, Any], kind: _Family) -> int:
+    """Positions of the sliding window, 0 where there is none."""
+    if kind.sliding == NEVER or (kind.sliding == SWITCHED and not fields.get("use_sliding_window")):
+        return 0
+    if "sliding_window" in fields and fields["sliding_window"] is None:
+        return 0
+    window = _whole(fields, "sliding_window", kind.window)
+    if window < 0 or (not window and "sliding_window" in fields):
+        raise _refuse(f"sliding_window is {window}", "it must be null or a number of positions")
+    return window
+
+
+def _sliding_layers(
+    fields: Mapping[str, Any], kind: _Family, turned: tuple[bool, ...], window: int
+) -> tuple[bool, ...]:
+    """Which layers have the window: ``layer_types`` says, else what is usual in the family."""
+    layers = len(turned)
+    usual = (window > 0,) * layers
+    if kind.architecture == SMOLLM3:
+        usual = tuple(window > 0 and not one for one in turned)
+    elif kind.sliding == SWITCHED and window:
+        first = _whole(fields, "max_window_layers", 28)
+        usual = tuple(layer >= first for layer in range(layers))
+    types = fields.get("layer_types")
+    if types is None:
+        return usual
+    if not isinstance(types, list) or len(types) != layers:
+        raise _refuse(
+            f"layer_types is {shown(types)}", f"it must be a list of {layers}, one for each layer"
+        )
+    unknown = [name for name in types if name not in LAYER_TYPES]
+    if unknown:
+        raise _refuse(
+            f"layer_types has {shown(unknown[0])}, which is not supported",
+            f"{' and '.join(LAYER_TYPES)} are",
+        )
+    named = tuple(LAYER_TYPES[name] for name in types)
+    if any(named) and not window:
+        raise _refuse(
+            "layer_types has 'sliding_attention', but there is no sliding window",
+            "correct sliding_window or use_sliding_window",
+        )
+    if kind.sliding != SWITCHED and named != usual:
+        raise _refuse(
+            "layer_types differ from the layers that such a model has", "leave layer_types out"
+        )
+    return named
+
+
+def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    """How a rotary table is stretched."""
+    stretch = rope.get("rope_type", rope.get("type", "default"))
+    if stretch == "default":
+        return None
+    if stretch == "linear":
+        return RopeScaling(stretch, _number(rope, "factor"))
+    if stretch == "llama3":
+        return RopeScaling(
+            stretch,
+            _number(rope, "factor"),
+            _number(rope, "low_freq_factor"),
+            _number(rope, "high_freq_factor"),
+            _whole(rope, "original_max_position_embeddings"),
+        )
+    raise _refuse(f"rope scaling {shown(stretch)} is not supported", "linear and llama3 are")
+
+
+def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The table that rotary positions follow: ``rope_scaling`` before ``rope_parameters``.
+
+    So transformers 5 has it, and so it takes a theta inside of the table before one outside;
+    ``theta`` is that of a configuration that names none.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        table = fields.get(name)
+        if table is not None and not isinstance(table, dict):
+            raise CheckpointError(f"{name} is {shown(table)}; it must be null or an object")
+        if table:
+            tables[name] = table
+    name, rope = next(iter(tables.items()), ("rope_scaling", {}))
+    if rope.get("rope_type", rope.get("type")) is None:
+        # Files of transformers 5 that stretch nothing give a theta alone.
+        extra = sorted(map(str, set(rope) - {"rope_theta", "partial_rotary_factor"}))
+        if extra or {"rope_type", "type"} & set(rope):
+            raise CheckpointError(
+                f"{name} has no rope_type beside {shown(extra)}; say which scaling it is"
+            )
+    other = tables.get("rope_parameters", {}).get("rope_theta")
+    outside = fields.get("rope_theta")
+    if name == "rope_scaling" and other is not None:
+        used = rope.get("rope_theta", theta if outside is None else outside)
+        if used != other:
+            raise CheckpointError(
+                f"rope_parameters has rope_theta {shown(other)}, but rope_scaling, which comes "
+                f"before it, goes with {shown(used)}; keep one of the two tables"
+            )
+    for table in (fields, rope):
+        turned = table.get("partial_rotary_factor")
+        if turned is not None and turned != 1:
+            raise CheckpointError(
+                f"partial_rotary_factor is {shown(turned)}, which is not supported; "
+                "use a model that turns whole heads"
+            )
+    return rope
+
+
+def _check_quantisation(value: object) -> None:
+    """Refuse quantised weights, except fp8 with a scale for every block of 128 x 128."""
+    if not value:
+        return
+    if isinstance(value, dict) and value.get("quant_method") == "fp8":
+        if value.get("weight_block_size") == [SCALE_BLOCK, SCALE_BLOCK]:
+            return
+        raise CheckpointError(
+            f"the weights are already quantised to fp8 with weight_block_size "
+            f"{shown(value.get('weight_block_size'))}; use fp8 with [{SCALE_BLOCK}, "
+            f"{SCALE_BLOCK}], or the fp16, bf16 or fp32 model"
+        )
+    raise CheckpointError("the weights are already quantised; use the fp16, bf16 or fp32 model")
+
+
+def _family_of(fields: Mapping[str, Any]) -> tuple[str, _Family]:
+    """The family of a configuration, by its class or, where it names none, its ``model_type``."""
+    names = fields.get("architectures")
+    for family, kind in FAMILIES.items():
+        if names == [kind.architecture] or (names is None and fields.get("model_type") == family):
+            return family, kind
+    supported = [kind.architecture for kind in FAMILIES.values()]
+    named = names if names is not None else fields.get("model_type")
+    raise CheckpointError(
+        f"architecture {shown(named)} is not supported; use a "
+        f"{', '.join(supported[:-1])} or {supported[-1]} model"
+    )
+
+
+def _check_activation(fields: Mapping[str, Any], family: str) -> None:
+    """Refuse another activation than the family's.
+
+    Gemma's first files say ``gelu`` in ``hidden_act`` and mean the tanh form, which
+    ``hidden_activation`` names in later ones.
+    """
+    if family == "gemma":
+        name = fields.get("hidden_activation")
+        if name is None and fields.get("hidden_act") == "gelu":
+            return
+        name = name if name is not None else fields.get("hidden_act", "gelu_pytorch_tanh")
+        allowed: tuple[str, ...] = ("gelu_pytorch_tanh",)
+    else:
+        name, allowed = fields.get("hidden_act", "silu"), ("silu", "swish")
+    if name not in allowed:
+        raise CheckpointError(f"activation {shown(name)} is not supported; {allowed[0]} is")

@@ -1,0 +1,182 @@
+"""Every family of decoders on awkward shapes: how far from float64, and chips against golden model.
+
+``python -m tests.families [NAME ...]`` prints a row for each family, number type and tensor
+parallelism: the golden model's relative logit error against an independent float64 forward
+(``tests/oracles/families_float64.py``), and whether chips and golden model agree in every bit.
+
+A family is the ``config.json`` of a tiny model; its tensors are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.spec import ChipSpec
+from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
+from programs.models import Checkpoint, random_checkpoint, read_config
+from programs.running import LOOKAHEAD, Runner
+from tests.oracles.families_float64 import FamilyFloat64
+
+F32 = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+CONTEXT = 64
+TOKENS = [3, 41, 59, 26, 5, 8, 301, 77, 12, 200]
+"""Of a sequence; longer than the windows below."""
+TOLERANCE = {"int8": 0.05, "fp16": 0.004}
+"""Root-mean-square logit error allowed, relative to the spread of the float64 logits."""
+SMALL = {
+    "hidden_act": "silu",
+    "hidden_size": 100,
+    "intermediate_size": 130,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 5,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 24,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 331,
+}
+WIDE = SMALL | {
+    "hidden_size": 344,
+    "intermediate_size": 333,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 40,
+}
+
+
+def _of(model_type: str, architecture: str, base: Mapping[str, Any], **fields: Any) -> Any:
+    return {**base, "model_type": model_type, "architectures": [architecture], **fields}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: a configuration, and what its drawn tensors are scaled by.
+
+    scaled: by a part of the name; biases and gains are usual in size otherwise.
+    """
+
+    fields: Mapping[str, Any]
+    scaled: Mapping[str, float] = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {
+    "mistral, window": Family(
+        _of("mistral", "MistralForCausalLM", WIDE, sliding_window=4),
+    ),
+    "qwen3, some windows": Family(
+        _of(
+            "qwen3",
+            "Qwen3ForCausalLM",
+            SMALL,
+            sliding_window=5,
+            use_sliding_window=True,
+            max_window_layers=1,
+        )
+    ),
+    "smollm3, windows": Family(
+        _of(
+            "smollm3",
+            "SmolLM3ForCausalLM",
+            WIDE,
+            num_hidden_layers=3,
+            no_rope_layer_interval=2,
+            sliding_window=6,
+            use_sliding_window=True,
+            tie_word_embeddings=True,
+        )
+    ),
+}
+"""By a name for people."""
+
+
+class _Scaled:
+    """Drawn tensors, some of them larger."""
+
+    def __init__(self, checkpoint: Checkpoint, scaled: Mapping[str, float]) -> None:
+        self._source, self._scaled = checkpoint.source, scaled
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        """See `TensorSource.read`."""
+        values = self._source.read(name, rows, columns)
+        for part, factor in self._scaled.items():
+            if part in name:
+                values = values * np.float32(factor)
+        return values
+
+
+def checkpoint_of(family: Family, seed: int = 0) -> Checkpoint:
+    """The family's model with drawn tensors, its configuration read as from a file."""
+    with TemporaryDirectory() as directory:
+        (Path(directory) / "config.json").write_text(json.dumps(dict(family.fields)))
+        config = read_config(directory)
+    drawn = random_checkpoint(config, seed)
+    return Checkpoint(config, _Scaled(drawn, family.scaled))
+
+
+def relative_error(family: Family, tp: int, dtype: str) -> float:
+    """The golden model's logits against the float64 forward's."""
+    checkpoint = checkpoint_of(family)
+    wanted = FamilyFloat64(family.fields, checkpoint.tensor).logits(TOKENS)
+    logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(TOKENS)
+    return float(np.sqrt(np.mean((logits - wanted) ** 2)) / wanted.std())
+
+
+def bits_equal(family: Family, tp: int, dtype: str, context: int = CONTEXT) -> bool:
+    """Whether every logit of every position of a compiled run is the golden model's."""
+    model = partition_model(checkpoint_of(family), tp, dtype)
+    artifact = compile_decoder(model, ChipSpec(), context)
+    runner = Runner.alone(artifact, Host(artifact, model))
+    golden = GoldenDecoder(model)
+    for position, token in enumerate(TOKENS):
+        for chip in runner.chips:
+            runner.host.prepare(chip, token, position)
+        entry = runner.host.entry(position, prefill=position < 2)
+        runner.launch(entry, position, LOOKAHEAD)
+        wanted = golden.step(token, position, min(artifact.bindings["buckets"]))
+        if position < 2:  # a prefill launch ends without logits
+            continue
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        if logits.tobytes() != wanted.tobytes():
+            return False
+    return True
+
+
+def rows(names: list[str]) -> Iterator[tuple[str, str, int, float, bool]]:
+    """(family, number type, chips, relative error, bits equal) of the families named, or all."""
+    for name in names or FAMILIES:
+        for dtype in ("fp16", "int8"):
+            for tp in (1, 8):
+                family = FAMILIES[name]
+                error = relative_error(family, tp, dtype)
+                yield name, dtype, tp, error, bits_equal(family, tp, dtype)
+
+
+def main(names: list[str]) -> int:
+    """Print the table; 1 where a row is not as it should be."""
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown:
+        print(f"no family {unknown[0]!r}; there are {', '.join(FAMILIES)}", file=sys.stderr)
+        return 2
+    print(f"{'family':26} {'dtype':5} {'tp':>2} {'rel_err':>9} bits")
+    good = True
+    for name, dtype, tp, error, equal in rows(names):
+        print(f"{name:26} {dtype:5} {tp:2} {error:9.6f} {'equal' if equal else 'DIFFER'}")
+        good &= equal and error < TOLERANCE[dtype]
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

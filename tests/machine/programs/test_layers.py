@@ -1,0 +1,123 @@
+"""Layers that differ: rotary tables, sliding windows; and the families that need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from chip.spec import ChipSpec
+from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
+from programs.decoder.image import sliding_table
+from programs.decoder.places import place_decoder
+from programs.models import (
+    LayerKind,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    inverse_frequencies,
+    random_checkpoint,
+)
+from programs.plans import check_plan, compile_plan
+from programs.running import LOOKAHEAD, Runner
+from tests.families import FAMILIES, TOKENS, TOLERANCE, bits_equal, relative_error
+
+SPEC = ChipSpec()
+LINEAR = RopeScaling("linear", 4.0)
+ONE = ModelConfig(100, 2, 5, 1, 24, 130, 331)
+TWO = replace(
+    ONE,
+    sliding_window=4,
+    second_rope=Rope(500.0, LINEAR),
+    layer_kinds=(LayerKind(sliding=True), LayerKind(second_rope=True)),
+)
+
+
+def bits(config: ModelConfig) -> bytes:
+    model = partition_model(random_checkpoint(config, 0), 1, "fp16")
+    return GoldenDecoder(model).logits_for([token % config.vocab for token in TOKENS]).tobytes()
+
+
+def all_of(config: ModelConfig, kind: LayerKind) -> ModelConfig:
+    return replace(config, layer_kinds=(kind,) * config.layers)
+
+
+def test_a_table_does_the_same_wherever_it_stands() -> None:
+    alone = replace(ONE, rope_theta=500.0, rope_scaling=LINEAR)
+    assert bits(all_of(TWO, LayerKind(second_rope=True))) == bits(alone)
+    assert bits(all_of(TWO, LayerKind())) == bits(ONE) != bits(alone)
+    assert not inverse_frequencies(replace(ONE, second_rope=Rope(0.0)), 1).any()
+
+
+def test_a_window_as_long_as_the_text_changes_nothing() -> None:
+    long, short = (replace(ONE, sliding_window=w) for w in (len(TOKENS), len(TOKENS) - 1))
+    assert bits(all_of(long, LayerKind(sliding=True))) == bits(ONE)
+    assert bits(all_of(short, LayerKind(sliding=True))) != bits(ONE)
+
+
+@pytest.mark.parametrize(
+    ("context", "window"),
+    [*product([64], [1, 7, 63]), *product([1024], [1, 63, 64, 65, 100, 130])],
+)
+def test_runs_of_the_sliding_mask(context: int, window: int) -> None:
+    """What the offsets choose of the table, against the definition, at every position."""
+    config = all_of(replace(ONE, layers=1, sliding_window=window), LayerKind(sliding=True))
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
+    artifact = compile_decoder(model, SPEC, context, weights=False)
+    host = Host(artifact, model)
+    mask = place_decoder(SPEC, model.layout, "int8", context).sliding
+    assert mask is not None
+    table, j = sliding_table(mask)[:, 0], np.arange(context)
+    for position in range(context):
+        offsets = host._sliding_offsets(position)
+        assert min(offsets) >= 0 and max(offsets) + mask.positions <= mask.words
+        runs = np.concatenate([table[o : o + mask.positions] for o in offsets])[:context]
+        seen = (j <= position) & (j > position - window)
+        np.testing.assert_array_equal(runs, np.where(seen, 0, -np.inf), str(position))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_window_over_several_runs_of_the_mask(tp: int) -> None:
+    """Equal bits in a context whose mask has many runs, some positions left out."""
+    config = replace(TWO, sliding_window=70)
+    model = partition_model(random_checkpoint(config, 0), tp, "fp16")
+    artifact = compile_decoder(model, SPEC, 1024)
+    runner, golden = Runner.alone(artifact, Host(artifact, model)), GoldenDecoder(model)
+    for position in (0, 1, 63, 64, 65, 133, 134, 199, 700, 701):
+        for chip in runner.chips:
+            runner.host.prepare(chip, 5, position)
+        entry = runner.host.entry(position, prefill=False)
+        runner.launch(entry, position, LOOKAHEAD)
+        bucket = int(entry.rpartition("-")[2])
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        assert logits.tobytes() == golden.step(5, position, bucket).tobytes(), position
+
+
+def test_other_layers_cost_no_cycles() -> None:
+    """Windows and tables are data; a plan is of the cycles of the compiled model."""
+    cycles = []
+    for config in (ONE, TWO):
+        artifact = compile_decoder(
+            partition_model(random_checkpoint(config, 0), 2, "int8"), SPEC, 64, weights=False
+        )
+        plan = compile_plan("layers", config, SPEC, context=64, chips=2)
+        check_plan(plan)
+        cycles += [artifact.predicted_cycles["decode-64"], plan.cycles]
+    assert len(set(cycles)) == 1
+
+
+QUICK = {("mistral, window", "int8", 8), ("smollm3, windows", "fp16", 1)}
+ROWS = [
+    pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)
+    for row in product(FAMILIES, ("fp16", "int8"), (1, 8))
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "tp"), ROWS)
+def test_a_family_is_what_its_description_says(name: str, dtype: str, tp: int) -> None:
+    family = FAMILIES[name]
+    assert relative_error(family, tp, dtype) < TOLERANCE[dtype]
+    assert bits_equal(family, tp, dtype)

@@ -1,0 +1,183 @@
+"""A float64 forward of decoder families in NumPy, from each family's published description.
+
+It reads the fields of a Hugging Face ``config.json`` and the tensors by their published names, and
+nothing else of the project: what a field means is said here a second time, from the published
+configuration and modelling classes.  It works on whole sequences of [positions, features] and knows
+no tiles, chips or number tricks.
+
+Llama, Mistral, Qwen2, Qwen3, Phi-3, Granite and SmolLM3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Tensors = Callable[[str], NDArray[Any]]
+
+
+class FamilyFloat64:
+    """A model's configuration and tensors, and its forward pass."""
+
+    def __init__(self, fields: Mapping[str, Any], tensors: Tensors) -> None:
+        self.fields = fields
+        self.type: str = fields["model_type"]
+        self._tensors = tensors
+        self._known: dict[str, F64] = {}
+        heads: int = fields["num_attention_heads"]
+        self.heads, self.kv_heads = heads, fields.get("num_key_value_heads", heads)
+        self.head_dim: int = fields.get("head_dim") or fields["hidden_size"] // heads
+
+    def logits(self, tokens: list[int]) -> F64:
+        """Return the next-token logits after each of `tokens`, float64 [positions, vocab]."""
+        f = self.fields
+        x = self._get("model.embed_tokens.weight")[np.array(tokens)]
+        grown = 1.0
+        if self.type == "granite":
+            x = x * f["embedding_multiplier"]
+            grown = f["residual_multiplier"]
+        for layer in range(f["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}."
+            h = self._norm(x, prefix + "input_layernorm")
+            x = x + grown * self._attention(h, layer, prefix + "self_attn.")
+            h = self._norm(x, prefix + "post_attention_layernorm")
+            x = x + grown * self._mlp(h, prefix + "mlp.")
+        tied = f.get("tie_word_embeddings", False)
+        head = self._get("model.embed_tokens.weight" if tied else "lm_head.weight")
+        logits: F64 = self._norm(x, "model.norm") @ head.T
+        return logits / f["logits_scaling"] if self.type == "granite" else logits
+
+    def _attention(self, h: F64, layer: int, prefix: str) -> F64:
+        n, d = len(h), self.head_dim
+        shares_of = self.heads // self.kv_heads
+        q = self._linear(h, prefix + "q_proj").reshape(n, self.heads, d)
+        k = self._linear(h, prefix + "k_proj").reshape(n, self.kv_heads, d)
+        v = self._linear(h, prefix + "v_proj").reshape(n, self.kv_heads, d)
+        if self.type == "qwen3":
+            q, k = self._norm(q, prefix + "q_norm"), self._norm(k, prefix + "k_norm")
+        if self._turns(layer):
+            q, k = self._rotate(q), self._rotate(k)
+        factor = self.fields["attention_multiplier"] if self.type == "granite" else d**-0.5
+        ages = np.arange(n)[:, None] - np.arange(n)[None, :]  # of a key, seen from a query
+        seen = (ages >= 0) & (ages < self._window(layer))
+        mixed = np.zeros((n, self.heads, d))
+        for head in range(self.heads):
+            of = head // shares_of
+            scores = np.where(seen, q[:, head] @ k[:, of].T * factor, -np.inf)
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            mixed[:, head] = shares / shares.sum(axis=1, keepdims=True) @ v[:, of]
+        return self._linear(mixed.reshape(n, -1), prefix + "o_proj")
+
+    def _mlp(self, h: F64, prefix: str) -> F64:
+        gate = self._linear(h, prefix + "gate_proj")
+        active = gate / (1 + np.exp(-gate))
+        return self._linear(active * self._linear(h, prefix + "up_proj"), prefix + "down_proj")
+
+    def _window(self, layer: int) -> float:
+        """Keys that a token attends to, its own included."""
+        f = self.fields
+        window = f.get("sliding_window")
+        if window is None or self.type in ("llama", "granite"):
+            return math.inf
+        if self.type in ("mistral", "mixtral", "phi3"):
+            return float(window)
+        if not f.get("use_sliding_window", False):
+            return math.inf
+        if "layer_types" in f:
+            slides = f["layer_types"][layer] == "sliding_attention"
+        elif self.type == "smollm3":
+            slides = not self._turns(layer)
+        else:
+            slides = layer >= f["max_window_layers"]
+        return float(window) if slides else math.inf
+
+    def _turns(self, layer: int) -> bool:
+        """Whether a layer has rotary positions at all."""
+        if self.type != "smollm3":
+            return True
+        if self.fields.get("no_rope_layers") is not None:
+            return bool(self.fields["no_rope_layers"][layer])
+        return (layer + 1) % int(self.fields.get("no_rope_layer_interval", 4)) != 0
+
+    def _rotate(self, x: F64) -> F64:
+        """Turn the first half of every head against the second: [positions, heads, head_dim]."""
+        speeds, size = rotary(self.fields, self.head_dim)
+        angles = np.outer(np.arange(len(x)), speeds)[:, None, :]
+        cos, sin = np.cos(angles) * size, np.sin(angles) * size
+        first, second = np.split(x, 2, axis=-1)
+        return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def _norm(self, x: F64, name: str) -> F64:
+        root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.fields["rms_norm_eps"])
+        normed: F64 = x / root * self._get(name + ".weight")
+        return normed
+
+    def _linear(self, x: F64, name: str) -> F64:
+        y: F64 = x @ self._get(name + ".weight").T
+        return y + self._get(name + ".bias") if self._biased(name) else y
+
+    def _biased(self, name: str) -> bool:
+        part = name.rpartition(".")[2]
+        if self.type == "qwen2":
+            return part in ("q_proj", "k_proj", "v_proj")
+        attention = part in ("q_proj", "k_proj", "v_proj", "o_proj")
+        return attention and bool(self.fields.get("attention_bias", False))
+
+    def _get(self, name: str) -> F64:
+        if name not in self._known:
+            self._known[name] = self._tensors(name).astype(np.float64)
+        return self._known[name]
+
+
+def rotary(fields: Mapping[str, Any], d: int) -> tuple[F64, float]:
+    """(radians per position of each pair, [d / 2]; what cosines and sines are multiplied by)."""
+    theta: float = fields.get("rope_theta", 10000.0)
+    plain = 1.0 / theta ** (np.arange(0, d, 2) / d)
+    table = fields.get("rope_scaling") or {}
+    kind, factor = table.get("rope_type", "default"), table.get("factor", 1.0)
+    if kind == "linear":
+        return plain / factor, 1.0
+    if kind == "llama3":
+        trained = table["original_max_position_embeddings"]
+        low, high = table["low_freq_factor"], table["high_freq_factor"]
+        waves = 2 * math.pi / plain
+        smooth = np.clip((trained / waves - low) / (high - low), 0, 1)
+        return (1 - smooth) * plain / factor + smooth * plain, 1.0
+    if kind == "yarn":
+        return yarn(table, fields, plain, theta, d)
+    assert kind == "default", kind
+    return plain, 1.0
+
+
+def yarn(
+    table: Mapping[str, Any], fields: Mapping[str, Any], plain: F64, theta: float, d: int
+) -> tuple[F64, float]:
+    """Pairs that turn often keep their speed, those that turn seldom lose `factor`."""
+    trained = table.get("original_max_position_embeddings") or fields["max_position_embeddings"]
+    factor: float = table["factor"]
+
+    def pair_that_turns(times: float) -> float:
+        return d * math.log(trained / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = pair_that_turns(table.get("beta_fast") or 32)
+    high = pair_that_turns(table.get("beta_slow") or 1)
+    if table.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, d - 1)
+    if low == high:
+        high += 0.001
+    slowed = np.clip((np.arange(d // 2) - low) / (high - low), 0, 1)
+
+    def size(scale: float, times: float = 1.0) -> float:
+        return 1.0 if scale <= 1 else 0.1 * times * math.log(scale) + 1.0
+
+    given = table.get("attention_factor")
+    if given is None:
+        one, all_dims = table.get("mscale"), table.get("mscale_all_dim")
+        given = size(factor, one) / size(factor, all_dims) if one and all_dims else size(factor)
+    return slowed * plain / factor + (1 - slowed) * plain, float(given)
