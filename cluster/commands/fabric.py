@@ -47,6 +47,7 @@ def info(chips: Wiring = "8", chip: WiringChip = None, as_json: option_types.Jso
         print_json(facts)
         return
     hops, latency = facts["diameter_hops"], facts["worst_latency_ns"]
+    bare = ", ".join(map(str, facts["links_without_frames"]))
     print_table(
         f"{wiring.chips:,} chips ({spec.name})",
         [
@@ -55,6 +56,7 @@ def info(chips: Wiring = "8", chip: WiringChip = None, as_json: option_types.Jso
             ("diameter", f"{hops} hops of {spec.hop_cycles} cycles, {latency:,.0f} ns"),
             ("SRAM", f"{facts['sram_bytes']:,} bytes"),
             ("link", f"{spec.link_bytes_per_s / 1e9:g} GB/s each way"),
+            *([("no collectives over", f"links {bare}; programs may use them")] if bare else []),
         ],
     )
 

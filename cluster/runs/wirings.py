@@ -38,8 +38,15 @@ def machine_of(chips: str, chip: str | None) -> tuple[Topology, ChipSpec]:
 
 
 def wiring_facts(wiring: Topology, spec: ChipSpec) -> Facts:
-    """Cables, hops, memory and latency of a wiring."""
+    """Cables, hops, memory and latency of a wiring.
+
+    ``links_without_frames``: numbers of cabled links over which programs may send, but no
+    collective and no route is scheduled.
+    """
+    from interconnect.wires import LINK_NUMBERS
+
     hops = diameter(wiring)
+    cabled = {int(link) for link in wiring.cables[:, 1::2].ravel()}
     return {
         "topology": wiring.name,
         "chips": wiring.chips,
@@ -52,6 +59,7 @@ def wiring_facts(wiring: Topology, spec: ChipSpec) -> Facts:
         "hop_cycles": spec.hop_cycles,
         "worst_latency_ns": hops * (1e9 * spec.hop_cycles / spec.clock_hz),
         "link_bytes_per_s": spec.link_bytes_per_s,
+        "links_without_frames": sorted(cabled - set(LINK_NUMBERS)),
     }
 
 

@@ -10,6 +10,7 @@ Groups are ``tp`` chips of one node, whose chips differ by XOR (see ``interconne
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,10 +126,47 @@ def group_path(topology: Topology, tp: int, groups: int) -> list[int]:
         used[path.pop()] = False
         if not path:
             break
-    raise CompileError(
-        f"topology {topology.name}: no path was found that joins {groups} groups of {tp} chips "
-        "cable by cable; use fewer groups: fewer chips, or more of them in a group (--tp)"
-    )
+    found = _path_by_nodes(topology, tp, groups)
+    if found is None:
+        raise CompileError(
+            f"topology {topology.name}: no path was found that joins {groups} groups of {tp} "
+            "chips cable by cable; use fewer groups: fewer chips, or more of them in a group (--tp)"
+        )
+    return found
+
+
+def _path_by_nodes(topology: Topology, tp: int, groups: int) -> list[int] | None:
+    """As ``group_path``, node after node; None where there is none.
+
+    A node is entered at one of its groups and left by another, and all of its groups are joined:
+    only these two are to be chosen.  The search of ``group_path`` takes the next group in order,
+    which may leave a node too soon to come back to it.
+    """
+    size = topology.chips_per_node // tp
+    if size < 2:
+        return None
+    nodes = group_path(topology, topology.chips_per_node, -(-groups // size))
+    ends = topology.cables[:, ::2].astype(np.int64) // tp
+    pairs = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0)
+    # by node: each group it may be entered at, and from which (entry, exit) of the node before
+    anywhere = range(nodes[0] * size, (nodes[0] + 1) * size)
+    entered: list[dict[int, tuple[int, int]]] = [dict.fromkeys(anywhere, (-1, -1))]
+    for node, after in itertools.pairwise(nodes):
+        crossing = pairs[(pairs[:, 0] // size == node) & (pairs[:, 1] // size == after)]
+        reached: dict[int, tuple[int, int]] = {}
+        for leave, enter in crossing.tolist():
+            entry = next((e for e in entered[-1] if e != leave), None)
+            if entry is not None:
+                reached.setdefault(enter, (entry, leave))
+        entered.append(reached)
+    if not entered[-1]:
+        return None
+    entry, leave, path = min(entered[-1]), -1, []
+    for node, ways in zip(reversed(nodes), reversed(entered), strict=True):
+        inside = [g for g in range(node * size, (node + 1) * size) if g not in (entry, leave)]
+        path.append([entry, *inside, *([leave] if leave >= 0 else [])])
+        entry, leave = ways[entry]
+    return [group for part in reversed(path) for group in part][:groups]
 
 
 def plan_handover(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ MAX_REQUESTS = 2_000_000
 MAX_TOKENS = 10_000_000
 """Tokens of one prompt or one answer; far above any model's context."""
 MAX_FILE_BYTES = 256 * 2**20
+"""Longest file that is read to its end."""
+MAX_LINE = 1 << 20
+"""Characters of a line."""
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 """Columns of the Azure LLM inference traces 2023 and 2024 (github.com/Azure/AzurePublicDataset)."""
@@ -152,23 +156,35 @@ def read_trace(path: Path, limit: int | None = None) -> Trace:
     Columns are those of the Azure LLM inference trace (`AZURE`; time stamps to the picosecond,
     with or without a zone) or the plain ones (`PLAIN`, seconds); others are ignored.  The earliest
     arrival becomes 0; rows are sorted by time, equal times keep the file's order.  A count of 0
-    tokens, which the published traces contain, counts as 1: a prefill gives one token.  Raises
-    InputError of one line for anything else.
+    tokens, which the published traces contain, counts as 1: a prefill gives one token.  Of a file
+    with a limit only what is needed is read, however long it is.  Raises InputError of one line for
+    anything else.
     """
     try:
         if not path.is_file():
             raise InputError(f"{path}: there is no such file; name a CSV file of requests")
         size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}")
+        if size > MAX_FILE_BYTES and limit is None:
+            raise InputError(
+                f"{path}: {size:,} bytes; a trace has at most {MAX_FILE_BYTES:,}; --limit N reads "
+                "the first N requests of a longer one"
+            )
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _parse(file, str(path), limit)
+            return _parse(_lines(file, str(path)), str(path), limit)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is no UTF-8 text; a trace is a CSV file") from None
     except csv.Error as error:
         raise InputError(f"{path}: is no CSV file: {error}") from None
+
+
+def _lines(file: TextIO, name: str) -> Iterator[str]:
+    """The lines of a file, none of which may fill the memory."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise InputError(f"{name}: a line of {MAX_LINE:,} characters or more; is it a trace?")
+        yield line
 
 
 def _parse(lines: Iterator[str], name: str, limit: int | None) -> Trace:
@@ -190,9 +206,7 @@ def _parse(lines: Iterator[str], name: str, limit: int | None) -> Trace:
         if not any(cell.strip() for cell in row):
             continue
         if len(found) == most:
-            if limit is None:
-                raise InputError(f"{name}: more than {MAX_REQUESTS:,} requests; cut the file")
-            break
+            raise InputError(f"{name}: more than {MAX_REQUESTS:,} requests; cut the file")
         where = f"{name}: line {rows.line_num}"
         if len(row) <= max(places):
             raise InputError(f"{where}: {len(row)} values where the header has {len(header)}")
@@ -204,6 +218,8 @@ def _parse(lines: Iterator[str], name: str, limit: int | None) -> Trace:
                 _tokens(output, f"{where}: {columns[2]}"),
             )
         )
+        if limit is not None and len(found) == most:
+            break
     if not found:
         raise InputError(f"{name}: no requests; one line each is needed below the header")
     first, last = min(row[0] for row in found), max(row[0] for row in found)

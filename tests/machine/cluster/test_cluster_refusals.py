@@ -316,8 +316,14 @@ def test_traces_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(InputError, match="more than 1 requests; cut the file"):
             read_trace(path)
     monkeypatch.setattr("cluster.experiments.serving.arrivals.MAX_FILE_BYTES", 20)
-    with pytest.raises(InputError, match="bytes; a trace has at most 20"):
+    with pytest.raises(InputError, match="a trace has at most 20; --limit N reads the first N"):
         read_trace(path)
+    assert len(read_trace(path, limit=2)) == 2
+    monkeypatch.setattr("cluster.experiments.serving.arrivals.MAX_LINE", 100)
+    path.write_text(TRACE + "0,3,3\n1,3," + "3" * 100, encoding="utf-8")
+    assert len(read_trace(path, limit=1)) == 1  # what is not needed is not read
+    with pytest.raises(InputError, match="a line of 100 characters or more; is it a"):
+        read_trace(path, limit=2)
     with pytest.raises(InputError, match="there is no such file; name a CSV file of requests"):
         read_trace(tmp_path / "none.csv")
 
