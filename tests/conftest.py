@@ -35,6 +35,8 @@ ORDER = ("unit", "mutate")
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile the kernels once, in a process of its own, while the first tests run."""
+    # How many lines a log has hangs on the machine's speed; tests count those of errors.
+    os.environ["LPU_PROGRESS"] = "0"
     option = session.config.option
     if not hasattr(session.config, "workerinput") and not option.collectonly:
         code = "from chip.engine import warm_up; warm_up()"

@@ -11,7 +11,8 @@ from chip.isa import LANES, LINKS
 from chip.spec import ChipSpec
 from cluster.bench.row import Row
 from cluster.errors import RunError
-from cluster.runs import Words, compile_functional, cores, random_words
+from cluster.processes import cores
+from cluster.runs import Words, compile_functional, random_words
 from interconnect.collectives import (
     OWN,
     RESULT,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import typer
@@ -17,6 +20,10 @@ from cluster.listening import Listener
 
 #: What people copy and compare: a table of 80 columns would break it.
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
+#: What a log says of the prompt, which is computed before there is anything to read.
+FIRST_TOKEN = "generating: the first token"
+#: How long a phase lasts before a log hears of it.
+PATIENCE_SECONDS = 2.0
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -51,14 +58,60 @@ def check_range(strict: bool, saturated: str) -> None:
         )
 
 
+class PhaseLines:
+    """What goes on, for a log: a line when a phase has lasted a while, and one when it ends.
+
+    Phases that are soon over are not worth a line.  ``LPU_PROGRESS=0`` keeps all of them out.
+    """
+
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience = patience_seconds
+        self._changing = threading.Lock()  # the timer has a thread of its own
+        self._timer: threading.Timer | None = None
+        self._text = ""
+        self._began = 0.0
+        self._told = False
+
+    def begin(self, text: str) -> None:
+        """Another phase begins, in place of the one before."""
+        self.end()
+        self._text, self._began = text.removesuffix("...").strip(), monotonic()
+        if self._text and os.environ.get("LPU_PROGRESS") != "0":
+            self._timer = threading.Timer(self._patience, self._tell, [self._text])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _tell(self, text: str) -> None:
+        with self._changing:
+            if text == self._text:
+                self._told = True
+                typer.echo(f"lpu: {text} ...", err=True)
+
+    def end(self) -> None:
+        """The phase is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with self._changing:
+            if self._told:
+                seconds = monotonic() - self._began
+                text = re.sub(r" \(.*\)$", "", self._text)
+                typer.echo(f"lpu: {text}: {seconds:.1f} s", err=True)
+            self._timer, self._text, self._told = None, "", False
+
+
 @contextmanager
 def working(text: str, console: Console) -> Iterator[Callable[[str], None]]:
-    """A spinner with a changing text while something long goes on; silent when not a terminal."""
-    if not console.is_terminal:
-        yield lambda _: None
+    """While something long goes on: a spinner with a changing text, lines where no terminal is."""
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield lambda new: status.update(new)
         return
-    with console.status(text) as status:
-        yield lambda new: status.update(new)
+    lines = PhaseLines()
+    try:
+        lines.begin(text)
+        yield lines.begin
+    finally:
+        lines.end()
 
 
 class Terminal(Listener):
@@ -75,6 +128,7 @@ class Terminal(Listener):
         self._shown = ""
         self._console = stderr_console()
         self._status = self._console.status("") if self._console.is_terminal else None
+        self._lines = PhaseLines()
 
     def begin(self, prompt: Sequence[int], decode: Callable[[list[int]], str]) -> None:
         """Show the prompt with the first token."""
@@ -83,6 +137,7 @@ class Terminal(Listener):
     def phase(self, text: str) -> None:
         """Show what is going on; text takes the screen once tokens come."""
         if self._status is None:
+            self._lines.begin(FIRST_TOKEN if text == "generating" else text)
             return
         if text == "generating" and self._stream:
             self._status.stop()
@@ -93,6 +148,7 @@ class Terminal(Listener):
 
     def token(self, token: int) -> None:
         """Show the text the token completes."""
+        self._lines.end()
         self._ids.append(token)
         if self._stream:
             self._show()
@@ -101,6 +157,7 @@ class Terminal(Listener):
         """Leave the terminal as it should be."""
         if self._status is not None:
             self._status.stop()
+        self._lines.end()
         if self._stream and self._shown:
             typer.echo("")
 

@@ -4,9 +4,10 @@ from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
 from .ray_session import JOB_VARIABLE, open_ray
-from .session import Placement, chip_actors, chips_per_actor
+from .session import Placement, chip_actors, chips_per_actor, load_kernels
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
-from .supervision import Recovery, Supervisor
+from .supervision import Recovery, Supervisor, actors_text
+from .waiting import cores
 
 __all__ = [
     "JOB_VARIABLE",
@@ -20,11 +21,14 @@ __all__ = [
     "Recovery",
     "SharedMapping",
     "Supervisor",
+    "actors_text",
     "chip_actors",
     "chips_per_actor",
     "conclude",
+    "cores",
     "find_leftovers",
     "layout_of",
+    "load_kernels",
     "open_ray",
     "snapshot_directory",
     "unexpected_retirements",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,12 +15,13 @@ from cluster.processes.leftovers import hold, release
 from cluster.processes.ray_session import check_reachable, open_ray
 from cluster.processes.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.processes.supervision import Supervisor
+from cluster.processes.waiting import cores
 from programs.artifact import Artifact, save
 from programs.decoder import ChipImages, PartitionedModel
 from programs.faults import FaultPlan, FaultSetting
 
-#: Actors one host is trusted with unless it has more cores; a process costs some 50 MB.
-MOST_ACTORS = 8
+#: What the first run of an installation waits for, and every one that finds no kernels.
+COMPILING = "compiling kernels (a minute or two the first time, then kept)"
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,17 @@ class Placement:
 
 
 def chips_per_actor(chips: int, asked: int | None) -> int:
-    """``asked``, or for None as few chips per process as the host can hold processes."""
-    if asked is not None:
-        return min(asked, chips)
-    return -(-chips // max(MOST_ACTORS, os.cpu_count() or 1))
+    """``asked``, or for None as few chips per process as leave each a core of its own.
+
+    More processes than cores wait for each other: a run then takes several times as long.
+    """
+    return min(asked, chips) if asked is not None else -(-chips // cores())
+
+
+def load_kernels(phase: Callable[[str], None]) -> None:
+    """Compile what linking and running need, or load it; phase: told what goes on."""
+    phase(COMPILING)
+    warm_up()
 
 
 @contextlib.contextmanager
@@ -68,8 +75,7 @@ def chip_actors(
     groups = split_chips(artifact.chips, placement.chips_per_actor)
     faults = placement.setting(artifact)
     # One process compiles the kernels before all of them would at once.
-    phase("compiling kernels")
-    warm_up()
+    load_kernels(phase)
     phase("starting Ray")
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="lpu-chips-"))

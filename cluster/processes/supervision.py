@@ -48,6 +48,15 @@ class Recovery:
     seconds: float
 
 
+def actors_text(actors: int, chips: int) -> str:
+    """So many actors, and how many of the chips each has."""
+    if actors == 1:
+        return "1 actor"
+    each = -(-chips // actors)
+    most = "" if actors * each == chips else "up to "
+    return f"{actors} actors of {most}{each} {'chip' if each == 1 else 'chips'} each"
+
+
 class Supervisor:
     """The clock and one actor per plan, within ``with``; ``run`` gets work done by all of them."""
 
@@ -79,7 +88,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         try:
-            self._phase(f"starting {len(self._plans)} actors")
+            self._phase(f"starting {actors_text(len(self._plans), self._layout.chips)}")
             self._recover(list(range(len(self._plans))), "")
         except BaseException:
             self._end()

@@ -21,12 +21,17 @@ SLEEPS_TO_LONGEST = 30
 POLLS_PER_LOOK = 64
 
 
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Wait:
     """One climbing wait; ``pause`` after every fruitless poll, ``reset`` after progress."""
 
     def __init__(self, processes: int = 1) -> None:
         """``processes``: how many wait for each other on this machine's cores."""
-        self.crowding = max(1.0, processes / (os.cpu_count() or 1))
+        self.crowding = max(1.0, processes / cores())
         self.spins = SPINS if self.crowding == 1.0 else 0
         self.pauses = 0
 

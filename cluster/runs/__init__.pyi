@@ -17,7 +17,7 @@ from .generation import (
     planned_launches,
     run_generation,
 )
-from .launch import cores, launch_everywhere
+from .launch import launch_everywhere
 from .plans import plan_models, write_plans
 from .prompts_on_belt import BeltTexts, generate_on_belt
 from .settings import (
@@ -92,7 +92,6 @@ __all__ = [
     "check_workload",
     "compile_functional",
     "conversation",
-    "cores",
     "entry_names",
     "figures",
     "follow_route",

@@ -28,6 +28,7 @@ from cluster.processes import (
     chip_actors,
     conclude,
     layout_of,
+    load_kernels,
 )
 from cluster.tracing import Launched
 from programs.artifact import Artifact
@@ -122,6 +123,7 @@ def run_generation(
     refused = (0, 0)
     machine: tuple[Chip, ...] = ()
     if placement.in_process:
+        load_kernels(listener.phase)
         listener.phase("loading chips")
         layout = layout_of(artifact, 1)
         mapping = SharedMapping.private(layout)
@@ -171,6 +173,7 @@ def kept_chips(
         if images is not None:
             phase("reading weights")
             artifact = replace(artifact, memory=images.of(range(artifact.chips)))
+        load_kernels(phase)
         phase("loading chips")
         with _kept_here(artifact) as work:
             yield work
@@ -310,7 +313,7 @@ def _conclude(
     cycles = sum(whole.cycles) + first.faults.get("cost_cycles", 0)
     decode_cycles = [whole.cycles[i] for i in first.decode]
     io_seconds = max(result.io_seconds for result in results)
-    decode_io = io_seconds * len(first.decode) / max(1, len(whole.cycles))
+    decode_io = max(result.decode_io_seconds for result in results)
     return GenerationResult(
         tokens=first.tokens,
         chips=whole.chips,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,15 +15,12 @@ from cluster.processes import (
     SharedMapping,
     chip_actors,
     conclude,
+    cores,
     layout_of,
+    load_kernels,
 )
 from programs.artifact import Artifact, Bindings
 from programs.running import Saturations
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,7 @@ def launch_everywhere(
     Bindings.of(artifact)  # they are wrong before anything is started
     recoveries = 0
     if placement.in_process:
+        load_kernels(phase)
         phase("loading chips")
         mapping = SharedMapping.private(layout_of(artifact, 1))
         group = ChipGroup(

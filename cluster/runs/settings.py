@@ -48,7 +48,9 @@ Operation = Annotated[
         help="all-reduce, reduce-scatter, all-gather, broadcast, all-to-all or point-to-point.",
     ),
 ]
-ChipsPerActor = Annotated[str, typer.Option(help="Chips per process, or auto.")]
+ChipsPerActor = Annotated[
+    str, typer.Option(help="Chips per process; auto: so many that each process has a core.")
+]
 Sync = Annotated[str, typer.Option(help="lookahead or barrier.")]
 Address = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from chip.engine import Chip
 from cluster.errors import InputError
 from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
-from cluster.processes import Placement, chips_per_actor
+from cluster.processes import Placement, actors_text, chips_per_actor
 from cluster.runs.generation import (
     GenerationResult,
     launches_of,
@@ -31,6 +31,8 @@ from programs.running import Generation, saturation_json, saturation_text
 
 #: Experiment and platform of ``lpu generate``.
 SERVED = ("generate", "lpu")
+#: Where the chips were that no actor had.
+IN_PROCESS = "in one process without Ray"
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
     cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     exact = result.cycles_per_token == result.predicted_cycles_per_token
     clock = done.artifact.spec.clock_hz / 1e6
+    where = actors_text(result.actors, result.chips) if result.actors else IN_PROCESS
     facts = [
         ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}"),
         ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
@@ -206,7 +209,7 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
             "wall time",
             f"{result.wall_seconds:.1f} s, first token at {result.first_token_seconds:.1f} s",
         ),
-        ("machine", f"{result.chips} chips, {_processes(result.actors)}, {done.settings.sync}"),
+        ("machine", f"{result.chips} chips, {where}, {done.settings.sync}"),
         ("digest", result.digest),
     ]
     if result.saturations:
@@ -320,9 +323,3 @@ def job_of(
         stop=() if settings.ignore_eos else checkpoint.end_tokens,
         sync=settings.sync,
     )
-
-
-def _processes(actors: int) -> str:
-    if actors == 0:
-        return "in one process without Ray"
-    return f"{actors} {'actor' if actors == 1 else 'actors'}"

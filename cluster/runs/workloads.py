@@ -14,7 +14,7 @@ from chip.checker import check
 from chip.engine import Chip
 from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import RunError
-from cluster.runs.launch import cores
+from cluster.processes import cores
 from cluster.runs.settings import WorkloadSettings
 from interconnect.vectors import check_fabric
 from programs.artifact import Artifact, Bindings, save

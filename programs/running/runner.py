@@ -60,6 +60,7 @@ class RunResult:
 
     entries: the entry point of each launch; decode: the launches that gave a token;
     retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
+    io_seconds: of host transfers; decode_io_seconds: those of the launches that gave a token.
     faults: what ``programs.faults.modelled`` counted, empty without a plan.  saturations: of its
     chips.
     """
@@ -72,6 +73,7 @@ class RunResult:
     io_seconds: float
     faults: dict[str, int] = field(default_factory=dict)
     saturations: Saturations = field(default_factory=dict)
+    decode_io_seconds: float = 0.0
 
     def cut(self, position: int) -> RunResult:
         """What the launches before ``position`` gave, to go on from with another prompt.
@@ -282,6 +284,7 @@ class Runner:
             between(result)
             prefill = position < last
             token = job.prompt[position] if position <= last else result.tokens[-1]
+            launch_io_before = self.host.virtual_io_seconds
             for chip in self.chips:
                 self.host.prepare(chip, token, position)
             entry = self.host.entry(position, prefill)
@@ -295,6 +298,7 @@ class Runner:
             if not prefill:
                 result.decode.append(position)
                 result.tokens.append(self._pick(job, len(result.decode)))
+                result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
             result.io_seconds = self.host.virtual_io_seconds - io_before
             self.peers.report(reached, result.tokens)
             if result.tokens and result.tokens[-1] in job.stop:

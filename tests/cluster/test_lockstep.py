@@ -158,4 +158,4 @@ def test_virtual_clock_is_the_slowest_group() -> None:
 
 def test_packing() -> None:
     assert [list(r) for r in split_chips(8, 3)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
-    assert chips_per_actor(8, None) == 1 and chips_per_actor(2, 8) == 2
+    assert chips_per_actor(2, 8) == 2 and chips_per_actor(8, 3) == 3

@@ -182,12 +182,19 @@ def test_a_text() -> None:
     )
     assert facts["wall speed"] == "1,234.6 tokens/s"
     assert facts["wall time"] == "4.2 s, first token at 1.8 s"
-    assert facts["machine"] == "8 chips, 4 actors, lookahead"
+    assert facts["machine"] == "8 chips, 4 actors of 2 chips each, lookahead"
     assert facts["digest"] == "ab"
 
 
 @pytest.mark.parametrize(
-    ("actors", "said"), [(0, "in one process without Ray"), (1, "1 actor"), (2, "2 actors")]
+    ("actors", "said"),
+    [
+        (0, "in one process without Ray"),
+        (1, "1 actor"),
+        (2, "2 actors of 4 chips each"),
+        (3, "3 actors of up to 3 chips each"),
+        (8, "8 actors of 1 chip each"),
+    ],
 )
 def test_where_a_text_was_made(actors: int, said: str) -> None:
     assert dict(generation_facts(generated(actors=actors)))["machine"] == (

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 
+from cluster.processes import chips_per_actor
 from cluster.processes.waiting import Wait
 
 SHORTEST, LONGEST = 30e-6, 100e-6
@@ -17,10 +18,22 @@ SHORTEST, LONGEST = 30e-6, 100e-6
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str | float]:
     """What the pauses did on a machine of four cores: "yield", or the seconds slept."""
     found: list[str | float] = []
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr(os, "sched_yield", lambda: found.append("yield"))
     monkeypatch.setattr(time, "sleep", found.append)
     return found
+
+
+@pytest.mark.parametrize(
+    ("cores", "chips", "each"),
+    [(2, 8, 4), (1, 8, 8), (3, 8, 3), (8, 8, 1), (64, 8, 1), (2, 1, 1), (2, 7, 4), (16, 504, 32)],
+)
+def test_no_more_actors_than_cores(
+    cores: int, chips: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert chips_per_actor(chips, None) == each
+    assert chips_per_actor(chips, 1) == 1 and chips_per_actor(chips, 9999) == chips
 
 
 def slept(number: int, crowding: int) -> float:
@@ -65,6 +78,7 @@ def test_the_caller_looks_every_64_pauses(done: list[str | float]) -> None:
 def test_cores_that_nobody_knows_are_one(
     done: list[str | float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     wait = Wait(3)
     for _ in range(5):
