@@ -16,6 +16,7 @@ from cluster.commands import artifacts, assembling, benchmarks, experiment, fabr
 from cluster.commands.belt import belt
 from cluster.commands.chat import chat
 from cluster.commands.clean import clean
+from cluster.commands.evaluate import evaluate
 from cluster.commands.generate import generate
 from cluster.commands.help_pages import Verb
 from cluster.commands.invoke import interrupt, invoke
@@ -52,6 +53,7 @@ def lpu(
 
 app.command(cls=Verb)(generate)
 app.command(cls=Verb)(chat)
+app.command(cls=Verb)(evaluate)
 app.command("compile", cls=Verb)(artifacts.compile_)
 app.command(cls=Verb)(assembling.assemble)
 app.command(cls=Verb)(artifacts.check)

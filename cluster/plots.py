@@ -263,3 +263,22 @@ def draw_sweep(rows: Sequence[Row], operation: str, chips: int, path: Path) -> N
         axes.set_title(f"{operation} on {chips:,} chips")
         axes.grid(True, which="both", alpha=0.3)
         axes.legend()
+
+
+def draw_layers(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Where error enters: the residual stream's relative error over layers, logarithmic.
+
+    rows: as ``cluster.evaluation.layer_rows`` makes them.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with _picture(path, 1, (8, 4.5)) as (axes,):
+        layers = [row["layer"] for row in rows]
+        for key, name, mark in (("attention", "attention", "o"), ("ffn", "FFN", "s")):
+            axes.semilogy(layers, [row[key] for row in rows], marker=mark, label=f"after {name}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("relative rms difference from float32")
+        axes.set_title(title)
+        axes.grid(True, which="both", alpha=0.3)
+        axes.legend()

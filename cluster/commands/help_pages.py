@@ -41,6 +41,7 @@ PANELS: dict[str, str] = {
         (
             "prompt",
             "prompts",
+            "text",
             "system",
             "chat",
             "prompt_tokens",
@@ -94,6 +95,8 @@ PANELS: dict[str, str] = {
             "seed",
             "temperature",
             "ignore_eos",
+            "on",
+            "strict_range",
             "run",
             "sweep",
             "pool",
@@ -146,6 +149,7 @@ _OTHERWISE: dict[tuple[str, str], str] = {
 EXAMPLES: dict[str, str] = {
     "generate": 'lpu generate --in-process --prompt "def " --max-new-tokens 16',
     "chat": "lpu chat --model DIR --in-process --system 'Be brief.'",
+    "evaluate": "lpu evaluate --dtype fp16 --tokens 256 --layers",
     "compile": "lpu compile --chips 4 -o model.lpu",
     "assemble": "lpu assemble sender.asm receiver.asm -o pair.lpu",
     "check": "lpu check model.lpu",

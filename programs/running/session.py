@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from programs.artifact import Artifact, decoder_of
 from programs.decoder import Host, PartitionedModel
 from programs.running.runner import Runner
+from programs.running.saturation import Saturations, saturations_of
 from programs.running.stepping import LOOKAHEAD, StuckError
 
 F32 = NDArray[np.float32]
@@ -55,6 +56,11 @@ class LpuSession:
     def seconds(self) -> float:
         """Virtual seconds of all launches with their host transfers."""
         return self.cycles / self.artifact.spec.clock_hz + self.io_seconds
+
+    @property
+    def saturations(self) -> Saturations:
+        """What conversions of all chips lost in all launches."""
+        return saturations_of(self.artifact, self._runner.chips)
 
     def logits(self, token: int, position: int) -> F32:
         """Feed ``token`` at ``position``; the logits of the next token, float32 [vocab].

@@ -52,7 +52,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"kernels", "faults"},
         {"decoder", "convnet", "encoder", "matmul"},
         {"running"},
-        {"plans"},
+        {"evaluation", "plans"},
     ],
     "cluster": [
         {"errors"},
@@ -62,7 +62,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"processes"},
         {"gpu", "metrics", "tracing"},
         {"runs"},
-        {"experiments"},
+        {"evaluation", "experiments"},
         {"architecture_picture", "bench", "instruction_examples", "library", "plots", "report"},
         {"commands"},
         {"cli"},

@@ -1,0 +1,5 @@
+"""``lpu evaluate``: settings, runs and figures of the emulated model against float32."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

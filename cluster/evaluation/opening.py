@@ -1,0 +1,33 @@
+"""What both kinds of evaluation begin with: files read, a model opened, its two forwards made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.errors import InputError
+from cluster.evaluation.settings import CHIPS, EvaluateSettings
+from programs.decoder import partition_model
+from programs.evaluation import ChipsForward, Float32Forward, GoldenForward
+from programs.models import Checkpoint
+
+
+def read_text(option: str, path: Path) -> str:
+    """The UTF-8 text in ``path``; InputError names ``option``."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise InputError(f"{option} {path}: cannot be read: {reason}; name a text file") from None
+
+
+def both_forwards(
+    settings: EvaluateSettings, checkpoint: Checkpoint, context: int
+) -> tuple[Float32Forward, GoldenForward | ChipsForward]:
+    """The float32 forward of a model, and the emulated one for texts of ``context`` tokens."""
+    reference = Float32Forward(checkpoint)
+    if settings.on == CHIPS:
+        return reference, ChipsForward(
+            checkpoint, settings.node, settings.dtype, context, settings.chip
+        )
+    model = partition_model(checkpoint, settings.node, settings.dtype)
+    return reference, GoldenForward(model, context)

@@ -1,0 +1,170 @@
+"""The plain float32 forward that an emulated model is measured against.
+
+It is what a checkpoint's configuration says, on whole vectors in NumPy's float32: no tiles, no
+chips, no conversions.  Sums are NumPy's, so its last bits depend on the host; what it is compared
+with does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip.errors import LpuError
+from programs.models import (
+    CHOSEN,
+    GELU_TANH,
+    Checkpoint,
+    ModelConfig,
+    ffn_names,
+    inverse_frequencies,
+    sin_cos,
+)
+
+__all__ = ["EvaluationError", "Float32Forward", "Forward", "Watch"]
+
+F32 = NDArray[np.float32]
+#: Is told the layer, "attention" or "ffn", and the residual stream [positions, hidden] after it.
+Watch = Callable[[int, str, F32], None]
+#: Fields of a configuration that this forward computes; others must be as they are by default.
+COMPUTED = {
+    *("hidden_size", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position"),
+    *("eps", "rope_theta", "rope_scaling", "tied", "head_norms", "activation", "unit_gain"),
+    *("scaled_embedding", "experts", "experts_per_token"),
+}
+
+
+class EvaluationError(LpuError, ValueError):
+    """A model or a text that cannot be evaluated: what, and what would mend it, in one line."""
+
+
+class Forward(Protocol):
+    """A model that reads a text block by block and says what could follow each token."""
+
+    def reset(self) -> None:
+        """Forget the text."""
+
+    def block(self, tokens: Sequence[int], position: int, watch: Watch | None = None) -> F32:
+        """Read ``tokens`` from ``position`` on: logits after each, float32 [tokens, vocab]."""
+
+
+class Float32Forward:
+    """A checkpoint's tensors as float32, and keys and values of the text so far.
+
+    Raises EvaluationError for a configuration that asks for something it does not compute.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._config = config = checkpoint.config
+        for field in fields(ModelConfig):
+            if field.name not in COMPUTED and getattr(config, field.name) != field.default:
+                raise EvaluationError(
+                    f"the float32 forward does not compute {field.name}; evaluate a model without "
+                    "it"
+                )
+        self._checkpoint = checkpoint
+        self._tensors: dict[str, F32] = {}
+        self._frequencies = inverse_frequencies(config)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the text."""
+        empty = np.zeros((0, self._config.kv_heads, self._config.head_dim), np.float32)
+        self._keys = [empty] * self._config.layers
+        self._values = [empty] * self._config.layers
+
+    def block(self, tokens: Sequence[int], position: int, watch: Watch | None = None) -> F32:
+        """Read ``tokens`` from ``position`` on: logits after each, float32 [tokens, vocab]."""
+        config = self._config
+        x = np.stack([self._checkpoint.embedding_row(token) for token in tokens])
+        if config.scaled_embedding:
+            x = x * np.float32(math.sqrt(config.hidden_size))
+        sin, cos = sin_cos(np.outer(np.arange(position, position + len(x)), self._frequencies))
+        rope = cos.astype(np.float32)[:, None], sin.astype(np.float32)[:, None]
+        for layer in range(config.layers):
+            prefix = f"model.layers.{layer}"
+            x = x + self._attend(layer, self._norm(x, f"{prefix}.input_layernorm"), position, rope)
+            if watch is not None:
+                watch(layer, "attention", x)
+            x = x + self._feed_forward(layer, self._norm(x, f"{prefix}.post_attention_layernorm"))
+            if watch is not None:
+                watch(layer, "ffn", x)
+        return self._linear(self._norm(x, "model.norm"), self._checkpoint.head_name)
+
+    def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
+        """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
+        config, prefix = self._config, f"model.layers.{layer}.self_attn"
+        q, k, v = (
+            self._linear(x, f"{prefix}.{name}_proj.weight").reshape(len(x), -1, config.head_dim)
+            for name in "qkv"
+        )
+        if config.head_norms:
+            q, k = self._norm(q, f"{prefix}.q_norm"), self._norm(k, f"{prefix}.k_norm")
+        q, k = _rotate(q, rope), _rotate(k, rope)
+        keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
+        values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
+        group = config.heads // config.kv_heads
+        seen = np.arange(len(keys)) <= position + np.arange(len(x))[:, None]
+        mixed = np.empty_like(q)
+        for head in range(config.heads):
+            scores = q[:, head] @ keys[:, head // group].T * np.float32(config.head_dim**-0.5)
+            scores = np.where(seen, scores, np.float32(-np.inf))
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            mixed[:, head] = shares @ values[:, head // group]
+        return self._linear(mixed.reshape(len(x), -1), f"{prefix}.o_proj.weight")
+
+    def _feed_forward(self, layer: int, x: F32) -> F32:
+        """What the FFN, or a layer's experts, add to the residual stream [P, hidden]."""
+        names = ffn_names(self._config, layer)
+        if len(names) == 1:
+            return self._gated(x, *names[0])
+        logits = self._linear(x, f"model.layers.{layer}.block_sparse_moe.gate.weight")
+        chosen = np.argsort(-logits, axis=1, kind="stable")[:, :CHOSEN]
+        best: F32 = np.take_along_axis(logits, chosen, 1)
+        shares: F32 = np.exp(best - best[:, :1])
+        shares = shares / shares.sum(axis=1, keepdims=True)
+        out = np.zeros_like(x)
+        for expert, tensors in enumerate(names):
+            rows, place = np.nonzero(chosen == expert)
+            if len(rows):
+                out[rows] += shares[rows, place, None] * self._gated(x[rows], *tensors)
+        return out
+
+    def _gated(self, x: F32, gate: str, up: str, down: str) -> F32:
+        g = self._linear(x, gate)
+        half, one = np.float32(0.5), np.float32(1)
+        inner = g * half  # SiLU is g (1 + tanh(g / 2)) / 2
+        if self._config.activation == GELU_TANH:
+            inner = np.float32(math.sqrt(2 / math.pi)) * (g + np.float32(0.044715) * g * g * g)
+        active = half * g * (one + np.tanh(inner))
+        return self._linear(active * self._linear(x, up), down)
+
+    def _norm(self, x: F32, name: str) -> F32:
+        """RMS norm over the last axis, times the gain ``name``."""
+        mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+        gain = self._tensor(f"{name}.weight") + np.float32(self._config.unit_gain)
+        normed: F32 = x / np.sqrt(mean + np.float32(self._config.eps)) * gain
+        return normed
+
+    def _linear(self, x: F32, name: str) -> F32:
+        result: F32 = x @ self._tensor(name).T
+        return result
+
+    def _tensor(self, name: str) -> F32:
+        if name not in self._tensors:
+            self._tensors[name] = self._checkpoint.tensor(name)
+        return self._tensors[name]
+
+
+def _rotate(x: F32, rope: tuple[F32, F32]) -> F32:
+    """Rotate the halves of heads [P, heads, head_dim] by (cos, sin) [P, 1, head_dim / 2]."""
+    cos, sin = rope
+    first, second = np.split(x, 2, axis=-1)
+    rotated: F32 = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated
