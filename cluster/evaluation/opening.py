@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.evaluation.settings import CHIPS, EvaluateSettings
 from programs.decoder import partition_model
@@ -17,7 +18,9 @@ def read_text(option: str, path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise InputError(f"{option} {path}: cannot be read: {reason}; name a text file") from None
+        raise InputError(
+            f"{option} {path} is no text to evaluate ({reason}); name a UTF-8 file"
+        ) from None
 
 
 def both_forwards(
@@ -25,9 +28,7 @@ def both_forwards(
 ) -> tuple[Float32Forward, GoldenForward | ChipsForward]:
     """The float32 forward of a model, and the emulated one for texts of ``context`` tokens."""
     reference = Float32Forward(checkpoint)
-    if settings.on == CHIPS:
-        return reference, ChipsForward(
-            checkpoint, settings.node, settings.dtype, context, settings.chip
-        )
     model = partition_model(checkpoint, settings.node, settings.dtype)
+    if settings.on == CHIPS:
+        return reference, ChipsForward(model, context, load_chip_spec(settings.chip))
     return reference, GoldenForward(model, context)

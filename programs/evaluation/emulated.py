@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.saturation import KINDS
-from programs.decoder import GoldenDecoder, PartitionedModel, compile_model
+from chip.spec import ChipSpec
+from programs.decoder import GoldenDecoder, PartitionedModel, compile_decoder
 from programs.evaluation.float32 import Watch
-from programs.models import Checkpoint
 from programs.running import LpuSession, Saturations, joined_saturations
 
 __all__ = ["ChipsForward", "GoldenForward"]
@@ -58,16 +58,15 @@ class GoldenForward:
 
 
 class ChipsForward:
-    """A model compiled for ``tp`` chips that run in this process, token by token."""
+    """A partitioned model, compiled for chips of ``spec`` that run in this process token by token.
+
+    context: positions a text has at most.
+    """
 
     computed_by = "chips (in this process)"
 
-    def __init__(
-        self, checkpoint: Checkpoint, tp: int, dtype: str, context: int, chip: str
-    ) -> None:
-        """context: positions a text has at most.  chip: a preset or a TOML file."""
-        artifact = compile_model(checkpoint, tp=tp, dtype=dtype, context=context, chip=chip)
-        self._session = LpuSession(artifact)
+    def __init__(self, model: PartitionedModel, context: int, spec: ChipSpec) -> None:
+        self._session = LpuSession(compile_decoder(model, spec, context), model)
 
     def reset(self) -> None:
         """Forget the text: later positions are hidden, and written over."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Protocol
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from programs.models import (
     CHOSEN,
     GELU_TANH,
     Checkpoint,
-    ModelConfig,
     ffn_names,
     inverse_frequencies,
     sin_cos,
@@ -31,11 +30,14 @@ __all__ = ["EvaluationError", "Float32Forward", "Forward", "Watch"]
 F32 = NDArray[np.float32]
 #: Is told the layer, "attention" or "ffn", and the residual stream [positions, hidden] after it.
 Watch = Callable[[int, str, F32], None]
-#: Fields of a configuration that this forward computes; others must be as they are by default.
+#: Fields of a configuration, and of what it is made of, that this forward computes; others must be
+#: as they are by default.
 COMPUTED = {
     *("hidden_size", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position"),
     *("eps", "rope_theta", "rope_scaling", "tied", "head_norms", "activation", "unit_gain"),
-    *("scaled_embedding", "experts", "experts_per_token"),
+    *("scaled_embedding", "experts", "experts_per_token", "sliding_window", "layer_kinds"),
+    *("second_rope", "sliding", "theta", "scaling"),
+    *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
 }
 
 
@@ -61,15 +63,12 @@ class Float32Forward:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._config = config = checkpoint.config
-        for field in fields(ModelConfig):
-            if field.name not in COMPUTED and getattr(config, field.name) != field.default:
-                raise EvaluationError(
-                    f"the float32 forward does not compute {field.name}; evaluate a model without "
-                    "it"
-                )
+        _refuse_others(config)
         self._checkpoint = checkpoint
         self._tensors: dict[str, F32] = {}
-        self._frequencies = inverse_frequencies(config)
+        self._frequencies = [
+            inverse_frequencies(config, table) for table in range(len(config.ropes))
+        ]
         self.reset()
 
     def reset(self) -> None:
@@ -84,10 +83,10 @@ class Float32Forward:
         x = np.stack([self._checkpoint.embedding_row(token) for token in tokens])
         if config.scaled_embedding:
             x = x * np.float32(math.sqrt(config.hidden_size))
-        sin, cos = sin_cos(np.outer(np.arange(position, position + len(x)), self._frequencies))
-        rope = cos.astype(np.float32)[:, None], sin.astype(np.float32)[:, None]
+        positions = np.arange(position, position + len(x))
+        ropes = [_rope_rows(np.outer(positions, table)) for table in self._frequencies]
         for layer in range(config.layers):
-            prefix = f"model.layers.{layer}"
+            prefix, rope = f"model.layers.{layer}", ropes[config.kind_of(layer).second_rope]
             x = x + self._attend(layer, self._norm(x, f"{prefix}.input_layernorm"), position, rope)
             if watch is not None:
                 watch(layer, "attention", x)
@@ -109,7 +108,9 @@ class Float32Forward:
         keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
         values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
         group = config.heads // config.kv_heads
-        seen = np.arange(len(keys)) <= position + np.arange(len(x))[:, None]
+        ages = position + np.arange(len(x))[:, None] - np.arange(len(keys))
+        sliding = config.kind_of(layer).sliding
+        seen = (ages >= 0) & (ages < (config.sliding_window if sliding else len(keys)))
         mixed = np.empty_like(q)
         for head in range(config.heads):
             scores = q[:, head] @ keys[:, head // group].T * np.float32(config.head_dim**-0.5)
@@ -160,6 +161,25 @@ class Float32Forward:
         if name not in self._tensors:
             self._tensors[name] = self._checkpoint.tensor(name)
         return self._tensors[name]
+
+
+def _refuse_others(value: Any) -> None:
+    """Raise EvaluationError for a field that is not in COMPUTED and not as it is by default."""
+    for each in value if isinstance(value, tuple) else (value,):
+        for field in fields(each) if is_dataclass(each) else ():
+            own = getattr(each, field.name)
+            if field.name not in COMPUTED and own != field.default:
+                raise EvaluationError(
+                    f"the float32 forward does not compute {field.name}; evaluate a model without "
+                    "it"
+                )
+            _refuse_others(own)
+
+
+def _rope_rows(angles: NDArray[np.float64]) -> tuple[F32, F32]:
+    """(cos, sin), float32 [P, 1, head_dim / 2], of angles [P, head_dim / 2]."""
+    sin, cos = sin_cos(angles)
+    return cos.astype(np.float32)[:, None], sin.astype(np.float32)[:, None]
 
 
 def _rotate(x: F32, rope: tuple[F32, F32]) -> F32:
