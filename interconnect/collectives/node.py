@@ -165,10 +165,12 @@ def reduce(
     places: ReducePlaces,
     add: Op = Op.ADD_F32,
     target: Place | None = None,
+    alone: bool = False,
 ) -> int:
     """Add the chips' words by the tree, then ``residual``; returns when the sums are readable.
 
     They go to ``target``, an east quad like the residual's, or take the residual's place.
+    alone: nothing is added to them.
     """
     goal = places.residual if target is None else target
     done = ready
@@ -186,8 +188,11 @@ def reduce(
             pairs = zip(terms[::2], terms[1::2], strict=True)
             terms = [p.op(add, when, a, b, n=n)[0] for a, b in pairs]
             when += spec.alu_cycles
-        residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
-        _, out = p.op(add, when, terms[0], residual, n=n, out=12, reach=33)
+        if alone:
+            _, out = p.op(Op.MOV, when, terms[0], n=n, out=12, reach=33)
+        else:
+            residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
+            _, out = p.op(add, when, terms[0], residual, n=n, out=12, reach=33)
         p.keep(goal.at(first), out, when, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -6,12 +6,14 @@ memory.  Knows kernels and places; knows no stages, programs or files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import exchange, reduce
 from programs.decoder.matrix_places import MatrixPlaces
+from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
 from programs.kernels import (
     Activations,
@@ -19,10 +21,13 @@ from programs.kernels import (
     HeadTile,
     append_values,
     attend,
+    cap_words,
     dynamic_factor,
+    factor_of_sum,
     gated_product,
     halve,
     in_two,
+    lane_squares,
     matmul16_round,
     matmul_round,
     norm_factor,
@@ -30,7 +35,9 @@ from programs.kernels import (
     quantise,
     rope,
     route,
+    scale_words,
 )
+from programs.models import ModelConfig
 
 #: What the critical path of a block is at: norms, gates, quantisation and sums; products with
 #: weights; rope, cache, scores and softmax; vectors between chips.
@@ -46,6 +53,24 @@ class Numbers:
     gain: float
     inv_d: float
     activation: str
+    inv_widths: tuple[float, float] = (1.0, 1.0)
+    """1 / elements of all query heads and of all key heads."""
+    caps: tuple[float, float] = (0.0, 0.0)
+    """Of scores and of logits; 0: none."""
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Numbers:
+        """Those of a model; as immediates they are rounded to fp32."""
+        widths = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        return cls(
+            1.0 / config.hidden_size,
+            config.eps,
+            QUANT_RANGE / math.sqrt(config.hidden_size * SLACK),
+            1.0 / config.head_dim,
+            config.activation,
+            (1.0 / widths[0], 1.0 / widths[1]),
+            (config.score_cap, config.logit_cap),
+        )
 
 
 class BlockScheduler:
@@ -84,6 +109,13 @@ class BlockScheduler:
         )
         kernel = quantise if int8 else halve
         return self._did(VXM, kernel(d, self.spec, s.x, layout.x_tiles, ready, s.factor, s.act))
+
+    def _input(self, ready: int) -> tuple[int, Place | None, int]:
+        """x as a block takes it: when, its dynamic scale, and its parts in fp16."""
+        s = self.places
+        if s.layout.pre_norms:
+            return self._normed(ready), None, 1
+        return *self._activated(s.x, s.layout.x_tiles, ready), 2
 
     def _activated(self, x: Place, tiles: int, ready: int) -> tuple[int, Place | None]:
         """Other inputs of a matmul into the activation words, with their dynamic scale."""
@@ -160,9 +192,9 @@ class BlockScheduler:
         s, d, layout = self.places, self.schedule, self.places.layout
         a = s.attention_of(m, self.context)
         qt, kt = layout.q_tiles, layout.kv_tiles
-        ready = self._normed(ready)
+        ready, dynamic, parts = self._input(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]
-        done = self._matmul(m.qkv, layout.x_tiles, ready, None, words)
+        done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
         v_words, heads = words[qt + kt], words[0]
         projected = max(done[: qt + kt])
         if s.head_norm is not None and m.gains is not None:
@@ -180,6 +212,9 @@ class BlockScheduler:
                 s.head_norm,
             )
             self._did(VXM, projected)
+        if s.wide_norm is not None and m.gains is not None:
+            heads = s.wide_norm.normed
+            projected = self._norm_wide(words[0], m.gains, projected)
         if layout.replicate:
             narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
             queries, keys = rope(d, self.spec, heads, qt, projected, a, narrow)
@@ -199,15 +234,75 @@ class BlockScheduler:
                 max(keys, attended),
                 max(values, attended),
                 a,
+                self.numbers.caps[0],
             )
         self._did(SOFTMAX, attended)
         ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
+        if m.post is not None:
+            return self._post_norm(m.o, qt, ready, dynamic, m.post)
         return self._residual(m.o, qt, ready, dynamic, s.x, s.x)
+
+    def _norm_wide(self, x: Place, gains: Place, ready: int) -> int:
+        """Query and key tiles from ``x`` on, each normed over all heads of all chips."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        w, counts = s.wide_norm, (layout.q_tiles, layout.kv_tiles)
+        assert w is not None
+        sums = w.sums
+        own = s.reduce.partial if layout.tp > 1 else sums
+        ready = self._did(VXM, lane_squares(d, self.spec, x, counts, ready, w.shares, own))
+        if layout.tp > 1:
+            ready = exchange(d, self.spec, layout.tp, 2, ready, s.reduce)
+            self._did(C2C, ready)
+            ready = reduce(d, self.spec, layout.tp, 2, ready, s.reduce, target=sums, alone=True)
+        done = ready
+        for word, (first, tiles) in enumerate(((0, counts[0]), counts)):
+            factor = w.factors.at(word)
+            inv, eps = self.numbers.inv_widths[word], self.numbers.eps
+            known = factor_of_sum(d, self.spec, sums.at(word), ready, s.constants, inv, eps, factor)
+            to = w.normed.at(first)
+            done = max(
+                done,
+                scale_words(d, self.spec, x.at(first), tiles, known, factor, gains.at(first), to),
+            )
+        return self._did(VXM, done)
+
+    def _post_norm(
+        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None, gains: Place
+    ) -> int:
+        """A row-split product, its all-reduce, the norm of the sum, and x with that added."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        assert s.post is not None
+        sums = s.post.sums
+        own = s.reduce.partial if layout.tp > 1 else sums
+        targets = [own.at(i) for i in range(layout.x_tiles)]
+        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
+        if layout.tp > 1:
+            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce)
+            self._did(C2C, ready)
+            ready = reduce(
+                d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce, target=sums, alone=True
+            )
+        known = norm_factor(
+            d,
+            self.spec,
+            sums,
+            layout.x_tiles,
+            ready,
+            s.constants,
+            self.numbers.inv_h,
+            self.numbers.eps,
+            None,
+            s.post.factor,
+        )
+        done = scale_words(
+            d, self.spec, sums, layout.x_tiles, known, s.post.factor, gains, s.x, s.x
+        )
+        return self._did(VXM, done)
 
     def _ffn(self, m: FfnMatrices, ready: int) -> int:
         """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
         s, d, layout = self.places, self.schedule, self.places.layout
-        ready = self._normed(ready)
+        ready, dynamic, split = self._input(ready)
         if s.routing is not None and m.router is not None:
             logits = self._matmul(m.router, layout.x_tiles, ready, None, s.routing.targets())
             routed = self._did(VXM, route(d, self.spec, max(logits), s.routing))
@@ -215,7 +310,7 @@ class BlockScheduler:
             routed = ready
         gates = [s.results.at(i) for i in range(m.tiles)]
         ups = [s.up.at(i) for i in range(m.tiles)]
-        done = self._matmul(m.gate_up, layout.x_tiles, ready, None, gates + ups)
+        done = self._matmul(m.gate_up, layout.x_tiles, ready, dynamic, gates + ups, split)
         factors = None
         if s.routing is not None:
             factors = [s.routing.gate_of(m.first_tile + tile) for tile in range(m.tiles)]
@@ -232,6 +327,8 @@ class BlockScheduler:
         )
         self._did(VXM, ready)
         ready, dynamic = self._activated(s.hidden, m.tiles, ready)
+        if m.post is not None:
+            return self._post_norm(m.down, m.tiles, ready, dynamic, m.post)
         residual = s.x if m.part == 0 else s.between
         target = s.x if m.part == m.parts - 1 else s.between
         return self._residual(m.down, m.tiles, ready, dynamic, residual, target)
@@ -258,8 +355,12 @@ class BlockScheduler:
 
     def head(self, ready: int) -> int:
         """Final norm and logits."""
-        s, layout = self.places, self.places.layout
+        s, d, layout = self.places, self.schedule, self.places.layout
         assert s.head is not None
         ready = self._normed(ready)
         targets = [s.logits.at(i) for i in range(sum(map(len, s.head.rounds)))]
-        return max(self._matmul(s.head, layout.x_tiles, ready, None, targets))
+        ready = max(self._matmul(s.head, layout.x_tiles, ready, None, targets))
+        if self.numbers.caps[1]:
+            cap = self.numbers.caps[1]
+            ready = cap_words(d, self.spec, s.logits, len(targets), ready, cap)
+        return self._did(VXM, ready)

@@ -45,17 +45,6 @@ def buckets_up_to(max_context: int) -> list[int]:
     return buckets
 
 
-def numbers_of(model: PartitionedModel) -> Numbers:
-    """The constants that a model's kernels need."""
-    return Numbers(
-        float(model.inv_h),
-        float(model.eps),
-        float(model.quant_gain),
-        float(model.inv_d),
-        model.config.activation,
-    )
-
-
 def compile_model(
     checkpoint: Checkpoint,
     *,
@@ -144,7 +133,7 @@ def compile_apart(
     if model.split != split_layers(dealt):
         raise CompileError("the stages split other FFNs than the partitioned model does")
     chips = layout.tp * len(dealt)
-    pipeline = build_pipeline(dealt, places, numbers_of(model), wiring or topology_of(chips))
+    pipeline = build_pipeline(dealt, places, Numbers.of(model.config), wiring or topology_of(chips))
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -178,7 +167,7 @@ def compile_belt(
     context = buckets_up_to(context)[-1]
     places = StagePlaces(spec, model.layout, model.dtype, context, count)
     wiring = topology_of(model.layout.tp * pp)
-    pipeline = build_pipeline(deal_stages(places, pp), places, numbers_of(model), wiring)
+    pipeline = build_pipeline(deal_stages(places, pp), places, Numbers.of(model.config), wiring)
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for number in range(count):

@@ -70,6 +70,11 @@ def _fits(places: StagePlaces, split: bool) -> Fits:
     return lambda stage: not places.problem(whole_again([stage])[0], split)
 
 
+def _most_parts(layout: Layout) -> int:
+    """Parts an FFN may be cut into: one where its whole sum is normed before it is added to x."""
+    return 1 if layout.post_norms else min(MOST_PARTS, layout.ffn_tiles)
+
+
 def _head_parts(fits: Fits) -> int:
     """The fewest parts of the vocabulary of which one fits a group alone."""
     for parts in range(1, MOST_PARTS + 1):
@@ -233,7 +238,7 @@ def _fewest(asked: _Asked, tp: int | None) -> tuple[int, list[Stage]] | None:
 def _pack(places: StagePlaces, parts: int) -> list[Stage] | None:
     """As few stages as hold the model, each filled to the brim; None when a block does not fit."""
     layout = places.layout
-    if parts > layout.ffn_tiles:
+    if parts > _most_parts(layout):
         return None
     fits = _fits(places, split=parts > 1)
     blocks, most = model_blocks(layout.layers, parts, layout.layer_kinds), MOST_CHIPS // layout.tp
@@ -244,7 +249,7 @@ def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[St
     """Stages on at most ``groups`` groups, the slowest as fast as it can be."""
     layout, cost = places.layout, partial(_cost, places)
     for each in (parts,) if parts else range(1, MOST_PARTS + 1):
-        if each > layout.ffn_tiles:
+        if each > _most_parts(layout):
             return None
         fits = _fits(places, split=each > 1)
         blocks = model_blocks(layout.layers, each, layout.layer_kinds)
@@ -291,7 +296,7 @@ def _too_big(
 def _alone_problem(asked: _Asked) -> str:
     """Why a group of eight chips does not hold one block or the smallest part of an FFN."""
     places = asked.places(NODE)
-    blocks = model_blocks(1, min(MOST_PARTS, places.layout.ffn_tiles))
+    blocks = model_blocks(1, _most_parts(places.layout))
     return next(filter(None, (places.problem(Stage((b,), False), True) for b in blocks)), "")
 
 

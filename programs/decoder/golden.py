@@ -167,6 +167,8 @@ class _Chip:
             for layer in weights.layers
         ]
         self.head_gains = [layer.head_gains for layer in weights.layers]
+        self.key_shares = [layer.key_shares for layer in weights.layers]
+        self.post_gains = [layer.post_gains for layer in weights.layers]
         self.head = _Multiplier(weights.head, x)
         self.replicate = None
         if weights.replicate is not None:
@@ -250,22 +252,26 @@ class GoldenDecoder:
         chips = self._layout.tp
         for number in range(self._layout.layers):
             self.tally.at(str(number), chips)
-            normed = self._norm(x)
+            taken = self._input(x)
             self.tally.at(str(number))
             rope = ropes[self._model.config.kind_of(number).second_rope]
-            x = x + _tree(
-                [self._attend(chip, number, normed, position, bucket, rope) for chip in self._chips]
-            )
+            heads = self._project(number, taken)
+            mixed = [
+                self._attend(chip, number, own, position, bucket, rope)
+                for chip, own in zip(self._chips, heads, strict=True)
+            ]
+            x = x + self._given(_tree(mixed), number, 0)
             if watch is not None:
                 watch(number, "attention", x)
             parts = self._model.split.get(number, 1)
             self.tally.at(str(number), chips * parts)
-            normed = self._norm(x)
+            taken = self._input(x)
             self.tally.at(str(number))
             for part in range(parts):  # all of the same normed x
                 tiles = part_tiles(self._layout.ffn_tiles, part, parts)
                 own = slice(tiles.start, tiles.stop)
-                x = x + _tree([self._feed_forward(c, number, normed, own) for c in self._chips])
+                sums = [self._feed_forward(c, number, taken, own) for c in self._chips]
+                x = x + self._given(_tree(sums), number, 1)
             if watch is not None:
                 watch(number, "ffn", x)
         self.tally.at("head", chips)
@@ -278,7 +284,25 @@ class GoldenDecoder:
             for chip in self._chips
         ]
         joined: F32 = np.concatenate(logits, axis=1)[:, : self._layout.vocab]
-        return joined
+        return _capped(joined, self._model.config.logit_cap)
+
+    def _input(self, x: F32) -> _Activation:
+        """What attention and FFN take of x, tiles [P, T, 320]."""
+        return self._norm(x) if self._layout.pre_norms else self._dynamic(x)
+
+    def _given(self, y: F32, layer: int, which: int) -> F32:
+        """What is added to x of a block's sum over the chips, tiles [P, T, 320].
+
+        which: 0 after the attention, 1 after the FFN.
+        """
+        gain = self._chips[0].post_gains[layer][which]
+        if gain is None:
+            return y
+        self.tally.at(str(layer), self._layout.tp)
+        r = numerics.rsqrt(_square_sum(y) * self._model.inv_h + self._model.eps)
+        self.tally.at(str(layer))
+        given: F32 = (y * r) * gain
+        return given
 
     def _norm(self, x: F32) -> _Activation:
         """Normalise tiles [P, T, 320] into what a normed matrix takes; every chip does the same."""
@@ -298,24 +322,54 @@ class GoldenDecoder:
         r = numerics.rsqrt(total)
         return _quantise(x, r * RANGE, (total * r) * INVERSE_RANGE)
 
+    def _project(self, layer: int, x: _Activation) -> list[tuple[F32, F32, F32]]:
+        """Return query, key and value tiles [P, *, 320] of every chip, normed where they are."""
+        heads = []
+        for chip in self._chips:
+            matrices, gains = chip.layers[layer], chip.head_gains[layer]
+            q, k, v = matrices["q"](x), matrices["k"](x), matrices["v"](x)
+            if gains is not None and not self._layout.wide_norms:
+                q, k = self._norm_heads(q, gains[0]), self._norm_heads(k, gains[1])
+            heads.append((q, k, v))
+        return self._norm_together(layer, heads) if self._layout.wide_norms else heads
+
+    def _norm_together(
+        self, layer: int, heads: list[tuple[F32, F32, F32]]
+    ) -> list[tuple[F32, F32, F32]]:
+        """Norm the queries of all chips as one vector, and so the keys."""
+        squares = [_squares(q) for q, _, _ in heads]
+        key_squares = [
+            _squares(k, chip.key_shares[layer])
+            for chip, (_, k, _) in zip(self._chips, heads, strict=True)
+        ]
+        self.tally.at(str(layer), self._layout.tp)
+        r_q, r_k = (
+            numerics.rsqrt(_lane_sums(_tree(each), ONES)[:, None] * inv + self._model.eps)
+            for each, inv in zip((squares, key_squares), self._model.inv_widths, strict=True)
+        )
+        self.tally.at(str(layer))
+        normed = []
+        for chip, (q, k, v) in zip(self._chips, heads, strict=True):
+            gains, tiles = chip.head_gains[layer], q.shape[1]
+            assert gains is not None
+            normed.append(((q * r_q) * gains[:tiles], (k * r_k) * gains[tiles:], v))
+        return normed
+
     def _attend(
         self,
         chip: _Chip,
         layer: int,
-        normed: _Activation,
+        heads: tuple[F32, F32, F32],
         position: int,
         bucket: int,
         rope: RopeRows,
     ) -> F32:
         """Return the chip's partial sums [P, T, 320] of the attention output."""
         matrices, cache = chip.layers[layer], chip.caches[layer]
-        q32, k32 = matrices["q"](normed), matrices["k"](normed)
-        gains = chip.head_gains[layer]
-        if gains is not None:
-            q32, k32 = self._norm_heads(q32, gains[0]), self._norm_heads(k32, gains[1])
+        q32, k32, v32 = heads
         q = numerics.to_f16_bits(self._rotate(q32, rope))
         k = numerics.to_f16_bits(self._rotate(k32, rope))
-        v = numerics.to_f16_bits(matrices["v"](normed))
+        v = numerics.to_f16_bits(v32)
         if chip.replicate is not None:
             k, v = self._spread(chip.replicate, k, v)
         cache.grow(bucket)
@@ -330,7 +384,7 @@ class GoldenDecoder:
                 first = head * self._layout.head_lanes
                 lanes = slice(first, first + self._layout.head_lanes)
                 out[:, tile, lanes] = _mean_of_values(
-                    q[:, tile, lanes], cache, tile, lanes, position, window
+                    q[:, tile, lanes], cache, (tile, lanes), position, window, config.score_cap
                 )
         return matrices["o"](self._dynamic(out))
 
@@ -387,19 +441,20 @@ class GoldenDecoder:
 
 
 def _mean_of_values(
-    q: Bits, cache: _Cache, tile: int, lanes: slice, position: int, window: int
+    q: Bits, cache: _Cache, where: tuple[int, slice], position: int, window: int, cap: float
 ) -> F32:
     """Return [P, lanes]: the mean of what queries ``q`` [P, lanes] of one head attend to.
 
+    where: their tile and lanes.
     The queries are those of `position` and the following; each sees `window` positions at most.
     Positions beyond a query's own have a share of +0, which adds nothing: they are left out.
     """
-    end = max(3, position + len(q))
+    end, (tile, lanes) = max(3, position + len(q)), where
     key_h, key_l = cache.key_h[tile, :end, lanes], cache.key_l[tile, :end, lanes]
     keys = numerics.SplitF16(key_h, key_l, np.zeros(end, dtype=bool))
     ages = position + np.arange(len(q))[:, None] - np.arange(end)
     seen = (ages >= 0) & (ages < window)
-    scores = numerics.dot_f16_split(keys, numerics.split_f16(q))
+    scores = _capped(numerics.dot_f16_split(keys, numerics.split_f16(q)), cap)
     scores = np.where(seen, scores, np.float32(-np.inf))
     shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))
     values, columns = cache.value[tile, :end, lanes], np.ascontiguousarray(shares.T)[..., None]
@@ -425,10 +480,24 @@ def expert_shares(logits: F32) -> F32:
 
 def _square_sum(x: F32) -> F32:
     """Return the sums of squares [P, 1, 1] of tiles [P, *, 320] as the chip computes them."""
-    s = x[:, 0] * x[:, 0]
+    return _lane_sums(_squares(x), ONES)[:, None]
+
+
+def _squares(x: F32, shares: F32 | None = None) -> F32:
+    """Return the sums of squares [P, 320] over tiles [P, *, 320], each times its ``shares``."""
+    terms = x * x if shares is None else (x * x) * shares
+    s: F32 = terms[:, 0]
     for tile in range(1, x.shape[1]):
-        s = s + x[:, tile] * x[:, tile]
-    return _lane_sums(s, ONES)[:, None]
+        s = s + terms[:, tile]
+    return s
+
+
+def _capped(x: F32, cap: float) -> F32:
+    """Return cap tanh(x / cap), or x where there is no cap."""
+    if not cap:
+        return x
+    result: F32 = numerics.tanh(x * np.float32(1.0 / cap)) * np.float32(cap)
+    return result
 
 
 def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.scheduling import Symbol
+from chip.scheduling import Place, Symbol
 from programs.decoder.matrix_places import MatrixPlaces
 from programs.decoder.partition import (
     ChipWeights,
@@ -103,10 +103,18 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         bases = places.bases[0][number]
         for each in own:
             _put_matrices(image, each, bases, matrices)
-        gains = weights.layer(block.layer).head_gains
-        if isinstance(m, AttentionMatrices) and m.gains is not None and gains is not None:
-            assert m.gains.symbol is not None
-            put_fp32(image, m.gains, bases[m.gains.symbol], gains)
+        layer = weights.layer(block.layer)
+        put: list[tuple[Place | None, NDArray[np.float32] | None]] = [
+            (m.post, layer.post_gains[isinstance(m, FfnMatrices)])
+        ]
+        if isinstance(m, AttentionMatrices):
+            put.append((m.gains, layer.head_gains))
+            if places.wide_norm is not None and layer.key_shares is not None:
+                put_fp32(image, places.wide_norm.shares, 0, layer.key_shares)
+        for place, gains in put:
+            if place is not None and gains is not None:
+                assert place.symbol is not None
+                put_fp32(image, place, bases[place.symbol], gains)
     if places.head is not None:
         _put_matrices(image, places.head, {}, {"head": weights.head})
     if weights.replicate is not None:

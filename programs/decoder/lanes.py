@@ -96,6 +96,12 @@ class Layout:
     """wv"""
     head_norms: bool = False
     """Every query and key head is normed."""
+    pre_norms: bool = True
+    """Attention and FFN take x normed, else x itself."""
+    post_norms: bool = False
+    """What attention and FFN give is normed."""
+    wide_norms: bool = False
+    """All query heads are normed together, and all key heads."""
     experts: int = 1
     """FFNs side by side: the tiles of the first, then those of the second, and so on."""
     rope_tables: int = 1
@@ -153,6 +159,9 @@ class Layout:
             vocab_blocks=vocab_blocks,
             vocab_width=vocab_width,
             head_norms=config.head_norms,
+            pre_norms=config.pre_norms,
+            post_norms=config.post_norms,
+            wide_norms=config.wide_norms,
             experts=config.experts,
             rope_tables=len(config.ropes),
             window=config.sliding_window,

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 
 from programs.decoder.expert_weights import finite, fp16_weights, router_values, side_by_side
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
-from programs.models import Checkpoint, ModelConfig, ffn_names, inverse_frequencies, sin_cos
+from programs.models import (
+    Checkpoint,
+    ModelConfig,
+    ffn_names,
+    inverse_frequencies,
+    norm_names,
+    sin_cos,
+)
 
 __all__ = [
     "ChipWeights",
@@ -76,7 +83,15 @@ class LayerWeights:
     down: Matrix
     """ffn_tiles -> x_tiles blocks of x_width columns."""
     head_gains: F32 | None = None
-    """float32 [2, 320] in lane order: of query heads (1 / sqrt(head_dim) in it), of key heads."""
+    """float32 [2, 320] in lane order: of query heads (what scores are multiplied by in it), of key
+    heads; where heads are normed all together [q_tiles + kv_tiles, 320].
+    """
+    key_shares: F32 | None = None
+    """float32 [kv_tiles, 320]: 1 on lanes whose squares this chip counts, of heads that several
+    chips hold the first one; only where heads are normed all together.
+    """
+    post_gains: tuple[F32 | None, F32 | None] = (None, None)
+    """float32 [x_tiles, 320], of the norms after the attention and after the FFN."""
     router: Matrix | None = None
     """x_tiles -> one block per expert (int8: coarse ones, then fine ones) of 16 equal columns."""
 
@@ -146,6 +161,15 @@ class PartitionedModel:
         return np.float32(1.0 / self.layout.head_dim)
 
     @property
+    def inv_widths(self) -> tuple[np.float32, np.float32]:
+        """fp32(1 / elements) of all query heads and of all key heads."""
+        c = self.config
+        return (
+            np.float32(1.0 / (c.heads * c.head_dim)),
+            np.float32(1.0 / (c.kv_heads * c.head_dim)),
+        )
+
+    @property
     def quant_gain(self) -> np.float32:
         """fp32(16256 / sqrt(H (1 + 2^-7)))."""
         return np.float32(QUANT_RANGE / math.sqrt(self.layout.hidden_size * SLACK))
@@ -210,8 +234,8 @@ def chip_weights(
     every = range(layout.layers)
     attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
     numbers = sorted(attention | ffn)
-    inner = 1.0 / math.sqrt(layout.head_dim)
-    query_factor = 1.0 if layout.head_norms else inner
+    inner = checkpoint.config.query_scale or 1.0 / math.sqrt(layout.head_dim)
+    query_factor = 1.0 if layout.head_norms or layout.wide_norms else inner
 
     def build(
         name: str | list[str],
@@ -230,10 +254,8 @@ def chip_weights(
         prefix = f"model.layers.{number}"
         scores = f"{prefix}.self_attn"
         gates, ups, downs = map(list, zip(*ffn_names(checkpoint.config, number), strict=True))
-        first, second = (
-            f"{prefix}.input_layernorm.weight",
-            f"{prefix}.post_attention_layernorm.weight",
-        )
+        norms = norm_names(checkpoint.config, number)
+        (first, after), (second, last_norm) = norms.attention, norms.ffn
         has, also = number in attention, number in ffn
         own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
         own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
@@ -246,7 +268,12 @@ def chip_weights(
                 gate=build(gates, x, own_hidden, layout.ffn_width, second),
                 up=build(ups, x, own_hidden, layout.ffn_width, second),
                 down=build(downs, hidden, own_down, layout.x_width),
-                head_gains=_head_gains(checkpoint, layout, scores, inner) if has else None,
+                head_gains=_head_gains(checkpoint, layout, scores, inner, chip) if has else None,
+                key_shares=_key_shares(layout, chip) if has else None,
+                post_gains=(
+                    _post_gain(checkpoint, layout, after) if has else None,
+                    _post_gain(checkpoint, layout, last_norm) if also else None,
+                ),
                 router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
             )
         )
@@ -261,8 +288,39 @@ def _gain(checkpoint: Checkpoint, name: str) -> F64:
     return stored + 1.0 if checkpoint.config.unit_gain else stored
 
 
-def _head_gains(checkpoint: Checkpoint, layout: Layout, prefix: str, inner: float) -> F32 | None:
+def _post_gain(checkpoint: Checkpoint, layout: Layout, name: str | None) -> F32 | None:
+    """Return the gain of a norm after a block on the lanes of x, float32; zero on padding."""
+    return None if name is None else _on_lanes(_gain(checkpoint, name), layout.x_axis(), name)
+
+
+def _on_lanes(values: F64, axis: Axis, name: str) -> F32:
+    """Return float64 ``values`` rounded to fp32 on the lanes of ``axis``; zero on padding."""
+    rounded = values.astype(np.float32)
+    finite(rounded, name)
+    return np.where(axis >= 0, rounded[np.maximum(axis, 0)], np.float32(0))
+
+
+def _key_shares(layout: Layout, chip: int) -> F32 | None:
+    """Return 1 on the lanes of the key heads that no chip before this one holds, else 0."""
+    if not layout.wide_norms:
+        return None
+    own = layout.kv_axis(chip)
+    before = [layout.kv_axis(other).reshape(-1) for other in range(chip)]
+    known = np.concatenate([np.full(1, -1), *before])
+    return np.where(np.isin(own, known), np.float32(0), np.float32(1))
+
+
+def _head_gains(
+    checkpoint: Checkpoint, layout: Layout, prefix: str, inner: float, chip: int
+) -> F32 | None:
     """Return the head norms' gains on the lanes of every head slot; zero on padding."""
+    if layout.wide_norms:
+        axes = (("q_norm", layout.q_axis(chip), inner), ("k_norm", layout.kv_axis(chip), 1.0))
+        tiles = []
+        for name, axis, factor in axes:
+            tensor = f"{prefix}.{name}.weight"
+            tiles.append(_on_lanes(_gain(checkpoint, tensor) * factor, axis, tensor))
+        return np.concatenate(tiles)
     if not layout.head_norms:
         return None
     rows = np.zeros((2, LANES), np.float32)
@@ -277,10 +335,10 @@ def _head_gains(checkpoint: Checkpoint, layout: Layout, prefix: str, inner: floa
 
 
 def _router(
-    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str, dtype: str
+    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str | None, dtype: str
 ) -> Matrix | None:
     """Return the router of a layer's experts, if there are several."""
-    if layout.experts == 1:
+    if layout.experts == 1 or norm is None:
         return None
     name = f"{prefix}.block_sparse_moe.gate.weight"
     weights = checkpoint.tensor(name).astype(np.float64)
@@ -383,10 +441,20 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         return Matrix(values, np.where(n_axis >= 0, np.float32(scale), np.float32(0)))
 
     def gains() -> F32 | None:
+        if layout.wide_norms:
+            spread = random.random((layout.q_tiles + layout.kv_tiles, LANES), dtype=np.float32)
+            used = np.concatenate([q, kv]) >= 0
+            return (spread + np.float32(0.5)) * used / np.float32(layout.head_dim**0.25)
         if not layout.head_norms:
             return None
         spread = random.random((2, LANES), dtype=np.float32) + np.float32(0.5)
         return spread * (q >= 0).any(axis=0) / np.float32(layout.head_dim**0.25)
+
+    def post_gain() -> F32 | None:
+        if not layout.post_norms:
+            return None
+        spread: F32 = random.random(x.shape, dtype=np.float32) + np.float32(0.5)
+        return spread * (x >= 0)
 
     def router() -> Matrix | None:
         if layout.experts == 1:
@@ -406,6 +474,8 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             up=draw(x, ffn, layout.ffn_width),
             down=draw(ffn, x, layout.x_width, normed=False),
             head_gains=gains(),
+            key_shares=_key_shares(layout, chip),
+            post_gains=(post_gain(), post_gain()),
             router=router(),
         )
         for _ in range(layout.layers)

@@ -268,6 +268,11 @@ def build_pipeline(
     spec, layout = places.spec, places.layout
     _check_spec(spec)
     split = any(block.parts > 1 for stage in stages for block in stage.blocks)
+    if split and layout.post_norms:
+        raise CompileError(
+            "the model norms what a whole FFN gives, so no stage can compute a part of one; use "
+            "stages of whole FFNs"
+        )
     gangs: Gangs = []
     shapes: dict[tuple[object, ...], StageCode] = {}
     known: dict[str, Scheduled] = {}

@@ -28,6 +28,7 @@ from programs.kernels import (
     Segment,
     Segments,
     Weights,
+    WideNormPlaces,
 )
 from programs.models import PLAIN_LAYER, LayerKind
 from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Symbols
@@ -52,6 +53,7 @@ class AttentionMatrices:
     values: tuple[Segments, ...]
     gains: Place | None = None  # of query and key heads
     of: LayerKind = PLAIN_LAYER
+    post: Place | None = None  # gains of the norm after the block
 
 
 @dataclass
@@ -65,6 +67,7 @@ class FfnMatrices:
     part: int
     parts: int
     router: MatrixPlaces | None = None  # of all experts, with every part
+    post: Place | None = None
 
 
 Matrices = AttentionMatrices | FfnMatrices
@@ -119,6 +122,8 @@ class DecoderPlaces:
     bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
     head_norm: HeadNormPlaces | None = None
     routing: RoutingPlaces | None = None
+    wide_norm: WideNormPlaces | None = None
+    post: PostPlaces | None = None
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
 
@@ -137,6 +142,14 @@ class DecoderPlaces:
                 mask_positions=mask.positions,
             )
         return places
+
+
+@dataclass(frozen=True)
+class PostPlaces:
+    """What a norm after a block needs: the block's sum over the chips (east) and its factor."""
+
+    sums: Place
+    factor: Place
 
 
 def place_decoder(
@@ -174,10 +187,13 @@ def place_decoder(
         "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
         "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
     }
-    partial = pm.top(_EAST_2, t)
+    exchanged = max(t, 2) if layout.wide_norms else t
+    partial = pm.top(_EAST_2, exchanged)
     x = pm.top(EAST_QUAD, t)
     between = pm.top(EAST_QUAD, t) if split else x
-    received = {k: pm.top(RECEIVED_QUADS[k], t * (1 + split)) for k in range(1, layout.tp)}
+    received = {
+        k: pm.top(RECEIVED_QUADS[k], max(exchanged, t * (1 + split))) for k in range(1, layout.tp)
+    }
     reduce = ReducePlaces(partial, x, received)
     results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.ffn_tiles))
     up = pm.top(_EAST_2, layout.ffn_tiles)
@@ -197,7 +213,7 @@ def place_decoder(
     dynamic = pm.top(KV_QUAD, 1)
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
-    head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
+    head_norm, wide_norm, post = _place_norms(pm, layout)
     routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
     second_rope = _place_second_rope(pm, layout)
     sliding = place_sliding_mask(pm, layout, context, chunk)
@@ -251,6 +267,8 @@ def place_decoder(
         symbols.bases,
         head_norm,
         routing,
+        wide_norm,
+        post,
         second_rope,
         sliding,
     )
@@ -350,6 +368,30 @@ def place_sliding_mask(
     return SlidingMask(table, words, pm.top(MAP_PAIR, -(-context // run)), run)
 
 
+def _place_norms(
+    pm: SramPlacement, layout: Layout
+) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None]:
+    """Places for norms of heads, over all heads (shares are constants) and after blocks."""
+    head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
+    wide_norm, post = None, None
+    if layout.wide_norms:
+        wide_norm = WideNormPlaces(
+            sums=pm.top(EAST_QUAD, 2),
+            factors=pm.top(KV_QUAD, 2),
+            shares=pm.top(_WEST_2, layout.kv_tiles),
+            normed=pm.top(_EAST_2, layout.q_tiles + layout.kv_tiles),
+        )
+    if layout.post_norms:
+        post = PostPlaces(pm.top(EAST_QUAD, layout.x_tiles), pm.top(KV_QUAD, 1))
+    return head_norm, wide_norm, post
+
+
+def _gain_words(layout: Layout) -> tuple[int, int]:
+    """Words of gains that are kept of an attention block: of its heads, and of its output."""
+    wide = layout.q_tiles + layout.kv_tiles if layout.wide_norms else 0
+    return 2 * layout.head_norms + wide, layout.x_tiles * layout.post_norms
+
+
 def mask_positions(context: int, spec: ChipSpec) -> int:
     """Positions one window of the mask table serves; longer contexts take several windows."""
     most = spec.words_per_bank // 4
@@ -391,7 +433,9 @@ def _long_scores(pm: SramPlacement, context: int, scales: int) -> Segments:
 
 def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     """Words of a stage's scales, one for each column block, and of its head norms' gains."""
-    words = 2 * layout.head_norms * sum(block.kind == ATTENTION for block in stage.blocks)
+    heads, post = _gain_words(layout)
+    words = heads * sum(block.kind == ATTENTION for block in stage.blocks)
+    words += post * len(stage.blocks)
     if dtype != "int8":
         return words
     for block in stage.blocks:
@@ -416,6 +460,7 @@ def _place_blocks(
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""
     shapes = matrix_shapes(layout)
+    heads, post = _gain_words(layout)
     groups: dict[tuple[str, int, int], list[int]] = {}
     for i, block in enumerate(stage.blocks):
         groups.setdefault((block.kind, block.part, block.parts), []).append(i)
@@ -435,16 +480,17 @@ def _place_blocks(
             if kind == ATTENTION:
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
                 qkv = of.place("qkv", ["q", "k", "v"])
-                gains = of.words("gains", WEST_QUAD, 2) if layout.head_norms else None
+                gains = of.words("gains", WEST_QUAD, heads) if heads else None
                 cache = caches[variant]
                 o = of.place("o", ["o"])
+                after = of.words("post", WEST_QUAD, post) if post else None
                 kinds = [stage.blocks[member].of for member in members]
                 for own_kind in dict.fromkeys(kinds):  # the same places for all
                     for member, kind_of_member in zip(members, kinds, strict=True):
                         if kind_of_member == own_kind:
                             variant_of[member] = len(variants)
                     variants.append(
-                        AttentionMatrices(qkv, o, cache.keys, cache.values, gains, own_kind)
+                        AttentionMatrices(qkv, o, cache.keys, cache.values, gains, own_kind, after)
                     )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)
@@ -455,8 +501,9 @@ def _place_blocks(
             gate_up = of.place("gate_up", ["gate", "up"])
             down = of.place("down", ["down"])
             router = of.place("router", ["router"], same=True) if layout.experts > 1 else None
+            after = of.words("post", WEST_QUAD, post) if post else None
             variants.append(
-                FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts, router)
+                FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts, router, after)
             )
     return variants, variant_of
 

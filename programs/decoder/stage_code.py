@@ -90,6 +90,8 @@ class StageCode:
                 p.routing,
                 p.second_rope,
                 p.sliding,
+                p.wide_norm,
+                p.post,
             )
         )
         if key not in self.known:

@@ -18,9 +18,10 @@ from .gemm import (
 )
 from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
 from .head_norm import HeadNormPlaces, norm_heads
-from .norm import Constants, dynamic_factor, halve, in_two, norm_factor, quantise
+from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
 from .planes import Weights, put_weights
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
+from .wide_norm import WideNormPlaces, cap_words, lane_squares, scale_words
 
 __all__ = [
     "EAST",
@@ -44,13 +45,17 @@ __all__ = [
     "Segment",
     "Segments",
     "Weights",
+    "WideNormPlaces",
     "append_values",
     "attend",
+    "cap_words",
     "cut",
     "dynamic_factor",
+    "factor_of_sum",
     "gated_product",
     "halve",
     "in_two",
+    "lane_squares",
     "logits",
     "matmul16_round",
     "matmul_round",
@@ -63,6 +68,7 @@ __all__ = [
     "requantise_rows",
     "rope",
     "route",
+    "scale_words",
     "step_cycles",
     "store_results",
     "tiles_of",

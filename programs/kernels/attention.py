@@ -15,7 +15,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Pass, Place, ScatterWindow, Schedule, Self, Stream
+from chip.scheduling import Alu, Operand, Pass, Place, ScatterWindow, Schedule, Self, Stream
 from chip.spec import ChipSpec
 
 #: Tiles of a pass: a longer one would write a slice while it still reads it.
@@ -271,10 +271,14 @@ def attend(
     keys_ready: int,
     values_ready: int,
     places: AttentionPlaces,
+    cap: float = 0.0,
 ) -> int:
-    """Scores, softmax and weighted values of one tile of heads; returns when they are readable."""
+    """Scores, softmax and weighted values of one tile of heads; returns when they are readable.
+
+    cap: what scores are capped at, 0: at nothing.
+    """
     copied = _copy_queries(schedule, spec, tile, queries_ready, places)
-    scored = _score(schedule, spec, tile, context, copied, keys_ready, places)
+    scored = _score(schedule, spec, tile, context, copied, keys_ready, places, cap)
     p = Pass(schedule, spec)
     t = 40
     pair = p.load(places.maxima, 8, t, n=2, dc=3, da=1)
@@ -326,6 +330,7 @@ def _score(
     queries_ready: int,
     keys_ready: int,
     places: AttentionPlaces,
+    cap: float,
 ) -> int:
     """Masked scores of all positions to ``scores``, their two running maxima to ``maxima``."""
     p = Pass(schedule, spec)
@@ -366,8 +371,14 @@ def _score(
     leave = meet + spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     p.drive(32, 4, leave + 45 + 2 * np.arange(context), 45, 24)
     t = leave + 21
+    score: Operand = Stream(32, 4, tag)
+    if cap:
+        a, _ = p.op(Op.MUL_F32, t, score, imm=1.0 / cap, n=context, dc=2)
+        a, _ = p.op(Op.TANH, t + 3, a, n=context, dc=2)
+        score, _ = p.op(Op.MUL_F32, t + 6, a, imm=cap, n=context, dc=2)
+        t += 9
     mask = _mask(p, spec, t, context, places)
-    a, out = p.op(Op.ADD_F32, t, Stream(32, 4, tag), mask, n=context, dc=2, out=36, reach=0)
+    a, out = p.op(Op.ADD_F32, t, score, mask, n=context, dc=2, out=36, reach=0)
     kept = t
     if any(s.place.queues[0] == places.mask_table.queues[0] for s in places.scores):
         # three cycles later the slices' Writes fall between the Gathers of the mask

@@ -151,19 +151,48 @@ def norm_factor(
     gain: float | None,
     target: Place,
 ) -> int:
-    """rsqrt(mean square + eps), times ``gain`` if given, on every lane of a west fp32 word."""
+    """rsqrt(mean square + eps), times ``gain`` if given, on every lane of an fp32 word."""
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
-    a, _ = p.op(Op.MUL_F32, t, total, imm=inv_h * SUM_UNIT)
+    _factor_of(p, total, t, inv_h, eps, gain, target)
+    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+
+
+def factor_of_sum(
+    schedule: Schedule,
+    spec: ChipSpec,
+    sums: Place,
+    ready: int,
+    constants: Constants,
+    inv_n: float,
+    eps: float,
+    target: Place,
+) -> int:
+    """As ``norm_factor``, of an east fp32 word whose lanes hold sums of squares already."""
+    p = Pass(schedule, spec)
+    t = 40
+    total = p.pick(32)
+    value = p.load(sums, 32, t)
+    p.op(Op.MOV, t, value, alu=total)
+    a, at = lane_sums(p, spec, total, t + 3, lambda meet: _install_ones(p, spec, constants, meet))
+    _factor_of(p, a, at, inv_n, eps, None, target)
+    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+
+
+def _factor_of(
+    p: Pass, total: Alu, t: int, inv_n: float, eps: float, gain: float | None, target: Place
+) -> None:
+    """rsqrt(total inv_n + eps), times ``gain`` if given, to a word in the west or the east."""
+    out, reach = (32, 11) if target.inward == 0 else (8, 33)
+    a, _ = p.op(Op.MUL_F32, t, total, imm=inv_n * SUM_UNIT)
     a, _ = p.op(Op.ADD_F32, t + 3, a, imm=eps)
     if gain is None:
-        _, out = p.op(Op.RSQRT, t + 6, a, out=32, reach=11)
-        p.keep(target, out, t + 6)
+        _, driven = p.op(Op.RSQRT, t + 6, a, out=out, reach=reach)
+        p.keep(target, driven, t + 6)
     else:
         a, _ = p.op(Op.RSQRT, t + 6, a)
-        _, out = p.op(Op.MUL_F32, t + 9, a, imm=gain, out=32, reach=11)
-        p.keep(target, out, t + 9)
-    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+        _, driven = p.op(Op.MUL_F32, t + 9, a, imm=gain, out=out, reach=reach)
+        p.keep(target, driven, t + 9)
 
 
 def dynamic_factor(

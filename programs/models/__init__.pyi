@@ -10,6 +10,7 @@ from .config import (
     Rope,
     RopeScaling,
     ffn_names,
+    norm_names,
 )
 from .families import read_config
 from .lookup import (
@@ -49,6 +50,7 @@ __all__ = [
     "inverse_frequencies",
     "load_checkpoint",
     "missing_kernels",
+    "norm_names",
     "open_model",
     "packaged_model",
     "random_checkpoint",

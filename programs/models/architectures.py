@@ -71,6 +71,10 @@ class Architecture:
     """Rows of a learned table of positions; 0 for rotary models."""
     head_norms: bool = False
     """A gain over head_dim for queries and one for keys in each layer, as in Qwen3."""
+    wide_norms: bool = False
+    """Gains over all query heads and over all key heads in each layer, as in OLMo-2."""
+    block_norms: int = 2
+    """Gains over hidden_size in each layer."""
     gemma: bool = False
     """As in Gemma: GeGLU (tanh form), gains of 1 + what is stored, scaled embeddings."""
 
@@ -112,7 +116,8 @@ class Architecture:
     def _layer_extras(self) -> int:
         """Elements of one layer outside its matrices: norms and biases."""
         h, q, kv = self.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        extras = 2 * h + (2 * self.head_dim if self.head_norms else 0)
+        extras = self.block_norms * h + (2 * self.head_dim if self.head_norms else 0)
+        extras += q + kv if self.wide_norms else 0
         if self.latent is not None:
             extras += self.latent.query + self.latent.key_value
         if self.biases:
@@ -225,6 +230,8 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         c.experts_per_token,
         c.tied,
         head_norms=c.head_norms,
+        wide_norms=c.wide_norms,
+        block_norms=2 * (c.pre_norms + c.post_norms),
         gemma=c.unit_gain,
     )
 

@@ -20,6 +20,8 @@ MAX_EXPERTS = 64
 MAX_SIZE = 1 << 31
 MAX_LAYERS = 1 << 14
 """Bounds that keep a damaged configuration from asking for unbounded work."""
+CAPS = 1e-6, 1e6
+"""Least and most of what scores and logits are multiplied by or capped at."""
 SIZES = ("hidden_size", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position")
 
 
@@ -118,6 +120,18 @@ class ModelConfig:
     """The other rotary table, where layers differ in theirs."""
     layer_kinds: tuple[LayerKind, ...] = ()
     """Of each layer; empty where all are `LayerKind()`."""
+    pre_norms: bool = True
+    """What attention and FFN take is RMS-normed, with a gain; else they take x itself."""
+    post_norms: bool = False
+    """What attention and FFN give is RMS-normed, with a gain, before it is added to x."""
+    wide_norms: bool = False
+    """All query heads together, and all key heads, are RMS-normed before the rotary embedding."""
+    query_scale: float = 0.0
+    """What scores are multiplied by; 0: 1 / sqrt(head_dim)."""
+    score_cap: float = 0.0
+    """Scores s become cap tanh(s / cap) before the mask; 0: they stay."""
+    logit_cap: float = 0.0
+    """As ``score_cap``, of the logits."""
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -143,6 +157,18 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim is {self.head_dim}; rotary embedding needs it even")
+        if not (self.pre_norms or one):
+            raise CheckpointError("a router takes x normed; use a model with norms before its FFNs")
+        if not (self.pre_norms or self.post_norms):
+            raise CheckpointError("no block has a norm, before it or after it; give it one")
+        if self.head_norms and self.wide_norms:
+            raise CheckpointError("query heads are normed each alone or all together, not both")
+        for name in ("query_scale", "score_cap", "logit_cap"):
+            value = getattr(self, name)
+            if value and not (math.isfinite(value) and CAPS[0] <= value <= CAPS[1]):
+                raise CheckpointError(
+                    f"{name} is {value}; it must be from {CAPS[0]} to {CAPS[1]:,.0f}, or 0"
+                )
         for name in ("eps", "rope_theta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -189,6 +215,12 @@ class ModelConfig:
             self.scaled_embedding,
             self.experts > 1,
             self.layer_kinds != (),
+            not self.pre_norms,
+            self.post_norms,
+            self.wide_norms,
+            self.query_scale,
+            self.score_cap,
+            self.logit_cap,
         )
         return self.activation == SILU and not any(special)
 
@@ -208,7 +240,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab, h)}
     for layer in range(config.layers):
         prefix = f"model.layers.{layer}"
-        shapes[f"{prefix}.input_layernorm.weight"] = (h,)
+        names = norm_names(config, layer)
+        shapes.update({name: (h,) for name in names.attention if name})
         shapes[f"{prefix}.self_attn.q_proj.weight"] = (q, h)
         shapes[f"{prefix}.self_attn.k_proj.weight"] = (kv, h)
         shapes[f"{prefix}.self_attn.v_proj.weight"] = (kv, h)
@@ -216,7 +249,10 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         if config.head_norms:
             shapes[f"{prefix}.self_attn.q_norm.weight"] = (config.head_dim,)
             shapes[f"{prefix}.self_attn.k_norm.weight"] = (config.head_dim,)
-        shapes[f"{prefix}.post_attention_layernorm.weight"] = (h,)
+        if config.wide_norms:
+            shapes[f"{prefix}.self_attn.q_norm.weight"] = (q,)
+            shapes[f"{prefix}.self_attn.k_norm.weight"] = (kv,)
+        shapes.update({name: (h,) for name in names.ffn if name})
         if config.experts > 1:
             shapes[f"{prefix}.block_sparse_moe.gate.weight"] = (config.experts, h)
         for gate, up, down in ffn_names(config, layer):
@@ -226,6 +262,28 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes["lm_head.weight"] = (config.vocab, h)
     return shapes
+
+
+@dataclass(frozen=True)
+class NormNames:
+    """Gains of a layer's norms: (before, after) its attention and its FFN; None: no norm."""
+
+    attention: tuple[str | None, str | None]
+    ffn: tuple[str | None, str | None]
+
+
+def norm_names(config: ModelConfig, layer: int) -> NormNames:
+    """The names of a layer's gains over hidden_size.
+
+    A norm called after the attention is the FFN's, unless there are norms after the blocks.
+    """
+    prefix = f"model.layers.{layer}"
+    first = f"{prefix}.input_layernorm.weight" if config.pre_norms else None
+    between = f"{prefix}.post_attention_layernorm.weight"
+    if not config.post_norms:
+        return NormNames((first, None), (between if config.pre_norms else None, None))
+    second = f"{prefix}.pre_feedforward_layernorm.weight" if config.pre_norms else None
+    return NormNames((first, between), (second, f"{prefix}.post_feedforward_layernorm.weight"))
 
 
 def ffn_names(config: ModelConfig, layer: int) -> list[tuple[str, str, str]]:

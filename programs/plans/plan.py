@@ -7,7 +7,6 @@ legal and all chips' vectors matched.  ``programs.plans.timing`` executes it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +19,6 @@ from chip.scheduling import CompileError, shifted
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from programs.decoder import (
-    QUANT_RANGE,
-    SLACK,
     Body,
     Layout,
     Numbers,
@@ -109,14 +106,7 @@ def compile_plan(
         )
     dealt = deal_model(name, config, spec, dtype, context, batch, chips, tp)
     layout = dealt.layout
-    numbers = Numbers(
-        1.0 / layout.hidden_size,
-        config.eps,
-        QUANT_RANGE / math.sqrt(layout.hidden_size * SLACK),
-        1.0 / layout.head_dim,
-        config.activation,
-    )
-    pipeline = build_pipeline(dealt.stages, dealt.places, numbers, dealt.wiring)
+    pipeline = build_pipeline(dealt.stages, dealt.places, Numbers.of(config), dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)
     words, room = instruction_bytes(plan), system_bytes(spec)

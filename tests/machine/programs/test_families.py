@@ -1,8 +1,9 @@
-"""Qwen3, Gemma and Mixtral: compiled programs against the golden model, that against float32."""
+"""What families add: compiled programs against the golden model, that against float32."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from chip.checker import check
 from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
-from chip.scheduling import Schedule, program_of
+from chip.scheduling import CompileError, Schedule, program_of
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from programs.decoder import (
@@ -102,6 +103,21 @@ MIXTRAL = {
     "many small experts": ModelConfig(60, 1, 2, 1, 64, 50, 61, experts=19, experts_per_token=2),
 }
 FAMILIES = QWEN | GEMMA | MIXTRAL
+AFTER_BLOCKS = {
+    "capped": ModelConfig(
+        100, 2, 6, 3, 24, 130, 331, **_GEMMA, post_norms=True, score_cap=1.5, logit_cap=2.0
+    ),
+    "normed heads": ModelConfig(
+        344, 2, 4, 1, 24, 130, 331, **_GEMMA, post_norms=True, head_norms=True, query_scale=0.3
+    ),
+    "all heads together": ModelConfig(
+        344, 2, 9, 3, 40, 333, 97, pre_norms=False, post_norms=True, wide_norms=True
+    ),
+    "many tiles": ModelConfig(
+        2300, 1, 12, 6, 128, 90, 61, pre_norms=False, post_norms=True, wide_norms=True
+    ),
+}
+"""What Gemma 2, Gemma 3 and OLMo-2 add; their values are checked in ``tests/families.py``."""
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
@@ -110,6 +126,21 @@ FAMILIES = QWEN | GEMMA | MIXTRAL
 @pytest.mark.cases(4)
 def test_compiled_families_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
     run_and_compare(FAMILIES[name], tp, dtype)
+
+
+QUICK = {("capped", 1, "int8"), ("normed heads", 8, "fp16"), ("all heads together", 8, "int8")}
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "dtype"),
+    [
+        pytest.param(*row, marks=[] if row in QUICK else pytest.mark.long)
+        for row in product(AFTER_BLOCKS, (1, 2, 8), ("int8", "fp16"))
+        if row[0] != "many tiles" or row[1] == 1
+    ],
+)
+def test_norms_after_blocks_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
+    run_and_compare(AFTER_BLOCKS[name], tp, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
@@ -124,6 +155,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     """Any mixture of what the families add, on any shape of a few tiles."""
     kv = draw(st.integers(1, 4))
     experts = draw(st.sampled_from([1, 1, 2, 3, 5]))
+    heads = draw(st.sampled_from(["plain", "each", "together"]))
+    before = experts > 1 or draw(st.booleans())
     return ModelConfig(
         hidden_size=draw(st.integers(8, 400)),
         layers=1,
@@ -134,7 +167,13 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         vocab=draw(st.integers(8, 400)),
         eps=draw(st.sampled_from([1e-5, 1e-6])),
         tied=draw(st.booleans()),
-        head_norms=draw(st.booleans()),
+        head_norms=heads == "each",
+        wide_norms=heads == "together",
+        pre_norms=before,
+        post_norms=not before or draw(st.booleans()),
+        query_scale=draw(st.sampled_from([0.0, 0.3])),
+        score_cap=draw(st.sampled_from([0.0, 0.5])),
+        logit_cap=draw(st.sampled_from([0.0, 2.0])),
         activation=draw(st.sampled_from(["silu", "gelu_tanh"])),
         unit_gain=draw(st.booleans()),
         scaled_embedding=draw(st.booleans()),
@@ -248,7 +287,28 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
         np.testing.assert_array_equal(logits.view(np.uint32), wanted.view(np.uint32))
 
 
-@pytest.mark.parametrize("family", [QWEN["grouped"], GEMMA["one KV head"], MIXTRAL["two experts"]])
+FOR_PLANS = [
+    QWEN["grouped"],
+    GEMMA["one KV head"],
+    MIXTRAL["two experts"],
+    pytest.param(AFTER_BLOCKS["capped"], marks=pytest.mark.long),
+    AFTER_BLOCKS["all heads together"],
+]
+
+
+def test_no_stage_computes_a_part_of_an_ffn_that_is_normed_whole() -> None:
+    config = replace(AFTER_BLOCKS["capped"], ffn=1500)
+    stages = [
+        Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 2)), False),
+        Stage((Block(FFN, 0, 1, 2), Block(ATTENTION, 1), Block(FFN, 1)), True),
+    ]
+    model = replace(partition_model(random_checkpoint(config, 0), 1), split=split_layers(stages))
+    with pytest.raises(CompileError, match="norms what a whole FFN gives") as told:
+        compile_decoder(model, SPEC, CONTEXT, stages=stages)
+    assert "so no stage can compute a part of one; use stages of whole FFNs" in str(told.value)
+
+
+@pytest.mark.parametrize("family", FOR_PLANS)
 @pytest.mark.cases(1)
 def test_a_plan_takes_the_cycles_of_the_compiled_family(family: ModelConfig) -> None:
     plan = compile_plan("family", family, SPEC, context=CONTEXT, chips=2)

@@ -16,6 +16,10 @@ from programs.models import ModelConfig, random_checkpoint
 CONFIGS = {
     "llama": ModelConfig(100, 1, 4, 2, 24, 700, 331),
     "qwen": ModelConfig(100, 1, 8, 2, 24, 130, 331, head_norms=True),
+    "gemma 2": ModelConfig(100, 1, 4, 2, 24, 130, 331, post_norms=True, score_cap=5, logit_cap=3),
+    "olmo 2": ModelConfig(
+        100, 1, 8, 4, 72, 130, 331, pre_norms=False, post_norms=True, wide_norms=True
+    ),
     "mixtral": ModelConfig(100, 1, 4, 2, 24, 330, 331, experts=3, experts_per_token=2),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,28 @@ def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path:
     save_file(tensors, path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is missing"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"score_cap": 1e7}, "score_cap is 10000000.0; it must be from 1e-06 to 1,000,000, or 0"),
+        ({"logit_cap": -1.0}, "logit_cap is -1.0; it must be from"),
+        ({"query_scale": float("nan")}, "query_scale is nan; it must be from"),
+        (
+            {"head_norms": True, "wide_norms": True},
+            "query heads are normed each alone or all together, not both",
+        ),
+        (
+            {"pre_norms": False},
+            "no block has a norm, before it or after it; give it one",
+        ),
+        (
+            {"pre_norms": False, "post_norms": True, "experts": 4, "experts_per_token": 2},
+            "a router takes x normed; use a model with norms before its FFNs",
+        ),
+    ],
+)
+def test_norms_and_caps_that_cannot_be(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        ModelConfig(64, 1, 4, 2, 16, 96, 64, **change)
