@@ -1,9 +1,10 @@
 """Which published model computes what: Hugging Face's ``config.json``, checked and translated.
 
 Families with kernels: Llama and Mistral (one computation), Qwen3 (norms of query and key heads),
-SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings) and
-Mixtral (experts).  A model that computes anything else is refused by name.  Every problem is a
-`CheckpointError` of one line.
+SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
+and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
+heads) and Mixtral (experts).  A model that computes anything else is refused by name.  Every
+problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -16,15 +17,20 @@ from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
-from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, Rope, RopeScaling
+from programs.models.config import GELU_TANH, LayerKind, ModelConfig, Rope, RopeScaling
 from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
 
 __all__ = ["read_config"]
 
 SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
-NEVER, ALWAYS, SWITCHED = "never", "always", "switched"
-"""Families by their sliding windows: none; on every layer; as ``use_sliding_window`` says."""
+GEMMA3 = "Gemma3ForCausalLM"
+"""Its sliding layers have a rotary table of their own."""
+GEMMAS = ("gemma", "gemma2", "gemma3_text")
+NEVER, ALWAYS, SWITCHED, MOST = "never", "always", "switched", "most"
+"""Families by their sliding windows: none; on every layer; as ``use_sliding_window`` says; on all
+but every ``full_every``-th layer.
+"""
 LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
 """Whether a layer of that type has the window."""
 
@@ -47,6 +53,7 @@ class _Family:
     sliding: str = NEVER
     window: int = 0
     """Sliding window of a configuration that names none; 0: all positions are attended to."""
+    full_every: int = 0
 
 
 FAMILIES = {
@@ -60,6 +67,28 @@ FAMILIES = {
     ),
     "smollm3": _Family(SMOLLM3, 4, theta=2e6, tied=True, max_position=32768, sliding=SWITCHED),
     "gemma": _Family("GemmaForCausalLM", 16, 256, tied=True, max_position=8192),
+    "gemma2": _Family(
+        "Gemma2ForCausalLM",
+        4,
+        256,
+        tied=True,
+        max_position=8192,
+        sliding=MOST,
+        window=4096,
+        full_every=2,
+    ),
+    "gemma3_text": _Family(
+        GEMMA3,
+        4,
+        256,
+        theta=1e6,
+        tied=True,
+        max_position=131072,
+        sliding=MOST,
+        window=4096,
+        full_every=6,
+    ),
+    "olmo2": _Family("Olmo2ForCausalLM", eps=1e-5),
 }
 """By ``model_type``."""
 
@@ -111,7 +140,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         if fields.get(flag):
             raise _refuse(f"{flag} is set, which is not supported", "use a model without biases")
     _check_quantisation(fields.get("quantization_config"))
-    rope = _rope_table(fields, kind.theta)
+    rope_fields, local = _rope_fields(fields, kind)
+    rope = _rope(rope_fields, kind.theta)
     heads, hidden = _whole(fields, "num_attention_heads"), _whole(fields, "hidden_size")
     if not kind.head_dim and fields.get("head_dim") is None and hidden % max(heads, 1):
         raise _refuse(
@@ -119,7 +149,7 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
             "correct one of the three",
         )
     kv_heads = kind.kv_heads or heads
-    if "num_key_value_heads" in fields and family != "gemma":
+    if "num_key_value_heads" in fields and family not in GEMMAS:
         kv_heads = heads  # what null means in those classes; Gemma's knows no null
     elif "num_key_value_heads" in fields and fields["num_key_value_heads"] is None:
         raise _refuse("num_key_value_heads is null", "it must be a whole number")
@@ -138,27 +168,65 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         sizes["experts_per_token"] = _whole(fields, "num_experts_per_tok", 2)
         if sizes["experts"] == 1:
             raise _refuse("num_local_experts is 1", "a model without a router is not supported")
-    gemma = family == "gemma"
     plain = ModelConfig(
         **sizes,
         eps=_number(fields, "rms_norm_eps", kind.eps),
-        rope_theta=_number(rope, "rope_theta", _number(fields, "rope_theta", kind.theta)),
-        rope_scaling=_scaling(rope),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         tied=bool(fields.get("tie_word_embeddings", kind.tied)),
-        head_norms=family == "qwen3",
-        activation=GELU_TANH if gemma else SILU,
-        unit_gain=gemma,
-        scaled_embedding=gemma,
+        **_special(fields, family),
     )
-    return _layered(fields, kind, plain)
+    return _layered(fields, kind, plain, local)
 
 
-def _layered(fields: Mapping[str, Any], kind: _Family, config: ModelConfig) -> ModelConfig:
-    """With what the fields and the family say of single layers."""
+def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """What the layers of a family compute beside what Llama's do: fields of `ModelConfig`."""
+    found: dict[str, Any] = {}
+    if family in ("qwen3", "gemma3_text"):
+        found["head_norms"] = True
+    if family == "olmo2":
+        found |= {"pre_norms": False, "post_norms": True, "wide_norms": True}
+    if family in GEMMAS:
+        found |= {"activation": GELU_TANH, "unit_gain": True, "scaled_embedding": True}
+    if family in GEMMAS[1:]:
+        if fields.get("use_bidirectional_attention"):
+            raise _refuse(
+                "use_bidirectional_attention is set, which is not supported",
+                "use a model that attends to the past alone",
+            )
+        scalar = _number(fields, "query_pre_attn_scalar", 256.0)
+        if not scalar > 0:
+            raise _refuse(f"query_pre_attn_scalar is {scalar}", "it must be positive")
+        second = family == "gemma2"
+        found |= {
+            "post_norms": True,
+            "query_scale": scalar**-0.5,
+            "score_cap": _cap(fields, "attn_logit_softcapping", 50.0 if second else 0.0),
+            "logit_cap": _cap(fields, "final_logit_softcapping", 30.0 if second else 0.0),
+        }
+    return found
+
+
+def _cap(fields: Mapping[str, Any], name: str, default: float) -> float:
+    """What scores or logits are capped at, 0 where they are not."""
+    if name not in fields:
+        return default
+    cap = 0.0 if fields[name] is None else _number(fields, name)
+    if cap < 0 or (cap == 0 and fields[name] is not None):
+        raise _refuse(f"{name} is {cap}", "it must be null or positive")
+    return cap
+
+
+def _layered(
+    fields: Mapping[str, Any], kind: _Family, config: ModelConfig, local: Rope | None
+) -> ModelConfig:
+    """With what the fields and the family say of single layers; local: the sliding ones' table."""
     window, turned = _window(fields, kind), (True,) * config.layers
     if kind.architecture == SMOLLM3:
         turned = _turned_layers(fields, config.layers)
     sliding = _sliding_layers(fields, kind, turned, window)
+    if local is not None:
+        turned = tuple(not one for one in sliding)
     if not window < config.max_position or not any(sliding):
         window, sliding = 0, (False,) * config.layers  # up to its length it changes nothing
     if not any(sliding) and all(turned):
@@ -166,7 +234,7 @@ def _layered(fields: Mapping[str, Any], kind: _Family, config: ModelConfig) -> M
     return replace(
         config,
         sliding_window=window,
-        second_rope=None if all(turned) else Rope(0.0),
+        second_rope=None if all(turned) else local or Rope(0.0),
         layer_kinds=tuple(map(LayerKind, sliding, (not one for one in turned))),
     )
 
@@ -191,7 +259,7 @@ def _window(fields: Mapping[str, Any], kind: _Family) -> int:
     """Positions of the sliding window, 0 where there is none."""
     if kind.sliding == NEVER or (kind.sliding == SWITCHED and not fields.get("use_sliding_window")):
         return 0
-    if "sliding_window" in fields and fields["sliding_window"] is None:
+    if "sliding_window" in fields and fields["sliding_window"] is None and kind.sliding != MOST:
         return 0
     window = _whole(fields, "sliding_window", kind.window)
     if window < 0 or (not window and "sliding_window" in fields):
@@ -210,6 +278,13 @@ def _sliding_layers(
     elif kind.sliding == SWITCHED and window:
         first = _whole(fields, "max_window_layers", 28)
         usual = tuple(layer >= first for layer in range(layers))
+    elif kind.sliding == MOST:
+        every = kind.full_every
+        if kind.architecture == GEMMA3:
+            every = _whole(fields, "sliding_window_pattern", every)
+            if every < 1:
+                raise _refuse(f"sliding_window_pattern is {every}", "it must be 1 or more")
+        usual = tuple((layer + 1) % every != 0 for layer in range(layers))
     types = fields.get("layer_types")
     if types is None:
         return usual
@@ -229,7 +304,7 @@ def _sliding_layers(
             "layer_types has 'sliding_attention', but there is no sliding window",
             "correct sliding_window or use_sliding_window",
         )
-    if kind.sliding != SWITCHED and named != usual:
+    if kind.sliding not in (SWITCHED, MOST) and named != usual:
         raise _refuse(
             "layer_types differ from the layers that such a model has", "leave layer_types out"
         )
@@ -252,6 +327,43 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
             _whole(rope, "original_max_position_embeddings"),
         )
     raise _refuse(f"rope scaling {shown(stretch)} is not supported", "linear and llama3 are")
+
+
+def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str, Any], Rope | None]:
+    """The fields that say how most layers turn, and the table of sliding ones that have their own.
+
+    Files of transformers 5 nest both tables in ``rope_parameters``, by the type of layer.
+    """
+    if kind.architecture != GEMMA3:
+        return fields, None
+    own = {"rope_theta": fields.get("rope_local_base_freq")}
+    nested = fields.get("rope_parameters")
+    if not nested:
+        return fields, _rope(own, 10000.0)
+    tables = nested.values() if isinstance(nested, dict) else ()
+    if (
+        not tables
+        or set(nested) != set(LAYER_TYPES)
+        or not all(isinstance(t, dict) for t in tables)
+    ):
+        raise _refuse(
+            f"rope_parameters is {shown(nested)}",
+            "it must be an object of full_attention and sliding_attention",
+        )
+    if fields.get("rope_scaling"):
+        raise _refuse(
+            "rope_scaling and rope_parameters are given, and which of them holds differs",
+            "keep one of the two tables",
+        )
+    most = {**fields, "rope_parameters": nested["full_attention"]}
+    return most, _rope({**own, "rope_parameters": nested["sliding_attention"]}, 10000.0)
+
+
+def _rope(fields: Mapping[str, Any], theta: float) -> Rope:
+    """The rotary table of a configuration; ``theta`` where it names none."""
+    table = _rope_table(fields, theta)
+    outside = _number(fields, "rope_theta", theta)
+    return Rope(_number(table, "rope_theta", outside), _scaling(table))
 
 
 def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:
@@ -329,7 +441,7 @@ def _check_activation(fields: Mapping[str, Any], family: str) -> None:
     Gemma's first files say ``gelu`` in ``hidden_act`` and mean the tanh form, which
     ``hidden_activation`` names in later ones.
     """
-    if family == "gemma":
+    if family in GEMMAS:
         name = fields.get("hidden_activation")
         if name is None and fields.get("hidden_act") == "gelu":
             return
