@@ -25,6 +25,7 @@ from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_mod
 from programs.models import Checkpoint, random_checkpoint, read_config
 from programs.running import LOOKAHEAD, Runner
 from tests.oracles.families_float64 import FamilyFloat64
+from tests.oracles.gemma_olmo_float64 import forward
 
 F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -55,6 +56,15 @@ WIDE = SMALL | {
     "num_key_value_heads": 3,
     "head_dim": 40,
 }
+WIDE_SIZES = {name: WIDE[name] for name in WIDE if WIDE[name] != SMALL[name]}
+GEMMA = {name: value for name, value in SMALL.items() if name != "hidden_act"} | {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+}
+OLMO = {name: value for name, value in SMALL.items() if name != "head_dim"} | {
+    "num_key_value_heads": 5,
+}
+"""A head of OLMo-2 is hidden_size / heads long."""
 
 
 def _of(model_type: str, architecture: str, base: Mapping[str, Any], **fields: Any) -> Any:
@@ -98,6 +108,66 @@ FAMILIES: dict[str, Family] = {
             tie_word_embeddings=True,
         )
     ),
+    "gemma2": Family(
+        _of(
+            "gemma2",
+            "Gemma2ForCausalLM",
+            GEMMA | WIDE_SIZES,
+            sliding_window=4,
+            query_pre_attn_scalar=30,
+            attn_logit_softcapping=1.5,
+            final_logit_softcapping=2.0,
+        )
+    ),
+    "gemma2, large residual": Family(
+        _of(
+            "gemma2",
+            "Gemma2ForCausalLM",
+            GEMMA,
+            sliding_window=4096,
+            query_pre_attn_scalar=24,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
+        ),
+        {"post_attention_layernorm": 1e5, "post_feedforward_layernorm": 1e5},
+    ),
+    "gemma3": Family(
+        _of(
+            "gemma3_text",
+            "Gemma3ForCausalLM",
+            GEMMA,
+            sliding_window=4,
+            query_pre_attn_scalar=10,
+            rope_theta=1e6,
+            rope_local_base_freq=10000.0,
+            rope_scaling={"rope_type": "linear", "factor": 8.0},
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+    "gemma3, nested ropes": Family(
+        _of(
+            "gemma3_text",
+            "Gemma3ForCausalLM",
+            GEMMA | WIDE_SIZES,
+            num_hidden_layers=6,
+            sliding_window=5,
+            query_pre_attn_scalar=40,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        )
+    ),
+    "olmo2": Family(_of("olmo2", "Olmo2ForCausalLM", OLMO)),
+    "olmo2, shared heads": Family(
+        _of(
+            "olmo2",
+            "Olmo2ForCausalLM",
+            {n: v for n, v in (OLMO | WIDE_SIZES).items() if n != "head_dim"},
+            hidden_size=360,
+            num_hidden_layers=1,
+        )
+    ),
 }
 """By a name for people."""
 
@@ -129,7 +199,10 @@ def checkpoint_of(family: Family, seed: int = 0) -> Checkpoint:
 def relative_error(family: Family, tp: int, dtype: str) -> float:
     """The golden model's logits against the float64 forward's."""
     checkpoint = checkpoint_of(family)
-    wanted = FamilyFloat64(family.fields, checkpoint.tensor).logits(TOKENS)
+    if family.fields["model_type"] in ("gemma2", "gemma3_text", "olmo2"):
+        wanted = forward(family.fields, checkpoint.tensor, TOKENS)
+    else:
+        wanted = FamilyFloat64(family.fields, checkpoint.tensor).logits(TOKENS)
     logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(TOKENS)
     return float(np.sqrt(np.mean((logits - wanted) ** 2)) / wanted.std())
 

@@ -261,6 +261,8 @@ def _window(fields: Mapping[str, Any], kind: _Family) -> int:
         return 0
     if "sliding_window" in fields and fields["sliding_window"] is None and kind.sliding != MOST:
         return 0
+    if "sliding_window" in fields and fields["sliding_window"] is None:
+        raise _refuse("sliding_window is null", "it must be a number of positions")
     window = _whole(fields, "sliding_window", kind.window)
     if window < 0 or (not window and "sliding_window" in fields):
         raise _refuse(f"sliding_window is {window}", "it must be null or a number of positions")

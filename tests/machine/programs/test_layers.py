@@ -22,7 +22,15 @@ from programs.models import (
 )
 from programs.plans import check_plan, compile_plan
 from programs.running import LOOKAHEAD, Runner
-from tests.families import FAMILIES, TOKENS, TOLERANCE, bits_equal, relative_error
+from tests.families import (
+    FAMILIES,
+    TOKENS,
+    TOLERANCE,
+    bits_equal,
+    checkpoint_of,
+    relative_error,
+)
+from tests.oracles.gemma_olmo_float64 import forward
 
 SPEC = ChipSpec()
 LINEAR = RopeScaling("linear", 4.0)
@@ -109,7 +117,13 @@ def test_other_layers_cost_no_cycles() -> None:
     assert len(set(cycles)) == 1
 
 
-QUICK = {("mistral, window", "int8", 8), ("smollm3, windows", "fp16", 1)}
+QUICK = {
+    ("mistral, window", "int8", 8),
+    ("smollm3, windows", "fp16", 1),
+    ("gemma2, large residual", "int8", 1),
+    ("gemma3", "fp16", 1),
+    ("olmo2, shared heads", "int8", 8),
+}
 ROWS = [
     pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)
     for row in product(FAMILIES, ("fp16", "int8"), (1, 8))
@@ -121,3 +135,34 @@ def test_a_family_is_what_its_description_says(name: str, dtype: str, tp: int) -
     family = FAMILIES[name]
     assert relative_error(family, tp, dtype) < TOLERANCE[dtype]
     assert bits_equal(family, tp, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gemma2", {"sliding_window": 3}),
+        ("gemma2", {"query_pre_attn_scalar": 40}),
+        ("gemma2", {"attn_logit_softcapping": 3.0}),
+        ("gemma2", {"final_logit_softcapping": 3.0}),
+        ("gemma3", {"query_pre_attn_scalar": 24}),
+        ("gemma3", {"rope_theta": 1e4}),
+        ("gemma3", {"rope_local_base_freq": 1e6}),
+        ("gemma3", {"rope_scaling": None}),
+        ("gemma3", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ],
+)
+def test_every_field_counts(name: str, change: dict[str, object]) -> None:
+    """The error bar of these families is one that a field read wrongly would not pass."""
+    family, tokens = FAMILIES[name], TOKENS
+    tensors = checkpoint_of(family).tensor
+    wanted = forward(family.fields, tensors, tokens)
+    other = forward({**family.fields, **change}, tensors, tokens)
+    assert np.sqrt(np.mean((other - wanted) ** 2)) > 2 * TOLERANCE["fp16"] * wanted.std()
+
+
+def test_the_large_residual_is_large() -> None:
+    """Tens of thousands, as published Gemma models reach them."""
+    seen: list[float] = []
+    golden = GoldenDecoder(partition_model(checkpoint_of(FAMILIES["gemma2, large residual"]), 1))
+    golden.block(TOKENS, 0, 64, lambda layer, where, x: seen.append(float(np.abs(x).max())))
+    assert max(seen) > 30_000 and not golden.tally.counts

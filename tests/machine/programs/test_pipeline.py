@@ -24,7 +24,7 @@ from programs.decoder import (
     partition_model,
 )
 from programs.decoder import places as decoder
-from programs.decoder.compiler import numbers_of
+from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
 from programs.decoder.places import StagePlaces
 from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
@@ -187,7 +187,7 @@ def test_stages_are_dealt_by_cycles_not_by_layers() -> None:
     dealt = deal_stages(StagePlaces(SPEC, model.layout, "int8", 64), 2)
     assert [len(stage.blocks) for stage in dealt] == [5, 5]
     beats = [
-        build_pipeline(stages, places, numbers_of(model), topology_of(16)).beat(64)[2]
+        build_pipeline(stages, places, Numbers.of(model.config), topology_of(16)).beat(64)[2]
         for stages in (whole, dealt)
     ]
     assert beats[1] < beats[0]
