@@ -286,10 +286,12 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
     built = chip_weights(random_checkpoint(config, 1), layout, dtype, 1)
     pairs = [(drawn.head, built.head)]
     for a, b in zip(drawn.layers, built.layers, strict=True):
-        names = [f.name for f in dataclasses.fields(a) if f.name != "head_gains"]
+        other = ("head_gains", "key_shares", "post_gains")
+        names = [f.name for f in dataclasses.fields(a) if f.name not in other]
         pairs += [(getattr(a, name), getattr(b, name)) for name in names]
         assert a.head_gains is not None and b.head_gains is not None
         assert ((a.head_gains != 0) <= (b.head_gains != 0)).all()
+        assert a.key_shares is None and a.post_gains == b.post_gains == (None, None)
     for mine, real in pairs:
         assert mine.values.shape == real.values.shape and mine.values.dtype == real.values.dtype
         used = (real.values != 0).any(axis=(1, 2))  # [k_tiles, 320]: the lanes with an element
@@ -298,6 +300,18 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
         if mine.scale is not None and real.scale is not None:
             np.testing.assert_array_equal(mine.scale == 0, real.scale == 0)
     assert drawn.replicate is not None and built.replicate is not None
+    after = dataclasses.replace(config, head_norms=False, wide_norms=True, post_norms=True)
+    layout = Layout.of(after, 2)
+    drawn = random_chip_weights(layout, dtype, 1, 1)
+    built = chip_weights(random_checkpoint(after, 1), layout, dtype, 1)
+    for a, b in zip(drawn.layers, built.layers, strict=True):
+        for mine, real in [
+            *zip(a.post_gains, b.post_gains, strict=True),
+            (a.head_gains, b.head_gains),
+            (a.key_shares, b.key_shares),
+        ]:
+            assert mine is not None and real is not None and mine.dtype == real.dtype
+            np.testing.assert_array_equal(mine == 0, real == 0)
     np.testing.assert_array_equal(drawn.replicate, built.replicate)
     other = random_chip_weights(layout, dtype, 2, 1)
     assert not np.array_equal(other.head.values, drawn.head.values)
