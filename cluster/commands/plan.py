@@ -63,6 +63,21 @@ def _energy_text(row: Row) -> str:
     )
 
 
+def _floor(row: Row) -> list[tuple[str, str]]:
+    """What no schedule could beat, and its terms."""
+    from programs.plans import FLOOR_TERMS
+
+    above = f"{row['cycles_per_floor']:.2f}"
+    terms = {name: n for name, n in row["floor"].items() if name in FLOOR_TERMS}
+    return [
+        (
+            "floor of the machine",
+            f"{row['floor_cycles']:,} cycles; this schedule takes {above} times as many",
+        ),
+        *[(f"  {name}", f"{n:,}: {FLOOR_TERMS[name]}") for name, n in terms.items()],
+    ]
+
+
 def _show(row: Row) -> None:
     """The human table."""
     from cluster.commands.output import print_table
@@ -109,6 +124,7 @@ def _show(row: Row) -> None:
                 f"({row['roofline_cycles'] / cycles:.1%} of a token's), "
                 f"{row['operations_per_byte']:g} operations per byte",
             ),
+            *_floor(row),
             ("bottleneck", row["bottleneck"]),
             *experts,
             ("layers with a split FFN", str(row["split_layers"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,6 +42,7 @@ PLAN_COLUMNS = (
     "tokens_per_second_per_user",
     "tokens_per_second_total",
     "sram_used_ratio",
+    "cycles_per_floor",
     "checked",
     "bottleneck",
     "problem",
@@ -135,6 +136,9 @@ def _plan(settings: PlanSettings, spec: ChipSpec, tell: Callable[[str], None]) -
         "sram_bytes": r.sram,
         "units": r.units,
         "roofline_cycles": r.roofline_cycles,
+        "floor_cycles": r.floor.cycles,
+        "floor": asdict(r.floor),
+        "cycles_per_floor": r.cycles_per_token / r.floor.cycles,
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
         "split_layers": len(found.pipeline.split),

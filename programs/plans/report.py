@@ -24,6 +24,7 @@ from programs.decoder import (
     part_tiles,
     router_columns,
 )
+from programs.plans.floor import Floor, floor_of
 from programs.plans.plan import Plan, instruction_bytes, system_bytes
 
 BELT, ALONE = "conveyor belt", "one token at a time"
@@ -48,7 +49,8 @@ class PlanReport:
 
     phases: cycles of one token by phase, adding up to ``cycles_per_token``.  sram: bytes of the
     fullest chip by use.  units: busy share of the slowest stage's time.  roofline_cycles: what
-    streaming the weights alone takes.  instruction_bytes: at most, of the longest program.
+    streaming the weights alone takes.  floor: what no schedule could beat.  instruction_bytes: at
+    most, of the longest program.
     """
 
     cycles_per_token: int
@@ -60,6 +62,7 @@ class PlanReport:
     sram: dict[str, int]
     units: dict[str, float]
     roofline_cycles: int
+    floor: Floor
     operations_per_byte: float
     instruction_bytes: int
     bottleneck: str
@@ -84,9 +87,23 @@ def report_plan(plan: Plan) -> PlanReport:
         _sram(plan),
         _units(plan),
         roofline,
+        plan_floor(plan),
         intensity,
         instruction_bytes(plan),
         f"{what}: {share:.0%} of a token's cycles; {mend} would move it",
+    )
+
+
+def plan_floor(plan: Plan) -> Floor:
+    """The floor of one token of ``plan``."""
+    return floor_of(
+        plan.config,
+        plan.spec,
+        tp=plan.layout.tp,
+        stages=len(plan.starts),
+        dtype=plan.dtype,
+        context=plan.context,
+        head_parts=max(stage.head_parts for stage in plan.pipeline.stages),
     )
 
 

@@ -19,7 +19,7 @@ from chip.program import BlockTable, Program, expand
 from chip.scheduling import Place
 from chip.spec import ChipSpec
 from programs.models import ModelConfig
-from programs.plans import PHASES, Plan, compile_plan
+from programs.plans import PHASES, Plan, compile_plan, floor_of
 from programs.plans.report import report_plan
 
 SPEC = ChipSpec()
@@ -306,3 +306,13 @@ def test_instruction_words_are_counted_queue_by_queue() -> None:
         most += queues * int(row["n2"]) * (3 if row["n1"] > 1 else 2)
     assert report_plan(plan).instruction_bytes == 16 * most
     assert np.isin(table["gang"], range(-1, len(plan.pipeline.gangs))).all()
+
+
+@pytest.mark.parametrize(("config", "dtype"), CASES, ids=NAMES)
+def test_no_schedule_is_below_the_floor(config: ModelConfig, dtype: str) -> None:
+    """And the floor is of this plan: its stages, chips, numbers and positions."""
+    plan = planned(config, dtype)
+    found = report_plan(plan).floor
+    assert found == floor_of(config, SPEC, tp=2, stages=2, dtype=dtype, context=64)
+    assert found.cycles < plan.cycles
+    assert found.boundaries == SPEC.hop_cycles

@@ -12,7 +12,7 @@ from cluster.commands.plan import _show
 from cluster.commands.sweep_tables import print_plans, print_sweep, size_text, time_text
 from cluster.runs import BeltTexts, StoredRun, generation_facts, workload_rows
 from cluster.runs.collectives import collective_rows
-from programs.plans import PHASES
+from programs.plans import FLOOR_TERMS, PHASES
 
 FAULTS = {
     "fec_corrected": 1001,
@@ -267,6 +267,9 @@ def planned(**changed: Any) -> dict[str, Any]:
         "sram_used_ratio": 0.4321,
         "instruction_bytes": 77000,
         "roofline_cycles": 4444,
+        "floor_cycles": 2500,
+        "floor": {"stream": 444, "weights": 1111, "exchange": 1389},
+        "cycles_per_floor": 4.0,
         "operations_per_byte": 2.5,
         "bottleneck": "weights (44%)",
         "split_layers": 3,
@@ -315,6 +318,9 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         "roofline": (
             "weights alone stream in 4,444 cycles (44.4% of a token's), 2.5 operations per byte"
         ),
+        "floor of the machine": "2,500 cycles; this schedule takes 4.00 times as many",
+        "  weights": f"1,111: {FLOOR_TERMS['weights']}",
+        "  exchange": f"1,389: {FLOOR_TERMS['exchange']}",
         "bottleneck": "weights (44%)",
         "layers with a split FFN": "3",
         "checked": "21 distinct pieces and all links: legal",

@@ -1,0 +1,182 @@
+"""The machine's floor of a token: what no schedule of this chip and wiring could beat.
+
+Five terms per layer, each of a resource that a better compiler cannot widen: weights at the
+planes' reload rate, the cache through the planes, vectors over the links, dependent trips through
+the planes.  ``cycles / floor`` is what the schedule leaves on the table.  Sizes are the model's
+own, without padding; the terms are sums, as if none hid another, so a schedule that overlaps
+them all could come below.  docs/plans.md says what each assumes.
+
+Knows sizes and the chip's figures; knows no schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from chip.isa import LANES
+from chip.spec import ChipSpec
+from programs.models import ModelConfig
+
+#: Columns that one LW brings, and so the columns of a group; a plane has 20 groups.
+_GROUP = 16
+_GROUPS = LANES // _GROUP
+#: A trip MEM -> MXM -> VXM besides the multiplication and the accumulation: hops and the read
+#: (76 in all, a calibration row), and operations of the VXM before the next trip (assumed: 4).
+_HOPS_CYCLES, _OPERATIONS = 32, 4
+#: Of an exchange besides hop and links: first vector to the link, and the sum (assumed, as the
+#: schedules of collectives have it); of one in two steps, between the two.
+_FIRST_CYCLES, _SUM_CYCLES, _BETWEEN_CYCLES = 96, 30, 35
+#: Dependent trips of a layer: the norms' sums (2), the products (4: q k v; O; gate and up; down),
+#: scores, their reference, values, denominators; and in int8 the scales of O's and down's inputs.
+_TRIPS, _DYNAMIC_TRIPS = 10, 2
+_SUM_BYTES = 4
+"""Bytes of a value that chips exchange: fp32 partial sums."""
+
+
+#: What each term of a floor's sum is.
+FLOOR_TERMS = {
+    "weights": "planes taking weights, reloads included",
+    "attention": "keys and values through the planes",
+    "exchange": "sums between the chips of a stage",
+    "latency": "trips through the planes, each after the last",
+    "boundaries": "hops between stages",
+    "head": "the head's weights and its two trips",
+}
+
+
+class Product(NamedTuple):
+    """A product's cycles, those before its last round, and those by the planes' ports alone."""
+
+    cycles: int
+    spread_cycles: int
+    stream_cycles: float
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Cycles of one token, over all layers: ``cycles`` is the sum of all but ``stream``.
+
+    weights: planes taking weights, reloads included.  attention: keys and values through the
+    planes.  exchange: sums between the chips of a stage.  latency: dependent trips through the
+    planes that nothing hides.  boundaries: hops between stages.  head: the last product and its
+    two trips.  stream: weights by the planes' ports alone, part of weights and head.
+    """
+
+    stream: int
+    weights: int
+    attention: int
+    exchange: int
+    latency: int
+    boundaries: int
+    head: int
+
+    @property
+    def cycles(self) -> int:
+        """The floor."""
+        parts = (self.weights, self.attention, self.exchange, self.latency)
+        return sum(parts) + self.boundaries + self.head
+
+
+def product_floor(spec: ChipSpec, dtype: str, inputs: int, columns: int, parts: int = 1) -> Product:
+    """Matrices that share an input, ``columns`` in all on a chip, of ``inputs`` rows there.
+
+    parts: vectors that each install serves.  Blocks are levelled over the planes: rounds of four
+    blocks (int8) or two (fp16, a plane pair each), equally wide.
+    """
+    units = 4 if dtype == "int8" else 2
+    tiles, groups = -(-inputs // LANES), -(-columns // _GROUP)
+    rounds = max(1, -(-groups // (units * _GROUPS)))
+    wide = -(-groups // (units * rounds))
+    each = max(wide + spec.mxm_reload_gap_cycles, 2 * parts + spec.mxm_install_cycles)
+    return Product(
+        rounds * tiles * each,
+        (rounds - 1) * tiles * each,
+        tiles * columns / (units * _GROUP),
+    )
+
+
+def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> int:
+    """One token over ``tiles`` tiles of keys and values, ``heads`` query heads on each.
+
+    Blocks of 320 positions are installed once for the scores and once for the values, on two
+    plane pairs.
+    """
+    blocks = -(-positions // LANES)
+    each = max(_GROUPS + spec.mxm_reload_gap_cycles, 2 * heads + spec.mxm_install_cycles)
+    return 2 * -(-tiles * blocks // 2) * each
+
+
+def exchange_floor(spec: ChipSpec, tp: int, tiles: int, spread_cycles: int) -> int:
+    """An all-reduce of ``tiles`` tiles: at once, or scattered, summed and gathered."""
+    if tp == 1:
+        return 0
+    vector, hop = spec.send_spacing_cycles, spec.hop_cycles
+    vectors = _SUM_BYTES * tiles
+    shared = -(-vectors // tp)
+    at_once = hop + max(_FIRST_CYCLES, vector * vectors - spread_cycles) + _SUM_CYCLES
+    scattered = hop + max(_FIRST_CYCLES, vector * shared - spread_cycles) + _BETWEEN_CYCLES
+    return min(at_once, scattered + hop + vector * shared)
+
+
+def floor_of(
+    config: ModelConfig,
+    spec: ChipSpec,
+    *,
+    tp: int,
+    stages: int,
+    dtype: str,
+    context: int,
+    head_parts: int = 1,
+) -> Floor:
+    """The floor of one token at ``context`` positions, on ``stages`` stages of ``tp`` chips.
+
+    head_parts: stages that share the vocabulary and compute the head at the same time.
+    """
+
+    def own(elements: int) -> int:
+        return -(-elements // tp)
+
+    hidden, layers = config.hidden_size, config.layers
+    heads, kv_heads = own(config.heads), max(1, own(config.kv_heads))
+    room = LANES // (_GROUP * -(-config.head_dim // _GROUP))
+    alone = config.kv_heads == config.heads  # each query head has keys of its own
+    tiles = -(-heads // room) if alone else kv_heads
+    on_tile = -(-heads // tiles)
+    parts = 1 if dtype == "int8" else 2
+    qkv = product_floor(spec, dtype, hidden, (heads + 2 * kv_heads) * config.head_dim)
+    out = product_floor(spec, dtype, heads * config.head_dim, hidden, parts)
+    gate_up = product_floor(spec, dtype, hidden, 2 * own(config.ffn))
+    down = product_floor(spec, dtype, own(config.ffn), hidden, parts)
+    chosen = config.experts_per_token
+    products = [qkv, out, *[gate_up, down] * chosen]
+    if config.experts > 1:
+        products.append(product_floor(spec, dtype, hidden, config.experts))
+    x_tiles = -(-hidden // LANES)
+    spread = (chosen - 1) * down.cycles + down.spread_cycles
+    exchange = exchange_floor(spec, tp, x_tiles, out.spread_cycles)
+    exchange += exchange_floor(spec, tp, x_tiles, spread)
+    trip = (
+        spec.mxm_multiply_cycles
+        + spec.mxm_accumulate_cycles
+        + _HOPS_CYCLES
+        + _OPERATIONS * spec.alu_cycles
+    )
+    trips = _TRIPS + (_DYNAMIC_TRIPS if dtype == "int8" else 0)
+    trips += config.head_norms + (config.experts > 1)
+    vocab = -(-own(config.vocab) // head_parts)
+    last = product_floor(spec, dtype, hidden, vocab)
+    attention = 0
+    for layer in range(layers):
+        window = config.sliding_window if config.kind_of(layer).sliding else context
+        attention += attention_floor(spec, tiles, on_tile, min(context, window))
+    return Floor(
+        math.ceil(layers * sum(p.stream_cycles for p in products) + last.stream_cycles),
+        layers * sum(p.cycles for p in products),
+        attention,
+        layers * exchange,
+        layers * trips * trip,
+        (stages - 1) * spec.hop_cycles,
+        last.cycles + 2 * trip,
+    )
