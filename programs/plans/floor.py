@@ -28,8 +28,9 @@ _HOPS_CYCLES, _OPERATIONS = 32, 4
 #: Of an exchange besides hop and links: first vector to the link, and the sum (assumed, as the
 #: schedules of collectives have it); of one in two steps, between the two.
 _FIRST_CYCLES, _SUM_CYCLES, _BETWEEN_CYCLES = 96, 30, 35
-#: Dependent trips of a layer: the norms' sums (2), the products (4: q k v; O; gate and up; down),
-#: scores, their reference, values, denominators; and in int8 the scales of O's and down's inputs.
+#: Dependent trips of a layer: the sums of the norms before its blocks (2), the products (4: q k v;
+#: O; gate and up; down), scores, their reference, values, denominators; and in int8 the scales of
+#: O's and down's inputs.
 _TRIPS, _DYNAMIC_TRIPS = 10, 2
 _SUM_BYTES = 4
 """Bytes of a value that chips exchange: fp32 partial sums."""
@@ -157,6 +158,8 @@ def floor_of(
     spread = (chosen - 1) * down.cycles + down.spread_cycles
     exchange = exchange_floor(spec, tp, x_tiles, out.spread_cycles)
     exchange += exchange_floor(spec, tp, x_tiles, spread)
+    if config.wide_norms:
+        exchange += exchange_floor(spec, tp, 1, 0)  # a sum over all chips' heads
     trip = (
         spec.mxm_multiply_cycles
         + spec.mxm_accumulate_cycles
@@ -164,7 +167,9 @@ def floor_of(
         + _OPERATIONS * spec.alu_cycles
     )
     trips = _TRIPS + (_DYNAMIC_TRIPS if dtype == "int8" else 0)
-    trips += config.head_norms + (config.experts > 1)
+    trips += config.head_norms + config.wide_norms + (config.experts > 1) + 2 * config.post_norms
+    if not config.pre_norms and dtype != "int8":
+        trips -= 2  # fp16 takes x as it is
     vocab = -(-own(config.vocab) // head_parts)
     last = product_floor(spec, dtype, hidden, vocab)
     attention = 0
