@@ -196,13 +196,17 @@ def checkpoint_of(family: Family, seed: int = 0) -> Checkpoint:
     return Checkpoint(config, _Scaled(drawn, family.scaled))
 
 
+def exact_logits(family: Family, checkpoint: Checkpoint) -> NDArray[np.float64]:
+    """The float64 forward's logits after each of TOKENS, [tokens, vocabulary]."""
+    if family.fields["model_type"] in ("gemma2", "gemma3_text", "olmo2"):
+        return forward(family.fields, checkpoint.tensor, TOKENS)
+    return FamilyFloat64(family.fields, checkpoint.tensor).logits(TOKENS)
+
+
 def relative_error(family: Family, tp: int, dtype: str) -> float:
     """The golden model's logits against the float64 forward's."""
     checkpoint = checkpoint_of(family)
-    if family.fields["model_type"] in ("gemma2", "gemma3_text", "olmo2"):
-        wanted = forward(family.fields, checkpoint.tensor, TOKENS)
-    else:
-        wanted = FamilyFloat64(family.fields, checkpoint.tensor).logits(TOKENS)
+    wanted = exact_logits(family, checkpoint)
     logits = GoldenDecoder(partition_model(checkpoint, tp, dtype)).logits_for(TOKENS)
     return float(np.sqrt(np.mean((logits - wanted) ** 2)) / wanted.std())
 

@@ -22,6 +22,7 @@ from programs.models import (
     Checkpoint,
     ffn_names,
     inverse_frequencies,
+    norm_names,
     sin_cos,
 )
 
@@ -36,7 +37,8 @@ COMPUTED = {
     *("hidden_size", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position"),
     *("eps", "rope_theta", "rope_scaling", "tied", "head_norms", "activation", "unit_gain"),
     *("scaled_embedding", "experts", "experts_per_token", "sliding_window", "layer_kinds"),
-    *("second_rope", "sliding", "theta", "scaling"),
+    *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
+    *("query_scale", "score_cap", "logit_cap"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
 }
 
@@ -86,35 +88,40 @@ class Float32Forward:
         positions = np.arange(position, position + len(x))
         ropes = [_rope_rows(np.outer(positions, table)) for table in self._frequencies]
         for layer in range(config.layers):
-            prefix, rope = f"model.layers.{layer}", ropes[config.kind_of(layer).second_rope]
-            x = x + self._attend(layer, self._norm(x, f"{prefix}.input_layernorm"), position, rope)
+            norms, rope = norm_names(config, layer), ropes[config.kind_of(layer).second_rope]
+            before, after = norms.attention
+            given = self._attend(layer, self._norm(x, before), position, rope)
+            x = x + self._norm(given, after)
             if watch is not None:
                 watch(layer, "attention", x)
-            x = x + self._feed_forward(layer, self._norm(x, f"{prefix}.post_attention_layernorm"))
+            before, after = norms.ffn
+            x = x + self._norm(self._feed_forward(layer, self._norm(x, before)), after)
             if watch is not None:
                 watch(layer, "ffn", x)
-        return self._linear(self._norm(x, "model.norm"), self._checkpoint.head_name)
+        logits = self._linear(self._norm(x, "model.norm.weight"), self._checkpoint.head_name)
+        return _capped(logits, config.logit_cap)
 
     def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
         """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
         config, prefix = self._config, f"model.layers.{layer}.self_attn"
-        q, k, v = (
-            self._linear(x, f"{prefix}.{name}_proj.weight").reshape(len(x), -1, config.head_dim)
-            for name in "qkv"
-        )
+        q, k, v = (self._linear(x, f"{prefix}.{name}_proj.weight") for name in "qkv")
+        gains = f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight"
+        if config.wide_norms:
+            q, k = self._norm(q, gains[0]), self._norm(k, gains[1])
+        q, k, v = (y.reshape(len(x), -1, config.head_dim) for y in (q, k, v))
         if config.head_norms:
-            q, k = self._norm(q, f"{prefix}.q_norm"), self._norm(k, f"{prefix}.k_norm")
+            q, k = self._norm(q, gains[0]), self._norm(k, gains[1])
         q, k = _rotate(q, rope), _rotate(k, rope)
         keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
         values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
-        group = config.heads // config.kv_heads
+        group, scale = config.heads // config.kv_heads, config.query_scale or config.head_dim**-0.5
         ages = position + np.arange(len(x))[:, None] - np.arange(len(keys))
         sliding = config.kind_of(layer).sliding
         seen = (ages >= 0) & (ages < (config.sliding_window if sliding else len(keys)))
         mixed = np.empty_like(q)
         for head in range(config.heads):
-            scores = q[:, head] @ keys[:, head // group].T * np.float32(config.head_dim**-0.5)
-            scores = np.where(seen, scores, np.float32(-np.inf))
+            scores = q[:, head] @ keys[:, head // group].T * np.float32(scale)
+            scores = np.where(seen, _capped(scores, config.score_cap), np.float32(-np.inf))
             shares = np.exp(scores - scores.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
             mixed[:, head] = shares @ values[:, head // group]
@@ -146,10 +153,12 @@ class Float32Forward:
         active = half * g * (one + np.tanh(inner))
         return self._linear(active * self._linear(x, up), down)
 
-    def _norm(self, x: F32, name: str) -> F32:
-        """RMS norm over the last axis, times the gain ``name``."""
+    def _norm(self, x: F32, name: str | None) -> F32:
+        """RMS norm over the last axis, times the gain ``name``; x itself without one."""
+        if name is None:
+            return x
         mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        gain = self._tensor(f"{name}.weight") + np.float32(self._config.unit_gain)
+        gain = self._tensor(name) + np.float32(self._config.unit_gain)
         normed: F32 = x / np.sqrt(mean + np.float32(self._config.eps)) * gain
         return normed
 
@@ -174,6 +183,11 @@ def _refuse_others(value: Any) -> None:
                     "it"
                 )
             _refuse_others(own)
+
+
+def _capped(x: F32, cap: float) -> F32:
+    """Cap tanh(x / cap); x itself where there is no cap."""
+    return np.float32(cap) * np.tanh(x / np.float32(cap)) if cap else x
 
 
 def _rope_rows(angles: NDArray[np.float64]) -> tuple[F32, F32]:

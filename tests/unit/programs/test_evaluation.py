@@ -33,7 +33,6 @@ from programs.models import (
 )
 from programs.models.checkpoint import RopeScaling
 from tests import families
-from tests.oracles.families_float64 import FamilyFloat64
 from tests.oracles.llama_float32 import LlamaFloat32, perplexity
 
 F32 = NDArray[np.float32]
@@ -76,7 +75,7 @@ def test_float32_is_near_float64(name: str) -> None:
         named = str(error).partition("does not compute ")[2].partition(";")[0]
         assert named not in forward_file.COMPUTED and named
         return
-    wanted = FamilyFloat64(family.fields, checkpoint.tensor).logits(families.TOKENS)
+    wanted = families.exact_logits(family, checkpoint)
     logits = forward.block(families.TOKENS, 0)
     assert np.abs(logits - wanted).max() < 2e-5 * np.abs(wanted).max()
 
