@@ -22,6 +22,8 @@ F32 = NDArray[np.float32]
 SMALL = ModelConfig(
     hidden_size=64, layers=1, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=32, tied=False
 )
+AFTER_BLOCKS = ("gemma2", "gemma3", "olmo2")
+"""Families whose norms have other names, as they stand elsewhere."""
 BYTES = [*"abcdefgh", "Ġ"]
 PIECES = ["▁", "a", "b", "ab", "ba", "▁ab"]
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
@@ -48,10 +50,16 @@ def permuted(matrix: F32, heads: int) -> F32:
 
 
 @cache
-def stored_name(name: str) -> str:
+def _names_of(architecture: str) -> gguf.TensorNameMap:
+    return gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture], 62)
+
+
+@cache
+def stored_name(name: str, family: str = "qwen3") -> str:
     """The library's own table of names; experts are not in it."""
-    mapping = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 2)
-    found = mapping.get_name(name, (".weight",))
+    found = _names_of(family.upper() if family in AFTER_BLOCKS else "QWEN3").get_name(
+        name, (".weight",)
+    )
     assert found is not None, name
     return str(found)
 
@@ -99,12 +107,14 @@ def write(
     for name, tensor in tensors.items():
         if family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             tensor = permuted(tensor, config.heads if "q_proj" in name else config.kv_heads)
-        if family == "gemma" and name.endswith("norm.weight"):
+        if family.startswith("gemma") and name.endswith("norm.weight"):
             tensor = tensor + np.float32(1)
         if tensor.ndim == 1 or kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(stored_name(name), tensor)
+            writer.add_tensor(stored_name(name, family), tensor)
         else:
-            writer.add_tensor(stored_name(name), gguf.quantize(tensor, kind), raw_dtype=kind)
+            writer.add_tensor(
+                stored_name(name, family), gguf.quantize(tensor, kind), raw_dtype=kind
+            )
     for name, tensor in (extra or {}).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

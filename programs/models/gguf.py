@@ -69,6 +69,12 @@ IN_LAYER = {
     "mlp.down_proj": "ffn_down",
     "block_sparse_moe.gate": "ffn_gate_inp",
 }
+AFTER_BLOCKS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+"""Those of a model that norms what its blocks give."""
 IN_EXPERT = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
 #: Constants that the metadata give as well, or that nothing computes with.
 CONSTANTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.(attn_rot_embd|attn_rope_freqs)(\.weight)?")
@@ -382,7 +388,7 @@ def _part(name: str, config: ModelConfig, family: str) -> GgufPart:
     if ".experts." in rest:
         _, _, expert, matrix = rest.split(".")
         return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
-    inner = IN_LAYER[rest]
+    inner = (IN_LAYER | (AFTER_BLOCKS if config.post_norms else {}))[rest]
     interleaved = family == "llama" and inner in ROWS_INTERLEAVED
     return GgufPart(
         f"blk.{layer}.{inner}.weight",

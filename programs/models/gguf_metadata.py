@@ -28,7 +28,7 @@ from tokenizers import (
     processors,
 )
 
-from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, RopeScaling
+from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, Rope, RopeScaling
 from programs.models.gguf import GgufFile, GgufSource, name_gguf_tensors
 from programs.models.rope import inverse_frequencies
 from programs.models.tensors import CheckpointError
@@ -42,12 +42,19 @@ __all__ = [
     "gguf_tokenizer",
 ]
 
-FAMILIES = ("llama", "qwen3", "gemma")
+FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "gemma3", "olmo2")
 """Architectures for which there are kernels; Mistral and Mixtral are stored as llama."""
+GEMMAS = FAMILIES[2:5]
+FULL_EVERY = {"gemma2": 2, "gemma3": 6}
+"""Every so many layers one has no sliding window, unless a file says otherwise."""
+WINDOW, CAPS = {"gemma2": 4096}, {"gemma2": (50.0, 30.0)}
+"""Sliding windows and caps (of scores, of logits) where a file names none, as in llama.cpp."""
+SQUARE = {("gemma2", 46), ("gemma3", 62)}
+"""Families and layers whose scores are multiplied by (hidden_size / heads)^-1/2: no file says so,
+the largest models of both are known by their layers.
+"""
 LACKING = {
     "qwen2": "biases of query, key and value",
-    "gemma2": "norms after each block and capped logits",
-    "gemma3": "norms after each block and alternating windows",
     "phi3": "fused matrices and long rope factors",
     "qwen3moe": "routing to more than 2 experts",
 }
@@ -85,6 +92,7 @@ WORDS = {
     "llama-bpe": f"{_LLAMA3}|{_SIGNS}|{_LINES}",
     "llama3": f"{_LLAMA3}|{_SIGNS}|{_LINES}",
     "llama-v3": f"{_LLAMA3}|{_SIGNS}|{_LINES}",
+    "dbrx": f"{_LLAMA3}|{_SIGNS}|{_LINES}",
     "qwen2": f"{_QWEN2}|{_SIGNS}|{_LINES}",
     "deepseek-r1-qwen": f"{_QWEN2}|{_SIGNS}|{_LINES}",
     "tekken": f"{_TEKKEN}|{_SIGNS_AND_SLASH}|{_LINES}",
@@ -192,9 +200,9 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     if embedding is None:
         raise fields.refuse("tensor 'token_embd.weight' is missing")
     positions = fields.whole(f"{a}.context_length")
-    window = fields.whole(f"{a}.attention.sliding_window", 0)
+    window = fields.whole(f"{a}.attention.sliding_window", WINDOW.get(a, 0))
     experts = fields.whole(f"{a}.expert_count", 0) or 1
-    gemma = a == "gemma"
+    gemma = a in GEMMAS
     config = ModelConfig(
         hidden_size=hidden,
         layers=fields.whole(f"{a}.block_count"),
@@ -208,7 +216,7 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         rope_scaling=_stretch(fields, a),
         tied="output.weight" not in file.tensors,
         max_position=positions,
-        head_norms=a == "qwen3",
+        head_norms=a in ("qwen3", "gemma3"),
         activation=GELU_TANH if gemma else SILU,
         unit_gain=gemma,
         scaled_embedding=gemma,
@@ -218,10 +226,38 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     # As many layers as the file can have: what follows names every tensor of each.
     if config.layers * 8 > len(file.tensors):
         raise fields.refuse(f"{config.layers} layers, but only {len(file.tensors)} tensors")
-    if 0 < window < positions:  # up to its length it changes nothing
+    if a in FULL_EVERY:
+        config = _normed_after(fields, a, config, max(window, 0))
+    elif 0 < window < positions:  # up to its length it changes nothing
         kinds = (LayerKind(sliding=True),) * config.layers
         config = replace(config, sliding_window=window, layer_kinds=kinds)
+    if a == "olmo2":
+        config = replace(config, pre_norms=False, post_norms=True, wide_norms=True)
     return _slowed(file, fields, config)
+
+
+def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> ModelConfig:
+    """With what Gemma 2 and 3 compute beside what Gemma does."""
+    caps = CAPS.get(a, (0.0, 0.0))
+    width = config.hidden_size / config.heads
+    scale = (width if (a, config.layers) in SQUARE else config.head_dim) ** -0.5
+    every = fields.whole(f"{a}.attention.sliding_window_pattern", FULL_EVERY[a])
+    if every < 1:
+        raise fields.refuse(f"{a}.attention.sliding_window_pattern is {every}")
+    local = [window > 0 and (layer + 1) % every != 0 for layer in range(config.layers)]
+    short = window < config.max_position and any(local)
+    second = a == "gemma3" and any(local)
+    kinds = tuple(LayerKind(one and short, one and second) for one in local)
+    return replace(
+        config,
+        post_norms=True,
+        query_scale=scale,
+        score_cap=fields.real(f"{a}.attn_logit_softcapping", caps[0]),
+        logit_cap=fields.real(f"{a}.final_logit_softcapping", caps[1]),
+        sliding_window=window if short else 0,
+        second_rope=Rope(fields.real(f"{a}.rope.freq_base_swa", 10000.0)) if second else None,
+        layer_kinds=kinds if short or second else (),
+    )
 
 
 def _stretch(fields: _Fields, a: str) -> RopeScaling | None:

@@ -26,7 +26,9 @@ from programs.models import (
     open_model,
 )
 from programs.models import lookup as lookup_module
-from programs.models.config import LayerKind, RopeScaling
+from programs.models.config import LayerKind, Rope, RopeScaling
+from programs.models.gguf import read_gguf
+from programs.models.gguf_metadata import gguf_config
 from tests.gguf_files import (
     SMALL,
     TEMPLATE,
@@ -43,24 +45,80 @@ KINDS = [
     for kind in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
     if hasattr(gguf.GGMLQuantizationType, kind)
 ]
+_GEMMA = {
+    "activation": "gelu_tanh",
+    "unit_gain": True,
+    "scaled_embedding": True,
+    "tied": True,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_norms": True},
-    "gemma": {
-        "activation": "gelu_tanh",
-        "unit_gain": True,
-        "scaled_embedding": True,
-        "tied": True,
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA
+    | {
+        "post_norms": True,
+        "score_cap": 2.5,
+        "logit_cap": 3.0,
+        "query_scale": 0.25,
+        "sliding_window": 3,
+        "layer_kinds": (LayerKind(sliding=True), LayerKind()),
     },
+    "gemma3": _GEMMA
+    | {
+        "post_norms": True,
+        "head_norms": True,
+        "query_scale": 0.25,
+        "sliding_window": 3,
+        "rope_scaling": RopeScaling("linear", 8.0),
+        "second_rope": Rope(10000.0),
+        "layer_kinds": (LayerKind(True, True),) * 2,
+    },
+    "olmo2": {"pre_norms": False, "post_norms": True, "wide_norms": True},
 }
-CLASSES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma": "GemmaForCausalLM"}
+OWN_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gemma2": (
+        {
+            "sliding_window": 3,
+            "attn_logit_softcapping": 2.5,
+            "final_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 16,
+        },
+        {
+            "gemma2.attention.sliding_window": 3,
+            "gemma2.attn_logit_softcapping": 2.5,
+            "gemma2.final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": (
+        {
+            "sliding_window": 3,
+            "query_pre_attn_scalar": 16,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "gemma3.attention.sliding_window": 3,
+            "gemma3.rope.scaling.type": "linear",
+            "gemma3.rope.scaling.factor": 8.0,
+        },
+    ),
+}
+"""Fields of config.json, and those of a GGUF file, that the families have beside the usual."""
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+}
 
 
 def write_directory(path: Path, family: str, config: ModelConfig, seed: int) -> Path:
     path.mkdir()
     fields = {
         "architectures": [CLASSES[family]],
-        "hidden_act": "gelu_pytorch_tanh" if family == "gemma" else "silu",
+        "hidden_act": "gelu_pytorch_tanh" if family.startswith("gemma") else "silu",
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
@@ -72,6 +130,7 @@ def write_directory(path: Path, family: str, config: ModelConfig, seed: int) -> 
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": config.tied,
         "max_position_embeddings": config.max_position,
+        **OWN_FIELDS.get(family, ({}, {}))[0],
     }
     (path / "config.json").write_text(json.dumps(fields))
     save_file(tensors_of(config, seed), path / "model.safetensors")
@@ -86,7 +145,8 @@ def test_both_forms_of_a_model_give_the_same_logits(
 ) -> None:
     config = replace(SMALL, layers=2, eps=1e-6, rope_theta=5e5, **FAMILIES[family])
     directory = load_checkpoint(write_directory(tmp_path / "m", family, config, 3))
-    file = write(tmp_path / "m.gguf", config, tensors_of(config, 3), family=family)
+    own = OWN_FIELDS.get(family, ({}, {}))[1]
+    file = write(tmp_path / "m.gguf", config, tensors_of(config, 3), family=family, fields=own)
     single = load_checkpoint(file)
     assert single.config == directory.config == config
     ours, theirs = (
@@ -94,6 +154,46 @@ def test_both_forms_of_a_model_give_the_same_logits(
         for each in (single, directory)
     )
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("family", "layers"), [("gemma2", 46), ("gemma3", 62)])
+def test_the_largest_gemmas_have_another_scale(tmp_path: Path, family: str, layers: int) -> None:
+    """llama.cpp tells them by their layers, and takes hidden_size / heads for head_dim."""
+    tensors = {"gemma2": 11, "gemma3": 13}[family]
+
+    def scale(layers: int) -> float:
+        config = replace(SMALL, layers=layers, heads=2, **{**_GEMMA, "post_norms": True})
+        config = replace(config, head_norms=family == "gemma3")
+        file = write(tmp_path / "m.gguf", config, tensors_of(config), family=family)
+        assert len(read_gguf(file).tensors) == 2 + tensors * layers
+        return gguf_config(read_gguf(file)).query_scale
+
+    assert scale(layers) == 32**-0.5 and scale(2) == 16**-0.5
+
+
+def test_what_a_gemma_file_leaves_out(tmp_path: Path) -> None:
+    second, third = (
+        replace(SMALL, layers=7, max_position=9000, **_GEMMA, post_norms=True, head_norms=third)
+        for third in (False, True)
+    )
+    read = gguf_config(
+        read_gguf(write(tmp_path / "2.gguf", second, tensors_of(second), family="gemma2"))
+    )
+    assert (read.score_cap, read.logit_cap, read.sliding_window) == (50.0, 30.0, 4096)
+    assert [kind.sliding for kind in read.layer_kinds] == [True, False] * 3 + [True]
+    path = tmp_path / "3.gguf"
+    window = {"gemma3.attention.sliding_window": 4}
+    read = gguf_config(
+        read_gguf(write(path, third, tensors_of(third), family="gemma3", fields=window))
+    )
+    assert read.layer_kinds == (LayerKind(True, True),) * 5 + (LayerKind(), LayerKind(True, True))
+    assert (read.score_cap, read.logit_cap, read.sliding_window) == (0.0, 0.0, 4)
+    none = gguf_config(read_gguf(write(path, third, tensors_of(third), family="gemma3")))
+    assert none == replace(read, layer_kinds=(), sliding_window=0, second_rope=None)
+    window["gemma3.attention.sliding_window_pattern"] = 0
+    wrong = write(path, third, tensors_of(third), family="gemma3", fields=window)
+    with pytest.raises(CheckpointError, match="sliding_window_pattern is 0"):
+        gguf_config(read_gguf(wrong))
 
 
 @pytest.mark.parametrize("kind", KINDS)
