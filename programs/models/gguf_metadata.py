@@ -243,7 +243,7 @@ def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> 
     scale = (width if (a, config.layers) in SQUARE else config.head_dim) ** -0.5
     every = fields.whole(f"{a}.attention.sliding_window_pattern", FULL_EVERY[a])
     if every < 1:
-        raise fields.refuse(f"{a}.attention.sliding_window_pattern is {every}")
+        raise fields.refuse(f"the pattern of sliding windows repeats every {every} layers")
     local = [window > 0 and (layer + 1) % every != 0 for layer in range(config.layers)]
     short = window < config.max_position and any(local)
     second = a == "gemma3" and any(local)
