@@ -86,6 +86,12 @@ FAMILIES: dict[str, Family] = {
     "mistral, window": Family(
         _of("mistral", "MistralForCausalLM", WIDE, sliding_window=4),
     ),
+    "qwen2": Family(_of("qwen2", "Qwen2ForCausalLM", WIDE)),
+    "qwen2, large biases": Family(
+        _of("qwen2", "Qwen2ForCausalLM", SMALL, num_attention_heads=4, num_key_value_heads=2),
+        {"k_proj.bias": 300.0, "q_proj.bias": 20.0},
+    ),
+    "llama, all biases": Family(_of("llama", "LlamaForCausalLM", WIDE, attention_bias=True)),
     "qwen3, some windows": Family(
         _of(
             "qwen3",

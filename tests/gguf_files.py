@@ -44,9 +44,8 @@ def tensors_of(config: ModelConfig, seed: int = 1) -> dict[str, F32]:
 
 def permuted(matrix: F32, heads: int) -> F32:
     """As llama.cpp's ``LlamaModel.permute``: halves of a head side by side, row by row."""
-    rows, columns = matrix.shape
-    halves = matrix.reshape(heads, 2, rows // heads // 2, columns)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
+    halves = matrix.reshape(heads, 2, len(matrix) // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(matrix.shape))
 
 
 @cache
@@ -58,7 +57,7 @@ def _names_of(architecture: str) -> gguf.TensorNameMap:
 def stored_name(name: str, family: str = "qwen3") -> str:
     """The library's own table of names; experts are not in it."""
     found = _names_of(family.upper() if family in AFTER_BLOCKS else "QWEN3").get_name(
-        name, (".weight",)
+        name, (".weight", ".bias")
     )
     assert found is not None, name
     return str(found)
@@ -105,7 +104,7 @@ def write(
         elif value is not None:
             writer.add_array(name, value)
     for name, tensor in tensors.items():
-        if family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if family == "llama" and ("q_proj" in name or "k_proj" in name):
             tensor = permuted(tensor, config.heads if "q_proj" in name else config.kv_heads)
         if family.startswith("gemma") and name.endswith("norm.weight"):
             tensor = tensor + np.float32(1)

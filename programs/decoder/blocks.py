@@ -19,6 +19,7 @@ from programs.kernels import (
     Activations,
     AttentionPlaces,
     HeadTile,
+    add_bias,
     append_values,
     attend,
     cap_words,
@@ -195,6 +196,9 @@ class BlockScheduler:
         ready, dynamic, parts = self._input(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]
         done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
+        if m.bias is not None:
+            biased = add_bias(d, self.spec, words[0], len(words), max(done), m.bias)
+            done = [self._did(VXM, biased)] * len(words)
         v_words, heads = words[qt + kt], words[0]
         projected = max(done[: qt + kt])
         if s.head_norm is not None and m.gains is not None:
@@ -239,8 +243,8 @@ class BlockScheduler:
         self._did(SOFTMAX, attended)
         ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
         if m.post is not None:
-            return self._post_norm(m.o, qt, ready, dynamic, m.post)
-        return self._residual(m.o, qt, ready, dynamic, s.x, s.x)
+            return self._post_norm(m.o, qt, ready, dynamic, m.post, m.o_bias)
+        return self._residual(m.o, qt, ready, dynamic, s.x, s.x, m.o_bias)
 
     def _norm_wide(self, x: Place, gains: Place, ready: int) -> int:
         """Query and key tiles from ``x`` on, each normed over all heads of all chips."""
@@ -267,7 +271,13 @@ class BlockScheduler:
         return self._did(VXM, done)
 
     def _post_norm(
-        self, m: MatrixPlaces, k_tiles: int, ready: int, dynamic: Place | None, gains: Place
+        self,
+        m: MatrixPlaces,
+        k_tiles: int,
+        ready: int,
+        dynamic: Place | None,
+        gains: Place,
+        bias: Place | None = None,
     ) -> int:
         """A row-split product, its all-reduce, the norm of the sum, and x with that added."""
         s, d, layout = self.places, self.schedule, self.places.layout
@@ -276,6 +286,8 @@ class BlockScheduler:
         own = s.reduce.partial if layout.tp > 1 else sums
         targets = [own.at(i) for i in range(layout.x_tiles)]
         ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
+        if bias is not None:
+            ready = self._did(VXM, add_bias(d, self.spec, own, layout.x_tiles, ready, bias))
         if layout.tp > 1:
             ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce)
             self._did(C2C, ready)
@@ -341,11 +353,18 @@ class BlockScheduler:
         dynamic: Place | None,
         residual: Place,
         target: Place,
+        bias: Place | None = None,
     ) -> int:
-        """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``."""
+        """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``.
+
+        bias: of the product, on one chip.
+        """
         s, d, layout = self.places, self.schedule, self.places.layout
         targets = [s.reduce.partial.at(i) for i in range(layout.x_tiles)]
         ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
+        if bias is not None:
+            ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, ready, bias)
+            self._did(VXM, ready)
         places = replace(s.reduce, residual=residual)
         if layout.tp > 1:
             ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, places)

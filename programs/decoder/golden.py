@@ -169,6 +169,7 @@ class _Chip:
         self.head_gains = [layer.head_gains for layer in weights.layers]
         self.key_shares = [layer.key_shares for layer in weights.layers]
         self.post_gains = [layer.post_gains for layer in weights.layers]
+        self.biases = [(layer.bias, layer.o_bias) for layer in weights.layers]
         self.head = _Multiplier(weights.head, x)
         self.replicate = None
         if weights.replicate is not None:
@@ -327,7 +328,11 @@ class GoldenDecoder:
         heads = []
         for chip in self._chips:
             matrices, gains = chip.layers[layer], chip.head_gains[layer]
-            q, k, v = matrices["q"](x), matrices["k"](x), matrices["v"](x)
+            q, k, v = (matrices[name](x) for name in "qkv")
+            bias, _ = chip.biases[layer]
+            if bias is not None:
+                at, end = q.shape[1], q.shape[1] + k.shape[1]
+                q, k, v = q + bias[:at], k + bias[at:end], v + bias[end:]
             if gains is not None and not self._layout.wide_norms:
                 q, k = self._norm_heads(q, gains[0]), self._norm_heads(k, gains[1])
             heads.append((q, k, v))
@@ -386,7 +391,8 @@ class GoldenDecoder:
                 out[:, tile, lanes] = _mean_of_values(
                     q[:, tile, lanes], cache, (tile, lanes), position, window, config.score_cap
                 )
-        return matrices["o"](self._dynamic(out))
+        given, (_, o_bias) = matrices["o"](self._dynamic(out)), chip.biases[layer]
+        return given if o_bias is None else given + o_bias
 
     def _norm_heads(self, x: F32, gain: F32) -> F32:
         """Norm every head of tiles [P, *, 320], each over its own lanes."""

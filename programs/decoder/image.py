@@ -109,12 +109,13 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         ]
         if isinstance(m, AttentionMatrices):
             put.append((m.gains, layer.head_gains))
+            put += [(m.bias, layer.bias), (m.o_bias, layer.o_bias)]
             if places.wide_norm is not None and layer.key_shares is not None:
                 put_fp32(image, places.wide_norm.shares, 0, layer.key_shares)
-        for place, gains in put:
-            if place is not None and gains is not None:
+        for place, words in put:
+            if place is not None and words is not None:
                 assert place.symbol is not None
-                put_fp32(image, place, bases[place.symbol], gains)
+                put_fp32(image, place, bases[place.symbol], words)
     if places.head is not None:
         _put_matrices(image, places.head, {}, {"head": weights.head})
     if weights.replicate is not None:

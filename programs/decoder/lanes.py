@@ -104,6 +104,10 @@ class Layout:
     """All query heads are normed together, and all key heads."""
     experts: int = 1
     """FFNs side by side: the tiles of the first, then those of the second, and so on."""
+    qkv_bias: bool = False
+    """Queries, keys and values have biases."""
+    o_bias: bool = False
+    """The attention's output has a bias."""
     rope_tables: int = 1
     """Rotary tables: 1, or 2 of which every layer has one."""
     window: int = 0
@@ -163,6 +167,8 @@ class Layout:
             post_norms=config.post_norms,
             wide_norms=config.wide_norms,
             experts=config.experts,
+            qkv_bias=config.qkv_bias,
+            o_bias=config.o_bias,
             rope_tables=len(config.ropes),
             window=config.sliding_window,
             layer_kinds=config.layer_kinds,

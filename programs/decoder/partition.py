@@ -92,6 +92,12 @@ class LayerWeights:
     """
     post_gains: tuple[F32 | None, F32 | None] = (None, None)
     """float32 [x_tiles, 320], of the norms after the attention and after the FFN."""
+    bias: F32 | None = None
+    """float32 [q_tiles + 2 kv_tiles, 320]: of queries (what scores are multiplied by in it), keys,
+    values.
+    """
+    o_bias: F32 | None = None
+    """float32 [x_tiles, 320]: of the attention's output; zero on all chips but the first."""
     router: Matrix | None = None
     """x_tiles -> one block per expert (int8: coarse ones, then fine ones) of 16 equal columns."""
 
@@ -274,6 +280,8 @@ def chip_weights(
                     _post_gain(checkpoint, layout, after) if has else None,
                     _post_gain(checkpoint, layout, last_norm) if also else None,
                 ),
+                bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
+                o_bias=_o_bias(checkpoint, scores, x, chip) if has else None,
                 router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
             )
         )
@@ -332,6 +340,36 @@ def _head_gains(
         for first in range(0, LANES - layout.head_lanes + 1, layout.head_lanes):
             row[first + lanes], row[first + lanes + 8] = gain[:half], gain[half:]
     return rows
+
+
+def _bias(
+    checkpoint: Checkpoint, prefix: str, axes: tuple[Axis, Axis], factor: float, layout: Layout
+) -> F32 | None:
+    """Return the biases of queries, keys and values on their lanes, zero on padding.
+
+    axes: of queries; of keys and values.
+    """
+    if not layout.qkv_bias:
+        return None
+    rows = []
+    for name, axis, of in (("q", axes[0], factor), ("k", axes[1], 1.0), ("v", axes[1], 1.0)):
+        rows.append(_vector(checkpoint, f"{prefix}.{name}_proj.bias", axis, of))
+    return np.concatenate(rows)
+
+
+def _o_bias(checkpoint: Checkpoint, prefix: str, axis: Axis, chip: int) -> F32 | None:
+    """Return the bias of the attention's output, which the first chip adds for all."""
+    if not checkpoint.config.o_bias:
+        return None
+    return _vector(checkpoint, f"{prefix}.o_proj.bias", axis, 1.0 if chip == 0 else 0.0)
+
+
+def _vector(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32:
+    """Return a stored vector times ``factor`` on the lanes of ``axis``, float32 [tiles, 320]."""
+    stored = checkpoint.tensor(name).astype(np.float64) * factor
+    finite(stored, name)
+    placed: F32 = np.where(axis >= 0, stored[np.maximum(axis, 0)], 0.0).astype(np.float32)
+    return placed
 
 
 def _router(
@@ -456,6 +494,12 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         spread: F32 = random.random(x.shape, dtype=np.float32) + np.float32(0.5)
         return spread * (x >= 0)
 
+    def biases(axis: Axis, present: bool) -> F32 | None:
+        if not present:
+            return None
+        drawn: F32 = random.random(axis.shape, dtype=np.float32) - np.float32(0.5)
+        return drawn * (axis >= 0)
+
     def router() -> Matrix | None:
         if layout.experts == 1:
             return None
@@ -477,6 +521,8 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             key_shares=_key_shares(layout, chip),
             post_gains=(post_gain(), post_gain()),
             router=router(),
+            bias=biases(np.concatenate([q, kv, kv]), layout.qkv_bias),
+            o_bias=biases(x if chip == 0 else np.full_like(x, -1), layout.o_bias),
         )
         for _ in range(layout.layers)
     ]

@@ -52,6 +52,8 @@ class AttentionMatrices:
     keys: tuple[Segments, ...]  # of each cached tile
     values: tuple[Segments, ...]
     gains: Place | None = None  # of query and key heads
+    bias: Place | None = None  # of queries, keys and values
+    o_bias: Place | None = None
     of: LayerKind = PLAIN_LAYER
     post: Place | None = None  # gains of the norm after the block
 
@@ -432,8 +434,10 @@ def _long_scores(pm: SramPlacement, context: int, scales: int) -> Segments:
 
 
 def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
-    """Words of a stage's scales, one for each column block, and of its head norms' gains."""
+    """Words of a stage's scales, one for each column block, and of its gains and biases."""
     heads, post = _gain_words(layout)
+    heads += layout.x_tiles * layout.o_bias
+    heads += (layout.q_tiles + 2 * layout.kv_tiles) * layout.qkv_bias
     words = heads * sum(block.kind == ATTENTION for block in stage.blocks)
     words += post * len(stage.blocks)
     if dtype != "int8":
@@ -481,6 +485,9 @@ def _place_blocks(
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
                 qkv = of.place("qkv", ["q", "k", "v"])
                 gains = of.words("gains", WEST_QUAD, heads) if heads else None
+                tiles_of_heads = layout.q_tiles + 2 * layout.kv_tiles
+                bias = of.words("bias", WEST_QUAD, tiles_of_heads) if layout.qkv_bias else None
+                o_bias = of.words("o_bias", WEST_QUAD, layout.x_tiles) if layout.o_bias else None
                 cache = caches[variant]
                 o = of.place("o", ["o"])
                 after = of.words("post", WEST_QUAD, post) if post else None
@@ -490,7 +497,17 @@ def _place_blocks(
                         if kind_of_member == own_kind:
                             variant_of[member] = len(variants)
                     variants.append(
-                        AttentionMatrices(qkv, o, cache.keys, cache.values, gains, own_kind, after)
+                        AttentionMatrices(
+                            qkv,
+                            o,
+                            cache.keys,
+                            cache.values,
+                            gains,
+                            bias,
+                            o_bias,
+                            own_kind,
+                            after,
+                        )
                     )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)

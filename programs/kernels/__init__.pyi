@@ -1,4 +1,5 @@
 from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
+from .bias import add_bias
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
@@ -46,6 +47,7 @@ __all__ = [
     "Segments",
     "Weights",
     "WideNormPlaces",
+    "add_bias",
     "append_values",
     "attend",
     "cap_words",

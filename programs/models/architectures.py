@@ -77,6 +77,10 @@ class Architecture:
     """Gains over hidden_size in each layer."""
     gemma: bool = False
     """As in Gemma: GeGLU (tanh form), gains of 1 + what is stored, scaled embeddings."""
+    qkv_bias: bool = False
+    """Biases of queries, keys and values, as in Qwen2."""
+    o_bias: bool = False
+    """A bias of the attention's output."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -120,6 +124,7 @@ class Architecture:
         extras += q + kv if self.wide_norms else 0
         if self.latent is not None:
             extras += self.latent.query + self.latent.key_value
+        extras += (q + 2 * kv) * self.qkv_bias + h * self.o_bias
         if self.biases:
             extras += 2 * h + (q + 2 * kv + h) + (self.ffn * (2 if self.gated else 1) + h)
         return extras
@@ -233,6 +238,8 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         wide_norms=c.wide_norms,
         block_norms=2 * (c.pre_norms + c.post_norms),
         gemma=c.unit_gain,
+        qkv_bias=c.qkv_bias,
+        o_bias=c.o_bias,
     )
 
 

@@ -203,6 +203,8 @@ class _RandomSource:
         key = np.array([self._seed, zlib.crc32(name.encode())], dtype=np.uint64)
         values = np.random.Generator(np.random.Philox(key=key)).random(shape, dtype=np.float32)
         values -= np.float32(0.5)
+        if name.endswith(".bias"):
+            return values
         if len(shape) == 1:  # a norm's gain, 1 +- 0.25
             return values * np.float32(0.5) + np.float32(self._gain)
         # uniform with standard deviation 1 / sqrt(inputs), 1 for an embedding that is no head

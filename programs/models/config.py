@@ -114,6 +114,10 @@ class ModelConfig:
     experts: int = 1
     """FFNs of a layer (of ``ffn`` elements each) of which a router chooses for every token."""
     experts_per_token: int = 1
+    qkv_bias: bool = False
+    """Queries, keys and values are products and a bias."""
+    o_bias: bool = False
+    """The attention's output is a product and a bias."""
     sliding_window: int = 0
     """Positions a sliding layer attends to, the token's own included; 0: there is none."""
     second_rope: Rope | None = None
@@ -214,6 +218,8 @@ class ModelConfig:
             self.unit_gain,
             self.scaled_embedding,
             self.experts > 1,
+            self.qkv_bias,
+            self.o_bias,
             self.layer_kinds != (),
             not self.pre_norms,
             self.post_norms,
@@ -246,6 +252,12 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{prefix}.self_attn.k_proj.weight"] = (kv, h)
         shapes[f"{prefix}.self_attn.v_proj.weight"] = (kv, h)
         shapes[f"{prefix}.self_attn.o_proj.weight"] = (h, q)
+        if config.qkv_bias:
+            shapes[f"{prefix}.self_attn.q_proj.bias"] = (q,)
+            shapes[f"{prefix}.self_attn.k_proj.bias"] = (kv,)
+            shapes[f"{prefix}.self_attn.v_proj.bias"] = (kv,)
+        if config.o_bias:
+            shapes[f"{prefix}.self_attn.o_proj.bias"] = (h,)
         if config.head_norms:
             shapes[f"{prefix}.self_attn.q_norm.weight"] = (config.head_dim,)
             shapes[f"{prefix}.self_attn.k_norm.weight"] = (config.head_dim,)

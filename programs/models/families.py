@@ -1,9 +1,10 @@
 """Which published model computes what: Hugging Face's ``config.json``, checked and translated.
 
-Families with kernels: Llama and Mistral (one computation), Qwen3 (norms of query and key heads),
-SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
-and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
-heads) and Mixtral (experts).  A model that computes anything else is refused by name.  Every
+Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen3 (norms of query
+and key heads), SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled
+embeddings), Gemma 2 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after
+blocks and over all heads) and Mixtral (experts).  A model that computes anything else is refused by
+name.  Every
 problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
@@ -22,6 +23,8 @@ from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
 
 __all__ = ["read_config"]
 
+BIASED = ("llama", "qwen3", "smollm3")
+"""Families whose ``attention_bias`` gives queries, keys, values and outputs a bias."""
 SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
 GEMMA3 = "Gemma3ForCausalLM"
@@ -62,6 +65,7 @@ FAMILIES = {
     "mixtral": _Family(
         "MixtralForCausalLM", 8, eps=1e-5, theta=1e6, max_position=131072, sliding=ALWAYS
     ),
+    "qwen2": _Family("Qwen2ForCausalLM", 32, max_position=32768, sliding=SWITCHED, window=4096),
     "qwen3": _Family(
         "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
     ),
@@ -136,9 +140,10 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Translate the fields of a Hugging Face ``config.json``."""
     family, kind = _family_of(fields)
     _check_activation(fields, family)
-    for flag in ("attention_bias", "mlp_bias"):
-        if fields.get(flag):
-            raise _refuse(f"{flag} is set, which is not supported", "use a model without biases")
+    biased = bool(fields.get("attention_bias"))
+    if (biased and family not in BIASED) or fields.get("mlp_bias"):
+        flag = "mlp_bias" if fields.get("mlp_bias") else "attention_bias"
+        raise _refuse(f"{flag} is set, which is not supported", "use a model without biases")
     _check_quantisation(fields.get("quantization_config"))
     rope_fields, local = _rope_fields(fields, kind)
     rope = _rope(rope_fields, kind.theta)
@@ -174,6 +179,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         rope_theta=rope.theta,
         rope_scaling=rope.scaling,
         tied=bool(fields.get("tie_word_embeddings", kind.tied)),
+        qkv_bias=biased or family == "qwen2",
+        o_bias=biased,
         **_special(fields, family),
     )
     return _layered(fields, kind, plain, local)

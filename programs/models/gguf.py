@@ -275,7 +275,7 @@ class GgufSource:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         stored = self.file.tensors[part.stored]
         if part.head_dim:
-            count = stored.shape[-2]
+            count = stored.shape[-2] if len(stored.shape) > 1 else stored.shape[0]
             rows = np.arange(count) if rows is None else np.arange(count)[rows]
             half = part.head_dim // 2
             head, within = np.divmod(rows, part.head_dim)
@@ -384,14 +384,15 @@ def _part(name: str, config: ModelConfig, family: str) -> GgufPart:
     one_more = config.unit_gain and name.endswith("norm.weight")
     if name in OUTSIDE:
         return GgufPart(OUTSIDE[name], one_more=one_more)
-    _, _, layer, rest = name.removesuffix(".weight").split(".", 3)
+    stem, _, kind = name.rpartition(".")  # weight or bias
+    _, _, layer, rest = stem.split(".", 3)
     if ".experts." in rest:
         _, _, expert, matrix = rest.split(".")
         return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
     inner = (IN_LAYER | (AFTER_BLOCKS if config.post_norms else {}))[rest]
     interleaved = family == "llama" and inner in ROWS_INTERLEAVED
     return GgufPart(
-        f"blk.{layer}.{inner}.weight",
+        f"blk.{layer}.{inner}.{kind}",
         head_dim=config.head_dim if interleaved else 0,
         one_more=one_more,
     )

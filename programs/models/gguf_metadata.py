@@ -42,9 +42,9 @@ __all__ = [
     "gguf_tokenizer",
 ]
 
-FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "gemma3", "olmo2")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2")
 """Architectures for which there are kernels; Mistral and Mixtral are stored as llama."""
-GEMMAS = FAMILIES[2:5]
+GEMMAS = ("gemma", "gemma2", "gemma3")
 FULL_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers one has no sliding window, unless a file says otherwise."""
 WINDOW, CAPS = {"gemma2": 4096}, {"gemma2": (50.0, 30.0)}
@@ -54,7 +54,6 @@ SQUARE = {("gemma2", 46), ("gemma3", 62)}
 the largest models of both are known by their layers.
 """
 LACKING = {
-    "qwen2": "biases of query, key and value",
     "phi3": "fused matrices and long rope factors",
     "qwen3moe": "routing to more than 2 experts",
 }
@@ -220,6 +219,8 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         activation=GELU_TANH if gemma else SILU,
         unit_gain=gemma,
         scaled_embedding=gemma,
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        o_bias="blk.0.attn_output.bias" in file.tensors,
         experts=experts,
         experts_per_token=fields.whole(f"{a}.expert_used_count", 1) if experts > 1 else 1,
     )

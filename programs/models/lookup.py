@@ -193,6 +193,8 @@ def _named(name: str) -> ModelSource:
         scaled_embedding=shape.gemma,
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
+        qkv_bias=shape.qkv_bias,
+        o_bias=shape.o_bias,
     )
     return ModelSource(shape, config, None)
 

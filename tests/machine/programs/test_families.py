@@ -177,6 +177,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         activation=draw(st.sampled_from(["silu", "gelu_tanh"])),
         unit_gain=draw(st.booleans()),
         scaled_embedding=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        o_bias=draw(st.booleans()),
         experts=experts,
         experts_per_token=min(experts, 2),
     )

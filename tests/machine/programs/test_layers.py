@@ -104,6 +104,15 @@ def test_a_window_over_several_runs_of_the_mask(tp: int) -> None:
         assert logits.tobytes() == golden.step(5, position, bucket).tobytes(), position
 
 
+def test_the_first_chip_alone_adds_the_bias_of_the_output() -> None:
+    config = replace(ONE, qkv_bias=True, o_bias=True, layers=1)
+    chips = partition_model(random_checkpoint(config, 0), 2, "int8").chips
+    first, second = (chip.layers[0] for chip in chips)
+    assert first.o_bias is not None and first.o_bias.any()
+    assert second.o_bias is not None and not second.o_bias.any()
+    assert first.bias is not None and second.bias is not None and second.bias.any()
+
+
 def test_other_layers_cost_no_cycles() -> None:
     """Windows and tables are data; a plan is of the cycles of the compiled model."""
     cycles = []
@@ -123,6 +132,8 @@ QUICK = {
     ("gemma2, large residual", "int8", 1),
     ("gemma3", "fp16", 1),
     ("olmo2, shared heads", "int8", 8),
+    ("qwen2, large biases", "fp16", 1),
+    ("llama, all biases", "int8", 8),
 }
 ROWS = [
     pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)

@@ -53,6 +53,7 @@ _GEMMA = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
+    "qwen2": {"qkv_bias": True},
     "qwen3": {"head_norms": True},
     "gemma": _GEMMA,
     "gemma2": _GEMMA
@@ -106,6 +107,7 @@ OWN_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Fields of config.json, and those of a GGUF file, that the families have beside the usual."""
 CLASSES = {
     "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
@@ -241,6 +243,16 @@ def test_frequencies_of_llama_3_are_found_in_their_table(tmp_path: Path) -> None
         load_checkpoint(write(tmp_path / "n.gguf", scaled, tensors_of(scaled), extra=table))
 
 
+def test_biases_of_llama_files_lie_as_their_matrices_do(tmp_path: Path) -> None:
+    config = replace(SMALL, qkv_bias=True, o_bias=True)
+    tensors = tensors_of(config, 4)
+    read = load_checkpoint(write(tmp_path / "m.gguf", config, tensors))
+    assert read.config == config
+    for part in "qkvo":
+        name = f"model.layers.0.self_attn.{part}_proj.bias"
+        np.testing.assert_array_equal(read.tensor(name), tensors[name])
+
+
 def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     fields = {
         "llama.rope.scaling.type": "linear",
@@ -258,7 +270,7 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"llama.rope.scaling.type": "yarn"}, "'yarn' is not supported"),
-        ({"general.architecture": "qwen2"}, "needs biases"),
+        ({"general.architecture": "qwen3moe"}, "needs routing to more than 2"),
         ({"general.architecture": "rwkv6"}, "'rwkv6' is not known; use a model of llama"),
         ({"llama.rope.dimension_count": 8}, "differs from the 16 elements"),
         ({"llama.attention.head_count_kv": [2, 1]}, "differs from layer to layer"),
@@ -282,7 +294,7 @@ def test_what_no_kernel_computes_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("blk.0.attn_q.bias", "is a bias"), ("blk.0.post_ffw_norm.weight", "is not read here")],
+    [("blk.0.ffn_up.bias", "is a bias"), ("blk.0.post_ffw_norm.weight", "is not read here")],
 )
 def test_tensors_that_nothing_reads_are_refused(tmp_path: Path, name: str, told: str) -> None:
     extra = {name: np.ones(64, np.float32)}

@@ -279,18 +279,26 @@ def test_every_element_has_one_place(name: str, tp: int) -> None:
 def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
     """Benchmark weights match built ones in shape and number type, and in where they are zero."""
     config = dataclasses.replace(
-        AWKWARD["two tiles, three KV heads"], head_norms=True, experts=3, experts_per_token=2
+        AWKWARD["two tiles, three KV heads"],
+        head_norms=True,
+        qkv_bias=True,
+        o_bias=True,
+        experts=3,
+        experts_per_token=2,
     )
     layout = Layout.of(config, 2)
     drawn = random_chip_weights(layout, dtype, 1, 1)
     built = chip_weights(random_checkpoint(config, 1), layout, dtype, 1)
     pairs = [(drawn.head, built.head)]
     for a, b in zip(drawn.layers, built.layers, strict=True):
-        other = ("head_gains", "key_shares", "post_gains")
+        other = ("head_gains", "key_shares", "post_gains", "bias", "o_bias")
         names = [f.name for f in dataclasses.fields(a) if f.name not in other]
         pairs += [(getattr(a, name), getattr(b, name)) for name in names]
         assert a.head_gains is not None and b.head_gains is not None
         assert ((a.head_gains != 0) <= (b.head_gains != 0)).all()
+        for ours, theirs in ((a.bias, b.bias), (a.o_bias, b.o_bias)):
+            assert ours is not None and theirs is not None
+            np.testing.assert_array_equal(ours == 0, theirs == 0)
         assert a.key_shares is None and a.post_gains == b.post_gains == (None, None)
     for mine, real in pairs:
         assert mine.values.shape == real.values.shape and mine.values.dtype == real.values.dtype

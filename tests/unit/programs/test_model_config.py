@@ -161,7 +161,7 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
         ("gemma-2b", {"hidden_activation": "gelu"}, "gelu_pytorch_tanh is"),
         ("gemma-7b", {"hidden_act": "silu"}, "activation 'silu'"),
         ("qwen3-8b", {"hidden_act": "gelu_pytorch_tanh"}, "silu is"),
-        ("qwen3-8b", {"attention_bias": True}, "attention_bias"),
+        ("mistral-7b", {"attention_bias": True}, "attention_bias"),
         ("gemma-7b", {"architectures": ["Gemma3nForCausalLM"]}, "Gemma3nForCausalLM"),
         ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
         ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
