@@ -30,10 +30,14 @@ def windows(tokens: int, context: int) -> Iterator[range]:
 
 @dataclass
 class LayerErrors:
-    """Sums over positions and elements, by (layer, "attention" or "ffn")."""
+    """How far residual streams lie apart, by (layer, "attention" or "ffn").
+
+    Every position is relative to its own stream: the first one's is often a thousand times larger
+    than the others', and would hide them.
+    """
 
     sums: dict[tuple[int, str], NDArray[np.float64]] = field(default_factory=dict)
-    """[squared differences, squares of the reference]."""
+    """[squares of the relative differences, positions]."""
     _reference: dict[tuple[int, str], NDArray[np.float64]] = field(default_factory=dict)
 
     def keep(self, layer: int, part: str, x: F32) -> None:
@@ -43,12 +47,14 @@ class LayerErrors:
     def compare(self, layer: int, part: str, x: F32) -> None:
         """Count the emulated model's residual stream there against it."""
         exact = self._reference.pop((layer, part))
-        both = np.array([np.sum((x - exact) ** 2), np.sum(exact**2)])
+        lengths = np.maximum(np.sum(exact**2, axis=1), np.finfo(np.float64).tiny)
+        apart = np.sum(np.sum((x - exact) ** 2, axis=1) / lengths)
+        both = np.array([apart, len(x)])
         self.sums[layer, part] = self.sums.get((layer, part), np.zeros(2)) + both
 
     def relative(self) -> list[tuple[int, str, float]]:
-        """(layer, part, rms of the difference over rms of the reference), in order of computing."""
-        return [(*place, math.sqrt(d / r)) for place, (d, r) in self.sums.items()]
+        """(layer, part, rms over positions of the relative difference), in order of computing."""
+        return [(*place, math.sqrt(apart / n)) for place, (apart, n) in self.sums.items()]
 
 
 @dataclass

