@@ -38,7 +38,7 @@ COMPUTED = {
     *("eps", "rope_theta", "rope_scaling", "tied", "head_norms", "activation", "unit_gain"),
     *("scaled_embedding", "experts", "experts_per_token", "sliding_window", "layer_kinds"),
     *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
-    *("query_scale", "score_cap", "logit_cap"),
+    *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
 }
 
@@ -104,7 +104,7 @@ class Float32Forward:
     def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
         """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
         config, prefix = self._config, f"model.layers.{layer}.self_attn"
-        q, k, v = (self._linear(x, f"{prefix}.{name}_proj.weight") for name in "qkv")
+        q, k, v = (self._product(x, f"{prefix}.{name}_proj", config.qkv_bias) for name in "qkv")
         gains = f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight"
         if config.wide_norms:
             q, k = self._norm(q, gains[0]), self._norm(k, gains[1])
@@ -125,7 +125,7 @@ class Float32Forward:
             shares = np.exp(scores - scores.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
             mixed[:, head] = shares @ values[:, head // group]
-        return self._linear(mixed.reshape(len(x), -1), f"{prefix}.o_proj.weight")
+        return self._product(mixed.reshape(len(x), -1), f"{prefix}.o_proj", config.o_bias)
 
     def _feed_forward(self, layer: int, x: F32) -> F32:
         """What the FFN, or a layer's experts, add to the residual stream [P, hidden]."""
@@ -161,6 +161,11 @@ class Float32Forward:
         gain = self._tensor(name) + np.float32(self._config.unit_gain)
         normed: F32 = x / np.sqrt(mean + np.float32(self._config.eps)) * gain
         return normed
+
+    def _product(self, x: F32, name: str, biased: bool) -> F32:
+        """A matrix of attention, and its bias."""
+        y = self._linear(x, f"{name}.weight")
+        return y + self._tensor(f"{name}.bias") if biased else y
 
     def _linear(self, x: F32, name: str) -> F32:
         result: F32 = x @ self._tensor(name).T
