@@ -46,6 +46,7 @@ def compile_(
     option_checks.check_choice("--dtype", dtype, ("int8", "fp16"))
     option_checks.check_at_least("--context", context, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
+    from cluster.processes import carrying
     from programs.artifact import save
     from programs.decoder import compile_model
     from programs.models import open_model
@@ -57,7 +58,7 @@ def compile_(
             checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip, pp=stages
         )
         tell("writing ...")
-        save(compiled, output)
+        save(carrying(compiled, checkpoint), output)
     used = [sum(rows.nbytes for _, _, rows in image) for image in compiled.memory]
     if as_json:
         print_json(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster.errors import InputError
 from cluster.option_checks import DEFAULT_CONTEXT, check_at_least, check_choice
+from cluster.processes import carrying, open_carried
 from cluster.runs import (
     DEFAULT_PROMPT,
     DTYPES,
@@ -18,7 +19,7 @@ from cluster.runs import (
     generate,
 )
 from programs.artifact import Artifact, decoder_of, load, save
-from programs.decoder import adopt, check_parallelism, compile_model, home_of
+from programs.decoder import adopt, check_parallelism, compile_model
 from programs.models import open_model
 
 
@@ -81,7 +82,8 @@ class CompiledModel:
 
     def save(self, path: str | Path) -> None:
         """Write an ``.lpu`` file; an old one stays until the new one is whole."""
-        save(self.artifact, path)
+        checkpoint = open_carried(self.artifact)[1]
+        save(carrying(self.artifact, checkpoint), path)
 
 
 def compile_named(
@@ -115,9 +117,8 @@ def compile_named(
 def load_compiled(path: str | Path, model: str | Path | None = None) -> CompiledModel:
     """The model in an ``.lpu`` file that ``save`` or ``lpu compile`` wrote.
 
-    model: of its embeddings and tokenizer, if they are no longer where they were.  Raises
+    model: whose embeddings and tokenizer to use instead of those that the file carries.  Raises
     ArtifactError for a file that is none, InputError for one that holds no decoder or another's.
     """
-    artifact = load(Path(path))
-    checkpoint = open_model(home_of(artifact) if model is None else model)
+    artifact, checkpoint = open_carried(load(Path(path)), model)
     return CompiledModel(adopt(artifact, checkpoint, 1))

@@ -3,6 +3,7 @@ from .conclusion import conclude
 from .group import ChipGroup, GroupPlan, GroupResult, LaunchPart, layout_of
 from .leftovers import find_leftovers
 from .mapping import MappingError, SharedMapping
+from .one_file import carrying, open_carried
 from .ray_session import JOB_VARIABLE, open_ray
 from .session import Placement, chip_actors, chips_per_actor, load_kernels
 from .snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
@@ -22,6 +23,7 @@ __all__ = [
     "SharedMapping",
     "Supervisor",
     "actors_text",
+    "carrying",
     "chip_actors",
     "chips_per_actor",
     "conclude",
@@ -29,6 +31,7 @@ __all__ = [
     "find_leftovers",
     "layout_of",
     "load_kernels",
+    "open_carried",
     "open_ray",
     "snapshot_directory",
     "unexpected_retirements",

@@ -93,12 +93,12 @@ def conclude(
 
 
 def artifact_key(artifact: Artifact, images: Mapping[int, bytes]) -> bytes:
-    """What a digest knows of the artifact: all of it but where checkpoint and sources lay.
+    """What a digest knows of the artifact: all but its files and where checkpoint and sources lay.
 
     images: the digest of every chip's memory image, by whoever has it; the artifact need not.
     """
     nowhere = without_sources(compiled_at(artifact, ""))
-    rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips))
+    rest = content_hash(replace(nowhere, memory=[[]] * artifact.chips, files={}))
     whole = hashlib.sha256(bytes.fromhex(rest))
     for chip in sorted(images):
         whole.update(images[chip])

@@ -22,7 +22,7 @@ from pathlib import Path
 #: Younger ones may just not be held yet.
 LEAST_AGE_SECONDS = 60.0
 
-_NAME = re.compile(r"lpu-[a-z0-9_]{8}\.map|lpu-(chips|ray|snapshots)-[a-z0-9_]{8}")
+_NAME = re.compile(r"lpu-[a-z0-9_]{8}\.map|lpu-(chips|model|ray|snapshots)-[a-z0-9_]{8}")
 #: Locks of this process, by path.
 _held: dict[str, int] = {}
 

@@ -108,5 +108,5 @@ def _save_groups(artifact: Artifact, groups: list[range], directory: Path) -> li
     for number, chips in enumerate(groups):
         own = [image if c in chips else [] for c, image in enumerate(artifact.memory)]
         paths.append(directory / f"group-{number}.lpu")
-        save(replace(artifact, memory=own), paths[-1])
+        save(replace(artifact, memory=own, files={}), paths[-1])
     return paths

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import InputError
 from cluster.listening import Listener
-from cluster.processes import Placement, chips_per_actor
+from cluster.processes import Placement, chips_per_actor, open_carried
 from cluster.runs.generation import GenerationResult, Work, kept_chips
 from cluster.runs.settings import CHAT_CONTEXT, ChatSettings
 from cluster.runs.texts import compile_apart, job_of
 from programs.artifact import decoder_of, load
-from programs.decoder import adopt, home_of
+from programs.decoder import adopt
 from programs.models import Checkpoint, Message, chat_prompt, open_model
 from programs.running import saturation_text
 
@@ -124,7 +124,10 @@ def conversation(
     listener = Listener() if listener is None else listener
     single = settings.generation
     given = None if single.artifact is None else load(single.artifact)
-    checkpoint = open_model(single.model or ("target" if given is None else home_of(given)))
+    if given is None:
+        checkpoint = open_model(single.model or "target")
+    else:
+        given, checkpoint = open_carried(given, single.model)
     first = [] if settings.system is None else [{"role": "system", "content": settings.system}]
     # A template that is missing or broken is told now, not after minutes.
     chat_prompt(checkpoint, [*first, {"role": "user", "content": "?"}])

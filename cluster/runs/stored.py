@@ -13,7 +13,7 @@ from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement
 from cluster.runs.launch import launch_everywhere
 from cluster.tracing import Launched, TraceRequest, trace_text
-from programs.artifact import Artifact, fault_text
+from programs.artifact import Artifact, compiled_at, fault_text
 from programs.running import LOOKAHEAD, saturation_json, saturation_text
 
 #: Outputs that people are shown.
@@ -89,6 +89,7 @@ def run_stored(
         tracing.plan(artifact, [Launched(entry, predicted)])
     watch = None if board is None else RunWatch(board, "run")
     placement = Placement(artifact.chips, in_process=True)
+    artifact = compiled_at(artifact, "")  # one launch needs no host, wherever its checkpoint is
     try:
         result = launch_everywhere(artifact, entry, LOOKAHEAD, placement, watch=watch)
     except (LockstepViolation, ProgramFault) as fault:

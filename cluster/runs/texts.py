@@ -12,7 +12,7 @@ from chip.engine import Chip
 from cluster.errors import InputError
 from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
-from cluster.processes import Placement, actors_text, chips_per_actor
+from cluster.processes import Placement, actors_text, chips_per_actor, open_carried
 from cluster.runs.generation import (
     GenerationResult,
     launches_of,
@@ -24,7 +24,7 @@ from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
 from programs.artifact import Artifact, load
-from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart, home_of
+from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, chat_prompt, continuation, open_model
 from programs.running import Generation, saturation_json, saturation_text
@@ -135,7 +135,10 @@ def generate(
     given = compiled
     if given is None and settings.artifact is not None:
         given = load(settings.artifact)
-    checkpoint = open_model(settings.model or ("target" if given is None else home_of(given)))
+    if given is None:
+        checkpoint = open_model(settings.model or "target")
+    else:
+        given, checkpoint = open_carried(given, settings.model)
     directory = checkpoint.path
     assert directory is not None
     tokenizer = checkpoint.tokenizer

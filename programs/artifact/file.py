@@ -8,7 +8,8 @@ Layout, little-endian::
 
 The content hash is the sha256 of the header, and the header holds the sha256 of every section, so
 it names the whole content.  A section is a block table (columns one after another), a list of
-gangs (u8 lengths, then u8 queues), lane maps (int16) or memory rows (uint8 [n, 320]).  Equal
+gangs (u8 lengths, then u8 queues), lane maps (int16), memory rows (uint8 [n, 320]) or bytes of a
+file that travels with the model: its tokenizer, its embeddings.  Equal
 arrays are stored once and loaded once: chips and entry points *share* what is equal, so loaded
 arrays are read-only and a table has to be copied before it is changed.
 
@@ -57,6 +58,8 @@ _PREAMBLE = struct.Struct("<4sIQ32s")
 _CHUNK = 4 * 2**20  # bytes read, hashed or written at once
 
 Rows = NDArray[np.uint8]
+#: Bytes of the whole file, and what is kept of it: (offset, uint8 [n]), ascending and apart.
+KeptFile = tuple[int, tuple[tuple[int, NDArray[np.uint8]], ...]]
 
 
 @dataclass(eq=False)
@@ -65,7 +68,8 @@ class Artifact:
 
     cables: (chip, link, chip, link).  programs: entry point -> programs, of which chip c runs
     number ``program_of_chip[c]``.  memory: per chip (slice 0..87, first word, uint8 [n, 320]).
-    bindings, model: plain JSON-like data.
+    bindings, model: plain JSON-like data.  files: by path below any directory, what of a model's
+    own files travels with it; an artifact of no model has none.
     """
 
     spec: ChipSpec
@@ -78,6 +82,7 @@ class Artifact:
     bindings: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     predicted_cycles: dict[str, int] = field(default_factory=dict)
+    files: dict[str, KeptFile] = field(default_factory=dict)
 
     def program(self, entry_point: str, chip: int) -> Program:
         """The program that ``chip`` runs for ``entry_point``."""
@@ -194,6 +199,18 @@ def _describe(program: Program, writer: _Writer) -> dict[str, Any]:
     }
 
 
+def _describe_files(files: dict[str, KeptFile], writer: _Writer) -> dict[str, list[Any]]:
+    """The header's words for ``files``, whose pieces go to ``writer``."""
+    described: dict[str, list[Any]] = {}
+    for name in sorted(files):
+        size, parts = files[name]
+        places = [
+            [at, *writer.add("file", len(part), partial(_parts_of, part))] for at, part in parts
+        ]
+        described[name] = [size, places]
+    return described
+
+
 def _header_of(artifact: Artifact) -> tuple[bytes, list[Source]]:
     """The packed header of ``artifact`` and the data of its sections, all checked."""
     writer = _Writer()
@@ -240,6 +257,8 @@ def _header_of(artifact: Artifact) -> tuple[bytes, list[Source]]:
         "predicted_cycles": artifact.predicted_cycles,
         "sections": writer.sections,
     }
+    if artifact.files:  # no others have the field, and are to the byte as they were before
+        header["files"] = _describe_files(artifact.files, writer)
     packed = pack(header)
     parse(packed)
     return packed, writer.sources
@@ -259,6 +278,11 @@ def _rows_of(rows: Rows) -> Iterator[bytes]:
     step = _CHUNK // LANES
     for start in range(0, len(rows), step):
         yield rows[start : start + step].tobytes()
+
+
+def _parts_of(data: NDArray[np.uint8]) -> Iterator[bytes]:
+    for start in range(0, len(data), _CHUNK):
+        yield data[start : start + _CHUNK].tobytes()
 
 
 def _lanes_of(maps: list[NDArray[np.int16]]) -> Iterator[bytes]:
@@ -330,6 +354,10 @@ def _read(file: BinaryIO, size: int) -> Artifact:
         bindings=header["bindings"],
         model=header["model"],
         predicted_cycles=header["predicted_cycles"],
+        files={
+            name: (whole, tuple((at, data[number]) for at, _, number in parts))
+            for name, (whole, parts) in header.get("files", {}).items()
+        },
     )
 
 
@@ -368,7 +396,7 @@ def _read_section(file: BinaryIO, section: Section, number: int) -> Any:
         return _gangs_from(array.tobytes(), n, what)
     if section.kind == "maps":
         return list(array.view("<i2").reshape(n, LANES))
-    return array if section.kind == "blocks" else array.reshape(n, LANES)
+    return array.reshape(n, LANES) if section.kind == "rows" else array
 
 
 def _gangs_from(data: bytes, n: int, what: str) -> list[tuple[int, ...]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -42,6 +44,9 @@ MAX_DEPTH = 32  # containers inside containers
 MAX_PROGRAMS = 4096  # over all entry points, as the next two
 MAX_TOTAL_BLOCKS = 2**25
 MAX_TOTAL_GANGS = 2**18
+MAX_FILE_BYTES = 2**44
+#: Paths of files that travel with a model: a name, or one in a directory; none is hidden.
+_FILE_NAME = re.compile(r"(/?[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}){1,2}")
 COLUMNS = [[name, BLOCK_DTYPE[name].str] for name in BLOCK_DTYPE.names or ()]
 
 
@@ -219,7 +224,8 @@ def parse(raw: bytes) -> tuple[dict[str, Any], list[Section], ChipSpec]:
         header = msgpack.unpackb(raw, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException):
         raise damaged("the header is no msgpack") from None
-    _record(header, "the header", _FIELDS)
+    fields_ = (*_FIELDS, "files") if type(header) is dict and "files" in header else _FIELDS
+    _record(header, "the header", fields_)
     if pack(header) != raw:
         raise damaged("the header is not in canonical form")
     _number(header["format"], "the format", VERSION, VERSION)
@@ -254,6 +260,26 @@ def parse(raw: bytes) -> tuple[dict[str, Any], list[Section], ChipSpec]:
         sections.append(Section(length, digest))
     _parse_uses(header, sections, chips, spec.words_per_slice)
     return header, sections, spec
+
+
+def _parse_files(files: Any, use: Callable[[int, Any, str, int, int], None]) -> None:
+    """Check the files of a model: plain paths below one name, pieces that ascend inside them."""
+    top: set[str] = set()
+    for name, entry in typed(files, dict, "files").items():
+        if name.startswith("/") or not _FILE_NAME.fullmatch(name):
+            raise ArtifactError(f"files: {ascii(name)[:60]} is no plain path; compile it again")
+        top.add(name.partition("/")[0])
+        size, pieces = _list(entry, "a file", 2)
+        _number(size, "a file's size", 0, MAX_FILE_BYTES)
+        end = 0
+        for piece in _list(pieces, "a file's pieces"):
+            at, length, number = _list(piece, "a file's piece", 3)
+            _number(length, "a piece's length", 1, size)
+            _number(at, "a piece's offset", end, size - length)
+            use(length, number, "file", length, length)
+            end = at + length
+    if len(top) > 1:
+        raise ArtifactError("files of two models; compile it again")
 
 
 def _parse_spec(value: Any) -> ChipSpec:
@@ -336,6 +362,7 @@ def _parse_uses(
         for (s, a, n), (other, b, _) in itertools.pairwise(spans):
             if s == other and a + n > b:
                 raise ArtifactError(f"{what} slice {s} has word {b} twice; keep one")
+    _parse_files(header.get("files", {}), use)
     if used != len(sections):
         raise damaged("sections that nothing uses")
     gangs = sum(section.count for section in sections if section.kind == "gangs")

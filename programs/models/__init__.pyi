@@ -22,6 +22,7 @@ from .lookup import (
     open_model,
     packaged_model,
 )
+from .portable import PartsOfFile, portable_files
 from .rope import inverse_frequencies, sin_cos
 from .tensors import CheckpointError
 
@@ -39,6 +40,7 @@ __all__ = [
     "ModelConfig",
     "ModelSource",
     "Need",
+    "PartsOfFile",
     "Rope",
     "RopeScaling",
     "architecture",
@@ -53,6 +55,7 @@ __all__ = [
     "norm_names",
     "open_model",
     "packaged_model",
+    "portable_files",
     "random_checkpoint",
     "read_config",
     "render_chat",

@@ -268,6 +268,12 @@ class GgufSource:
         """Another process maps the file itself."""
         return {"file": self.file, "_parts": self._parts, "_map": None}
 
+    def places(self, name: str) -> list[tuple[int, int]]:
+        """Where the bytes of a tensor, by the product's name or the file's, lie: (first, end)."""
+        part = self._parts.get(name)
+        stored = self.file.tensors.get(name if part is None else part.stored)
+        return [] if stored is None else [(stored.begin, stored.end)]
+
     def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
         """Decode the rows asked for and keep their columns; see `TensorSource.read`."""
         part = self._parts.get(name)

@@ -73,6 +73,11 @@ class NamedSource:
             rows = part.first + (np.arange(part.rows) if rows is None else rows)
         return self._files.read(part.stored, rows, columns)
 
+    def places(self, name: str) -> list[tuple[Path, int, int]]:
+        """Where the bytes lie that `name` is read from: (file, first, end); nowhere if absent."""
+        part = self._parts.get(name)
+        return [] if part is None else self._files.places(part.stored)
+
 
 def name_tensors(
     directory: Path, config: ModelConfig, tensors: Mapping[str, StoredTensor]

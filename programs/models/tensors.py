@@ -103,6 +103,12 @@ class FileSource:
             values[row_block == block] *= scales[block - first][column_block]
         return values
 
+    def places(self, name: str) -> list[tuple[Path, int, int]]:
+        """Where the bytes of `name` and of its scales lie: (file, first, end)."""
+        stored = self._tensors[name]
+        parts = [stored] if stored.scale is None else [stored, stored.scale]
+        return [(part.file, part.begin, part.end) for part in parts]
+
     def _elements(self, stored: StoredTensor, rows: Index | None, columns: Index | None) -> F32:
         if stored.file not in self._maps:
             try:
@@ -208,6 +214,18 @@ def _weight_map(index: Path) -> dict[str, str]:
     ):
         raise CheckpointError(f"{index}: weight_map is missing or no table of file names")
     return weight_map
+
+
+def header_bytes(file: Path) -> int:
+    """Bytes of safetensors file `file` before its first tensor."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+        return min(8 + length, file.stat().st_size)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror}); correct its permissions"
+        ) from error
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cluster.listening import Listener
-from cluster.processes import Placement
+from cluster.processes import Placement, carrying
 from cluster.runs import (
     GenerateSettings,
     GenerationResult,
@@ -24,8 +24,9 @@ from cluster.runs import (
 )
 from cluster.runs import generate as generate_text
 from cluster.runs.generation import Work
-from programs.artifact import Artifact
-from programs.models import shipped_model
+from programs.artifact import Artifact, save
+from programs.decoder import compile_model
+from programs.models import load_checkpoint, shipped_model
 from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, generate
 
 PROMPT = (70, 221, 304)
@@ -271,5 +272,27 @@ def test_a_relative_model_path_holds_with_actors(
     given: dict[str, Any] = {"model": "hf", "chips": 2, "max_new_tokens": 2}
     alone = generate_text(GenerateSettings(**given, in_process=True))
     apart = generate_text(GenerateSettings(**given, chips_per_actor="1"))
+    assert apart.result.actors == 2
+    assert (apart.digest, apart.text) == (alone.digest, alone.text)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_one_file_is_enough_for_actors(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is gone and the file lies elsewhere: actors find what the driver laid down."""
+    shutil.copytree(shipped_model(), tmp_path / "hf")
+    given: dict[str, Any] = {"chips": 2, "max_new_tokens": 2}
+    model = str(tmp_path / "hf")
+    alone = generate_text(GenerateSettings(**given, model=model, context=64, in_process=True))
+    checkpoint = load_checkpoint(tmp_path / "hf")
+    artifact = compile_model(checkpoint, tp=2, dtype="int8", context=64, chip="groq-lpu-1")
+    save(carrying(artifact, checkpoint), tmp_path / "hf.lpu")
+    shutil.rmtree(tmp_path / "hf")
+    monkeypatch.chdir("/")
+    apart = generate_text(
+        GenerateSettings(**given, artifact=tmp_path / "hf.lpu", chips_per_actor="1")
+    )
     assert apart.result.actors == 2
     assert (apart.digest, apart.text) == (alone.digest, alone.text)

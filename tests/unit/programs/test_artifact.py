@@ -55,6 +55,11 @@ def sample(chips: int = 2) -> Artifact:
         bindings={"decode": {"inputs": {"token": [[3, 17, 1]]}, "scale": 0.5, "on": True}},
         model={"name": "tiny", "layers": 2, "nothing": None, "text": "\u2028\n\t", "big": 2**62},
         predicted_cycles={"prefill": 900, "decode": 900},
+        files={
+            "tiny/config.json": (3, ((0, np.frombuffer(b"{}\n", np.uint8)),)),
+            "tiny/weights": (5000, ((8, own[0]), (4000, own[1, :5]))),
+            "tiny/empty \N{GREEK SMALL LETTER MU}": (0, ()),
+        },
     )
 
 
@@ -81,6 +86,12 @@ def assert_same(a: Artifact, b: Artifact) -> None:
     for mine, other in zip(a.memory, b.memory, strict=True):
         assert [x[:2] for x in mine] == [x[:2] for x in other]
         assert all(np.array_equal(x[2], y[2]) for x, y in zip(mine, other, strict=True))
+    assert set(a.files) == set(b.files)
+    for name, (size, parts) in a.files.items():
+        assert size == b.files[name][0]
+        assert [at for at, _ in parts] == [at for at, _ in b.files[name][1]]
+        for (_, mine), (_, other) in zip(parts, b.files[name][1], strict=True):
+            assert np.array_equal(mine, other)
 
 
 def error_of(path: Path) -> str:
@@ -284,6 +295,7 @@ def test_absurd_values_with_valid_hashes(file: Path) -> None:
                     "program_of_chip",
                     "entry_points",
                     "memory",
+                    "files",
                 )
                 content_hash(loaded)
     assert refused > 300
@@ -328,6 +340,18 @@ def set_in(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (set_in("model", []), "model"),
         (set_in("predicted_cycles", "decode", -4), "predicted_cycles"),
         (set_in("extra", 1), "the field extra"),
+        (set_in("files", []), "files: a list where a dict belongs"),
+        (set_in("files", "../up", [0, []]), "files: '../up' is no plain path"),
+        (set_in("files", "/etc/passwd", [0, []]), "'/etc/passwd' is no plain path"),
+        (set_in("files", "tiny/..", [0, []]), "is no plain path"),
+        (set_in("files", "tiny/a/b", [0, []]), "is no plain path"),
+        (set_in("files", "tiny/", [0, []]), "is no plain path"),
+        (set_in("files", "a\0b", [0, []]), "is no plain path"),
+        (set_in("files", "other", [0, []]), "files of two models; compile it again"),
+        (set_in("files", "tiny/weights", 0, 2**45), "a file's size is 35184372088832"),
+        (set_in("files", "tiny/weights", 0, 4004), "a piece's offset is 4000"),
+        (set_in("files", "tiny/weights", 1, 1, 0, 327), "a piece's offset is 327"),
+        (set_in("files", "tiny/weights", 1, 1, 1, 6), "does not have its size"),
     ],
 )
 def test_what_the_error_says(file: Path, change: Callable[[Any], None], says: str) -> None:
