@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         relocate,
     )
     from chip.spec import ChipSpec, load_chip_spec
+    from cluster.evaluation import EvaluateSettings, evaluate
     from cluster.experiments.agentic import AgenticSettings
     from cluster.experiments.agentic import agentic as experiment_agentic
     from cluster.experiments.serving import DisaggregatedSettings, LoadSettings
@@ -60,6 +61,7 @@ __all__ = [
     "CollectiveSettings",
     "CompiledModel",
     "DisaggregatedSettings",
+    "EvaluateSettings",
     "Finding",
     "Generated",
     "LoadSettings",
@@ -81,6 +83,7 @@ __all__ = [
     "check_fabric",
     "compile",
     "disassemble",
+    "evaluate",
     "experiment_agentic",
     "experiment_disaggregated",
     "experiment_load",
@@ -111,6 +114,7 @@ _HOMES = {
     "CollectiveSettings": "cluster.runs:CollectiveSettings",
     "CompiledModel": "cluster.library:CompiledModel",
     "DisaggregatedSettings": "cluster.experiments.serving:DisaggregatedSettings",
+    "EvaluateSettings": "cluster.evaluation:EvaluateSettings",
     "Finding": "chip.checker:Finding",
     "Generated": "cluster.runs:Generated",
     "LoadSettings": "cluster.experiments.serving:LoadSettings",
@@ -132,6 +136,7 @@ _HOMES = {
     "check_fabric": "interconnect.vectors:check_fabric",
     "compile": "cluster.library:compile_named",
     "disassemble": "chip.encoding:disassemble",
+    "evaluate": "cluster.evaluation:evaluate",
     "experiment_agentic": "cluster.experiments.agentic:agentic",
     "experiment_disaggregated": "cluster.experiments.serving:disaggregated",
     "experiment_load": "cluster.experiments.serving:load",

@@ -32,24 +32,18 @@ def evaluate(
     from programs.running import saturation_text
 
     with working("evaluating ...", stderr_console()) as tell:
-        if settings.prompts is None:
-            done = evaluation.evaluate_text(settings, tell)
-            found, facts = evaluation.text_json(done), evaluation.text_facts(done)
-            rows, saturations = evaluation.layer_rows(done), done.saturations
-        else:
-            answers = evaluation.evaluate_prompts(settings, tell)
-            found, facts = evaluation.prompts_json(answers), evaluation.prompts_facts(answers)
-            rows, saturations = [], answers.saturations
+        done = evaluation.evaluate(settings, tell)
+    rows = evaluation.layer_rows(done)
     if plot is not None:
         from cluster.plots import draw_layers
 
         draw_layers(rows, f"{settings.model or 'target'}, {settings.dtype}", plot)
     if as_json:
-        print_json(found)
+        print_json(evaluation.evaluation_json(done))
     else:
-        print_table("evaluated", facts)
+        print_table("evaluated", evaluation.evaluation_facts(done))
         _print_layers(rows)
-    check_range(strict_range, saturation_text(saturations))
+    check_range(strict_range, saturation_text(done.saturations))
 
 
 def _print_layers(rows: list[dict[str, Any]]) -> None:

@@ -1,23 +1,15 @@
-from .figures import (
-    layer_rows,
-    prompts_facts,
-    prompts_json,
-    text_facts,
-    text_json,
-)
-from .on_prompts import PromptEvaluation, evaluate_prompts
-from .on_text import TextEvaluation, evaluate_text
+from .figures import evaluation_facts, evaluation_json, layer_rows
+from .on_prompts import PromptEvaluation
+from .on_text import TextEvaluation
+from .run import evaluate
 from .settings import EvaluateSettings
 
 __all__ = [
     "EvaluateSettings",
     "PromptEvaluation",
     "TextEvaluation",
-    "evaluate_prompts",
-    "evaluate_text",
+    "evaluate",
+    "evaluation_facts",
+    "evaluation_json",
     "layer_rows",
-    "prompts_facts",
-    "prompts_json",
-    "text_facts",
-    "text_json",
 ]

@@ -12,8 +12,25 @@ Row = dict[str, Any]
 Facts = list[tuple[str, str]]
 
 
-def text_facts(done: TextEvaluation) -> Facts:
+def evaluation_facts(done: TextEvaluation | PromptEvaluation) -> Facts:
     """The rows of the closing table."""
+    return _text_facts(done) if isinstance(done, TextEvaluation) else _prompts_facts(done)
+
+
+def evaluation_json(done: TextEvaluation | PromptEvaluation) -> Row:
+    """The same for programs: the object of ``lpu evaluate --json``."""
+    return _text_json(done) if isinstance(done, TextEvaluation) else _prompts_json(done)
+
+
+def layer_rows(done: TextEvaluation | PromptEvaluation) -> list[Row]:
+    """A row for every layer: the relative rms difference after its attention and its FFN."""
+    rows: dict[int, Row] = {}
+    for layer, part, error in done.layers if isinstance(done, TextEvaluation) else ():
+        rows.setdefault(layer, {"layer": layer})[part] = error
+    return list(rows.values())
+
+
+def _text_facts(done: TextEvaluation) -> Facts:
     figures = done.figures
     rate = figures.tokens / done.wall_seconds
     return [
@@ -38,16 +55,7 @@ def text_facts(done: TextEvaluation) -> Facts:
     ]
 
 
-def layer_rows(done: TextEvaluation) -> list[Row]:
-    """A row for every layer: the relative rms difference after its attention and its FFN."""
-    rows: dict[int, Row] = {}
-    for layer, part, error in done.layers:
-        rows.setdefault(layer, {"layer": layer})[part] = error
-    return list(rows.values())
-
-
-def text_json(done: TextEvaluation) -> Row:
-    """The same for programs: the object of ``lpu evaluate --json``."""
+def _text_json(done: TextEvaluation) -> Row:
     figures = done.figures
     return {
         **_facts_json(done),
@@ -65,8 +73,8 @@ def text_json(done: TextEvaluation) -> Row:
     }
 
 
-def prompts_facts(done: PromptEvaluation) -> Facts:
-    """The rows of the closing table: every prompt whose continuations differ has one."""
+def _prompts_facts(done: PromptEvaluation) -> Facts:
+    """Every prompt whose continuations differ has a row."""
     facts = _about(done)
     count = sum(len(check.tokens) for _, check in done.prompts)
     facts.append(
@@ -88,8 +96,7 @@ def prompts_facts(done: PromptEvaluation) -> Facts:
     return facts
 
 
-def prompts_json(done: PromptEvaluation) -> Row:
-    """The same for programs: the object of ``lpu evaluate --prompts FILE --json``."""
+def _prompts_json(done: PromptEvaluation) -> Row:
     return {
         **_facts_json(done),
         "equal": done.equal,

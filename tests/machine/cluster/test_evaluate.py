@@ -12,7 +12,7 @@ import pytest
 
 from cluster import plots
 from cluster.cli import run
-from cluster.evaluation import EvaluateSettings, evaluate_text, layer_rows
+from cluster.evaluation import EvaluateSettings, evaluate, layer_rows
 from programs.decoder import GoldenDecoder, partition_model
 from programs.models import CheckpointError, load_checkpoint, packaged_model, shipped_model
 from tests import ROOT
@@ -97,7 +97,7 @@ def test_layers_as_table_rows_and_picture(
     for text in ("perplexity", "the same for", "at worst", "golden model", "nothing"):
         assert text in said
     assert f"{rows[1]['ffn']:.3g}" in said
-    done = evaluate_text(EvaluateSettings("draft", tokens=12, chips=2, layers=True))
+    done = evaluate(EvaluateSettings("draft", tokens=12, chips=2, layers=True))
     assert layer_rows(done) == rows
 
 
