@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -28,11 +29,14 @@ from tests.families import (
     TOLERANCE,
     bits_equal,
     checkpoint_of,
+    exact_logits,
     relative_error,
 )
+from tests.oracles.against_transformers import CLOSE, KEPT
 from tests.oracles.gemma_olmo_float64 import forward
 
 SPEC = ChipSpec()
+LIBRARY_LOGITS = json.loads(KEPT.read_text())
 LINEAR = RopeScaling("linear", 4.0)
 ONE = ModelConfig(100, 2, 5, 1, 24, 130, 331)
 TWO = replace(
@@ -177,3 +181,11 @@ def test_the_large_residual_is_large() -> None:
     golden = GoldenDecoder(partition_model(checkpoint_of(FAMILIES["gemma2, large residual"]), 1))
     golden.block(TOKENS, 0, 64, lambda layer, where, x: seen.append(float(np.abs(x).max())))
     assert max(seen) > 30_000 and not golden.tally.counts
+
+
+@pytest.mark.parametrize("name", LIBRARY_LOGITS)
+def test_the_oracle_is_what_the_library_computes(name: str) -> None:
+    """Logits kept of ``transformers``; ``tests/oracles/against_transformers.py`` renews them."""
+    family, kept = FAMILIES[name], np.array(LIBRARY_LOGITS[name])
+    logits = exact_logits(family, checkpoint_of(family))[-1]
+    assert np.abs(logits[: len(kept)] - kept).max() < CLOSE * np.abs(logits).max()
