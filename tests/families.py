@@ -92,6 +92,33 @@ FAMILIES: dict[str, Family] = {
         {"k_proj.bias": 300.0, "q_proj.bias": 20.0},
     ),
     "llama, all biases": Family(_of("llama", "LlamaForCausalLM", WIDE, attention_bias=True)),
+    "llama, yarn": Family(
+        _of(
+            "llama",
+            "LlamaForCausalLM",
+            WIDE,
+            rope_theta=500.0,
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "beta_fast": 4,
+            },
+        )
+    ),
+    "phi3, window": Family(_of("phi3", "Phi3ForCausalLM", WIDE, sliding_window=6)),
+    "granite": Family(
+        _of(
+            "granite",
+            "GraniteForCausalLM",
+            SMALL,
+            embedding_multiplier=12.0,
+            residual_multiplier=0.22,
+            attention_multiplier=0.1,
+            logits_scaling=8.0,
+            attention_bias=True,
+        )
+    ),
     "qwen3, some windows": Family(
         _of(
             "qwen3",

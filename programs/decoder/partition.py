@@ -186,6 +186,8 @@ class PartitionedModel:
         finite(row, "model.embed_tokens.weight")
         if self.config.scaled_embedding:
             row = row * np.float32(math.sqrt(self.config.hidden_size))
+        if self.config.embedding_factor != 1:
+            row = row * np.float32(self.config.embedding_factor)
         axis = self.layout.x_axis()
         return np.where(axis >= 0, row[np.maximum(axis, 0)], np.float32(0))
 
@@ -197,8 +199,9 @@ class PartitionedModel:
         """
         layout = self.layout
         tables = []
-        for frequencies in self._frequencies:
+        for frequencies, rope in zip(self._frequencies, self.config.ropes, strict=True):
             sin, cos = sin_cos(np.float64(position) * frequencies)
+            sin, cos = sin * rope.size, cos * rope.size
             cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
             for slot in range(LANES // layout.head_lanes):
                 lanes = slot * layout.head_lanes + layout.half_lanes
@@ -242,6 +245,7 @@ def chip_weights(
     numbers = sorted(attention | ffn)
     inner = checkpoint.config.query_scale or 1.0 / math.sqrt(layout.head_dim)
     query_factor = 1.0 if layout.head_norms or layout.wide_norms else inner
+    given = checkpoint.config.residual_factor
 
     def build(
         name: str | list[str],
@@ -270,10 +274,10 @@ def chip_weights(
                 q=build(f"{scores}.q_proj.weight", x, own_q, layout.q_width, first, query_factor),
                 k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
                 v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
-                o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width),
+                o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width, None, given),
                 gate=build(gates, x, own_hidden, layout.ffn_width, second),
                 up=build(ups, x, own_hidden, layout.ffn_width, second),
-                down=build(downs, hidden, own_down, layout.x_width),
+                down=build(downs, hidden, own_down, layout.x_width, None, given),
                 head_gains=_head_gains(checkpoint, layout, scores, inner, chip) if has else None,
                 key_shares=_key_shares(layout, chip) if has else None,
                 post_gains=(
@@ -281,12 +285,13 @@ def chip_weights(
                     _post_gain(checkpoint, layout, last_norm) if also else None,
                 ),
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
-                o_bias=_o_bias(checkpoint, scores, x, chip) if has else None,
+                o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
                 router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
             )
         )
     own = vocab if head else vocab[:0]
-    last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight")
+    factor = checkpoint.config.logit_factor
+    last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight", factor)
     return ChipWeights(layers, last, _one_hot(layout, chip), tuple(numbers))
 
 
@@ -357,11 +362,11 @@ def _bias(
     return np.concatenate(rows)
 
 
-def _o_bias(checkpoint: Checkpoint, prefix: str, axis: Axis, chip: int) -> F32 | None:
-    """Return the bias of the attention's output, which the first chip adds for all."""
+def _o_bias(checkpoint: Checkpoint, prefix: str, axis: Axis, factor: float) -> F32 | None:
+    """Return the bias of the attention's output times ``factor``, 0 on all chips but the first."""
     if not checkpoint.config.o_bias:
         return None
-    return _vector(checkpoint, f"{prefix}.o_proj.bias", axis, 1.0 if chip == 0 else 0.0)
+    return _vector(checkpoint, f"{prefix}.o_proj.bias", axis, factor)
 
 
 def _vector(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32:

@@ -30,12 +30,20 @@ class RopeScaling:
     """How rotary frequencies are stretched beyond the trained context."""
 
     kind: str
-    """``linear`` (all frequencies divided by `factor`) or ``llama3`` (only the low ones)."""
+    """``linear`` (all frequencies divided by `factor`), ``llama3`` or ``yarn`` (only low ones)."""
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
-    """Trained context in tokens; ``llama3`` only, like the two factors above."""
+    """Trained context in tokens; ``llama3`` only, like the two factors above, and ``yarn``."""
+    beta_fast: float = 32.0
+    """``yarn``: turns within the trained context from which on a pair keeps its frequency."""
+    beta_slow: float = 1.0
+    """``yarn``: turns up to which a pair's frequency is divided by `factor`."""
+    truncate: bool = True
+    """``yarn``: the pairs that turn so often are rounded to whole numbers, outwards."""
+    size: float = 1.0
+    """``yarn``: what cosines and sines are multiplied by."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 1):
@@ -50,6 +58,13 @@ class RopeScaling:
                 f"original_max_position is {self.original_max_position}; "
                 "it must be a number of tokens"
             )
+        if not 0 < self.beta_slow < self.beta_fast < math.inf:
+            raise CheckpointError(
+                f"beta_slow is {self.beta_slow} and beta_fast {self.beta_fast}; take "
+                "numbers above 0, the fast one the greater"
+            )
+        if not (math.isfinite(self.size) and self.size > 0):
+            raise CheckpointError(f"attention_factor is {self.size}; use one above 0")
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,13 @@ class Rope:
             raise CheckpointError(
                 f"rope_theta of the second table is {self.theta}; it must be finite, 0 or more"
             )
+        if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
+            raise CheckpointError(f"rope_theta is {self.theta}; yarn needs more than 1")
+
+    @property
+    def size(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0 if self.scaling is None else self.scaling.size
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,12 @@ class ModelConfig:
     """Scores s become cap tanh(s / cap) before the mask; 0: they stay."""
     logit_cap: float = 0.0
     """As ``score_cap``, of the logits."""
+    embedding_factor: float = 1.0
+    """What embeddings are multiplied by (after `scaled_embedding`), rounded to fp32."""
+    residual_factor: float = 1.0
+    """What attention and FFN give is multiplied by before it is added to x."""
+    logit_factor: float = 1.0
+    """What logits are multiplied by."""
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -167,6 +195,14 @@ class ModelConfig:
             raise CheckpointError("no block has a norm, before it or after it; give it one")
         if self.head_norms and self.wide_norms:
             raise CheckpointError("query heads are normed each alone or all together, not both")
+        if self.post_norms and self.residual_factor != 1:
+            raise CheckpointError("a factor of what a norm gives has no effect; fold it into gains")
+        for name in ("embedding_factor", "residual_factor", "logit_factor"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and CAPS[0] <= value <= CAPS[1]):
+                raise CheckpointError(
+                    f"{name} is {value}; what is multiplied needs {CAPS[0]} to {CAPS[1]:,.0f}"
+                )
         for name in ("query_scale", "score_cap", "logit_cap"):
             value = getattr(self, name)
             if value and not (math.isfinite(value) and CAPS[0] <= value <= CAPS[1]):
@@ -227,6 +263,10 @@ class ModelConfig:
             self.query_scale,
             self.score_cap,
             self.logit_cap,
+            self.embedding_factor != 1,
+            self.residual_factor != 1,
+            self.logit_factor != 1,
+            self.ropes[0].size != 1,
         )
         return self.activation == SILU and not any(special)
 

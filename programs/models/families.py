@@ -1,7 +1,8 @@
 """Which published model computes what: Hugging Face's ``config.json``, checked and translated.
 
 Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen3 (norms of query
-and key heads), SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled
+and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
+SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled
 embeddings), Gemma 2 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after
 blocks and over all heads) and Mixtral (experts).  A model that computes anything else is refused by
 name.  Every
@@ -12,6 +13,7 @@ This module reads sizes and constants; it opens no tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
 
 __all__ = ["read_config"]
 
-BIASED = ("llama", "qwen3", "smollm3")
+BIASED = ("llama", "qwen3", "smollm3", "granite")
 """Families whose ``attention_bias`` gives queries, keys, values and outputs a bias."""
 SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
@@ -69,6 +71,8 @@ FAMILIES = {
     "qwen3": _Family(
         "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
     ),
+    "phi3": _Family("Phi3ForCausalLM", eps=1e-5, max_position=4096, sliding=ALWAYS),
+    "granite": _Family("GraniteForCausalLM"),
     "smollm3": _Family(SMOLLM3, 4, theta=2e6, tied=True, max_position=32768, sliding=SWITCHED),
     "gemma": _Family("GemmaForCausalLM", 16, 256, tied=True, max_position=8192),
     "gemma2": _Family(
@@ -191,6 +195,15 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if family in ("qwen3", "gemma3_text"):
         found["head_norms"] = True
+    if family == "granite":
+        found |= {
+            "embedding_factor": _number(fields, "embedding_multiplier", 1.0),
+            "residual_factor": _number(fields, "residual_multiplier", 1.0),
+            "query_scale": _number(fields, "attention_multiplier", 1.0),
+            "logit_factor": 1 / _divisor(fields, "logits_scaling"),
+        }
+        if not found["query_scale"]:
+            raise _refuse("attention_multiplier is 0", "scores need another factor")
     if family == "olmo2":
         found |= {"pre_norms": False, "post_norms": True, "wide_norms": True}
     if family in GEMMAS:
@@ -212,6 +225,13 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
             "logit_cap": _cap(fields, "final_logit_softcapping", 30.0 if second else 0.0),
         }
     return found
+
+
+def _divisor(fields: Mapping[str, Any], name: str) -> float:
+    divisor = _number(fields, name, 1.0)
+    if not divisor > 0:
+        raise _refuse(f"{name} is {divisor}", "logits are divided by more than 0")
+    return divisor
 
 
 def _cap(fields: Mapping[str, Any], name: str, default: float) -> float:
@@ -320,8 +340,8 @@ def _sliding_layers(
     return named
 
 
-def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    """How a rotary table is stretched."""
+def _scaling(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling | None:
+    """How a rotary table is stretched; fields: of the whole configuration."""
     stretch = rope.get("rope_type", rope.get("type", "default"))
     if stretch == "default":
         return None
@@ -335,7 +355,32 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
             _number(rope, "high_freq_factor"),
             _whole(rope, "original_max_position_embeddings"),
         )
-    raise _refuse(f"rope scaling {shown(stretch)} is not supported", "linear and llama3 are")
+    if stretch == "yarn":
+        return _yarn(rope, fields)
+    raise _refuse(f"rope scaling {shown(stretch)} is not supported", "linear, llama3 and yarn are")
+
+
+def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
+    """Yarn, as transformers 5 has it: usually cosines and sines grow to 1 + 0.1 ln(factor)."""
+    own = "original_max_position_embeddings"
+    at = (fields, "max_position_embeddings") if rope.get(own) is None else (rope, own)
+    trained = _whole(*at)
+    factor = _number(rope, "factor")
+    one, all_dims = _number(rope, "mscale", 0.0), _number(rope, "mscale_all_dim", 0.0)
+
+    def size(times: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * times * math.log(factor) + 1.0
+
+    usual = size(one) / size(all_dims) if one and all_dims else size(1.0)
+    return RopeScaling(
+        "yarn",
+        factor,
+        original_max_position=trained,
+        beta_fast=_number(rope, "beta_fast", 0.0) or 32.0,
+        beta_slow=_number(rope, "beta_slow", 0.0) or 1.0,
+        truncate=bool(rope.get("truncate", True)),
+        size=_number(rope, "attention_factor", usual),
+    )
 
 
 def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str, Any], Rope | None]:
@@ -372,7 +417,7 @@ def _rope(fields: Mapping[str, Any], theta: float) -> Rope:
     """The rotary table of a configuration; ``theta`` where it names none."""
     table = _rope_table(fields, theta)
     outside = _number(fields, "rope_theta", theta)
-    return Rope(_number(table, "rope_theta", outside), _scaling(table))
+    return Rope(_number(table, "rope_theta", outside), _scaling(table, fields))
 
 
 def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:

@@ -7,12 +7,12 @@ additions and multiplications in a fixed order, so that every host computes the 
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models.config import ModelConfig
+from programs.models.config import ModelConfig, RopeScaling
 
 __all__ = ["inverse_frequencies", "sin_cos"]
 
@@ -41,8 +41,13 @@ def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
         factor = Decimal(scaling.factor)
         if scaling.kind == "linear":
             return np.array([float(value / factor) for value in plain])
+        if scaling.kind == "yarn":
+            kept = _kept(scaling, theta, d)
+            return np.array(
+                [float((1 - k) * v / factor + k * v) for k, v in zip(kept, plain, strict=True)]
+            )
         # llama3: full turns of each pair within the trained context decide how much it is slowed
-        two_pi = 4 * sum((Decimal(part) for part in _HALF_PI), Decimal(0))
+        two_pi = _two_pi()
         low, high = Decimal(scaling.low_freq_factor), Decimal(scaling.high_freq_factor)
         scaled = []
         for value in plain:
@@ -50,6 +55,27 @@ def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
             keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
             scaled.append(float((1 - keep) * value / factor + keep * value))
         return np.array(scaled)
+
+
+def _two_pi() -> Decimal:
+    return 4 * sum((Decimal(part) for part in _HALF_PI), Decimal(0))
+
+
+def _kept(scaling: RopeScaling, theta: Decimal, d: int) -> list[Decimal]:
+    """How much of its frequency every pair keeps by yarn: from 1, of fast ones, to 0."""
+    trained = Decimal(scaling.original_max_position)
+
+    def pair_that_turns(times: float) -> Decimal:
+        return d * (trained / (Decimal(times) * _two_pi())).ln() / (2 * theta.ln())
+
+    low, high = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = low.to_integral_value(ROUND_FLOOR), high.to_integral_value(ROUND_CEILING)
+    low, high = max(low, Decimal(0)), min(high, Decimal(d - 1))
+    if low == high:
+        high += Decimal("0.001")
+    slowed = [(i - low) / (high - low) for i in range(d // 2)]
+    return [1 - min(max(s, Decimal(0)), Decimal(1)) for s in slowed]
 
 
 def sin_cos(angle: F64) -> tuple[F64, F64]:

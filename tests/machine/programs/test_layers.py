@@ -138,6 +138,8 @@ QUICK = {
     ("olmo2, shared heads", "int8", 8),
     ("qwen2, large biases", "fp16", 1),
     ("llama, all biases", "int8", 8),
+    ("llama, yarn", "fp16", 1),
+    ("granite", "int8", 8),
 }
 ROWS = [
     pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)

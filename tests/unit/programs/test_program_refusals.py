@@ -134,7 +134,7 @@ LLAMA: dict[str, Any] = {
         ({"quantization_config": {"a": 1}}, "already quantised.*use the fp16, bf16 or fp32 model"),
         ({"model_type": "opt"}, "architecture 'opt' is not supported; use a .* or .* model"),
         ({"hidden_act": "relu"}, "activation 'relu' is not supported; silu is"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "linear and llama3 are"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "linear, llama3 and yarn are"),
     ],
 )
 def test_configurations_that_are_refused(
