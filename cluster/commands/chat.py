@@ -59,6 +59,12 @@ def chat(settings: ChatSettings, strict_range: option_types.StrictRange = False)
                     err=True,
                 )
                 break
+            if answer.cut:
+                typer.echo(
+                    f"lpu: the answer is cut at {settings.max_new_tokens:,} tokens; a larger "
+                    "--max-new-tokens lets it go on",
+                    err=True,
+                )
         typer.echo(talk.closing)
         if talk.saturated:
             typer.echo(f"saturated: {talk.saturated}")

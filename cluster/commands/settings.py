@@ -5,7 +5,7 @@ called from Python with the same object that the command makes.  Its fields carr
 ``Annotated[type, typer.Option(...)]`` (``cluster.option_types`` has those that several share); a
 field without says its own name and type, as a parameter of a command does.  A field that is itself
 a dataclass stands for its fields, at its place among the others: the order of fields is the order
-of ``--help``.
+of ``--help``, those by keyword only last.
 
     @dataclass(frozen=True)
     class GreetSettings:
@@ -64,9 +64,9 @@ def _is_settings(hint: Any) -> bool:
 
 
 def _fields_of(kind: type[Any]) -> Iterator[tuple[Field[Any], Any]]:
-    """The fields of a settings class, in order, with their types and options."""
+    """The fields of a settings class, as its ``__init__`` has them, with types and options."""
     hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
+    for field in sorted(fields(kind), key=lambda field: field.kw_only is True):
         yield field, hints[field.name]
 
 

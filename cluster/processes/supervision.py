@@ -85,6 +85,7 @@ class Supervisor:
         self.recoveries: list[Recovery] = []
         self.image_bytes: dict[int, int] = {}  # by chip
         self._run = 0
+        self._whole = False  # all groups ended the run before: they agree on what chips were fed
 
     def __enter__(self) -> Supervisor:
         try:
@@ -135,12 +136,13 @@ class Supervisor:
         """``method(*arguments)`` of every actor, however many die meanwhile; results by group.
 
         Each run begins with chips as before the first launch; with ``keep`` as the run before left
-        them, unless a process was lost since.  poll: called while waiting, some times a second.
-        Raises RunError for a failure that is not a lost process, and when losses
-        return without end.
+        them, unless it failed or a process was lost since.  poll: called while waiting, some times
+        a second.  Raises RunError for a failure that is not a lost process, and when losses return
+        without end.
         """
         self.recoveries = []
         self._run += 1
+        keep, self._whole = keep and self._whole, False
         if self._run > 1:
             for plan in self._plans:
                 forget_before(plan.snapshots, plan.group, sys.maxsize)
@@ -151,6 +153,7 @@ class Supervisor:
             before = self.refused
             results, lost, cause = self._await(calls, poll)
             if not lost and not any(result is None for result in results):
+                self._whole = True
                 return results
             self._leave_epoch()
             if not lost and self.refused == before:

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from tokenizers import Tokenizer
+
 from cluster.errors import InputError
 from cluster.listening import Listener
 from cluster.processes import Placement, chips_per_actor, open_carried
@@ -26,11 +28,13 @@ from programs.running import saturation_text
 @dataclass(frozen=True)
 class Reply:
     """text: without its end token.  full: nothing more can be said, since the context is full; the
-    text may then be cut off, or empty.  result: None where nothing was generated."""
+    text may then be cut off, or empty.  cut: it has as many tokens as were asked for, and might go
+    on.  result: None where nothing was generated."""
 
     text: str
     full: bool
     result: GenerationResult | None
+    cut: bool = False
 
 
 class _Speaking(Listener):
@@ -48,11 +52,18 @@ class Conversation:
     """The messages so far, and the model that continues them; ``conversation`` opens one."""
 
     def __init__(
-        self, settings: ChatSettings, checkpoint: Checkpoint, context: int, work: Work
+        self,
+        settings: ChatSettings,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        context: int,
+        work: Work,
     ) -> None:
-        """context: positions the caches hold.  work: generates with the chips."""
+        """tokenizer: the checkpoint's.  context: positions the caches hold.  work: generates with
+        the chips."""
         self._settings = settings.generation
         self._checkpoint = checkpoint
+        self._tokenizer, self._ends = tokenizer, checkpoint.end_tokens
         self._work = work
         self.context = context
         self.messages: list[Message] = []
@@ -71,7 +82,7 @@ class Conversation:
         """
         listener = Listener() if listener is None else listener
         messages = [*self.messages, {"role": "user", "content": text}]
-        ids = chat_prompt(self._checkpoint, messages)
+        ids = chat_prompt(self._checkpoint, messages, self._tokenizer)
         if not ids:
             raise InputError(
                 "the chat template writes nothing for this message; say something else"
@@ -79,7 +90,7 @@ class Conversation:
         room = self.context - len(ids) + 1
         if room < 1:
             return Reply("", True, None)
-        tokenizer, ends = self._checkpoint.tokenizer, self._checkpoint.end_tokens
+        tokenizer, ends = self._tokenizer, self._ends
         listener.begin([], tokenizer.decode)
         job = job_of(
             self._settings, ids, self._checkpoint, min(room, self._settings.max_new_tokens)
@@ -94,7 +105,8 @@ class Conversation:
         ended = result.tokens[-1] in ends
         said = tokenizer.decode(result.tokens[:-1] if ended else result.tokens)
         self.messages = [*messages, {"role": "assistant", "content": said}]
-        return Reply(said, not ended and len(result.tokens) == room, result)
+        full = not ended and len(result.tokens) == room
+        return Reply(said, full, result, cut=not ended and not full)
 
     @property
     def closing(self) -> str:
@@ -130,7 +142,8 @@ def conversation(
         given, checkpoint = open_carried(given, single.model)
     first = [] if settings.system is None else [{"role": "system", "content": settings.system}]
     # A template that is missing or broken is told now, not after minutes.
-    chat_prompt(checkpoint, [*first, {"role": "user", "content": "?"}])
+    tokenizer = checkpoint.tokenizer  # once: that of a large vocabulary takes seconds to read
+    chat_prompt(checkpoint, [*first, {"role": "user", "content": "?"}], tokenizer)
     images = None
     if given is None:
         listener.phase("compiling")
@@ -143,4 +156,4 @@ def conversation(
     )
     with kept_chips(artifact, placement, listener.phase, images) as work:
         context = min(decoder_of(artifact).context, checkpoint.config.max_position)
-        yield Conversation(settings, checkpoint, context, work)
+        yield Conversation(settings, checkpoint, tokenizer, context, work)

@@ -37,6 +37,8 @@ from programs.running import Generation, Saturations
 
 #: How long a look at the clock may take; its answer comes at the next look otherwise.
 ANSWER_SECONDS = 0.01
+#: Why a text ends.
+STOP, LENGTH = "stop", "length"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class GenerationResult:
     recoveries: one per time that processes were lost and replaced.  faults: those of the modelled
     machine, empty without a plan; their cycles are in ``virtual_seconds`` only.  refused: foreign
     attachments and vectors.  machine: the chips as the last launch left them, empty where other
-    processes had them.  saturations: values that conversions lost, by layer and kind.
+    processes had them.  saturations: values that conversions lost, by layer and kind.  ended: why
+    there are no more tokens, ``stop`` for one that ends a text, ``length`` for as many as asked.
     """
 
     tokens: list[int]
@@ -70,6 +73,7 @@ class GenerationResult:
     refused: tuple[int, int] = (0, 0)
     machine: tuple[Chip, ...] = ()
     saturations: Saturations = field(default_factory=dict)
+    ended: str = LENGTH
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
@@ -148,7 +152,7 @@ def run_generation(
             artifact, job, placement, stopwatch, model, images, entry_of
         )
     actors = 0 if placement.in_process else len(results)
-    done = _conclude(artifact, results, stopwatch, actors, recoveries)
+    done = _conclude(artifact, job, results, stopwatch, actors, recoveries)
     return replace(done, refused=refused, machine=machine)
 
 
@@ -184,7 +188,7 @@ def kept_chips(
             stopwatch = _Stopwatch(perf_counter(), listener, None)
             results = _collect(supervisor, job, stopwatch, keep=True)
             stopwatch.end()
-            return _conclude(artifact, results, stopwatch, len(results), supervisor.recoveries)
+            return _conclude(artifact, job, results, stopwatch, len(results), supervisor.recoveries)
 
         yield work
 
@@ -206,7 +210,7 @@ def _kept_here(artifact: Artifact) -> Iterator[Work]:
         group.enter(SharedMapping.private(layout), keep=True)
         results = [group.generate(job)]
         stopwatches[-1].end()
-        return _conclude(artifact, results, stopwatches[-1], 0, [])
+        return _conclude(artifact, job, results, stopwatches[-1], 0, [])
 
     yield work
 
@@ -297,6 +301,7 @@ def _steady(launch_seconds: list[float], decode: list[int]) -> float:
 
 def _conclude(
     artifact: Artifact,
+    job: Generation,
     groups: list[GroupResult],
     stopwatch: _Stopwatch,
     actors: int,
@@ -333,4 +338,5 @@ def _conclude(
         recoveries=tuple(recoveries),
         faults=first.faults,
         saturations=whole.saturations,
+        ended=STOP if first.tokens[-1] in job.stop else LENGTH,
     )

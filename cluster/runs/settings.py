@@ -6,7 +6,7 @@ options of the command line are in the annotations, see ``cluster.commands.setti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,19 +70,14 @@ ComparedGpu = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class GenerateSettings:
-    """A generation, from a prompt to its continuation.
+@dataclass(frozen=True, kw_only=True)
+class TextMachineSettings:
+    """How a text is drawn, and the machine that computes it: what one text and a chat share.
 
-    model: as ``programs.models.open_model`` takes it, None for ``target`` or the artifact's own.
     chips, tp, pp: None for what the others leave.  address: of a Ray to join, None for a private
-    one.  context: positions to compile for, None for as many as the text can take.  chat: the
-    prompt is what a user says, and the checkpoint's chat template makes the model's prompt of it.
+    one.  context: positions to compile for, None for as many as the text can take.
     """
 
-    model: option_types.Model = None
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 32
     chips: option_types.Chips = None
     tp: option_types.Tp = None
     pp: option_types.Pp = None
@@ -96,6 +91,20 @@ class GenerateSettings:
     chip: option_types.ChipType = "groq-lpu-1"
     artifact: StoredModel = None
     in_process: InProcess = False
+
+
+@dataclass(frozen=True)
+class GenerateSettings(TextMachineSettings):
+    """A generation, from a prompt to its continuation.
+
+    model: as ``programs.models.open_model`` takes it, None for ``target`` or the artifact's own.
+    chat: the prompt is what a user says, and the checkpoint's chat template makes the model's
+    prompt of it.
+    """
+
+    model: option_types.Model = None
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = DEFAULT_PROMPT
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 32
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")
     ] = False
@@ -136,7 +145,7 @@ class GenerateSettings:
 
 
 @dataclass(frozen=True)
-class ChatSettings:
+class ChatSettings(TextMachineSettings):
     """A conversation with a model that has a chat template.
 
     system: what the model is told before anybody speaks, None for what its template says.
@@ -150,22 +159,11 @@ class ChatSettings:
         typer.Option(help="What the model is told first.", show_default="the template's"),
     ] = None
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 256
-    chips: option_types.Chips = None
-    tp: option_types.Tp = None
-    pp: option_types.Pp = None
-    chips_per_actor: ChipsPerActor = "auto"
-    sync: Sync = "lookahead"
-    dtype: option_types.Dtype = "int8"
-    address: Address = None
-    temperature: Temperature = 0.0
-    seed: Seed = 0
+    _: KW_ONLY
     context: Annotated[
         int | None,
         typer.Option(help="Positions to compile for.", show_default="1024, or the model's"),
     ] = None
-    chip: option_types.ChipType = "groq-lpu-1"
-    artifact: StoredModel = None
-    in_process: InProcess = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""

@@ -14,6 +14,7 @@ from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
 from cluster.processes import Placement, actors_text, chips_per_actor, open_carried
 from cluster.runs.generation import (
+    LENGTH,
     GenerationResult,
     launches_of,
     planned_launches,
@@ -59,6 +60,11 @@ class Generated:
     def tokens(self) -> list[int]:
         """The generated token ids."""
         return self.result.tokens
+
+    @property
+    def ended(self) -> str:
+        """Why it ends: ``stop`` for an end token, ``length`` for as many tokens as asked for."""
+        return self.result.ended
 
     @property
     def cycles(self) -> list[int]:
@@ -198,9 +204,10 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
     cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     exact = result.cycles_per_token == result.predicted_cycles_per_token
     clock = done.artifact.spec.clock_hz / 1e6
+    cut = ", cut by --max-new-tokens" if result.ended == LENGTH else ""
     where = actors_text(result.actors, result.chips) if result.actors else IN_PROCESS
     facts = [
-        ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}"),
+        ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}{cut}"),
         ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
         (
             "virtual speed",
@@ -234,6 +241,7 @@ def generation_json(done: Generated) -> dict[str, Any]:
     return {
         "tokens": result.tokens,
         "text": done.text,
+        "ended": result.ended,
         "chips": result.chips,
         "actors": result.actors,
         "cycles_per_token": result.cycles_per_token,

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from programs.models.checkpoint import Checkpoint
 from programs.models.tensors import CheckpointError
 
@@ -26,9 +28,12 @@ PROCESS = Path(__file__).with_name("template_process.py")
 PATIENCE_SECONDS = 30.0
 
 
-def chat_prompt(checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int]:
+def chat_prompt(
+    checkpoint: Checkpoint, messages: Sequence[Message], tokenizer: Tokenizer | None = None
+) -> list[int]:
     """Token ids of ``messages`` and the beginning of an answer, by the checkpoint's template.
 
+    tokenizer: the checkpoint's own where a caller has it, for it takes long to read.
     The template writes the special tokens, so the tokenizer adds none: no doubled beginning.
     Raises CheckpointError where there is no template, or one that fails.
     """
@@ -39,7 +44,8 @@ def chat_prompt(checkpoint: Checkpoint, messages: Sequence[Message]) -> list[int
             "chat_template.jinja beside the weights, or use lpu generate without --chat"
         )
     text = render_chat(template, messages, checkpoint.special_tokens, str(checkpoint.path))
-    ids: list[int] = checkpoint.tokenizer.encode(text, add_special_tokens=False).ids
+    own = checkpoint.tokenizer if tokenizer is None else tokenizer
+    ids: list[int] = own.encode(text, add_special_tokens=False).ids
     return ids
 
 

@@ -96,6 +96,7 @@ def test_barrier_in_one_process(artifact: Artifact, expected: GenerationResult) 
 def test_stop_token_ends_the_text(artifact: Artifact, expected: GenerationResult) -> None:
     result = run(artifact, Placement(8, in_process=True), stop=(expected.tokens[1],))
     assert result.tokens == expected.tokens[:2]
+    assert (result.ended, expected.ended) == ("stop", "length")
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from cluster.runs import (
     conversation,
     generate,
     generate_on_belt,
+    generation_json,
 )
-from programs.models import CheckpointError, load_checkpoint, shipped_model
+from programs.models import Checkpoint, CheckpointError, load_checkpoint, shipped_model
 
 TEMPLATE = """{{ bos_token }}{% for m in messages %}
 {{ m.role }}: {{ m.content }}
@@ -77,6 +79,19 @@ def test_a_conversation_is_what_its_template_writes(model: Path) -> None:
     assert closing.endswith(" cycles per token (as predicted)")
 
 
+def test_an_answer_says_that_it_was_cut(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the tokenizer is read once, however many turns there are."""
+    read: list[Checkpoint] = []
+    whole = Checkpoint.tokenizer
+    assert isinstance(whole, property) and whole.fget is not None
+    get = whole.fget
+    monkeypatch.setattr(Checkpoint, "tokenizer", property(lambda own: read.append(own) or get(own)))
+    with conversation(settings(model, max_new_tokens=2)) as talk:
+        answers = [talk.say(text) for text in ("def f(x):", "class A:")]
+    assert all(answer.cut and not answer.full for answer in answers) and len(read) == 1
+    assert all(answer.result and answer.result.ended == "length" for answer in answers)
+
+
 def test_generate_chat_makes_one_message_of_the_prompt(model: Path) -> None:
     single = GenerateSettings(str(model), "def f(x):", 8, chips=1, in_process=True, chat=True)
     done = generate(single)
@@ -94,11 +109,15 @@ def test_every_end_token_ends_a_text(model: Path) -> None:
     at = tokens.index(end)
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, end]}))
     one = GenerateSettings(str(model), prompt, 8, chips=1, in_process=True)
-    assert generate(one).tokens == tokens[: at + 1]
+    done = generate(one)
+    assert done.tokens == tokens[: at + 1]
+    assert (done.ended, generation_json(done)["ended"]) == ("stop", "stop")
+    assert generate(replace(one, ignore_eos=True)).ended == "length"
     with conversation(settings(model)) as talk:
         heard = Heard()
         answer = talk.say("def f(x):", heard)
     assert heard.tokens == tokens[:at]
+    assert answer.result is not None and answer.result.ended == "stop" and not answer.cut
     assert answer.text == load_checkpoint(model).tokenizer.decode(tokens[:at])
     assert not answer.full
     belt = BeltSettings(str(model), [prompt], 8, tp=1, pp=1, context=96)
@@ -144,7 +163,10 @@ def lpu(*arguments: str, said: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_answers_line_by_line(model: Path) -> None:
     options = ("--model", str(model), "--chips", "1", "--in-process", "--context", "64")
     done = lpu("chat", *options, "--max-new-tokens", "4", said="def f(x):\n/exit\nnever\n")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "lpu: the answer is cut at 4 tokens; a larger --max-new-tokens lets it go on\n"
+    )
     assert done.stdout.rstrip().splitlines()[-1].startswith("1 answer, 4 tokens, ")
     full = lpu("chat", *options, said="def f(x):\n" + "x = 1; " * 60 + "\n")
     assert full.returncode == 0

@@ -303,3 +303,21 @@ def test_a_second_run_begins_without_the_first_one_s_snapshots(crew: Crew) -> No
         assert supervisor.run("generate") == [1, 0]
         assert [r.launch for r in supervisor.recoveries] == [0]
         assert [t.run for t in crew.actors[1][0].tickets] == [1, 2, 2]
+
+
+def test_chips_are_kept_only_if_every_group_ended_the_run_before(crew: Crew) -> None:
+    """After a failure one group may have seen a whole text and another nothing of it."""
+    with crew.supervisor() as supervisor:
+        supervisor.run("generate", keep=True)
+        supervisor.run("generate", keep=True)
+        crew.work = lambda actor: failed(RunError("a chip stopped")) if actor.group else "whole"
+        with pytest.raises(RunError, match="a chip stopped"):
+            supervisor.run("generate", keep=True)
+        crew.work = lambda actor: "whole"
+        supervisor.run("generate", keep=True)
+        supervisor.run("generate", keep=True)
+        supervisor.run("generate")
+        supervisor.run("generate", keep=True)
+    for (actor,) in crew.actors:
+        # The first run begins with new chips, whatever is asked; the fourth follows the failure.
+        assert [t.keep for t in actor.tickets] == [False, True, True, False, True, False, True]

@@ -147,6 +147,7 @@ def generated(**changed: Any) -> Any:
         "recoveries": (),
         "faults": None,
         "saturations": {},
+        "ended": "stop",
     }
     outer: dict[str, Any] = {
         "artifact": SimpleNamespace(spec=SimpleNamespace(clock_hz=1.2e9)),
@@ -200,6 +201,11 @@ def test_where_a_text_was_made(actors: int, said: str) -> None:
     assert dict(generation_facts(generated(actors=actors)))["machine"] == (
         f"8 chips, {said}, lookahead"
     )
+
+
+def test_a_text_that_might_go_on() -> None:
+    cut = dict(generation_facts(generated(ended="length")))
+    assert cut["tokens"] == "3 after a prompt of 2, cut by --max-new-tokens"
 
 
 def test_a_text_that_went_through_a_lot() -> None:
