@@ -39,7 +39,9 @@ COMPUTED = {
     *("scaled_embedding", "experts", "experts_per_token", "sliding_window", "layer_kinds"),
     *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
     *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias"),
+    *("embedding_factor", "residual_factor", "logit_factor"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+    *("beta_fast", "beta_slow", "truncate", "size"),
 }
 
 
@@ -85,21 +87,25 @@ class Float32Forward:
         x = np.stack([self._checkpoint.embedding_row(token) for token in tokens])
         if config.scaled_embedding:
             x = x * np.float32(math.sqrt(config.hidden_size))
+        x, grown = x * np.float32(config.embedding_factor), np.float32(config.residual_factor)
         positions = np.arange(position, position + len(x))
-        ropes = [_rope_rows(np.outer(positions, table)) for table in self._frequencies]
+        ropes = [
+            _rope_rows(np.outer(positions, table), rope.size)
+            for table, rope in zip(self._frequencies, config.ropes, strict=True)
+        ]
         for layer in range(config.layers):
             norms, rope = norm_names(config, layer), ropes[config.kind_of(layer).second_rope]
             before, after = norms.attention
             given = self._attend(layer, self._norm(x, before), position, rope)
-            x = x + self._norm(given, after)
+            x = x + self._norm(given, after) * grown
             if watch is not None:
                 watch(layer, "attention", x)
             before, after = norms.ffn
-            x = x + self._norm(self._feed_forward(layer, self._norm(x, before)), after)
+            x = x + self._norm(self._feed_forward(layer, self._norm(x, before)), after) * grown
             if watch is not None:
                 watch(layer, "ffn", x)
         logits = self._linear(self._norm(x, "model.norm.weight"), self._checkpoint.head_name)
-        return _capped(logits, config.logit_cap)
+        return _capped(logits * np.float32(config.logit_factor), config.logit_cap)
 
     def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
         """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
@@ -195,10 +201,10 @@ def _capped(x: F32, cap: float) -> F32:
     return np.float32(cap) * np.tanh(x / np.float32(cap)) if cap else x
 
 
-def _rope_rows(angles: NDArray[np.float64]) -> tuple[F32, F32]:
-    """(cos, sin), float32 [P, 1, head_dim / 2], of angles [P, head_dim / 2]."""
+def _rope_rows(angles: NDArray[np.float64], size: float) -> tuple[F32, F32]:
+    """(cos, sin) times ``size``, float32 [P, 1, head_dim / 2], of angles [P, head_dim / 2]."""
     sin, cos = sin_cos(angles)
-    return cos.astype(np.float32)[:, None], sin.astype(np.float32)[:, None]
+    return (cos * size).astype(np.float32)[:, None], (sin * size).astype(np.float32)[:, None]
 
 
 def _rotate(x: F32, rope: tuple[F32, F32]) -> F32:
