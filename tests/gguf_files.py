@@ -104,7 +104,7 @@ def write(
         elif value is not None:
             writer.add_array(name, value)
     for name, tensor in tensors.items():
-        if family == "llama" and ("q_proj" in name or "k_proj" in name):
+        if family in ("llama", "granite", "smollm3") and ("q_proj" in name or "k_proj" in name):
             tensor = permuted(tensor, config.heads if "q_proj" in name else config.kv_heads)
         if family.startswith("gemma") and name.endswith("norm.weight"):
             tensor = tensor + np.float32(1)

@@ -2,8 +2,9 @@
 
 The header is read here, every length checked against the file before anything is allocated; the
 ``gguf`` library knows the block formats and decodes their rows.  Published converters interleave
-the rows of query and key matrices of llama models, stack the experts of a layer and add 1 to the
-gains of Gemma's norms: `GgufSource` gives tensors by the product's names, as they were before.
+the rows of query and key matrices of llama models (and Granite, SmolLM3), stack the experts of a
+layer, leave Phi-3's matrices fused and add 1 to the gains of Gemma's norms: `GgufSource` gives
+tensors by the product's names, as they were before.
 
 This module knows the file format, and under which names decoders lie in it
 (``programs.models.gguf_metadata`` what the metadata mean).  Every problem is a `CheckpointError` of
@@ -49,6 +50,8 @@ SCALARS = {
 }
 
 ROWS_INTERLEAVED = ("attn_q", "attn_k")
+#: Families whose query and key matrices have interleaved rows.
+INTERLEAVED = ("llama", "granite", "smollm3")
 #: Tensors outside of layers, and those of a layer, by the product's names.
 OUTSIDE = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -75,6 +78,9 @@ AFTER_BLOCKS = {
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 """Those of a model that norms what its blocks give."""
+ATTENTION = tuple(f"self_attn.{part}_proj" for part in "qkv")
+FFN: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+"""What phi3 fuses, in order."""
 IN_EXPERT = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
 #: Constants that the metadata give as well, or that nothing computes with.
 CONSTANTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.(attn_rot_embd|attn_rope_freqs)(\.weight)?")
@@ -254,6 +260,12 @@ class GgufPart:
     """Rows of a head that are interleaved; 0: none are."""
     one_more: bool = False
     """The file holds 1 + the values."""
+    first: int = 0
+    """The first row of a fused matrix that is of this one."""
+    rows: int = 0
+    """How many these are."""
+    whole: int = 0
+    """Rows of the fused matrix; 0: the matrix is stored alone."""
 
 
 class GgufSource:
@@ -280,6 +292,9 @@ class GgufSource:
         if part is None:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         stored = self.file.tensors[part.stored]
+        if part.whole:
+            own = np.arange(part.first, part.first + part.rows)
+            rows = own if rows is None else own[rows]
         if part.head_dim:
             count = stored.shape[-2] if len(stored.shape) > 1 else stored.shape[0]
             rows = np.arange(count) if rows is None else np.arange(count)[rows]
@@ -366,6 +381,8 @@ def name_gguf_tensors(file: GgufFile, config: ModelConfig, family: str) -> GgufS
                 mend = "its experts are stored one by one, an old form; use a file made later"
             raise CheckpointError(f"{file.path}: tensor {part.stored!r} is missing; {mend}")
         wanted = shape if part.expert is None else (config.experts, *shape)
+        if part.whole:
+            wanted = (part.whole, *shape[1:])
         if stored.shape != wanted:
             raise CheckpointError(
                 f"{file.path}: tensor {part.stored!r} has shape {list(stored.shape)} but the "
@@ -395,13 +412,28 @@ def _part(name: str, config: ModelConfig, family: str) -> GgufPart:
     if ".experts." in rest:
         _, _, expert, matrix = rest.split(".")
         return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
+    if family == "phi3" and rest in (*ATTENTION, *FFN):
+        return _fused(f"blk.{layer}", rest, config)
     inner = (IN_LAYER | (AFTER_BLOCKS if config.post_norms else {}))[rest]
-    interleaved = family == "llama" and inner in ROWS_INTERLEAVED
+    interleaved = family in INTERLEAVED and inner in ROWS_INTERLEAVED
     return GgufPart(
         f"blk.{layer}.{inner}.{kind}",
         head_dim=config.head_dim if interleaved else 0,
         one_more=one_more,
     )
+
+
+def _fused(block: str, matrix: str, config: ModelConfig) -> GgufPart:
+    """A matrix that is stored as some rows of one with others, in the order they have here."""
+    if matrix in FFN:
+        stored, parts = f"{block}.ffn_up.weight", FFN
+        rows = [config.ffn] * 2
+    else:
+        stored, parts = f"{block}.attn_qkv.weight", ATTENTION
+        heads = (config.heads, config.kv_heads, config.kv_heads)
+        rows = [n * config.head_dim for n in heads]
+    at = parts.index(matrix)
+    return GgufPart(stored, first=sum(rows[:at]), rows=rows[at], whole=sum(rows))
 
 
 def _check_formats(file: GgufFile, names: set[str]) -> None:

@@ -42,9 +42,22 @@ __all__ = [
     "gguf_tokenizer",
 ]
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "olmo2")
+FAMILIES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "granite",
+    "smollm3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+)
 """Architectures for which there are kernels; Mistral and Mixtral are stored as llama."""
 GEMMAS = ("gemma", "gemma2", "gemma3")
+STILL_EVERY = 4
+"""Every so many layers of SmolLM3 one has no rotary positions: no file says so, as in llama.cpp."""
 FULL_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers one has no sliding window, unless a file says otherwise."""
 WINDOW, CAPS = {"gemma2": 4096}, {"gemma2": (50.0, 30.0)}
@@ -54,7 +67,6 @@ SQUARE = {("gemma2", 46), ("gemma3", 62)}
 the largest models of both are known by their layers.
 """
 LACKING = {
-    "phi3": "fused matrices and long rope factors",
     "qwen3moe": "routing to more than 2 experts",
 }
 """What known families compute that no kernel does."""
@@ -191,7 +203,8 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
                 "no kernels",
                 "use another model",
             )
-    for name in ("attention.scale", "logit_scale", "embedding_scale", "residual_scale"):
+    scales = ("attention.scale", "logit_scale", "embedding_scale", "residual_scale")
+    for name in scales if a != "granite" else ():
         scale = fields.real(f"{a}.{name}", 0.0)
         if scale and not (name == "attention.scale" and math.isclose(scale, head_dim**-0.5)):
             raise fields.refuse(f"{a}.{name} is not supported", "use another model")
@@ -225,13 +238,28 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         experts_per_token=fields.whole(f"{a}.expert_used_count", 1) if experts > 1 else 1,
     )
     # As many layers as the file can have: what follows names every tensor of each.
-    if config.layers * 8 > len(file.tensors):
+    if config.layers * (6 if a == "phi3" else 8) > len(file.tensors):
         raise fields.refuse(f"{config.layers} layers, but only {len(file.tensors)} tensors")
     if a in FULL_EVERY:
         config = _normed_after(fields, a, config, max(window, 0))
-    elif 0 < window < positions:  # up to its length it changes nothing
+    elif 0 < window < positions and a != "smollm3":  # up to its length it changes nothing
         kinds = (LayerKind(sliding=True),) * config.layers
         config = replace(config, sliding_window=window, layer_kinds=kinds)
+    if a == "granite":
+        factors = (fields.real(f"{a}.{name}", 0.0) or 1.0 for name in scales)
+        attention, logits, embeddings, blocks = factors
+        config = replace(
+            config,
+            query_scale=attention,
+            logit_factor=1 / logits,
+            embedding_factor=embeddings,
+            residual_factor=blocks,
+        )
+    if a == "smollm3" and config.layers >= STILL_EVERY:
+        kinds = tuple(
+            LayerKind(second_rope=(layer + 1) % STILL_EVERY == 0) for layer in range(config.layers)
+        )
+        config = replace(config, second_rope=Rope(0.0), layer_kinds=kinds)
     if a == "olmo2":
         config = replace(config, pre_norms=False, post_norms=True, wide_norms=True)
     return _slowed(file, fields, config)

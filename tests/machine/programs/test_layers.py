@@ -108,6 +108,21 @@ def test_a_window_over_several_runs_of_the_mask(tp: int) -> None:
         assert logits.tobytes() == golden.step(5, position, bucket).tobytes(), position
 
 
+@pytest.mark.long
+def test_stages_of_layers_that_differ() -> None:
+    """Each stage has its own kinds of layers, and takes the inputs of both tables."""
+    config = replace(TWO, layers=4, layer_kinds=TWO.layer_kinds[:1] + TWO.layer_kinds[1:] * 3)
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
+    artifact = compile_decoder(model, SPEC, 64, pp=4)
+    runner, golden = Runner.alone(artifact, Host(artifact, model)), GoldenDecoder(model)
+    for position in range(8):
+        for chip in runner.chips:
+            runner.host.prepare(chip, position, position)
+        runner.launch("decode-64", position, LOOKAHEAD)
+        logits = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        assert logits.tobytes() == golden.step(position, position, 64).tobytes(), position
+
+
 def test_the_first_chip_alone_adds_the_bias_of_the_output() -> None:
     config = replace(ONE, qkv_bias=True, o_bias=True, layers=1)
     chips = partition_model(random_checkpoint(config, 0), 2, "int8").chips

@@ -55,6 +55,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"qkv_bias": True},
     "qwen3": {"head_norms": True},
+    "granite": {
+        "query_scale": 0.3,
+        "logit_factor": 0.125,
+        "embedding_factor": 12.0,
+        "residual_factor": 0.22,
+    },
+    "smollm3": {
+        "layers": 4,
+        "second_rope": Rope(0.0),
+        "layer_kinds": (*(LayerKind(),) * 3, LayerKind(second_rope=True)),
+    },
     "gemma": _GEMMA,
     "gemma2": _GEMMA
     | {
@@ -78,6 +89,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {"pre_norms": False, "post_norms": True, "wide_norms": True},
 }
 OWN_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "granite": (
+        {
+            "attention_multiplier": 0.3,
+            "logits_scaling": 8.0,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+        },
+        {
+            "granite.attention.scale": 0.3,
+            "granite.logit_scale": 8.0,
+            "granite.embedding_scale": 12.0,
+            "granite.residual_scale": 0.22,
+        },
+    ),
     "gemma2": (
         {
             "sliding_window": 3,
@@ -109,6 +134,8 @@ CLASSES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
@@ -145,7 +172,8 @@ def write_directory(path: Path, family: str, config: ModelConfig, seed: int) -> 
 def test_both_forms_of_a_model_give_the_same_logits(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
-    config = replace(SMALL, layers=2, eps=1e-6, rope_theta=5e5, **FAMILIES[family])
+    own_sizes = {"layers": 2, **FAMILIES[family]}
+    config = replace(SMALL, eps=1e-6, rope_theta=5e5, **own_sizes)
     directory = load_checkpoint(write_directory(tmp_path / "m", family, config, 3))
     own = OWN_FIELDS.get(family, ({}, {}))[1]
     file = write(tmp_path / "m.gguf", config, tensors_of(config, 3), family=family, fields=own)
@@ -241,6 +269,38 @@ def test_frequencies_of_llama_3_are_found_in_their_table(tmp_path: Path) -> None
     table["rope_freqs.weight"][20] *= 2
     with pytest.raises(CheckpointError, match="rope factors are not those"):
         load_checkpoint(write(tmp_path / "n.gguf", scaled, tensors_of(scaled), extra=table))
+
+
+def fused_of_phi3(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Take out what Phi-3 files hold fused, and return it so."""
+    found = {}
+    for whole, parts in (
+        ("attn_qkv", [f"self_attn.{part}_proj" for part in "qkv"]),
+        ("ffn_up", ["mlp.gate_proj", "mlp.up_proj"]),
+    ):
+        rows = [tensors.pop(f"model.layers.0.{part}.weight") for part in parts]
+        found[f"blk.0.{whole}.weight"] = np.concatenate(rows)
+    return found
+
+
+def test_fused_matrices_of_phi3_are_read_by_rows(tmp_path: Path) -> None:
+    tensors = tensors_of(SMALL, 4)
+    rest = dict(tensors)
+    window = {"phi3.attention.sliding_window": 20}
+    extra = fused_of_phi3(rest)
+    file = write(tmp_path / "m.gguf", SMALL, rest, family="phi3", fields=window, extra=extra)
+    read = load_checkpoint(file)
+    sliding = (LayerKind(sliding=True),) * SMALL.layers
+    assert read.config == replace(SMALL, sliding_window=20, layer_kinds=sliding)
+    some = np.array([5, 0, 31])
+    for name, values in tensors.items():
+        np.testing.assert_array_equal(read.tensor(name), values)
+        if values.ndim == 2 and "embed" not in name:
+            np.testing.assert_array_equal(read.block(name, some), values[some])
+    extra["blk.0.attn_qkv.weight"] = extra["blk.0.attn_qkv.weight"][:-1]
+    write(file, SMALL, rest, family="phi3", fields=window, extra=extra)
+    with pytest.raises(CheckpointError, match=r"'blk\.0\.attn_qkv\.weight' has shape"):
+        load_checkpoint(file)
 
 
 def test_biases_of_llama_files_lie_as_their_matrices_do(tmp_path: Path) -> None:
