@@ -7,6 +7,7 @@ what the library writes of its own stays away from the table.  Prints seconds pe
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -18,7 +19,7 @@ TOKENS = 16
 
 def as_q8_0(source: Path, target: Path) -> None:
     """Write ``source`` again with its matrices as Q8_0, by the library's own quantiser."""
-    llama_cpp: Any = __import__("llama_cpp")
+    llama_cpp: Any = import_module("llama_cpp")
     how = llama_cpp.llama_model_quantize_default_params()
     how.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
     how.allow_requantize = True
@@ -28,7 +29,7 @@ def as_q8_0(source: Path, target: Path) -> None:
 
 def token_seconds(file: Path, position: int, threads: int) -> float:
     """Seconds of one greedy token at ``position`` and after: the fastest of some."""
-    llama_cpp: Any = __import__("llama_cpp")
+    llama_cpp: Any = import_module("llama_cpp")
     with TemporaryDirectory(prefix="lpu-bench-") as directory:
         narrow = Path(directory) / "q8_0.gguf"
         as_q8_0(file, narrow)
