@@ -37,6 +37,9 @@ CONTEXT = 64
 TOKENS = (3, 41, 59)
 GROUPED = ModelConfig(100, 2, 8, 2, 24, 130, 331)
 WIDE = ModelConfig(700, 2, 4, 4, 40, 900, 97, head_norms=True)
+AFTER = ModelConfig(
+    344, 2, 9, 3, 40, 130, 331, pre_norms=False, post_norms=True, wide_norms=True, score_cap=2.0
+)
 EXPERTS = ModelConfig(100, 2, 4, 2, 24, 700, 331, experts=8, experts_per_token=2)
 
 
@@ -92,7 +95,8 @@ def counted(
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize(
-    ("config", "tp", "pp"), [(GROUPED, 1, 1), (GROUPED, 2, 2), (WIDE, 2, 1), (EXPERTS, 1, 1)]
+    ("config", "tp", "pp"),
+    [(GROUPED, 1, 1), (GROUPED, 2, 2), (WIDE, 2, 1), (EXPERTS, 1, 1), (AFTER, 2, 1)],
 )
 @pytest.mark.cases(2)
 def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> None:
@@ -105,7 +109,9 @@ def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> 
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
-@pytest.mark.parametrize(("config", "tp"), [(GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2)])
+@pytest.mark.parametrize(
+    ("config", "tp"), [(GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2), (AFTER, 8)]
+)
 @pytest.mark.cases(2)
 def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
     """Queries, keys, values and the inputs of O and down beyond fp16."""
