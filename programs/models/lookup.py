@@ -8,8 +8,9 @@ to exist for it to be planned; it runs only where its weights are.  What does no
 in one line, which offers nothing that would be refused in turn.
 
 The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
-SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU) and of Mixtral (a router that
-chooses two experts).
+SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU; norms after blocks and caps in
+its later versions), of OLMo-2 (norms over all heads) and of Mixtral (a router that chooses two
+experts).
 """
 
 from __future__ import annotations
