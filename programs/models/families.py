@@ -20,7 +20,14 @@ from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
-from programs.models.config import GELU_TANH, LayerKind, ModelConfig, Rope, RopeScaling
+from programs.models.config import (
+    GELU_TANH,
+    MAX_SIZE,
+    LayerKind,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+)
 from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
 
 __all__ = ["read_config"]
@@ -170,7 +177,9 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         "head_dim": _whole(fields, "head_dim", kind.head_dim or hidden // max(heads, 1)),
         "ffn": _whole(fields, "intermediate_size"),
         "vocab": _whole(fields, "vocab_size"),
-        "max_position": _whole(fields, "max_position_embeddings", kind.max_position),
+        "max_position": _reach(
+            _whole(fields, "max_position_embeddings", kind.max_position), rope.scaling, family
+        ),
     }
     if family == "mixtral":
         sizes["experts"] = _whole(fields, "num_local_experts", 8)
@@ -188,6 +197,24 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         **_special(fields, family),
     )
     return _layered(fields, kind, plain, local)
+
+
+def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:
+    """Positions that a configuration of ``positions`` reaches with its rotary table stretched.
+
+    A table of ``rope_scaling`` is what people add to a model to go beyond its positions, which
+    they then leave as they are; serving engines multiply them too.  Gemma 3's are given stretched,
+    and so are Llama 3's.
+    """
+    if scaling is None or family == "gemma3_text":
+        return positions
+    if scaling.kind == "linear":
+        return int(min(positions * scaling.factor, MAX_SIZE - 1))
+    if scaling.kind == "yarn":
+        return max(
+            positions, int(min(scaling.original_max_position * scaling.factor, MAX_SIZE - 1))
+        )
+    return positions
 
 
 def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:

@@ -118,3 +118,39 @@ def test_phi3_is_read_with_its_fused_matrices(tmp_path: Path) -> None:
     read = load_checkpoint(path)
     for name in tensor_shapes(config):
         np.testing.assert_array_equal(read.tensor(name), drawn.tensor(name))
+
+
+@pytest.mark.parametrize(
+    ("scaling", "positions"),
+    [
+        ({"type": "linear", "factor": 4.0}, 8192),
+        ({"type": "linear", "factor": 1e300}, 2**31 - 1),
+        ({**YARN, "original_max_position_embeddings": 512}, 2048),
+        ({**YARN, "original_max_position_embeddings": 2048}, 8192),
+        ({"type": "yarn", "factor": 2.5}, 5120),
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 256,
+            },
+            2048,
+        ),
+    ],
+)
+def test_a_stretched_table_reaches_further(scaling: Fields, positions: int, tmp_path: Path) -> None:
+    """A model of 2,048 positions stretched four times was held to its 2,048."""
+    fields = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 64,
+        "max_position_embeddings": 2048,
+        "rope_scaling": scaling,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    assert read_config(tmp_path).max_position == positions
