@@ -22,6 +22,8 @@ from tests.families import FAMILIES, TOKENS, Family, checkpoint_of, exact_logits
 KEPT = Path(__file__).with_name("transformers_logits.json")
 #: Logits kept of each family: of the last position, the first ones.
 COUNT = 16
+#: Matrices that some classes store as one.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 #: Largest difference between the two, relative to the greatest logit.
 CLOSE = 1e-5
 
@@ -43,6 +45,10 @@ def library_logits(family: Family) -> NDArray[np.float64]:
         name: torch.from_numpy(checkpoint.tensor(name).astype(np.float64))
         for name in tensor_shapes(checkpoint.config)
     }
+    for whole, parts in FUSED.items():
+        for name in [name for name in model.state_dict() if name.endswith(f"{whole}.weight")]:
+            own = [stored.pop(name.replace(whole, part)) for part in parts]
+            stored[name] = torch.cat(own)
     missing, unknown = model.load_state_dict(stored, strict=False)
     assert not unknown and set(missing) <= {"lm_head.weight"}, (missing, unknown)
     model.tie_weights()
