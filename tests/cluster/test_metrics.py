@@ -407,6 +407,34 @@ def test_counters_never_fall(artifact: Artifact) -> None:
     assert not falls and total(board, "lpu_tokens_total") == 40
 
 
+@pytest.mark.ray
+@pytest.mark.long
+def test_tokens_and_their_rates_are_live_with_actors(
+    artifact: Artifact, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at whenever a token comes: neither stays at nothing until the end."""
+    monkeypatch.setattr("cluster.metrics.run_watch.PUBLISH_SECONDS", 0.05)
+    board, seen = Board(), set()
+    names = ("lpu_tokens_total", "lpu_virtual_tokens_per_second", "lpu_wall_tokens_per_second")
+
+    class Looking(Listener):
+        def token(self, token: int) -> None:
+            seen.add(tuple(total(board, name) for name in names))
+
+    run_generation(
+        artifact,
+        Generation((70,), 60),
+        Placement(4),
+        Looking(),
+        0.0,
+        watch=RunWatch(board, "generate", ("generate", "lpu")),
+    )
+    under_way = [found for found in seen if 0 < found[0] < 60]
+    assert len({tokens for tokens, _, _ in under_way}) > 3
+    assert all(virtual > 1000 and wall > 0 for _, virtual, wall in under_way)
+    assert total(board, "lpu_tokens_total") == 60
+
+
 def test_spec_of_a_user_is_custom(artifact: Artifact) -> None:
     from dataclasses import replace
 
