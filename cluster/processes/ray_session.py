@@ -34,6 +34,7 @@ LOOPBACK = "127.0.0.1"
 #: Given to the processes of a private Ray, to know them by.
 _DIRECTORY_VARIABLE = "LPU_RAY_DIRECTORY"
 #: Ray's own: a token, a file that holds one.
+_MODE_VARIABLE = "RAY_AUTH_MODE"
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Ray's last processes are gone after about a second.
@@ -216,16 +217,43 @@ def _marked(directory: str) -> Iterator[None]:
 def _own_token() -> Iterator[None]:
     """A Ray that is started inside has a token of its own, which its processes inherit.
 
-    Ray would keep one in the home directory, which there may not be, or not to write in.
+    Ray would keep one in the home directory, which there may not be, or not to write in; and where
+    it lies there, a cluster that is started later asks everybody for it.
     """
     if any(name in os.environ for name in _TOKEN_VARIABLES):
         yield
         return
+    mode = os.environ.get(_MODE_VARIABLE)
     os.environ[_TOKEN_VARIABLES[0]] = secrets.token_hex(32)
+    _read_token_anew()
     try:
         yield
     finally:
         del os.environ[_TOKEN_VARIABLES[0]]
+        if mode is None:  # Ray sets it, and another cluster may have no token
+            os.environ.pop(_MODE_VARIABLE, None)
+
+
+def _read_token_anew() -> None:
+    """Forget the token of an earlier Ray of this process, and whether it had one."""
+    with contextlib.suppress(ImportError, AttributeError):  # a Ray without tokens
+        from ray import _raylet
+
+        raylet: Any = _raylet  # compiled: it has more names than types
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _show_token() -> None:
+    """Use the token in the home directory, if there is one, as Ray does for ``auto`` alone.
+
+    A cluster that asks for none does not mind.
+    """
+    _read_token_anew()
+    with contextlib.suppress(ImportError, AttributeError):
+        from ray._private.authentication import authentication_token_setup as setup
+
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _start(ray: Any, directory: str, workers: int) -> None:
@@ -277,6 +305,7 @@ def _join(ray: Any, address: str) -> None:
         )
     if ":" in address and os.environ.get("RAY_USE_TLS", "0") == "0":
         _check_answers(address)
+    _show_token()
     try:
         ray.init(
             address=address,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -45,7 +47,11 @@ needs_namespace = pytest.mark.skipif(
 
 
 def python(code: str, *before: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    own = {name: value for name, value in os.environ.items() if name not in ("HOME", "TMPDIR")}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("HOME", "TMPDIR") and not name.startswith("RAY_")
+    }
     return subprocess.run(
         [*before, sys.executable, "-W", "default", "-c", textwrap.dedent(code)],
         cwd="/",
@@ -138,13 +144,15 @@ def test_a_full_disk_ends_no_run(tmp_path: Path) -> None:
 
 
 def test_a_private_ray_keeps_no_token_in_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    """Nor does it leave anything in the environment, which another cluster would be asked by."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
     for name in names:
         monkeypatch.delenv(name, raising=False)
     tokens = []
     for _ in range(2):
         with ray_session._own_token():
             tokens.append(os.environ["RAY_AUTH_TOKEN"])
+            os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
         assert not any(name in os.environ for name in names)
     assert len(set(tokens)) == 2 and all(len(token) == 64 for token in tokens)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/of/the/user")
@@ -160,14 +168,54 @@ def test_a_private_ray_needs_no_home(temporary: Path) -> None:
         import os
         import ray
         from cluster.processes import open_ray
-        with open_ray(None, 1) as where:
-            work = ray.remote(num_cpus=0)(lambda: os.getuid()).options(scheduling_strategy=where)
-            print(ray.get(work.remote()))
+        for again in range(2):  # the second Ray of a process has another token
+            with open_ray(None, 1) as where:
+                work = ray.remote(num_cpus=0)(lambda: os.getuid())
+                print(ray.get(work.options(scheduling_strategy=where).remote()))
         """,
         *AS_NOBODY,
     )
-    assert done.stdout.strip().endswith(str(NOBODY)), done.stderr
+    assert done.stdout.split() == [str(NOBODY)] * 2, done.stderr
     assert "Permission" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_cluster_that_asks_for_the_token_of_the_home(tmp_path: Path) -> None:
+    """``ray start`` does so where a token lies in the home; joining by address shows it."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**own, "HOME": str(tmp_path)}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+    rest = ["--num-cpus", "1", "--include-dashboard", "false", "--disable-usage-stats"]
+    short = tempfile.mkdtemp(prefix="lpu-t-", dir="/tmp")  # paths of sockets are short
+    head = subprocess.Popen(
+        [*ray, *rest, "--port", str(port), "--temp-dir", short],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        done = python(
+            f"""
+            import ray
+            from cluster.processes import ray_session
+            ray_session.LONGEST_ANSWER_SECONDS = 60
+            for asked in range(2):
+                with ray_session.open_ray("127.0.0.1:{port}", 1) as where:
+                    work = ray.remote(num_cpus=0)(lambda: 7)
+                    print(ray.get(work.options(scheduling_strategy=where).remote()))
+            """,
+            HOME=str(tmp_path),
+        )
+        assert done.stdout.split() == ["7", "7"], done.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 @needs_namespace
