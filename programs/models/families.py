@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import Repr
 from reprlib import repr as shown
 from typing import Any
 
@@ -510,8 +511,10 @@ def _family_of(fields: Mapping[str, Any]) -> tuple[str, _Family]:
             return family, kind
     supported = [kind.architecture for kind in FAMILIES.values()]
     named = names if names is not None else fields.get("model_type")
+    whole = Repr()
+    whole.maxstring = 80  # a class's name is told whole
     raise CheckpointError(
-        f"architecture {shown(named)} is not supported; use a "
+        f"architecture {whole.repr(named)} is not supported; use a "
         f"{', '.join(supported[:-1])} or {supported[-1]} model"
     )
 

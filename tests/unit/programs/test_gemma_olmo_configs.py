@@ -155,7 +155,7 @@ def test_olmo_2_norms_what_blocks_give(tmp_path: Path) -> None:
         (
             GEMMA3_1B,
             {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"},
-            "architecture ['Gemma3ForCon...nalGeneration'] is not supported",
+            "architecture ['Gemma3ForConditionalGeneration'] is not supported",
         ),
         (
             GEMMA3_1B,
@@ -196,6 +196,8 @@ def test_olmo_2_norms_what_blocks_give(tmp_path: Path) -> None:
             "rope_scaling and rope_parameters are given, and which of them holds differs; keep "
             "one of the two tables",
         ),
+        (OLMO2_7B, {"attention_bias": True}, "attention_bias is set, which is not supported"),
+        (GEMMA2_2B, {"attention_bias": True}, "attention_bias is set, which is not supported"),
         (OLMO2_7B, {"hidden_act": "gelu"}, "activation 'gelu' is not supported"),
     ],
 )
