@@ -11,6 +11,7 @@ from chip.engine import Chip
 from chip.isa import ALU0, Op
 from chip.linking import link
 from chip.program import Program, part_of_blocks
+from tests import examples
 from tests.stands.unit_bench import ALU, SPEC, Bench, planes
 
 Words = NDArray[np.uint32]
@@ -56,7 +57,7 @@ def _engine_counts(bench: Bench, program: Program) -> NDArray[np.int64]:
     return chip.saturated
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(
     ops=st.lists(st.sampled_from(CONVERSIONS), min_size=1, max_size=4),
     seed=st.integers(0, 1 << 32),

@@ -13,7 +13,7 @@ from cluster.processes import GroupResult, conclude
 from cluster.processes.conclusion import ChipsPart
 from cluster.runs.generation import _conclude
 from programs.artifact import Artifact
-from programs.running import RunResult
+from programs.running import Generation, RunResult
 
 PREDICTED = {"prefill-64": 900, "decode-64": 1000}
 FINE = RunResult([7], ["prefill-64", "decode-64"], [1], {0: [900, 1000]}, {}, 0.5)
@@ -26,7 +26,7 @@ def concluded(*results: RunResult) -> tuple[str, list[int]]:
     stopwatch: Any = SimpleNamespace(watch=SimpleNamespace(retired_unexpectedly=told.append))
     groups = [GroupResult(result, [], {}) for result in results]
     with pytest.raises(RunError) as caught:
-        _conclude(artifact, groups, stopwatch, 2, [])
+        _conclude(artifact, Generation((1,), 1), groups, stopwatch, 2, [])
     return str(caught.value), told
 
 

@@ -101,6 +101,7 @@ def test_layers_as_table_rows_and_picture(
     assert layer_rows(done) == rows
 
 
+@pytest.mark.long
 def test_prompts_are_compared_token_for_token(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_chips_and_golden_model_give_the_same_figures() -> None:
     assert golden.saturations == chips.saturations == {}
 
 
+@pytest.mark.long
 def test_perplexity_of_the_shipped_model_is_the_oracles() -> None:
     checkpoint = load_checkpoint(shipped_model("draft"))
     text = (Path(shipped_model("draft")).parent / "heldout.txt").read_text()[:900]
