@@ -92,6 +92,24 @@ FAMILIES: dict[str, Family] = {
         {"k_proj.bias": 300.0, "q_proj.bias": 20.0},
     ),
     "llama, all biases": Family(_of("llama", "LlamaForCausalLM", WIDE, attention_bias=True)),
+    "llama, llama3": Family(
+        _of(
+            "llama",
+            "LlamaForCausalLM",
+            WIDE,
+            rope_theta=500.0,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        )
+    ),
+    "llama, linear": Family(
+        _of("llama", "LlamaForCausalLM", SMALL, rope_scaling={"rope_type": "linear", "factor": 4.0})
+    ),
     "llama, yarn": Family(
         _of(
             "llama",
@@ -115,6 +133,18 @@ FAMILIES: dict[str, Family] = {
             embedding_multiplier=12.0,
             residual_multiplier=0.22,
             attention_multiplier=0.1,
+            logits_scaling=8.0,
+            attention_bias=True,
+        )
+    ),
+    "granite, other factors": Family(
+        _of(
+            "granite",
+            "GraniteForCausalLM",
+            WIDE,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.6,
+            attention_multiplier=0.5,
             logits_scaling=8.0,
             attention_bias=True,
         )

@@ -2,10 +2,9 @@
 
 Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen3 (norms of query
 and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
-SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled
-embeddings), Gemma 2 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after
-blocks and over all heads) and Mixtral (experts).  A model that computes anything else is refused by
-name.  Every
+SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
+and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
+heads) and Mixtral (experts).  A model that computes anything else is refused by name.  Every
 problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
@@ -13,7 +12,6 @@ This module reads sizes and constants; it opens no tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +27,15 @@ from programs.models.config import (
     Rope,
     RopeScaling,
 )
-from programs.models.tensors import SCALE_BLOCK, CheckpointError, read_json
+from programs.models.rope import read_rope
+from programs.models.tensors import (
+    SCALE_BLOCK,
+    CheckpointError,
+    number_of,
+    read_json,
+    refusal,
+    whole_of,
+)
 
 __all__ = ["read_config"]
 
@@ -125,29 +131,6 @@ def read_config(path: str | Path) -> ModelConfig:
         raise CheckpointError(f"{file}: {error}") from None
 
 
-def _refuse(what: str, mend: str) -> CheckpointError:
-    return CheckpointError(f"{what}; {mend}")
-
-
-def _number(table: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    value = table.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _refuse(f"{name} is {shown(value)}", "it must be a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise _refuse(f"{name} is too large", "correct it") from None
-
-
-def _whole(table: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = table.get(name)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _refuse(f"{name} is {shown(value)}", "it must be a whole number")
-    return value
-
-
 def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Translate the fields of a Hugging Face ``config.json``."""
     family, kind = _family_of(fields)
@@ -155,13 +138,13 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     biased = bool(fields.get("attention_bias"))
     if (biased and family not in BIASED) or fields.get("mlp_bias"):
         flag = "mlp_bias" if fields.get("mlp_bias") else "attention_bias"
-        raise _refuse(f"{flag} is set, which is not supported", "use a model without biases")
+        raise refusal(f"{flag} is set, which is not supported", "use a model without biases")
     _check_quantisation(fields.get("quantization_config"))
     rope_fields, local = _rope_fields(fields, kind)
-    rope = _rope(rope_fields, kind.theta)
-    heads, hidden = _whole(fields, "num_attention_heads"), _whole(fields, "hidden_size")
+    rope = read_rope(rope_fields, kind.theta)
+    heads, hidden = whole_of(fields, "num_attention_heads"), whole_of(fields, "hidden_size")
     if not kind.head_dim and fields.get("head_dim") is None and hidden % max(heads, 1):
-        raise _refuse(
+        raise refusal(
             f"hidden_size is {hidden}, no multiple of {heads} heads, and head_dim is not given",
             "correct one of the three",
         )
@@ -169,27 +152,27 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     if "num_key_value_heads" in fields and family not in GEMMAS:
         kv_heads = heads  # what null means in those classes; Gemma's knows no null
     elif "num_key_value_heads" in fields and fields["num_key_value_heads"] is None:
-        raise _refuse("num_key_value_heads is null", "it must be a whole number")
+        raise refusal("num_key_value_heads is null", "it must be a whole number")
     sizes: dict[str, Any] = {
         "hidden_size": hidden,
-        "layers": _whole(fields, "num_hidden_layers"),
+        "layers": whole_of(fields, "num_hidden_layers"),
         "heads": heads,
-        "kv_heads": _whole(fields, "num_key_value_heads", kv_heads),
-        "head_dim": _whole(fields, "head_dim", kind.head_dim or hidden // max(heads, 1)),
-        "ffn": _whole(fields, "intermediate_size"),
-        "vocab": _whole(fields, "vocab_size"),
+        "kv_heads": whole_of(fields, "num_key_value_heads", kv_heads),
+        "head_dim": whole_of(fields, "head_dim", kind.head_dim or hidden // max(heads, 1)),
+        "ffn": whole_of(fields, "intermediate_size"),
+        "vocab": whole_of(fields, "vocab_size"),
         "max_position": _reach(
-            _whole(fields, "max_position_embeddings", kind.max_position), rope.scaling, family
+            whole_of(fields, "max_position_embeddings", kind.max_position), rope.scaling, family
         ),
     }
     if family == "mixtral":
-        sizes["experts"] = _whole(fields, "num_local_experts", 8)
-        sizes["experts_per_token"] = _whole(fields, "num_experts_per_tok", 2)
+        sizes["experts"] = whole_of(fields, "num_local_experts", 8)
+        sizes["experts_per_token"] = whole_of(fields, "num_experts_per_tok", 2)
         if sizes["experts"] == 1:
-            raise _refuse("num_local_experts is 1", "a model without a router is not supported")
+            raise refusal("num_local_experts is 1", "a model without a router is not supported")
     plain = ModelConfig(
         **sizes,
-        eps=_number(fields, "rms_norm_eps", kind.eps),
+        eps=number_of(fields, "rms_norm_eps", kind.eps),
         rope_theta=rope.theta,
         rope_scaling=rope.scaling,
         tied=bool(fields.get("tie_word_embeddings", kind.tied)),
@@ -225,26 +208,26 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
         found["head_norms"] = True
     if family == "granite":
         found |= {
-            "embedding_factor": _number(fields, "embedding_multiplier", 1.0),
-            "residual_factor": _number(fields, "residual_multiplier", 1.0),
-            "query_scale": _number(fields, "attention_multiplier", 1.0),
+            "embedding_factor": number_of(fields, "embedding_multiplier", 1.0),
+            "residual_factor": number_of(fields, "residual_multiplier", 1.0),
+            "query_scale": number_of(fields, "attention_multiplier", 1.0),
             "logit_factor": 1 / _divisor(fields, "logits_scaling"),
         }
         if not found["query_scale"]:
-            raise _refuse("attention_multiplier is 0", "scores need another factor")
+            raise refusal("attention_multiplier is 0", "scores need another factor")
     if family == "olmo2":
         found |= {"pre_norms": False, "post_norms": True, "wide_norms": True}
     if family in GEMMAS:
         found |= {"activation": GELU_TANH, "unit_gain": True, "scaled_embedding": True}
     if family in GEMMAS[1:]:
         if fields.get("use_bidirectional_attention"):
-            raise _refuse(
+            raise refusal(
                 "use_bidirectional_attention is set, which is not supported",
                 "use a model that attends to the past alone",
             )
-        scalar = _number(fields, "query_pre_attn_scalar", 256.0)
+        scalar = number_of(fields, "query_pre_attn_scalar", 256.0)
         if not scalar > 0:
-            raise _refuse(f"query_pre_attn_scalar is {scalar}", "it must be positive")
+            raise refusal(f"query_pre_attn_scalar is {scalar}", "it must be positive")
         second = family == "gemma2"
         found |= {
             "post_norms": True,
@@ -256,9 +239,9 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
 
 
 def _divisor(fields: Mapping[str, Any], name: str) -> float:
-    divisor = _number(fields, name, 1.0)
+    divisor = number_of(fields, name, 1.0)
     if not divisor > 0:
-        raise _refuse(f"{name} is {divisor}", "logits are divided by more than 0")
+        raise refusal(f"{name} is {divisor}", "logits are divided by more than 0")
     return divisor
 
 
@@ -266,9 +249,9 @@ def _cap(fields: Mapping[str, Any], name: str, default: float) -> float:
     """What scores or logits are capped at, 0 where they are not."""
     if name not in fields:
         return default
-    cap = 0.0 if fields[name] is None else _number(fields, name)
+    cap = 0.0 if fields[name] is None else number_of(fields, name)
     if cap < 0 or (cap == 0 and fields[name] is not None):
-        raise _refuse(f"{name} is {cap}", "it must be null or positive")
+        raise refusal(f"{name} is {cap}", "it must be null or positive")
     return cap
 
 
@@ -298,12 +281,12 @@ def _turned_layers(fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Which layers have rotary positions: ``no_rope_layers`` has 1 for those that do."""
     named = fields.get("no_rope_layers")
     if named is None:
-        every = _whole(fields, "no_rope_layer_interval", 4)
+        every = whole_of(fields, "no_rope_layer_interval", 4)
         if every < 1:
-            raise _refuse(f"no_rope_layer_interval is {every}", "it must be 1 or more")
+            raise refusal(f"no_rope_layer_interval is {every}", "it must be 1 or more")
         return tuple((layer + 1) % every != 0 for layer in range(layers))
     if not isinstance(named, list) or len(named) != layers or set(named) - {0, 1}:
-        raise _refuse(
+        raise refusal(
             f"no_rope_layers is {shown(named)}",
             f"it must be a list of {layers} zeros and ones, one for each layer",
         )
@@ -317,10 +300,10 @@ def _window(fields: Mapping[str, Any], kind: _Family) -> int:
     if "sliding_window" in fields and fields["sliding_window"] is None and kind.sliding != MOST:
         return 0
     if "sliding_window" in fields and fields["sliding_window"] is None:
-        raise _refuse("sliding_window is null", "it must be a number of positions")
-    window = _whole(fields, "sliding_window", kind.window)
+        raise refusal("sliding_window is null", "it must be a number of positions")
+    window = whole_of(fields, "sliding_window", kind.window)
     if window < 0 or (not window and "sliding_window" in fields):
-        raise _refuse(f"sliding_window is {window}", "it must be null or a number of positions")
+        raise refusal(f"sliding_window is {window}", "it must be null or a number of positions")
     return window
 
 
@@ -333,82 +316,39 @@ def _sliding_layers(
     if kind.architecture == SMOLLM3:
         usual = tuple(window > 0 and not one for one in turned)
     elif kind.sliding == SWITCHED and window:
-        first = _whole(fields, "max_window_layers", 28)
+        first = whole_of(fields, "max_window_layers", 28)
         usual = tuple(layer >= first for layer in range(layers))
     elif kind.sliding == MOST:
         every = kind.full_every
         if kind.architecture == GEMMA3:
-            every = _whole(fields, "sliding_window_pattern", every)
+            every = whole_of(fields, "sliding_window_pattern", every)
             if every < 1:
-                raise _refuse(f"sliding_window_pattern is {every}", "it must be 1 or more")
+                raise refusal(f"sliding_window_pattern is {every}", "it must be 1 or more")
         usual = tuple((layer + 1) % every != 0 for layer in range(layers))
     types = fields.get("layer_types")
     if types is None:
         return usual
     if not isinstance(types, list) or len(types) != layers:
-        raise _refuse(
+        raise refusal(
             f"layer_types is {shown(types)}", f"it must be a list of {layers}, one for each layer"
         )
     unknown = [name for name in types if name not in LAYER_TYPES]
     if unknown:
-        raise _refuse(
+        raise refusal(
             f"layer_types has {shown(unknown[0])}, which is not supported",
             f"{' and '.join(LAYER_TYPES)} are",
         )
     named = tuple(LAYER_TYPES[name] for name in types)
     if any(named) and not window:
-        raise _refuse(
+        raise refusal(
             "layer_types has 'sliding_attention', but there is no sliding window",
             "correct sliding_window or use_sliding_window",
         )
     if kind.sliding not in (SWITCHED, MOST) and named != usual:
-        raise _refuse(
+        raise refusal(
             "layer_types differ from the layers that such a model has", "leave layer_types out"
         )
     return named
-
-
-def _scaling(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling | None:
-    """How a rotary table is stretched; fields: of the whole configuration."""
-    stretch = rope.get("rope_type", rope.get("type", "default"))
-    if stretch == "default":
-        return None
-    if stretch == "linear":
-        return RopeScaling(stretch, _number(rope, "factor"))
-    if stretch == "llama3":
-        return RopeScaling(
-            stretch,
-            _number(rope, "factor"),
-            _number(rope, "low_freq_factor"),
-            _number(rope, "high_freq_factor"),
-            _whole(rope, "original_max_position_embeddings"),
-        )
-    if stretch == "yarn":
-        return _yarn(rope, fields)
-    raise _refuse(f"rope scaling {shown(stretch)} is not supported", "linear, llama3 and yarn are")
-
-
-def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
-    """Yarn, as transformers 5 has it: usually cosines and sines grow to 1 + 0.1 ln(factor)."""
-    own = "original_max_position_embeddings"
-    at = (fields, "max_position_embeddings") if rope.get(own) is None else (rope, own)
-    trained = _whole(*at)
-    factor = _number(rope, "factor")
-    one, all_dims = _number(rope, "mscale", 0.0), _number(rope, "mscale_all_dim", 0.0)
-
-    def size(times: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * times * math.log(factor) + 1.0
-
-    usual = size(one) / size(all_dims) if one and all_dims else size(1.0)
-    return RopeScaling(
-        "yarn",
-        factor,
-        original_max_position=trained,
-        beta_fast=_number(rope, "beta_fast", 0.0) or 32.0,
-        beta_slow=_number(rope, "beta_slow", 0.0) or 1.0,
-        truncate=bool(rope.get("truncate", True)),
-        size=_number(rope, "attention_factor", usual),
-    )
 
 
 def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str, Any], Rope | None]:
@@ -421,71 +361,24 @@ def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str,
     own = {"rope_theta": fields.get("rope_local_base_freq")}
     nested = fields.get("rope_parameters")
     if not nested:
-        return fields, _rope(own, 10000.0)
+        return fields, read_rope(own, 10000.0)
     tables = nested.values() if isinstance(nested, dict) else ()
     if (
         not tables
         or set(nested) != set(LAYER_TYPES)
         or not all(isinstance(t, dict) for t in tables)
     ):
-        raise _refuse(
+        raise refusal(
             f"rope_parameters is {shown(nested)}",
             "it must be an object of full_attention and sliding_attention",
         )
     if fields.get("rope_scaling"):
-        raise _refuse(
+        raise refusal(
             "rope_scaling and rope_parameters are given, and which of them holds differs",
             "keep one of the two tables",
         )
     most = {**fields, "rope_parameters": nested["full_attention"]}
-    return most, _rope({**own, "rope_parameters": nested["sliding_attention"]}, 10000.0)
-
-
-def _rope(fields: Mapping[str, Any], theta: float) -> Rope:
-    """The rotary table of a configuration; ``theta`` where it names none."""
-    table = _rope_table(fields, theta)
-    outside = _number(fields, "rope_theta", theta)
-    return Rope(_number(table, "rope_theta", outside), _scaling(table, fields))
-
-
-def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:
-    """The table that rotary positions follow: ``rope_scaling`` before ``rope_parameters``.
-
-    So transformers 5 has it, and so it takes a theta inside of the table before one outside;
-    ``theta`` is that of a configuration that names none.
-    """
-    tables: dict[str, dict[str, Any]] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        table = fields.get(name)
-        if table is not None and not isinstance(table, dict):
-            raise CheckpointError(f"{name} is {shown(table)}; it must be null or an object")
-        if table:
-            tables[name] = table
-    name, rope = next(iter(tables.items()), ("rope_scaling", {}))
-    if rope.get("rope_type", rope.get("type")) is None:
-        # Files of transformers 5 that stretch nothing give a theta alone.
-        extra = sorted(map(str, set(rope) - {"rope_theta", "partial_rotary_factor"}))
-        if extra or {"rope_type", "type"} & set(rope):
-            raise CheckpointError(
-                f"{name} has no rope_type beside {shown(extra)}; say which scaling it is"
-            )
-    other = tables.get("rope_parameters", {}).get("rope_theta")
-    outside = fields.get("rope_theta")
-    if name == "rope_scaling" and other is not None:
-        used = rope.get("rope_theta", theta if outside is None else outside)
-        if used != other:
-            raise CheckpointError(
-                f"rope_parameters has rope_theta {shown(other)}, but rope_scaling, which comes "
-                f"before it, goes with {shown(used)}; keep one of the two tables"
-            )
-    for table in (fields, rope):
-        turned = table.get("partial_rotary_factor")
-        if turned is not None and turned != 1:
-            raise CheckpointError(
-                f"partial_rotary_factor is {shown(turned)}, which is not supported; "
-                "use a model that turns whole heads"
-            )
-    return rope
+    return most, read_rope({**own, "rope_parameters": nested["sliding_attention"]}, 10000.0)
 
 
 def _check_quantisation(value: object) -> None:

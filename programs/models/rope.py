@@ -1,5 +1,7 @@
 """Rotary angles: frequencies of a configuration, and sine and cosine in plain IEEE arithmetic.
 
+What the fields of a ``config.json`` say of them is read here as well.
+
 Library sines differ in the last place between machines, and a value that lies close to a rounding
 boundary would then differ after rounding to fp32.  Everything here is built of single float64
 additions and multiplications in a fixed order, so that every host computes the same rows.
@@ -7,14 +9,18 @@ additions and multiplications in a fixed order, so that every host computes the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from reprlib import repr as shown
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models.config import ModelConfig, RopeScaling
+from programs.models.config import ModelConfig, Rope, RopeScaling
+from programs.models.tensors import CheckpointError, number_of, refusal, whole_of
 
-__all__ = ["inverse_frequencies", "sin_cos"]
+__all__ = ["inverse_frequencies", "read_rope", "sin_cos"]
 
 F64 = NDArray[np.float64]
 
@@ -95,3 +101,93 @@ def sin_cos(angle: F64) -> tuple[F64, F64]:
     odd = (turn & 1) == 1
     sin, cos = np.where(odd, cos, sin), np.where(odd, sin, cos)
     return np.where(turn >= 2, -sin, sin), np.where((turn == 1) | (turn == 2), -cos, cos)
+
+
+def read_rope(fields: Mapping[str, Any], theta: float) -> Rope:
+    """The rotary table of a configuration; ``theta`` where it names none."""
+    table = _rope_table(fields, theta)
+    outside = number_of(fields, "rope_theta", theta)
+    return Rope(number_of(table, "rope_theta", outside), _scaling(table, fields))
+
+
+def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The table that rotary positions follow: ``rope_scaling`` before ``rope_parameters``.
+
+    So transformers 5 has it, and so it takes a theta inside of the table before one outside;
+    ``theta`` is that of a configuration that names none.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        table = fields.get(name)
+        if table is not None and not isinstance(table, dict):
+            raise CheckpointError(f"{name} is {shown(table)}; it must be null or an object")
+        if table:
+            tables[name] = table
+    name, rope = next(iter(tables.items()), ("rope_scaling", {}))
+    if rope.get("rope_type", rope.get("type")) is None:
+        # Files of transformers 5 that stretch nothing give a theta alone.
+        extra = sorted(map(str, set(rope) - {"rope_theta", "partial_rotary_factor"}))
+        if extra or {"rope_type", "type"} & set(rope):
+            raise CheckpointError(
+                f"{name} has no rope_type beside {shown(extra)}; say which scaling it is"
+            )
+    other = tables.get("rope_parameters", {}).get("rope_theta")
+    outside = fields.get("rope_theta")
+    if name == "rope_scaling" and other is not None:
+        used = rope.get("rope_theta", theta if outside is None else outside)
+        if used != other:
+            raise CheckpointError(
+                f"rope_parameters has rope_theta {shown(other)}, but rope_scaling, which comes "
+                f"before it, goes with {shown(used)}; keep one of the two tables"
+            )
+    for table in (fields, rope):
+        turned = table.get("partial_rotary_factor")
+        if turned is not None and turned != 1:
+            raise CheckpointError(
+                f"partial_rotary_factor is {shown(turned)}, which is not supported; "
+                "use a model that turns whole heads"
+            )
+    return rope
+
+
+def _scaling(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling | None:
+    """How a rotary table is stretched; fields: of the whole configuration."""
+    stretch = rope.get("rope_type", rope.get("type", "default"))
+    if stretch == "default":
+        return None
+    if stretch == "linear":
+        return RopeScaling(stretch, number_of(rope, "factor"))
+    if stretch == "llama3":
+        return RopeScaling(
+            stretch,
+            number_of(rope, "factor"),
+            number_of(rope, "low_freq_factor"),
+            number_of(rope, "high_freq_factor"),
+            whole_of(rope, "original_max_position_embeddings"),
+        )
+    if stretch == "yarn":
+        return _yarn(rope, fields)
+    raise refusal(f"rope scaling {shown(stretch)} is not supported", "linear, llama3 and yarn are")
+
+
+def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
+    """Yarn, as transformers 5 has it: usually cosines and sines grow to 1 + 0.1 ln(factor)."""
+    own = "original_max_position_embeddings"
+    at = (fields, "max_position_embeddings") if rope.get(own) is None else (rope, own)
+    trained = whole_of(*at)
+    factor = number_of(rope, "factor")
+    one, all_dims = number_of(rope, "mscale", 0.0), number_of(rope, "mscale_all_dim", 0.0)
+
+    def size(times: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * times * float(Decimal(factor).ln()) + 1.0
+
+    usual = size(one) / size(all_dims) if one and all_dims else size(1.0)
+    return RopeScaling(
+        "yarn",
+        factor,
+        original_max_position=trained,
+        beta_fast=number_of(rope, "beta_fast", 0.0) or 32.0,
+        beta_slow=number_of(rope, "beta_slow", 0.0) or 1.0,
+        truncate=bool(rope.get("truncate", True)),
+        size=number_of(rope, "attention_factor", usual),
+    )

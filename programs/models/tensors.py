@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +31,10 @@ __all__ = [
     "TensorSource",
     "find_tensors",
     "has_weights",
+    "number_of",
     "read_json",
+    "refusal",
+    "whole_of",
 ]
 
 F32 = NDArray[np.float32]
@@ -281,4 +285,30 @@ def read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not JSON; fetch the file again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds no JSON object; fetch the file again")
+    return value
+
+
+def refusal(what: str, mend: str) -> CheckpointError:
+    """What is wrong and what would mend it, in one line."""
+    return CheckpointError(f"{what}; {mend}")
+
+
+def number_of(table: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A number of a JSON object; ``default`` where it is null or missing."""
+    value = table.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"{name} is {shown(value)}", "it must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise refusal(f"{name} is too large", "correct it") from None
+
+
+def whole_of(table: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A whole number of a JSON object; ``default`` where it is null or missing."""
+    value = table.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise refusal(f"{name} is {shown(value)}", "it must be a whole number")
     return value
