@@ -297,6 +297,25 @@ def _check_answers(address: str) -> None:
             ) from None
 
 
+def _on_loopback_only(address: str) -> bool:
+    """Whether the head at ``address`` is on this machine and does not listen at its other address.
+
+    Ray asks that one instead of loopback, and would try for minutes.
+    """
+    host, _, port = address.rpartition(":")
+    if host not in (LOOPBACK, "localhost"):
+        return False
+    from ray import util
+
+    ours: Any = util
+    try:
+        there = (ours.get_node_ip_address(), int(port))
+        socket.create_connection(there, LONGEST_ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
 def _join(ray: Any, address: str) -> None:
     if address.startswith("ray://"):
         raise InputError(
@@ -306,13 +325,15 @@ def _join(ray: Any, address: str) -> None:
     if ":" in address and os.environ.get("RAY_USE_TLS", "0") == "0":
         _check_answers(address)
     _show_token()
+    place = _one_machine() if _on_loopback_only(address) else contextlib.nullcontext()
     try:
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=True,
-        )
+        with place:
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=True,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({one_line(error)[:120]}); start "

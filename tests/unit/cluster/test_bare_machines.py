@@ -180,18 +180,24 @@ def test_a_private_ray_needs_no_home(temporary: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_cluster_that_asks_for_the_token_of_the_home(tmp_path: Path) -> None:
-    """``ray start`` does so where a token lies in the home; joining by address shows it."""
+@pytest.mark.parametrize("kind", ["with a token", "on loopback only"])
+def test_a_cluster_that_is_joined_by_its_address(kind: str, tmp_path: Path) -> None:
+    """``ray start`` asks for the token that lies in the home; and Ray makes of loopback another
+    address of the machine, where a head may not listen."""
     (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**own, "HOME": str(tmp_path)}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
     rest = ["--num-cpus", "1", "--include-dashboard", "false", "--disable-usage-stats"]
+    if kind == "with a token":
+        (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
+    else:
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        rest += ["--node-ip-address", "127.0.0.1"]
     short = tempfile.mkdtemp(prefix="lpu-t-", dir="/tmp")  # paths of sockets are short
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
     head = subprocess.Popen(
         [*ray, *rest, "--port", str(port), "--temp-dir", short],
         env=environment,
