@@ -24,10 +24,11 @@ from cluster.runs.settings import GenerateSettings
 from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
-from programs.artifact import Artifact, load
+from programs.artifact import Artifact, decoder_of, load
 from programs.decoder import ChipImages, adopt, compile_model, compile_model_apart
 from programs.faults import FaultPlan, fault_summary, loses_nodes
 from programs.models import Checkpoint, chat_prompt, continuation, open_model
+from programs.plans import floor_of
 from programs.running import Generation, saturation_json, saturation_text
 
 #: Experiment and platform of ``lpu generate``.
@@ -55,6 +56,8 @@ class Generated:
     launches: list[Launched]
     nodes: list[int]
     trace: dict[str, int] | None
+    floor_cycles: int
+    """What no schedule of the same chips could beat, for a token like the last one."""
 
     @property
     def tokens(self) -> list[int]:
@@ -194,7 +197,18 @@ def generate(
     if board is not None:
         publish_generation(board, result, len(ids))
     text = continuation(tokenizer, ids, result.tokens)
-    return Generated(settings, directory, artifact, ids, text, result, launches, nodes, trace)
+    decoder = decoder_of(artifact)
+    floor = floor_of(
+        checkpoint.config,
+        artifact.spec,
+        tp=decoder.tp,
+        stages=decoder.pp,
+        dtype=decoder.dtype,
+        context=len(ids) + len(result.tokens) - 1,
+    )
+    return Generated(
+        settings, directory, artifact, ids, text, result, launches, nodes, trace, floor.cycles
+    )
 
 
 def generation_facts(done: Generated) -> list[tuple[str, str]]:
@@ -202,6 +216,7 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
     result = done.result
     low, high = min(result.cycles_per_token), max(result.cycles_per_token)
     cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    last = result.cycles_per_token[-1]
     exact = result.cycles_per_token == result.predicted_cycles_per_token
     clock = done.artifact.spec.clock_hz / 1e6
     cut = ", cut by --max-new-tokens" if result.ended == LENGTH else ""
@@ -209,6 +224,11 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
     facts = [
         ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}{cut}"),
         ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
+        (
+            "floor of the machine",
+            f"{done.floor_cycles:,}; the last token took "
+            f"{last / done.floor_cycles:.2f} times as many",
+        ),
         (
             "virtual speed",
             f"{done.decode_tokens_per_second:,.0f} tokens/s decoding, "
@@ -246,6 +266,7 @@ def generation_json(done: Generated) -> dict[str, Any]:
         "actors": result.actors,
         "cycles_per_token": result.cycles_per_token,
         "predicted_cycles_per_token": result.predicted_cycles_per_token,
+        "floor_cycles": done.floor_cycles,
         "digest": result.digest,
         "virtual_seconds": result.virtual_seconds,
         "tokens_per_second": done.tokens_per_second,

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from programs.models import shipped_model
+from chip.spec import ChipSpec
+from programs.models import read_config, shipped_model
+from programs.plans import floor_of
 
 
 def lpu(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -152,6 +154,11 @@ def test_generate_in_one_process_prints_one_object(tmp_path: Path) -> None:
     assert len(result["tokens"]) == len(result["cycles_per_token"]) == 3
     assert result["cycles_per_token"] == result["predicted_cycles_per_token"]
     assert result["chips"] == 2 and result["actors"] == 0
+    config = read_config(shipped_model())
+    # A prompt of two tokens and three new ones: the last is computed at four positions.
+    asked = {"tp": 2, "stages": 1, "dtype": "int8", "context": 4}
+    assert result["prompt_tokens"] == 2
+    assert result["floor_cycles"] == floor_of(config, ChipSpec(), **asked).cycles
     # A model at another place is the same model.
     shutil.copytree(shipped_model(), tmp_path / "elsewhere")
     moved = json.loads(lpu(*common, "--model", tmp_path / "elsewhere").stdout)

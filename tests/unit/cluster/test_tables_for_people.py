@@ -158,6 +158,7 @@ def generated(**changed: Any) -> Any:
         "settings": SimpleNamespace(sync="lookahead"),
         "nodes": None,
         "trace": None,
+        "floor_cycles": 1000,
     }
     for name, value in changed.items():
         (result if name in result else outer)[name] = value
@@ -169,6 +170,7 @@ def test_a_text() -> None:
     assert [name for name, _ in rows] == [
         "tokens",
         "cycles per token",
+        "floor of the machine",
         "virtual speed",
         "wall speed",
         "wall time",
@@ -178,6 +180,7 @@ def test_a_text() -> None:
     facts = dict(rows)
     assert facts["tokens"] == "3 after a prompt of 2"
     assert facts["cycles per token"] == "1,100 to 1,300 (as predicted)"
+    assert facts["floor of the machine"] == "1,000; the last token took 1.30 times as many"
     assert facts["virtual speed"] == (
         "98,765 tokens/s decoding, 45,679 with the prompt (1200 MHz, PCIe included)"
     )
@@ -218,7 +221,7 @@ def test_a_text_that_went_through_a_lot() -> None:
     )
     rows = generation_facts(faulty)
     assert dict(rows)["cycles per token"] == "1,100 (NOT as predicted)"
-    assert rows[7:] == [
+    assert rows[8:] == [
         ("lost processes", "2 times replaced"),
         ("faults", BEFELL),
         ("nodes in use", "0, 3"),
