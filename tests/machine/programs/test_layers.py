@@ -153,7 +153,6 @@ QUICK = {
     ("olmo2, shared heads", "int8", 8),
     ("qwen2, large biases", "fp16", 1),
     ("llama, all biases", "int8", 8),
-    ("llama, yarn", "fp16", 1),
     ("granite, other factors", "int8", 8),
 }
 ROWS = [
