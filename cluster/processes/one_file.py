@@ -25,6 +25,7 @@ from programs.models import Checkpoint, load_checkpoint, open_model, portable_fi
 
 #: Where files of this process's artifacts lie, by what they hold.
 _unpacked: dict[str, Path] = {}
+_directories: list[Path] = []
 
 
 def carrying(artifact: Artifact, checkpoint: Checkpoint) -> Artifact:
@@ -67,7 +68,7 @@ def _unpack(artifact: Artifact) -> Path:
     if key not in _unpacked:
         directory = Path(tempfile.mkdtemp(prefix="lpu-model-"))
         hold(directory)
-        atexit.register(_remove, directory)
+        _directories.append(directory)
         try:
             for name, (size, parts) in artifact.files.items():
                 _lay_down(directory / name, size, parts)
@@ -89,6 +90,13 @@ def _lay_down(path: Path, size: int, parts: tuple[tuple[int, NDArray[np.uint8]],
         file.truncate(size)
 
 
-def _remove(directory: Path) -> None:
-    release(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+def forget_unpacked() -> None:
+    """Remove all files that were laid down; at the end of the process by itself."""
+    _unpacked.clear()
+    while _directories:
+        directory = _directories.pop()
+        release(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+atexit.register(forget_unpacked)

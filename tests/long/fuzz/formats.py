@@ -10,7 +10,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import msgpack
 
 from chip.checker import check
 from chip.encoding import AssemblyError, disassemble, read_assembly
+from chip.errors import LpuError
 from chip.program import Program, expanded_elements
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster import cli
@@ -30,6 +31,7 @@ from cluster.experiments.agentic.messages import StepMessage, Tool, encode
 from cluster.experiments.agentic.routing import LocalDesk
 from cluster.experiments.serving import read_trace
 from cluster.gpu import load_gpu_spec, load_link
+from cluster.processes import one_file, open_carried
 from cluster.report import page, pictures, read_run
 from cluster.report.topology_picture import topology
 from cluster.runs import check_artifact
@@ -42,6 +44,7 @@ from programs.models import (
     ModelConfig,
     config_of,
     load_checkpoint,
+    portable_files,
     random_checkpoint,
     shipped_model,
 )
@@ -134,6 +137,39 @@ def _read_artifact(data: bytes, directory: Path) -> None:
         for program in programs[:2]:
             part = Program(program.blocks[:20], program.gangs, program.maps, program.cycles)
             disassemble(part)
+
+
+def _carrying_artifacts(directory: Path) -> list[bytes]:
+    """One that carries a small GGUF file, one that carries a directory."""
+    model = load_checkpoint(write_sample(directory / "sample.gguf", "gpt2"))
+    found = []
+    for files in (portable_files(model), _plain_files()):
+        path = directory / "sample.lpu"
+        save(replace(_small_artifact(), programs={}, files=files), path)
+        found.append(path.read_bytes())
+    return found
+
+
+def _plain_files() -> dict[str, Any]:
+    """Of the shipped draft, the texts and the header of its weights."""
+    files = portable_files(load_checkpoint(shipped_model("draft")))
+    return {name: (size, parts[:1]) for name, (size, parts) in files.items()}
+
+
+def _read_carrying(data: bytes, directory: Path) -> None:
+    """What ``lpu generate --artifact`` does before it runs anything."""
+    path = directory / "input.lpu"
+    path.write_bytes(data)
+    artifact = load(path)
+    if not artifact.files:
+        return
+    try:
+        _, checkpoint = open_carried(artifact)
+        if len(checkpoint.tokenizer.encode("ab a").ids):
+            checkpoint.embedding_row(0)
+        assert all(token >= 0 for token in checkpoint.end_tokens), checkpoint.special_tokens
+    finally:
+        one_file.forget_unpacked()
 
 
 # --- checkpoints ----------------------------------------------------------------------------------
@@ -409,6 +445,7 @@ FORMATS: dict[str, Format] = {
         _shapes, damage_json, _read_shape, (CheckpointError, CompileError, PartitionError), 40
     ),
     "tokenizer": Format(_tokenizers, damage_json, _read_tokenizer, (CheckpointError,)),
+    "lpu-model": Format(_carrying_artifacts, _damage_artifact, _read_carrying, (LpuError,), 400),
     "gguf": Format(_gguf_files, damage_gguf, read_all, (CheckpointError,), 5000),
     "tokenizer-config": Format(_chats, damage_json, _read_chat, (CheckpointError,)),
     "run-json": Format(_runs, damage_json, _read_run, (InputError,), 30),
