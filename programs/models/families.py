@@ -135,13 +135,19 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Translate the fields of a Hugging Face ``config.json``."""
     family, kind = _family_of(fields)
     _check_activation(fields, family)
-    biased = bool(fields.get("attention_bias"))
+    # Qwen2's class knows no such flag: it has the biases of queries, keys and values always.
+    biased = bool(fields.get("attention_bias")) and family != "qwen2"
     if (biased and family not in BIASED) or fields.get("mlp_bias"):
         flag = "mlp_bias" if fields.get("mlp_bias") else "attention_bias"
         raise refusal(f"{flag} is set, which is not supported", "use a model without biases")
     _check_quantisation(fields.get("quantization_config"))
     rope_fields, local = _rope_fields(fields, kind)
     rope = read_rope(rope_fields, kind.theta)
+    if family == "phi3" and rope.scaling is not None and rope.scaling.kind == "yarn":
+        raise refusal(
+            "rope scaling 'yarn' of a phi3 model means longrope, which is not supported",
+            "use a model without it",
+        )
     heads, hidden = whole_of(fields, "num_attention_heads"), whole_of(fields, "hidden_size")
     if not kind.head_dim and fields.get("head_dim") is None and hidden % max(heads, 1):
         raise refusal(
@@ -219,12 +225,12 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
         found |= {"pre_norms": False, "post_norms": True, "wide_norms": True}
     if family in GEMMAS:
         found |= {"activation": GELU_TANH, "unit_gain": True, "scaled_embedding": True}
-    if family in GEMMAS[1:]:
         if fields.get("use_bidirectional_attention"):
             raise refusal(
                 "use_bidirectional_attention is set, which is not supported",
                 "use a model that attends to the past alone",
             )
+    if family in GEMMAS[1:]:
         scalar = number_of(fields, "query_pre_attn_scalar", 256.0)
         if not scalar > 0:
             raise refusal(f"query_pre_attn_scalar is {scalar}", "it must be positive")

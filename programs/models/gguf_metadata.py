@@ -208,6 +208,7 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         scale = fields.real(f"{a}.{name}", 0.0)
         if scale and not (name == "attention.scale" and math.isclose(scale, head_dim**-0.5)):
             raise fields.refuse(f"{a}.{name} is not supported", "use another model")
+    _check_attention(fields, a)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise fields.refuse("tensor 'token_embd.weight' is missing")
@@ -246,11 +247,11 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         kinds = (LayerKind(sliding=True),) * config.layers
         config = replace(config, sliding_window=window, layer_kinds=kinds)
     if a == "granite":
-        factors = (fields.real(f"{a}.{name}", 0.0) or 1.0 for name in scales)
-        attention, logits, embeddings, blocks = factors
+        attention, *factors = (fields.real(f"{a}.{name}", 0.0) for name in scales)
+        logits, embeddings, blocks = (factor or 1.0 for factor in factors)
         config = replace(
             config,
-            query_scale=attention,
+            query_scale=attention,  # 0: 1 / sqrt(head_dim), as in llama.cpp
             logit_factor=1 / logits,
             embedding_factor=embeddings,
             residual_factor=blocks,
@@ -263,6 +264,31 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     if a == "olmo2":
         config = replace(config, pre_norms=False, post_norms=True, wide_norms=True)
     return _slowed(file, fields, config)
+
+
+def _check_attention(fields: _Fields, a: str) -> None:
+    """Refuse what the metadata say of attention and rotary positions and no kernel computes."""
+    if fields.get(f"{a}.attention.causal", bool) is False:
+        raise fields.refuse(
+            f"{a}.attention.causal is false: tokens attend to those after them",
+            "use a model that writes text",
+        )
+    if a == "granite" and fields.get(f"{a}.rope.scaling.finetuned", bool) is False:
+        raise fields.refuse(
+            f"{a}.rope.scaling.finetuned is false: its layers have no rotary positions",
+            "use another model",
+        )
+    if a == "olmo2" and fields.whole(f"{a}.attention.sliding_window", 0) > 0:
+        raise fields.refuse(
+            f"{a}.attention.sliding_window is given, as in OLMo 3, for which there are no kernels",
+            "use an OLMo-2 model",
+        )
+    if fields.real(f"{a}.rope.scaling.attn_factor", 1.0) != 1:
+        raise fields.refuse(
+            f"{a}.rope.scaling.attn_factor makes cosines and sines larger, which is not done "
+            "for GGUF files",
+            "use a model without it",
+        )
 
 
 def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> ModelConfig:

@@ -27,6 +27,7 @@ F64 = NDArray[np.float64]
 # pi/2 in three parts; the first two have 33 significant bits: k * part is exact for k < 2^20
 _HALF_PI = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)
 _TWO_OVER_PI = 0.6366197723675814
+TRAINED = "original_max_position_embeddings"
 
 
 def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
@@ -163,17 +164,22 @@ def _scaling(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling 
             number_of(rope, "factor"),
             number_of(rope, "low_freq_factor"),
             number_of(rope, "high_freq_factor"),
-            whole_of(rope, "original_max_position_embeddings"),
+            whole_of({**rope, **_trained(fields)}, TRAINED),
         )
     if stretch == "yarn":
         return _yarn(rope, fields)
     raise refusal(f"rope scaling {shown(stretch)} is not supported", "linear, llama3 and yarn are")
 
 
+def _trained(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The trained context where the configuration itself names it: before that of the table."""
+    return {} if fields.get(TRAINED) is None else {TRAINED: fields[TRAINED]}
+
+
 def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
     """Yarn, as transformers 5 has it: usually cosines and sines grow to 1 + 0.1 ln(factor)."""
-    own = "original_max_position_embeddings"
-    at = (fields, "max_position_embeddings") if rope.get(own) is None else (rope, own)
+    own = {**rope, **_trained(fields)}
+    at = (fields, "max_position_embeddings") if own.get(TRAINED) is None else (own, TRAINED)
     trained = whole_of(*at)
     factor = number_of(rope, "factor")
     one, all_dims = number_of(rope, "mscale", 0.0), number_of(rope, "mscale_all_dim", 0.0)

@@ -61,6 +61,31 @@ def test_yarn_is_what_its_paper_says(more: Fields, theta: float, tmp_path: Path)
     assert config.plain is False
 
 
+@pytest.mark.parametrize("name", ["llama, llama3", "llama, yarn"])
+def test_a_trained_context_beside_the_table_comes_before_the_one_inside(
+    name: str, tmp_path: Path
+) -> None:
+    """So transformers 5 has it; where neither is given, yarn's is that of all positions."""
+    own = "original_max_position_embeddings"
+
+    def trained(**fields: Any) -> int:
+        scaling = read_config(written(tmp_path / "m", name, **fields)).rope_scaling
+        assert scaling is not None
+        return scaling.original_max_position
+
+    table = FAMILIES[name].fields["rope_scaling"]
+    assert table[own] == trained() == trained(**{own: None}) == 32
+    assert trained(**{own: 64}) == trained(rope_scaling=table | {own: None}, **{own: 64}) == 64
+
+
+def test_qwen2_has_its_biases_whatever_a_flag_says(tmp_path: Path) -> None:
+    """Its class knows no flag ``attention_bias``."""
+    plain = read_config(written(tmp_path / "m", "qwen2"))
+    for flag in (True, False):
+        read = read_config(written(tmp_path / "m", "qwen2", attention_bias=flag))
+        assert read == plain and read.qkv_bias and not read.o_bias
+
+
 def test_yarn_makes_cosines_and_sines_larger() -> None:
     config = ModelConfig(8, 1, 1, 1, 8, 8, 8, rope_scaling=RopeScaling("yarn", 4.0, size=1.25))
     ((cos, sin),) = partition_model(random_checkpoint(config, 0), 1).rope_rows(0)
@@ -72,6 +97,7 @@ def test_yarn_makes_cosines_and_sines_larger() -> None:
     ("name", "changes", "words"),
     [
         ("phi3, window", {"rope_scaling": {"type": "longrope"}}, "rope scaling 'longrope' is not"),
+        ("phi3, window", {"rope_scaling": YARN}, "'yarn' of a phi3 model means longrope, which is"),
         ("phi3, window", {"partial_rotary_factor": 0.75}, "partial_rotary_factor is 0.75, which"),
         ("phi3, window", {"attention_bias": True}, "attention_bias is set, which is not supported"),
         ("granite", {"mlp_bias": True}, "mlp_bias is set, which is not supported"),

@@ -164,6 +164,11 @@ def test_olmo_2_norms_what_blocks_give(tmp_path: Path) -> None:
             "to the past alone",
         ),
         (
+            GEMMA2_2B | {"architectures": ["GemmaForCausalLM"]},
+            {"use_bidirectional_attention": True},
+            "use_bidirectional_attention is set, which is not supported",
+        ),
+        (
             GEMMA2_2B,
             {"query_pre_attn_scalar": 0},
             "query_pre_attn_scalar is 0.0; it must be positive",

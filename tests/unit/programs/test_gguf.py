@@ -201,6 +201,23 @@ def test_the_largest_gemmas_have_another_scale(tmp_path: Path, family: str, laye
     assert scale(layers) == 32**-0.5 and scale(2) == 16**-0.5
 
 
+def test_windows_of_olmo3_are_refused(tmp_path: Path) -> None:
+    """Its files are called olmo2, and some of its layers have a window."""
+    config = replace(SMALL, pre_norms=False, post_norms=True, wide_norms=True)
+    fields = {"olmo2.attention.sliding_window": 9}
+    file = write(tmp_path / "m.gguf", config, tensors_of(config), family="olmo2", fields=fields)
+    told = "sliding_window is given, as in OLMo 3, for which there are no kernels; use an OLMo-2"
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(file)
+
+
+def test_what_a_granite_file_leaves_out(tmp_path: Path) -> None:
+    """As llama.cpp has it: scores are multiplied by 1 / sqrt(head_dim), nothing else is."""
+    fields = {"granite.rope.scaling.finetuned": True, "granite.attention.causal": True}
+    file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), family="granite", fields=fields)
+    assert gguf_config(read_gguf(file)) == SMALL
+
+
 def test_what_a_gemma_file_leaves_out(tmp_path: Path) -> None:
     second, third = (
         replace(SMALL, layers=7, max_position=9000, **_GEMMA, post_norms=True, head_norms=third)
@@ -340,6 +357,12 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
         ({"llama.embedding_length": None}, "embedding_length is missing"),
         ({"llama.embedding_length": "x"}, "another type"),
         ({"llama.feed_forward_length": 128}, "has shape"),
+        ({"llama.attention.causal": False}, "causal is false: tokens attend to those after them"),
+        ({"llama.rope.scaling.attn_factor": 1.19}, "attn_factor makes cosines and sines larger"),
+        (
+            {"general.architecture": "granite", "granite.rope.scaling.finetuned": False},
+            "finetuned is false: its layers have no rotary positions",
+        ),
     ],
 )
 def test_what_no_kernel_computes_is_refused(
