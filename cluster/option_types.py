@@ -68,6 +68,7 @@ Faults = Annotated[
     Path | None,
     typer.Option(help="Faults of the modelled machine, a TOML file.", show_default="none"),
 ]
+DEFAULT_CHIP = "groq-lpu-1"
 ChipType = Annotated[str, typer.Option("--chip", help="Chip preset or a TOML file.")]
 
 MetricsPort = Annotated[

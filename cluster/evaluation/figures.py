@@ -117,8 +117,9 @@ def _prompts_json(done: PromptEvaluation) -> Row:
 
 def _about(done: TextEvaluation | PromptEvaluation) -> Facts:
     settings = done.settings
+    chips = "1 chip" if settings.node == 1 else f"{settings.node} chips"
     return [
-        ("model", f"{done.model}, {settings.dtype} on {settings.node} chips"),
+        ("model", f"{done.model}, {settings.dtype} on {chips}"),
         ("computed by", done.computed_by),
     ]
 

@@ -52,6 +52,9 @@ def evaluate_prompts(
     checkpoint = open_model(name)
     new_tokens = settings.max_new_tokens or NEW_TOKENS
     prompts = [_ids(settings, checkpoint, line) for line in lines]
+    if [] in prompts:
+        line = lines[prompts.index([])]
+        raise InputError(f"--prompts {path}: {line[:40]!r} is no token of the model; leave it out")
     context = max(map(len, prompts)) + new_tokens
     if context > checkpoint.config.max_position:
         raise InputError(
@@ -59,7 +62,7 @@ def evaluate_prompts(
             f"positions, but the model was made for {checkpoint.config.max_position:,}; use "
             "shorter ones"
         )
-    reference, emulated = both_forwards(settings, checkpoint, context)
+    reference, emulated = both_forwards(settings, checkpoint, context, tell)
     checks = []
     for number, ids in enumerate(prompts):
         tell(f"prompt {number + 1} of {len(prompts)} ...")

@@ -53,8 +53,7 @@ def evaluate_text(
         tokens = tokens[: settings.tokens + 1]
     if len(tokens) < 2:
         raise InputError(f"--text {path}: has less than two tokens; use a longer text")
-    tell("laying the model out ..." if settings.on == "golden" else "compiling ...")
-    reference, emulated = both_forwards(settings, checkpoint, context)
+    reference, emulated = both_forwards(settings, checkpoint, context, tell)
     layers = LayerErrors() if settings.layers else None
     figures = compare_text(
         reference,
@@ -62,7 +61,7 @@ def evaluate_text(
         tokens,
         context,
         layers,
-        lambda done: tell(f"{done:,} of {len(tokens) - 1:,} tokens ..."),
+        lambda done: tell(f"after {done:,} of {len(tokens) - 1:,} tokens ..."),
     )
     return TextEvaluation(
         settings,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.evaluation.settings import CHIPS, EvaluateSettings
+from cluster.processes import load_kernels
 from programs.decoder import partition_model
 from programs.evaluation import ChipsForward, Float32Forward, GoldenForward
 from programs.models import Checkpoint
@@ -24,11 +26,18 @@ def read_text(option: str, path: Path) -> str:
 
 
 def both_forwards(
-    settings: EvaluateSettings, checkpoint: Checkpoint, context: int
+    settings: EvaluateSettings,
+    checkpoint: Checkpoint,
+    context: int,
+    tell: Callable[[str], None],
 ) -> tuple[Float32Forward, GoldenForward | ChipsForward]:
     """The float32 forward of a model, and the emulated one for texts of ``context`` tokens."""
+    spec = load_chip_spec(settings.chip)
     reference = Float32Forward(checkpoint)
+    if settings.on == CHIPS:
+        load_kernels(tell)
+    tell("compiling ..." if settings.on == CHIPS else "laying the model out ...")
     model = partition_model(checkpoint, settings.node, settings.dtype)
     if settings.on == CHIPS:
-        return reference, ChipsForward(model, context, load_chip_spec(settings.chip))
+        return reference, ChipsForward(model, context, spec)
     return reference, GoldenForward(model, context)

@@ -64,8 +64,11 @@ class EvaluateSettings:
     chips: Annotated[
         int | None, typer.Option(help="Chips: 1, 2, 4 or 8.", show_default="tp, or 8")
     ] = None
-    tp: option_types.Tp = None
-    chip: option_types.ChipType = "groq-lpu-1"
+    tp: Annotated[
+        int | None,
+        typer.Option(help="The same: all chips share every matrix.", show_default="chips"),
+    ] = None
+    chip: option_types.ChipType = option_types.DEFAULT_CHIP
     on: Annotated[
         str,
         typer.Option(help="What computes: golden (fast, the chips' bits) or chips (their engine)."),
@@ -84,6 +87,8 @@ class EvaluateSettings:
         _ = self.node
         if self.layers and self.on == CHIPS:
             raise InputError("--layers: chips show no layer; use --on golden")
+        if self.chip != option_types.DEFAULT_CHIP and self.on != CHIPS:
+            raise InputError("--chip: numbers of the golden model are those of all; use --on chips")
         if self.prompts is None and (self.chat or self.max_new_tokens is not None):
             raise InputError("--max-new-tokens and --chat: only with --prompts")
         if self.prompts is not None and (self.text or self.tokens or self.context or self.layers):
@@ -92,7 +97,8 @@ class EvaluateSettings:
     @property
     def node(self) -> int:
         """Chips that share every matrix."""
-        node = check_node(self.chips or self.tp or 8)
+        given = self.tp if self.chips is None else self.chips
+        node = check_node(8 if given is None else given)
         if self.tp is not None and self.tp != node:
             raise InputError(
                 f"--tp {self.tp}: an evaluation takes one node, of which all {node} chips share "

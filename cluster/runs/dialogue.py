@@ -18,7 +18,7 @@ from cluster.listening import Listener
 from cluster.processes import Placement, chips_per_actor, open_carried
 from cluster.runs.generation import GenerationResult, Work, kept_chips
 from cluster.runs.settings import CHAT_CONTEXT, ChatSettings
-from cluster.runs.texts import compile_apart, job_of
+from cluster.runs.texts import check_compiled_so, compile_apart, job_of
 from programs.artifact import decoder_of, load
 from programs.decoder import adopt
 from programs.models import Checkpoint, Message, chat_prompt, open_model
@@ -139,6 +139,7 @@ def conversation(
     if given is None:
         checkpoint = open_model(single.model or "target")
     else:
+        check_compiled_so(given, single)
         given, checkpoint = open_carried(given, single.model)
     first = [] if settings.system is None else [{"role": "system", "content": settings.system}]
     # A template that is missing or broken is told now, not after minutes.

@@ -88,9 +88,16 @@ class TextMachineSettings:
     temperature: Temperature = 0.0
     seed: Seed = 0
     context: option_types.Context = None
-    chip: option_types.ChipType = "groq-lpu-1"
+    chip: option_types.ChipType = option_types.DEFAULT_CHIP
     artifact: StoredModel = None
     in_process: InProcess = False
+
+    def _check_actors(self) -> None:
+        """Refuse options of actors where there are none."""
+        if self.in_process and (self.chips_per_actor != "auto" or self.address is not None):
+            raise InputError(
+                "--in-process: there are no actors; leave --chips-per-actor and --address out"
+            )
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,7 @@ class GenerateSettings(TextMachineSettings):
         if not 0 <= self.seed < 2**63:
             raise InputError(f"--seed {self.seed}: use an integer from 0 to 2^63 - 1")
         _ = self.packing
+        self._check_actors()
 
     @property
     def split(self) -> tuple[int, int]:
@@ -221,6 +229,8 @@ class CollectiveSettings:
         asked = self.dtype != "int32" or self.sync != "lookahead" or self.in_process
         if (asked or self.chips_per_actor is not None) and not self.run:
             raise InputError(ONLY_WITH_RUN)
+        if self.in_process and self.chips_per_actor is not None:
+            raise InputError("--in-process: there are no actors; leave --chips-per-actor out")
 
 
 #: What a plan can be swept over, and how many steps of it at most.

@@ -9,9 +9,11 @@ from time import perf_counter
 from typing import Any
 
 from chip.engine import Chip
+from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.listening import Listener
 from cluster.metrics import Board, RunWatch
+from cluster.option_types import DEFAULT_CHIP
 from cluster.processes import Placement, actors_text, chips_per_actor, open_carried
 from cluster.runs.generation import (
     LENGTH,
@@ -20,7 +22,7 @@ from cluster.runs.generation import (
     planned_launches,
     run_generation,
 )
-from cluster.runs.settings import GenerateSettings
+from cluster.runs.settings import DTYPES, GenerateSettings
 from cluster.runs.spare_generation import generate_on_spares
 from cluster.tracing import Launched, TraceRequest, trace_text
 from interconnect.wiring import Topology
@@ -147,6 +149,7 @@ def generate(
     if given is None:
         checkpoint = open_model(settings.model or "target")
     else:
+        check_compiled_so(given, settings)
         given, checkpoint = open_carried(given, settings.model)
     directory = checkpoint.path
     assert directory is not None
@@ -338,6 +341,29 @@ def _compile_whole(
         pp=stages,
         wiring=wiring,
     )
+
+
+def check_compiled_so(artifact: Artifact, settings: GenerateSettings) -> None:
+    """Raise InputError where settings ask for another machine than ``artifact`` was compiled for.
+
+    What is as by default asks for nothing.  Raises ArtifactError for an artifact of no model.
+    """
+    facts = decoder_of(artifact)
+    context = settings.context if (settings.context or 0) > facts.context else None
+    same = settings.chip == DEFAULT_CHIP or load_chip_spec(settings.chip) == artifact.spec
+    for option, asked, has in (
+        ("--chips", settings.chips, artifact.chips),
+        ("--tp", settings.tp, facts.tp),
+        ("--pp", settings.pp, facts.pp),
+        ("--dtype", None if settings.dtype == DTYPES[0] else settings.dtype, facts.dtype),
+        ("--context", context, facts.context),
+        ("--chip", None if same else settings.chip, artifact.spec.name),
+    ):
+        if asked is not None and asked != has:
+            raise InputError(
+                f"{option} {asked}: the artifact was compiled for {has}; leave {option} out, or "
+                "compile another"
+            )
 
 
 def job_of(

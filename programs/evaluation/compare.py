@@ -142,7 +142,8 @@ def compare_text(
 ) -> Comparison:
     """Read ``tokens`` through both, in windows of ``context`` (see ``windows``).
 
-    layers: counts the residual streams as well.  tell: hears how many tokens are done.
+    layers: counts the residual streams as well.  tell: hears before each block how many
+    tokens are done.
     """
     done = Comparison()
     keep = None if layers is None else layers.keep
@@ -153,8 +154,8 @@ def compare_text(
         for first in range(window.start, window.stop, BLOCK):
             last = min(first + BLOCK, window.stop)
             at = first - window.start
+            tell(done.tokens)
             exact = reference.block(tokens[first:last], at, keep)
             ours = emulated.block(tokens[first:last], at, compare)
             done.add(first, exact, ours, tokens[first + 1 : last + 1])
-            tell(done.tokens)
     return done

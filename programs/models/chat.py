@@ -41,7 +41,8 @@ def chat_prompt(
     if template is None:
         raise CheckpointError(
             f"{checkpoint.path} has no chat template; use a chat model, put its "
-            "chat_template.jinja beside the weights, or use lpu generate without --chat"
+            "chat_template.jinja beside the weights (before lpu compile, for an artifact), or use "
+            "lpu generate without --chat"
         )
     text = render_chat(template, messages, checkpoint.special_tokens, str(checkpoint.path))
     own = checkpoint.tokenizer if tokenizer is None else tokenizer

@@ -144,6 +144,7 @@ def test_prompts_are_compared_token_for_token(
     assert f"{equal} of 3 prompts" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_difference_is_told_with_its_gaps(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -169,6 +170,9 @@ def test_what_cannot_be_evaluated_is_refused(
         (("--on", "gpu"), "--on gpu: use golden or chips"),
         (("--on", "chips", "--layers"), "--layers: chips show no layer; use --on golden"),
         (("--chips", "16"), "a node has 1, 2, 4 or 8 chips"),
+        (("--chips", "0", "--tp", "2"), "--chips 0: a node has 1, 2, 4 or 8 chips"),
+        (("--chip", "no"), "--chip: numbers of the golden model are those of all; use --on chips"),
+        (("--chip", "no", "--on", "chips", "--chips", "1", "--tokens", "1"), "no such preset"),
         (("--chips", "8", "--tp", "4"), "--tp 4: an evaluation takes one node, of which all 8"),
         (("--chat",), "--max-new-tokens and --chat: only with --prompts"),
         (("--max-new-tokens", "3"), "--max-new-tokens and --chat: only with --prompts"),
@@ -187,6 +191,37 @@ def test_what_cannot_be_evaluated_is_refused(
         (("--model", "llama-2-70b"), "is a shape without weights"),
     ):
         assert words in refused(capsys, *arguments), words
+
+
+def test_a_line_without_tokens_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A tokenizer that drops what it does not know makes nothing of some lines."""
+    place = tmp_path / "model"
+    shutil.copytree(shipped_model("draft"), place)
+    tokenizer = json.loads((place / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "~"}, "content": ""}
+    (place / "tokenizer.json").write_text(json.dumps(tokenizer))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("def\n~~\n")
+    said = refused(capsys, "--model", str(place), "--prompts", str(prompts))
+    assert "'~~' is no token of the model; leave it out" in said
+
+
+def test_phases_are_told_before_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled before the chips work, and blocks are counted from their beginning."""
+    heard: list[str] = []
+    monkeypatch.setattr(
+        "cluster.processes.session.warm_up", lambda: heard.append("kernels are there")
+    )
+    evaluate(EvaluateSettings("draft", tokens=2, context=3, chips=1, on="chips"), heard.append)
+    assert [text.partition(" (")[0] for text in heard] == [
+        "opening the model ...",
+        "compiling kernels",
+        "kernels are there",
+        "compiling ...",
+        "after 0 of 2 tokens ...",
+    ]
 
 
 def test_strict_range_ends_with_one(

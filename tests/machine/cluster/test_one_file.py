@@ -78,7 +78,21 @@ def test_a_file_is_enough_anywhere(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
 
-    done = generate(replace(settings, model=None, artifact=file))
+    stored_only = replace(settings, model=None, artifact=file)
+    done = generate(replace(stored_only, chips=1, pp=1, context=64))  # as it was compiled
+    for asked, words in (
+        ({"tp": 2}, "--tp 2: the artifact was compiled for 1; leave --tp out, or compile another"),
+        ({"chips": 1, "tp": None, "pp": 1, "dtype": "fp16"}, "--dtype fp16: the artifact was"),
+        ({"context": 65}, "--context 65: the artifact was compiled for 64"),
+        ({"chip": "groq-3-lp30"}, "was compiled for groq-lpu-1; leave --chip out"),
+    ):
+        with pytest.raises(InputError, match=words):
+            generate(replace(stored_only, **asked))
+    with (
+        pytest.raises(InputError, match="--pp 2: the artifact"),
+        conversation(ChatSettings(artifact=file, pp=2)),
+    ):
+        pass
     assert (done.text, done.cycles, done.digest) == (
         expected.text,
         expected.cycles,

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import cluster
 from cluster.commands.settings import takes_settings
+from cluster.runs import ChatSettings, CollectiveSettings
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ def test_settings_check_themselves() -> None:
     with pytest.raises(cluster.InputError, match="--sync never: use lookahead or barrier"):
         cluster.GenerateSettings(sync="never")
     assert cluster.GenerateSettings(tp=2, pp=2).split == (2, 2)
+    for settings in (cluster.GenerateSettings, ChatSettings):
+        for packing, address in (("1", None), ("auto", "auto")):
+            with pytest.raises(cluster.InputError, match="are no actors; leave --chips-per-actor"):
+                settings(in_process=True, chips_per_actor=packing, address=address)
+    with pytest.raises(cluster.InputError, match="are no actors; leave --chips-per-actor out"):
+        CollectiveSettings(run=True, in_process=True, chips_per_actor=2)
     with pytest.raises(cluster.InputError, match="only with --run"):
         cluster.CollectiveSettings(dtype="fp32")
     steps = cluster.PlanSettings("target", sweep="batch=3..20").steps

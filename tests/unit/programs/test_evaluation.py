@@ -134,7 +134,7 @@ def test_figures_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     done = compare_text(reference, emulated, tokens, 5, None, heard.append)
     assert reference.asked == emulated.asked
     assert reference.asked == [(), (0, 0, 1, 2), (3, 3, 4), (), (0, 5, 6, 2), (3, 1)]
-    assert heard == [3, 5, 8, 9] and done.tokens == 9
+    assert heard == [0, 3, 5, 8] and done.tokens == 9
 
     rows = np.array(tokens[:-1])
     for found, table in ((done.perplexity, ours), (done.reference_perplexity, exact)):
