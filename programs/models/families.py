@@ -291,7 +291,8 @@ def _turned_layers(fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
         if every < 1:
             raise refusal(f"no_rope_layer_interval is {every}", "it must be 1 or more")
         return tuple((layer + 1) % every != 0 for layer in range(layers))
-    if not isinstance(named, list) or len(named) != layers or set(named) - {0, 1}:
+    known = isinstance(named, list) and all(one in (0, 1) for one in named)
+    if not known or len(named) != layers:
         raise refusal(
             f"no_rope_layers is {shown(named)}",
             f"it must be a list of {layers} zeros and ones, one for each layer",
@@ -338,7 +339,7 @@ def _sliding_layers(
         raise refusal(
             f"layer_types is {shown(types)}", f"it must be a list of {layers}, one for each layer"
         )
-    unknown = [name for name in types if name not in LAYER_TYPES]
+    unknown = [name for name in types if name not in tuple(LAYER_TYPES)]  # a list has no hash
     if unknown:
         raise refusal(
             f"layer_types has {shown(unknown[0])}, which is not supported",

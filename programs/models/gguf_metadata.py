@@ -302,6 +302,9 @@ def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> 
     local = [window > 0 and (layer + 1) % every != 0 for layer in range(config.layers)]
     short = window < config.max_position and any(local)
     second = a == "gemma3" and any(local)
+    base = fields.real(f"{a}.rope.freq_base_swa", 10000.0)
+    if second and not base > 0:
+        raise fields.refuse(f"{a}.rope.freq_base_swa is {base}, which is no base of frequencies")
     kinds = tuple(LayerKind(one and short, one and second) for one in local)
     return replace(
         config,
@@ -310,7 +313,7 @@ def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> 
         score_cap=fields.real(f"{a}.attn_logit_softcapping", caps[0]),
         logit_cap=fields.real(f"{a}.final_logit_softcapping", caps[1]),
         sliding_window=window if short else 0,
-        second_rope=Rope(fields.real(f"{a}.rope.freq_base_swa", 10000.0)) if second else None,
+        second_rope=Rope(base) if second else None,
         layer_kinds=kinds if short or second else (),
     )
 

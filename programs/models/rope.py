@@ -107,8 +107,10 @@ def sin_cos(angle: F64) -> tuple[F64, F64]:
 def read_rope(fields: Mapping[str, Any], theta: float) -> Rope:
     """The rotary table of a configuration; ``theta`` where it names none."""
     table = _rope_table(fields, theta)
-    outside = number_of(fields, "rope_theta", theta)
-    return Rope(number_of(table, "rope_theta", outside), _scaling(table, fields))
+    own = number_of(table, "rope_theta", number_of(fields, "rope_theta", theta))
+    if own == 0:  # a `Rope` of 0 is one that turns nothing
+        raise refusal("rope_theta is 0", "it must be positive and finite")
+    return Rope(own, _scaling(table, fields))
 
 
 def _rope_table(fields: Mapping[str, Any], theta: float) -> dict[str, Any]:

@@ -168,6 +168,9 @@ def test_olmo_2_norms_what_blocks_give(tmp_path: Path) -> None:
             {"use_bidirectional_attention": True},
             "use_bidirectional_attention is set, which is not supported",
         ),
+        (GEMMA3_1B, {"rope_local_base_freq": 0}, "rope_theta is 0; it must be positive and finite"),
+        (GEMMA3_1B, {"rope_local_base_freq": -1}, "rope_theta of the second table is -1.0"),
+        (GEMMA2_2B, {"layer_types": [["a"]] * 26}, "layer_types has ['a'], which is not supported"),
         (
             GEMMA2_2B,
             {"query_pre_attn_scalar": 0},

@@ -241,6 +241,13 @@ def test_what_a_gemma_file_leaves_out(tmp_path: Path) -> None:
     wrong = write(path, third, tensors_of(third), family="gemma3", fields=window)
     with pytest.raises(CheckpointError, match="pattern of sliding windows repeats every 0 layers"):
         gguf_config(read_gguf(wrong))
+    window |= {
+        "gemma3.attention.sliding_window_pattern": 6,
+        "gemma3.rope.freq_base_swa": 0.0,
+    }
+    wrong = write(path, third, tensors_of(third), family="gemma3", fields=window)
+    with pytest.raises(CheckpointError, match=r"swa is 0\.0, which is no base of frequencies"):
+        gguf_config(read_gguf(wrong))
 
 
 @pytest.mark.parametrize("kind", KINDS)

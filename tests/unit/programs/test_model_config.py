@@ -242,6 +242,7 @@ def test_layers_of_smollm3_without_rotary_positions(
         ("qwen3-8b", {"layer_types": ["chunked_attention"] * 36}, "'chunked_attention', which is"),
         ("qwen3-8b", {"layer_types": ["sliding_attention"] * 36}, "but there is no sliding window"),
         ("smollm3", {"no_rope_layers": [1, 2]}, "it must be a list of 6 zeros and ones"),
+        ("smollm3", {"no_rope_layers": [[1]] * 6}, "it must be a list of 6 zeros and ones"),
         ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; it must be 1"),
     ],
 )
