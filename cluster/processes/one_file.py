@@ -39,11 +39,13 @@ def open_carried(
     """``artifact`` without its files, and the checkpoint that they are.
 
     model: to be opened instead.  An artifact of an older version has no files; its checkpoint is
-    looked for where it was.  Raises InputError where it no longer is, RunError where there is no
-    room to lay files down.
+    looked for where it was.  Raises InputError where it no longer is, or for a model of another
+    shape than the one that was compiled; RunError where there is no room to lay files down.
     """
     if model is not None:
         checkpoint = open_model(model)
+        if artifact.files:
+            _check_same_shape(load_checkpoint(_unpack(artifact)), checkpoint, model)
     elif artifact.files:
         checkpoint = load_checkpoint(_unpack(artifact))
     else:
@@ -55,6 +57,17 @@ def open_carried(
             )
         checkpoint = open_model(home)
     return replace(artifact, files={}), checkpoint
+
+
+def _check_same_shape(own: Checkpoint, other: Checkpoint, model: str | Path) -> None:
+    """Raise InputError unless embeddings and tokens of ``other`` could be those of ``own``."""
+    for name in ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "ffn", "vocab"):
+        has, given = getattr(own.config, name), getattr(other.config, name)
+        if has != given:
+            raise InputError(
+                f"--model {model}: has {name} {given}, the compiled model {has}; leave --model "
+                "out, or compile that model"
+            )
 
 
 def _unpack(artifact: Artifact) -> Path:

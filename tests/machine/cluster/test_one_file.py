@@ -166,6 +166,15 @@ def test_a_file_of_an_older_version(checkpoint: Path) -> None:
     assert open_carried(old, "draft")[1].path == shipped_model("draft")
 
 
+def test_embeddings_of_another_shape_are_refused(checkpoint: Path) -> None:
+    """The larger model has as many tiles and tokens, so chips would take its embeddings."""
+    original = load_checkpoint(checkpoint)
+    artifact = carrying(compiled(original), original)
+    assert open_carried(artifact, "draft")[1].path == shipped_model("draft")
+    with pytest.raises(InputError, match="--model target: has layers 4, the compiled model 2; lea"):
+        open_carried(artifact, "target")
+
+
 def test_no_room_to_lay_files_down(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_checkpoint(checkpoint)
     made = carrying(Artifact(lpu.ChipSpec(), "single", 1), whole)
