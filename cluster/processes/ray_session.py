@@ -128,6 +128,7 @@ def open_ray(address: str | None, workers: int) -> Iterator[Any]:
         try:
             if not joined:
                 ray.shutdown()
+                _read_token_anew()  # else a Ray that this process starts next is shown ours
         finally:
             if directory is not None:
                 _remove(directory)

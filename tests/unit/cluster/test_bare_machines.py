@@ -180,6 +180,32 @@ def test_a_private_ray_needs_no_home(temporary: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_ray_of_the_users_own_after_a_private_one(tmp_path: Path) -> None:
+    """In the same process: its servers ask for the home's token, and must not be shown another."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("5" * 64)
+    short = tempfile.mkdtemp(prefix="lpu-t-", dir="/tmp")
+    try:
+        done = python(
+            f"""
+            import ray
+            from cluster.processes import open_ray
+            with open_ray(None, 1):
+                pass
+            ray.init(
+                "local", num_cpus=1, include_dashboard=False, _temp_dir="{short}",
+                object_store_memory=80 << 20, logging_level="ERROR", log_to_driver=False,
+            )
+            print(ray.get(ray.remote(num_cpus=0)(lambda: 7).remote()))
+            """,
+            HOME=str(tmp_path),
+        )
+        assert done.stdout.split() == ["7"], done.stderr
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["with a token", "on loopback only"])
 def test_a_cluster_that_is_joined_by_its_address(kind: str, tmp_path: Path) -> None:
     """``ray start`` asks for the token that lies in the home; and Ray makes of loopback another
