@@ -185,6 +185,8 @@ def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
     trained = whole_of(*at)
     factor = number_of(rope, "factor")
     one, all_dims = number_of(rope, "mscale", 0.0), number_of(rope, "mscale_all_dim", 0.0)
+    if all_dims < 0:
+        raise refusal(f"mscale_all_dim is {all_dims}", "it divides, and must be 0 or more")
 
     def size(times: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * times * float(Decimal(factor).ln()) + 1.0

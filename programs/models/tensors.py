@@ -46,6 +46,8 @@ ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F8_E4M3": 1}
 """Bytes per element of the number types that can be read; the last only with scales of blocks."""
 OTHER_WEIGHTS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 """Names of files with weights that are not read here."""
+MOST = (1 << 63) - 1
+"""Greatest whole number of a configuration; what is bounded closer is refused by its own name."""
 SCALE_BLOCK = 128
 """Rows and columns of an fp8 matrix that share a scale, as DeepSeek-V3's files have them."""
 
@@ -311,4 +313,6 @@ def whole_of(table: Mapping[str, Any], name: str, default: int | None = None) ->
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int):
         raise refusal(f"{name} is {shown(value)}", "it must be a whole number")
+    if abs(value) > MOST:
+        raise refusal(f"{name} is too large", "correct it")
     return value

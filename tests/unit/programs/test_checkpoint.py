@@ -230,6 +230,7 @@ DAMAGES: list[tuple[str, Callable[[Path], Any]]] = [
     ("cannot share 3", config_with(num_key_value_heads=3)),
     ("eps is nan", config_with(rms_norm_eps=float("nan"))),
     ("rope_theta is too large", config_with(rope_theta=10**400)),
+    ("vocab_size is too large; correct it", config_with(vocab_size=10**400)),
 ]
 
 

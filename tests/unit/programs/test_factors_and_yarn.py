@@ -105,6 +105,11 @@ def test_yarn_makes_cosines_and_sines_larger() -> None:
         ("granite", {"attention_multiplier": 0}, "attention_multiplier is 0; scores need another"),
         ("granite", {"residual_multiplier": -1}, "residual_factor is -1.0; what is multiplied"),
         ("qwen2", {"rope_scaling": YARN | {"beta_fast": 1}}, "beta_slow is 1.0 and beta_fast 1.0"),
+        (
+            "qwen2",
+            {"rope_scaling": YARN | {"mscale": 1, "mscale_all_dim": -10 / math.log(4)}},
+            "mscale_all_dim is -7.2",
+        ),
         ("qwen2", {"rope_scaling": YARN, "rope_theta": 1}, "rope_theta is 1.0; yarn needs more"),
         (
             "qwen2",
