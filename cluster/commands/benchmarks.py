@@ -74,7 +74,7 @@ def bench(
         return
     table = Table(title="lpu bench", title_justify="left")
     for heading in ("row", "value", "baseline", "ratio", "baseline is"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "row")  # what would be typed to ask for it
     for row in rows:
         table.add_row(
             row.name,

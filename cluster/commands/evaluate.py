@@ -20,7 +20,7 @@ def evaluate(
     """Compare a model's numbers with float32 on a text, or its answers to prompts."""
     option_checks.check_plot(plot)
     if plot is not None and not settings.layers:
-        raise InputError("--plot: a picture shows where error enters; add --layers")
+        raise InputError("--plot: a picture shows where error enters; use --layers, on a text")
     from cluster import evaluation
     from cluster.commands.output import (
         check_range,

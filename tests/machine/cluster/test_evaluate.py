@@ -179,7 +179,7 @@ def test_what_cannot_be_evaluated_is_refused(
         (("--prompts", "p", "--tokens", "3"), "--layers: only without --prompts"),
         (("--tokens", "0"), "--tokens 0: use 1 or more"),
         (("--context", "600"), "--context 600: the model was made for 512 positions"),
-        (("--plot", "a.png"), "--plot: a picture shows where error enters; add --layers"),
+        (("--plot", "a.png"), "--plot: a picture shows where error enters; use --layers, on"),
         (
             ("--text", str(tmp_path / "no")),
             "is no text to evaluate (No such file or directory); name",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench import published, rows
+from cluster.bench import Row, published, rows
+from cluster.cli import run
 from cluster.errors import InputError
 from programs.models import CheckpointError
 
@@ -62,3 +63,16 @@ def test_a_row_asked_for_by_name_is_refused_with_the_mend(monkeypatch: pytest.Mo
 
 def test_rows_asked_for_keep_their_order() -> None:
     assert rows.select(["plan_70b", "decode_vs_numpy"]) == (["plan_70b", "decode_vs_numpy"], [])
+
+
+def test_names_of_rows_are_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In 80 columns, beside a long word on what the baseline is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    said = "the aim; the second of two whole runs of one token, start to exit"
+    monkeypatch.setattr("cluster.bench.measure", lambda name: [Row(name, 0.5, "s per t", 2, said)])
+    names = ["speculative_tokens_per_wall_second", "allreduce_functional_vs_numpy"]
+    assert run(["bench", *names]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
