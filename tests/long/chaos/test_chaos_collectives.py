@@ -29,7 +29,7 @@ def collective(operation: str, in_process: bool) -> dict[str, Any]:
             nbytes=BYTES,
             algorithm="hierarchical",
             run=True,
-            chips_per_actor=4,
+            chips_per_actor=None if in_process else 4,
             in_process=in_process,
         ),
         seed=3,
