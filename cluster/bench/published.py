@@ -24,7 +24,6 @@ TOKENS = 16
 #: What the two cores of the machine that the aims are for give to both sides.
 THREADS = 2
 AIM_TOKENS_PER_SECOND = 8.0
-AIM_FIRST_TOKEN_SECONDS = 12.0
 
 
 def missing(name: str) -> str | None:
@@ -88,27 +87,5 @@ def smollm2_vs_llamacpp() -> list[Row]:
             "s per token",
             float(done.stdout.split()[-1]),
             f"llama.cpp, Q8_0, {THREADS} threads, from position {POSITION} on",
-        )
-    ]
-
-
-def smollm2_first_token_seconds() -> list[Row]:
-    """From the command to the first token's end, by eight actors, in the second of two runs."""
-    command = [sys.executable, "-m", "cluster.cli", "generate", "--model", MODEL]
-    command += ["--chips-per-actor", "1", "--max-new-tokens", "1", "--json"]
-    seconds = 0.0
-    for _ in range(2):
-        began = perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = perf_counter() - began
-        if done.returncode:
-            raise RunError(f"lpu generate failed: {done.stderr.strip()[-200:]}")
-    return [
-        Row(
-            "smollm2_first_token_seconds",
-            seconds,
-            "s",
-            AIM_FIRST_TOKEN_SECONDS,
-            "the aim; the second of two whole lpu generate of one token, start to exit",
         )
     ]

@@ -23,11 +23,11 @@ from chip.spec import ChipSpec
 from cluster.bench.experiments import load_10000_requests, speculative_tokens_per_wall_second
 from cluster.bench.fabric import allreduce_10440, allreduce_functional_vs_numpy, fabric_flit_hops
 from cluster.bench.faults import recovery_seconds, snapshot_overhead
+from cluster.bench.first_token import first_token_seconds, smollm2_first_token_seconds
 from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
 from cluster.bench.published import (
     missing,
-    smollm2_first_token_seconds,
     smollm2_tokens_per_wall_second,
     smollm2_vs_llamacpp,
 )
@@ -63,7 +63,6 @@ POSITION = 120
 TRACED_TOKENS = 32
 TRACES = 9
 AIM_TOKENS_PER_SECOND = 5.0
-AIM_FIRST_TOKEN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -183,28 +182,6 @@ def tokens_per_wall_second() -> list[Row]:
             "tokens/s",
             AIM_TOKENS_PER_SECOND,
             "the aim for eight actors",
-        )
-    ]
-
-
-def first_token_seconds() -> list[Row]:
-    """From the command to the first token, process start included."""
-    began = perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "cluster.cli", "generate", "--max-new-tokens", "1", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RunError(f"lpu generate failed: {done.stderr.strip()[-200:]}")
-    return [
-        Row(
-            "first_token_seconds",
-            perf_counter() - began,
-            "s",
-            AIM_FIRST_TOKEN_SECONDS,
-            "the aim; the value is a whole lpu generate of one token, start to exit",
         )
     ]
 
