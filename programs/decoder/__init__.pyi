@@ -6,7 +6,7 @@ from .compiler import (
     compile_model_apart,
     join_images,
 )
-from .expert_weights import router_columns
+from .expert_weights import router_columns, router_parts
 from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
 from .host import Host, adopt, belt_entry, entry_at, home_of, pick_token, token_entry
@@ -15,7 +15,7 @@ from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Pipeline, build_pipeline
 from .stage_code import Body
-from .stages import ATTENTION, part_tiles
+from .stages import ATTENTION, Stage, part_tiles, single_stage
 
 __all__ = [
     "ATTENTION",
@@ -35,6 +35,7 @@ __all__ = [
     "PartitionError",
     "PartitionedModel",
     "Pipeline",
+    "Stage",
     "adopt",
     "belt_entry",
     "build_pipeline",
@@ -54,5 +55,7 @@ __all__ = [
     "pick_token",
     "random_chip_weights",
     "router_columns",
+    "router_parts",
+    "single_stage",
     "token_entry",
 ]

@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import exchange, reduce
-from programs.decoder.matrix_places import MatrixPlaces
 from programs.decoder.partition import QUANT_RANGE, SLACK
-from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.decoder.places import (
+    AttentionMatrices,
+    DecoderPlaces,
+    FfnMatrices,
+    Matrices,
+    MatrixPlaces,
+)
 from programs.kernels import (
     Activations,
     AttentionPlaces,

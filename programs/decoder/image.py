@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.scheduling import Place, Symbol
-from programs.decoder.matrix_places import MatrixPlaces
 from programs.decoder.partition import (
     ChipWeights,
     LayerWeights,
@@ -22,6 +21,7 @@ from programs.decoder.places import (
     DecoderPlaces,
     FfnMatrices,
     Matrices,
+    MatrixPlaces,
     SlidingMask,
 )
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage

@@ -23,10 +23,10 @@ from programs.decoder import (
     compile_decoder,
     partition_model,
 )
-from programs.decoder import places as decoder
 from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
 from programs.decoder.places import StagePlaces
+from programs.decoder.places import stage as decoder
 from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
 from programs.models import ModelConfig, random_checkpoint
 from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, run_belt

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise, permutations
 
 from chip.scheduling import Place
-from programs.decoder.lanes import Layout
+from programs.decoder import Layout
 from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
 from programs.sram import WEST_QUAD, SramPlacement, Symbols
 

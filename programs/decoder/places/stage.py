@@ -13,11 +13,9 @@ from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
-from programs.decoder.cache_places import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
-from programs.decoder.expert_weights import router_parts
-from programs.decoder.lanes import Layout
-from programs.decoder.matrix_places import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
-from programs.decoder.stages import ATTENTION, Stage, part_tiles, single_stage
+from programs.decoder import ATTENTION, Layout, Stage, part_tiles, router_parts, single_stage
+from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
+from programs.decoder.places.matrices import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
 from programs.kernels import (
     Activations,
     AttentionPlaces,

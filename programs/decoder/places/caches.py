@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chip.scheduling import CompileError, Place, Symbol
-from programs.decoder.lanes import Layout
-from programs.decoder.stages import ATTENTION, Stage
+from programs.decoder import ATTENTION, Layout, Stage
 from programs.kernels import Segment, Segments
 from programs.sram import EAST_QUAD, KV_QUAD, SramPlacement, Symbols
 

@@ -1,0 +1,23 @@
+from .matrices import MatrixPlaces
+from .stage import (
+    AttentionMatrices,
+    DecoderPlaces,
+    FfnMatrices,
+    Matrices,
+    SlidingMask,
+    StagePlaces,
+    place_decoder,
+    place_routing,
+)
+
+__all__ = [
+    "AttentionMatrices",
+    "DecoderPlaces",
+    "FfnMatrices",
+    "Matrices",
+    "MatrixPlaces",
+    "SlidingMask",
+    "StagePlaces",
+    "place_decoder",
+    "place_routing",
+]
