@@ -27,6 +27,7 @@ from chip.saturation import Tally
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel, RopeRows
 from programs.decoder.stages import part_tiles
+from programs.decoder.weighted_values import capped, mean_on_planes
 from programs.models import CHOSEN, GELU_TANH
 
 __all__ = ["GoldenDecoder", "expert_shares"]
@@ -128,24 +129,42 @@ class _Cache:
 
     capacity: int
     tiles: int
+    on_planes: bool
     key_h: F64 = field(init=False)
     """The keys [q_tiles, capacity, 320], split for exact dot products."""
     key_l: F64 = field(init=False)
     value: F32 = field(init=False)
-    """The values [q_tiles, capacity, 320]: fp16 numbers held as float32."""
+    """The values [q_tiles, capacity, 320]: fp16 numbers held as float32; none on planes."""
+    value_h: F64 = field(init=False)
+    """On planes, the values as the keys are."""
+    value_l: F64 = field(init=False)
 
     def __post_init__(self) -> None:
         shape = (self.tiles, self.capacity, LANES)
         self.key_h, self.key_l = np.zeros(shape), np.zeros(shape)
-        self.value = np.zeros(shape, dtype=np.float32)
+        split, whole = (LANES, 0) if self.on_planes else (0, LANES)
+        self.value = np.zeros((*shape[:2], whole), dtype=np.float32)
+        self.value_h, self.value_l = np.zeros((*shape[:2], split)), np.zeros((*shape[:2], split))
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` positions; new ones read as zero."""
         if capacity > self.capacity:
             extra = ((0, 0), (0, capacity - self.capacity), (0, 0))
-            self.key_h, self.key_l = np.pad(self.key_h, extra), np.pad(self.key_l, extra)
-            self.value = np.pad(self.value, extra)
+            for name in ("key_h", "key_l", "value", "value_h", "value_l"):
+                setattr(self, name, np.pad(getattr(self, name), extra))
             self.capacity = capacity
+
+    def put(self, position: int, k: Bits, v: Bits) -> None:
+        """Keep keys and values [P, q_tiles, 320] of ``position`` and those that follow."""
+        new = slice(position, position + len(k))
+        split = numerics.split_f16(k)
+        self.key_h[:, new], self.key_l[:, new] = split.h.swapaxes(0, 1), split.l.swapaxes(0, 1)
+        if self.on_planes:
+            split = numerics.split_f16(v)
+            self.value_h[:, new] = split.h.swapaxes(0, 1)
+            self.value_l[:, new] = split.l.swapaxes(0, 1)
+        else:
+            self.value[:, new] = numerics.from_f16_bits(v).swapaxes(0, 1)
 
 
 class _Chip:
@@ -177,7 +196,7 @@ class _Chip:
                 [numerics.split_f16(matrix[:, : layout.kv_width]) for matrix in row]
                 for row in weights.replicate
             ]
-        self.caches = [_Cache(0, layout.q_tiles) for _ in weights.layers]
+        self.caches = [_Cache(0, layout.q_tiles, layout.on_planes) for _ in weights.layers]
 
 
 class GoldenDecoder:
@@ -201,7 +220,9 @@ class GoldenDecoder:
     def reset(self) -> None:
         """Forget every position."""
         for chip in self._chips:
-            chip.caches = [_Cache(0, self._layout.q_tiles) for _ in chip.caches]
+            chip.caches = [
+                _Cache(0, self._layout.q_tiles, self._layout.on_planes) for _ in chip.caches
+            ]
 
     def logits_for(self, tokens: Sequence[int], context_bucket: int | None = None) -> F32:
         """Return float32 [tokens, vocab]: the logits after each token of a new sequence."""
@@ -285,7 +306,7 @@ class GoldenDecoder:
             for chip in self._chips
         ]
         joined: F32 = np.concatenate(logits, axis=1)[:, : self._layout.vocab]
-        return _capped(joined, self._model.config.logit_cap)
+        return capped(joined, self._model.config.logit_cap)
 
     def _input(self, x: F32) -> _Activation:
         """What attention and FFN take of x, tiles [P, T, 320]."""
@@ -378,9 +399,7 @@ class GoldenDecoder:
         if chip.replicate is not None:
             k, v = self._spread(chip.replicate, k, v)
         cache.grow(bucket)
-        split, new = numerics.split_f16(k), slice(position, position + len(k))
-        cache.key_h[:, new], cache.key_l[:, new] = split.h.swapaxes(0, 1), split.l.swapaxes(0, 1)
-        cache.value[:, new] = numerics.from_f16_bits(v).swapaxes(0, 1)
+        cache.put(position, k, v)
         config = self._model.config
         window = config.sliding_window if config.kind_of(layer).sliding else bucket
         out = np.zeros((len(q), self._layout.q_tiles, LANES), dtype=np.float32)
@@ -457,10 +476,14 @@ def _mean_of_values(
     """
     end, (tile, lanes) = max(3, position + len(q)), where
     key_h, key_l = cache.key_h[tile, :end, lanes], cache.key_l[tile, :end, lanes]
-    keys = numerics.SplitF16(key_h, key_l, np.zeros(end, dtype=bool))
+    finite = np.zeros(end, dtype=bool)
+    keys = numerics.SplitF16(key_h, key_l, finite)
     ages = position + np.arange(len(q))[:, None] - np.arange(end)
     seen = (ages >= 0) & (ages < window)
-    scores = _capped(numerics.dot_f16_split(keys, numerics.split_f16(q)), cap)
+    if cache.on_planes:
+        value_h, value_l = cache.value_h[tile, :end, lanes], cache.value_l[tile, :end, lanes]
+        return mean_on_planes(q, keys, numerics.SplitF16(value_h, value_l, finite), seen, cap)
+    scores = capped(numerics.dot_f16_split(keys, numerics.split_f16(q)), cap)
     scores = np.where(seen, scores, np.float32(-np.inf))
     shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))
     values, columns = cache.value[tile, :end, lanes], np.ascontiguousarray(shares.T)[..., None]
@@ -496,14 +519,6 @@ def _squares(x: F32, shares: F32 | None = None) -> F32:
     for tile in range(1, x.shape[1]):
         s = s + terms[:, tile]
     return s
-
-
-def _capped(x: F32, cap: float) -> F32:
-    """Return cap tanh(x / cap), or x where there is no cap."""
-    if not cap:
-        return x
-    result: F32 = numerics.tanh(x * np.float32(1.0 / cap)) * np.float32(cap)
-    return result
 
 
 def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:

@@ -22,6 +22,8 @@ Axis = NDArray[np.int64]
 """[tiles, 320]: the element on each lane, -1 where the lane is padding."""
 
 LANES = 320
+#: Models made for more positions attend on the planes, whatever the context.
+SHORT_POSITIONS = 512
 
 
 class PartitionError(LpuError, ValueError):
@@ -114,6 +116,8 @@ class Layout:
     """Positions that a layer with a sliding window attends to; 0: there is no such layer."""
     layer_kinds: tuple[LayerKind, ...] = ()
     """Of each layer; empty where all are alike."""
+    on_planes: bool = False
+    """Attention runs on the planes, positions on lanes; else on the VXM, one after another."""
 
     @classmethod
     def of(cls, config: ModelConfig, tp: int) -> Layout:
@@ -124,10 +128,17 @@ class Layout:
             raise PartitionError(
                 f"head_dim is {config.head_dim}; a head must fit the {LANES} lanes of a tile"
             )
+        on_planes = config.max_position > SHORT_POSITIONS
+        head_lanes = 16 * _ceil(config.head_dim, 16)
+        lanes = LANES - 16 if on_planes else LANES
+        if head_lanes > lanes:
+            raise PartitionError(
+                f"head_dim is {config.head_dim}; a model for more than {SHORT_POSITIONS} positions "
+                f"has heads of at most {lanes}, {LANES - lanes} lanes of a tile count its positions"
+            )
         x_tiles, x_width = _tiles(config.hidden_size)
         query_heads = _ceil(config.heads, tp)
-        head_lanes = 16 * _ceil(config.head_dim, 16)
-        room = LANES // head_lanes
+        room = lanes // head_lanes
         q_tiles = _ceil(query_heads, room)
         slots = [_kv_heads_of(config.heads, config.kv_heads, query_heads, c) for c in range(tp)]
         kv_heads = max(len(set(used)) for used in slots)
@@ -172,6 +183,7 @@ class Layout:
             rope_tables=len(config.ropes),
             window=config.sliding_window,
             layer_kinds=config.layer_kinds,
+            on_planes=on_planes,
         )
 
     @property

@@ -123,7 +123,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     tied: bool = False
     """The output head is the token embedding."""
-    max_position: int = 2048
+    max_position: int = 512
     """Positions a sequence may have: the trained ones."""
     head_norms: bool = False
     """Every query and key head is RMS-normed, with a gain, before the rotary embedding."""
