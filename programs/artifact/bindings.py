@@ -33,7 +33,15 @@ Planes = tuple[tuple[int, int, int], ...]
 OUTPUT_TYPES = {"f32": "float32", "i32": "int32"}
 #: Byte planes of an output, which holds words of four bytes.
 OUTPUT_PLANES = 4
-_INPUTS = frozenset({"x", "cos", "sin", "kv_map", "mask_map"})
+_INPUTS = frozenset({"x", "cos", "sin"})
+#: Of attention on the VXM, on the planes, and of each what layers with a sliding window need.
+_ON_VXM = frozenset({"kv_map", "mask_map"}), frozenset({"sliding_map"})
+_ON_PLANES = (
+    frozenset({"masks", "key_maps", "value_maps", "recent_maps"}),
+    frozenset({"sliding_masks"}),
+)
+#: First words of a cached tile that ``cached_words`` has.
+_CACHED_WORDS = 6
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ class DecoderFacts:
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
     conveyor belt, else None.  window: positions that layers with a sliding window attend to, and
     window_positions: of one run of their mask; 0 where none is shorter than the context.
+
+    On the planes instead: blocks: of 320 positions that the caches hold, 0 on the VXM;
+    cached_lanes: of a cached tile's heads; cached_words: for each stage, of each attention block
+    and cached tile, the first words of values on planes 0 to 3 and of recent ones on planes 2 and
+    3, empty where sequences never step back.
     """
 
     dtype: str
@@ -60,6 +73,9 @@ class DecoderFacts:
     sequences: int | None = None
     window: int = 0
     window_positions: int = 0
+    blocks: int = 0
+    cached_lanes: int = 0
+    cached_words: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     @property
     def pp(self) -> int:
@@ -107,9 +123,14 @@ class Bindings:
             "outputs": dict(self.outputs),
             "buckets": facts.buckets,
             "context": facts.context,
-            "mask_positions": facts.mask_positions,
-            "cache_segments": facts.cache_segments,
         }
+        if facts.blocks:
+            bindings["blocks"] = facts.blocks
+            bindings["cached_lanes"] = facts.cached_lanes
+            bindings["cached_words"] = facts.cached_words
+        else:
+            bindings["mask_positions"] = facts.mask_positions
+            bindings["cache_segments"] = facts.cache_segments
         model: dict[str, Any] = {
             "dtype": facts.dtype,
             "tp": facts.tp,
@@ -122,7 +143,8 @@ class Bindings:
             model["sequences"] = facts.sequences
         if facts.window:
             bindings["sliding_window"] = facts.window
-            bindings["sliding_positions"] = facts.window_positions
+            if not facts.blocks:
+                bindings["sliding_positions"] = facts.window_positions
         return bindings, model
 
 
@@ -188,8 +210,8 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
     bindings, model = artifact.bindings, artifact.model
     try:
         context = _count(bindings["context"])
-        segments = bindings.get("cache_segments", [[0, context]])
-        sliding = "sliding_window" in bindings
+        planes, sliding = "blocks" in bindings, "sliding_window" in bindings
+        segments = () if planes else bindings.get("cache_segments", [[0, context]])
         facts = DecoderFacts(
             dtype=_text(model["dtype"]),
             tp=_count(model["tp"]),
@@ -198,17 +220,31 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             sram_used_bytes=_count(model["sram_used_bytes"]),
             buckets=_integers(bindings["buckets"]),
             context=context,
-            mask_positions=_count(bindings["mask_positions"]),
+            mask_positions=0 if planes else _count(bindings["mask_positions"]),
             cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
             sequences=None if "sequences" not in model else _count(model["sequences"]),
             window=_count(bindings["sliding_window"]) if sliding else 0,
-            window_positions=_count(bindings["sliding_positions"]) if sliding else 0,
+            window_positions=(
+                _count(bindings["sliding_positions"]) if sliding and not planes else 0
+            ),
+            blocks=_count(bindings["blocks"]) if planes else 0,
+            cached_lanes=_count(bindings["cached_lanes"]) if planes else 0,
+            cached_words=_cached_words(bindings["cached_words"]) if planes else (),
         )
-        needed = _INPUTS | ({"sliding_map"} if sliding else set())
+        always, windows = _ON_PLANES if planes else _ON_VXM
+        needed = _INPUTS | always | (windows if sliding else frozenset())
         whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return facts if whole and facts.group_of_stage and min(facts.buckets, default=0) > 0 else None
+
+
+def _cached_words(value: Any) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Six integers of each tile, by stage; ValueError or TypeError otherwise."""
+    stages = tuple(tuple(_integers(row) for row in stage) for stage in value)
+    if any(len(row) != _CACHED_WORDS or min(row) < 0 for stage in stages for row in stage):
+        raise ValueError
+    return stages
 
 
 def _count(value: Any) -> int:

@@ -24,9 +24,13 @@ from programs.kernels import (
     Activations,
     AttentionPlaces,
     HeadTile,
+    QueryGroup,
     add_bias,
+    append_key,
+    append_value,
     append_values,
     attend,
+    attend_on_planes,
     cap_words,
     dynamic_factor,
     factor_of_sum,
@@ -168,25 +172,111 @@ class BlockScheduler:
         self._did(MATMUL, max(done))
         return done
 
+    def _replicated(self, half: int, ready: int) -> tuple[list[Place], int]:
+        """Narrow fp16 tiles of keys (half 0) or values (1) to the lanes of their query heads.
+
+        Returns the fp32 words, which are the first results', and when they are readable.
+        """
+        s, kt = self.places, self.places.layout.kv_tiles
+        act = Activations(
+            (s.narrow_act.first[0], s.narrow_act.first[1].at(kt * half)),
+            (s.narrow_act.second[0], s.narrow_act.second[1].at(kt * half)),
+        )
+        spread = [s.results.at(i) for i in range(s.layout.cache_tiles)]
+        for blocks, word in zip(s.replicate, spread, strict=True):
+            ready = matmul16_round(self.schedule, self.spec, blocks, kt, act, ready, [word])
+        return spread, ready
+
     def _append(self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces) -> tuple[int, int]:
         """Replicated K and V to the lanes of their query heads, then to the cache."""
-        s, d, layout = self.places, self.schedule, self.places.layout
-        kt = layout.kv_tiles
+        s, d, kt = self.places, self.schedule, self.places.layout.kv_tiles
         narrow = Place(s.narrow.queues, s.narrow.address)
         values = [narrow.at(kt + i) for i in range(kt)]
         ready_v = append_values(d, self.spec, v, ready_v, a, values)
         done: list[int] = []
-        for first, ready, targets in ((0, ready_k, a.keys), (kt, ready_v, a.values)):
-            act = Activations(
-                (s.narrow_act.first[0], s.narrow_act.first[1].at(first)),
-                (s.narrow_act.second[0], s.narrow_act.second[1].at(first)),
-            )
-            spread = [s.results.at(i) for i in range(layout.cache_tiles)]
-            ready = max([ready, *done])  # values take the words that keys have left
-            for blocks, word in zip(s.replicate, spread, strict=True):
-                ready = matmul16_round(d, self.spec, blocks, kt, act, ready, [word])
+        for half, ready, targets in ((0, ready_k, a.keys), (1, ready_v, a.values)):
+            # values take the words that keys have left
+            spread, ready = self._replicated(half, max([ready, *done]))
             done.append(append_values(d, self.spec, spread[0], ready, a, targets))
         return done[0], done[1]
+
+    def _on_vxm(
+        self, m: AttentionMatrices, words: tuple[Place, Place], ready: tuple[int, int]
+    ) -> tuple[int, Place]:
+        """Attention on the VXM of words of queries with keys, and of values: when, and where."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        a, qt, kt = s.attention_of(m, self.context), layout.q_tiles, layout.kv_tiles
+        heads, v_words = words
+        if layout.replicate:
+            narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
+            queries, keys = rope(d, self.spec, heads, qt, ready[0], a, narrow)
+            keys, values = self._append(max(keys, *ready), ready[1], v_words, a)
+        else:
+            queries, keys = rope(d, self.spec, heads, qt, ready[0], a, a.keys)
+            values = append_values(d, self.spec, v_words, ready[1], a, a.values)
+        attended = 0
+        for number, cached in enumerate(layout.cache_of_tile):
+            tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
+            attended = attend(
+                d,
+                self.spec,
+                tile,
+                self.context,
+                max(queries, attended),
+                max(keys, attended),
+                max(values, attended),
+                a,
+                self.numbers.caps[0],
+            )
+        return attended, a.outputs.at(3)
+
+    def _on_planes(
+        self, m: AttentionMatrices, words: tuple[Place, Place], ready: tuple[int, int]
+    ) -> tuple[int, Place]:
+        """As ``_on_vxm``, with positions on lanes."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        assert s.planes is not None
+        turns, places = s.planes_of(m, self.context)
+        qt, kt, cached = layout.q_tiles, layout.kv_tiles, range(layout.cache_tiles)
+        heads, v_words = words
+        new_keys = [s.planes.keys.at(i) for i in cached]
+        values = [v_words.at(i) for i in cached]
+        values_ready = ready[1]
+        if layout.replicate:
+            narrow = [s.narrow.at(i) for i in range(2 * kt)]
+            queries, keys_ready = rope(d, self.spec, heads, qt, ready[0], turns, narrow[:kt])
+            narrowed = append_values(d, self.spec, v_words, ready[1], turns, narrow[kt:])
+            spread, known = self._replicated(0, max(keys_ready, *ready))
+            keys_ready = append_values(d, self.spec, spread[0], known, turns, new_keys)
+            # values take the words that keys have left
+            values, values_ready = self._replicated(1, max(narrowed, keys_ready))
+        else:
+            queries, keys_ready = rope(d, self.spec, heads, qt, ready[0], turns, new_keys)
+        known_keys, known_values = keys_ready, values_ready
+        for tile, key, value in zip(m.cached, new_keys, values, strict=True):
+            known_keys = max(known_keys, append_key(d, self.spec, key, keys_ready, tile, places))
+            known_values = max(
+                known_values, append_value(d, self.spec, value, values_ready, tile, places)
+            )
+        attended = 0
+        for number, tiles, counts in layout.query_groups:
+            group = QueryGroup(tiles, counts, layout.head_lanes)
+            readable = (
+                max(queries, attended),
+                max(known_keys, attended),
+                max(known_values, attended),
+            )
+            attended = attend_on_planes(
+                d,
+                self.spec,
+                group,
+                self.context,
+                readable,
+                m.cached[number],
+                places,
+                self.numbers.caps[0],
+            )
+        return attended, places.outputs
 
     def block(self, m: Matrices, ready: int) -> int:
         """One block; x is readable from ``ready``; returns when the new x is."""
@@ -196,7 +286,6 @@ class BlockScheduler:
 
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
         s, d, layout = self.places, self.schedule, self.places.layout
-        a = s.attention_of(m, self.context)
         qt, kt = layout.q_tiles, layout.kv_tiles
         ready, dynamic, parts = self._input(ready)
         words = [s.results.at(i) for i in range(qt + 2 * kt)]
@@ -224,29 +313,10 @@ class BlockScheduler:
         if s.wide_norm is not None and m.gains is not None:
             heads = s.wide_norm.normed
             projected = self._norm_wide(words[0], m.gains, projected)
-        if layout.replicate:
-            narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
-            queries, keys = rope(d, self.spec, heads, qt, projected, a, narrow)
-            keys, values = self._append(max(keys, *done), max(done), v_words, a)
-        else:
-            queries, keys = rope(d, self.spec, heads, qt, projected, a, a.keys)
-            values = append_values(d, self.spec, v_words, max(done), a, a.values)
-        attended = 0
-        for number, cached in enumerate(layout.cache_of_tile):
-            tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
-            attended = attend(
-                d,
-                self.spec,
-                tile,
-                self.context,
-                max(queries, attended),
-                max(keys, attended),
-                max(values, attended),
-                a,
-                self.numbers.caps[0],
-            )
+        kernel = self._on_vxm if s.planes is None else self._on_planes
+        attended, outputs = kernel(m, (heads, v_words), (projected, max(done)))
         self._did(SOFTMAX, attended)
-        ready, dynamic = self._activated(a.outputs.at(3), qt, attended)
+        ready, dynamic = self._activated(outputs, qt, attended)
         if m.post is not None:
             return self._post_norm(m.o, qt, ready, dynamic, m.post, m.o_bias)
         return self._residual(m.o, qt, ready, dynamic, s.x, s.x, m.o_bias)

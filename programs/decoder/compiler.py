@@ -20,14 +20,21 @@ from chip.program import Program
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
 from interconnect.wiring import Topology, node_cables, topology_of
-from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, planes_of
+from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, Planes, planes_of
 from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
 from programs.decoder.host import belt_entry, token_entry
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
-from programs.decoder.places import DecoderPlaces, StagePlaces
+from programs.decoder.places import (
+    KEY_MAPS,
+    RECENT_MAPS,
+    VALUE_MAPS,
+    AttentionMatrices,
+    DecoderPlaces,
+    StagePlaces,
+)
 from programs.decoder.stages import Stage, of_layers, split_layers
 from programs.models import Checkpoint
 from programs.sram import Image
@@ -193,24 +200,12 @@ def decoder_artifact(
     """
     layout, wiring = model.layout, pipeline.topology
     places = pipeline.code[-1].places
-    a, chips = places.attention, wiring.chips
+    chips = wiring.chips
     known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
-    inputs = {
-        "x": planes_of(places.x, layout.x_tiles),
-        "cos": planes_of(a.cos, 1),
-        "sin": planes_of(a.sin, 1),
-        "kv_map": planes_of(a.kv_map, len(places.cache_maps)),
-        "mask_map": planes_of(a.mask_map, -(-places.context // a.mask_positions)),
-    }
-    if places.second_rope is not None:
-        cos, sin = places.second_rope
-        inputs |= {"second_cos": planes_of(cos, 1), "second_sin": planes_of(sin, 1)}
-    mask = places.sliding
-    if mask is not None:
-        runs = -(-places.context // mask.positions)
-        inputs["sliding_map"] = planes_of(mask.map, runs)
+    inputs = _inputs(places)
+    a, mask = places.attention, places.sliding
     bindings, about = Bindings(
         inputs=inputs,
         outputs={"logits": planes_of(places.logits, layout.vocab_blocks)},
@@ -222,11 +217,14 @@ def decoder_artifact(
             sram_used_bytes=max(c.places.placement.used_bytes() for c in pipeline.code),
             buckets=tuple(buckets),
             context=places.context,
-            mask_positions=a.mask_positions,
+            mask_positions=0 if a is None else a.mask_positions,
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,
-            window=0 if mask is None else layout.window,
+            window=layout.window if "sliding_map" in inputs or "sliding_masks" in inputs else 0,
             window_positions=0 if mask is None else mask.positions,
+            blocks=0 if places.planes is None else places.planes.blocks,
+            cached_lanes=0 if places.planes is None else layout.q_width,
+            cached_words=() if sequences or places.planes is None else _cached_words(pipeline),
         ),
     ).header()
     return Artifact(
@@ -241,6 +239,53 @@ def decoder_artifact(
         model=about,
         predicted_cycles={entry: table[0].cycles for entry, table in programs.items()},
     )
+
+
+def _inputs(places: DecoderPlaces) -> dict[str, Planes]:
+    """Where the host writes before a launch, by name."""
+    rope, a, planes = places.rope, places.attention, places.planes
+    inputs = {
+        "x": planes_of(places.x, places.layout.x_tiles),
+        "cos": planes_of(rope.cos, 1),
+        "sin": planes_of(rope.sin, 1),
+    }
+    if a is not None:
+        inputs["kv_map"] = planes_of(a.kv_map, len(places.cache_maps))
+        inputs["mask_map"] = planes_of(a.mask_map, -(-places.context // a.mask_positions))
+    if places.second_rope is not None:
+        cos, sin = places.second_rope
+        inputs |= {"second_cos": planes_of(cos, 1), "second_sin": planes_of(sin, 1)}
+    if places.sliding is not None:
+        runs = -(-places.context // places.sliding.positions)
+        inputs["sliding_map"] = planes_of(places.sliding.map, runs)
+    if planes is not None:
+        words = planes.words
+        inputs["masks"] = planes_of(words.masks, planes.blocks)
+        inputs["key_maps"] = planes_of(words.key_maps, KEY_MAPS)
+        inputs["value_maps"] = planes_of(words.value_maps, VALUE_MAPS)
+        inputs["recent_maps"] = planes_of(words.recent_maps, RECENT_MAPS)
+        if planes.sliding is not None:
+            inputs["sliding_masks"] = planes_of(planes.sliding, planes.blocks)
+    return inputs
+
+
+def _cached_words(pipeline: Pipeline) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """The first words of values on planes 0 to 3 and of recent ones on planes 2 and 3, of every
+    attention block and cached tile of each stage.
+    """
+    stages = []
+    for code in pipeline.code:
+        places = code.places
+        rows = []
+        for number, variant in enumerate(places.variant_of):
+            m = places.variants[variant]
+            if isinstance(m, AttentionMatrices):
+                bases = places.bases[0][number]
+                for tile in m.cached:
+                    own = [place for side in tile.values for place in side] + [*tile.recent]
+                    rows.append(tuple(bases[p.symbol] + p.address for p in own if p.symbol))
+        stages.append(tuple(rows))
+    return tuple(stages)
 
 
 def chip_images(pipeline: Pipeline, model: PartitionedModel) -> ChipImages:

@@ -14,13 +14,15 @@ from chip.spec import ChipSpec
 from interconnect.wiring import Topology, topology_of
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
-from programs.decoder.places import StagePlaces
+from programs.decoder.places import StagePlaces, blocks_of, cached_words
 from programs.decoder.stages import Fits, Stage, deal, model_blocks, pack, whole_again
 from programs.models import ModelConfig
 
 NODE = 8
 #: Chips that may share every matrix.
 WIDTHS = (1, 2, 4, 8)
+#: Slices that feed a plane pair.
+_PAIR_SLICES = 32
 #: Parts an FFN is cut into at most, to fit chips that are too small for a whole one.
 MOST_PARTS = 8
 #: Chips of the largest wiring.
@@ -93,7 +95,11 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
     router = 2 * t * layout.experts * width / 16 if layout.experts > 1 else 0
     exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
-    scores = 3 * context * layout.q_tiles + 1500
+    if layout.on_planes:
+        blocks = len(layout.query_groups) * blocks_of(context)
+        scores = 2 * spec.mxm_reload_gap_cycles * blocks + 20 * blocks + 1200
+    else:
+        scores = 3 * context * layout.q_tiles + 1500
     total = 0.0
     for block in stage.blocks:
         if block.kind == "attention":
@@ -334,5 +340,8 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
     head = t * layout.vocab_blocks * layout.vocab_width
     words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
-    cache = layout.layers * layout.cache_tiles * context * batch * 4
+    tile = 4 * context
+    if layout.on_planes:
+        tile = _PAIR_SLICES * sum(map(sum, cached_words(layout, context)))
+    cache = layout.layers * layout.cache_tiles * batch * tile
     return {"weights": 320 * item * words * layout.tp, "cache": 320 * cache * layout.tp}

@@ -18,8 +18,10 @@ from chip.engine import Chip
 from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import PartitionedModel
+from programs.decoder.places import RECENT_MAPS
+from programs.decoder.plane_words import launch_words, restore_recent
 from programs.models import Checkpoint, load_checkpoint
-from programs.sram import fp32_rows
+from programs.sram import SramPlacement, fp32_rows
 
 F32 = NDArray[np.float32]
 TURNS = ("cos", "sin")
@@ -38,6 +40,8 @@ class Host:
         self.model = model
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
+        self._placement = SramPlacement(artifact.spec)
+        self._position_of: dict[int, int] = {}
 
     def stage_of(self, chip: int) -> int:
         """The pipeline stage of a chip, -1 for one that no stage is on."""
@@ -64,9 +68,11 @@ class Host:
             for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
                 chip.write_words(queue, address, plane)
                 bytes_moved += plane.size
-        maps = [("kv_map", self._cache_words(position)), ("mask_map", self._mask_offsets(position))]
-        if self._facts.window:
-            maps.append(("sliding_map", self._sliding_offsets(position)))
+        maps = []
+        if self._facts.blocks:
+            bytes_moved += self._prepare_planes(chip, stage, position)
+        else:
+            maps = self._maps(position)
         for name, offsets in maps:
             for byte, (queue, address, _) in enumerate(inputs[name]):
                 rows = np.full((len(offsets), 320), 0xFF, np.uint8)
@@ -75,6 +81,28 @@ class Host:
                 bytes_moved += rows.size
         if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
             self._charge(bytes_moved)
+
+    def _prepare_planes(self, chip: Chip, stage: int, position: int) -> int:
+        """Masks and maps of attention on the planes, and recent values after a step back; bytes."""
+        facts, inputs, moved = self._facts, self._bindings.inputs, 0
+        words = launch_words(position, facts.blocks, facts.cached_lanes, facts.window)
+        for name, planes in words.items():
+            for (queue, address, _), rows in zip(inputs[name], planes, strict=True):
+                chip.write_words(queue, address, rows)
+                moved += rows.size
+        before = self._position_of.get(chip.chip_id, position - 1)
+        self._position_of[chip.chip_id] = position
+        if facts.cached_words and position != before + 1 and position % RECENT_MAPS:
+            own = facts.cached_words[stage]
+            moved += restore_recent(chip, self._placement, own, position, facts.cached_lanes)
+        return moved
+
+    def _maps(self, position: int) -> list[tuple[str, list[int]]]:
+        """The maps of attention on the VXM, by name."""
+        maps = [("kv_map", self._cache_words(position)), ("mask_map", self._mask_offsets(position))]
+        if self._facts.window:
+            maps.append(("sliding_map", self._sliding_offsets(position)))
+        return maps
 
     def _cache_words(self, position: int) -> list[int]:
         """The word of each segment that takes the new key: the spare one but where it lies."""

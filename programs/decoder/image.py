@@ -25,7 +25,15 @@ from programs.decoder.places import (
     SlidingMask,
 )
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage
-from programs.kernels import ColumnBlock, HeadNormPlaces, put_weights
+from programs.kernels import (
+    ColumnBlock,
+    HeadNormPlaces,
+    PlanePlaces,
+    constant_words,
+    lane_map_words,
+    offset_words,
+    put_weights,
+)
 from programs.sram import Image, put_fp32
 
 Rows = NDArray[np.uint8]
@@ -90,6 +98,20 @@ def sliding_table(mask: SlidingMask) -> NDArray[np.float32]:
     return table
 
 
+def _put_plane_constants(image: Image, places: PlanePlaces, masks: NDArray[np.float32]) -> None:
+    """What attention on the planes multiplies, routes and masks by; masks: of a tile's heads."""
+    put_fp32(image, places.head_masks, 0, masks)
+    words = constant_words()
+    for place in places.constants:
+        for queue, rows in zip(place.queues, words, strict=True):
+            image.append((queue, place.address, rows))
+    for place in places.lane_maps:
+        image.append((place.queues[0], place.address, lane_map_words()))
+    for place in places.offsets:
+        for queue, rows in zip(place.queues, offset_words(), strict=True):
+            image.append((queue, place.address, rows))
+
+
 def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
     """What one chip of ``stage``, of the shape of ``places``, holds before the first launch."""
     image: Image = []
@@ -131,14 +153,18 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
     masks = np.stack(
         [(lane // layout.head_lanes == h).astype(np.float32) for h in range(layout.heads_per_tile)]
     )
-    put_fp32(image, a.head_masks, 0, masks)
-    table = np.zeros((a.mask_words, 320), np.float32)
-    table[a.mask_positions :] = -np.inf
-    put_fp32(image, a.mask_table, 0, table)
+    if places.planes is not None:
+        _put_plane_constants(image, places.planes.words, masks)
+    if a is not None:
+        put_fp32(image, a.head_masks, 0, masks)
+        table = np.zeros((a.mask_words, 320), np.float32)
+        table[a.mask_positions :] = -np.inf
+        put_fp32(image, a.mask_table, 0, table)
     if places.sliding is not None:
         put_fp32(image, places.sliding.table, 0, sliding_table(places.sliding))
     swap = ((lane % 16) ^ 8).astype(np.uint8)[None]
-    image.append((a.swap_map.queues[0], a.swap_map.address, swap))
+    swap_map = places.rope.swap_map
+    image.append((swap_map.queues[0], swap_map.address, swap))
     return image
 
 

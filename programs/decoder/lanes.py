@@ -24,6 +24,8 @@ Axis = NDArray[np.int64]
 LANES = 320
 #: Models made for more positions attend on the planes, whatever the context.
 SHORT_POSITIONS = 512
+#: Heads that one run of attention through the planes serves, and so a tile has there.
+MOST_HEADS = 8
 
 
 class PartitionError(LpuError, ValueError):
@@ -139,6 +141,8 @@ class Layout:
         x_tiles, x_width = _tiles(config.hidden_size)
         query_heads = _ceil(config.heads, tp)
         room = lanes // head_lanes
+        if on_planes:
+            room = min(room, MOST_HEADS)
         q_tiles = _ceil(query_heads, room)
         slots = [_kv_heads_of(config.heads, config.kv_heads, query_heads, c) for c in range(tp)]
         kv_heads = max(len(set(used)) for used in slots)
@@ -227,6 +231,24 @@ class Layout:
     def cache_tiles(self) -> int:
         """Tiles of K, and of V, that a position occupies in the cache of a layer."""
         return max(self.cache_of_tile) + 1
+
+    @property
+    def query_groups(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
+        """(cached tile, q tiles, query heads of each): what runs through the planes together."""
+        found: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
+        cached_of = self.cache_of_tile
+        for cached in range(self.cache_tiles):
+            tiles: list[int] = []
+            heads: list[int] = []
+            for tile in [n for n, own in enumerate(cached_of) if own == cached]:
+                count = min(self.heads_per_tile, self.query_heads - tile * self.heads_per_tile)
+                if sum(heads) + count > MOST_HEADS:
+                    found.append((cached, tuple(tiles), tuple(heads)))
+                    tiles, heads = [], []
+                tiles.append(tile)
+                heads.append(count)
+            found.append((cached, tuple(tiles), tuple(heads)))
+        return tuple(found)
 
     def kv_slots(self, chip: int) -> list[int]:
         """Return the KV slot each non-null query head of `chip` uses, in head order."""

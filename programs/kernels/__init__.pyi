@@ -1,4 +1,13 @@
-from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
+from .attention import (
+    AttentionPlaces,
+    HeadTile,
+    RopePlaces,
+    Segment,
+    Segments,
+    append_values,
+    attend,
+    rope,
+)
 from .bias import add_bias
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
@@ -59,6 +68,7 @@ __all__ = [
     "HeadTile",
     "PlanePlaces",
     "QueryGroup",
+    "RopePlaces",
     "RoutingPlaces",
     "RowOperand",
     "Rows",

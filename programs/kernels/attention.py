@@ -53,32 +53,40 @@ class HeadTile:
 
 
 @dataclass(frozen=True)
-class AttentionPlaces:
-    """Words attention uses; fp32 places are quads, fp16 places pairs of slices.
-
-    cos, sin, head_masks, mask_table: west constants and inputs; kv_map, mask_map: MAP_PAIR words
-    with Scatter offsets for each segment and Gather offsets for each window of ``mask_positions``;
-    swap_map: one east slice; query_low/high: sixteen slices each; scores, maxima, maximum, sums:
-    west temporaries; rotated, outputs: east ones; keys, values: (east pair) of each cached tile.
-    In a tile of several segments each has a word more than positions.
+class RopePlaces:
+    """Words the rotary embedding uses: cos, sin (west quads), swap_map (one east slice), and where
+    rotated queries go, fp32 in the east.
     """
 
     cos: Place
     sin: Place
+    swap_map: Place
+    rotated: Place
+
+
+@dataclass(frozen=True)
+class AttentionPlaces(RopePlaces):
+    """Words attention uses; fp32 places are quads, fp16 places pairs of slices.
+
+    head_masks, mask_table: west constants and inputs; kv_map, mask_map: MAP_PAIR words
+    with Scatter offsets for each segment and Gather offsets for each window of ``mask_positions``;
+    query_low/high: sixteen slices each; scores, maxima, maximum, sums: west temporaries; outputs:
+    east ones; keys, values: (east pair) of each cached tile.
+    In a tile of several segments each has a word more than positions.
+    """
+
     head_masks: Place
     mask_table: Place
     mask_words: int
     mask_positions: int
     kv_map: Place
     mask_map: Place
-    swap_map: Place
     query_low: Place
     query_high: Place
     scores: Segments
     maxima: Place
     maximum: Place
     sums: Place
-    rotated: Place
     outputs: Place
     keys: tuple[Segments, ...]
     values: tuple[Segments, ...]
@@ -175,7 +183,7 @@ def rope(
     x: Place,
     query_tiles: int,
     ready: int,
-    places: AttentionPlaces,
+    places: RopePlaces,
     keys: Targets,
 ) -> tuple[int, int]:
     """Rotate query tiles (to places.rotated, fp32) and then key tiles (fp16, to ``keys``).
@@ -198,7 +206,7 @@ def _rope_pass(
     queries: range,
     keys: list[_Append],
     ready: int,
-    places: AttentionPlaces,
+    places: RopePlaces,
 ) -> tuple[int, int]:
     """As ``rope``, of the query tiles ``queries`` and then of keys, ``step`` words apart."""
     p = Pass(schedule, spec)
@@ -225,7 +233,7 @@ def _rope_pass(
 
 
 def _append(
-    p: Pass, value: Alu | Stream, t: int, targets: list[_Append], places: AttentionPlaces
+    p: Pass, value: Alu | Stream, t: int, targets: list[_Append], places: RopePlaces
 ) -> int:
     """fp32 tiles, one per cycle from ``t``, as fp16 to the targets."""
     n = len(targets)
@@ -237,6 +245,7 @@ def _append(
         if target.number is None:
             done = max(done, p.store(place, out, at, 24))
             continue
+        assert isinstance(places, AttentionPlaces)  # it has the map
         arrive = at + place.position - 24
         offsets = p.load(places.kv_map.at(target.number), 24, arrive, place.queues[0])
         done = max(done, p.store(place, out, at, 24, window=ScatterWindow(offsets, target.last)))
@@ -248,7 +257,7 @@ def append_values(
     spec: ChipSpec,
     x: Place,
     ready: int,
-    places: AttentionPlaces,
+    places: RopePlaces,
     targets: Targets,
 ) -> int:
     """fp32 tiles from adjacent words ``x`` to the fp16 ``targets``."""

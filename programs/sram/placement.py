@@ -34,6 +34,8 @@ class SramPlacement:
     spec: ChipSpec
     low: list[int] = field(default_factory=lambda: [0] * SLICES)
     high: list[int] = field(init=False)
+    kept: list[int] = field(default_factory=lambda: [0] * SLICES)
+    """Words above ``high`` that are no temporaries."""
 
     def __post_init__(self) -> None:
         self.high = [self.words] * SLICES
@@ -69,6 +71,17 @@ class SramPlacement:
         for q in queues:
             self.high[q] = address
         return Place(queues, address)
+
+    def keep(self, queues: tuple[int, ...], words: int) -> Place:
+        """``words`` words for keeping below the temporaries, at one address in one bank."""
+        address = min(self.high[q] for q in queues)
+        if address - words < self.spec.words_per_bank < address:
+            address = self.spec.words_per_bank
+        self._check(queues, max(self.low[q] for q in queues), address - words, words)
+        for q in queues:
+            self.kept[q] += self.high[q] - address + words
+            self.high[q] = address - words
+        return Place(queues, address - words)
 
     def _check(self, queues: tuple[int, ...], low: int, high: int, words: int) -> None:
         if low > high:

@@ -210,11 +210,8 @@ def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
     """The costs of a plan: exact cycles of its one context, the host by the PCIe model."""
     tiles, spec = plan.layout.x_tiles, plan.spec
     places = plan.pipeline.code[0].places
-    maps = len(places.cache_maps) - (-plan.context // places.attention.mask_positions)
-    if places.sliding is not None:
-        maps -= -plan.context // places.sliding.positions
     rows = 2 * plan.layout.rope_tables
-    into = 320 * (4 * (tiles + rows) + 2 * maps)  # x, rope rows; the maps' byte planes
+    into = 320 * (4 * (tiles + rows) + places.map_words)  # x, rope rows; maps and masks
     out = 4 * 320 * plan.layout.vocab_blocks
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s

@@ -1,4 +1,5 @@
 from .matrices import MatrixPlaces
+from .planes import KEY_MAPS, RECENT_MAPS, VALUE_MAPS, blocks_of, cached_words
 from .stage import (
     AttentionMatrices,
     DecoderPlaces,
@@ -11,6 +12,9 @@ from .stage import (
 )
 
 __all__ = [
+    "KEY_MAPS",
+    "RECENT_MAPS",
+    "VALUE_MAPS",
     "AttentionMatrices",
     "DecoderPlaces",
     "FfnMatrices",
@@ -18,6 +22,8 @@ __all__ = [
     "MatrixPlaces",
     "SlidingMask",
     "StagePlaces",
+    "blocks_of",
+    "cached_words",
     "place_decoder",
     "place_routing",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from chip.scheduling import CompileError, Place, Symbol
 from programs.decoder import ATTENTION, Layout, Stage
-from programs.kernels import Segment, Segments
+from programs.kernels import CachedTile, Segment, Segments
 from programs.sram import EAST_QUAD, KV_QUAD, SramPlacement, Symbols
 
 #: Layers differ in which plane takes which block, so that the planes' slices fill evenly.
@@ -27,11 +27,15 @@ Quad = tuple[int, ...]
 
 @dataclass
 class CacheForm:
-    """Attention blocks whose caches lie on the same slices: by tile, with symbolic addresses."""
+    """Attention blocks whose caches lie on the same slices: by tile, with symbolic addresses.
+
+    keys, values: on the VXM; cached: both on the planes.
+    """
 
     members: list[int]
-    keys: tuple[Segments, ...]
-    values: tuple[Segments, ...]
+    keys: tuple[Segments, ...] = ()
+    values: tuple[Segments, ...] = ()
+    cached: tuple[CachedTile, ...] = ()
 
 
 @dataclass(frozen=True)

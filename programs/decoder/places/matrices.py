@@ -100,7 +100,8 @@ def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -
     """The plane of each block of a round (east ones first) that fills the slices most evenly."""
 
     def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
-        filled = {plane: pm.low[pm.weight_slices(plane)[0]] for plane in order}
+        strips = {plane: pm.weight_slices(plane)[0] for plane in order}
+        filled = {plane: pm.low[first] + pm.kept[first] for plane, first in strips.items()}
         for plane, size in zip(planes, sizes, strict=True):
             filled[plane] += size
         return tuple(sorted(filled.values(), reverse=True))

@@ -16,12 +16,23 @@ from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
 from programs.decoder import ATTENTION, Layout, Stage, part_tiles, router_parts, single_stage
 from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
 from programs.decoder.places.matrices import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
+from programs.decoder.places.planes import (
+    KEY_MAPS,
+    RECENT_MAPS,
+    VALUE_MAPS,
+    OnPlanes,
+    place_on_planes,
+    place_plane_caches,
+)
 from programs.kernels import (
     Activations,
     AttentionPlaces,
+    CachedTile,
     ColumnBlock,
     Constants,
     HeadNormPlaces,
+    PlanePlaces,
+    RopePlaces,
     RoutingPlaces,
     Segment,
     Segments,
@@ -47,8 +58,9 @@ class AttentionMatrices:
 
     qkv: MatrixPlaces
     o: MatrixPlaces
-    keys: tuple[Segments, ...]  # of each cached tile
+    keys: tuple[Segments, ...]  # of each cached tile, on the VXM
     values: tuple[Segments, ...]
+    cached: tuple[CachedTile, ...]  # the same on the planes
     gains: Place | None = None  # of query and key heads
     bias: Place | None = None  # of queries, keys and values
     o_bias: Place | None = None
@@ -115,7 +127,9 @@ class DecoderPlaces:
     narrow: Place  # fp16 k and v tiles before replication (one byte per slice)
     narrow_act: Activations
     logits: Place
-    attention: AttentionPlaces
+    rope: RopePlaces
+    attention: AttentionPlaces | None  # on the VXM
+    planes: OnPlanes | None
     reduce: ReducePlaces
     between: Place  # x with a part of an FFN added, beside x
     inbox: Place  # what another stage sent, before it is spread over the group
@@ -127,8 +141,21 @@ class DecoderPlaces:
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
 
+    @property
+    def map_words(self) -> int:
+        """Words of all slices that the host writes for a position: maps, and masks."""
+        if self.planes is not None:
+            masks = 1 + (self.planes.sliding is not None)
+            return 2 * (KEY_MAPS + VALUE_MAPS + RECENT_MAPS) + masks * self.planes.blocks
+        assert self.attention is not None
+        maps = len(self.cache_maps) - (-self.context // self.attention.mask_positions)
+        if self.sliding is not None:
+            maps -= -self.context // self.sliding.positions
+        return 2 * maps
+
     def attention_of(self, m: AttentionMatrices, context: int) -> AttentionPlaces:
-        """The places of one attention block among ``context`` positions."""
+        """The places of one attention block on the VXM among ``context`` positions."""
+        assert self.attention is not None
         places = replace(self.attention, keys=m.keys, values=m.values)
         if m.of.second_rope and self.second_rope is not None:
             places = replace(places, cos=self.second_rope[0], sin=self.second_rope[1])
@@ -142,6 +169,16 @@ class DecoderPlaces:
                 mask_positions=mask.positions,
             )
         return places
+
+    def planes_of(self, m: AttentionMatrices, context: int) -> tuple[RopePlaces, PlanePlaces]:
+        """The same on the planes: those of the rotary embedding, and those of the attention."""
+        assert self.planes is not None
+        turns, words = self.rope, self.planes.words
+        if m.of.second_rope and self.second_rope is not None:
+            turns = replace(turns, cos=self.second_rope[0], sin=self.second_rope[1])
+        if m.of.sliding and self.planes.sliding is not None and context > self.layout.window:
+            words = replace(words, masks=self.planes.sliding)
+        return turns, words
 
 
 @dataclass(frozen=True)
@@ -177,16 +214,8 @@ def place_decoder(
     tiles *= 1 if dtype == "int8" else 2  # fp16 vectors in two parts
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
-    short = _short_scores(pm, context)
-    attention_temporaries = {
-        "maxima": pm.top(_WEST_3, 2),
-        "maximum": pm.top(_WEST_3, 1),
-        "sums": pm.top(WEST_QUAD, 3),
-        "rotated": pm.top(EAST_QUAD, qt),
-        "outputs": pm.top(EAST_QUAD, 3 + qt),
-        "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
-        "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
-    }
+    short = () if layout.on_planes else _short_scores(pm, context)
+    words = _attention_temporaries(pm, layout)
     exchanged = max(t, 2) if layout.wide_norms else t
     partial = pm.top(_EAST_2, exchanged)
     x = pm.top(EAST_QUAD, t)
@@ -200,15 +229,7 @@ def place_decoder(
     hidden = pm.top(EAST_QUAD, layout.ffn_tiles)
     logits = pm.top(EAST_QUAD, layout.vocab_blocks)
     narrow = pm.top((_DIGITS[1]), 2 * kt) if layout.replicate else act.first[1]
-    west_constants = {
-        "cos": pm.top(WEST_QUAD, 1),
-        "sin": pm.top(_WEST_2, 1),
-        "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
-        "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
-        "kv_map": pm.top(MAP_PAIR, len(cuts.maps)),
-        "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
-        "swap_map": pm.top(KV_QUAD[:1], 1),
-    }
+    words |= _attention_constants(pm, layout, context, chunk, len(cuts.maps))
     factor = pm.top(WEST_QUAD, 1)
     dynamic = pm.top(KV_QUAD, 1)
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
@@ -216,11 +237,19 @@ def place_decoder(
     head_norm, wide_norm, post = _place_norms(pm, layout)
     routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
     second_rope = _place_second_rope(pm, layout)
-    sliding = place_sliding_mask(pm, layout, context, chunk)
+    planes, sliding = None, None
+    if layout.on_planes:
+        planes = place_on_planes(pm, layout, context, words["rotated"], words["outputs"])
+    else:
+        sliding = place_sliding_mask(pm, layout, context, chunk)
     # the same places for most stages, so that they share the code of their blocks
     scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
-    scores = short or _long_scores(pm, context, scales)
-    caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
+    caches: list[CacheForm]
+    if layout.on_planes:
+        caches = place_plane_caches(pm, symbols, layout, stage, context, sequences)
+    else:
+        scores = short or _long_scores(pm, context, scales)
+        caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
     head = None
     if stage.head:
@@ -229,20 +258,22 @@ def place_decoder(
         own = part_tiles(blocks, stage.head_part, stage.head_parts)
         shapes["head"] = (k_tiles, len(own), groups)
         head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
-    attention = AttentionPlaces(
-        mask_words=2 * chunk,
-        mask_positions=chunk,
-        scores=scores,
-        keys=(),
-        values=(),
-        **attention_temporaries,
-        **west_constants,
-    )
+    rope = RopePlaces(words["cos"], words["sin"], words["swap_map"], words["rotated"])
+    attention = None
+    if not layout.on_planes:
+        attention = AttentionPlaces(
+            mask_words=2 * chunk,
+            mask_positions=chunk,
+            scores=scores,
+            keys=(),
+            values=(),
+            **words,
+        )
     return DecoderPlaces(
         layout,
         dtype,
         context,
-        cuts.maps,
+        [] if layout.on_planes else cuts.maps,
         pm,
         constants,
         x,
@@ -260,7 +291,9 @@ def place_decoder(
         narrow,
         _pairs([digits[0], narrow]),
         logits,
+        rope,
         attention,
+        planes,
         reduce,
         between,
         inbox,
@@ -272,6 +305,37 @@ def place_decoder(
         second_rope,
         sliding,
     )
+
+
+def _attention_temporaries(pm: SramPlacement, layout: Layout) -> dict[str, Place]:
+    """Words of a token's attention, by their names; on the planes most are apart."""
+    qt = layout.q_tiles
+    if layout.on_planes:
+        return {"rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, qt)}
+    return {
+        "maxima": pm.top(_WEST_3, 2),
+        "maximum": pm.top(_WEST_3, 1),
+        "sums": pm.top(WEST_QUAD, 3),
+        "rotated": pm.top(EAST_QUAD, qt),
+        "outputs": pm.top(EAST_QUAD, 3 + qt),
+        "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
+        "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
+    }
+
+
+def _attention_constants(
+    pm: SramPlacement, layout: Layout, context: int, chunk: int, maps: int
+) -> dict[str, Place]:
+    """Constants and inputs of attention, by their names; on the planes those of rope alone."""
+    found = {"cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1)}
+    if not layout.on_planes:
+        found |= {
+            "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
+            "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
+            "kv_map": pm.top(MAP_PAIR, maps),
+            "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
+        }
+    return found | {"swap_map": pm.top(KV_QUAD[:1], 1)}
 
 
 class StagePlaces:
@@ -500,6 +564,7 @@ def _place_blocks(
                             o,
                             cache.keys,
                             cache.values,
+                            cache.cached,
                             gains,
                             bias,
                             o_bias,

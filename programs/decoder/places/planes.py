@@ -1,0 +1,151 @@
+"""Where attention on the planes lies: keys and values as weights, and the words of its passes.
+
+Keys and transposed values lie on the slices that feed the planes, beside the weights: keys from
+word 0 up, values below the temporaries.  Even blocks of 320 positions are in the east, odd ones in
+the west.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chip.scheduling import Place
+from programs.decoder import ATTENTION, Layout, Stage
+from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm
+from programs.kernels import BLOCK, CachedTile, PlanePlaces
+from programs.sram import EAST_QUAD, WEST_QUAD, SramPlacement, Symbols
+
+#: Heads that a run serves, and words of every head of a block of positions.
+_HEADS = 8
+_KEYS = BLOCK // 16
+_PIECES, _LANE_MAPS, _CONSTANTS = 20, 136, 4
+#: Words of the maps of keys, values and recent values, each on a pair of slices.
+KEY_MAPS, VALUE_MAPS, RECENT_MAPS = 32, 2, 16
+_WEST_PAIR, _EAST_PAIR = (4, 5), (48, 49)
+_EAST_OTHER = (50, 51)
+_MASKS = (51,)
+_LANE_SLICES = ((6,), (50,))
+
+
+@dataclass(frozen=True)
+class OnPlanes:
+    """What a stage's attention on the planes uses besides its caches.
+
+    words: those of the kernels, ``masks`` for layers that see every position.  sliding: masks of
+    layers with a window.  keys: fp16 words of a position's new keys, a tile each.  blocks: of 320
+    positions that the caches hold.
+    """
+
+    words: PlanePlaces
+    sliding: Place | None
+    keys: Place
+    blocks: int
+
+
+def blocks_of(context: int) -> int:
+    """Blocks of 320 positions that hold ``context``."""
+    return -(-context // BLOCK)
+
+
+def cached_words(layout: Layout, context: int) -> tuple[tuple[int, int, int], ...]:
+    """(keys, values, recent) words of a cached tile on every slice of the (west, east) planes."""
+    blocks, width = blocks_of(context), layout.q_width // 16
+    west, east = blocks // 2, blocks - blocks // 2
+    return (
+        (_KEYS * west + 1, width * (west + 1), 0),
+        (_KEYS * east + 1, width * (east + 1), 2 * width),
+    )
+
+
+def place_on_planes(
+    pm: SramPlacement, layout: Layout, context: int, rotated: Place, outputs: Place
+) -> OnPlanes:
+    """The words of attention among up to ``context`` positions; rotated, outputs: query tiles."""
+    blocks, width = blocks_of(context), layout.q_width // 16
+    sides = blocks // 2, blocks - blocks // 2
+    windows = 0 < layout.window < context
+    near = (_WEST_PAIR, _EAST_PAIR)
+    words = PlanePlaces(
+        rotated=rotated,
+        head_masks=pm.top(WEST_QUAD, layout.heads_per_tile),
+        masks=pm.top(_MASKS, blocks),
+        key_maps=pm.top(_EAST_PAIR, KEY_MAPS),
+        value_maps=pm.top(_EAST_PAIR, VALUE_MAPS),
+        recent_maps=pm.top(_EAST_PAIR, RECENT_MAPS),
+        constants=_four([pm.top(pm.weight_slices(plane), _CONSTANTS) for plane in range(4)]),
+        lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_SLICES]),
+        offsets=_two([pm.top(queues, 1) for queues in near]),
+        queries=_two([pm.top(queues, _HEADS) for queues in near]),
+        weights=_two([pm.top(q, max(1, _HEADS * n)) for q, n in zip(near, sides, strict=True)]),
+        scores=_two(
+            [
+                pm.top(q, max(1, _HEADS * n))
+                for q, n in zip((WEST_QUAD, EAST_QUAD), sides, strict=True)
+            ]
+        ),
+        maxima=_two([pm.top(queues, _HEADS) for queues in (WEST_QUAD, EAST_QUAD)]),
+        pieces=_two([pm.top(queues, _PIECES) for queues in near]),
+        maximum=pm.top(WEST_QUAD, _HEADS),
+        sums=pm.top(EAST_QUAD, _HEADS),
+        row=pm.top(_EAST_OTHER, _PIECES),
+        spread=pm.top(_EAST_OTHER, width),
+        outputs=outputs,
+    )
+    sliding = pm.top(_MASKS, blocks) if windows else None
+    return OnPlanes(words, sliding, pm.top(_EAST_OTHER, layout.cache_tiles), blocks)
+
+
+def place_plane_caches(
+    pm: SramPlacement,
+    symbols: Symbols,
+    layout: Layout,
+    stage: Stage,
+    context: int,
+    sequences: int,
+) -> list[CacheForm]:
+    """Keys and values of the stage's attention blocks, for every sequence and cached tile."""
+    own = [i for i, block in enumerate(stage.blocks) if block.kind == ATTENTION]
+    if not own:
+        return []
+    words = cached_words(layout, context)
+    tiles = []
+    for tile in range(layout.cache_tiles):
+        keys: list[Place] = []
+        values: list[Place] = []
+        recent: list[Place] = []
+        for plane in range(4):
+            queues = pm.weight_slices(plane)
+            of_keys, of_values, of_recent = words[plane // 2]
+            for sequence in range(sequences):
+                bottom = {n: pm.bottom(queues, of_keys, one_bank=True) for n in own}
+                key = symbols.place_of(sequence, f"keys{tile}.{plane}", bottom)
+                top = {n: pm.keep(queues, of_values) for n in own}
+                value = symbols.place_of(sequence, f"values{tile}.{plane}", top)
+                if of_recent:
+                    top = {n: pm.keep(queues, of_recent) for n in own}
+                    last = symbols.place_of(sequence, f"recent{tile}.{plane}", top)
+            keys.append(key)
+            values.append(value)
+            if of_recent:
+                recent.append(last)
+        tiles.append(
+            CachedTile(
+                width=layout.q_width,
+                blocks=blocks_of(context),
+                keys=(_two(keys[:2]), _two(keys[2:])),
+                values=(_two(values[:2]), _two(values[2:])),
+                recent=_two(recent),
+            )
+        )
+    count = min(len(own), LAYER_VARIANTS)
+    return [CacheForm(own[n::count], cached=tuple(tiles)) for n in range(count)]
+
+
+def _two(places: list[Place]) -> tuple[Place, Place]:
+    first, second = places
+    return first, second
+
+
+def _four(places: list[Place]) -> tuple[Place, Place, Place, Place]:
+    first, second, third, fourth = places
+    return first, second, third, fourth
