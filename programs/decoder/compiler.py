@@ -262,7 +262,8 @@ def _inputs(places: DecoderPlaces) -> dict[str, Planes]:
         words = planes.words
         inputs["masks"] = planes_of(words.masks, planes.blocks)
         inputs["key_maps"] = planes_of(words.key_maps, KEY_MAPS)
-        inputs["value_maps"] = planes_of(words.value_maps, VALUE_MAPS)
+        sides = (planes_of(place, VALUE_MAPS) for place in words.value_maps)
+        inputs["value_maps"] = tuple(plane for side in sides for plane in side)
         inputs["recent_maps"] = planes_of(words.recent_maps, RECENT_MAPS)
         if planes.sliding is not None:
             inputs["sliding_masks"] = planes_of(planes.sliding, planes.blocks)

@@ -19,8 +19,8 @@ from programs.sram import EAST_QUAD, WEST_QUAD, SramPlacement, Symbols
 _HEADS = 8
 _KEYS = BLOCK // 16
 _PIECES, _LANE_MAPS, _CONSTANTS = 20, 136, 4
-#: Words of the maps of keys, values and recent values, each on a pair of slices.
-KEY_MAPS, VALUE_MAPS, RECENT_MAPS = 32, 2, 16
+#: Words of the maps of keys, values (of each side) and recent values, on a pair of slices.
+KEY_MAPS, VALUE_MAPS, RECENT_MAPS = 32, 1, 16
 _WEST_PAIR, _EAST_PAIR = (4, 5), (48, 49)
 _EAST_OTHER = (50, 51)
 _MASKS = (51,)
@@ -70,7 +70,7 @@ def place_on_planes(
         head_masks=pm.top(WEST_QUAD, layout.heads_per_tile),
         masks=pm.top(_MASKS, blocks),
         key_maps=pm.top(_EAST_PAIR, KEY_MAPS),
-        value_maps=pm.top(_EAST_PAIR, VALUE_MAPS),
+        value_maps=_two([pm.top(queues, VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]),
         recent_maps=pm.top(_EAST_PAIR, RECENT_MAPS),
         constants=_four([pm.top(pm.weight_slices(plane), _CONSTANTS) for plane in range(4)]),
         lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_SLICES]),

@@ -146,7 +146,7 @@ class DecoderPlaces:
         """Words of all slices that the host writes for a position: maps, and masks."""
         if self.planes is not None:
             masks = 1 + (self.planes.sliding is not None)
-            return 2 * (KEY_MAPS + VALUE_MAPS + RECENT_MAPS) + masks * self.planes.blocks
+            return 2 * (KEY_MAPS + 2 * VALUE_MAPS + RECENT_MAPS) + masks * self.planes.blocks
         assert self.attention is not None
         maps = len(self.cache_maps) - (-self.context // self.attention.mask_positions)
         if self.sliding is not None:
