@@ -51,9 +51,7 @@ def find_maxima(
     return schedule.place(p, ready - first) + p.ready
 
 
-def _turn(
-    p: PlanePass, side: int, own: list[int], places: PlanePlaces
-) -> list[tuple[int, Alu]]:
+def _turn(p: PlanePass, side: int, own: list[int], places: PlanePlaces) -> list[tuple[int, Alu]]:
     """The maxima of heads ``own`` within each superlane: (cycle, ALU) of each, on its own lane."""
     t, count = _START, len(own)
     period = max(count, 3)
@@ -109,9 +107,7 @@ def distribute(
     p.drive(out.code, 4, isa.diagonal(out.code, start, at) + offsets(n, dc), start, border)
 
 
-def _across(
-    p: PlanePass, when: int, packed: Alu, places: PlanePlaces
-) -> tuple[int, Alu]:
+def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[int, Alu]:
     """The maximum over superlanes of a word whose ALU was dispatched three cycles before ``when``;
     (cycle, ALU) of the result, the same in every superlane.
     """
@@ -150,8 +146,11 @@ def _across(
         gap = spec.mxm_reload_gap_cycles
         p.hold_buffer(plane, first, first + 20 + gap - 1)
         p.hold_plane(plane, at - spec.mxm_install_cycles, at + SUPERLANES)
-        source = Place((places.pieces[side].queues[half],), places.pieces[side].address,
-                       places.pieces[side].symbol)
+        source = Place(
+            (places.pieces[side].queues[half],),
+            places.pieces[side].address,
+            places.pieces[side].symbol,
+        )
         piece = p.load(source, outward(side, 16 * half), at, queue, n=SUPERLANES, da=1)
         p.activate(plane, piece, at, SUPERLANES, 1)
         out = Stream(inward(side, 4 * half + (0 if side == EAST else 16)), 4, p.schedule.tag())

@@ -34,7 +34,6 @@ ACTIVATIONS = ((0, 16, 3), (4, 0, 11))  # (first head, streams, cycles after IW)
 RESULT = 3 + 13 + 31 + 21
 
 
-
 @dataclass(frozen=True)
 class Columns:
     """Column groups ``first`` .. of an install: word ``word`` + i of ``place``, or always the same.
@@ -153,9 +152,7 @@ class PlanePass(Pass):
     ) -> None:
         """ABC of bytes, or of fp16 words on the pair whose even plane is given."""
         queue = isa.MXM_QUEUE + 2 * plane + 1
-        self.emit(
-            Op.ABC, queue, when, n=n, dc=dc, s0=value.code, w0=value.width, want0=value.tag
-        )
+        self.emit(Op.ABC, queue, when, n=n, dc=dc, s0=value.code, w0=value.width, want0=value.tag)
 
     def accumulate(
         self,
