@@ -243,7 +243,8 @@ class PlanSettings:
     """A model's plan, or one for every step of a sweep.
 
     model: see ``programs.models.find_model``; its shape is enough.  chips: None for the fewest that
-    fit.  set_: fields of the chip to change, as ``chip.FIELD=VALUE``.  run: also run the programs.
+    fit.  set_: fields of the chip to change, as ``chip.FIELD=VALUE``.  buckets: also what a token
+    costs at shorter contexts.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -270,6 +271,9 @@ class PlanSettings:
             "--set", help="What if: chip.FIELD=VALUE; again for more.", show_default="none"
         ),
     ] = None
+    buckets: Annotated[
+        bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
+    ] = False
     run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
 
     def __post_init__(self) -> None:
