@@ -304,7 +304,7 @@ def _copy(
         p = Pass(schedule, spec)
         value = p.load(source, 8 + source.inward, 40, n=carrier.words, da=1)
         first_read = p.blocks[0]["cycle"]
-        _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12, reach=33)
+        _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12)
         p.keep(places.words.at(carrier.first), out, 40, n=carrier.words)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -203,10 +203,10 @@ def reduce(
             terms = [p.op(add, when, a, b, n=n)[0] for a, b in pairs]
             when += spec.alu_cycles
         if alone:
-            _, out = p.op(Op.MOV, when, terms[0], n=n, out=12, reach=33)
+            _, out = p.op(Op.MOV, when, terms[0], n=n, out=12)
         else:
             residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
-            _, out = p.op(add, when, terms[0], residual, n=n, out=12, reach=33)
+            _, out = p.op(add, when, terms[0], residual, n=n, out=12)
         p.keep(goal.at(first), out, when, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done
