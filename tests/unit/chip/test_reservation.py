@@ -1,4 +1,4 @@
-"""What the reservation table places, the checker lets pass; and it places what the machine allows."""
+"""The checker passes what the reservation table places, which is all that the machine allows."""
 
 from __future__ import annotations
 
