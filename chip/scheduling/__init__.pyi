@@ -1,8 +1,10 @@
 from .builder import Alu, CompileError, Operand, Pass, Repeat, ScatterWindow, Self, Stream, offsets
+from .places import ALL_BANKS, Place, Symbol, banks_of
 from .relocation import Gangs, program_of, relocate, rename_tags, shifted, translate_gangs
-from .reservation import Place, Schedule, Symbol
+from .reservation import Schedule
 
 __all__ = [
+    "ALL_BANKS",
     "Alu",
     "CompileError",
     "Gangs",
@@ -15,6 +17,7 @@ __all__ = [
     "Self",
     "Stream",
     "Symbol",
+    "banks_of",
     "offsets",
     "program_of",
     "relocate",

@@ -19,7 +19,9 @@ from chip import isa
 from chip.errors import LpuError
 from chip.isa import Op
 from chip.program import gang_skew
-from chip.scheduling.reservation import Group, Place, Schedule
+from chip.scheduling.groups import Group
+from chip.scheduling.places import Place
+from chip.scheduling.reservation import Schedule
 from chip.spec import ChipSpec
 
 EASTWARD, WESTWARD = 0, 32
@@ -82,10 +84,9 @@ class Pass(Group):
     """A rigid group of instructions; see the module's text."""
 
     def __init__(self, schedule: Schedule, spec: ChipSpec) -> None:
-        super().__init__()
+        super().__init__(spec.words_per_bank)
         self.schedule = schedule
         self.spec = spec
-        self._taken: set[int] = set()
         self.ready = 0  # first relative cycle at which everything stored is readable
 
     # -- MEM ------------------------------------------------------------------------------
@@ -125,11 +126,10 @@ class Pass(Group):
             wo=1,
             tag=tag,
         )
-        planes = len(place.queues)
-        for g in range(planes if dcg else 1):
-            diagonals = isa.diagonal(code, goal, when) + offsets(n, dc) + g * dcg
-            self.drive(code, planes if dsg else 1, diagonals, place.position, goal)
-        return Stream(code, planes if dsg else 1, tag)
+        diagonals = isa.diagonal(code, goal, when) + offsets(n, dc)
+        for g, position in enumerate(place.positions):
+            self.drive(code + g * dsg, 1, diagonals + g * dcg, position, goal)
+        return Stream(code, len(place.queues) if dsg else 1, tag)
 
     def store(
         self,
@@ -186,12 +186,15 @@ class Pass(Group):
     # -- VXM ------------------------------------------------------------------------------
 
     def pick(self, *codes: int) -> int:
-        """An ALU unused in this pass whose row reaches the stream groups of ``codes``."""
+        """An ALU unused in this pass whose row reaches the stream groups of ``codes``.
+
+        Where it is taken when the pass is placed, another that reaches as far stands in for it.
+        """
         groups = {(code % 32) // 4 for code in codes}
         order = range(isa.ALUS) if groups else _ANYWHERE
         for alu in order:
-            if alu not in self._taken and groups <= set(isa.alu_stream_groups(alu)):
-                self._taken.add(alu)
+            if alu not in self.picked and groups <= set(isa.alu_stream_groups(alu)):
+                self.picked.add(alu)
                 return alu
         raise CompileError(f"a VXM pass needs an ALU that reaches stream groups {sorted(groups)}")
 
@@ -214,8 +217,8 @@ class Pass(Group):
         """One ALU block dispatched at ``when``; returns its result as chained and as stream.
 
         ``out``: first stream code the low ``width`` bytes are driven on (-1: none), held free up to
-        position ``reach`` (default: the near edge).  ``imm`` is the second operand (fp32 if a
-        float).
+        position ``reach`` (default: that of the last consumer in the pass).  ``imm`` is the second
+        operand (fp32 if a float).
         """
         codes = [o.code for o in (x, y) if isinstance(o, Stream)]
         if alu is None:
@@ -239,8 +242,7 @@ class Pass(Group):
             position = isa.drive_position(isa.VXM_QUEUE, out)
             at = self.driven(when) + offsets(n, dc)
             diagonals = at - position if isa.is_east(out) else at + position
-            edge = isa.EAST_EDGE if isa.is_east(out) else isa.WEST_EDGE
-            self.drive(out, width, diagonals, position, edge if reach is None else reach)
+            self.drive(out, width, diagonals, position, reach, tag)
         self.emit(op, isa.VXM_QUEUE + alu, when, n=n, dc=dc, **columns)
         return Alu(alu), Stream(out, width, tag)
 

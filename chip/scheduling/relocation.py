@@ -6,7 +6,7 @@ import numpy as np
 
 from chip.isa import Op
 from chip.program import BlockTable, Program
-from chip.scheduling.reservation import Symbol
+from chip.scheduling.places import Symbol
 
 #: The MEM queues of each gang that a table names by its place in this list.
 Gangs = list[tuple[int, ...]]

@@ -78,6 +78,21 @@ def _floor(row: Row) -> list[tuple[str, str]]:
     ]
 
 
+def _buckets(row: Row) -> list[tuple[str, str]]:
+    """What a token costs at its own length, where that was asked for."""
+    lines = [
+        (
+            f"  below {bucket['positions']:,}",
+            f"{bucket['cycles']:,} cycles, {bucket['prefill_cycles']:,} without the head; "
+            f"interval of a full belt {bucket['interval_cycles']:,}",
+        )
+        for bucket in row.get("buckets", ())
+    ]
+    if lines:
+        lines.insert(0, ("a token at a position", "schedules over the same caches, checked"))
+    return lines
+
+
 def _show(row: Row) -> None:
     """The human table."""
     from cluster.commands.output import print_table
@@ -108,6 +123,7 @@ def _show(row: Row) -> None:
             ("cycles per token", f"{cycles:,}"),
             *phases,
             ("interval of a full belt", f"{row['initiation_interval_cycles']:,} cycles"),
+            *_buckets(row),
             (
                 "tokens per second",
                 f"{row['tokens_per_second_per_user']:,.1f} per user, "

@@ -143,9 +143,12 @@ def _chips(count: int | None) -> str:
 def _product(
     settings: MatmulSettings, columns: int
 ) -> Callable[[ChipSpec, int, bool], CompiledWorkload]:
-    from cluster.runs import random_matmul
-    from programs.matmul import MatmulShape
+    from cluster.runs import random_grid, random_matmul
+    from programs.matmul import GridShape, MatmulShape
 
+    if settings.grid is not None:
+        grid = GridShape(settings.m, settings.k, columns, settings.dtype, *settings.grid)
+        return lambda spec, seed, data: random_grid(grid, spec, seed, data)
     chips = option_checks.check_node(settings.chips)
     shape = MatmulShape(settings.m, settings.k, columns, settings.dtype, chips, settings.split)
     return lambda spec, seed, data: random_matmul(shape, spec, seed, data)

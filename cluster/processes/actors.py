@@ -30,9 +30,6 @@ from programs.running import Generation
 
 T = TypeVar("T")
 
-#: One thread per chip process; more would only fight over the cores.
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
 
 def _in_one_line(work: Callable[[], T]) -> T:
     try:
@@ -166,8 +163,7 @@ def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
     Ray does not start it again when it dies: ``cluster.processes.supervision`` starts another,
     which works for an actor that was ended on purpose as well.
     """
+    # Without an environment of its own it takes one of the processes that Ray has started already.
     remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
-    options = remote.options(
-        scheduling_strategy=placement, runtime_env={"env_vars": THREADS}, max_task_retries=0
-    )
+    options = remote.options(scheduling_strategy=placement, max_task_retries=0)
     return options.remote(plan, clock)

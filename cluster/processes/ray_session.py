@@ -39,6 +39,9 @@ _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _CLUSTERS_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: Ray's last processes are gone after about a second.
 LONGEST_REMOVAL_SECONDS = 3.0
+#: One thread per chip process: more would only fight over the cores.  Ray gives its workers the
+#: first itself, unless the environment has another number.
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 #: For a head to answer before a run gives up.
 LONGEST_ANSWER_SECONDS = 10.0
 
@@ -205,13 +208,18 @@ def _one_machine() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _marked(directory: str) -> Iterator[None]:
-    """Processes that are started inside, and theirs, are known as those of ``directory``."""
-    os.environ[_DIRECTORY_VARIABLE] = directory
+def _with_variables(**values: str) -> Iterator[None]:
+    """Processes that are started inside, and theirs, have these environment variables."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[_DIRECTORY_VARIABLE]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -262,7 +270,8 @@ def _start(ray: Any, directory: str, workers: int) -> None:
         warnings.catch_warnings(),
         contextlib.chdir(PACKAGE_ROOT),
         _one_machine(),
-        _marked(directory),
+        # by the directory its processes are known
+        _with_variables(**{_DIRECTORY_VARIABLE: directory}, **THREADS),
         _own_token(),
     ):
         warnings.simplefilter("ignore")

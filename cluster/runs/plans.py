@@ -20,6 +20,7 @@ from programs.models import config_of
 from programs.plans import (
     BELT,
     Plan,
+    bucket_costs,
     check_plan,
     compile_plan,
     describe_machine,
@@ -146,6 +147,9 @@ def _plan(settings: PlanSettings, spec: ChipSpec, tell: Callable[[str], None]) -
         "experts_chosen": config.experts_per_token,
         "energy": _energy(spec, found.chips, r.cycles_per_token, r.total),
     }
+    if settings.buckets:
+        tell("shorter contexts ...")
+        row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
     if settings.run:
         tell("running ...")
         row |= _run(found, r.mode == BELT)

@@ -6,6 +6,7 @@ options of the command line are in the annotations, see ``cluster.commands.setti
 
 from __future__ import annotations
 
+import re
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -243,7 +244,8 @@ class PlanSettings:
     """A model's plan, or one for every step of a sweep.
 
     model: see ``programs.models.find_model``; its shape is enough.  chips: None for the fewest that
-    fit.  set_: fields of the chip to change, as ``chip.FIELD=VALUE``.  run: also run the programs.
+    fit.  set_: fields of the chip to change, as ``chip.FIELD=VALUE``.  buckets: also what a token
+    costs at shorter contexts.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -270,6 +272,9 @@ class PlanSettings:
             "--set", help="What if: chip.FIELD=VALUE; again for more.", show_default="none"
         ),
     ] = None
+    buckets: Annotated[
+        bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
+    ] = False
     run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
 
     def __post_init__(self) -> None:
@@ -396,7 +401,11 @@ class MatmulSettings:
     dtype: option_types.Dtype = "fp16"
     chips: option_types.Chips = 1
     split: Annotated[
-        str, typer.Option(help="How chips share B: columns, or rows (sums are then added).")
+        str,
+        typer.Option(
+            help="How chips share B: columns, rows (sums are then added), or both over nodes: "
+            "rows:13,columns:8."
+        ),
     ] = "columns"
     sweep: Annotated[
         str | None, typer.Option(help="N from:to:step instead of --n.", show_default="none")
@@ -405,11 +414,29 @@ class MatmulSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         check_choice("--dtype", self.dtype, DTYPES)
-        check_choice("--split", self.split, ("columns", "rows"))
-        check_node(self.chips)
+        grid = self.grid
+        if grid is None:
+            check_node(self.chips)
+        elif self.chips != grid[0] * grid[1]:
+            raise InputError(
+                f"--split {self.split} --chips {self.chips}: use --chips {grid[0] * grid[1]}"
+            )
         for option, value in (("--m", self.m), ("--k", self.k), ("--n", self.n)):
             check_at_least(option, value, 1)
         _ = self.columns
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of chips, where ``split`` names both."""
+        if self.split in ("columns", "rows"):
+            return None
+        found = re.fullmatch(r"rows:([1-9][0-9]{0,3}),columns:([1-9][0-9]{0,3})", self.split)
+        if found is None:
+            raise InputError(
+                f"--split {self.split[:60]}: use columns or rows, or both, for instance "
+                "rows:13,columns:8"
+            )
+        return int(found[1]), int(found[2])
 
     @property
     def columns(self) -> range:

@@ -39,11 +39,15 @@ from programs.encoder import (
     read_encoder,
 )
 from programs.matmul import (
+    GridShape,
     MatmulShape,
+    compile_grid,
     compile_matmul,
+    golden_grid,
     golden_matmul,
     peak_multiply_accumulates,
     plan_matmul,
+    read_grid,
     read_matmul,
 )
 from programs.running import LOOKAHEAD, Runner
@@ -56,7 +60,7 @@ class CompiledWorkload:
     """A compiled workload with random data.
 
     results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
-    only entry point.
+    only entry point; idle: chips of the wiring that have nothing to do.
     """
 
     name: str
@@ -66,20 +70,14 @@ class CompiledWorkload:
     dtype: str
     results: Callable[[list[Chip]], Values]
     golden: Callable[[], Values]
+    idle: int = 0
 
 
 def random_matmul(
     shape: MatmulShape, spec: ChipSpec, seed: int, data: bool = True
 ) -> CompiledWorkload:
     """A product of random matrices: whole int8 range, or fp16 normal numbers."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    sizes = ((shape.m, shape.k), (shape.k, shape.n))
-    a: Values | None = None
-    b: Values | None = None
-    if data and shape.dtype == "int8":
-        a, b = (rng.integers(-128, 128, size).astype(np.int8) for size in sizes)
-    elif data:
-        a, b = (rng.standard_normal(size, np.float32).astype(np.float16) for size in sizes)
+    a, b = _matrices(shape, seed) if data else (None, None)
     artifact = compile_matmul(shape, spec, a, b)
 
     def golden() -> Values:
@@ -91,6 +89,35 @@ def random_matmul(
 
     macs = shape.multiply_accumulates
     return CompiledWorkload("matmul", artifact, "matmul", macs, shape.dtype, results, golden)
+
+
+def random_grid(shape: GridShape, spec: ChipSpec, seed: int, data: bool = True) -> CompiledWorkload:
+    """As ``random_matmul``, over rows and columns of chips."""
+    a, b = _matrices(shape, seed) if data else (None, None)
+    artifact, plan = compile_grid(shape, spec, a, b)
+
+    def golden() -> Values:
+        assert a is not None and b is not None
+        return golden_grid(a, b, shape.rows)
+
+    def results(chips: list[Chip]) -> Values:
+        return read_grid(shape, plan, chips)
+
+    macs, idle = shape.multiply_accumulates, artifact.chips - shape.chips
+    return CompiledWorkload("matmul", artifact, "matmul", macs, shape.dtype, results, golden, idle)
+
+
+def _matrices(shape: MatmulShape | GridShape, seed: int) -> tuple[Values, Values]:
+    """Random a [m, k] and b [k, n]."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    sizes = ((shape.m, shape.k), (shape.k, shape.n))
+    a: Values
+    b: Values
+    if shape.dtype == "int8":
+        a, b = (rng.integers(-128, 128, size).astype(np.int8) for size in sizes)
+    else:
+        a, b = (rng.standard_normal(size, np.float32).astype(np.float16) for size in sizes)
+    return a, b
 
 
 def random_network(
@@ -140,11 +167,13 @@ def figures(workload: CompiledWorkload) -> dict[str, Any]:
     artifact = workload.artifact
     cycles = artifact.predicted_cycles[workload.entry]
     seconds = cycles / artifact.spec.clock_hz
-    peak = peak_multiply_accumulates(workload.dtype) * artifact.chips
+    peak = peak_multiply_accumulates(workload.dtype) * (artifact.chips - workload.idle)
     bindings = Bindings.of(artifact)
-    layer = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
+    parts = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
+    if "product_cycles" in artifact.model:
+        parts["product_cycles"] = artifact.model["product_cycles"]
     return {
-        **layer,
+        **parts,
         "cycles": cycles,
         "microseconds": 1e6 * seconds,
         "multiply_accumulates": workload.multiply_accumulates,
@@ -228,6 +257,8 @@ def workload_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "layer_cycles" in result:
         rows.insert(1, ("cycles of a layer", f"{result['layer_cycles']:,}"))
+    if "product_cycles" in result:
+        rows.insert(1, ("of which a chip's product", f"{result['product_cycles']:,}"))
     if "values" in result:
         rows.append(("run", f"all {result['values']:,} values equal the golden model's"))
     if "artifact" in result:

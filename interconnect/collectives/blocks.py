@@ -40,11 +40,15 @@ _NOWHERE = np.zeros((1, 2), np.int64)
 
 
 class FabricBlocks:
-    """Blocks of all chips as they grow step by step."""
+    """Blocks of all chips as they grow step by step.
 
-    def __init__(self, topology: Topology, spec: ChipSpec) -> None:
+    link_first: the first word that the links' quads have for what is received.
+    """
+
+    def __init__(self, topology: Topology, spec: ChipSpec, link_first: int = 0) -> None:
         self.topology = topology
         self.spec = spec
+        self.link_first = link_first
         self.quads = quads_of(spec)
         self._tables: list[BlockTable] = []
         self._chips: list[Ints] = []
@@ -164,13 +168,14 @@ class FabricBlocks:
         first = np.append(True, key[1:] != key[:-1])
         group = np.cumsum(first) - 1
         addresses = np.empty(len(chip), np.int64)
-        addresses[order] = begin - begin[first][group]
+        addresses[order] = self.link_first + begin - begin[first][group]
         most = addresses + words
         if most.max() > self.spec.words_per_slice:
             worst = int(most.argmax())
             raise CompileError(
-                f"link {entry[worst]} of chip {chip[worst]} receives {most[worst]} words in one "
-                f"step, its buffer holds {self.spec.words_per_slice}: use fewer words"
+                f"link {entry[worst]} of chip {chip[worst]} receives "
+                f"{most[worst] - self.link_first} words in one step, its buffer holds "
+                f"{self.spec.words_per_slice - self.link_first}: use fewer words"
             )
         return addresses
 

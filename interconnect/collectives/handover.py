@@ -21,7 +21,12 @@ from chip.isa import Op
 from chip.program import BlockTable
 from chip.scheduling import CompileError, Pass, Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives.node import receive_words, send_words, spread_words
+from interconnect.collectives.node import (
+    link_pace,
+    receive_words,
+    send_words,
+    spread_words,
+)
 from interconnect.wiring import Topology
 
 #: Cycle of a handover at which the first Send leaves: room for its Read.
@@ -48,11 +53,12 @@ class Carrier:
 
 @dataclass(frozen=True)
 class Handover:
-    """How ``words`` words get from one group to the next."""
+    """How ``words`` words get from one group to the next, a vector every ``pace`` cycles."""
 
     words: int
     carriers: tuple[Carrier, ...]
     spread: bool
+    pace: int
 
     def leaving(self, chip: int) -> Carrier | None:
         """What chip ``chip`` of the first group sends."""
@@ -189,15 +195,15 @@ def plan_handover(
     if not pairs:
         raise CompileError(f"no cable leads from group {first} of {tp} chips to group {second}")
     share = -(-words // len(pairs))
-    spacing = 4 * spec.send_spacing_cycles
-    if len(pairs) == tp and words * spacing <= 2 * share * spacing + spec.hop_cycles:
-        return Handover(words, tuple(Carrier(*pair, 0, words) for pair in pairs), False)
+    spacing = spec.send_spacing_cycles
+    if len(pairs) == tp and 4 * words * spacing <= 8 * share * spacing + spec.hop_cycles:
+        return Handover(words, tuple(Carrier(*pair, 0, words) for pair in pairs), False, spacing)
     carriers = [
         Carrier(*pair, i * share, min(share, words - i * share))
         for i, pair in enumerate(pairs)
         if i * share < words
     ]
-    return Handover(words, tuple(carriers), tp > 1)
+    return Handover(words, tuple(carriers), tp > 1, link_pace(spec, 4 * share))
 
 
 def handover_blocks(
@@ -218,11 +224,11 @@ def handover_blocks(
     schedule = Schedule()
     p = Pass(schedule, spec)
     leaving = None if out is None else out.leaving(chip)
-    if leaving is not None:
+    if out is not None and leaving is not None:
         east = leaving.link >= isa.LINKS // 2
         send_words(
             p,
-            spec,
+            out.pace,
             (source or places.words).at(leaving.first),
             leaving.words,
             [leaving.link],
@@ -237,6 +243,7 @@ def handover_blocks(
             receive_words(
                 p,
                 spec,
+                into.pace,
                 places.inbox.at(arriving.first),
                 arriving.words,
                 arriving.entry,
@@ -247,9 +254,8 @@ def handover_blocks(
             for carrier in into.carriers:
                 shares[carrier.receiver ^ chip] = carrier.words
             own = None if arriving is None else places.inbox.at(arriving.first)
-            spread_words(
-                p, spec, tp, own, shares, LEAD + _turn(spec, places.inbox), places.received
-            )
+            turn = _turn(spec, into.pace, places.inbox)
+            spread_words(p, spec, into.pace, own, shares, LEAD + turn, places.received)
     end = 0
     if p.blocks:
         start = schedule.place(p, 0)
@@ -261,7 +267,7 @@ def handover_blocks(
     return table, gangs, end
 
 
-def _turn(spec: ChipSpec, inbox: Place) -> int:
+def _turn(spec: ChipSpec, pace: int, inbox: Place) -> int:
     """Cycles from a Send across to the Send that spreads its vector.
 
     The least for which no Read of the inbox meets a Write to it, whichever edges are used.
@@ -269,11 +275,11 @@ def _turn(spec: ChipSpec, inbox: Place) -> int:
     hops = (inbox.position - isa.WEST_EDGE, isa.EAST_EDGE - inbox.position)
     written = [spec.send_to_receive_cycles + spec.receive_cycles + h for h in hops]
     least = max(written) + spec.write_cycles + spec.read_cycles + max(hops)
-    for turn in range(least, least + spec.send_spacing_cycles):
+    for turn in range(least, least + pace):
         # east links are served one cycle before the west ones, or there are none of them
         reads = {turn + late - spec.read_cycles - h for late, h in ((0, hops[1]), (1, hops[0]))}
         reads.add(turn - spec.read_cycles - hops[0])
-        if all((r - w) % spec.send_spacing_cycles for r in reads for w in written):
+        if all((r - w) % pace for r in reads for w in written):
             return turn
     raise CompileError(
         f"chip.send_spacing_cycles is {spec.send_spacing_cycles}: too short to spread a vector"
@@ -298,7 +304,7 @@ def _copy(
         p = Pass(schedule, spec)
         value = p.load(source, 8 + source.inward, 40, n=carrier.words, da=1)
         first_read = p.blocks[0]["cycle"]
-        _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12, reach=33)
+        _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12)
         p.keep(places.words.at(carrier.first), out, 40, n=carrier.words)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -50,6 +50,19 @@ class ReducePlaces:
     received: dict[int, Place]
 
 
+def link_pace(spec: ChipSpec, vectors: int) -> int:
+    """Cycles between the vectors of a run that neighbours send each other at the same cycles.
+
+    A link issues one instruction a cycle.  Where the way to the Receive is a multiple of the
+    spacing, a chip would have to take a vector in the cycle in which it sends a later one of the
+    same run: such a run goes as much slower as it takes to miss that.
+    """
+    way, pace = spec.send_to_receive_cycles, spec.send_spacing_cycles
+    while way % pace == 0 and way < vectors * pace:
+        pace += 1
+    return pace
+
+
 def _edges(neighbours: Sequence[int]) -> list[list[int]]:
     """Neighbours grouped by the edge their links are on, east first."""
     groups = [[k for k in neighbours if k >= 4], [k for k in neighbours if k < 4]]
@@ -57,65 +70,63 @@ def _edges(neighbours: Sequence[int]) -> list[list[int]]:
 
 
 def _send(
-    p: Pass, spec: ChipSpec, source: Place, words: int, neighbours: Sequence[int], start: int
+    p: Pass, pace: int, source: Place, words: int, neighbours: Sequence[int], start: int
 ) -> None:
     """Send ``words`` words of ``source`` at ``start`` on the links to neighbours of one edge."""
     links = [link_to(k) for k in neighbours]
-    send_words(p, spec, source, words, links, _SEND[neighbours[0]], start)
+    send_words(p, pace, source, words, links, _SEND[neighbours[0]], start)
 
 
 def send_words(
-    p: Pass, spec: ChipSpec, source: Place, words: int, links: Sequence[int], code: int, start: int
+    p: Pass, pace: int, source: Place, words: int, links: Sequence[int], code: int, start: int
 ) -> None:
     """Send ``words`` words of ``source`` from ``start`` on over links of one edge at once.
 
-    code: the outward stream, below 32 for links 8..15.
+    pace: cycles from vector to vector.  code: the outward stream, below 32 for links 8..15.
     """
-    spacing = spec.send_spacing_cycles
     queue = isa.C2C_QUEUE + links[0]
-    value = p.load(source, code, start, queue, n=words, dc=4 * spacing, da=1, dsg=0, dcg=spacing)
+    value = p.load(source, code, start, queue, n=words, dc=4 * pace, da=1, dsg=0, dcg=pace)
     for link in links:
         p.emit(
             Op.SEND,
             isa.C2C_QUEUE + link,
             start,
             n=4 * words,
-            dc=spacing,
+            dc=pace,
             s0=code,
             w0=1,
             want0=value.tag,
         )
 
 
-def _receive(p: Pass, spec: ChipSpec, target: Place, words: int, k: int, sent: int) -> None:
+def _receive(
+    p: Pass, spec: ChipSpec, pace: int, target: Place, words: int, k: int, sent: int
+) -> None:
     """Take the ``words`` words that neighbour ``k`` sent from cycle ``sent`` on to ``target``."""
-    receive_words(p, spec, target, words, link_to(k), _RECEIVE[k], sent)
+    receive_words(p, spec, pace, target, words, link_to(k), _RECEIVE[k], sent)
 
 
 def receive_words(
-    p: Pass, spec: ChipSpec, target: Place, words: int, link: int, code: int, sent: int
+    p: Pass, spec: ChipSpec, pace: int, target: Place, words: int, link: int, code: int, sent: int
 ) -> None:
     """Take ``words`` words sent from ``sent`` on over ``link``, by stream ``code``, to ``target``.
 
-    code: inward from the edge of the link, so below 32 for links 0..7.
+    pace: as they were sent.  code: inward from the edge of the link, so below 32 for links 0..7.
     """
-    spacing = spec.send_spacing_cycles
     arrive = sent + spec.send_to_receive_cycles
     tag = p.schedule.tag()
-    p.emit(
-        Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=4 * words, dc=spacing, out=code, wo=1, tag=tag
-    )
+    p.emit(Op.RECEIVE, isa.C2C_QUEUE + link, arrive, n=4 * words, dc=pace, out=code, wo=1, tag=tag)
     position = isa.WEST_EDGE if code < isa.EAST_STREAMS else isa.EAST_EDGE
     at = arrive + spec.receive_cycles
-    diagonals = isa.diagonal(code, position, at) + spacing * np.arange(4 * words)
+    diagonals = isa.diagonal(code, position, at) + pace * np.arange(4 * words)
     p.drive(code, 1, diagonals, position, target.position)
-    p.store(target, Stream(code, 1, tag), at, position, n=words, dc=4 * spacing, da=1, dcg=spacing)
+    p.store(target, Stream(code, 1, tag), at, position, n=words, dc=4 * pace, da=1, dcg=pace)
 
 
 def spread_words(
     p: Pass,
     spec: ChipSpec,
-    chips: int,
+    pace: int,
     source: Place | None,
     words: Sequence[int],
     start: int,
@@ -123,14 +134,16 @@ def spread_words(
 ) -> None:
     """An all-gather of unequal shares: ``words[k]`` words of each neighbour k, to received[k].
 
+    words: of all chips of the group, the own ones first.
+
     source: the own words[0] words, sent to every neighbour; None: nothing is sent.
     """
-    for i, group in enumerate(_edges(range(1, chips))):
+    for i, group in enumerate(_edges(range(1, len(words)))):
         if source is not None:
-            _send(p, spec, source, words[0], group, start + i)
+            _send(p, pace, source, words[0], group, start + i)
         for k in group:
             if words[k]:
-                _receive(p, spec, received[k], words[k], k, start + i)
+                _receive(p, spec, pace, received[k], words[k], k, start + i)
 
 
 _START = 80  # room for a Read to reach an edge
@@ -141,10 +154,11 @@ def exchange(
 ) -> int:
     """Send ``words`` words of ``partial`` to all neighbours; returns when theirs are readable."""
     p = Pass(schedule, spec)
+    pace = link_pace(spec, 4 * words)
     for i, group in enumerate(_edges(range(1, chips))):
-        _send(p, spec, places.partial, words, group, _START + i)
+        _send(p, pace, places.partial, words, group, _START + i)
         for k in group:
-            _receive(p, spec, places.received[k], words, k, _START + i)
+            _receive(p, spec, pace, places.received[k], words, k, _START + i)
     return schedule.place(p, ready - _first_read(p)) + p.ready
 
 
@@ -189,10 +203,10 @@ def reduce(
             terms = [p.op(add, when, a, b, n=n)[0] for a, b in pairs]
             when += spec.alu_cycles
         if alone:
-            _, out = p.op(Op.MOV, when, terms[0], n=n, out=12, reach=33)
+            _, out = p.op(Op.MOV, when, terms[0], n=n, out=12)
         else:
             residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
-            _, out = p.op(add, when, terms[0], residual, n=n, out=12, reach=33)
+            _, out = p.op(add, when, terms[0], residual, n=n, out=12)
         p.keep(goal.at(first), out, when, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done
@@ -256,9 +270,10 @@ def _scatter(
 ) -> int:
     """To every neighbour its own words."""
     p = Pass(schedule, spec)
+    pace = link_pace(spec, 4 * words)
     for k in range(1, chips):
-        _send(p, spec, places.partial.at((chip ^ k) * words), words, [k], _START + k)
-        _receive(p, spec, places.received[k], words, k, _START + k)
+        _send(p, pace, places.partial.at((chip ^ k) * words), words, [k], _START + k)
+        _receive(p, spec, pace, places.received[k], words, k, _START + k)
     return schedule.place(p, 0) + p.ready
 
 
@@ -273,14 +288,15 @@ def _broadcast(
 ) -> int:
     """The root's words to everybody; all chips keep the same cycles."""
     p = Pass(schedule, spec)
+    pace = spec.send_spacing_cycles  # nobody sends where it receives
     if chip == root:
         for i, group in enumerate(_edges(range(1, chips))):
-            _send(p, spec, places.partial, words, group, _START + i)
+            _send(p, pace, places.partial, words, group, _START + i)
     else:
         k = chip ^ root
         last = _edges(range(1, chips)).index(
             next(group for group in _edges(range(1, chips)) if k in group)
         )
-        _receive(p, spec, places.residual, words, k, _START + last)
+        _receive(p, spec, pace, places.residual, words, k, _START + last)
     start = schedule.place(p, 0)
     return start + max(p.ready, p.span())

@@ -147,10 +147,14 @@ def schedule_steps(
     steps: list[Step],
     spec: ChipSpec,
     lap: Callable[[str], None] = lambda _: None,
+    ready: int = 0,
 ) -> TimedSteps:
-    """Routes and slots of all steps.  lap: told the phase that ends, ``routes`` or ``slots``."""
+    """Routes and slots of all steps.
+
+    lap: told the phase that ends, ``routes`` or ``slots``.  ready: the cycle from which the words
+    of the first step are readable.
+    """
     launch = TimedSteps([], [], [])
-    ready = 0
     for step in steps:
         source, target = np.ascontiguousarray(step.messages[:, :2].T)
         vectors = WORD_VECTORS * words_of(step.messages)

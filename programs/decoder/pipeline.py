@@ -250,6 +250,11 @@ def _check_spec(spec: ChipSpec) -> None:
         raise CompileError(
             f"chip.alu_cycles is {spec.alu_cycles}: the decoder's kernels are written for 3"
         )
+    if spec.alu_entry_cycles < 4:
+        raise CompileError(
+            f"chip.alu_entry_cycles is {spec.alu_entry_cycles}: the decoder's kernels are written "
+            "for 4 or more"
+        )
     least = spec.mxm_install_cycles + 4
     if spec.mxm_reload_gap_cycles < least:
         raise CompileError(

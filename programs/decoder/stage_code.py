@@ -18,7 +18,7 @@ from chip.scheduling import (
 )
 from chip.spec import ChipSpec
 from programs.decoder.blocks import BlockScheduler, Numbers
-from programs.decoder.places import DecoderPlaces, Matrices
+from programs.decoder.places import AttentionMatrices, DecoderPlaces, Matrices
 
 #: Room before x is read in which a block's first weights may be loaded.
 LEAD_CYCLES = 400
@@ -70,7 +70,7 @@ class StageCode:
         p = self.places
         key = repr(
             (
-                context,
+                self._context_of(context, matrices),
                 matrices or p.head,
                 p.constants,
                 p.x,
@@ -116,6 +116,11 @@ class StageCode:
                 spent[phase] = spent.get(phase, 0) + max(0, at - int(before))
             self.known[key] = Scheduled(table, symbols, end - LEAD_CYCLES, spent)
         return self.known[key]
+
+    @staticmethod
+    def _context_of(context: int, matrices: Matrices | None) -> int:
+        """What of the context a block's schedule hangs on: nothing but an attention looks back."""
+        return context if isinstance(matrices, AttentionMatrices) else 0
 
     def _join(self, context: int, sequence: int) -> Body:
         p = self.places

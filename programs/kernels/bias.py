@@ -25,7 +25,7 @@ def add_bias(
         value = p.load(x.at(first), 36, t, n=n, da=1)
         first_read = p.blocks[0]["cycle"]
         more = p.load(bias.at(first), 8, t, n=n, da=1)
-        _, out = p.op(Op.ADD_F32, t, value, more, n=n, out=12, reach=33)
+        _, out = p.op(Op.ADD_F32, t, value, more, n=n, out=12)
         p.keep(x.at(first), out, t, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -58,7 +58,7 @@ def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces)
         t, n = 40, places.experts
         coarse = p.load(places.coarse, 32, t, n=n, da=1)
         fine = p.load(places.fine, 36, t, n=n, da=1)
-        _, out = p.op(Op.ADD_F32, t, coarse, fine, n=n, out=4, reach=33)
+        _, out = p.op(Op.ADD_F32, t, coarse, fine, n=n, out=4)
         p.keep(places.logits, out, t, n=n)
         ready = schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
     ready = _two_greatest(schedule, spec, ready, places)
@@ -67,7 +67,7 @@ def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces)
     t, n = 40, places.experts
     weight = p.load(places.weights, 32, t, n=n, da=1)
     inverse = p.load(places.inverse, 36, t, n=n, da=0)
-    _, out = p.op(Op.MUL_F32, t, weight, inverse, n=n, out=4, reach=33)
+    _, out = p.op(Op.MUL_F32, t, weight, inverse, n=n, out=4)
     p.keep(places.gates, out, t, n=n)
     first_read = min(block["cycle"] for block in p.blocks[:2])
     return schedule.place(p, ready - first_read) + p.ready
@@ -83,17 +83,17 @@ def _two_greatest(schedule: Schedule, spec: ChipSpec, ready: int, places: Routin
     p.op(Op.MOV, t, logit, alu=first)
     p.op(Op.MIN_F32, t + 3, logit, Alu(first), alu=lower, n=n - 1, dc=3)
     p.op(Op.MAX_F32, t + 3, logit, Self(), alu=first, n=n - 2, dc=3)
-    _, best = p.op(Op.MAX_F32, last, logit, Self(), alu=first, out=40, reach=0)
+    _, best = p.op(Op.MAX_F32, last, logit, Self(), alu=first, out=40)
     p.keep(places.best, best, last)
     if n == 2:  # the second is the lower one
-        _, threshold = p.op(Op.MOV, last + 3, Alu(lower), alu=second, out=44, reach=0)
+        _, threshold = p.op(Op.MOV, last + 3, Alu(lower), alu=second, out=44)
     else:
         p.op(Op.MOV, t + 6, Alu(lower), alu=second)
         p.op(Op.MAX_F32, t + 9, Alu(lower), Self(), alu=second, n=n - 3, dc=3)
-        _, threshold = p.op(Op.MAX_F32, last + 3, Alu(lower), Self(), alu=second, out=44, reach=0)
+        _, threshold = p.op(Op.MAX_F32, last + 3, Alu(lower), Self(), alu=second, out=44)
     p.keep(places.threshold, threshold, last + 3)
     p.op(Op.MOV, last + 3, Self(), alu=first)
-    _, above = p.op(Op.GT_F32, last + 6, Alu(first), Alu(second), alu=differ, out=48, reach=0)
+    _, above = p.op(Op.GT_F32, last + 6, Alu(first), Alu(second), alu=differ, out=48)
     p.keep(places.above, above, last + 6)
     p.hold_alu(first, t, last + 3)
     p.hold_alu(second, t, last + 3)
@@ -129,7 +129,7 @@ def _chosen_weights(schedule: Schedule, spec: ChipSpec, ready: int, places: Rout
     over, _ = p.op(Op.GT_F32, t + 12, rank, imm=CHOSEN, n=n, dc=3)
     a, _ = p.op(Op.MOV, t + 9, a, n=n, dc=3)
     a, _ = p.op(Op.MOV, t + 12, a, n=n, dc=3)
-    a, out = p.op(Op.MASK_BAR, t + 15, a, over, n=n, dc=3, out=16, reach=33)
+    a, out = p.op(Op.MASK_BAR, t + 15, a, over, n=n, dc=3, out=16)
     p.keep(places.weights, out, t + 15, n=n, dc=3)
     total = p.pick()
     p.op(Op.MOV, t + 18, a, alu=total)
@@ -138,6 +138,6 @@ def _chosen_weights(schedule: Schedule, spec: ChipSpec, ready: int, places: Rout
     p.hold_alu(total, t + 18, end)
     root, _ = p.op(Op.RSQRT, end + 3, Alu(total))
     # the first ALU has compared its last logit by now
-    _, out = p.op(Op.MUL_F32, end + 6, root, root, alu=greater.number, out=0, reach=33)
+    _, out = p.op(Op.MUL_F32, end + 6, root, root, alu=greater.number, out=0)
     p.keep(places.inverse, out, end + 6)
     return schedule.place(p, ready - first_read) + p.ready

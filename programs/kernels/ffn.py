@@ -79,7 +79,7 @@ def gated_product(
         if factors is not None:
             a, _ = p.op(Op.MUL_F32, t + 15, a, other, n=n)
             t, other = t + 3, _factor_stream(p, factors[first : first + n], t + 18)
-        _, out = p.op(Op.MUL_F32, t + 15, a, other, n=n, out=16, reach=33)
+        _, out = p.op(Op.MUL_F32, t + 15, a, other, n=n, out=16)
         p.keep(target.at(first), out, t + 15, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -116,12 +116,12 @@ def matmul_round(
     a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n)
     factor = p.load(scale, _SCALE, at + 9, n=n, da=1)
     if dynamic is None:
-        a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT, reach=33)
+        a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT)
         when = at + 9
     else:
         a, _ = p.op(Op.MUL_F32, at + 9, a, factor, n=n)
         s = p.load(dynamic, _DYNAMIC, at + 12, n=n)
-        a, out = p.op(Op.MUL_F32, at + 12, a, s, n=n, out=_OUT, reach=33)
+        a, out = p.op(Op.MUL_F32, at + 12, a, s, n=n, out=_OUT)
         when = at + 12
     _store_words(p, targets, out, when)
     start = schedule.place(p, activations_ready - first_read)
@@ -213,11 +213,11 @@ def matmul16_round(
         value = Stream(_RESULT[side], 4, result_tags[side])
         if parts == 1:
             done = at + i
-            _, out = p.op(Op.MOV, done, value, alu=alu, out=_OUT, reach=33)
+            _, out = p.op(Op.MOV, done, value, alu=alu, out=_OUT)
         else:
             done = at + 3 + i
             p.op(Op.MUL_F32, at + i, value, imm=2.0**PART_BITS, alu=shift)
-            _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT, reach=33)
+            _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT)
         p.keep(targets[i], out, done)
     start = schedule.place(p, activations_ready - first_read)
     return start + p.ready

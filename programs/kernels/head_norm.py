@@ -76,7 +76,7 @@ def norm_heads(
                 gain = p.load(
                     gains.at(word), 8, at + 12 + start * _PERIOD, n=count, dc=_PERIOD, tag=tag
                 )
-        _, out = p.op(Op.MUL_F32, at + 12, a, gain, n=n, dc=_PERIOD, out=16, reach=33)
+        _, out = p.op(Op.MUL_F32, at + 12, a, gain, n=n, dc=_PERIOD, out=16)
         p.keep(places.normed.at(first), out, at + 12, n=n, dc=_PERIOD)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

@@ -183,15 +183,15 @@ def _factor_of(
     p: Pass, total: Alu, t: int, inv_n: float, eps: float, gain: float | None, target: Place
 ) -> None:
     """rsqrt(total inv_n + eps), times ``gain`` if given, to a word in the west or the east."""
-    out, reach = (32, 11) if target.inward == 0 else (8, 33)
+    out = 32 if target.inward == 0 else 8
     a, _ = p.op(Op.MUL_F32, t, total, imm=inv_n * SUM_UNIT)
     a, _ = p.op(Op.ADD_F32, t + 3, a, imm=eps)
     if gain is None:
-        _, driven = p.op(Op.RSQRT, t + 6, a, out=out, reach=reach)
+        _, driven = p.op(Op.RSQRT, t + 6, a, out=out)
         p.keep(target, driven, t + 6)
     else:
         a, _ = p.op(Op.RSQRT, t + 6, a)
-        _, driven = p.op(Op.MUL_F32, t + 9, a, imm=gain, out=out, reach=reach)
+        _, driven = p.op(Op.MUL_F32, t + 9, a, imm=gain, out=out)
         p.keep(target, driven, t + 9)
 
 
@@ -211,11 +211,11 @@ def dynamic_factor(
     a, _ = p.op(Op.MUL_F32, t, total, imm=(1.0 + 2.0**-7) * SUM_UNIT)
     slack, _ = p.op(Op.ADD_F32, t + 3, a, imm=1e-30)
     root, _ = p.op(Op.RSQRT, t + 6, slack)
-    _, out = p.op(Op.MUL_F32, t + 9, root, imm=16256.0, out=32, reach=11)
+    _, out = p.op(Op.MUL_F32, t + 9, root, imm=16256.0, out=32)
     p.keep(inverse, out, t + 9)
     p.op(Op.MUL_F32, t + 9, Self(), root, alu=slack.number)
     p.hold_alu(slack.number, t + 4, t + 8)
-    _, out = p.op(Op.MUL_F32, t + 12, slack, imm=1.0 / 16256.0, out=8, reach=33)
+    _, out = p.op(Op.MUL_F32, t + 12, slack, imm=1.0 / 16256.0, out=8)
     p.keep(scale, out, t + 12)
     return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
 
@@ -240,10 +240,9 @@ def quantise(
     high, _ = p.op(Op.ASR, t + 9, rounded, imm=7, n=tiles)
     low, _ = p.op(Op.AND, t + 9, rounded, imm=127, n=tiles)
     for side, code in ((1, 8), (0, 40)):
-        reach = 45 if side else -1
-        _, out = p.op(Op.CVT_I32_I8, t + 12, high, n=tiles, out=code, width=1, reach=reach)
+        _, out = p.op(Op.CVT_I32_I8, t + 12, high, n=tiles, out=code, width=1)
         p.keep(target.first[side], out, t + 12, n=tiles)
-        _, out = p.op(Op.SUB_I32, t + 12, low, imm=64, n=tiles, out=code + 4, width=1, reach=reach)
+        _, out = p.op(Op.SUB_I32, t + 12, low, imm=64, n=tiles, out=code + 4, width=1)
         p.keep(target.second[side], out, t + 12, n=tiles)
     return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
 
@@ -299,9 +298,8 @@ def _store_f16(
     """Round ``n`` results of an ALU to fp16, to words (first, every so many) of both sides."""
     first, stride = words
     for side, code in ((1, 8), (0, 40)):
-        reach = 45 if side else -1
         code += 4 * (first % stride)
-        narrow, out = p.op(Op.CVT_F32_F16, when, value, n=n, out=code, width=2, reach=reach)
+        narrow, out = p.op(Op.CVT_F32_F16, when, value, n=n, out=code, width=2)
         both = Place(
             target.first[side].queues + target.second[side].queues, target.first[side].address
         )

@@ -56,12 +56,12 @@ def lane_squares(
             t += 3
         total, last = p.pick(16), t + 3 * (n - 1)
         if n == 1:
-            _, out = p.op(Op.MOV, t, a, alu=total, out=16, reach=33)
+            _, out = p.op(Op.MOV, t, a, alu=total, out=16)
         else:
             p.op(Op.MOV, t, a, alu=total)
             if n > 2:
                 p.op(Op.ADD_F32, t + 3, a, Self(), alu=total, n=n - 2, dc=3)
-            _, out = p.op(Op.ADD_F32, last, a, Self(), alu=total, out=16, reach=33)
+            _, out = p.op(Op.ADD_F32, last, a, Self(), alu=total, out=16)
             p.hold_alu(total, t + 1, last - 1)
         p.keep(target.at(word), out, last)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
@@ -95,12 +95,12 @@ def scale_words(
         gain = p.load(gains.at(first), 8, t + 3, n=n, da=1)
         if residual is None:
             when = t + 3
-            _, out = p.op(Op.MUL_F32, when, a, gain, n=n, out=16, reach=33)
+            _, out = p.op(Op.MUL_F32, when, a, gain, n=n, out=16)
         else:
             when = t + 6
             a, _ = p.op(Op.MUL_F32, t + 3, a, gain, n=n)
             x = p.load(residual.at(first), 40, when, n=n, da=1)
-            _, out = p.op(Op.ADD_F32, when, a, x, n=n, out=16, reach=33)
+            _, out = p.op(Op.ADD_F32, when, a, x, n=n, out=16)
         p.keep(target.at(first), out, when, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done
@@ -119,7 +119,7 @@ def cap_words(
         first_read = p.blocks[0]["cycle"]
         a, _ = p.op(Op.MUL_F32, t, value, imm=1.0 / limit, n=n)
         a, _ = p.op(Op.TANH, t + 3, a, n=n)
-        _, out = p.op(Op.MUL_F32, t + 6, a, imm=limit, n=n, out=16, reach=33)
+        _, out = p.op(Op.MUL_F32, t + 6, a, imm=limit, n=n, out=16)
         p.keep(x.at(first), out, t + 6, n=n)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)
     return done

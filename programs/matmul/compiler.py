@@ -24,7 +24,15 @@ from interconnect.collectives import ReducePlaces, exchange
 from interconnect.wiring import node_cables
 from programs.artifact import Artifact, Planes, planes_of
 from programs.kernels import RowOperand, Rows, product, put_weights, store_results
-from programs.matmul.places import BUFFERS, EXCHANGED, GROUP, MatmulPlan, MatmulShape, plan_matmul
+from programs.matmul.places import (
+    BUFFERS,
+    EXCHANGED,
+    GROUP,
+    GridShape,
+    MatmulPlan,
+    MatmulShape,
+    plan_matmul,
+)
 from programs.sram import Image, put_rows, read_words
 
 ENTRY = "matmul"
@@ -72,6 +80,42 @@ def compile_matmul(
     """
     plan = plan_matmul(shape, spec)
     schedule = Schedule()
+    done = schedule_items(schedule, spec, plan)
+    if plan.total is not None:
+        done = _add_partials(schedule, spec, plan, done)
+    table, _, gangs = schedule.blocks()
+    first = int(table["cycle"].min())
+    table["cycle"] -= first
+    end = done - first
+    program = program_of([table], gangs, end)
+    memory: list[Image] = [[] for _ in range(shape.chips)]
+    if a is not None and b is not None:
+        require_data(shape, a, b)
+        memory = [_image(plan, a, b, chip) for chip in range(shape.chips)]
+    return Artifact(
+        spec=spec,
+        topology="single" if shape.chips == 1 else f"node-{shape.chips}",
+        chips=shape.chips,
+        cables=node_cables(shape.chips),
+        programs={ENTRY: [program]},
+        program_of_chip=[0] * shape.chips,
+        memory=memory,
+        bindings={"outputs": _outputs(plan)},
+        model={
+            "workload": "matmul",
+            "m": shape.m,
+            "k": shape.k,
+            "n": shape.n,
+            "dtype": shape.dtype,
+            "split": shape.split,
+            "sram_used_bytes": plan.used_bytes,
+        },
+        predicted_cycles={ENTRY: end},
+    )
+
+
+def schedule_items(schedule: Schedule, spec: ChipSpec, plan: MatmulPlan) -> int:
+    """A chip's own product; returns the cycle from which all results are readable."""
     clock = dict.fromkeys((0, 1, 2, 3), 0)
     done = 0
     for item in plan.items:
@@ -94,36 +138,7 @@ def compile_matmul(
         )
         clock[item.plane] = placed.next_read
         done = max(done, placed.ready)
-    if plan.total is not None:
-        done = _add_partials(schedule, spec, plan, done)
-    table, _, gangs = schedule.blocks()
-    first = int(table["cycle"].min())
-    table["cycle"] -= first
-    end = done - first
-    program = program_of([table], gangs, end)
-    memory: list[Image] = [[] for _ in range(shape.chips)]
-    if a is not None and b is not None:
-        memory = [_image(plan, a, b, chip) for chip in range(shape.chips)]
-    return Artifact(
-        spec=spec,
-        topology="single" if shape.chips == 1 else f"node-{shape.chips}",
-        chips=shape.chips,
-        cables=node_cables(shape.chips),
-        programs={ENTRY: [program]},
-        program_of_chip=[0] * shape.chips,
-        memory=memory,
-        bindings={"outputs": _outputs(plan)},
-        model={
-            "workload": "matmul",
-            "m": shape.m,
-            "k": shape.k,
-            "n": shape.n,
-            "dtype": shape.dtype,
-            "split": shape.split,
-            "sram_used_bytes": plan.used_bytes,
-        },
-        predicted_cycles={ENTRY: end},
-    )
+    return done
 
 
 def _add_partials(schedule: Schedule, spec: ChipSpec, plan: MatmulPlan, ready: int) -> int:
@@ -196,18 +211,30 @@ def _bytes_of(values: NDArray[np.generic], dtype: str) -> list[NDArray[np.uint8]
     return [np.ascontiguousarray(raw[..., i]) for i in range(raw.shape[-1])]
 
 
-def _image(plan: MatmulPlan, a: NDArray[np.generic], b: NDArray[np.generic], chip: int) -> Image:
-    """One chip's memory before the launch."""
-    shape, k_tiles = plan.shape, plan.k_tiles
+def require_data(
+    shape: MatmulShape | GridShape, a: NDArray[np.generic], b: NDArray[np.generic]
+) -> None:
+    """Raise ValueError for data of another shape than the product's."""
     if a.shape != (shape.m, shape.k) or b.shape != (shape.k, shape.n):
         raise ValueError(f"data are {a.shape} and {b.shape}: the product is {shape}")
+
+
+def _image(plan: MatmulPlan, a: NDArray[np.generic], b: NDArray[np.generic], chip: int) -> Image:
+    """One chip's memory before the launch."""
+    shape = plan.shape
     terms = slice(chip * shape.chip_terms, (chip + 1) * shape.chip_terms)
     columns = slice(chip * shape.chip_columns, (chip + 1) * shape.chip_columns)
     if shape.split == "columns":
         terms = slice(None)
     else:
         columns = slice(None)
-    streamed, installed = a[:, terms], b[terms, columns].T
+    return image_of(plan, a[:, terms], b[terms, columns])
+
+
+def image_of(plan: MatmulPlan, a: NDArray[np.generic], b: NDArray[np.generic]) -> Image:
+    """The memory of a chip that multiplies ``a`` by ``b``, which may be smaller than planned."""
+    shape, k_tiles = plan.shape, plan.k_tiles
+    streamed, installed = a, b.T
     if plan.turned:
         streamed, installed = installed, streamed
     padded_rows = np.zeros((plan.streamed, k_tiles * LANES), a.dtype)

@@ -22,6 +22,8 @@ _MOST_GROUPS = LANES // GROUP
 #: Words of one exchange between chips (interconnect.collectives).
 EXCHANGED = 256
 BUFFERS = 2
+#: Chips of a product over nodes.
+MOST_GRID_CHIPS = 300
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,66 @@ class MatmulShape:
     def multiply_accumulates(self) -> int:
         """Useful multiply-accumulates of the whole product."""
         return self.m * self.k * self.n
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """C [m, n] = A [m, k] B [k, n] on rows x columns chips; dtype int8 or fp16.
+
+    Chip (r, c) multiplies columns r of A with the block of B at rows r and columns c; the sums of
+    the chips of a column are added up over the wires.
+    """
+
+    m: int
+    k: int
+    n: int
+    dtype: str
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1 or self.chips > MOST_GRID_CHIPS:
+            raise CompileError(
+                f"a grid of {self.rows} x {self.columns} chips: use 1 to {MOST_GRID_CHIPS} in all"
+            )
+        MatmulShape(self.m, self.k, self.n, self.dtype)
+
+    @property
+    def chips(self) -> int:
+        """Chips that work."""
+        return self.rows * self.columns
+
+    @property
+    def own(self) -> MatmulShape:
+        """The product of one chip; the last row's and column's may be smaller."""
+        return MatmulShape(self.m, -(-self.k // self.rows), -(-self.n // self.columns), self.dtype)
+
+    @property
+    def multiply_accumulates(self) -> int:
+        """Useful multiply-accumulates of the whole product."""
+        return self.m * self.k * self.n
+
+
+@dataclass(frozen=True)
+class SummedResults:
+    """Where results lie that are added up over chips: one quad of slices for each plane.
+
+    words: of a quad; slices: taken by results and sums; received: those that take what links
+    receive, from word ``received_first`` on.
+    """
+
+    quads: dict[int, tuple[int, ...]]
+    words: int
+    slices: frozenset[int]
+    received: frozenset[int]
+    received_first: int
+
+    def take(self, used: dict[int, int], plane: int, words: int) -> tuple[Place, int]:
+        """The next ``words`` words of a plane's quad, and the bytes that it lacks for them."""
+        first = used.get(plane, 0)
+        over = max(0, first + words - max(self.words, first))
+        used[plane] = first + words
+        return Place(self.quads[plane], min(first, self.words - 1)), 4 * LANES * over
 
 
 def peak_multiply_accumulates(dtype: str) -> int:
@@ -125,16 +187,19 @@ def _plan_items(blocks: int, chunks: int, units: tuple[int, ...]) -> list[Item]:
     return items
 
 
-def plan_matmul(shape: MatmulShape, spec: ChipSpec) -> MatmulPlan:
+def plan_matmul(
+    shape: MatmulShape, spec: ChipSpec, summed: SummedResults | None = None
+) -> MatmulPlan:
     """The plan of the two, B or A installed, that takes fewer cycles, of those that fit.
 
-    Raises CompileError when neither fits.
+    summed: where results lie that other chips' are added to.  Raises CompileError when neither
+    fits.
     """
     plans: list[MatmulPlan] = []
     refused: list[CompileError] = []
     for turned in (False, True):
         try:
-            plans.append(_plan(shape, spec, turned))
+            plans.append(_plan(shape, spec, turned, summed))
         except CompileError as error:
             refused.append(error)
     if not plans:
@@ -142,7 +207,9 @@ def plan_matmul(shape: MatmulShape, spec: ChipSpec) -> MatmulPlan:
     return min(plans, key=lambda plan: plan.plane_cycles(spec))
 
 
-def _plan(shape: MatmulShape, spec: ChipSpec, turned: bool) -> MatmulPlan:
+def _plan(
+    shape: MatmulShape, spec: ChipSpec, turned: bool, summed: SummedResults | None
+) -> MatmulPlan:
     installed, streamed = shape.chip_columns, shape.m
     if turned:
         installed, streamed = streamed, installed
@@ -164,9 +231,14 @@ def _plan(shape: MatmulShape, spec: ChipSpec, turned: bool) -> MatmulPlan:
         top = spec.words_per_slice - strips.shared_words
         received = {k: place.at(top) for k, place in received.items()}
         total = strips.take("total", EAST, 4, words)
+    if summed is not None:
+        strips.free = [[q for q in free if q not in summed.slices] for free in strips.free]
+        strips.shared = summed.received
+        strips.shared_words = spec.words_per_slice - summed.received_first
     weights: dict[tuple[int, int], Weights] = {}
     rows: dict[tuple[int, int], Place] = {}
     results: dict[tuple[int, int], Place] = {}
+    used: dict[int, int] = {}
     for item in items:
         side, key = item.plane // 2, (item.plane, item.block)
         if key not in weights:
@@ -179,9 +251,12 @@ def _plan(shape: MatmulShape, spec: ChipSpec, turned: bool) -> MatmulPlan:
             rows[key] = strips.take(
                 ("rows", item.plane), side, halves, chunks[item.chunk] * k_tiles
             )
-        results[item.block, item.chunk] = strips.take(
-            ("results", item.plane), side, 4, chunks[item.chunk]
-        )
+        if summed is None:
+            place = strips.take(("results", item.plane), side, 4, chunks[item.chunk])
+        else:
+            place, over = summed.take(used, item.plane, chunks[item.chunk])
+            strips.missing_bytes += over
+        results[item.block, item.chunk] = place
     strips.settle(
         f"[{shape.m} x {shape.k}] x [{shape.k} x {shape.n}] in {shape.dtype} on {shape.chips} "
         f"chip{'s' * (shape.chips > 1)}",
@@ -199,5 +274,5 @@ def _plan(shape: MatmulShape, spec: ChipSpec, turned: bool) -> MatmulPlan:
         results,
         received,
         total,
-        strips.used_bytes(),
+        strips.used_bytes() + 4 * LANES * sum(used.values()),
     )

@@ -1,3 +1,4 @@
+from .buckets import BucketCost, bucket_costs, plan_buckets
 from .floor import FLOOR_TERMS, Floor, floor_of
 from .plan import Plan, check_plan, compile_plan
 from .report import BELT, PHASES, describe_machine, report_plan
@@ -7,12 +8,15 @@ __all__ = [
     "BELT",
     "FLOOR_TERMS",
     "PHASES",
+    "BucketCost",
     "Floor",
     "Plan",
+    "bucket_costs",
     "check_plan",
     "compile_plan",
     "describe_machine",
     "floor_of",
+    "plan_buckets",
     "report_plan",
     "run_timing",
     "timing_programs",

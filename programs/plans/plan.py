@@ -18,6 +18,7 @@ from chip.program import BlockTable, Program
 from chip.scheduling import CompileError, shifted
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
+from interconnect.wiring import node_cables
 from programs.decoder import (
     Body,
     Layout,
@@ -151,10 +152,8 @@ def check_plan(plan: Plan) -> int:
     of all chips against each other.  Raises ProgramFault for the first error.
     """
     pipeline = plan.pipeline
-    bodies: dict[tuple[object, ...], BlockTable] = {}
     handovers: dict[int, BlockTable] = {}
-    for number, stage in enumerate(pipeline.stages):
-        bodies[stage.shape] = plan.body(number).whole()
+    for number in range(len(pipeline.stages)):
         for chip in range(pipeline.tp):
             lines = pipeline.timeline(number, chip, plan.starts)
             if plan.batch > 1:
@@ -162,10 +161,9 @@ def check_plan(plan: Plan) -> int:
             for piece, _ in lines:
                 if piece is not None and len(piece.table):
                     handovers[piece.number] = piece.table
-    for table in [*bodies.values(), *handovers.values()]:
-        moved = shifted(table, -int(table["cycle"].min()))
-        last = int(moved["cycle"].max()) + 1
-        _refuse(check(Program(moved, pipeline.gangs, [], last), plan.spec))
+    bodies = stage_bodies(plan, plan.context)
+    for table in [*bodies, *handovers.values()]:
+        _refuse(check(_from_zero(plan, table), plan.spec))
     links = (Op.SEND, Op.RECEIVE)
     launches = [pipeline.programs(plan.context, True, links)]
     if plan.batch > 1:  # beats differ by the caches they use, not by what they send
@@ -174,6 +172,36 @@ def check_plan(plan: Plan) -> int:
         _refuse(check_fabric(programs, program_of_chip, pipeline.topology.cables, plan.spec))
     plan.checked = True
     return len(bodies) + len(handovers)
+
+
+def stage_bodies(plan: Plan, context: int) -> list[BlockTable]:
+    """The blocks of every shape of stage, scheduled for ``context`` positions, heads included."""
+    pipeline = plan.pipeline
+    found: dict[tuple[object, ...], BlockTable] = {}
+    for code, stage in zip(pipeline.code, pipeline.stages, strict=True):
+        if stage.shape not in found:
+            found[stage.shape] = code.body(context).whole()
+    return list(found.values())
+
+
+def check_bodies(plan: Plan, context: int) -> None:
+    """Prove the stages' blocks for another bucket legal, and what a group's chips send each other.
+
+    What lies between stages is that of the plan's own context.  Raises ProgramFault for the first
+    error.
+    """
+    tp = plan.pipeline.tp
+    cables = np.array(node_cables(tp), np.int32).reshape(-1, 4)
+    for table in stage_bodies(plan, context):
+        program = _from_zero(plan, table)
+        _refuse(check(program, plan.spec))
+        _refuse(check_fabric([program], [0] * tp, cables, plan.spec))
+
+
+def _from_zero(plan: Plan, table: BlockTable) -> Program:
+    """Blocks as a program of their own."""
+    moved = shifted(table, -int(table["cycle"].min()))
+    return Program(moved, plan.pipeline.gangs, [], int(moved["cycle"].max()) + 1)
 
 
 def _refuse(findings: list[Finding]) -> None:

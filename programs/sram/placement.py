@@ -12,11 +12,11 @@ refused until everything has been asked for, so that the refusal says how much i
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from chip.isa import LANES, SLICES, SLICES_PER_HEMISPHERE
-from chip.scheduling import CompileError, Place, Symbol
+from chip.scheduling import ALL_BANKS, CompileError, Place, Symbol, banks_of
 from chip.spec import ChipSpec
 
 #: fp32 vectors lie on four slices of one MEM group, so their byte planes need no skew.
@@ -83,6 +83,14 @@ class SramPlacement:
             self.high[q] = address - words
         return Place(queues, address - words)
 
+    def banks(self, places: Iterable[Place], words: int) -> int:
+        """The banks, one bit each, that ``words`` words of any of ``places`` lie in."""
+        found = 0
+        for place in places:
+            last = place.address + words - 1
+            found |= banks_of(place.address, last, self.spec.words_per_bank)
+        return found
+
     def _check(self, queues: tuple[int, ...], low: int, high: int, words: int) -> None:
         if low > high:
             over = (low - high) * 320 * len(queues)
@@ -106,15 +114,20 @@ class Symbols:
             [{} for _ in range(blocks)] for _ in range(sequences)
         ]
 
-    def place(self, name: str, places: dict[int, Place]) -> Place:
+    def place(self, name: str, places: dict[int, Place], banks: int = ALL_BANKS) -> Place:
         """The symbol for the places that ``name`` has in some blocks, whatever the sequence."""
         for number in range(len(self.bases)):
-            place = self.place_of(number, name, places)
+            place = self.place_of(number, name, places, banks)
         return place
 
-    def place_of(self, sequence: int, name: str, places: dict[int, Place]) -> Place:
-        """The symbol for the places that ``name`` has for one sequence."""
-        symbol = Symbol(name)
+    def place_of(
+        self, sequence: int, name: str, places: dict[int, Place], banks: int = ALL_BANKS
+    ) -> Place:
+        """The symbol for the places that ``name`` has for one sequence.
+
+        banks: those that any of its places lies in, for any sequence; see ``SramPlacement.banks``.
+        """
+        symbol = Symbol(name, banks)
         for block, place in places.items():
             self.bases[sequence][block][symbol] = place.address
         return Place(next(iter(places.values())).queues, 0, symbol)

@@ -15,6 +15,7 @@ module is in picoseconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from cluster.experiments.serving.arrivals import PS, Trace, check_time
 from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
 from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder import token_entry
-from programs.plans import Plan
+from programs.plans import BucketCost, Plan
 
 I64 = NDArray[np.int64]
 
@@ -206,8 +207,13 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
     )
 
 
-def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
-    """The costs of a plan: exact cycles of its one context, the host by the PCIe model."""
+def belt_of_plan(
+    plan: Plan, costs: Sequence[BucketCost], interval_cycles: int | None = None
+) -> Belt:
+    """The costs of a plan: exact cycles of its buckets, the host by the PCIe model.
+
+    costs: of ``programs.plans.bucket_costs``.
+    """
     tiles, spec = plan.layout.x_tiles, plan.spec
     places = plan.pipeline.code[0].places
     rows = 2 * plan.layout.rope_tables
@@ -216,12 +222,11 @@ def belt_of_plan(plan: Plan, interval_cycles: int | None = None) -> Belt:
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
     host = [math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after)]
-    head = plan.body(len(plan.starts) - 1).head_cycles
     return Belt(
         spec.clock_hz,
-        (plan.context,),
-        (plan.cycles - head,),
-        (plan.cycles,),
+        tuple(cost.positions for cost in costs),
+        tuple(cost.prefill_cycles for cost in costs),
+        tuple(cost.cycles for cost in costs),
         (host[0], host[1]),
         "compiled: exact cycles per token, of a plan without weights",
         interval_cycles,

@@ -74,9 +74,9 @@ def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
 
 
 def _planned_belt(model: str, choice: LpuChoice) -> Belt:
-    """The costs of a model without weights: its plan, compiled and checked for one context."""
+    """The costs of a model without weights: its plan, compiled and checked for every bucket."""
     from programs.models import config_of
-    from programs.plans import check_plan, compile_plan
+    from programs.plans import bucket_costs, check_plan, compile_plan
 
     name, config = config_of(model)
     plan = compile_plan(
@@ -88,7 +88,7 @@ def _planned_belt(model: str, choice: LpuChoice) -> Belt:
         context=choice.context or min(config.max_position, MOST_COMPILED),
     )
     check_plan(plan)
-    return belt_of_plan(plan, choice.interval_cycles)
+    return belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles)
 
 
 def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:

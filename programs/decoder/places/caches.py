@@ -112,9 +112,13 @@ def _whole_layers(
         for name, queues in (("keys", quad[:2]), ("values", quad[2:])):
             tiles: list[Segments] = []
             for tile in range(layout.cache_tiles):
-                for q in range(sequences):
-                    places = {n: pm.bottom(queues, context, one_bank=True) for n in members}
-                    place = symbols.place_of(q, f"{name}{tile}", places)
+                each = [
+                    {n: pm.bottom(queues, context, one_bank=True) for n in members}
+                    for _ in range(sequences)
+                ]
+                banks = pm.banks((p for places in each for p in places.values()), context)
+                for q, places in enumerate(each):
+                    place = symbols.place_of(q, f"{name}{tile}", places, banks)
                 tiles.append((Segment(place, context),))
             pairs.append(tuple(tiles))
         forms.append(CacheForm(members, pairs[0], pairs[1]))
@@ -159,14 +163,18 @@ def _spread_segments(
     forms = []
     for lie_on, blocks in placed.items():
         for first in range(0, len(blocks), most):
+            members = blocks[first : first + most]
             pairs: list[tuple[Segments, ...]] = []
             for name, half in (("keys", 0), ("values", 2)):
                 tiles: list[list[Segment]] = [[] for _ in range(layout.cache_tiles)]
                 for (tile, i, n), quad in zip(cut, lie_on, strict=True):
-                    place = Place(quad[half : half + 2], 0, Symbol(f"{name}{tile}.{i}"))
+                    queues, label = quad[half : half + 2], f"{name}{tile}.{i}"
+                    bases = (by[b][Symbol(label)] for by in symbols.bases for b in members)
+                    banks = pm.banks((Place(queues, base) for base in bases), n + spare)
+                    place = Place(queues, 0, Symbol(label, banks))
                     tiles[tile].append(Segment(place, n, i))
                 pairs.append(tuple(map(tuple, tiles)))
-            forms.append(CacheForm(blocks[first : first + most], pairs[0], pairs[1]))
+            forms.append(CacheForm(members, pairs[0], pairs[1]))
     return forms
 
 

@@ -93,7 +93,9 @@ class MatrixPlacer:
     def words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
         """``words`` words that every layer has, at one address on ``queues``."""
         each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
-        return each[self.layers[0]] if self.symbols is None else self.symbols.place(label, each)
+        if self.symbols is None:
+            return each[self.layers[0]]
+        return self.symbols.place(label, each, self.placement.banks(each.values(), words))
 
 
 def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from programs.models import (
     config_of,
     random_checkpoint,
 )
-from programs.plans import compile_plan, report_plan
+from programs.plans import bucket_costs, compile_plan, report_plan
 
 KEYS = {
     "chips",
@@ -112,7 +112,7 @@ def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> 
     host.prepare(Chip(spec, 0), 3, 0)
     charged = (host.virtual_io_seconds - spec.pcie_latency_s) * spec.pcie_bytes_per_s
     plan = compile_plan("small", model.checkpoint.config, spec, context=context, batch=sequences)
-    assert host_bytes(artifact) == belt_of_plan(plan).host_bytes
+    assert host_bytes(artifact) == belt_of_plan(plan, bucket_costs(plan, [context])).host_bytes
     assert host_bytes(artifact)[0] == round(charged)
 
 

@@ -17,6 +17,12 @@ from cluster.cli import run
         (("matmul", "--chips", "3"), ("--chips 3", "1, 2, 4 or 8")),
         (("matmul", "--dtype", "fp8"), ("--dtype fp8", "int8 or fp16")),
         (("matmul", "--split", "both"), ("--split both", "columns or rows")),
+        (("matmul", "--split", "rows:13,columns:8"), ("--chips 1", "use --chips 104")),
+        (("matmul", "--split", "rows:13"), ("use columns or rows, or both, for instance",)),
+        (
+            ("matmul", "--split", "rows:20,columns:20", "--chips", "400"),
+            ("a grid of 20 x 20 chips",),
+        ),
         (("matmul", "--n", "0"), ("--n 0",)),
         (("matmul", "--sweep", "5:1:1"), ("--sweep 5:1:1",)),
         (("matmul", "--sweep", "1:5"), ("--sweep 1:5", "from:to:step")),
@@ -51,6 +57,15 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
     assert run([*arguments, "--json"]) == 0, capsys.readouterr().err
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     return said
+
+
+def test_a_product_over_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--m", "30", "--k", "900", "--n", "200", "--chips", "10")
+    said = answer(capsys, "workload", "matmul", *sizes, "--split", "rows:5,columns:2", "--run")
+    assert said["checked"] and said["equal_to_golden"] and said["values"] == 30 * 200
+    assert said["product_cycles"] < said["cycles"]
+    macs = 30 * 900 * 200
+    assert said["mxm_utilisation"] == macs / (10 * 320 * 320 * said["cycles"])  # not of 16 chips
 
 
 def test_a_workload_is_an_artifact_like_any_other(

@@ -15,12 +15,12 @@ INBOX = Place((52, 53, 54, 55), 0)
 
 def test_vectors_as_close_as_their_writes_and_reads_cannot_be_spread() -> None:
     with pytest.raises(CompileError, match="send_spacing_cycles is 1: too short to spread"):
-        _turn(replace(ChipSpec(), send_spacing_cycles=1), INBOX)
+        _turn(replace(ChipSpec(), send_spacing_cycles=1), 1, INBOX)
 
 
 @pytest.mark.parametrize("spacing", [12, 24, 30])
 def test_the_turn_grows_by_less_than_a_spacing(spacing: int) -> None:
     """A slice does one thing a cycle, so that some cycle of every spacing is free."""
     spec = ChipSpec()
-    least = _turn(replace(spec, send_spacing_cycles=1_000_000), INBOX)
-    assert least <= _turn(replace(spec, send_spacing_cycles=spacing), INBOX) < least + spacing
+    least = _turn(spec, 1_000_000, INBOX)
+    assert least <= _turn(spec, spacing, INBOX) < least + spacing

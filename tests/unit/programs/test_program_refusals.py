@@ -48,6 +48,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         CompileError,
         "alu_cycles is 2: the decoder's kernels are written for 3",
     ),
+    "alu's entry": (
+        lambda: planned(spec=replace(SPEC, alu_entry_cycles=3)),
+        CompileError,
+        "alu_entry_cycles is 3: the decoder's kernels are written for 4 or more",
+    ),
     "gap": (
         lambda: planned(spec=replace(SPEC, mxm_reload_gap_cycles=6)),
         CompileError,
