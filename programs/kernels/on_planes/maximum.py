@@ -16,7 +16,6 @@ from programs.kernels.on_planes.passes import (
     EAST,
     EDGE,
     WEST,
-    Columns,
     PlanePass,
     inward,
     outward,
@@ -27,8 +26,8 @@ from programs.kernels.on_planes.scores import side_of_head
 _LANES = 16
 _START = 60  # cycle of a pass at which the first turned word is at the VXM
 _SIGNS = -0x7F7F7F80  # 0x80808080: bytes and signed bytes are 128 apart
-#: The cycle of each byte's operation among those that put a word together.
-_BYTE_CYCLES = (0, 0, 0, -3)
+#: Cycles by which each byte is at the VXM before the lowest.
+_BEFORE = (0, 0, 0, 3)
 
 
 def find_maxima(
@@ -112,49 +111,44 @@ def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[
     (cycle, ALU) of the result, the same in every superlane.
     """
     spec = p.spec
-    readable = {}
+    readable: dict[int, int] = {}
     for side in (EAST, WEST):
         code = outward(side, 12)
         place = places.pieces[side]
         _, word = p.op(Op.XOR, when, packed, imm=_SIGNS, out=code, reach=place.position)
         low = 2 if side == EAST else 0
-        half = Stream(code + low, 2, word.tag)
+        two = Stream(code + low, 2, word.tag)
         border = isa.drive_position(isa.VXM_QUEUE, code)
         at = p.driven(when)
         arrive = at + abs(place.position - border)
         source = places.offsets[1 - side]
         apart = p.load(source, outward(side, 16), arrive, place.queues[0])
         window = ScatterWindow(apart, SUPERLANES - 1)
-        readable[side] = p.store(place, half, at, border, window=window)
+        readable[side] = p.store(place, two, at, border, window=window)
     # the earliest cycle at which all bytes' results can meet
+    through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles + EDGE
     meet = 0
-    for byte in range(4):
-        side = byte // 2
-        place = places.pieces[side].queues[byte % 2]
-        travel = abs(isa.slice_position(place) - (isa.EAST_EDGE if side == EAST else isa.WEST_EDGE))
-        through = spec.read_cycles + travel + 13 + 31 + EDGE
-        meet = max(meet, readable[side] + through - _BYTE_CYCLES[byte])
-    values = []
-    for byte in range(4):
+    for byte, before in enumerate(_BEFORE):
         side, half = divmod(byte, 2)
-        plane, queue = byte, isa.MXM_QUEUE + 2 * byte
-        at = meet + _BYTE_CYCLES[byte] - EDGE - 31 - 13
+        edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
+        travel = abs(isa.slice_position(places.pieces[side].queues[half]) - edge)
+        meet = max(meet, readable[side] + spec.read_cycles + travel + through + before)
+    values = []
+    for plane, before in enumerate(_BEFORE):
+        side, half = divmod(plane, 2)
+        at = meet - before - through
         ones = places.constants[plane].at(3)
-        first = at - spec.mxm_install_cycles - 20
-        p.install(plane, [Columns(0, 20, ones, same=True)], list(range(20)), first, (0, 1, 0))
-        p.put_in_force(plane, at - spec.mxm_install_cycles)
-        gap = spec.mxm_reload_gap_cycles
-        p.hold_buffer(plane, first, first + 20 + gap - 1)
-        p.hold_plane(plane, at - spec.mxm_install_cycles, at + SUPERLANES)
-        source = Place(
-            (places.pieces[side].queues[half],),
-            places.pieces[side].address,
-            places.pieces[side].symbol,
-        )
+        installed = at - spec.mxm_install_cycles
+        p.install_same(plane, ones, installed)
+        p.hold_plane(plane, installed, at + SUPERLANES)
+        place = places.pieces[side]
+        source = Place(place.queues[half : half + 1], place.address, place.symbol)
+        queue = isa.MXM_QUEUE + 2 * plane
         piece = p.load(source, outward(side, 16 * half), at, queue, n=SUPERLANES, da=1)
         p.activate(plane, piece, at, SUPERLANES, 1)
         out = Stream(inward(side, 4 * half + (0 if side == EAST else 16)), 4, p.schedule.tag())
-        p.accumulate(plane, at + 13, AccMode.SET_EMIT, SUPERLANES, 1, out=out)
+        acc = at + spec.mxm_multiply_cycles
+        p.accumulate(plane, acc, AccMode.SET_EMIT, SUPERLANES, 1, out=out)
         values.append(out)
     return _greatest(p, meet, values)
 

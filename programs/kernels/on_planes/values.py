@@ -148,16 +148,13 @@ def _columns(
     tile: CachedTile, places: PlanePlaces, side: int
 ) -> tuple[list[Columns], list[Columns]]:
     """V^T and ones beside it, low and high bytes."""
-    groups = tile.width // 16
+    each, all_ = tile.columns // 16, tile.width // 16
     found = []
     for half in (0, 1):
         ones = places.constants[2 * side + half].at(half)
-        found.append(
-            [
-                Columns(0, groups, tile.values[side][half], groups),
-                Columns(groups, GROUPS - groups, ones, same=True),
-            ]
-        )
+        values = tile.values[side][half]
+        parts = [Columns(first, each, values, each) for first in range(0, all_, each)]
+        found.append([*parts, Columns(all_, GROUPS - all_, ones, same=True)])
     return found[0], found[1]
 
 
@@ -235,16 +232,7 @@ def _cut(p: PlanePass, c: int, total: Alu, n: int, places: PlanePlaces) -> list[
         install = meet - spec.mxm_install_cycles
         for half in (0, 1):
             plane = 2 * side + half
-            row = places.constants[plane].at(2 * half)
-            p.install(
-                plane,
-                [Columns(0, GROUPS, row, same=True)],
-                list(range(GROUPS)),
-                install - GROUPS,
-                (0, 1, 0),
-            )
-            p.put_in_force(plane, install)
-            p.hold_buffer(plane, install - GROUPS, install + spec.mxm_reload_gap_cycles - 1)
+            p.install_same(plane, places.constants[plane].at(2 * half), install)
             p.hold_plane(plane, install, meet + 2 * n)
         p.hold(isa.MXM_QUEUE + 4 * side + 3, meet, meet + 2 * n)
         p.activate(2 * side, value, meet, n, dc)
