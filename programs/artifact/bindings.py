@@ -56,7 +56,7 @@ class DecoderFacts:
     window_positions: of one run of their mask; 0 where none is shorter than the context.
 
     On the planes instead: blocks: of 320 positions that the caches hold, 0 on the VXM;
-    cached_lanes: of a cached tile's heads; cached_words: for each stage, of each attention block
+    cached_lanes: of a cached tile's values; cached_words: for each stage, of each attention block
     and cached tile, the first words of values on planes 0 to 3 and of recent ones on planes 2 and
     3, empty where sequences never step back.
     """

@@ -223,7 +223,7 @@ def decoder_artifact(
             window=layout.window if "sliding_map" in inputs or "sliding_masks" in inputs else 0,
             window_positions=0 if mask is None else mask.positions,
             blocks=0 if places.planes is None else places.planes.blocks,
-            cached_lanes=0 if places.planes is None else layout.q_width,
+            cached_lanes=0 if places.planes is None else layout.value_lanes,
             cached_words=() if sequences or places.planes is None else _cached_words(pipeline),
         ),
     ).header()

@@ -250,6 +250,19 @@ class Layout:
             found.append((cached, tuple(tiles), tuple(heads)))
         return tuple(found)
 
+    @property
+    def value_lanes(self) -> int:
+        """Lanes of a cached tile whose values attention on the planes keeps: all of its heads, or
+        one head's where all heads of a tile are there and use the same values.
+        """
+        per_tile = self.heads_per_tile
+        whole = self.query_heads * self.tp == self.heads_total
+        for chip in range(self.tp):
+            slots = self.kv_slots(chip)
+            tiles = [slots[n : n + per_tile] for n in range(0, len(slots), per_tile)]
+            whole = whole and all(len(set(tile)) == 1 for tile in tiles)
+        return self.head_lanes if whole else self.q_width
+
     def kv_slots(self, chip: int) -> list[int]:
         """Return the KV slot each non-null query head of `chip` uses, in head order."""
         used = _kv_heads_of(self.heads_total, self.kv_heads_total, self.query_heads, chip)

@@ -26,7 +26,7 @@ _HIDDEN = 255
 def launch_words(position: int, blocks: int, lanes: int, window: int) -> dict[str, Rows]:
     """uint8 [slices, words, 320] by input: maps of ``position``, masks of what it sees.
 
-    blocks: that the caches hold; lanes: of a cached tile's heads; window: positions that layers
+    blocks: that the caches hold; lanes: of a cached tile's values; window: positions that layers
     with a sliding window see, 0 where there is none.
     """
     ages = position - np.arange(blocks * BLOCK).reshape(1, blocks, BLOCK)

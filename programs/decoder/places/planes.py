@@ -49,7 +49,7 @@ def blocks_of(context: int) -> int:
 
 def cached_words(layout: Layout, context: int) -> tuple[tuple[int, int, int], ...]:
     """(keys, values, recent) words of a cached tile on every slice of the (west, east) planes."""
-    blocks, width = blocks_of(context), layout.q_width // 16
+    blocks, width = blocks_of(context), layout.value_lanes // 16
     west, east = blocks // 2, blocks - blocks // 2
     return (
         (_KEYS * west + 1, width * (west + 1), 0),
@@ -61,7 +61,7 @@ def place_on_planes(
     pm: SramPlacement, layout: Layout, context: int, rotated: Place, outputs: Place
 ) -> OnPlanes:
     """The words of attention among up to ``context`` positions; rotated, outputs: query tiles."""
-    blocks, width = blocks_of(context), layout.q_width // 16
+    blocks, width = blocks_of(context), layout.value_lanes // 16
     sides = blocks // 2, blocks - blocks // 2
     windows = 0 < layout.window < context
     near = (_WEST_PAIR, _EAST_PAIR)
@@ -108,29 +108,34 @@ def place_plane_caches(
     if not own:
         return []
     words = cached_words(layout, context)
+
+    def lie(name: str, plane: int, words: int, bottom: bool) -> Place:
+        """``words`` words of every block and sequence on the slices of a plane."""
+        queues = pm.weight_slices(plane)
+        each = [
+            {n: pm.bottom(queues, words, True) if bottom else pm.keep(queues, words) for n in own}
+            for _ in range(sequences)
+        ]
+        banks = pm.banks((place for places in each for place in places.values()), words)
+        for sequence, places in enumerate(each):
+            place = symbols.place_of(sequence, f"{name}.{plane}", places, banks)
+        return place
+
     tiles = []
     for tile in range(layout.cache_tiles):
         keys: list[Place] = []
         values: list[Place] = []
         recent: list[Place] = []
         for plane in range(4):
-            queues = pm.weight_slices(plane)
             of_keys, of_values, of_recent = words[plane // 2]
-            for sequence in range(sequences):
-                bottom = {n: pm.bottom(queues, of_keys, one_bank=True) for n in own}
-                key = symbols.place_of(sequence, f"keys{tile}.{plane}", bottom)
-                top = {n: pm.keep(queues, of_values) for n in own}
-                value = symbols.place_of(sequence, f"values{tile}.{plane}", top)
-                if of_recent:
-                    top = {n: pm.keep(queues, of_recent) for n in own}
-                    last = symbols.place_of(sequence, f"recent{tile}.{plane}", top)
-            keys.append(key)
-            values.append(value)
+            keys.append(lie(f"keys{tile}", plane, of_keys, True))
+            values.append(lie(f"values{tile}", plane, of_values, False))
             if of_recent:
-                recent.append(last)
+                recent.append(lie(f"recent{tile}", plane, of_recent, False))
         tiles.append(
             CachedTile(
                 width=layout.q_width,
+                columns=layout.value_lanes,
                 blocks=blocks_of(context),
                 keys=(_two(keys[:2]), _two(keys[2:])),
                 values=(_two(values[:2]), _two(values[2:])),

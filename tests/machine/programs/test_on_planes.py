@@ -34,6 +34,7 @@ LONG = {"max_position": 4096}
 SHAPES = {
     "own heads": ModelConfig(100, 2, 4, 4, 24, 130, 331, **LONG),
     "shared heads": ModelConfig(100, 2, 8, 2, 24, 130, 331, **LONG),
+    "one shared head": ModelConfig(100, 2, 8, 1, 40, 130, 331, **LONG),
     "many tiles": ModelConfig(60, 1, 24, 12, 72, 90, 61, **LONG),
     "many small heads": ModelConfig(96, 1, 20, 20, 16, 90, 61, **LONG),
     "the widest head": ModelConfig(344, 1, 3, 1, 304, 90, 61, **LONG),
@@ -117,7 +118,7 @@ class Machine:
                         side, block_of_side = 1 - first // 320 % 2, first // 640
                         for where, columns, words in (
                             (tile.keys[side], rows[0], 20),
-                            (tile.values[side], rows[1], tile.width // 16),
+                            (tile.values[side], rows[1], tile.columns // 16),
                         ):
                             for half, place in enumerate(where):
                                 assert place.symbol is not None
@@ -137,6 +138,7 @@ def machine(config: ModelConfig, tp: int, dtype: str, context: int, pp: int = 1)
     [
         ("own heads", 1, "int8"),
         ("shared heads", 8, "fp16"),
+        ("one shared head", 1, "int8"),
         pytest.param("shared heads", 1, "int8", marks=pytest.mark.long),
         pytest.param("many tiles", 1, "fp16", marks=pytest.mark.long),
         pytest.param("many tiles", 2, "int8", marks=pytest.mark.long),
@@ -164,10 +166,14 @@ def test_chips_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
 def test_the_borders_of_blocks(tp: int, dtype: str, name: str) -> None:
     """Both sides, the first and the last lanes of blocks, steps back and forth."""
     own = machine(SHAPES[name], tp, dtype, 1024)
-    own.fill()
     own.agree_at(3, 0)
+    own.fill()
+    before = 0
     for at, position in enumerate((317, 318, 319, 320, 321, 639, 640, 641, 958, 960, 1023, 335)):
+        if position != before + 1:
+            own.copy()  # a launch leaves what is beside its position and not yet written undefined
         own.agree_at(7 + at, position)
+        before = position
 
 
 @pytest.mark.parametrize("window", [4, pytest.param(330, marks=pytest.mark.long)])
@@ -176,12 +182,14 @@ def test_layers_with_a_window_see_its_positions(window: int) -> None:
     config = replace(SHAPES["shared heads"], sliding_window=window, layer_kinds=kinds)
     own = machine(config, 1, "int8", 1024)
     assert decoder_of(own.artifact).window == window
+    own.agree_at(3, 0)
     own.fill()
-    for at, position in enumerate((0, 3, 4, 318, 322, 649, 650, 1000)):
+    for at, position in enumerate((3, 4, 318, 322, 649, 650, 1000)):
+        own.copy()
         own.agree_at(7 + at, position)
 
 
-@pytest.mark.parametrize(("tp", "pp"), [(1, 3), pytest.param(2, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("tp", "pp"), [(1, 2), pytest.param(2, 2, marks=pytest.mark.long)])
 def test_stages_of_a_pipeline(tp: int, pp: int) -> None:
     own = machine(SHAPES["shared heads"], tp, "int8", 64, pp)
     own.check()
