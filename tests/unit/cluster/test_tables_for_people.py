@@ -267,6 +267,7 @@ def planned(**changed: Any) -> dict[str, Any]:
         "model": "target",
         "chips": 16,
         "chip": "lp30",
+        "changes": {},
         "machine": "dragonfly",
         "context": 4096,
         "batch": 2,
@@ -373,7 +374,7 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         planned(context=4096, bottleneck="scores 9%"),
         {"context": 8192, "problem": "no room"},
     ]
-    print_plans("target by context", "context", rows)
+    print_plans("target by context", ["context"], rows)
     said = cells(capsys.readouterr().out)
     row = ["8", "x", "2", "10,000", "2,500", "1,234.6", "9,876.5"]
     assert ["1,024", "16", *row, "0.346"] in said
@@ -383,7 +384,7 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         "bottleneck at context 4,096: scores 9%",
         "no plan for context 8,192: no room",
     ]
-    print_plans("target by chips", "chips", rows[:1])
+    print_plans("target by chips", ["chips"], rows[:1])
     # the number of chips once
     assert ["16", *row, "0.346"] in cells(capsys.readouterr().out)
 
