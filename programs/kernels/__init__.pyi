@@ -20,11 +20,27 @@ from .gemm import (
 from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
 from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
+from .on_planes import (
+    BLOCK,
+    CachedTile,
+    PlanePlaces,
+    QueryGroup,
+    append_key,
+    append_value,
+    attend_on_planes,
+    constant_words,
+    key_map,
+    lane_map_words,
+    offset_words,
+    recent_map,
+    value_map,
+)
 from .planes import Weights, put_weights
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
 from .wide_norm import WideNormPlaces, cap_words, lane_squares, scale_words
 
 __all__ = [
+    "BLOCK",
     "EAST",
     "PAIRS",
     "PAIR_ORDER",
@@ -34,12 +50,15 @@ __all__ = [
     "Activations",
     "Affine",
     "AttentionPlaces",
+    "CachedTile",
     "ColumnBlock",
     "Constants",
     "Emitted",
     "Finish",
     "HeadNormPlaces",
     "HeadTile",
+    "PlanePlaces",
+    "QueryGroup",
     "RoutingPlaces",
     "RowOperand",
     "Rows",
@@ -48,15 +67,21 @@ __all__ = [
     "Weights",
     "WideNormPlaces",
     "add_bias",
+    "append_key",
+    "append_value",
     "append_values",
     "attend",
+    "attend_on_planes",
     "cap_words",
+    "constant_words",
     "cut",
     "dynamic_factor",
     "factor_of_sum",
     "gated_product",
     "halve",
     "in_two",
+    "key_map",
+    "lane_map_words",
     "lane_squares",
     "logits",
     "matmul16_round",
@@ -64,9 +89,11 @@ __all__ = [
     "maximum_of_nine",
     "norm_factor",
     "norm_heads",
+    "offset_words",
     "product",
     "put_weights",
     "quantise",
+    "recent_map",
     "requantise_rows",
     "rope",
     "route",
@@ -75,4 +102,5 @@ __all__ = [
     "store_results",
     "tiles_of",
     "unsigned_rows",
+    "value_map",
 ]
