@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from chip.scheduling import Schedule
 from chip.spec import ChipSpec
-from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
+from programs.kernels.on_planes.maximum import find_maxima
+from programs.kernels.on_planes.places import (
+    BLOCK,
+    CachedTile,
+    PlanePlaces,
+    QueryGroup,
+    side_blocks,
+)
+from programs.kernels.on_planes.scores import copy_queries, score
+from programs.kernels.on_planes.values import weigh
 
 
 def attend_on_planes(
@@ -22,4 +31,8 @@ def attend_on_planes(
     context: positions of the bucket.  ready: when rotated queries, keys and values are readable.
     cap: what scores are capped at, 0: at nothing.
     """
-    raise NotImplementedError
+    blocks = side_blocks(-(-context // BLOCK))
+    queries = copy_queries(schedule, spec, group, ready[0], places)
+    scored = score(schedule, spec, group, blocks, (queries, ready[1]), tile, places, cap)
+    known = find_maxima(schedule, spec, sum(group.heads), scored, places)
+    return weigh(schedule, spec, group, blocks, (known, ready[2]), tile, places)

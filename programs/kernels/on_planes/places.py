@@ -64,8 +64,8 @@ class PlanePlaces:
     (``recent_map``); all maps near the VXM in the east.
 
     Constants.  constants: 4 words on the weight slices of planes 0..3 (``constant_words``);
-    lane_maps: 136 words on a slice of each side (``lane_map_words``); offsets: pair in the west,
-    one word (``offset_words``).
+    lane_maps: 136 words on a slice of each side (``lane_map_words``); offsets: one word on a pair of
+    each side (``offset_words``).
 
     Temporaries, by (west, east): queries and weights (8, and 8 words a block of the side): pairs
     near the VXM; scores: 8 words a block of the side, near quads; maxima: 8 words, quads; pieces:
@@ -82,7 +82,7 @@ class PlanePlaces:
     recent_maps: Place
     constants: tuple[Place, Place, Place, Place]
     lane_maps: tuple[Place, Place]
-    offsets: Place
+    offsets: tuple[Place, Place]
     queries: tuple[Place, Place]
     weights: tuple[Place, Place]
     scores: tuple[Place, Place]
@@ -103,7 +103,7 @@ def _offset_pair(offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
     return words
 
 
-def _side_blocks(blocks: int) -> tuple[int, int]:
+def side_blocks(blocks: int) -> tuple[int, int]:
     """Blocks in the (west, east) of ``blocks``."""
     return blocks // 2, (blocks + 1) // 2
 
@@ -113,7 +113,7 @@ def key_map(position: int, blocks: int) -> NDArray[np.uint8]:
     block, column = divmod(position, BLOCK)
     group, own = divmod(column, LANES_PER_SUPERLANE)
     rows = []
-    for side, room in enumerate(_side_blocks(blocks)):
+    for side, room in enumerate(side_blocks(blocks)):
         for slice_ in range(16):
             here = side == 1 - block % 2 and slice_ == own
             rows.append(_GROUPS * (block // 2) + group if here else _GROUPS * room)
@@ -125,7 +125,7 @@ def value_map(position: int, blocks: int, width: int) -> NDArray[np.uint8]:
     block, column = divmod(position, BLOCK)
     words = width // LANES_PER_SUPERLANE
     offsets = np.zeros((2, SUPERLANES), np.int64)
-    for side, room in enumerate(_side_blocks(blocks)):
+    for side, room in enumerate(side_blocks(blocks)):
         offsets[side] = words * room
         if side == 1 - block % 2:
             offsets[side, column // LANES_PER_SUPERLANE] = words * (block // 2)

@@ -1,0 +1,229 @@
+"""A pass through a plane pair: weights that stream beside the activations that meet them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream
+from chip.spec import ChipSpec
+
+#: Streams between the edge of a hemisphere and the VXM take as many cycles.
+EDGE = 21
+#: Column groups of a plane.
+GROUPS = 20
+WEST, EAST = 0, 1
+#: Cycles from one block to the next: an install of 20 groups and the gap after it take 27, and
+#: an even number lets reads and writes of a slice take turns.
+PERIOD = 28
+#: Cycles the west runs behind the east.
+BEHIND = 3
+#: LWs of a block from the IW of the one before: they step aside where activations pass, which
+#: come on the odd plane's streams four times from +3 on, then on the even plane's from +11 on.
+_LATER = (
+    [*range(1, 11), 12, 14, 16, *range(18, 25)],
+    [1, 2, 4, 6, 8, *range(10, 25)],
+)
+_FIRST = list(range(-26, -6))
+ACTIVATIONS = ((0, 16, 3), (4, 0, 11))  # (first head, streams, cycles after IW)
+#: Cycles from an IW to the first result at the VXM.
+RESULT = 3 + 13 + 31 + 21
+
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column groups ``first`` .. of an install: word ``word`` + i of ``place``, or always the same.
+
+    step: words from one block to the next.
+    """
+
+    first: int
+    count: int
+    place: Place
+    step: int = 0
+    same: bool = False
+
+
+def outward(side: int, code: int) -> int:
+    """The stream ``code`` of those that flow to the edge of a side."""
+    return code if side == EAST else 32 + code
+
+
+def inward(side: int, code: int) -> int:
+    """The stream ``code`` of those that flow from the edge of a side to the VXM."""
+    return 32 + code if side == EAST else code
+
+
+class PlanePass(Pass):
+    """A pass whose own streams may share diagonals where one is taken up before the other begins.
+
+    Every consumer names the value that it means, so the checker proves that it meets it.
+    """
+
+    def __init__(self, schedule: Schedule, spec: ChipSpec) -> None:
+        super().__init__(schedule, spec)
+        self._driven: set[tuple[int, int]] = set()
+
+    def drive(
+        self, stream: int, width: int, diagonals: NDArray[np.int64], start: int, end: int
+    ) -> None:
+        """Take the diagonals that this pass does not have yet."""
+        before = len(self.rows)
+        super().drive(stream, width, diagonals, start, end)
+        for i in range(before, len(self.rows)):
+            row = int(self.rows[i][0])
+            new = [c for c in self.cycles[i].tolist() if (row, c) not in self._driven]
+            new = sorted(set(new))
+            self._driven.update((row, c) for c in new)
+            self.rows[i] = np.full(len(new), row, np.int64)
+            self.cycles[i] = np.array(new, np.int64)
+
+    def free_alus(self) -> None:
+        """ALUs picked so far are used no more in this pass: others may be."""
+        self._taken.clear()
+
+    def release(self, alus: list[Alu]) -> None:
+        """These ALUs have done what they were picked for."""
+        self._taken.difference_update(alu.number for alu in alus)
+
+    def first_read(self, since: int = 0) -> int:
+        """The earliest cycle of the blocks from number ``since`` on."""
+        return min(block["cycle"] for block in self.blocks[since:])
+
+    # -- planes ---------------------------------------------------------------------------
+
+    def install(
+        self,
+        plane: int,
+        columns: list[Columns],
+        slots: list[int],
+        when: int,
+        blocks: tuple[int, int, int],
+    ) -> None:
+        """LW of 20 groups at ``when`` + slots[group], for blocks (first, count, cycles apart)."""
+        side, half = divmod(plane, 2)
+        first, count, period = blocks
+        if count <= 0:
+            return
+        code = outward(side, 16 * half)
+        queue = isa.MXM_QUEUE + 2 * plane
+        for part in columns:
+            group = part.first
+            while group < part.first + part.count:
+                end = part.first + part.count
+                step = slots[group + 1] - slots[group] if group + 1 < end else 1
+                n = 1
+                while group + n < end and slots[group + n] == slots[group] + n * step:
+                    n += 1
+                word = 0 if part.same else group - part.first
+                place = part.place.at(word + first * part.step)
+                at, repeat = when + slots[group], {"n": (n, count), "dc": (step, period)}
+                da = (0 if part.same else 1, part.step)
+                value = self.load(place, code, at, queue, da=da, **repeat)  # type: ignore[arg-type]
+                self.emit(
+                    Op.LW,
+                    queue,
+                    at,
+                    da=(1, 0),
+                    a=group,
+                    s0=code,
+                    w0=16,
+                    want0=value.tag,
+                    **repeat,  # type: ignore[arg-type]
+                )
+                group += n
+
+    def put_in_force(self, plane: int, when: int, count: int = 1, period: int = 0) -> None:
+        """IW of all groups, ``count`` times."""
+        queue = isa.MXM_QUEUE + 2 * plane
+        self.emit(Op.IW, queue, when, n=count, dc=period, a=GROUPS)
+
+    def activate(
+        self,
+        plane: int,
+        value: Stream,
+        when: int,
+        n: tuple[int, int] | int,
+        dc: tuple[int, int] | int,
+    ) -> None:
+        """ABC of bytes, or of fp16 words on the pair whose even plane is given."""
+        queue = isa.MXM_QUEUE + 2 * plane + 1
+        self.emit(
+            Op.ABC, queue, when, n=n, dc=dc, s0=value.code, w0=value.width, want0=value.tag
+        )
+
+    def accumulate(
+        self,
+        plane: int,
+        when: int,
+        mode: AccMode,
+        n: tuple[int, int] | int,
+        dc: tuple[int, int] | int,
+        da: tuple[int, int] | int = 0,
+        out: Stream | None = None,
+    ) -> int:
+        """ACC; returns the cycle at which the VXM may take what it emits first."""
+        queue = isa.MXM_QUEUE + 2 * plane + 1
+        columns = {} if out is None else {"out": out.code, "wo": 4, "tag": out.tag}
+        self.emit(Op.ACC, queue, when, n=n, dc=dc, da=da, mode=int(mode), **columns)
+        leave = when + self.spec.mxm_accumulate_cycles
+        if out is not None:
+            edge = isa.EAST_EDGE if plane >= 2 else isa.WEST_EDGE
+            border = isa.sample_position(isa.VXM_QUEUE, out.code)
+            inner, outer = (n, 1) if isinstance(n, int) else n
+            dc1, dc2 = (dc, 0) if isinstance(dc, int) else dc
+            at = np.add.outer(dc2 * np.arange(outer), dc1 * np.arange(inner)).ravel()
+            self.drive(out.code, 4, isa.diagonal(out.code, edge, leave) + at, edge, border)
+        return leave + EDGE
+
+    # -- VXM ------------------------------------------------------------------------------
+
+    def again(
+        self, alu: Alu, when: int, n: int = 1, out: int = -1, width: int = 4
+    ) -> tuple[Alu, Stream]:
+        """The latest result of an ALU once more, from ``when`` on."""
+        return self.op(Op.MOV, when, Self(), alu=alu.number, n=n, out=out, width=width)
+
+    def join(self, op: Op, parts: list[tuple[int, Alu]]) -> tuple[int, Alu]:
+        """One result of all (cycle of its latest dispatch, ALU), the earliest first; the same."""
+        left = sorted(parts, key=lambda part: (part[0], part[1].number))
+        while len(left) > 1:
+            (_, first), (when, second) = left[:2]
+            self.op(op, when + self.spec.alu_cycles, second, Self(), alu=first.number)
+            left = sorted(
+                [*left[2:], (when + self.spec.alu_cycles, first)],
+                key=lambda part: (part[0], part[1].number),
+            )
+        return left[0]
+
+
+def stream_blocks(
+    p: PlanePass,
+    side: int,
+    columns: tuple[list[Columns], list[Columns]],
+    activations: tuple[Stream, ...],
+    when: int,
+    heads: int,
+    blocks: int,
+) -> None:
+    """Install ``blocks`` blocks on a side's pair, the first IW at ``when``, and run the heads."""
+    spec, even = p.spec, 2 * side
+    for half, parts in enumerate(columns):
+        plane = even + half
+        p.install(plane, parts, _FIRST, when, (0, 1, 0))
+        p.install(plane, parts, _LATER[half], when, (1, blocks - 1, PERIOD))
+        p.put_in_force(plane, when, blocks, PERIOD)
+        last = when + (blocks - 1) * PERIOD
+        loaded = max(when - 7, last - 4) + spec.mxm_reload_gap_cycles - 1
+        p.hold_buffer(plane, when + _FIRST[0], loaded)
+        p.hold_plane(plane, when, last + 2 * heads + 3)
+    odd_queue = isa.MXM_QUEUE + 2 * even + 3
+    p.hold(odd_queue, when + 3, when + (blocks - 1) * PERIOD + 2 * heads + 3)
+    for (first, _, after), value in zip(ACTIVATIONS, activations, strict=False):
+        n = min(4, heads - first)
+        p.activate(even, value, when + after, (n, blocks), (2, PERIOD))

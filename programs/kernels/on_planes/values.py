@@ -1,0 +1,273 @@
+"""Exponentials of masked scores, and the values weighted with them.
+
+V^T is installed block by block as keys were, beside it columns of ones: the lanes from 304 on of a
+product hold the sum of the weights.  A head has a row of accumulators; its last block emits.
+"""
+
+from __future__ import annotations
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.scheduling import Alu, Operand, Schedule, Self, Stream
+from chip.spec import ChipSpec
+from programs.kernels.on_planes.passes import (
+    ACTIVATIONS,
+    BEHIND,
+    EAST,
+    EDGE,
+    GROUPS,
+    PERIOD,
+    RESULT,
+    WEST,
+    Columns,
+    PlanePass,
+    inward,
+    outward,
+    stream_blocks,
+)
+from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
+
+#: What weights are scaled by, so that fp16 keeps their bits far below the greatest.
+WEIGHT_SCALE = 2.0**14
+#: Powers of two by which a sum of weights is cut into two fp16 pieces.
+_COARSE, _FINE = 16, 5
+
+
+def weigh(
+    schedule: Schedule,
+    spec: ChipSpec,
+    group: QueryGroup,
+    blocks: tuple[int, int],
+    ready: tuple[int, int],
+    tile: CachedTile,
+    places: PlanePlaces,
+) -> int:
+    """Weighted values of (west, east) ``blocks`` to ``places.outputs``; when readable.
+
+    ready: when the maximum and the values are.
+    """
+    p = PlanePass(schedule, spec)
+    heads = sum(group.heads)
+    t = 40
+    late = (blocks[EAST] - blocks[WEST]) * PERIOD + BEHIND
+    starts = {EAST: t, WEST: t + late}
+    written = _exponentials(p, starts, heads, blocks, places)
+    first_maximum = p.first_read()
+    values_read = 1 << 30
+    arrive, results = 0, {}
+    # the first word is read an odd number of cycles after it was written
+    lead = {}
+    for side in (EAST, WEST):
+        if blocks[side]:
+            edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
+            travel = abs(places.weights[side].position - edge)
+            lead[side] = written[side] + 1 + spec.read_cycles + travel - 3
+    when = lead[EAST]
+    if blocks[WEST]:
+        while when + late < lead[WEST] or (when - lead[EAST]) % 2 or (
+            (when + late - lead[WEST]) % 2
+        ):
+            when += 1
+            if when > lead[EAST] + 4:
+                raise AssertionError((lead, late))
+    for side in (EAST, WEST):
+        count = blocks[side]
+        if not count:
+            continue
+        begin = when + (late if side == WEST else 0)
+        since = len(p.blocks)
+        stream_blocks(
+            p, side, _columns(tile, places, side), (), begin, heads, count
+        )
+        values_read = min(values_read, p.first_read(since))
+        for first, code, after in ACTIVATIONS:
+            n = min(4, heads - first)
+            if n > 0:
+                value = p.load(
+                    places.weights[side].at(first),
+                    outward(side, code),
+                    begin + after,
+                    isa.MXM_QUEUE + 4 * side,
+                    n=(n, count),
+                    dc=(2, PERIOD),
+                    da=(1, heads),
+                )
+                p.activate(2 * side, value, begin + after, (n, count), (2, PERIOD))
+        results[side] = _sum_blocks(p, side, begin + 16, heads, count)
+        if side == EAST:
+            arrive = begin + RESULT + (count - 1) * PERIOD
+    p.free_alus()
+    _finish(p, arrive, results, group, places)
+    return schedule.place(p, max(ready[0] - first_maximum, ready[1] - values_read)) + p.ready
+
+
+def _exponentials(
+    p: PlanePass,
+    starts: dict[int, int],
+    heads: int,
+    blocks: tuple[int, int],
+    places: PlanePlaces,
+) -> dict[int, int]:
+    """Weights of all blocks to ``places.weights``; when each side's first word is readable."""
+    dc = (2, PERIOD)
+    greatest = p.pick(8)
+    subtract, raised, scale = p.pick(4, 8), p.pick(), p.pick()
+    narrow = p.pick(12)
+    written = {}
+    maximum: Operand = p.load(
+        places.maximum, 8, starts[EAST], n=(heads, blocks[EAST]), dc=dc, da=(1, 0)
+    )
+    for side in (EAST, WEST):
+        n = (heads, blocks[side])
+        if not blocks[side]:
+            continue
+        t = starts[side]
+        if side == WEST:
+            maximum, _ = p.op(Op.MOV, t - BEHIND, maximum, n=n, dc=dc, alu=greatest)
+        score = p.load(
+            places.scores[side], inward(side, 4), t, n=n, dc=dc, da=(1, heads)
+        )
+        a, _ = p.op(Op.SUB_F32, t, score, maximum, n=n, dc=dc, alu=subtract)
+        a, _ = p.op(Op.EXP, t + 3, a, n=n, dc=dc, alu=raised)
+        a, _ = p.op(Op.MUL_F32, t + 6, a, imm=WEIGHT_SCALE, n=n, dc=dc, alu=scale)
+        place = places.weights[side]
+        _, out = p.op(
+            Op.CVT_F32_F16, t + 9, a, n=n, dc=dc, alu=narrow, out=outward(side, 12), width=2,
+            reach=place.position,
+        )
+        p.keep(place, out, t + 9, n=n, dc=dc, da=(1, heads))
+        border = isa.drive_position(isa.VXM_QUEUE, out.code)
+        written[side] = p.driven(t + 9) + abs(place.position - border) + p.spec.write_cycles
+    return written
+
+
+def _columns(
+    tile: CachedTile, places: PlanePlaces, side: int
+) -> tuple[list[Columns], list[Columns]]:
+    """V^T and ones beside it, low and high bytes."""
+    groups = tile.width // 16
+    found = []
+    for half in (0, 1):
+        ones = places.constants[2 * side + half].at(half)
+        found.append([
+            Columns(0, groups, tile.values[side][half], groups),
+            Columns(groups, GROUPS - groups, ones, same=True),
+        ])
+    return found[0], found[1]
+
+
+def _sum_blocks(p: PlanePass, side: int, when: int, heads: int, blocks: int) -> Stream:
+    """ACC of all blocks, a row for each head; the last block's sums are emitted."""
+    out = Stream(inward(side, 0), 4, p.schedule.tag())
+    plane = 2 * side
+    if blocks == 1:
+        p.accumulate(plane, when, AccMode.SET_EMIT, heads, 2, 1, out)
+        return out
+    p.accumulate(plane, when, AccMode.SET, heads, 2, 1)
+    p.accumulate(
+        plane, when + PERIOD, AccMode.ADD, (heads, blocks - 2), (2, PERIOD), (1, 0)
+    )
+    p.accumulate(plane, when + PERIOD * (blocks - 1), AccMode.ADD_EMIT, heads, 2, 1, out)
+    return out
+
+
+def _finish(
+    p: PlanePass,
+    at: int,
+    results: dict[int, Stream],
+    group: QueryGroup,
+    places: PlanePlaces,
+) -> None:
+    """Sums of both sides, divided by the sums of the weights, to the lanes of their heads."""
+    heads = sum(group.heads)
+    n, dc = heads, 2
+    total, out = p.op(
+        Op.MOV, at, results[EAST], n=n, dc=dc, alu=None if WEST in results else p.pick(0, 4),
+        out=-1 if WEST in results else 4,
+    )
+    if WEST in results:
+        at += BEHIND
+        total, out = p.op(Op.ADD_F32, at, results[WEST], total, n=n, dc=dc, out=4)
+    p.keep(places.sums, out, at, n=n, dc=dc)
+    pieces = _cut(p, at + 3, total, n, places)
+    p.free_alus()
+    (near, coarse), (far, fine) = pieces
+    a, _ = p.op(Op.MUL_F32, near, coarse, imm=2.0**_COARSE, n=n, dc=dc)
+    waiting = [a]
+    for i in range((far - near) // 3):
+        a, _ = p.op(Op.MOV, near + 3 * (i + 1), a, n=n, dc=dc)
+        waiting.append(a)
+    b, _ = p.op(Op.MUL_F32, far, fine, imm=2.0**_FINE, n=n, dc=dc)
+    a, _ = p.op(Op.ADD_F32, far + 3, a, b, n=n, dc=dc)
+    p.release(waiting)
+    r, _ = p.op(Op.RSQRT, far + 6, a, n=n, dc=dc)
+    inverse, _ = p.op(Op.MUL_F32, far + 9, r, r, n=n, dc=dc)
+    t = far + 12
+    summed = p.load(places.sums, 32, t, n=n, dc=dc, da=1)
+    a, _ = p.op(Op.MUL_F32, t, summed, inverse, n=n, dc=dc)
+    _join_heads(p, t, a, group, places)
+
+
+def _cut(
+    p: PlanePass, c: int, total: Alu, n: int, places: PlanePlaces
+) -> list[tuple[int, Stream]]:
+    """The sum of the weights on all lanes, in two pieces: (cycle at the VXM, stream) of each."""
+    dc = 2
+    x, _ = p.op(Op.MUL_F32, c, total, imm=2.0**-_COARSE, n=n, dc=dc)
+    narrow, coarse = p.op(Op.CVT_F32_F16, c + 3, x, n=n, dc=dc, out=8, width=2)
+    wide, _ = p.op(Op.CVT_F16_F32, c + 6, narrow, n=n, dc=dc)
+    back, _ = p.op(Op.MUL_F32, c + 9, wide, imm=2.0**_COARSE, n=n, dc=dc)
+    for i in range(4):
+        total, _ = p.op(Op.MOV, c + 3 * i, total, n=n, dc=dc)
+    rest, _ = p.op(Op.SUB_F32, c + 12, total, back, n=n, dc=dc)
+    rest, _ = p.op(Op.MUL_F32, c + 15, rest, imm=2.0**-_FINE, n=n, dc=dc)
+    _, fine = p.op(Op.CVT_F32_F16, c + 18, rest, n=n, dc=dc, out=40, width=2)
+    pieces = []
+    spec = p.spec
+    for side, value, when in ((EAST, coarse, c + 3), (WEST, fine, c + 18)):
+        meet = p.driven(when) + EDGE
+        install = meet - spec.mxm_install_cycles
+        for half in (0, 1):
+            plane = 2 * side + half
+            row = places.constants[plane].at(2 * half)
+            p.install(
+                plane, [Columns(0, GROUPS, row, same=True)], list(range(GROUPS)),
+                install - GROUPS, (0, 1, 0),
+            )
+            p.put_in_force(plane, install)
+            p.hold_buffer(plane, install - GROUPS, install + spec.mxm_reload_gap_cycles - 1)
+            p.hold_plane(plane, install, meet + 2 * n)
+        p.hold(isa.MXM_QUEUE + 4 * side + 3, meet, meet + 2 * n)
+        p.activate(2 * side, value, meet, n, dc)
+        out = Stream(inward(side, 0), 4, p.schedule.tag())
+        pieces.append((p.accumulate(2 * side, meet + 13, AccMode.SET_EMIT, n, dc, out=out), out))
+    return pieces
+
+
+def _join_heads(
+    p: PlanePass, t: int, value: Alu, group: QueryGroup, places: PlanePlaces
+) -> None:
+    """Results of the heads, two cycles apart and dispatched from ``t`` on, to their query tiles."""
+    shift, keep = p.pick(8), p.pick()
+    head = 0
+    done: list[tuple[int, list[tuple[int, Alu]]]] = []
+    for tile, count in zip(group.tiles, group.heads, strict=True):
+        at = t + 3 + 2 * head
+        lanes = p.load(places.head_masks, 8, at - 3, n=count, dc=2, da=1)
+        mark, _ = p.op(Op.ASR, at - 3, lanes, imm=16, n=count, dc=2, alu=shift)
+        own, _ = p.op(Op.MASK, at, value, mark, n=count, dc=2, alu=keep)
+        parts = []
+        for first in range(min(2, count)):
+            own_count = (count - first + 1) // 2
+            alu = Alu(p.pick())
+            when = at + 3 + 2 * first
+            p.op(Op.MOV, when, own, alu=alu.number)
+            p.op(Op.OR, when + 4, own, Self(), alu=alu.number, n=own_count - 1, dc=4)
+            parts.append((when + 4 * (own_count - 1), alu))
+            p.hold_alu(alu.number, when, when + 4 * own_count + 12)
+        done.append((tile, parts))
+        head += count
+    for tile, parts in done:
+        when, alu = p.join(Op.OR, parts)
+        _, out = p.again(alu, when + 3, out=4 * isa.alu_stream_groups(alu.number)[0])
+        p.keep(places.outputs.at(tile), out, when + 3)
