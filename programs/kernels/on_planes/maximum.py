@@ -16,7 +16,6 @@ from programs.kernels.on_planes.passes import (
     EAST,
     EDGE,
     WEST,
-    Columns,
     PlanePass,
     inward,
     outward,
@@ -27,8 +26,8 @@ from programs.kernels.on_planes.scores import side_of_head
 _LANES = 16
 _START = 60  # cycle of a pass at which the first turned word is at the VXM
 _SIGNS = -0x7F7F7F80  # 0x80808080: bytes and signed bytes are 128 apart
-#: The cycle of each byte's operation among those that put a word together.
-_BYTE_CYCLES = (0, 0, 0, -3)
+#: Cycles by which each byte is at the VXM before the lowest.
+_BEFORE = (0, 0, 0, 3)
 
 
 def find_maxima(
@@ -51,9 +50,7 @@ def find_maxima(
     return schedule.place(p, ready - first) + p.ready
 
 
-def _turn(
-    p: PlanePass, side: int, own: list[int], places: PlanePlaces
-) -> list[tuple[int, Alu]]:
+def _turn(p: PlanePass, side: int, own: list[int], places: PlanePlaces) -> list[tuple[int, Alu]]:
     """The maxima of heads ``own`` within each superlane: (cycle, ALU) of each, on its own lane."""
     t, count = _START, len(own)
     period = max(count, 3)
@@ -109,9 +106,7 @@ def distribute(
     p.drive(out.code, 4, isa.diagonal(out.code, start, at) + offsets(n, dc), start, border)
 
 
-def _across(
-    p: PlanePass, when: int, packed: Alu, places: PlanePlaces
-) -> tuple[int, Alu]:
+def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[int, Alu]:
     """The maximum over superlanes of a word whose ALU was dispatched three cycles before ``when``;
     (cycle, ALU) of the result, the same in every superlane.
     """
@@ -131,31 +126,29 @@ def _across(
         window = ScatterWindow(apart, SUPERLANES - 1)
         readable[side] = p.store(place, half, at, border, window=window)
     # the earliest cycle at which all bytes' results can meet
+    through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles + EDGE
     meet = 0
-    for byte in range(4):
-        side = byte // 2
-        place = places.pieces[side].queues[byte % 2]
-        travel = abs(isa.slice_position(place) - (isa.EAST_EDGE if side == EAST else isa.WEST_EDGE))
-        through = spec.read_cycles + travel + 13 + 31 + EDGE
-        meet = max(meet, readable[side] + through - _BYTE_CYCLES[byte])
-    values = []
-    for byte in range(4):
+    for byte, before in enumerate(_BEFORE):
         side, half = divmod(byte, 2)
-        plane, queue = byte, isa.MXM_QUEUE + 2 * byte
-        at = meet + _BYTE_CYCLES[byte] - EDGE - 31 - 13
+        edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
+        travel = abs(isa.slice_position(places.pieces[side].queues[half]) - edge)
+        meet = max(meet, readable[side] + spec.read_cycles + travel + through + before)
+    values = []
+    for plane, before in enumerate(_BEFORE):
+        side, half = divmod(plane, 2)
+        at = meet - before - through
         ones = places.constants[plane].at(3)
-        first = at - spec.mxm_install_cycles - 20
-        p.install(plane, [Columns(0, 20, ones, same=True)], list(range(20)), first, (0, 1, 0))
-        p.put_in_force(plane, at - spec.mxm_install_cycles)
-        gap = spec.mxm_reload_gap_cycles
-        p.hold_buffer(plane, first, first + 20 + gap - 1)
-        p.hold_plane(plane, at - spec.mxm_install_cycles, at + SUPERLANES)
-        source = Place((places.pieces[side].queues[half],), places.pieces[side].address,
-                       places.pieces[side].symbol)
+        installed = at - spec.mxm_install_cycles
+        p.install_same(plane, ones, installed)
+        p.hold_plane(plane, installed, at + SUPERLANES)
+        place = places.pieces[side]
+        source = Place(place.queues[half : half + 1], place.address, place.symbol)
+        queue = isa.MXM_QUEUE + 2 * plane
         piece = p.load(source, outward(side, 16 * half), at, queue, n=SUPERLANES, da=1)
         p.activate(plane, piece, at, SUPERLANES, 1)
         out = Stream(inward(side, 4 * half + (0 if side == EAST else 16)), 4, p.schedule.tag())
-        p.accumulate(plane, at + 13, AccMode.SET_EMIT, SUPERLANES, 1, out=out)
+        acc = at + spec.mxm_multiply_cycles
+        p.accumulate(plane, acc, AccMode.SET_EMIT, SUPERLANES, 1, out=out)
         values.append(out)
     return _greatest(p, meet, values)
 

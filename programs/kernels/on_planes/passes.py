@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream
+from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream, offsets
 from chip.spec import ChipSpec
 
 #: Streams between the edge of a hemisphere and the VXM take as many cycles.
@@ -17,6 +18,8 @@ EDGE = 21
 #: Column groups of a plane.
 GROUPS = 20
 WEST, EAST = 0, 1
+#: Blocks of an install: (the first, how many, cycles apart).
+ONCE = (0, 1, 0)
 #: Cycles from one block to the next: an install of 20 groups and the gap after it take 27, and
 #: an even number lets reads and writes of a slice take turns.
 PERIOD = 28
@@ -32,7 +35,6 @@ _FIRST = list(range(-26, -6))
 ACTIVATIONS = ((0, 16, 3), (4, 0, 11))  # (first head, streams, cycles after IW)
 #: Cycles from an IW to the first result at the VXM.
 RESULT = 3 + 13 + 31 + 21
-
 
 
 @dataclass(frozen=True)
@@ -122,21 +124,29 @@ class PlanePass(Pass):
                     n += 1
                 word = 0 if part.same else group - part.first
                 place = part.place.at(word + first * part.step)
-                at, repeat = when + slots[group], {"n": (n, count), "dc": (step, period)}
+                at = when + slots[group]
                 da = (0 if part.same else 1, part.step)
-                value = self.load(place, code, at, queue, da=da, **repeat)  # type: ignore[arg-type]
+                value = self.load(place, code, at, queue, n=(n, count), dc=(step, period), da=da)
                 self.emit(
                     Op.LW,
                     queue,
                     at,
+                    n=(n, count),
+                    dc=(step, period),
                     da=(1, 0),
                     a=group,
                     s0=code,
                     w0=16,
                     want0=value.tag,
-                    **repeat,  # type: ignore[arg-type]
                 )
                 group += n
+
+    def install_same(self, plane: int, word: Place, when: int) -> None:
+        """All column groups from one word, in force by an IW at ``when``."""
+        first = when - GROUPS
+        self.install(plane, [Columns(0, GROUPS, word, same=True)], list(range(GROUPS)), first, ONCE)
+        self.put_in_force(plane, when)
+        self.hold_buffer(plane, first, when + self.spec.mxm_reload_gap_cycles - 1)
 
     def put_in_force(self, plane: int, when: int, count: int = 1, period: int = 0) -> None:
         """IW of all groups, ``count`` times."""
@@ -153,9 +163,7 @@ class PlanePass(Pass):
     ) -> None:
         """ABC of bytes, or of fp16 words on the pair whose even plane is given."""
         queue = isa.MXM_QUEUE + 2 * plane + 1
-        self.emit(
-            Op.ABC, queue, when, n=n, dc=dc, s0=value.code, w0=value.width, want0=value.tag
-        )
+        self.emit(Op.ABC, queue, when, n=n, dc=dc, s0=value.code, w0=value.width, want0=value.tag)
 
     def accumulate(
         self,
@@ -169,16 +177,16 @@ class PlanePass(Pass):
     ) -> int:
         """ACC; returns the cycle at which the VXM may take what it emits first."""
         queue = isa.MXM_QUEUE + 2 * plane + 1
-        columns = {} if out is None else {"out": out.code, "wo": 4, "tag": out.tag}
-        self.emit(Op.ACC, queue, when, n=n, dc=dc, da=da, mode=int(mode), **columns)
+        emitted: dict[str, Any] = {}
+        if out is not None:
+            emitted = {"out": out.code, "wo": 4, "tag": out.tag}
+        self.emit(Op.ACC, queue, when, n=n, dc=dc, da=da, mode=int(mode), **emitted)
         leave = when + self.spec.mxm_accumulate_cycles
         if out is not None:
             edge = isa.EAST_EDGE if plane >= 2 else isa.WEST_EDGE
             border = isa.sample_position(isa.VXM_QUEUE, out.code)
-            inner, outer = (n, 1) if isinstance(n, int) else n
-            dc1, dc2 = (dc, 0) if isinstance(dc, int) else dc
-            at = np.add.outer(dc2 * np.arange(outer), dc1 * np.arange(inner)).ravel()
-            self.drive(out.code, 4, isa.diagonal(out.code, edge, leave) + at, edge, border)
+            at = isa.diagonal(out.code, edge, leave) + offsets(n, dc)
+            self.drive(out.code, 4, at, edge, border)
         return leave + EDGE
 
     # -- VXM ------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ def stream_blocks(
     spec, even = p.spec, 2 * side
     for half, parts in enumerate(columns):
         plane = even + half
-        p.install(plane, parts, _FIRST, when, (0, 1, 0))
+        p.install(plane, parts, _FIRST, when, ONCE)
         p.install(plane, parts, _LATER[half], when, (1, blocks - 1, PERIOD))
         p.put_in_force(plane, when, blocks, PERIOD)
         last = when + (blocks - 1) * PERIOD

@@ -31,13 +31,16 @@ Bytes = tuple[Place, Place]
 class CachedTile:
     """Keys and values of one tile, layer and sequence.
 
-    width: W lanes of its heads, a multiple of 16, at most 304; blocks: that it has room for, on
-    both sides together.  keys, values: (west, east), of each the bytes on sixteen slices, those of
-    the side's even and odd plane; n blocks of a side take 20 n + 1 and (n + 1) W / 16 words, each
-    region in one bank.  recent: bytes on sixteen slices each in the east, W / 8 words in one bank.
+    width: lanes of its heads, a multiple of 16, at most 304; columns: of V^T, D = width, or those
+    of one head where all heads of the tile have the same keys and values; blocks: that it has room
+    for, on both sides together.  keys, values: (west, east), of each the bytes on sixteen slices,
+    those of the side's even and odd plane; n blocks of a side take 20 n + 1 and (n + 1) D / 16
+    words, each region in one bank.  recent: bytes on sixteen slices each in the east, D / 8 words
+    in one bank.
     """
 
     width: int
+    columns: int
     blocks: int
     keys: tuple[Bytes, Bytes]
     values: tuple[Bytes, Bytes]
@@ -60,25 +63,26 @@ class PlanePlaces:
     Inputs.  rotated: fp32 query tiles, east quad; head_masks: fp32 ones on a head's lanes, a word
     for each head of a tile, west quad; masks: one near slice in the east, word b is block b's, 0 or
     255 a lane.  key_maps: pair, words 0..15 for the west and 16..31 for the east (``key_map``);
-    value_maps: pair, west and east word (``value_map``); recent_maps: pair, 16 words
-    (``recent_map``); all maps near the VXM in the east.
+    value_maps: for the (west, east), a pair with one word each (``value_map``); recent_maps: pair,
+    16 words (``recent_map``); all maps near the VXM in the east, those of both sides on different
+    slices.
 
     Constants.  constants: 4 words on the weight slices of planes 0..3 (``constant_words``);
-    lane_maps: 136 words on a slice of each side (``lane_map_words``); offsets: one word on a pair of
-    each side (``offset_words``).
+    lane_maps: 136 words on a slice of each side (``lane_map_words``); offsets: one word on a pair
+    of each side (``offset_words``).
 
     Temporaries, by (west, east): queries and weights (8, and 8 words a block of the side): pairs
     near the VXM; scores: 8 words a block of the side, near quads; maxima: 8 words, quads; pieces:
     20 words that are zero before the first launch and belong to nobody else, a pair of each side.
-    maximum: 8 words, west quad; sums: 8 words, east quad; row: W / 16 words ever zero for values,
-    pair in the east; spread: W / 16 words, pair in the east.  outputs: fp32 tiles, east quad.
+    maximum: 8 words, west quad; sums: 8 words, east quad; row: 20 such words, and spread: D / 16
+    words, on different pairs in the east.  outputs: fp32 tiles, east quad.
     """
 
     rotated: Place
     head_masks: Place
     masks: Place
     key_maps: Place
-    value_maps: Place
+    value_maps: tuple[Place, Place]
     recent_maps: Place
     constants: tuple[Place, Place, Place, Place]
     lane_maps: tuple[Place, Place]
@@ -120,10 +124,12 @@ def key_map(position: int, blocks: int) -> NDArray[np.uint8]:
     return _offset_pair(np.repeat(np.array(rows)[:, None], SUPERLANES, axis=1))
 
 
-def value_map(position: int, blocks: int, width: int) -> NDArray[np.uint8]:
-    """Words of ``value_maps`` for a value at ``position``, uint8 [2, 2, 320]."""
+def value_map(position: int, blocks: int, columns: int) -> NDArray[np.uint8]:
+    """West and east word of ``value_maps`` for a value at ``position``, uint8 [2, 2, 320]: low
+    and high bytes of both.
+    """
     block, column = divmod(position, BLOCK)
-    words = width // LANES_PER_SUPERLANE
+    words = columns // LANES_PER_SUPERLANE
     offsets = np.zeros((2, SUPERLANES), np.int64)
     for side, room in enumerate(side_blocks(blocks)):
         offsets[side] = words * room
@@ -132,9 +138,9 @@ def value_map(position: int, blocks: int, width: int) -> NDArray[np.uint8]:
     return _offset_pair(offsets)
 
 
-def recent_map(position: int, width: int) -> NDArray[np.uint8]:
+def recent_map(position: int, columns: int) -> NDArray[np.uint8]:
     """Words of ``recent_maps`` for a value at ``position``, uint8 [2, 16, 320]."""
-    offsets = np.full((16, SUPERLANES), width // LANES_PER_SUPERLANE)
+    offsets = np.full((16, SUPERLANES), columns // LANES_PER_SUPERLANE)
     offsets[position % 16] = 0
     return _offset_pair(offsets)
 

@@ -24,7 +24,7 @@ from programs.kernels.on_planes.passes import (
     outward,
     stream_blocks,
 )
-from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup, side_blocks
+from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
 
 
 def copy_queries(
@@ -90,9 +90,7 @@ def score(
         stream_blocks(p, side, (halves[0], halves[1]), tuple(values), when, heads, count)
         keys_read = min(keys_read, p.first_read(since))
         out = Stream(inward(side, 0), 4, schedule.tag())
-        p.accumulate(
-            2 * side, when + 16, AccMode.SET_EMIT, (heads, count), (2, PERIOD), out=out
-        )
+        p.accumulate(2 * side, when + 16, AccMode.SET_EMIT, (heads, count), (2, PERIOD), out=out)
         results[side] = out
     at = _mask(p, results, starts[EAST] + RESULT, heads, blocks, places, cap)
     _keep_maxima(p, at, heads, blocks, places)
@@ -129,7 +127,14 @@ def _mask(
         p.op(Op.SHL, t - 3, mask, imm=24, n=n, dc=dc, alu=shift)
         place = places.scores[side]
         _, out = p.op(
-            Op.ADD_F32, t, x, Alu(shift), n=n, dc=dc, alu=add, out=outward(side, 4),
+            Op.ADD_F32,
+            t,
+            x,
+            Alu(shift),
+            n=n,
+            dc=dc,
+            alu=add,
+            out=outward(side, 4),
             reach=place.position,
         )
         p.keep(place, out, t, n=n, dc=dc, da=(1, heads))
@@ -152,9 +157,7 @@ def _keep_maxima(
         code = outward(side, 8 if side == EAST else 24)
         alu, t = p.pick(code), t0 + 2 * head
         p.op(Op.MOV, t, value, alu=alu)
-        p.op(
-            Op.MAX_F32, t + PERIOD, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=PERIOD
-        )
+        p.op(Op.MAX_F32, t + PERIOD, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=PERIOD)
         p.op(Op.MAX_F32, t + BEHIND, value, Self(), alu=alu, n=blocks[WEST], dc=PERIOD)
         last = t + (blocks[EAST] - 1) * PERIOD + (BEHIND if level else 0)
         # the scores of this side are written in every other cycle: between them

@@ -64,8 +64,8 @@ def weigh(
             lead[side] = written[side] + 1 + spec.read_cycles + travel - 3
     when = lead[EAST]
     if blocks[WEST]:
-        while when + late < lead[WEST] or (when - lead[EAST]) % 2 or (
-            (when + late - lead[WEST]) % 2
+        while (
+            when + late < lead[WEST] or (when - lead[EAST]) % 2 or ((when + late - lead[WEST]) % 2)
         ):
             when += 1
             if when > lead[EAST] + 4:
@@ -76,9 +76,7 @@ def weigh(
             continue
         begin = when + (late if side == WEST else 0)
         since = len(p.blocks)
-        stream_blocks(
-            p, side, _columns(tile, places, side), (), begin, heads, count
-        )
+        stream_blocks(p, side, _columns(tile, places, side), (), begin, heads, count)
         values_read = min(values_read, p.first_read(since))
         for first, code, after in ACTIVATIONS:
             n = min(4, heads - first)
@@ -124,15 +122,20 @@ def _exponentials(
         t = starts[side]
         if side == WEST:
             maximum, _ = p.op(Op.MOV, t - BEHIND, maximum, n=n, dc=dc, alu=greatest)
-        score = p.load(
-            places.scores[side], inward(side, 4), t, n=n, dc=dc, da=(1, heads)
-        )
+        score = p.load(places.scores[side], inward(side, 4), t, n=n, dc=dc, da=(1, heads))
         a, _ = p.op(Op.SUB_F32, t, score, maximum, n=n, dc=dc, alu=subtract)
         a, _ = p.op(Op.EXP, t + 3, a, n=n, dc=dc, alu=raised)
         a, _ = p.op(Op.MUL_F32, t + 6, a, imm=WEIGHT_SCALE, n=n, dc=dc, alu=scale)
         place = places.weights[side]
         _, out = p.op(
-            Op.CVT_F32_F16, t + 9, a, n=n, dc=dc, alu=narrow, out=outward(side, 12), width=2,
+            Op.CVT_F32_F16,
+            t + 9,
+            a,
+            n=n,
+            dc=dc,
+            alu=narrow,
+            out=outward(side, 12),
+            width=2,
             reach=place.position,
         )
         p.keep(place, out, t + 9, n=n, dc=dc, da=(1, heads))
@@ -145,14 +148,13 @@ def _columns(
     tile: CachedTile, places: PlanePlaces, side: int
 ) -> tuple[list[Columns], list[Columns]]:
     """V^T and ones beside it, low and high bytes."""
-    groups = tile.width // 16
+    each, all_ = tile.columns // 16, tile.width // 16
     found = []
     for half in (0, 1):
         ones = places.constants[2 * side + half].at(half)
-        found.append([
-            Columns(0, groups, tile.values[side][half], groups),
-            Columns(groups, GROUPS - groups, ones, same=True),
-        ])
+        values = tile.values[side][half]
+        parts = [Columns(first, each, values, each) for first in range(0, all_, each)]
+        found.append([*parts, Columns(all_, GROUPS - all_, ones, same=True)])
     return found[0], found[1]
 
 
@@ -164,9 +166,7 @@ def _sum_blocks(p: PlanePass, side: int, when: int, heads: int, blocks: int) -> 
         p.accumulate(plane, when, AccMode.SET_EMIT, heads, 2, 1, out)
         return out
     p.accumulate(plane, when, AccMode.SET, heads, 2, 1)
-    p.accumulate(
-        plane, when + PERIOD, AccMode.ADD, (heads, blocks - 2), (2, PERIOD), (1, 0)
-    )
+    p.accumulate(plane, when + PERIOD, AccMode.ADD, (heads, blocks - 2), (2, PERIOD), (1, 0))
     p.accumulate(plane, when + PERIOD * (blocks - 1), AccMode.ADD_EMIT, heads, 2, 1, out)
     return out
 
@@ -182,7 +182,12 @@ def _finish(
     heads = sum(group.heads)
     n, dc = heads, 2
     total, out = p.op(
-        Op.MOV, at, results[EAST], n=n, dc=dc, alu=None if WEST in results else p.pick(0, 4),
+        Op.MOV,
+        at,
+        results[EAST],
+        n=n,
+        dc=dc,
+        alu=None if WEST in results else p.pick(0, 4),
         out=-1 if WEST in results else 4,
     )
     if WEST in results:
@@ -208,9 +213,7 @@ def _finish(
     _join_heads(p, t, a, group, places)
 
 
-def _cut(
-    p: PlanePass, c: int, total: Alu, n: int, places: PlanePlaces
-) -> list[tuple[int, Stream]]:
+def _cut(p: PlanePass, c: int, total: Alu, n: int, places: PlanePlaces) -> list[tuple[int, Stream]]:
     """The sum of the weights on all lanes, in two pieces: (cycle at the VXM, stream) of each."""
     dc = 2
     x, _ = p.op(Op.MUL_F32, c, total, imm=2.0**-_COARSE, n=n, dc=dc)
@@ -229,13 +232,7 @@ def _cut(
         install = meet - spec.mxm_install_cycles
         for half in (0, 1):
             plane = 2 * side + half
-            row = places.constants[plane].at(2 * half)
-            p.install(
-                plane, [Columns(0, GROUPS, row, same=True)], list(range(GROUPS)),
-                install - GROUPS, (0, 1, 0),
-            )
-            p.put_in_force(plane, install)
-            p.hold_buffer(plane, install - GROUPS, install + spec.mxm_reload_gap_cycles - 1)
+            p.install_same(plane, places.constants[plane].at(2 * half), install)
             p.hold_plane(plane, install, meet + 2 * n)
         p.hold(isa.MXM_QUEUE + 4 * side + 3, meet, meet + 2 * n)
         p.activate(2 * side, value, meet, n, dc)
@@ -244,9 +241,7 @@ def _cut(
     return pieces
 
 
-def _join_heads(
-    p: PlanePass, t: int, value: Alu, group: QueryGroup, places: PlanePlaces
-) -> None:
+def _join_heads(p: PlanePass, t: int, value: Alu, group: QueryGroup, places: PlanePlaces) -> None:
     """Results of the heads, two cycles apart and dispatched from ``t`` on, to their query tiles."""
     shift, keep = p.pick(8), p.pick()
     head = 0
