@@ -111,20 +111,20 @@ def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[
     (cycle, ALU) of the result, the same in every superlane.
     """
     spec = p.spec
-    readable = {}
+    readable: dict[int, int] = {}
     for side in (EAST, WEST):
         code = outward(side, 12)
         place = places.pieces[side]
         _, word = p.op(Op.XOR, when, packed, imm=_SIGNS, out=code, reach=place.position)
         low = 2 if side == EAST else 0
-        half = Stream(code + low, 2, word.tag)
+        two = Stream(code + low, 2, word.tag)
         border = isa.drive_position(isa.VXM_QUEUE, code)
         at = p.driven(when)
         arrive = at + abs(place.position - border)
         source = places.offsets[1 - side]
         apart = p.load(source, outward(side, 16), arrive, place.queues[0])
         window = ScatterWindow(apart, SUPERLANES - 1)
-        readable[side] = p.store(place, half, at, border, window=window)
+        readable[side] = p.store(place, two, at, border, window=window)
     # the earliest cycle at which all bytes' results can meet
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles + EDGE
     meet = 0

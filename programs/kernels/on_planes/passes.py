@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chip import isa
 from chip.isa import AccMode, Op
 from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream, offsets
@@ -62,36 +59,29 @@ def inward(side: int, code: int) -> int:
 
 
 class PlanePass(Pass):
-    """A pass whose own streams may share diagonals where one is taken up before the other begins.
-
-    Every consumer names the value that it means, so the checker proves that it meets it.
-    """
+    """A pass of several phases, whose ALUs serve one after another."""
 
     def __init__(self, schedule: Schedule, spec: ChipSpec) -> None:
         super().__init__(schedule, spec)
-        self._driven: set[tuple[int, int]] = set()
+        self._served: set[int] = set()
 
-    def drive(
-        self, stream: int, width: int, diagonals: NDArray[np.int64], start: int, end: int
-    ) -> None:
-        """Take the diagonals that this pass does not have yet."""
-        before = len(self.rows)
-        super().drive(stream, width, diagonals, start, end)
-        for i in range(before, len(self.rows)):
-            row = int(self.rows[i][0])
-            new = [c for c in self.cycles[i].tolist() if (row, c) not in self._driven]
-            new = sorted(set(new))
-            self._driven.update((row, c) for c in new)
-            self.rows[i] = np.full(len(new), row, np.int64)
-            self.cycles[i] = np.array(new, np.int64)
+    def pick(self, *codes: int) -> int:
+        """As of any pass, among the ALUs that this phase does not use."""
+        served, self.picked = self.picked, self.picked - self._served
+        try:
+            alu = super().pick(*codes)
+        finally:
+            self.picked |= served
+        self._served.discard(alu)
+        return alu
 
     def free_alus(self) -> None:
-        """ALUs picked so far are used no more in this pass: others may be."""
-        self._taken.clear()
+        """ALUs picked so far have done what they were picked for."""
+        self._served |= self.picked
 
     def release(self, alus: list[Alu]) -> None:
         """These ALUs have done what they were picked for."""
-        self._taken.difference_update(alu.number for alu in alus)
+        self._served.update(alu.number for alu in alus)
 
     def first_read(self, since: int = 0) -> int:
         """The earliest cycle of the blocks from number ``since`` on."""
