@@ -29,6 +29,9 @@ class SpecError(LpuError, ValueError):
 _LARGEST = {"_cycles": 2**20, "_rows": 2**16, "links": LINKS, "packet_bytes": 2**16, "": 2**40}
 
 
+#: What the spacing of vectors on a link follows from.
+_SPACED_BY = {"clock_hz", "link_bytes_per_s", "packet_bytes"}
+
 #: Fields of which 0 says that nobody knows.
 _MAY_BE_UNKNOWN = ("average_power_w",)
 
@@ -216,6 +219,18 @@ def field_source(preset: str, name: str) -> tuple[str, str]:
     return source, note
 
 
+def changed_spec(base: ChipSpec, changes: dict[str, Any]) -> ChipSpec:
+    """``base`` with some fields changed, and with those that follow from them.
+
+    The spacing of vectors on a link follows from the clock, the link's rate and the packet, rounded
+    up to a cycle, where one of these is changed and the spacing is not.  Raises SpecError.
+    """
+    spec = replace(base, **changes)
+    if "send_spacing_cycles" in changes or not _SPACED_BY & changes.keys():
+        return spec
+    return replace(spec, send_spacing_cycles=math.ceil(spec.cycles_per_vector))
+
+
 def load_chip_spec(source: str | Path) -> ChipSpec:
     """A preset by name or a TOML file whose ``[chip]`` table overrides ``base`` (default lpu-1).
 
@@ -257,6 +272,6 @@ def load_chip_spec(source: str | Path) -> ChipSpec:
                 f"{path}: chip.{name} must be {type(current).__name__}, not {type(value).__name__}"
             )
     try:
-        return replace(base, **chip)
+        return changed_spec(base, chip)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None

@@ -1,5 +1,6 @@
 from .errors import InputError, RunError
 from .listening import Listener
+from .planning import PlanSettings, plan_models
 from .processes import Placement
 from .runs import (
     BeltSettings,
@@ -9,11 +10,9 @@ from .runs import (
     Generated,
     GenerateSettings,
     GenerationResult,
-    PlanSettings,
     generate,
     generate_on_belt,
     launch_everywhere,
-    plan_models,
     run_collective,
     run_generation,
     run_stored,

@@ -211,18 +211,19 @@ def draw_disaggregated(report: Row, path: Path) -> None:
         panels[0].set_ylabel(f"{report['model']}, one request\nof {size}")
 
 
-def draw_plans(rows: Sequence[Row], swept: str, path: Path) -> None:
+def draw_plans(rows: Sequence[Row], axes: Sequence[str], path: Path) -> None:
     """The picture of ``plans_figure`` as a file."""
-    _save(plans_figure(rows, swept), path)
+    _save(plans_figure(rows, axes), path)
 
 
-def plans_figure(rows: Sequence[Row], swept: str) -> Figure:
+def plans_figure(rows: Sequence[Row], varied: Sequence[str]) -> Figure:
     """Cycles of a token by phase, SRAM of the fullest chip by use: stacked bars side by side.
 
-    rows: plans as ``lpu plan`` reports them; those that fit are drawn.  swept: names their labels.
+    rows: plans as ``lpu plan`` reports them; those that fit are drawn.  varied: names of what their
+    labels say.
     """
     fitting = [row for row in rows if "phases" in row]
-    labels = [f"{row[swept]:,}" for row in fitting]
+    labels = [_plan_label(row, varied) for row in fitting]
     figure, panels = _panels(2, (11, 6))
     for axes, key, scale, title, unit in (
         (panels[0], "phases", 1e3, "cycles of one token", "thousand cycles"),
@@ -236,11 +237,16 @@ def plans_figure(rows: Sequence[Row], swept: str) -> Figure:
             bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
         axes.set_title(title)
         axes.set_ylabel(unit)
-        axes.set_xlabel(swept)
+        axes.set_xlabel(", ".join(varied))
         if names:
             # Below the bars: inside it would cover the tallest.
             axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
+
+
+def _plan_label(row: Row, varied: Sequence[str]) -> str:
+    values = (row[name] for name in varied)
+    return "\n".join(f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in values)
 
 
 def draw_sweep(rows: Sequence[Row], operation: str, chips: int, path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from cluster import option_checks, option_types
 from cluster.commands.settings import takes_settings
-from cluster.runs import PlanSettings
+from cluster.planning import PlanSettings
 from cluster.whole_files import check_writable
 
 Row = dict[str, Any]
@@ -29,27 +29,25 @@ def plan(
     if csv_file is not None:
         check_writable(csv_file)
     from cluster.commands.output import print_json, stderr_console, working
-    from cluster.runs import plan_models, write_plans
+    from cluster.planning import plan_models, write_plans
 
     with working("planning ...", stderr_console()) as tell:
         rows = plan_models(settings, tell)
-    swept = settings.swept
+    axes = [axis.name for axis in settings.axes]
     if csv_file is not None:
-        write_plans(rows, csv_file)
+        write_plans(rows, axes, csv_file)
     if plot is not None:
         from cluster.plots import draw_plans
 
-        draw_plans(rows, swept or "chips", plot)
-    if as_json and swept is None:
-        print_json(rows[0])
-    elif as_json:
-        print_json({"model": settings.model, "sweep": swept, "plans": rows})
-    elif swept is None:
+        draw_plans(rows, axes or ["chips"], plot)
+    if as_json:
+        print_json({"model": settings.model, "axes": axes, "plans": rows} if axes else rows[0])
+    elif not axes:
         _show(rows[0])
     else:
         from cluster.commands.sweep_tables import print_plans
 
-        print_plans(f"{settings.model} by {swept}", swept, rows)
+        print_plans(f"{settings.model} by {' and '.join(axes)}", axes, rows)
 
 
 def _energy_text(row: Row) -> str:
@@ -61,6 +59,21 @@ def _energy_text(row: Row) -> str:
         f"{energy['joules_per_token_in_all']:.3g} J in all (estimate: {row['chips']} chips at "
         f"their average power, {energy['machine_power_w'] / 1000:,.1f} kW)"
     )
+
+
+def _changes(row: Row) -> list[tuple[str, str]]:
+    """Fields of the chip that are not its own."""
+    lines = [f"{name} {was:,} -> {now:,}" for name, (was, now) in _plain(row["changes"])]
+    lines += [f"{name} changed" for name, (was, _) in row["changes"].items() if not _number(was)]
+    return [("what if", "; ".join(lines))] if lines else []
+
+
+def _plain(changes: Row) -> list[tuple[str, tuple[float, float]]]:
+    return [(name, (was, now)) for name, (was, now) in changes.items() if _number(was)]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _floor(row: Row) -> list[tuple[str, str]]:
@@ -119,6 +132,7 @@ def _show(row: Row) -> None:
         f"{row['model']} on {row['chips']} {row['chip']}",
         [
             ("machine", row["machine"]),
+            *_changes(row),
             ("context, batch, weights", f"{row['context']:,}, {row['batch']}, {row['dtype']}"),
             ("cycles per token", f"{cycles:,}"),
             *phases,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -42,42 +42,65 @@ def print_sweep(title: str, rows: Sequence[Row], gpu: str | None) -> None:
         typer.echo(f"link conflicts: {conflicts}")
 
 
-def print_plans(title: str, swept: str, rows: Sequence[Row]) -> None:
-    """Plans side by side, then each bottleneck once and why steps of the sweep have no plan."""
-    headings = [swept] if swept == "chips" else [swept, "chips"]
-    headings += [
-        "tp x\nstages",
-        "cycles\nper token",
-        "interval\nof a belt",
-        "tokens/s\nper user",
-        "tokens/s\nin all",
-        "J per\ntoken",
-    ]
-    table = _table(title, headings)
+_INTERVAL = "interval\nof a belt"
+#: Columns of plans beside what varies; where two things vary the interval has no room.
+_PLAN_COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
+    ("chips", lambda row: f"{row['chips']:,}"),
+    ("tp x\nstages", lambda row: f"{row['tp']} x {row['pp']}"),
+    ("cycles\nper token", lambda row: f"{row['cycles_per_token']:,}"),
+    (_INTERVAL, lambda row: f"{row['initiation_interval_cycles']:,}"),
+    ("tokens/s\nper user", lambda row: _rate(row["tokens_per_second_per_user"])),
+    ("tokens/s\nin all", lambda row: _rate(row["tokens_per_second_total"])),
+    ("J per\ntoken", lambda row: _joules(row)),
+]
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.1f}" if per_second < 10_000 else f"{per_second:,.0f}"
+
+
+def _joules(row: Row) -> str:
+    energy = row["energy"]
+    return "-" if energy is None else f"{energy['joules_per_token_in_all']:.3g}"
+
+
+def print_plans(title: str, axes: Sequence[str], rows: Sequence[Row]) -> None:
+    """Plans side by side, then each bottleneck once and why some points have no plan."""
+    left_out = {*axes, *([_INTERVAL] if len(axes) > 1 else [])}
+    columns = [column for column in _PLAN_COLUMNS if column[0] not in left_out]
+    numbers = [name for name in axes if all(isinstance(row[name], int) for row in rows)]
+    table = _table(title, [*map(_heading, axes), *(heading for heading, _ in columns)])
+    for column, name in zip(table.columns, axes, strict=False):
+        column.justify = "right" if name in numbers else "left"
+        column.no_wrap = name in numbers
     bottlenecks: dict[str, list[Row]] = {}
     problems: list[str] = []
     for row in rows:
         if "problem" in row:
-            problems.append(f"no plan for {swept} {row[swept]:,}: {row['problem']}")
+            problems.append(f"no plan for {_point(row, axes)}: {row['problem']}")
             continue
-        energy = row["energy"]
-        cells = [f"{row[swept]:,}"] + ([] if swept == "chips" else [f"{row['chips']:,}"])
-        table.add_row(
-            *cells,
-            f"{row['tp']} x {row['pp']}",
-            f"{row['cycles_per_token']:,}",
-            f"{row['initiation_interval_cycles']:,}",
-            f"{row['tokens_per_second_per_user']:,.1f}",
-            f"{row['tokens_per_second_total']:,.1f}",
-            "-" if energy is None else f"{energy['joules_per_token_in_all']:.3g}",
-        )
+        table.add_row(*(_shown(row[name]) for name in axes), *(text(row) for _, text in columns))
         bottlenecks.setdefault(_PERCENT.sub("%", row["bottleneck"]), []).append(row)
     Console(highlight=False).print(table)
     for alike in bottlenecks.values():
-        values = "; ".join(f"{row[swept]:,}" for row in alike)
-        typer.echo(f"bottleneck at {swept} {values}: {_in_short(alike)}")
+        where = " and ".join(axes)
+        values = "; ".join(" / ".join(_shown(row[name]) for name in axes) for row in alike)
+        typer.echo(f"bottleneck at {where} {values}: {_in_short(alike)}")
     for problem in problems:
         typer.echo(problem)
+
+
+def _heading(name: str) -> str:
+    """A field's name over several lines."""
+    return name.replace("chip.", "").replace("_cycles", "\ncycles").replace("_per_", "\nper_")
+
+
+def _point(row: Row, axes: Sequence[str]) -> str:
+    return ", ".join(f"{name} {_shown(row[name])}" for name in axes)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 
 def _in_short(alike: Sequence[Row]) -> str:
@@ -95,7 +118,9 @@ def _in_short(alike: Sequence[Row]) -> str:
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for heading in headings:
         justify: Any = "left" if heading == "algorithm" else "right"
         table.add_column(heading, justify=justify, no_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
-from cluster.runs import PlanSettings, plan_models
+from cluster.planning import PlanSettings, plan_models
 
 Row = dict[str, Any]
 
@@ -77,32 +77,33 @@ def plan_named(
     model: str | Path,
     *,
     chip: str = "groq-lpu-1",
-    chips: int | None = None,
+    chips: int | str | None = None,
     tp: int | None = None,
-    context: int = 2048,
-    batch: int = 1,
+    context: int | str = 2048,
+    batch: int | str = 1,
     dtype: str = "int8",
-    sweep: str | None = None,
+    sweep: str | Sequence[str] | None = None,
     changes: Mapping[str, object] | None = None,
     run: bool = True,
 ) -> PlanTable:
-    """Plan a model by its shape alone, as ``lpu plan`` does: one row, or one per step of ``sweep``.
+    """Plan a model by its shape alone, as ``lpu plan`` does: one row, or one per point of axes.
 
     model: a name of an architecture, a checkpoint directory or a ``config.json``.  chips: None for
     the fewest that fit.  context: positions of every sequence.  batch: sequences in flight.
-    sweep: ``chips``, ``context`` or ``batch`` over a range, as ``chips=64..1024``.  changes: fields
-    of the chip by name, ``{"hop_cycles": 400}``.  run: also run the programs on chips without data.
-    Raises an LpuError, one line, for what cannot be; a step of a sweep gets a ``problem`` instead.
+    sweep: a field over values, as ``chips=64..1024`` or ``chip.hop_cycles=650,325``, or two such;
+    chips, context and batch may be several, too, as ``"64..1024"``.  changes: fields of the chip by
+    name, ``{"hop_cycles": 400}``.  run: also run the programs on chips without data.  Raises an
+    LpuError, one line, for what cannot be; one plan of several gets a ``problem`` instead.
     """
     settings = PlanSettings(
         model=str(model),
-        chip=chip,
-        chips=chips,
+        chip=[chip],
+        chips=None if chips is None else str(chips),
         tp=tp,
-        context=context,
-        batch=batch,
+        context=str(context),
+        batch=str(batch),
         dtype=dtype,
-        sweep=sweep,
+        sweep=[sweep] if isinstance(sweep, str) else list(sweep or ()),
         set_=[f"chip.{field}={_text(value)}" for field, value in (changes or {}).items()],
         run=run,
     )

@@ -18,7 +18,6 @@ from .generation import (
     run_generation,
 )
 from .launch import launch_everywhere
-from .plans import plan_models, write_plans
 from .prompts_on_belt import BeltTexts, generate_on_belt
 from .settings import (
     DEFAULT_PROMPT,
@@ -32,7 +31,6 @@ from .settings import (
     GenerateSettings,
     MatmulSettings,
     Operation,
-    PlanSettings,
     Wiring,
     WiringChip,
     WorkloadSettings,
@@ -81,7 +79,6 @@ __all__ = [
     "GenerationResult",
     "MatmulSettings",
     "Operation",
-    "PlanSettings",
     "Reply",
     "StoredRun",
     "Wiring",
@@ -108,7 +105,6 @@ __all__ = [
     "machine_of",
     "measure_workload",
     "pick_entry",
-    "plan_models",
     "planned_launches",
     "publish_generation",
     "random_encoder",
@@ -125,5 +121,4 @@ __all__ = [
     "wiring_facts",
     "workload_rows",
     "write_csv",
-    "write_plans",
 ]

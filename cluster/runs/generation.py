@@ -32,8 +32,8 @@ from cluster.processes import (
 )
 from cluster.tracing import Launched
 from programs.artifact import Artifact
-from programs.decoder import ChipImages, PartitionedModel, entry_at
-from programs.running import Generation, Saturations
+from programs.decoder import ChipImages, PartitionedModel
+from programs.running import Generation, Saturations, text_feedings
 
 #: How long a look at the clock may take; its answer comes at the next look otherwise.
 ANSWER_SECONDS = 0.01
@@ -74,17 +74,19 @@ class GenerationResult:
     machine: tuple[Chip, ...] = ()
     saturations: Saturations = field(default_factory=dict)
     ended: str = LENGTH
+    predicted_first_token_cycles: int = 0
+
+    @property
+    def first_token_cycles(self) -> int:
+        """From the first launch to the end of the one that gave the first token."""
+        return sum(self.launch_cycles[: self.decode[0] + 1])
 
 
 def planned_launches(artifact: Artifact, job: Generation) -> list[Launched]:
     """The launches of ``job`` if no token ends it early; tokens are not known yet."""
-    last = len(job.prompt) - 1
-    launches = []
-    for position in range(last + job.max_new_tokens):
-        entry = entry_at(artifact, position, prefill=position < last)
-        token = None if position < last else ""
-        launches.append(Launched(entry, artifact.predicted_cycles[entry], token))
-    return launches
+    feedings = text_feedings(artifact, 0, len(job.prompt), job.max_new_tokens)
+    cycles = artifact.predicted_cycles
+    return [Launched(f.entry, cycles[f.entry], "" if f.logits else None) for f in feedings]
 
 
 def launches_of(result: GenerationResult, texts: Sequence[str]) -> list[Launched]:
@@ -120,8 +122,10 @@ def run_generation(
         artifact = replace(artifact, memory=images.of(range(artifact.chips)))
         images = None
 
+    planned = planned_launches(artifact, job)
+
     def entry_of(launch: int) -> str:
-        return entry_at(artifact, launch, prefill=launch < len(job.prompt) - 1)
+        return planned[launch].entry
 
     recoveries: list[Recovery] = []
     refused = (0, 0)
@@ -169,9 +173,9 @@ def kept_chips(
 ) -> Iterator[Work]:
     """The chips of ``artifact`` for one generation after another, as long as the context lasts.
 
-    What a prompt shares with what the chips were fed before is not computed again.  A result's
-    launches and virtual cycles are those of its whole text; its host transfers, those of new
-    launches.  images: of an artifact without memory images.
+    What a prompt shares with what the chips were fed before is not computed again: a result's
+    launches, cycles and host transfers are those of what is new.  images: of an artifact without
+    memory images.
     """
     if placement.in_process:
         if images is not None:
@@ -339,4 +343,7 @@ def _conclude(
         faults=first.faults,
         saturations=whole.saturations,
         ended=STOP if first.tokens[-1] in job.stop else LENGTH,
+        predicted_first_token_cycles=sum(
+            predicted[entry] for entry in first.entries[: first.decode[0] + 1]
+        ),
     )

@@ -48,6 +48,10 @@ class BeltTexts:
                 f"{facts['interval_cycles']:,} cycles ({exact} predicted, {facts['beats']} beats)",
             ),
             ("a token takes", f"{facts['latency_cycles']:,} cycles from first stage to last"),
+            (
+                "first tokens",
+                f"after {_joined(facts['first_token_cycles'])} cycles, prompt after prompt",
+            ),
             ("tokens per second", f"{one:,.0f} per user, {every:,.0f} in all, without the host"),
             (
                 "machine",
@@ -98,6 +102,7 @@ def generate_on_belt(
         "texts": said,
         "interval_cycles": result.interval_cycles,
         "latency_cycles": result.latency_cycles,
+        "first_token_cycles": [n * result.interval_cycles for n in result.first_token_beats],
         "retired_as_predicted": set(result.retired) == {result.interval_cycles},
         "tokens_per_second_per_user": one,
         "tokens_per_second_total": every,
@@ -106,6 +111,10 @@ def generate_on_belt(
         "wall_seconds": perf_counter() - started,
     }
     return BeltTexts(texts, said, result, facts)
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ", ".join(f"{n:,}" for n in numbers)
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -7,9 +7,9 @@ options of the command line are in the annotations, see ``cluster.commands.setti
 from __future__ import annotations
 
 import re
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -232,99 +232,6 @@ class CollectiveSettings:
             raise InputError(ONLY_WITH_RUN)
         if self.in_process and self.chips_per_actor is not None:
             raise InputError("--in-process: there are no actors; leave --chips-per-actor out")
-
-
-#: What a plan can be swept over, and how many steps of it at most.
-SWEPT = ("chips", "context", "batch")
-MOST_STEPS = 64
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """A model's plan, or one for every step of a sweep.
-
-    model: see ``programs.models.find_model``; its shape is enough.  chips: None for the fewest that
-    fit.  set_: fields of the chip to change, as ``chip.FIELD=VALUE``.  buckets: also what a token
-    costs at shorter contexts.  run: also run the programs.
-    """
-
-    model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
-    chip: option_types.ChipType = "groq-lpu-1"
-    chips: Annotated[
-        int | None, typer.Option(help="Chips to use.", show_default="the fewest that fit")
-    ] = None
-    tp: Annotated[
-        int | None, typer.Option(help="Chips that share every matrix.", show_default="up to 8")
-    ] = None
-    context: Annotated[int, typer.Option(help="Positions of every sequence.")] = 2048
-    batch: Annotated[int, typer.Option(help="Sequences in flight.")] = 1
-    dtype: option_types.Dtype = "int8"
-    sweep: Annotated[
-        str | None,
-        typer.Option(
-            help="chips, context or batch over a range: chips=64..1024 (doubling).",
-            show_default="none",
-        ),
-    ] = None
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="What if: chip.FIELD=VALUE; again for more.", show_default="none"
-        ),
-    ] = None
-    buckets: Annotated[
-        bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
-    ] = False
-    run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be, naming the option."""
-        check_at_least("--chips", self.chips, 1)
-        check_at_least("--context", self.context, 1)
-        check_at_least("--batch", self.batch, 1)
-        check_choice("--dtype", self.dtype, DTYPES)
-        if self.tp is not None and self.tp not in CHIPS:
-            raise InputError(f"--tp {self.tp}: use 1, 2, 4 or 8")
-        if self.sweep is not None:
-            _swept(self.sweep)
-
-    @property
-    def steps(self) -> list[PlanSettings]:
-        """The plans of the sweep: from the first number, doubling, to the last; else this one.
-
-        Numbers of chips are those of machines that can be wired.
-        """
-        if self.sweep is None:
-            return [self]
-        name, first, last = _swept(self.sweep)
-        values = [first << double for double in range((last // first).bit_length())]
-        if name == "chips":
-            from programs.decoder import machine_sizes
-
-            sizes = machine_sizes()
-            values = [next((s for s in sizes if s >= value), sizes[-1]) for value in values]
-        alone = replace(self, sweep=None)
-        steps: list[PlanSettings] = []
-        for value in list(dict.fromkeys(values))[:MOST_STEPS]:
-            change: dict[str, Any] = {name: value}
-            steps.append(replace(alone, **change))
-        return steps
-
-    @property
-    def swept(self) -> str | None:
-        """What the sweep is over; None without one."""
-        return None if self.sweep is None else _swept(self.sweep)[0]
-
-
-def _swept(text: str) -> tuple[str, int, int]:
-    """What is swept, from which number, and to which at most."""
-    name, _, span = text.partition("=")
-    low, dots, high = span.partition("..")
-    ends = (low, high if dots else low)
-    numbers = [int(end) for end in ends if end.isascii() and end.isdigit() and len(end) < 12]
-    if name not in SWEPT or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] < 1 << 30:
-        raise InputError(f"--sweep {text[:60]}: use {', '.join(SWEPT)} as in chips=64..1024")
-    return name, numbers[0], numbers[1]
 
 
 @dataclass(frozen=True)

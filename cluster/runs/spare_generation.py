@@ -102,10 +102,11 @@ def _before(
     model: PartitionedModel | None,
 ) -> list[int] | None:
     """The tokens of the launches before ``launch``; None when the text is over by then."""
-    tokens = launch - (len(job.prompt) - 1)
+    planned = planned_launches(artifact, job)
+    tokens = sum(launched.token is not None for launched in planned[:launch])
     if tokens >= job.max_new_tokens:
         return None
-    if tokens <= 0:  # still in the prompt: nothing was said yet
+    if tokens == 0:  # still in the prompt: nothing was said yet
         return []
     part = replace(job, max_new_tokens=tokens)
     said = run_generation(artifact, part, placement, Listener(), perf_counter(), model).tokens

@@ -226,6 +226,10 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
     where = actors_text(result.actors, result.chips) if result.actors else IN_PROCESS
     facts = [
         ("tokens", f"{len(result.tokens)} after a prompt of {len(done.prompt)}{cut}"),
+        (
+            "first token",
+            f"after {result.first_token_cycles:,} cycles, {result.decode[0] + 1} launches",
+        ),
         ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
         (
             "floor of the machine",
@@ -267,6 +271,8 @@ def generation_json(done: Generated) -> dict[str, Any]:
         "ended": result.ended,
         "chips": result.chips,
         "actors": result.actors,
+        "first_token_cycles": result.first_token_cycles,
+        "predicted_first_token_cycles": result.predicted_first_token_cycles,
         "cycles_per_token": result.cycles_per_token,
         "predicted_cycles_per_token": result.predicted_cycles_per_token,
         "floor_cycles": done.floor_cycles,

@@ -72,7 +72,7 @@ class LinkJitter:
     def __post_init__(self) -> None:
         if not 0 <= self.min_cycles <= self.mean_cycles <= self.max_cycles:
             raise ClockError(f"jitter {self.name}: min <= mean <= max must hold: {self}")
-        if (self.std_cycles <= 0) != (self.min_cycles == self.max_cycles):
+        if (self.std_cycles > 0) == (self.min_cycles == self.max_cycles):
             raise ClockError(f"jitter {self.name}: std must be positive, or min, mean, max equal")
 
     def shifted(self, cycles: int) -> LinkJitter:

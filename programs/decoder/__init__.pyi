@@ -9,7 +9,17 @@ from .compiler import (
 from .expert_weights import router_columns, router_parts
 from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
 from .golden import GoldenDecoder
-from .host import Host, adopt, belt_entry, entry_at, home_of, pick_token, token_entry
+from .host import (
+    Host,
+    adopt,
+    belt_entry,
+    bucket_at,
+    entry_at,
+    home_of,
+    pick_token,
+    prompt_entry,
+    token_entry,
+)
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
@@ -38,6 +48,7 @@ __all__ = [
     "Stage",
     "adopt",
     "belt_entry",
+    "bucket_at",
     "build_pipeline",
     "check_parallelism",
     "compile_belt",
@@ -53,6 +64,7 @@ __all__ = [
     "part_tiles",
     "partition_model",
     "pick_token",
+    "prompt_entry",
     "random_chip_weights",
     "router_columns",
     "router_parts",

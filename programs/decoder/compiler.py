@@ -8,6 +8,7 @@ A stage is a group of ``tp`` chips of one node; every chip of a stage runs the s
 differs is what its SRAM holds and, between stages, what it sends.  One launch takes one token
 through all stages; chips of later stages wait for their Receives at their compiled cycles.  A
 decode program feeds one token and ends in logits; a prefill program is the same without the head.
+A prompt's tokens follow each other through the stages, one in each (``programs.running.feeding``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, Planes, planes_of
 from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
-from programs.decoder.host import belt_entry, token_entry
+from programs.decoder.host import belt_entry, prompt_entry, token_entry
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
@@ -147,6 +148,9 @@ def compile_apart(
         for prefill in (False, True):
             entry = token_entry(context, prefill)
             programs[entry], program_of_chip = pipeline.programs(context, head=not prefill)
+        for end in (False, True) if len(dealt) > 1 else ():
+            entry = prompt_entry(context, end)
+            programs[entry], program_of_chip = pipeline.prompt_programs(context, end)
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
     return artifact, chip_images(pipeline, model)
 

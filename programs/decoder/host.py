@@ -160,21 +160,34 @@ def token_entry(context: int, prefill: bool) -> str:
     return f"{'prefill' if prefill else 'decode'}-{context}"
 
 
+def prompt_entry(context: int, end: bool) -> str:
+    """The program of a beat of one prompt's tokens among ``context`` positions.
+
+    end: of the beat after it, in which the last stage alone makes the logits.
+    """
+    return f"prompt-{context}{'-end' if end else ''}"
+
+
 def belt_entry(context: int, number: int) -> str:
     """The program of beats of ``number`` modulo the belt's sequences."""
     return f"belt-{context}-{number}"
 
 
-def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
-    """The entry point for a token at ``position``; raises ValueError beyond the context."""
+def bucket_at(artifact: Artifact, position: int) -> int:
+    """The context whose programs a token at ``position`` takes; ValueError beyond the last."""
     facts = decoder_of(artifact)
     for bucket in facts.buckets:
         if position < bucket:
-            return token_entry(bucket, prefill)
+            return bucket
     raise ValueError(
         f"position {position}: the artifact was compiled for {facts.context} positions; "
         "compile with a longer --context"
     )
+
+
+def entry_at(artifact: Artifact, position: int, prefill: bool) -> str:
+    """The entry point for a token at ``position``; raises ValueError beyond the context."""
+    return token_entry(bucket_at(artifact, position), prefill)
 
 
 def home_of(artifact: Artifact) -> Path:

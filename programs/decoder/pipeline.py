@@ -140,15 +140,16 @@ class Pipeline:
             found.append((self.handover(chip, stage, None), after))
         return found
 
-    def beat(self, context: int) -> tuple[int, int, int]:
+    def beat(self, context: int, head: bool = True) -> tuple[int, int, int]:
         """One beat of the conveyor belt: when x is readable, when handing over begins, the end.
 
-        In a beat every stage works on a token of another sequence; then all hand over at once.
+        In a beat every stage works on another token; then all hand over at once.  head: the last
+        stage gives logits as well.
         """
         bodies = [code.body(context) for code in self.code]
         firsts = [b.all_cycles().min(initial=0) for b in bodies]
         start = int(max(-first for first in firsts))
-        work = start + max(body.cycles + body.head_cycles for body in bodies)
+        work = start + max(b.cycles + (b.head_cycles if head else 0) for b in bodies)
         if not self.handovers:
             return start, work, work
         pause = pause_cycles(self.spec)
@@ -164,9 +165,11 @@ class Pipeline:
         out = stage if stage < len(self.handovers) else None
         return self.handover(chip, out, stage - 1 if stage > 0 else None)
 
-    def belt_timeline(self, context: int, stage: int, chip: int) -> list[tuple[Piece | None, int]]:
+    def belt_timeline(
+        self, context: int, stage: int, chip: int, head: bool = True
+    ) -> list[tuple[Piece | None, int]]:
         """As ``timeline``, for one beat."""
-        start, after, _ = self.beat(context)
+        start, after, _ = self.beat(context, head)
         if not self.handovers:
             return [(None, start)]
         return [(None, start), (self.exchanged(stage, chip), after)]
@@ -190,6 +193,32 @@ class Pipeline:
             [0] * len(self.groups),
         )
 
+    def prompt_end(self, context: int) -> tuple[int, int]:
+        """When x is readable at the last stage that works alone, and when its logits are there."""
+        last = self.code[-1].body(context)
+        start = max(0, -int(last.all_cycles().min(initial=0)))
+        return start, start + last.cycles + last.head_cycles
+
+    def prompt_cycles(self, context: int) -> tuple[int, int]:
+        """Cycles of a beat of one prompt's tokens, and of the last stage alone with the head."""
+        return self.beat(context, head=False)[2], self.prompt_end(context)[1]
+
+    def prompt_programs(
+        self, context: int, end: bool, only: Sequence[int] = ()
+    ) -> tuple[list[Program], list[int]]:
+        """As ``programs``, for a beat of one prompt's tokens, one in each stage, without logits.
+
+        end: the last stage alone, with the logits of the prompt's last token; the others rest.
+        """
+        cycles = self.prompt_cycles(context)[1 if end else 0]
+
+        def line(stage: int, chip: int) -> list[tuple[Piece | None, int]]:
+            if not end:
+                return self.belt_timeline(context, stage, chip, head=False)
+            return [(None, self.prompt_end(context)[0])] if stage == len(self.groups) - 1 else []
+
+        return self._join(context, end, only, cycles, line, [0] * len(self.groups))
+
     def belt_programs(
         self, context: int, sequences: int, number: int, only: Sequence[int] = ()
     ) -> tuple[list[Program], list[int]]:
@@ -206,6 +235,13 @@ class Pipeline:
             lambda stage, chip: self.belt_timeline(context, stage, chip),
             turns,
         )
+
+    def _kind(self, stage: int, chip: int) -> tuple[int, ...]:
+        """Equal for chips of a stage that run one program, whatever the launch."""
+        into = None if stage == 0 else self.handover(chip, None, stage - 1)
+        out = None if stage == len(self.handovers) else self.handover(chip, stage, None)
+        both = self.exchanged(stage, chip) if self.handovers else None
+        return tuple(-1 if piece is None else piece.number for piece in (into, out, both))
 
     def _join(
         self,
@@ -228,9 +264,9 @@ class Pipeline:
             known: dict[tuple[int, ...], int] = {}
             for chip in range(self.tp):
                 line = timeline(stage, chip)
-                key = tuple(-1 if piece is None else piece.number for piece, _ in line)
+                key = self._kind(stage, chip)
                 if key not in known:
-                    tables = []
+                    tables = [new_blocks(0)]
                     for number, (piece, start) in enumerate(line):
                         table = shifted(own if piece is None else kept(piece.table), start)
                         if piece is not None:

@@ -1,4 +1,5 @@
 from .belt import BeltResult, run_belt
+from .feeding import Feeding, first_token_cycles, prompt_feedings, text_feedings
 from .runner import Generation, Runner, RunResult, generate
 from .saturation import (
     Saturations,
@@ -27,6 +28,7 @@ __all__ = [
     "SYNC_MODES",
     "Alone",
     "BeltResult",
+    "Feeding",
     "Generation",
     "Logits",
     "LpuSession",
@@ -34,8 +36,10 @@ __all__ = [
     "Runner",
     "Saturations",
     "StuckError",
+    "first_token_cycles",
     "generate",
     "joined_saturations",
+    "prompt_feedings",
     "run_belt",
     "saturation_json",
     "saturation_text",
@@ -43,5 +47,6 @@ __all__ = [
     "saturations_of",
     "step_lookahead",
     "step_windows",
+    "text_feedings",
     "window_cycles",
 ]

@@ -1,14 +1,17 @@
 """The conveyor belt at work: several sequences in flight, one in each stage, all chips here.
 
-Beat n brings token t of sequence q into the first stage where n = q + t x sequences; its logits
-come out ``stages - 1`` beats later.  A stage whose sequence has not come to it yet works on what
-lies there; it writes position 0 of that sequence's caches, which its first token overwrites.
+A beat brings one token into the first stage; its logits come out ``stages - 1`` beats later.  The
+tokens of prompts are known, so they follow each other, prompt after prompt; then whichever sequence
+has waited longest for its next token goes on.  A stage without a token works on what lies there, at
+a position whose keys are written over before anybody sees them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +27,8 @@ class BeltResult:
     """tokens[q]: new tokens of each sequence; retired: the cycles of each beat, of all chips;
     interval_cycles: between two tokens of the belt; latency_cycles: of one token, in to out.
 
-    saturations: of all beats, those before a stage's sequence comes to it included.
+    first_token_beats[q]: the beats until sequence q's first new token is there.  saturations: of
+    the stages that worked on a token.
     """
 
     tokens: list[list[int]]
@@ -32,6 +36,7 @@ class BeltResult:
     interval_cycles: int
     latency_cycles: int
     saturations: Saturations
+    first_token_beats: list[int]
 
     def tokens_per_second(self, clock_hz: int, sequences: int) -> tuple[float, float]:
         """(per sequence, of all that run), in steady state of ``sequences`` places and without the
@@ -64,25 +69,79 @@ def run_belt(
         raise ValueError(f"{longest} positions: the belt was compiled for {context}")
     host = Host(artifact, model)
     runner = Runner.alone(artifact, host)
-    fed = [list(prompt) for prompt in prompts]
+    queue = _Queue([list(prompt) for prompt in prompts], new_tokens)
+    entered: list[_Turn | None] = []
     retired: list[int] = []
-    for beat in range((longest - 1) * count + len(prompts) + stages - 1):
+    firsts = [0] * len(prompts)
+    while not queue.done:
+        beat = len(entered)
+        entered.append(queue.next_turn())
+        turns = [entered[beat - s] if s <= beat else None for s in range(stages)]
+        of_chip, resting = {}, []
         for chip in runner.chips:
             stage = host.stage_of(chip.chip_id)
-            at, sequence = divmod(beat - stage, count)
-            known = fed[sequence] if sequence < len(fed) else [0]
-            position = min(max(at, 0), context - 1)
-            token = known[position] if position < len(known) else 0
-            host.prepare(chip, token, position)
-        ends = runner.launch(belt_entry(context, beat % count), beat, sync)
+            turn = turns[stage] or queue.unseen(context)
+            if turns[stage] is None:
+                resting.append(chip.chip_id)
+            host.prepare(chip, turn.token, turn.position)
+            of_chip[chip.chip_id] = belt_entry(context, (turn.sequence + stage) % count)
+        ends = runner.launch(
+            belt_entry(context, 0), beat, sync, resting=resting, entry_of=of_chip.__getitem__
+        )
         retired.append(max(ends.values()))
-        at, sequence = divmod(beat - (stages - 1), count)
-        if at < 0 or sequence >= len(fed) or at + 1 != len(fed[sequence]):
-            continue
-        if at + 1 - len(prompts[sequence]) >= new_tokens:
-            continue
-        logits = np.concatenate([host.read_logits(chip) for chip in runner.chips])
-        fed[sequence].append(pick_token(logits, 0.0, 0, 0))
-    tokens = [own[len(p) :][:new_tokens] for own, p in zip(fed, prompts, strict=True)]
+        out = turns[-1]
+        if out is not None and out.position + 1 == len(queue.fed[out.sequence]):
+            logits = np.concatenate([host.read_logits(chip) for chip in runner.chips])
+            queue.give(out.sequence, pick_token(logits, 0.0, 0, 0))
+            firsts[out.sequence] = firsts[out.sequence] or beat + 1
+    tokens = [own[len(p) :] for own, p in zip(queue.fed, prompts, strict=True)]
     interval = artifact.predicted_cycles[belt_entry(context, 0)]
-    return BeltResult(tokens, retired, interval, interval * stages, runner.saturations)
+    return BeltResult(tokens, retired, interval, interval * stages, runner.saturations, firsts)
+
+
+class _Turn(NamedTuple):
+    """A token of a sequence on its way through the stages."""
+
+    sequence: int
+    position: int
+    token: int
+
+
+class _Queue:
+    """Who enters the belt next; fed[q]: all known tokens of sequence q."""
+
+    def __init__(self, fed: list[list[int]], new_tokens: int) -> None:
+        self.fed = fed
+        self._ends = [len(own) + new_tokens for own in fed]
+        self._entered = [0] * len(fed)
+        self._waiting = deque(range(len(fed)))  # sequences with a token to enter, in their order
+
+    @property
+    def done(self) -> bool:
+        """All new tokens are there."""
+        return all(len(own) == end for own, end in zip(self.fed, self._ends, strict=True))
+
+    def next_turn(self) -> _Turn | None:
+        """The token that enters now; None when all that are known have entered."""
+        if not self._waiting:
+            return None
+        sequence = self._waiting[0]
+        position = self._entered[sequence]
+        self._entered[sequence] += 1
+        if self._entered[sequence] == len(self.fed[sequence]):
+            self._waiting.popleft()
+        return _Turn(sequence, position, self.fed[sequence][position])
+
+    def give(self, sequence: int, token: int) -> None:
+        """A new token of a sequence is there, and enters unless it is the last one."""
+        self.fed[sequence].append(token)
+        if len(self.fed[sequence]) < self._ends[sequence]:
+            self._waiting.append(sequence)
+
+    def unseen(self, context: int) -> _Turn:
+        """A place that no token of sequence 0 sees before it is written over.
+
+        Stages lag behind the first, so its next position is new to all; behind the last position
+        there is nobody to see.
+        """
+        return _Turn(0, min(self._entered[0], context - 1), 0)

@@ -9,8 +9,9 @@ runs all chips here, in one thread, so that a compiler engineer can step through
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from interconnect.wiring import wire
 from programs.artifact import Artifact, Bindings
 from programs.decoder import Host, pick_token
 from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
+from programs.running.feeding import Feeding, text_feedings
 from programs.running.saturation import Saturations, saturations_of
 from programs.running.stepping import (
     BARRIER,
@@ -62,7 +64,7 @@ class RunResult:
     retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
     io_seconds: of host transfers; decode_io_seconds: those of the launches that gave a token.
     faults: what ``programs.faults.modelled`` counted, empty without a plan.  saturations: of its
-    chips.
+    chips.  begun: positions that the chips had been fed before the first launch.
     """
 
     tokens: list[int]
@@ -74,15 +76,15 @@ class RunResult:
     faults: dict[str, int] = field(default_factory=dict)
     saturations: Saturations = field(default_factory=dict)
     decode_io_seconds: float = 0.0
+    begun: int = 0
 
     def cut(self, position: int) -> RunResult:
-        """What the launches before ``position`` gave, to go on from with another prompt.
+        """The same chips to go on with another prompt that begins alike up to ``position``.
 
-        The chips may have gone further: a launch writes its own position over, and sees no later
-        one.  Tokens begin anew, and so do host seconds.
+        They may have gone further: a launch writes its own position over, and sees no later one.
+        Launches, tokens and host seconds begin anew.
         """
-        retired = {chip: cycles[:position] for chip, cycles in self.retired.items()}
-        return RunResult([], self.entries[:position], [], retired, {}, 0.0)
+        return RunResult([], [], [], {chip: [] for chip in self.retired}, {}, 0.0, begun=position)
 
 
 class Runner:
@@ -203,13 +205,18 @@ class Runner:
         sync: str,
         counts: dict[str, int] | None = None,
         from_first: Callable[[], int] | None = None,
+        resting: Sequence[int] = (),
+        entry_of: Callable[[int], str] | None = None,
     ) -> dict[int, int]:
         """Run one launch of all own chips; the cycle at which each retired.
 
         counts: of faults, is added to.  from_first: see ``ModelledFaults``; new chips by default.
+        resting: chips that work on nothing of a text, so what they saturate is not counted.
+        entry_of: a chip's entry point where not all have ``entry``, without faults only; all such
+        entry points exchange the same vectors.
         """
         if self._faults is None:
-            return self._launch(entry, number, sync)
+            return self._launch(entry, number, sync, resting, entry_of)
 
         def again() -> int:
             self._new_chips()
@@ -222,14 +229,23 @@ class Runner:
             number,
             entry,
             {} if counts is None else counts,
-            lambda: self._launch(entry, number, sync),
+            lambda: self._launch(entry, number, sync, resting),
             self.touched,
             from_first or again,
         )
 
-    def _launch(self, entry: str, number: int, sync: str) -> dict[int, int]:
+    def _launch(
+        self,
+        entry: str,
+        number: int,
+        sync: str,
+        resting: Sequence[int] = (),
+        entry_of: Callable[[int], str] | None = None,
+    ) -> dict[int, int]:
         for chip in self.chips:
-            chip.begin(self.linked(entry, chip.chip_id), number)
+            own = entry if entry_of is None else entry_of(chip.chip_id)
+            chip.begin(self.linked(own, chip.chip_id), number)
+        before = {c.chip_id: c.saturated.copy() for c in self.chips if c.chip_id in resting}
         if sync == BARRIER:
             # Marks ascend although a launch that failed runs again under its number.
             window = window_cycles(self.artifact.spec)
@@ -237,27 +253,40 @@ class Runner:
         else:
             step_lookahead(self.chips, self.rings, self.peers, self._threads)
         self._launched += 1
+        for chip in self.chips:
+            if chip.chip_id in before:
+                chip.saturated = before[chip.chip_id]
         return {chip.chip_id: chip.retired_cycles for chip in self.chips}
 
-    def _repeat(self, job: Generation, result: RunResult) -> int:
-        """On new chips every launch so far again, from the known tokens; their cycles."""
+    def prepare(self, feeding: Feeding, tokens: Sequence[int] | Mapping[int, int]) -> list[int]:
+        """Write the inputs of a launch; the chips that work on nothing of the text.
+
+        tokens: by position.
+        """
+        resting = []
+        for chip in self.chips:
+            stage = self.host.stage_of(chip.chip_id)
+            if stage in feeding.resting:
+                resting.append(chip.chip_id)
+            position = feeding.positions[stage]
+            token = 0 if stage in feeding.resting else tokens[position]
+            self.host.prepare(chip, token, position)
+        return resting
+
+    def _repeat(self, tokens: Sequence[int], feedings: Sequence[Feeding], sync: str) -> int:
+        """On new chips all launches again but the last, whose inputs are prepared; their cycles."""
         before = [chip.digest_sums.copy() for chip in self.chips]
         io_seconds = self.host.virtual_io_seconds
         self._new_chips()
-        tokens = [*job.prompt, *result.tokens]
         cycles = 0
-        for position, entry in enumerate(result.entries):
-            for chip in self.chips:
-                self.host.prepare(chip, tokens[position], position)
-            self._launch(entry, position, job.sync)
-            cycles += self.artifact.predicted_cycles[entry]
-        self.host.virtual_io_seconds = io_seconds
+        for number, feeding in enumerate(feedings[:-1]):
+            resting = self.prepare(feeding, tokens)
+            self._launch(feeding.entry, number, sync, resting)
+            cycles += self.artifact.predicted_cycles[feeding.entry]
         for chip, sums in zip(self.chips, before, strict=True):
             if (chip.digest_sums != sums).any():
                 raise UnrecoverableError(f"chip {chip.chip_id} computed other things on the spare")
-        token = tokens[len(result.entries)]
-        for chip in self.chips:
-            self.host.prepare(chip, token, len(result.entries))
+        self.prepare(feedings[-1], tokens)
         self.host.virtual_io_seconds = io_seconds
         return cycles
 
@@ -279,24 +308,27 @@ class Runner:
         if resume is not None:
             self.host.virtual_io_seconds, io_before = resume.io_seconds, 0.0
         reached = sum(map(max, zip(*result.retired.values(), strict=True)))
-        last = len(job.prompt) - 1
-        for position in range(len(result.entries), last + job.max_new_tokens):
+        prompt = len(job.prompt)
+        feedings = text_feedings(self.artifact, result.begun, prompt, job.max_new_tokens)
+        for number in range(len(result.entries), len(feedings)):
             between(result)
-            prefill = position < last
-            token = job.prompt[position] if position <= last else result.tokens[-1]
+            feeding, tokens = feedings[number], [*job.prompt, *result.tokens]
             launch_io_before = self.host.virtual_io_seconds
-            for chip in self.chips:
-                self.host.prepare(chip, token, position)
-            entry = self.host.entry(position, prefill)
+            resting = self.prepare(feeding, tokens)
             retired = self.launch(
-                entry, position, job.sync, result.faults, lambda: self._repeat(job, result)
+                feeding.entry,
+                number,
+                job.sync,
+                result.faults,
+                partial(self._repeat, tokens, feedings[: number + 1], job.sync),
+                resting,
             )
-            for number, cycle in retired.items():
-                result.retired[number].append(cycle)
-            result.entries.append(entry)
+            for chip_id, cycle in retired.items():
+                result.retired[chip_id].append(cycle)
+            result.entries.append(feeding.entry)
             reached += max(retired.values())
-            if not prefill:
-                result.decode.append(position)
+            if feeding.logits:
+                result.decode.append(number)
                 result.tokens.append(self._pick(job, len(result.decode)))
                 result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
             result.io_seconds = self.host.virtual_io_seconds - io_before

@@ -11,13 +11,14 @@ position; there is nothing to undo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from programs.artifact import Artifact, decoder_of
-from programs.decoder import Host, PartitionedModel
+from programs.decoder import Host, PartitionedModel, entry_at
+from programs.running.feeding import Feeding, prompt_feedings
 from programs.running.runner import Runner
 from programs.running.saturation import Saturations, saturations_of
 from programs.running.stepping import LOOKAHEAD, StuckError
@@ -69,7 +70,7 @@ class LpuSession:
         """
         before = self.io_seconds
         self._launch(token, position, prefill=False)
-        values = np.concatenate([self._host.read_logits(chip) for chip in self._runner.chips])
+        values = self._logits()
         self.last_io_seconds = self.io_seconds - before
         return values
 
@@ -80,16 +81,30 @@ class LpuSession:
         self.last_io_seconds = self.io_seconds - before
 
     def read(self, tokens: Sequence[int], position: int = 0) -> F32:
-        """Feed ``tokens`` from ``position`` on; the logits after the last, float32 [vocab]."""
-        for number, token in enumerate(tokens[:-1]):
-            self.feed(token, position + number)
-        return self.logits(tokens[-1], position + len(tokens) - 1)
+        """Feed ``tokens`` from ``position`` on; the logits after the last, float32 [vocab].
+
+        They follow each other through the stages where that is sooner.
+        """
+        for feeding in prompt_feedings(self.artifact, position, len(tokens)):
+            before = self.io_seconds
+            self._feed(feeding, {position + n: token for n, token in enumerate(tokens)})
+            values = self._logits() if feeding.logits else np.zeros(0, np.float32)
+            self.last_io_seconds = self.io_seconds - before
+        return values
+
+    def _logits(self) -> F32:
+        return np.concatenate([self._host.read_logits(chip) for chip in self._runner.chips])
 
     def _launch(self, token: int, position: int, prefill: bool) -> None:
-        entry = self._host.entry(position, prefill)
-        for chip in self._runner.chips:
-            self._host.prepare(chip, token, position)
-        retired = self._runner.launch(entry, self.launches, LOOKAHEAD)
+        stages = decoder_of(self.artifact).pp
+        entry = entry_at(self.artifact, position, prefill)
+        self._feed(Feeding(entry, (position,) * stages, not prefill), {position: token})
+
+    def _feed(self, feeding: Feeding, tokens: Mapping[int, int]) -> None:
+        """One launch; tokens: by position."""
+        resting = self._runner.prepare(feeding, tokens)
+        entry = feeding.entry
+        retired = self._runner.launch(entry, self.launches, LOOKAHEAD, resting=resting)
         expected = self.artifact.predicted_cycles[entry]
         wrong = {chip: cycle for chip, cycle in retired.items() if cycle != expected}
         if wrong:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chip.spec import ChipSpec
 from cluster.listening import Listener
 from cluster.processes import Placement, carrying
 from cluster.runs import (
@@ -25,7 +27,7 @@ from cluster.runs import (
 from cluster.runs import generate as generate_text
 from cluster.runs.generation import Work
 from programs.artifact import Artifact, save
-from programs.decoder import compile_model
+from programs.decoder import compile_decoder, compile_model, partition_model
 from programs.models import load_checkpoint, shipped_model
 from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, generate
 
@@ -203,6 +205,55 @@ def test_kept_chips_launch_only_what_is_new(
             assert len(launched) == launches
             fresh = generate(artifact, job.prompt, job.max_new_tokens)
             assert kept.tokens == fresh.tokens
+
+
+@pytest.fixture(scope="module")
+def staged() -> Artifact:
+    """The shipped model on four stages of two chips."""
+    return compile_decoder(
+        partition_model(load_checkpoint(shipped_model()), 2), ChipSpec(), 64, pp=4
+    )
+
+
+def test_kept_chips_feed_stages_only_what_is_new(staged: Artifact) -> None:
+    launches = []
+    with kept_chips(staged, Placement(8, in_process=True), lambda _: None) as work:
+        for prompt in ((*PROMPT, 4, 5, 6, 7), (*PROMPT, 4, 9, 8, 1, 2, 3), (*PROMPT, 1)):
+            kept = work(Generation(prompt, 3), Heard())
+            assert kept.first_token_cycles == kept.predicted_first_token_cycles
+            fresh = run_generation(
+                staged,
+                Generation(prompt, 3),
+                Placement(8, in_process=True),
+                Heard(),
+                perf_counter(),
+            )
+            assert kept.tokens == fresh.tokens
+            launches.append((len(kept.entries), len(fresh.entries)))
+    # Seven, nine and four tokens of a prompt on four stages; four and three are known already.
+    assert launches == [(12, 12), (10, 14), (3, 9)]
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_prompts_on_stages_in_processes(staged: Artifact, local_ray: None) -> None:
+    """One digest in one process and in two, one of which dies between two beats."""
+    job = Generation(tuple(range(3, 43)), 25)
+    calm = run_generation(staged, job, Placement(8, in_process=True), Heard(), perf_counter())
+    assert calm.entries[:44] == ["prompt-64"] * 42 + ["prompt-64-end", "decode-64"]
+    assert calm.first_token_cycles == calm.predicted_first_token_cycles
+
+    class Killer(Heard):
+        def token(self, token: int) -> None:
+            if not self.tokens:
+                os.kill(chip_processes()[0], signal.SIGKILL)
+            super().token(token)
+
+    heard, placement = Killer(), Placement(4, snapshot_launches=5)
+    barred = replace(job, sync=BARRIER)
+    result = run_generation(staged, barred, placement, heard, perf_counter())
+    assert heard.tokens == result.tokens == calm.tokens
+    assert (result.digest, result.virtual_seconds) == (calm.digest, calm.virtual_seconds)
 
 
 def chip_processes() -> list[int]:

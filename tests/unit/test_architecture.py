@@ -62,7 +62,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"processes"},
         {"gpu", "metrics", "tracing"},
         {"runs"},
-        {"evaluation", "experiments"},
+        {"evaluation", "experiments", "planning"},
         {"architecture_picture", "bench", "instruction_examples", "library", "plots", "report"},
         {"commands"},
         {"cli"},

@@ -174,11 +174,13 @@ def _greatest(p: PlanePass, x: int, values: list[Stream]) -> tuple[int, Alu]:
     p.op(Op.MAX_F32, end + 5, second, Self(), alu=first.number)
     p.op(Op.MAX_F32, end + 8, Alu(alu), Self(), alu=first.number)
     p.hold_alu(alu, t, end + 5)
+    p.hold_alu(first.number, end + 1, end + 8)
     return end + 8, first
 
 
 def _spread(p: PlanePass, when: int, word: Alu, heads: int, places: PlanePlaces) -> None:
     """Lane h of the word of an ALU to all lanes, for every head, to ``places.maximum``."""
+    p.hold_alu(word.number, when, when + 3 + heads)
     _, value = p.again(word, when + 3, n=heads, out=24)
     sample = p.driven(when + 3) + 15
     unit = isa.SXM_QUEUE + 8

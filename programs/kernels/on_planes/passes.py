@@ -35,7 +35,7 @@ RESULT = 3 + 13 + 31 + 21
 
 
 @dataclass(frozen=True)
-class Columns:
+class InstalledColumns:
     """Column groups ``first`` .. of an install: word ``word`` + i of ``place``, or always the same.
 
     step: words from one block to the next.
@@ -92,7 +92,7 @@ class PlanePass(Pass):
     def install(
         self,
         plane: int,
-        columns: list[Columns],
+        columns: list[InstalledColumns],
         slots: list[int],
         when: int,
         blocks: tuple[int, int, int],
@@ -134,7 +134,9 @@ class PlanePass(Pass):
     def install_same(self, plane: int, word: Place, when: int) -> None:
         """All column groups from one word, in force by an IW at ``when``."""
         first = when - GROUPS
-        self.install(plane, [Columns(0, GROUPS, word, same=True)], list(range(GROUPS)), first, ONCE)
+        self.install(
+            plane, [InstalledColumns(0, GROUPS, word, same=True)], list(range(GROUPS)), first, ONCE
+        )
         self.put_in_force(plane, when)
         self.hold_buffer(plane, first, when + self.spec.mxm_reload_gap_cycles - 1)
 
@@ -203,7 +205,7 @@ class PlanePass(Pass):
 def stream_blocks(
     p: PlanePass,
     side: int,
-    columns: tuple[list[Columns], list[Columns]],
+    columns: tuple[list[InstalledColumns], list[InstalledColumns]],
     activations: tuple[Stream, ...],
     when: int,
     heads: int,

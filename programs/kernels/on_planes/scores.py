@@ -18,7 +18,7 @@ from programs.kernels.on_planes.passes import (
     PERIOD,
     RESULT,
     WEST,
-    Columns,
+    InstalledColumns,
     PlanePass,
     inward,
     outward,
@@ -73,7 +73,7 @@ def score(
         if count == 0:
             continue
         when = starts[side]
-        halves = tuple([Columns(0, 20, place, 20)] for place in tile.keys[side])
+        halves = tuple([InstalledColumns(0, 20, place, 20)] for place in tile.keys[side])
         since = len(p.blocks)
         values = []
         for first, code, after in ACTIVATIONS:

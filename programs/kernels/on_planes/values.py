@@ -19,7 +19,7 @@ from programs.kernels.on_planes.passes import (
     PERIOD,
     RESULT,
     WEST,
-    Columns,
+    InstalledColumns,
     PlanePass,
     inward,
     outward,
@@ -55,21 +55,16 @@ def weigh(
     first_maximum = p.first_read()
     values_read = 1 << 30
     arrive, results = 0, {}
-    # the first word is read an odd number of cycles after it was written
-    lead = {}
-    for side in (EAST, WEST):
-        if blocks[side]:
-            edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
-            travel = abs(places.weights[side].position - edge)
-            lead[side] = written[side] + 1 + spec.read_cycles + travel - 3
-    when = lead[EAST]
-    if blocks[WEST]:
-        while (
-            when + late < lead[WEST] or (when - lead[EAST]) % 2 or ((when + late - lead[WEST]) % 2)
-        ):
-            when += 1
-            if when > lead[EAST] + 4:
-                raise AssertionError((lead, late))
+    # words are read an odd number of cycles after they are written, on either side
+    behind = 0
+    leads = {}
+    for side, readable in written.items():
+        edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
+        travel = abs(places.weights[side].position - edge)
+        leads[side] = readable + 1 + spec.read_cycles + travel - spec.mxm_install_cycles
+    if WEST in leads:
+        behind = max(0, leads[WEST] - late - leads[EAST])
+    when = leads[EAST] + behind + behind % 2
     for side in (EAST, WEST):
         count = blocks[side]
         if not count:
@@ -146,15 +141,15 @@ def _exponentials(
 
 def _columns(
     tile: CachedTile, places: PlanePlaces, side: int
-) -> tuple[list[Columns], list[Columns]]:
+) -> tuple[list[InstalledColumns], list[InstalledColumns]]:
     """V^T and ones beside it, low and high bytes."""
     each, all_ = tile.columns // 16, tile.width // 16
     found = []
     for half in (0, 1):
         ones = places.constants[2 * side + half].at(half)
         values = tile.values[side][half]
-        parts = [Columns(first, each, values, each) for first in range(0, all_, each)]
-        found.append([*parts, Columns(all_, GROUPS - all_, ones, same=True)])
+        parts = [InstalledColumns(first, each, values, each) for first in range(0, all_, each)]
+        found.append([*parts, InstalledColumns(all_, GROUPS - all_, ones, same=True)])
     return found[0], found[1]
 
 
@@ -245,13 +240,14 @@ def _join_heads(p: PlanePass, t: int, value: Alu, group: QueryGroup, places: Pla
     """Results of the heads, two cycles apart and dispatched from ``t`` on, to their query tiles."""
     shift, keep = p.pick(8), p.pick()
     head = 0
-    done: list[tuple[int, list[tuple[int, Alu]]]] = []
+    done: list[tuple[int, int, list[tuple[int, Alu]]]] = []
     for tile, count in zip(group.tiles, group.heads, strict=True):
         at = t + 3 + 2 * head
         lanes = p.load(places.head_masks, 8, at - 3, n=count, dc=2, da=1)
         mark, _ = p.op(Op.ASR, at - 3, lanes, imm=16, n=count, dc=2, alu=shift)
         own, _ = p.op(Op.MASK, at, value, mark, n=count, dc=2, alu=keep)
-        parts = []
+        parts: list[tuple[int, Alu]] = []
+        begun = at + 3
         for first in range(min(2, count)):
             own_count = (count - first + 1) // 2
             alu = Alu(p.pick())
@@ -259,10 +255,11 @@ def _join_heads(p: PlanePass, t: int, value: Alu, group: QueryGroup, places: Pla
             p.op(Op.MOV, when, own, alu=alu.number)
             p.op(Op.OR, when + 4, own, Self(), alu=alu.number, n=own_count - 1, dc=4)
             parts.append((when + 4 * (own_count - 1), alu))
-            p.hold_alu(alu.number, when, when + 4 * own_count + 12)
-        done.append((tile, parts))
+        done.append((tile, begun, parts))
         head += count
-    for tile, parts in done:
+    for tile, begun, parts in done:
         when, alu = p.join(Op.OR, parts)
+        for _, part in parts:
+            p.hold_alu(part.number, begun, when + 3)
         _, out = p.again(alu, when + 3, out=4 * isa.alu_stream_groups(alu.number)[0])
         p.keep(places.outputs.at(tile), out, when + 3)

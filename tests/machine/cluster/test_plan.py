@@ -119,11 +119,56 @@ def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> 
 def test_what_ifs_change_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--model", "draft", "--chips", "8", "--context", "64", "--no-run")
     slow = planned(capsys, *asked)
-    fast = planned(capsys, *asked, "--set", "chip.hop_cycles=400", "--set", "chip.clock_hz=1000")
+    fast = planned(capsys, *asked, "--set", "chip.hop_cycles=400", "--set", "chip.clock_hz=8.9e8")
     hops = (slow["cycles_per_token"] - fast["cycles_per_token"]) / 250
     layers = ARCHITECTURES["draft"].layers
     assert hops == 2 * layers  # two all-reduces in each
-    assert fast["tokens_per_second_per_user"] == 1000 / fast["cycles_per_token"]
+    assert fast["tokens_per_second_per_user"] == 890_000_000 / fast["cycles_per_token"]
+
+
+def test_any_clock_is_planned_with_the_spacing_that_follows(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Above 900 MHz a vector takes longer than 24 cycles on a link."""
+    asked = ("--model", "draft", "--chips", "8", "--context", "64", "--no-run")
+    fast = planned(capsys, *asked, "--set", "chip.clock_hz=1.2e9")
+    assert fast["checked"]
+    assert fast["changes"] == {
+        "clock_hz": [900_000_000, 1_200_000_000],
+        "send_spacing_cycles": [24, 32],
+    }
+    assert run(["plan", *asked, "--set", "chip.clock_hz=1.2e9"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "clock_hz 900,000,000 -> 1,200,000,000; send_spacing_cycles 24 -> 32" in text
+
+
+def test_two_things_vary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A table of 80 columns, a file whose first columns are the axes, JSON in the axes' order."""
+    table = tmp_path / "rows.csv"
+    asked = ["plan", "--model", "draft", "--chips", "8,7", "--context", "64", "--no-run"]
+    varied = ["--sweep", "chip.hop_cycles=650,325", "--csv", str(table)]
+    assert run([*asked, *varied, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["axes"] == ["chips", "chip.hop_cycles"]
+    points = [(row["chips"], row["chip.hop_cycles"]) for row in found["plans"]]
+    assert points == [(8, 650), (8, 325), (7, 650), (7, 325)]
+    far, near, *neither = found["plans"]
+    saved = far["cycles_per_token"] - near["cycles_per_token"]
+    assert saved == 325 * 2 * ARCHITECTURES["draft"].layers
+    assert all("use 4 or 8" in row["problem"] for row in neither)
+    first = table.read_text(encoding="utf-8").splitlines()
+    assert first[0].startswith("chips,chip.hop_cycles,context,batch,tp,pp,cycles_per_token,")
+    assert first[1].startswith("8,650,64,1,8,1,")
+    assert run([*asked, *varied]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table_lines = [
+        line.rstrip() for line in lines if not line.startswith(("no plan", "bottleneck"))
+    ]
+    assert max(map(len, table_lines)) <= 80 and "…" not in "".join(table_lines)
+    assert (
+        "no plan for chips 7, chip.hop_cycles 325: 7 chips: no wiring has this size; use 4 or 8"
+        in lines
+    )
 
 
 @pytest.mark.long
@@ -212,8 +257,9 @@ def test_a_plan_says_that_all_experts_are_computed(
         (("--model", "nobody"), ("nobody", "does not exist")),
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
         (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),
-        (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "int")),
+        (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "no whole number")),
         (("--model", "target", "--sweep", "chips=9..3"), ("chips=9..3", "chips=64..1024")),
+        (("--model", "target", "--chips", "1024", "--context", "64"), ("1024", "1008 or 1080")),
         (("--model", "target", "--batch", "0"), ("--batch 0", "1 or more")),
         (("--model", "target", "--tp", "3"), ("--tp 3", "1, 2, 4 or 8")),
     ],

@@ -17,7 +17,7 @@ def test_legends_lie_outside_the_axes_and_inside_the_picture(plans: int) -> None
         {"chips": 8 << i, "phases": parts, "sram_bytes": {n: 10 * v for n, v in parts.items()}}
         for i in range(plans)
     ]
-    figure = plans_figure([*rows, {"chips": 7, "problem": "does not fit"}], "chips")
+    figure = plans_figure([*rows, {"chips": 7, "problem": "does not fit"}], ["chips"])
     FigureCanvasAgg(figure).draw()
     whole = figure.bbox
     assert len(figure.axes) == 2

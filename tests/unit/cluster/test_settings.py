@@ -97,5 +97,5 @@ def test_settings_check_themselves() -> None:
         CollectiveSettings(run=True, in_process=True, chips_per_actor=2)
     with pytest.raises(cluster.InputError, match="only with --run"):
         cluster.CollectiveSettings(dtype="fp32")
-    steps = cluster.PlanSettings("target", sweep="batch=3..20").steps
+    steps = cluster.PlanSettings("target", sweep=["batch=3..20"]).steps
     assert [step.batch for step in steps] == [3, 6, 12]

@@ -138,6 +138,8 @@ def generated(**changed: Any) -> Any:
     result: dict[str, Any] = {
         "tokens": [5, 6, 7],
         "cycles_per_token": [1100, 1300],
+        "first_token_cycles": 4321,
+        "decode": [3, 4],
         "chips": 8,
         "actors": 4,
         "predicted_cycles_per_token": [1100, 1300],
@@ -169,6 +171,7 @@ def test_a_text() -> None:
     rows = generation_facts(generated())
     assert [name for name, _ in rows] == [
         "tokens",
+        "first token",
         "cycles per token",
         "floor of the machine",
         "virtual speed",
@@ -179,6 +182,7 @@ def test_a_text() -> None:
     ]
     facts = dict(rows)
     assert facts["tokens"] == "3 after a prompt of 2"
+    assert facts["first token"] == "after 4,321 cycles, 4 launches"
     assert facts["cycles per token"] == "1,100 to 1,300 (as predicted)"
     assert facts["floor of the machine"] == "1,000; the last token took 1.30 times as many"
     assert facts["virtual speed"] == (
@@ -221,7 +225,7 @@ def test_a_text_that_went_through_a_lot() -> None:
     )
     rows = generation_facts(faulty)
     assert dict(rows)["cycles per token"] == "1,100 (NOT as predicted)"
-    assert rows[8:] == [
+    assert rows[9:] == [
         ("lost processes", "2 times replaced"),
         ("faults", BEFELL),
         ("nodes in use", "0, 3"),
@@ -238,6 +242,7 @@ def test_texts_on_the_belt(exact: bool, said: str) -> None:
         "tokens_per_second_total": 98765.4,
         "interval_cycles": 3456,
         "latency_cycles": 7890,
+        "first_token_cycles": [10368, 13824],
         "chips": 8,
         "pp": 4,
         "tp": 2,
@@ -250,6 +255,7 @@ def test_texts_on_the_belt(exact: bool, said: str) -> None:
         ("'b'", "'y'"),
         ("a token leaves every", f"3,456 cycles ({said} predicted, 11 beats)"),
         ("a token takes", "7,890 cycles from first stage to last"),
+        ("first tokens", "after 10,368, 13,824 cycles, prompt after prompt"),
         ("tokens per second", "1,234 per user, 98,765 in all, without the host"),
         ("machine", "8 chips, 4 stages of 2, in one process"),
         ("wall time", "1.3 s"),
@@ -261,6 +267,7 @@ def planned(**changed: Any) -> dict[str, Any]:
         "model": "target",
         "chips": 16,
         "chip": "lp30",
+        "changes": {},
         "machine": "dragonfly",
         "context": 4096,
         "batch": 2,
@@ -367,7 +374,7 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         planned(context=4096, bottleneck="scores 9%"),
         {"context": 8192, "problem": "no room"},
     ]
-    print_plans("target by context", "context", rows)
+    print_plans("target by context", ["context"], rows)
     said = cells(capsys.readouterr().out)
     row = ["8", "x", "2", "10,000", "2,500", "1,234.6", "9,876.5"]
     assert ["1,024", "16", *row, "0.346"] in said
@@ -377,7 +384,7 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         "bottleneck at context 4,096: scores 9%",
         "no plan for context 8,192: no room",
     ]
-    print_plans("target by chips", "chips", rows[:1])
+    print_plans("target by chips", ["chips"], rows[:1])
     # the number of chips once
     assert ["16", *row, "0.346"] in cells(capsys.readouterr().out)
 

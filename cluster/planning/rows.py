@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from chip.engine import warm_up
 from chip.scheduling import CompileError
-from chip.spec import ChipSpec, load_chip_spec
-from cluster.errors import InputError, RunError
-from cluster.runs.settings import PlanSettings
+from chip.spec import ChipSpec, SpecError, load_chip_spec
+from cluster.errors import RunError
+from cluster.planning.settings import PlanSettings
+from cluster.planning.steps import PlanStep
 from cluster.whole_files import replace_file
 from interconnect.wiring import FabricError
 from programs.models import config_of
@@ -51,65 +52,41 @@ PLAN_COLUMNS = (
 
 
 def plan_models(settings: PlanSettings, tell: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """A row for every step of the sweep, or the one row of a plan; ``tell`` hears what goes on.
+    """A row for every step; ``tell`` hears what goes on.
 
-    A step that no machine fits has what was asked and a ``problem``; a plan without a sweep raises
-    instead.  Raises InputError for what-ifs that cannot be, RunError where chips retire at other
-    cycles than planned.
+    Where there are several, a step that no machine fits, or whose chip cannot be, has what was
+    asked and a ``problem``; a plan alone raises instead.  Raises RunError where chips retire at
+    other cycles than planned.
     """
-    spec = changed_spec(load_chip_spec(settings.chip), settings.set_ or [])
-    if settings.sweep is None:
-        return [_plan(settings, spec, tell)]
+    steps = settings.steps
+    if not settings.axes:
+        return [_plan(settings, steps[0], tell)]
     rows = []
-    for step in settings.steps:
+    for number, step in enumerate(steps, 1):
+        tell(f"plan {number} of {len(steps)} ...")
         try:
-            rows.append(_plan(step, spec, tell))
-        except (CompileError, FabricError) as error:
-            asked = ("chips", "context", "batch", "tp", "dtype")
-            rows.append({**{name: getattr(step, name) for name in asked}, "problem": str(error)})
+            row = _plan(settings, step, lambda _: None)
+            rows.append({**row, **step.varied})
+        except (CompileError, FabricError, SpecError) as error:
+            rows.append({**step.asked, "problem": str(error)})
     return rows
 
 
-def changed_spec(spec: ChipSpec, changes: Sequence[str]) -> ChipSpec:
-    """``spec`` with fields changed as ``chip.FIELD=VALUE`` says.
-
-    Raises InputError for a change that names no field or no value of it; the spec itself refuses
-    what cannot be.
-    """
-    known = {f.name: f for f in fields(spec)}
-    for change in changes:
-        name, equals, text = change.partition("=")
-        field = name.removeprefix("chip.")
-        if not equals or not name.startswith("chip.") or field not in known:
-            raise InputError(
-                f"--set {change}: use chip.FIELD=VALUE with one of {', '.join(sorted(known))}"
-            )
-        kind = type(getattr(spec, field))
-        try:
-            if kind is tuple:
-                value: Any = tuple(int(part) for part in text.split(",") if part)
-            else:
-                value = kind(text)
-        except ValueError:
-            raise InputError(f"--set {change}: {text!r} is no {kind.__name__}") from None
-        spec = replace(spec, **{field: value})
-    return spec
-
-
-def _plan(settings: PlanSettings, spec: ChipSpec, tell: Callable[[str], None]) -> Row:
+def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -> Row:
     """One plan as its JSON object."""
     began = perf_counter()
     name, config = config_of(settings.model)
+    spec = step.spec()
     tell("compiling ...")
     found = compile_plan(
         name,
         config,
         spec,
-        dtype=settings.dtype,
-        context=settings.context,
-        batch=settings.batch,
-        chips=settings.chips,
-        tp=settings.tp,
+        dtype=step.dtype,
+        context=step.context,
+        batch=step.batch,
+        chips=step.chips,
+        tp=step.tp,
     )
     tell("checking ...")
     pieces = check_plan(found)
@@ -117,6 +94,7 @@ def _plan(settings: PlanSettings, spec: ChipSpec, tell: Callable[[str], None]) -
     row: Row = {
         "model": name,
         "chip": spec.name,
+        "changes": _changes(step, spec),
         "dtype": found.dtype,
         "context": found.context,
         "batch": found.batch,
@@ -157,6 +135,17 @@ def _plan(settings: PlanSettings, spec: ChipSpec, tell: Callable[[str], None]) -
     return row
 
 
+def _changes(step: PlanStep, spec: ChipSpec) -> Row:
+    """Fields of the chip that are not its own: {name: [before, now]}, those that follow too."""
+    own = load_chip_spec(step.chip)
+    names = (f.name for f in fields(spec))
+    return {
+        name: [getattr(own, name), getattr(spec, name)]
+        for name in names
+        if getattr(own, name) != getattr(spec, name)
+    }
+
+
 def _run(plan: Plan, full: bool) -> Row:
     """What a run of the plan without data says; ``full``: the full belt is run, too.
 
@@ -193,12 +182,13 @@ def _energy(spec: ChipSpec, chips: int, cycles: int, per_second: float) -> Row |
     }
 
 
-def write_plans(rows: Sequence[Row], path: Path) -> None:
-    """The rows as CSV with a heading; an old file stays until the new one is whole."""
+def write_plans(rows: Sequence[Row], axes: Sequence[str], path: Path) -> None:
+    """The rows as CSV with a heading, what varies first; an old file stays until this is whole."""
+    columns = [*axes, *(name for name in PLAN_COLUMNS if name not in axes)]
 
     def write(target: Path) -> None:
         with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, PLAN_COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 

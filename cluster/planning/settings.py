@@ -1,0 +1,133 @@
+"""What ``lpu plan`` can be asked for: a settings object, the same from Python and from ``lpu``."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from cluster import option_types
+from cluster.errors import InputError
+from cluster.planning.steps import Axis, PlanStep, step_of, what_ifs
+from cluster.planning.values import axis_values, one_change, several
+
+#: Plans of one call, and things that vary over them, at most.
+MOST_PLANS, MOST_AXES = 64, 2
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """A model's plan, or one for every point of one or two axes.
+
+    model: see ``programs.models.find_model``; its shape is enough.  chip: presets or files, an axis
+    if there are several.  chips, context, batch: a number, or several (``64..1024``, ``650,325``),
+    which are an axis; chips None for the fewest that fit.  sweep: further axes, as
+    ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes, each on
+    top of those before it.  buckets: also what a token costs at shorter contexts.  run: also run
+    the programs.
+    """
+
+    model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
+    chip: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Chip preset or a TOML file; again to compare.",
+            show_default=option_types.DEFAULT_CHIP,
+        ),
+    ] = None
+    chips: Annotated[
+        str | None,
+        typer.Option(help="Chips to use; 64..1024 or 64,128.", show_default="the fewest that fit"),
+    ] = None
+    tp: Annotated[
+        int | None, typer.Option(help="Chips that share every matrix.", show_default="up to 8")
+    ] = None
+    context: Annotated[str, typer.Option(help="Positions of every sequence.")] = "2048"
+    batch: Annotated[str, typer.Option(help="Sequences in flight.")] = "1"
+    dtype: option_types.Dtype = "int8"
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A field over a range (chips=64..1024: doubling; context=300..400+25) or a list "
+            "(chip.hop_cycles=650,325); twice for two axes.",
+            show_default="none",
+        ),
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="What if: chip.FIELD=VALUE; again for more.", show_default="none"
+        ),
+    ] = None
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A row for 'NAME: FIELD=VALUE ...'; again for one on top.", show_default="none"
+        ),
+    ] = None
+    buckets: Annotated[
+        bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
+    ] = False
+    run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, naming the option."""
+        _ = self.steps
+
+    @property
+    def axes(self) -> list[Axis]:
+        """What varies from plan to plan; empty for one plan."""
+        found: list[Axis] = []
+        if len(self.chip or ()) > 1:
+            found.append(Axis("chip", [(name, {"chip": name}) for name in self.chip or ()]))
+        for name in ("chips", "context", "batch"):
+            text = getattr(self, name)
+            values = several(f"--{name} {text}", text) if text is not None else []
+            if len(values) > 1:
+                found.append(_axis(name, values, ".." in text))
+        for text in self.sweep or ():
+            name, values = axis_values("--sweep", text)
+            found.append(_axis(name, values, ".." in text))
+        if self.what_if:
+            found.append(what_ifs(self.what_if))
+        names = [axis.name for axis in found]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"{min(twice)} varies twice; give it once")
+        if len(found) > MOST_AXES:
+            raise InputError(f"{', '.join(names)} vary; use two of them, a table has two axes")
+        return found
+
+    @property
+    def steps(self) -> list[PlanStep]:
+        """The plans, in the order of the axes' points."""
+        fields: dict[str, Any] = {
+            "chip": self.chip[0] if self.chip else option_types.DEFAULT_CHIP,
+            "tp": self.tp,
+            "dtype": self.dtype,
+        }
+        for name in ("chips", "context", "batch"):
+            text = getattr(self, name)
+            fields[name] = None if text is None else several(f"--{name} {text}", text)[0]
+        fields |= dict(one_change("--set", text) for text in self.set_ or ())
+        axes = self.axes
+        steps = []
+        for point in itertools.product(*(axis.points for axis in axes)):
+            varied = {axis.name: label for axis, (label, _) in zip(axes, point, strict=True)}
+            changes = {name: value for _, change in point for name, value in change.items()}
+            steps.append(step_of(fields | changes, varied))
+        if len(steps) > MOST_PLANS:
+            raise InputError(f"{len(steps):,} plans; use {MOST_PLANS} or fewer")
+        return steps
+
+
+def _axis(name: str, values: list[Any], wired: bool) -> Axis:
+    """An axis of numbers; wired: numbers of chips are those of machines that can be wired."""
+    if name == "chips" and wired:
+        from programs.decoder import machine_sizes
+
+        sizes = machine_sizes()
+        near = (next((size for size in sizes if size >= n), sizes[-1]) for n in values)
+        values = list(dict.fromkeys(near))
+    return Axis(name, [(value, {name: value}) for value in values])

@@ -1,0 +1,209 @@
+"""Attention on the planes against its definition, bit by bit, and against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from chip import numerics
+from chip.scheduling import Schedule
+from programs.kernels import attend_on_planes
+from tests import examples
+from tests.stands.plane_stand import (
+    PLACES,
+    SPEC,
+    Cache,
+    Shape,
+    Stand,
+    compiled,
+    queries_of,
+    tiles_of,
+)
+
+
+def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Bit by bit."""
+    return np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+def seen(shape: Shape, position: int, window: int = 0) -> NDArray[np.bool_]:
+    """The positions a token at ``position`` sees."""
+    at = np.arange(320 * shape.blocks)
+    return (at <= position) & (at > position - window if window else True)
+
+
+def attended(
+    shape: Shape, position: int, size: float = 1.0, seed: int = 0, key_size: float = 1.0
+) -> tuple[Stand, Cache, NDArray[np.float32], NDArray[np.bool_]]:
+    """A stand whose caches hold ``position`` + 1 tokens and whose queries are of ``size``."""
+    rng = np.random.default_rng(seed)
+    stand, cache = Stand(shape), Cache(shape)
+    cache.fill(rng, position + 1, key_size)
+    rotated = np.zeros((len(shape.heads), 320), np.float32)
+    for tile, heads in enumerate(shape.heads):
+        rotated[tile, : heads * shape.head_lanes] = (
+            rng.standard_normal(heads * shape.head_lanes) * size
+        )
+    visible = seen(shape, position)
+    stand.put_cache(cache)
+    stand.put_token(rotated, visible)
+    return stand, cache, rotated, visible
+
+
+def test_one_block_is_exact() -> None:
+    """Two heads on a tile and one on the next, on both executors."""
+    shape = Shape((2, 1), 64, 1)
+    stand, cache, rotated, visible = attended(shape, 211)
+    program = compiled(shape, 320)
+    reference = stand.run_reference(program)
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    assert same(stand.run(program), wanted)
+    assert same(reference, wanted)
+
+
+def test_blocks_of_both_sides_are_exact() -> None:
+    """Eight heads on one key and value head, three blocks: the east has one more."""
+    shape = Shape((2, 2, 2, 2), 128, 3)
+    stand, cache, rotated, visible = attended(shape, 800)
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    assert same(stand.run(compiled(shape, 960)), wanted)
+
+
+SHAPES = [
+    Shape((1,), 16, 1),
+    Shape((8,), 16, 2),
+    Shape((1,), 304, 3),
+    Shape((1, 1, 1, 1, 1, 1, 1, 1), 160, 4),
+    Shape((4, 4), 64, 5),
+    Shape((4,), 64, 4, shared=False),
+    Shape((2,), 128, 2, shared=False),
+    Shape((3, 3), 96, 13),
+    Shape((2, 1, 2), 144, 7),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("cap", [0.0, 30.0])
+def test_shapes_are_exact(shape: Shape, cap: float) -> None:
+    """First, inner and last positions; a bucket shorter than the caches gives the same bits."""
+    most = 320 * shape.blocks
+    whole = compiled(shape, most, cap)
+    for position in (0, most // 2 + 3, most - 1):
+        stand, cache, rotated, visible = attended(shape, position, seed=position)
+        queries = queries_of(shape, rotated)
+        wanted = tiles_of(shape, cache.attended(queries, visible, cap))
+        assert same(stand.run(whole), wanted)
+        assert same(stand.run(compiled(shape, position + 1, cap)), wanted)
+        window = seen(shape, position, 50)
+        stand.put_token(rotated, window)
+        assert same(stand.run(whole), tiles_of(shape, cache.attended(queries, window, cap)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[5]], ids=str)
+def test_both_executors_agree(shape: Shape) -> None:
+    stand, cache, rotated, visible = attended(shape, 320 * shape.blocks - 5)
+    program = compiled(shape, 320 * shape.blocks, 20.0)
+    reference = stand.run_reference(program)
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible, 20.0))
+    assert same(reference, wanted)
+    assert same(stand.run(program), wanted)
+
+
+@pytest.mark.long
+@settings(max_examples=examples(12), deadline=None)
+@given(
+    heads=st.lists(st.integers(1, 4), min_size=1, max_size=4).filter(lambda h: sum(h) <= 8),
+    lanes=st.integers(1, 19),
+    blocks=st.integers(1, 6),
+    shared=st.booleans(),
+    size=st.sampled_from([0.1, 1.0, 30.0, 1e4]),
+    where=st.floats(0, 1),
+    seed=st.integers(0, 1 << 30),
+)
+def test_any_shape_is_exact(
+    heads: list[int], lanes: int, blocks: int, shared: bool, size: float, where: float, seed: int
+) -> None:
+    """Random tiles, sizes of heads, contexts and positions."""
+    head_lanes = min(16 * lanes, 304 // max(heads) // 16 * 16)
+    shape = Shape(tuple(heads), head_lanes, blocks, shared)
+    position = int(where * (320 * blocks - 1))
+    stand, cache, rotated, visible = attended(shape, position, size, seed)
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    assert same(stand.run(compiled(shape, 320 * blocks)), wanted)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 600.0, 1e8])
+def test_softmax_is_right(size: float) -> None:
+    """Scores about 10, 300, 6,000 and 1e9, some of them equal, against float64."""
+    shape = Shape((2, 2), 128, 2)
+    own = min(size, 6e4)
+    stand, cache, rotated, visible = attended(shape, 500, own, key_size=size / own)
+    cache.keys[100:140] = cache.keys[60:100]
+    stand.put_cache(cache)
+    queries = queries_of(shape, rotated)
+    got = stand.run(compiled(shape, 640))
+    keys = numerics.from_f16_bits(cache.keys).astype(np.float64)
+    values = numerics.from_f16_bits(cache.values).astype(np.float64)
+    scores = numerics.from_f16_bits(queries).astype(np.float64) @ keys[visible].T
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    wanted = np.zeros((4, 320))
+    wanted[:, :256] = weights @ values[visible]
+    error = np.abs(got - tiles_of(shape, wanted.astype(np.float32)))
+    assert np.abs(scores).max() > 5 * size
+    assert error.max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape((2,), 128, 2),
+        pytest.param(Shape((4,), 64, 3, shared=False), marks=pytest.mark.long),
+        pytest.param(Shape((1,), 304, 5), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_tokens_follow_each_other(shape: Shape) -> None:
+    """Each token's key and value are appended and attended to; other positions stay as they are."""
+    rng = np.random.default_rng(5)
+    stand, cache = Stand(shape), Cache(shape)
+    program = compiled(shape, 320 * shape.blocks, append=True)
+    starts = [0, 317] if shape.blocks < 3 else [0, 317, 320 * shape.blocks - 2]
+    for position in [p for first in starts for p in (first, first + 1)]:
+        key, value = cache.draw(rng, ()), cache.draw(rng, ())
+        row = np.zeros((2, 320), np.float32)
+        row[:, : shape.width] = key, value
+        cache.keys[position] = numerics.to_f16_bits(row[0])
+        cache.values[position] = numerics.to_f16_bits(value)
+        rotated = np.zeros((len(shape.heads), 320), np.float32)
+        rotated[:, : shape.width] = rng.standard_normal((len(shape.heads), shape.width))
+        visible = seen(shape, position)
+        visible &= (cache.keys != 0).any(axis=1)
+        stand.put_token(rotated, visible)
+        stand.put_new(cache.keys[position], row[1], position)
+        wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+        assert same(stand.run(program), wanted), position
+    found = stand.read_cache()
+    written = (cache.keys != 0).any(axis=1)
+    assert np.array_equal(found.keys, cache.keys)
+    assert np.array_equal(found.values[written], cache.values[written])
+
+
+@pytest.mark.parametrize(
+    ("heads", "context", "most"),
+    [((2, 2, 2, 2), 1280, 775), ((2, 2, 2, 2), 4096, 1050), ((2, 2), 1280, 735)],
+)
+def test_cycles_stay_near_the_floor(heads: tuple[int, ...], context: int, most: int) -> None:
+    """From rotated queries to readable outputs."""
+    shape = Shape(heads, 128, -(-context // 320))
+    schedule = Schedule()
+    begin = 100
+    end = attend_on_planes(
+        schedule, SPEC, shape.group, context, (begin, begin, begin), shape.tile, PLACES
+    )
+    assert end - begin <= most
