@@ -28,7 +28,15 @@ from programs.running import Generation, Runner
 
 MODEL, CHIPS, CONTEXT = "llama-2-70b", 576, 4096
 SMOLLM2 = ModelConfig(
-    hidden_size=576, layers=30, heads=9, kv_heads=3, head_dim=64, ffn=1536, vocab=49152, tied=True
+    hidden_size=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    ffn=1536,
+    vocab=49152,
+    tied=True,
+    max_position=8192,
 )
 SMOLLM2_CONTEXT = 128
 AIM_PLAN_SECONDS = 60.0

@@ -51,7 +51,14 @@ from programs.models import ModelConfig, load_checkpoint, random_checkpoint, shi
 from programs.running import Generation
 
 TINYLLAMA = ModelConfig(
-    hidden_size=2048, layers=22, heads=32, kv_heads=4, head_dim=64, ffn=5632, vocab=32000
+    hidden_size=2048,
+    layers=22,
+    heads=32,
+    kv_heads=4,
+    head_dim=64,
+    ffn=5632,
+    vocab=32000,
+    max_position=2048,
 )
 TINY = ModelConfig(hidden_size=64, layers=1, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=64)
 CHIPS = 8

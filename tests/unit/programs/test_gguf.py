@@ -341,13 +341,13 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     fields = {
         "llama.rope.scaling.type": "linear",
         "llama.rope.scaling.factor": 4.0,
-        "llama.attention.sliding_window": 512,
+        "llama.attention.sliding_window": 500,
     }
     file = write(tmp_path / "m.gguf", SMALL, tensors_of(SMALL), fields=fields)
     config = load_checkpoint(file).config
     sliding = (LayerKind(sliding=True),) * SMALL.layers
     scaled = replace(SMALL, rope_scaling=RopeScaling("linear", 4.0))
-    assert config == replace(scaled, sliding_window=512, layer_kinds=sliding)
+    assert config == replace(scaled, sliding_window=500, layer_kinds=sliding)
 
 
 @pytest.mark.parametrize(

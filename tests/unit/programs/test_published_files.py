@@ -37,12 +37,8 @@ from programs.models import (
 from programs.models.checkpoint import read_tokenizer, tensor_shapes
 from programs.models.tensors import TensorSource
 
-SMALL = ModelConfig(
-    hidden_size=48, layers=2, heads=4, kv_heads=2, head_dim=12, ffn=56, vocab=67, tied=False
-)
-TIED = ModelConfig(
-    hidden_size=48, layers=1, heads=4, kv_heads=2, head_dim=12, ffn=56, vocab=67, tied=True
-)
+SMALL = ModelConfig(48, 2, 4, 2, 12, 56, 67, tied=False, max_position=2048)
+TIED = ModelConfig(48, 1, 4, 2, 12, 56, 67, tied=True, max_position=2048)
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LLAMA3 = {
     "rope_type": "llama3",
