@@ -1,5 +1,6 @@
 from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
 from .bias import add_bias
+from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
@@ -17,7 +18,15 @@ from .gemm import (
     store_results,
     tiles_of,
 )
-from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
+from .gemv import (
+    PAIR_ORDER,
+    PLANE_ORDER,
+    Activations,
+    ColumnBlock,
+    Slot,
+    matmul16_round,
+    matmul_round,
+)
 from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
 from .planes import Weights, put_weights
@@ -34,23 +43,28 @@ __all__ = [
     "Activations",
     "Affine",
     "AttentionPlaces",
+    "ChoicePlaces",
     "ColumnBlock",
     "Constants",
     "Emitted",
     "Finish",
     "HeadNormPlaces",
     "HeadTile",
+    "MapPlaces",
     "RoutingPlaces",
     "RowOperand",
     "Rows",
     "Segment",
     "Segments",
+    "Slot",
     "Weights",
     "WideNormPlaces",
     "add_bias",
     "append_values",
     "attend",
     "cap_words",
+    "choose_experts",
+    "copy_chosen",
     "cut",
     "dynamic_factor",
     "factor_of_sum",
