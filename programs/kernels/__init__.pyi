@@ -1,5 +1,6 @@
 from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
 from .bias import add_bias
+from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
@@ -17,7 +18,15 @@ from .gemm import (
     store_results,
     tiles_of,
 )
-from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
+from .gemv import (
+    PAIR_ORDER,
+    PLANE_ORDER,
+    Activations,
+    ColumnBlock,
+    Slot,
+    matmul16_round,
+    matmul_round,
+)
 from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
 from .on_planes import (
@@ -51,6 +60,7 @@ __all__ = [
     "Affine",
     "AttentionPlaces",
     "CachedTile",
+    "ChoicePlaces",
     "ColumnBlock",
     "Constants",
     "Emitted",
@@ -59,11 +69,13 @@ __all__ = [
     "HeadTile",
     "PlanePlaces",
     "QueryGroup",
+    "MapPlaces",
     "RoutingPlaces",
     "RowOperand",
     "Rows",
     "Segment",
     "Segments",
+    "Slot",
     "Weights",
     "WideNormPlaces",
     "add_bias",
@@ -74,6 +86,8 @@ __all__ = [
     "attend_on_planes",
     "cap_words",
     "constant_words",
+    "choose_experts",
+    "copy_chosen",
     "cut",
     "dynamic_factor",
     "factor_of_sum",
