@@ -9,6 +9,7 @@ from .attention import (
     rope,
 )
 from .bias import add_bias
+from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
 from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
@@ -26,7 +27,15 @@ from .gemm import (
     store_results,
     tiles_of,
 )
-from .gemv import PAIR_ORDER, PLANE_ORDER, Activations, ColumnBlock, matmul16_round, matmul_round
+from .gemv import (
+    PAIR_ORDER,
+    PLANE_ORDER,
+    Activations,
+    ColumnBlock,
+    Slot,
+    matmul16_round,
+    matmul_round,
+)
 from .head_norm import HeadNormPlaces, norm_heads
 from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
 from .on_planes import (
@@ -60,12 +69,14 @@ __all__ = [
     "Affine",
     "AttentionPlaces",
     "CachedTile",
+    "ChoicePlaces",
     "ColumnBlock",
     "Constants",
     "Emitted",
     "Finish",
     "HeadNormPlaces",
     "HeadTile",
+    "MapPlaces",
     "PlanePlaces",
     "QueryGroup",
     "RopePlaces",
@@ -74,6 +85,7 @@ __all__ = [
     "Rows",
     "Segment",
     "Segments",
+    "Slot",
     "Weights",
     "WideNormPlaces",
     "add_bias",
@@ -83,7 +95,9 @@ __all__ = [
     "attend",
     "attend_on_planes",
     "cap_words",
+    "choose_experts",
     "constant_words",
+    "copy_chosen",
     "cut",
     "dynamic_factor",
     "factor_of_sum",

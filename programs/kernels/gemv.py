@@ -16,7 +16,13 @@ from chip import isa
 from chip.isa import Op
 from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Stream
 from chip.spec import ChipSpec
-from programs.kernels.planes import Weights, accumulate, drive_sums, install_weights
+from programs.kernels.planes import (
+    Steering,
+    Weights,
+    accumulate,
+    drive_sums,
+    install_weights,
+)
 
 #: Planes in the order in which a round fills them, and the plane pairs (named by the even plane).
 PLANE_ORDER = (2, 3, 0, 1)
@@ -30,6 +36,8 @@ _RESULT = (16, 48)  # accumulators to VXM: SG4 4, eastward from the west, westwa
 _SCALE = 20  # WEST_QUAD to VXM, eastward
 _DYNAMIC = 56  # KV_QUAD to VXM, westward
 _OUT = 28
+_MAPS = (24, 60)  # two pairs each, inward past the weights
+_ADDED = 52  # targets to VXM, westward
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,40 @@ class Activations:
     second: tuple[Place, Place]
 
 
+@dataclass(frozen=True)
+class Slot:
+    """An expert of a choice, whose weights a round takes: the maps that say where they lie.
+
+    maps: low and high bytes, west and east, readable from ``ready`` on.  which: one of two pairs of
+    streams; rounds that follow each other take different pairs, so that neither waits for the
+    other's last words.  added: where given, results are added to what their targets hold from then
+    on.
+    """
+
+    maps: tuple[Place, Place]
+    ready: int
+    which: int = 0
+    added: int | None = None
+
+    def steering(self, schedule: Schedule) -> list[Steering]:
+        """For the two hemispheres."""
+        return [
+            Steering(place, code + 2 * self.which, schedule.tag())
+            for place, code in zip(self.maps, _MAPS, strict=True)
+        ]
+
+    def flow(self, p: Pass, blocks: list[ColumnBlock], steering: list[Steering]) -> int:
+        """Let the maps flow past the planes of ``blocks``; when the pass may begin at the earliest.
+
+        What is added has been loaded.
+        """
+        maps = [steering[side].flow(p) for side in sorted({b.plane // 2 for b in blocks})]
+        start = self.ready - min(maps)
+        if self.added is None:
+            return start
+        return max(start, self.added - min(b["cycle"] for b in p.blocks if b["out"] == _ADDED))
+
+
 def matmul_round(
     schedule: Schedule,
     spec: ChipSpec,
@@ -66,13 +108,15 @@ def matmul_round(
     scale: Place,
     dynamic: Place | None,
     targets: list[Place],
+    slot: Slot | None = None,
 ) -> int:
     """Schedule one int8 round; returns the cycle at which all results are readable.
 
     scale: fp32 words in the order of ``blocks`` on WEST_QUAD; dynamic: one fp32 word on KV_QUAD;
-    targets: one fp32 word in the east per block.
+    targets: one fp32 word in the east per block; slot: of several experts' weights, those meant.
     """
     p = Pass(schedule, spec)
+    steering = None if slot is None else slot.steering(schedule)
     widest = max(block.groups for block in blocks)
     period = widest + spec.mxm_reload_gap_cycles
     install = spec.mxm_install_cycles
@@ -87,7 +131,17 @@ def matmul_round(
         queue = isa.MXM_QUEUE + 2 * block.plane
         end = i + widest
         loaded = end - block.groups
-        install_weights(p, block.weights, 0, code, queue, (loaded, end), k_tiles, period)
+        install_weights(
+            p,
+            block.weights,
+            0,
+            code,
+            queue,
+            (loaded, end),
+            k_tiles,
+            period,
+            None if steering is None else steering[side],
+        )
         last = end + (k_tiles - 1) * period
         p.hold_buffer(block.plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
         p.hold_plane(block.plane, end, last + install + 3)
@@ -115,17 +169,26 @@ def matmul_round(
     n = len(blocks)
     a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n)
     factor = p.load(scale, _SCALE, at + 9, n=n, da=1)
+    adding = slot is not None and slot.added is not None
     if dynamic is None:
         a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT)
         when = at + 9
     else:
         a, _ = p.op(Op.MUL_F32, at + 9, a, factor, n=n)
         s = p.load(dynamic, _DYNAMIC, at + 12, n=n)
-        a, out = p.op(Op.MUL_F32, at + 12, a, s, n=n, out=_OUT)
         when = at + 12
+        if not adding:
+            a, out = p.op(Op.MUL_F32, when, a, s, n=n, out=_OUT)
+        else:
+            a, _ = p.op(Op.MUL_F32, when, a, s, n=n)
+            when += 3
+            other = _load_words(p, targets, when)
+            a, out = p.op(Op.ADD_F32, when, other, a, n=n, out=_OUT)
     _store_words(p, targets, out, when)
-    start = schedule.place(p, activations_ready - first_read)
-    return start + p.ready
+    earliest = activations_ready - first_read
+    if slot is not None and steering is not None:
+        earliest = max(earliest, slot.flow(p, blocks, steering))
+    return schedule.place(p, earliest) + p.ready
 
 
 def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
@@ -138,6 +201,19 @@ def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int
             p.op(Op.SHL, at + slots[0], digit, imm=7, alu=shift, n=len(slots))
             p.op(Op.ADD_I32, at + 3 + slots[0], digit, Alu(shift), alu=add, n=len(slots))
     return Alu(add)
+
+
+def _load_words(p: Pass, places: list[Place], when: int) -> Stream:
+    """One of ``places`` a cycle from ``when`` on; neighbours are read together."""
+    tag = p.schedule.tag()
+    i = 0
+    while i < len(places):
+        n = 1
+        while i + n < len(places) and places[i + n] == places[i].at(n):
+            n += 1
+        stream = p.load(places[i], _ADDED, when + i, n=n, da=1, tag=tag)
+        i += n
+    return stream
 
 
 def _store_words(p: Pass, targets: list[Place], out: Stream, when: int, dc: int = 1) -> None:
@@ -160,13 +236,16 @@ def matmul16_round(
     activations_ready: int,
     targets: list[Place],
     parts: int = 1,
+    slot: Slot | None = None,
 ) -> int:
     """Schedule one fp16 round on up to two plane pairs; returns when the results are readable.
 
     parts: vectors a K tile has in ``activations``, one behind the other: 1, or 2 (of an element,
-    what counts 2^PART_BITS, and the rest).  targets: one fp32 word per block in the east.
+    what counts 2^PART_BITS, and the rest).  targets: one fp32 word per block in the east.  slot:
+    of several experts' weights, those meant.
     """
     p = Pass(schedule, spec)
+    steering = None if slot is None else slot.steering(schedule)
     widest = max(block.groups for block in blocks)
     period = widest + spec.mxm_reload_gap_cycles
     install = spec.mxm_install_cycles
@@ -181,7 +260,17 @@ def matmul16_round(
         loaded = end - block.groups
         for half in range(2):
             code, lw_queue = outward + 16 * half, queue + 2 * half
-            install_weights(p, block.weights, half, code, lw_queue, (loaded, end), k_tiles, period)
+            install_weights(
+                p,
+                block.weights,
+                half,
+                code,
+                lw_queue,
+                (loaded, end),
+                k_tiles,
+                period,
+                None if steering is None else steering[side],
+            )
             last = end + (k_tiles - 1) * period
             plane = block.plane + half
             p.hold_buffer(plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
@@ -208,6 +297,8 @@ def matmul16_round(
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     at = widest + install + (k_tiles - 1) * period + through + 21
     shift, alu = p.pick(16), p.pick(16, _OUT)
+    adding = slot is not None and slot.added is not None
+    last_alu = p.pick(_ADDED, _OUT) if adding else alu
     for i, block in enumerate(blocks):
         side = block.plane // 2
         value = Stream(_RESULT[side], 4, result_tags[side])
@@ -217,7 +308,15 @@ def matmul16_round(
         else:
             done = at + 3 + i
             p.op(Op.MUL_F32, at + i, value, imm=2.0**PART_BITS, alu=shift)
-            _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT)
+            if adding:
+                p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu)
+                done += 3
+                other = _load_words(p, targets[i : i + 1], done)
+                _, out = p.op(Op.ADD_F32, done, other, Alu(alu), alu=last_alu, out=_OUT)
+            else:
+                _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT)
         p.keep(targets[i], out, done)
-    start = schedule.place(p, activations_ready - first_read)
-    return start + p.ready
+    earliest = activations_ready - first_read
+    if slot is not None and steering is not None:
+        earliest = max(earliest, slot.flow(p, blocks, steering))
+    return schedule.place(p, earliest) + p.ready

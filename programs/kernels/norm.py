@@ -54,7 +54,7 @@ def square_sum(
     if tiles > 1:
         p.op(Op.ADD_F32, start + 6, Alu(product), Self(), alu=total, n=tiles - 1, dc=3)
     t = start + 3 + 3 * tiles
-    result, at = lane_sums(p, spec, total, t, lambda meet: _install_ones(p, spec, constants, meet))
+    result, at = lane_sums(p, spec, total, t, lambda meet: install_ones(p, spec, constants, meet))
     p.hold_alu(total, start + 4, t - 1)
     return result, at
 
@@ -126,7 +126,7 @@ def lane_sums(
     return Alu(join), at + 3
 
 
-def _install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> None:
+def install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> None:
     """320 columns of fp16 ones on the east pair, in force at ``meet``, kept for the pieces."""
     end = meet - spec.mxm_install_cycles
     for half, place in enumerate((constants.zero, constants.one_high)):
@@ -174,7 +174,7 @@ def factor_of_sum(
     total = p.pick(32)
     value = p.load(sums, 32, t)
     p.op(Op.MOV, t, value, alu=total)
-    a, at = lane_sums(p, spec, total, t + 3, lambda meet: _install_ones(p, spec, constants, meet))
+    a, at = lane_sums(p, spec, total, t + 3, lambda meet: install_ones(p, spec, constants, meet))
     _factor_of(p, a, at, inv_n, eps, None, target)
     return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
 

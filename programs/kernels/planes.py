@@ -8,15 +8,18 @@ business of ``gemv`` (few vectors, weights streaming) and ``gemm`` (many rows, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
 from chip.isa import LANES, AccMode, Op
-from chip.scheduling import Pass, Place, Stream, Symbol
+from chip.program import gang_skew
+from chip.scheduling import Pass, Place, Stream, Symbol, offsets
 from programs.sram import Image
+
+Repeats = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,15 @@ class Weights:
 
     halves: one place of sixteen slices (int8), or those of the low and the high bytes (fp16).
     ``same``: all columns of a step are its one word, so that step k is at .at(k).  offsets: where
-    given, K step k begins offsets[k] words behind its place instead.
+    given, K step k begins offsets[k] words behind its place instead.  experts: where several,
+    there are as many such matrices one behind the other, and a ``Steering`` says which is meant.
     """
 
     halves: tuple[Place, ...]
     groups: int
     offsets: tuple[int, ...] | None = None
     same: bool = False
+    experts: int = 1
 
     @property
     def strides(self) -> tuple[int, int]:
@@ -56,6 +61,63 @@ def put_weights(
             image.append((queue, base + place.address, np.ascontiguousarray(words[:, s])))
 
 
+@dataclass
+class Steering:
+    """The map of one hemisphere that says which expert's weights a pass installs.
+
+    It lies further out than the weights and flows inward past them, on ``code`` and the next
+    stream, all the time that they are read.
+    """
+
+    place: Place
+    code: int
+    tag: int
+    _times: list[tuple[int, int]] = field(default_factory=list)
+
+    def gather(
+        self, p: Pass, weights: Weights, place: Place, stream: Stream, start: int, repeats: Repeats
+    ) -> None:
+        """Read the words of the expert meant as ``Pass.load`` would those of the first one.
+
+        start: of the first read of the first slice.  repeats: how often and how many cycles apart.
+        """
+        n, dc = repeats
+        words = weights.groups * n[1]
+        p.emit(
+            Op.GATHER,
+            0,
+            start,
+            n=n,
+            dc=dc,
+            da=weights.strides,
+            place=place,
+            dsg=1,
+            out=stream.code,
+            wo=1,
+            s1=self.code,
+            w1=2,
+            want1=self.tag,
+            tag=stream.tag,
+            lo=place.address,
+            hi=place.address + weights.experts * words - 1,
+        )
+        span = int(offsets(n, dc).max())
+        for queue, skew in zip(place.queues, gang_skew(place.queues, stream.code), strict=True):
+            distance = abs(isa.slice_position(queue) - self.place.position)
+            first = start + int(skew) - distance - p.spec.read_cycles
+            self._times.append((first, first + span))
+
+    def flow(self, p: Pass) -> int:
+        """Read the map from its first use to its last; when it begins to."""
+        first, last = min(a for a, _ in self._times), max(b for _, b in self._times)
+        n = last - first + 1
+        p.emit(Op.READ, 0, first, n=n, place=self.place, dsg=1, out=self.code, wo=1, tag=self.tag)
+        start = self.place.position
+        cells = isa.diagonal(self.code, start, first + p.spec.read_cycles) + np.arange(n)
+        p.drive(self.code, 2, cells, start, tag=self.tag)
+        return first
+
+
 def install_weights(
     p: Pass,
     weights: Weights,
@@ -65,6 +127,7 @@ def install_weights(
     when: tuple[int, int],
     steps: int,
     period: int,
+    steering: Steering | None = None,
 ) -> None:
     """LW and IW of one half's K steps, ``period`` cycles apart, on the plane that ``queue`` loads.
 
@@ -72,7 +135,18 @@ def install_weights(
     and of its IW.
     """
     loaded, installed = when
-    value = _read(p, weights, weights.halves[half], code, loaded, queue, steps, period)
+    place = weights.halves[half]
+    if steering is None:
+        value = _read(p, weights, place, code, loaded, queue, steps, period)
+    else:
+        value = Stream(code, 16, p.schedule.tag())
+        goal = isa.sample_position(queue, code)
+        start = loaded - p.spec.gather_cycles - abs(goal - place.position)
+        repeats = ((weights.groups, steps), (1, period))
+        steering.gather(p, weights, place, value, start, repeats)
+        cells = isa.diagonal(code, goal, loaded) + offsets(*repeats)
+        for stream, position in enumerate(place.positions, code):
+            p.drive(stream, 1, cells, position, goal)
     p.emit(
         Op.LW,
         queue,

@@ -54,6 +54,24 @@ class SramPlacement:
         half = plane % 2
         return tuple(usable[16 * half : 16 * half + 16])
 
+    def expert_slices(self, plane: int) -> tuple[int, ...]:
+        """The sixteen queues that feed ``plane`` with weights of experts, within ``map_slices``.
+
+        Those of odd planes are nearer: activations lie there too, and meet these planes' gaps.
+        """
+        west = plane < 2
+        maps = self.map_slices(0 if west else 1)
+        base = 0 if west else SLICES_PER_HEMISPHERE
+        reserved = self.spec.reserved_slices_west if west else self.spec.reserved_slices_east
+        inner = range(maps[0] - base)
+        usable = [base + s for s in inner if s not in reserved][-2 * _WEIGHTS :]
+        return tuple(usable[:_WEIGHTS] if plane % 2 else usable[_WEIGHTS:])
+
+    def map_slices(self, side: int) -> tuple[int, ...]:
+        """The four slices of a hemisphere furthest out, all at one position: maps of experts."""
+        last = SLICES_PER_HEMISPHERE * (side + 1)
+        return tuple(range(last - 4, last))
+
     def bottom(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
         """``words`` words for keeping, at one address on all ``queues``."""
         address = max(self.low[q] for q in queues)

@@ -8,11 +8,13 @@ writes the one superlane of each word that these tokens have.
 
 from __future__ import annotations
 
+import numpy as np
+
 from chip import isa
 from chip.isa import LANES_PER_SUPERLANE, SUPERLANES, AccMode, Op
 from chip.scheduling import Place, ScatterWindow, Schedule, Stream
 from chip.spec import ChipSpec
-from programs.kernels.on_planes.passes import EAST, GROUPS, WEST, PlanePass, outward
+from programs.kernels.on_planes.passes import EAST, GROUPS, WEST, PlanePass, farthest, outward
 from programs.kernels.on_planes.places import CachedTile, PlanePlaces, side_blocks
 
 _SLICES = 16
@@ -56,8 +58,8 @@ def _scatter_copies(
     """
     n, dc = (_SLICES, words), (1, _SLICES)
     driven = start + p.spec.read_cycles
-    far = max(targets, key=lambda target: abs(target.position - source.position))
-    at, unit = driven + abs(far.position - source.position), far.queues[0]
+    far, distance = farthest(targets, source.position)
+    at, unit = driven + distance, far
     value = p.load(source, code, at, unit, n=n, dc=dc, da=(0, 1))
     offsets = p.load(maps, code + 8, at, unit, n=n, dc=dc, da=(1, 0))
     for half, target in enumerate(targets):
@@ -102,8 +104,8 @@ def _spread(
     _, narrow = p.op(Op.CVT_F32_F16, t, x, out=8, width=2, reach=row.position)
     border = isa.drive_position(isa.VXM_QUEUE, narrow.code)
     at = p.driven(t)
-    arrive = at + abs(row.position - border)
-    apart = p.load(places.offsets[WEST], 16, arrive, row.queues[0])
+    far, distance = farthest((row,), border)
+    apart = p.load(places.offsets[WEST], 16, at + distance, far)
     readable = p.store(row, narrow, at, border, window=ScatterWindow(apart, SUPERLANES - 1))
     for half in (0, 1):
         plane = 2 + half
@@ -159,6 +161,8 @@ def _transpose(
             wo=_SLICES,
             tag=out.tag,
         )
+        turned = isa.diagonal(out.code, start, at) + np.arange(n)
+        p.drive(out.code, _SLICES, turned, start, tag=out.tag)
         for side in (EAST, WEST):
             last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
             window = ScatterWindow(maps[side], last)
@@ -176,7 +180,6 @@ def _hold_map(
         for at in (driven[0], driven[-1])
         for position in (isa.slice_position(q) for target in targets for q in target.queues)
     ]
-    code, far = outward(side, 16), targets[1].queues[-1]
-    travel = abs(isa.slice_position(far) - source.position)
+    far, travel = farthest(targets, source.position)
     n = max(reads) + _TURN - min(reads)
-    return p.load(source, code, min(reads) + travel, far, n=n)
+    return p.load(source, outward(side, 16), min(reads) + travel, far, n=n)

@@ -17,6 +17,7 @@ from programs.kernels.on_planes.passes import (
     EDGE,
     WEST,
     PlanePass,
+    farthest,
     inward,
     outward,
 )
@@ -101,9 +102,8 @@ def distribute(
         tag=out.tag,
     )
     start = isa.drive_position(queue, out.code)
-    border = isa.sample_position(isa.VXM_QUEUE, out.code)
     at = when + p.spec.distribute_cycles
-    p.drive(out.code, 4, isa.diagonal(out.code, start, at) + offsets(n, dc), start, border)
+    p.drive(out.code, 4, isa.diagonal(out.code, start, at) + offsets(n, dc), start, tag=out.tag)
 
 
 def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[int, Alu]:
@@ -115,14 +115,13 @@ def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[
     for side in (EAST, WEST):
         code = outward(side, 12)
         place = places.pieces[side]
-        _, word = p.op(Op.XOR, when, packed, imm=_SIGNS, out=code, reach=place.position)
+        _, word = p.op(Op.XOR, when, packed, imm=_SIGNS, out=code)
         low = 2 if side == EAST else 0
         two = Stream(code + low, 2, word.tag)
         border = isa.drive_position(isa.VXM_QUEUE, code)
         at = p.driven(when)
-        arrive = at + abs(place.position - border)
-        source = places.offsets[1 - side]
-        apart = p.load(source, outward(side, 16), arrive, place.queues[0])
+        far, distance = farthest((place,), border)
+        apart = p.load(places.offsets[1 - side], outward(side, 16), at + distance, far)
         window = ScatterWindow(apart, SUPERLANES - 1)
         readable[side] = p.store(place, two, at, border, window=window)
     # the earliest cycle at which all bytes' results can meet

@@ -58,6 +58,13 @@ def inward(side: int, code: int) -> int:
     return 32 + code if side == EAST else code
 
 
+def farthest(places: tuple[Place, ...], position: int) -> tuple[int, int]:
+    """The slice farthest from ``position``, and how far it is."""
+    queues = [queue for place in places for queue in place.queues]
+    distance, queue = max((abs(isa.slice_position(q) - position), q) for q in queues)
+    return queue, distance
+
+
 class PlanePass(Pass):
     """A pass of several phases, whose ALUs serve one after another."""
 
@@ -176,9 +183,8 @@ class PlanePass(Pass):
         leave = when + self.spec.mxm_accumulate_cycles
         if out is not None:
             edge = isa.EAST_EDGE if plane >= 2 else isa.WEST_EDGE
-            border = isa.sample_position(isa.VXM_QUEUE, out.code)
             at = isa.diagonal(out.code, edge, leave) + offsets(n, dc)
-            self.drive(out.code, 4, at, edge, border)
+            self.drive(out.code, 4, at, edge, tag=out.tag)
         return leave + EDGE
 
     # -- VXM ------------------------------------------------------------------------------

@@ -135,7 +135,6 @@ def _mask(
             dc=dc,
             alu=add,
             out=outward(side, 4),
-            reach=place.position,
         )
         p.keep(place, out, t, n=n, dc=dc, da=(1, heads))
     return at + late, Alu(add)

@@ -131,7 +131,6 @@ def _exponentials(
             alu=narrow,
             out=outward(side, 12),
             width=2,
-            reach=place.position,
         )
         p.keep(place, out, t + 9, n=n, dc=dc, da=(1, heads))
         border = isa.drive_position(isa.VXM_QUEUE, out.code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip import numerics
-from chip.scheduling import Schedule
-from programs.kernels import attend_on_planes
+from chip.checker import check
+from chip.scheduling import Pass, Place, Schedule, Symbol, program_of, relocate
+from programs.kernels import append_key, append_value, attend_on_planes
 from tests import examples
 from tests.stands.plane_stand import (
+    KEY,
     PLACES,
     SPEC,
+    VALUE,
     Cache,
     Shape,
     Stand,
@@ -22,6 +27,7 @@ from tests.stands.plane_stand import (
     queries_of,
     tiles_of,
 )
+from tests.unit.programs.test_held_alus import unheld
 
 
 def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
@@ -192,6 +198,54 @@ def test_tokens_follow_each_other(shape: Shape) -> None:
     written = (cache.keys != 0).any(axis=1)
     assert np.array_equal(found.keys, cache.keys)
     assert np.array_equal(found.values[written], cache.values[written])
+
+
+def test_addresses_may_be_symbols() -> None:
+    """One schedule serves caches at other addresses: those of another layer or sequence."""
+    shape = Shape((2,), 64, 2)
+    tile = shape.tile
+    symbols = {name: Symbol(name, 1 << bank) for bank, name in enumerate(("keys", "values"))}
+
+    def moved(pair: tuple[Place, Place], name: str, base: int) -> tuple[Place, Place]:
+        low, high = (Place(p.queues, p.address - base, symbols[name]) for p in pair)
+        return low, high
+
+    named = replace(
+        tile,
+        keys=(moved(tile.keys[0], "keys", 0), moved(tile.keys[1], "keys", 0)),
+        values=(moved(tile.values[0], "values", 4096), moved(tile.values[1], "values", 4096)),
+        recent=moved(tile.recent, "values", 4096),
+    )
+    schedule = Schedule()
+    key = append_key(schedule, SPEC, KEY, 0, named, PLACES)
+    value = append_value(schedule, SPEC, VALUE, 0, named, PLACES)
+    end = attend_on_planes(schedule, SPEC, shape.group, 640, (0, key, value), named, PLACES)
+    table, used, gangs = schedule.blocks()
+    stand, cache, rotated, visible = attended(shape, 400)
+    stand.put_new(cache.keys[400], np.zeros(320, np.float32), 400)
+    cache.values[400:] = 0
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    for keys, values in ((300, 4500), (0, 4096)):
+        bases = {symbols["keys"]: keys, symbols["values"]: values}
+        program = program_of([relocate(table, used, bases, 0)], gangs, end)
+        assert check(program, SPEC) == []
+        if keys == 0:
+            assert same(stand.run(program), wanted)
+
+
+def test_alus_with_running_results_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else may use an ALU between a result and the operation that takes it up."""
+    passes: list[Pass] = []
+    place = Schedule.place
+
+    def placed(schedule: Schedule, group: Pass, earliest: int) -> int:
+        passes.append(group)
+        return place(schedule, group, earliest)
+
+    monkeypatch.setattr(Schedule, "place", placed)
+    compiled(Shape((3, 2, 1, 1), 96, 3), 960, 50.0, append=True)
+    assert len(passes) > 6
+    assert [unheld(p) for p in passes if unheld(p)] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,307 @@
+"""Which experts a router chooses, found by the chip itself: ranks, shares and addresses.
+
+A static machine cannot branch on a router's choice, but a Gather reads from wherever a map of
+offsets says, and the chip can write that map.  Expert e's logit arrives on lane e.  Every logit,
+in two fp16 pieces, is sent through a plane pair of ones, which brings it to all lanes; lane e
+counts those that are greater than its own, or equal and of a lower index: its rank.  The lanes
+whose rank is i then send their number and their logit through the ones again, so that every lane
+knows which expert is the i-th and what its logit is.  Expert times stride is the offset of its
+weights, written as bytes to the maps that Gathers sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from chip import isa
+from chip.isa import AccMode, Op
+from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream, offsets
+from chip.spec import ChipSpec
+from programs.kernels.norm import Constants, install_ones
+
+_PAIR = 2  # the east plane pair holds the ones
+_APART = 2  # cycles from one fp16 vector to the next
+
+
+@dataclass(frozen=True)
+class MapPlaces:
+    """Offsets of the chosen experts, a word each: low bytes and high bytes, in both hemispheres.
+
+    west, east: four slices, two pairs of low and high bytes, which hold the same.
+    """
+
+    west: Place
+    east: Place
+    stride: int
+    """Words from an expert to the next one, where its weights lie."""
+
+    def pair(self, side: int, which: int, slot: int) -> Place:
+        """The map of a slot: its low and its high byte on pair ``which`` of a hemisphere."""
+        place = self.east if side else self.west
+        queues = place.queues[2 * which : 2 * which + 2]
+        return Place(queues, place.address).at(slot)
+
+
+@dataclass(frozen=True)
+class ChoicePlaces:
+    """Words of a choice of ``chosen`` experts of ``experts``; fp32 words unless said otherwise.
+
+    coarse, fine: the router's results, whose sum is the logits (fine: int8 only); pieces: a
+    constant, the fp16 numbers of the lanes that have experts, and two fp16 pieces of the logits;
+    exact: the sum of these (west); one_hot: bytes, word f is not zero on lane f (west); later:
+    bytes, word f is not zero on the lanes behind f (west); ranks: whole numbers (west); indices,
+    logits: of the chosen ones, in the order of their ranks; best: the greatest logit; weights:
+    what shares are before they are divided by their sum; inverse: of the sum; shares.
+    """
+
+    experts: int
+    chosen: int
+    coarse: Place
+    fine: Place | None
+    pieces: Place
+    exact: Place
+    one_hot: Place
+    later: Place
+    ranks: Place
+    indices: Place
+    logits: Place
+    best: Place
+    weights: Place
+    inverse: Place
+    shares: Place
+    maps: tuple[MapPlaces, ...]
+
+    def targets(self) -> list[Place]:
+        """Where the router's column blocks go."""
+        return [self.coarse] if self.fine is None else [self.coarse, self.fine]
+
+
+def choose_experts(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+) -> tuple[int, int]:
+    """The choice from the router's results: when its maps are readable, and its shares."""
+    ready = _split(schedule, spec, ready, places)
+    ready = _ranks(schedule, spec, ready, places, constants)
+    ready = _pick(schedule, spec, ready, places, constants)
+    mapped = max(_write_map(schedule, spec, ready, places, each) for each in places.maps)
+    return mapped, _shares(schedule, spec, ready, places)
+
+
+def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
+    """Two fp16 pieces of the logits, and their sum."""
+    p = Pass(schedule, spec)
+    t = 40
+    coarse = p.load(places.coarse, 32, t)
+    if places.fine is None:
+        logit, _ = p.op(Op.MOV, t, coarse)
+    else:
+        logit, _ = p.op(Op.ADD_F32, t, coarse, p.load(places.fine, 36, t))
+    first_read = min(block["cycle"] for block in p.blocks)
+    large, out = p.op(Op.CVT_F32_F16, t + 3, logit, out=8)
+    p.keep(places.pieces.at(1), out, t + 3)
+    logit, _ = p.op(Op.MOV, t + 3, logit)
+    wide, _ = p.op(Op.CVT_F16_F32, t + 6, large)
+    logit, _ = p.op(Op.MOV, t + 6, logit)
+    rest, _ = p.op(Op.SUB_F32, t + 9, logit, wide)
+    wide, _ = p.op(Op.MOV, t + 9, wide)
+    small, out = p.op(Op.CVT_F32_F16, t + 12, rest, out=12)
+    p.keep(places.pieces.at(2), out, t + 12)
+    wide, _ = p.op(Op.MOV, t + 12, wide)
+    small, _ = p.op(Op.CVT_F16_F32, t + 15, small)
+    wide, _ = p.op(Op.MOV, t + 15, wide)
+    _, out = p.op(Op.ADD_F32, t + 18, wide, small, out=40)
+    p.keep(places.exact, out, t + 18)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _through_ones(
+    p: Pass, spec: ChipSpec, constants: Constants, dispatched: int, count: int, tag: int
+) -> int:
+    """Multiply ``count`` fp16 vectors, driven by ALUs on E0 and E1, by ones; when their ACCs are.
+
+    dispatched: the cycle of the first one's ALU.
+    """
+    meet = p.driven(dispatched) + isa.EAST_EDGE - isa.drive_position(isa.VXM_QUEUE, 0)
+    install_ones(p, spec, constants, meet)
+    queue = isa.MXM_QUEUE + 2 * _PAIR + 1
+    last = meet + _APART * (count - 1) + 1
+    for half in range(2):
+        p.hold_plane(_PAIR + half, meet, last)
+    p.emit(Op.ABC, queue, meet, n=count, dc=_APART, s0=0, w0=2, want0=tag)
+    p.hold(queue + 2, meet, last)
+    return meet + spec.mxm_multiply_cycles
+
+
+def _sum(p: Pass, at: int, n: int, dc: int, mode: AccMode, out: Stream | None = None) -> int:
+    """``n`` ACCs of one row, ``dc`` cycles apart; when the VXM takes the first from ``out``."""
+    columns: dict[str, Any] = {}
+    if out is not None:
+        columns = {"out": out.code, "wo": out.width, "tag": out.tag}
+    queue = isa.MXM_QUEUE + 2 * _PAIR + 1
+    p.emit(Op.ACC, queue, at, n=n, dc=dc, mode=int(mode), **columns)
+    leave = at + p.spec.mxm_accumulate_cycles
+    if out is not None:
+        cells = leave + isa.EAST_EDGE + offsets(n, dc)
+        p.drive(out.code, out.width, cells, isa.EAST_EDGE, 24)
+    return leave + 21
+
+
+def _ranks(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+) -> int:
+    """On lane e: how many logits are greater than its own, or equal and of a lower index."""
+    p = Pass(schedule, spec)
+    t, n = 80, places.experts
+    dc = 2 * _APART
+    each, apart = (2, n), (_APART, dc)
+    piece = p.load(places.pieces.at(1), 36, t, n=each, dc=apart, da=(1, 0))
+    first_read = p.blocks[-1]["cycle"]
+    own = p.load(places.one_hot, 8, t, n=each, dc=apart, da=(0, 1))
+    tag = schedule.tag()
+    p.op(Op.MASK, t, piece, own, n=each, dc=apart, out=0, width=2, tag=tag)
+    acc = _through_ones(p, spec, constants, t, 2 * n, tag)
+    every = Stream(32, 4, schedule.tag())
+    _sum(p, acc, n, dc, AccMode.SET)
+    t = _sum(p, acc + _APART, n, dc, AccMode.ADD_EMIT, every)
+    exact = p.load(places.exact, 4, t, n=n, dc=dc)
+    greater, _ = p.op(Op.GT_F32, t, every, exact, n=n, dc=dc)
+    enough, _ = p.op(Op.GE_F32, t, every, exact, n=n, dc=dc)
+    later = p.load(places.later, 12, t + 3, n=n, dc=dc, da=1)
+    equal, _ = p.op(Op.MASK, t + 3, enough, later, n=n, dc=dc)
+    greater, _ = p.op(Op.MOV, t + 3, greater, n=n, dc=dc)
+    before, _ = p.op(Op.OR, t + 6, greater, equal, n=n, dc=dc)
+    rank = p.pick()
+    p.op(Op.MOV, t + 9, before, alu=rank)
+    p.op(Op.ADD_I32, t + 9 + dc, before, Self(), alu=rank, n=n - 1, dc=dc)
+    end = t + 9 + dc * (n - 1)
+    p.hold_alu(rank, t + 9, end)
+    _, out = p.op(Op.MOV, end + 3, Alu(rank), out=44)
+    p.keep(places.ranks, out, end + 3)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _pick(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+) -> int:
+    """Number and logit of the expert of every rank below ``chosen``, on all lanes."""
+    p = Pass(schedule, spec)
+    t, k = 80, places.chosen
+    dc = 3 * _APART
+    rank = p.load(places.ranks, 4, t, n=3 * k, dc=_APART)
+    first_read = p.blocks[-1]["cycle"]
+    match = p.pick(4)
+    for i in range(k):
+        p.op(Op.EQ, t + dc * i, rank, imm=i, alu=match, n=3, dc=_APART)
+    t += 3
+    words = p.load(places.pieces, 36, t, n=(3, k), dc=(_APART, dc), da=(1, 0))
+    tag = schedule.tag()
+    p.op(Op.MASK, t, words, Alu(match), n=3 * k, dc=_APART, out=0, width=2, tag=tag)
+    acc = _through_ones(p, spec, constants, t, 3 * k, tag)
+    found = Stream(32, 4, schedule.tag())
+    at = _sum(p, acc, k, dc, AccMode.SET_EMIT, found)
+    _, out = p.op(Op.MOV, at, found, n=k, dc=dc, out=8)
+    p.keep(places.indices, out, at, n=k, dc=dc)
+    _sum(p, acc + _APART, k, dc, AccMode.SET)
+    found = Stream(32, 4, schedule.tag())
+    at = _sum(p, acc + 2 * _APART, k, dc, AccMode.ADD_EMIT, found)
+    _, out = p.op(Op.MOV, at, found, n=k, dc=dc, out=12)
+    p.keep(places.logits, out, at, n=k, dc=dc)
+    _, out = p.op(Op.MOV, at, found, out=4)
+    p.keep(places.best, out, at)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _write_map(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, target: MapPlaces
+) -> int:
+    """Index times stride as two bytes to the maps of both hemispheres."""
+    p = Pass(schedule, spec)
+    t, k = 40, places.chosen
+    index = p.load(places.indices, 32, t, n=k, da=1)
+    first_read = p.blocks[-1]["cycle"]
+    offset, _ = p.op(Op.MUL_F32, t, index, imm=float(target.stride), n=k)
+    for place, code in ((target.west, 40), (target.east, 8)):
+        low, out = p.op(Op.CVT_F32_I32, t + 3, offset, n=k, out=code, width=1)
+        p.keep(Place(place.queues[::2], place.address), out, t + 3, n=k, copies=True)
+        _, out = p.op(Op.ASR, t + 6, low, imm=8, n=k, out=code + 4, width=1)
+        p.keep(Place(place.queues[1::2], place.address), out, t + 6, n=k, copies=True)
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
+    """exp(logit - greatest) of the chosen ones, and that by their sum."""
+    p = Pass(schedule, spec)
+    t, k = 40, places.chosen
+    logit = p.load(places.logits, 32, t, n=k, dc=3, da=1)
+    best = p.load(places.best, 36, t, n=k, dc=3)
+    first_read = min(block["cycle"] for block in p.blocks)
+    a, _ = p.op(Op.SUB_F32, t, logit, best, n=k, dc=3)
+    weight, out = p.op(Op.EXP, t + 3, a, n=k, dc=3, out=8)
+    p.keep(places.weights, out, t + 3, n=k, dc=3)
+    total = p.pick()
+    p.op(Op.MOV, t + 6, weight, alu=total)
+    p.op(Op.ADD_F32, t + 9, weight, Self(), alu=total, n=k - 1, dc=3)
+    end = t + 6 + 3 * (k - 1)
+    p.hold_alu(total, t + 6, end)
+    root, _ = p.op(Op.RSQRT, end + 3, Alu(total))
+    _, out = p.op(Op.MUL_F32, end + 6, root, root, out=12)
+    p.keep(places.inverse, out, end + 6)
+    ready = schedule.place(p, ready - first_read) + p.ready
+    p = Pass(schedule, spec)
+    weight_again = p.load(places.weights, 32, t, n=k, da=1)
+    inverse = p.load(places.inverse, 36, t, n=k)
+    _, out = p.op(Op.MUL_F32, t, weight_again, inverse, n=k, out=4)
+    p.keep(places.shares, out, t, n=k)
+    first_read = min(block["cycle"] for block in p.blocks[:2])
+    return schedule.place(p, ready - first_read) + p.ready
+
+
+def copy_chosen(
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    table: Place,
+    experts: int,
+    chosen: int,
+    maps: MapPlaces,
+    target: Place,
+) -> int:
+    """Words of the chosen experts, from a table of ``maps.stride`` words each, one after another.
+
+    table, target: fp32 words on the slices nearest the VXM of the west.
+    """
+    done = ready
+    words = maps.stride
+    for slot in range(chosen):
+        p = Pass(schedule, spec)
+        at = 40
+        steered = p.load(maps.pair(0, 0, slot), 24, at, table.queues[0], n=words, dc=2)
+        first_read = p.blocks[-1]["cycle"]
+        tag = schedule.tag()
+        p.emit(
+            Op.GATHER,
+            0,
+            at,
+            n=words,
+            dc=2,
+            da=1,
+            place=table,
+            dsg=1,
+            out=20,
+            wo=1,
+            s1=steered.code,
+            w1=2,
+            want1=steered.tag,
+            tag=tag,
+            lo=table.address,
+            hi=table.address + experts * words - 1,
+        )
+        t = at + spec.gather_cycles + abs(20 - table.position)
+        p.drive(20, 4, t - 20 + 2 * offsets(words, 1), table.position, 20)
+        # two steps: the Writes then fall between the Gathers
+        a, _ = p.op(Op.MOV, t, Stream(20, 4, tag), n=words, dc=2)
+        _, out = p.op(Op.MOV, t + 3, a, n=words, dc=2, out=44)
+        p.keep(target.at(slot * words), out, t + 3, n=words, dc=2)
+        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+    return done
