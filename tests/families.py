@@ -1,8 +1,9 @@
 """Every family of decoders on awkward shapes: how far from float64, and chips against golden model.
 
-``python -m tests.families [NAME ...]`` prints a row for each family, number type and tensor
-parallelism: the golden model's relative logit error against an independent float64 forward
-(``tests/oracles/families_float64.py``), and whether chips and golden model agree in every bit.
+``python -m tests.families [NAME ...]`` prints a row for each family, where it attends (on the VXM
+or on the planes), number type and tensor parallelism: the golden model's relative logit error
+against an independent float64 forward (``tests/oracles/families_float64.py``), and whether chips
+and golden model agree in every bit.
 
 A family is the ``config.json`` of a tiny model; its tensors are drawn.
 """
@@ -13,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +33,8 @@ F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 CONTEXT = 64
+LONG = 4096
+"""Positions that a family's model is made for where it attends on the planes."""
 TOKENS = [3, 41, 59, 26, 5, 8, 301, 77, 12, 200]
 """Of a sequence; longer than the windows below."""
 TOLERANCE = {"int8": 0.05, "fp16": 0.004}
@@ -235,6 +239,11 @@ FAMILIES: dict[str, Family] = {
 """By a name for people."""
 
 
+def on_planes(family: Family) -> Family:
+    """The same model made for so many positions that it attends on the planes."""
+    return Family({**family.fields, "max_position_embeddings": LONG}, family.scaled)
+
+
 class _Scaled:
     """Drawn tensors, some of them larger."""
 
@@ -294,14 +303,16 @@ def bits_equal(family: Family, tp: int, dtype: str, context: int = CONTEXT) -> b
     return True
 
 
-def rows(names: list[str]) -> Iterator[tuple[str, str, int, float, bool]]:
-    """(family, number type, chips, relative error, bits equal) of the families named, or all."""
+def rows(names: list[str]) -> Iterator[tuple[str, str, str, int, float, bool]]:
+    """(family, where it attends, number type, chips, relative error, bits equal) of the families
+    named, or all.
+    """
     for name in names or FAMILIES:
-        for dtype in ("fp16", "int8"):
-            for tp in (1, 8):
-                family = FAMILIES[name]
+        for dtype, tp in product(("fp16", "int8"), (1, 8)):
+            short = FAMILIES[name]
+            for where, family in (("vxm", short), ("planes", on_planes(short))):
                 error = relative_error(family, tp, dtype)
-                yield name, dtype, tp, error, bits_equal(family, tp, dtype)
+                yield name, where, dtype, tp, error, bits_equal(family, tp, dtype)
 
 
 def main(names: list[str]) -> int:
@@ -310,10 +321,10 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no family {unknown[0]!r}; there are {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
-    print(f"{'family':26} {'dtype':5} {'tp':>2} {'rel_err':>9} bits")
+    print(f"{'family':26} {'where':6} {'dtype':5} {'tp':>2} {'rel_err':>9} bits")
     good = True
-    for name, dtype, tp, error, equal in rows(names):
-        print(f"{name:26} {dtype:5} {tp:2} {error:9.6f} {'equal' if equal else 'DIFFER'}")
+    for name, where, dtype, tp, error, equal in rows(names):
+        print(f"{name:26} {where:6} {dtype:5} {tp:2} {error:9.6f} {'equal' if equal else 'DIFFER'}")
         good &= equal and error < TOLERANCE[dtype]
     return 0 if good else 1
 

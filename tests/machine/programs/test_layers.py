@@ -31,6 +31,7 @@ from tests.families import (
     bits_equal,
     checkpoint_of,
     exact_logits,
+    on_planes,
     relative_error,
 )
 from tests.oracles.against_transformers import CLOSE, KEPT
@@ -159,6 +160,23 @@ ROWS = [
     pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)
     for row in product(FAMILIES, ("fp16", "int8"), (1, 8))
 ]
+
+
+QUICK_ON_PLANES = {("mistral, window", "fp16"), ("gemma2", "int8"), ("olmo2", "fp16")}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(*row, marks=() if row in QUICK_ON_PLANES else pytest.mark.long)
+        for row in product(FAMILIES, ("fp16", "int8"))
+    ],
+)
+def test_a_family_attends_on_the_planes(name: str, dtype: str) -> None:
+    """The same models made for longer texts; one chip in fp16, eight in int8."""
+    family, tp = on_planes(FAMILIES[name]), 1 if dtype == "fp16" else 8
+    assert relative_error(family, tp, dtype) < TOLERANCE[dtype]
+    assert bits_equal(family, tp, dtype)
 
 
 @pytest.mark.parametrize(("name", "dtype", "tp"), ROWS)
