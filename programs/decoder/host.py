@@ -41,7 +41,7 @@ class Host:
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
         self._placement = SramPlacement(artifact.spec)
-        self._position_of: dict[int, int] = {}
+        self._group_of: dict[int, int] = {}
 
     def stage_of(self, chip: int) -> int:
         """The pipeline stage of a chip, -1 for one that no stage is on."""
@@ -90,11 +90,14 @@ class Host:
             for (queue, address, _), rows in zip(inputs[name], planes, strict=True):
                 chip.write_words(queue, address, rows)
                 moved += rows.size
-        before = self._position_of.get(chip.chip_id, position - 1)
-        self._position_of[chip.chip_id] = position
-        if facts.cached_words and position != before + 1 and position % RECENT_MAPS:
-            own = facts.cached_words[stage]
-            moved += restore_recent(chip, self._placement, own, position, facts.cached_lanes)
+        group, beside = divmod(position, RECENT_MAPS)
+        before = self._group_of.get(chip.chip_id)
+        self._group_of[chip.chip_id] = group
+        if facts.cached_words and group != before and beside:
+            own, lanes = facts.cached_words[stage], facts.cached_lanes
+            restored = restore_recent(chip, self._placement, own, position, lanes)
+            # a host that took over from another one finds there what that one left: no transfer
+            moved += 0 if before is None else restored
         return moved
 
     def _maps(self, position: int) -> list[tuple[str, list[int]]]:
