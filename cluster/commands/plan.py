@@ -44,6 +44,10 @@ def plan(
         print_json({"model": settings.model, "axes": axes, "plans": rows} if axes else rows[0])
     elif not axes:
         _show(rows[0])
+        if settings.explain is not None:
+            from cluster.commands.sweep_tables import print_passes
+
+            print_passes(f"passes of the {settings.explain}, x at cycle 0", rows[0]["passes"])
     else:
         from cluster.commands.sweep_tables import print_plans
 

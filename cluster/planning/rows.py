@@ -25,6 +25,7 @@ from programs.plans import (
     check_plan,
     compile_plan,
     describe_machine,
+    explain_block,
     report_plan,
     run_timing,
     timing_programs,
@@ -128,6 +129,8 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
     if settings.buckets:
         tell("shorter contexts ...")
         row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
+    if settings.explain is not None:
+        row["passes"] = [asdict(placed) for placed in explain_block(found, settings.explain)]
     if settings.run:
         tell("running ...")
         row |= _run(found, r.mode == BELT)

@@ -1,4 +1,5 @@
 from .buckets import BucketCost, bucket_costs, plan_buckets
+from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
 from .plan import Plan, check_plan, compile_plan
 from .report import BELT, PHASES, describe_machine, report_plan
@@ -15,6 +16,7 @@ __all__ = [
     "check_plan",
     "compile_plan",
     "describe_machine",
+    "explain_block",
     "floor_of",
     "plan_buckets",
     "report_plan",
