@@ -27,7 +27,8 @@ class PlanSettings:
     which are an axis; chips None for the fewest that fit.  sweep: further axes, as
     ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes, each on
     top of those before it.  buckets: also what a token costs at shorter contexts.  explain: a block
-    of one plan whose passes are wanted, with what they waited for.  run: also run the programs.
+    of one plan whose passes are wanted, with what they waited for.  advice: for one plan, what
+    would move its bottleneck is planned as well.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -77,6 +78,9 @@ class PlanSettings:
             help="Also why passes wait in a block: attention, ffn or head.", show_default="none"
         ),
     ] = None
+    advice: Annotated[
+        bool, typer.Option(help="For one plan, also try what would move its bottleneck.")
+    ] = True
     run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
 
     def __post_init__(self) -> None:

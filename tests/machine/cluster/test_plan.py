@@ -65,7 +65,7 @@ def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
         "phases": r.phases,
         "sram_bytes": r.sram,
         "units": r.units,
-        "bottleneck": r.bottleneck,
+        "bottleneck": str(r.bottleneck),
         "roofline_cycles": r.roofline_cycles,
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
