@@ -31,6 +31,10 @@ MARGIN = 64  # diagonals of streams start before cycle 0
 #: The last positions of a stream's segments from west to east: edge and SXM, two of strips, near
 #: slices; then the same from the VXM on.
 _SEGMENT_ENDS = (9, 13, 18, 22, 26, 30, 35, 45)
+_SEGMENT_NAMES = (
+    *("west edge", "west strips", "west strips", "west near slices"),
+    *("east near slices", "east strips", "east strips", "east edge"),
+)
 _EVERY_PART = 255
 
 Ints = NDArray[np.int64]
@@ -45,6 +49,23 @@ def _segments(start: int, end: int) -> int:
             bits |= 1 << number
         first = last
     return bits
+
+
+def resource_name(row: int, parts: int) -> str:
+    """Readable name of a resource, or of parts of it."""
+    if row < STORE:
+        return f"issue of {isa.queue_name(row)}"
+    if row < ACC:
+        return f"issue of stores, {isa.queue_name(row - STORE)}"
+    if row < STREAM:
+        return f"accumulators of plane {row - ACC}"
+    if row < PORT:
+        own = [name for bit, name in enumerate(_SEGMENT_NAMES) if parts >> bit & 1]
+        return f"stream {isa.stream_name(row - STREAM)}, {own[0]}"
+    if row < BUFFER:
+        banks = [str(bank) for bank in range(isa.BANKS) if parts >> bank & 1]
+        return f"port of {isa.queue_name(row - PORT)}, bank {' or '.join(banks)}"
+    return f"buffer of plane {row - BUFFER}" if row < PLANE else f"plane {row - PLANE}"
 
 
 @dataclass(frozen=True)

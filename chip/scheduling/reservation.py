@@ -13,14 +13,14 @@ kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip import isa
 from chip.program import BLOCK_DTYPE, BlockTable
-from chip.scheduling.groups import ROWS, Claim, Group, Ints
+from chip.scheduling.groups import ROWS, Claim, Group, Ints, resource_name
 from chip.scheduling.places import Symbol
 
 #: How many collisions of a start are looked at, and how far, to skip starts that collide as well.
@@ -36,10 +36,35 @@ class _Choice:
     others: tuple[int, ...]
 
 
-class Schedule:
-    """Placed blocks and the occupancy they cause."""
+@dataclass(frozen=True)
+class Collision:
+    """Why a pass began later: a resource that it needed, and the pass that had it."""
 
-    def __init__(self) -> None:
+    cycles: int
+    resource: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class PlacedPass:
+    """A pass as it was placed: from when on it could begin, when it did, and its last cycle."""
+
+    name: str
+    wanted: int
+    start: int
+    end: int
+    waits: tuple[Collision, ...]
+
+
+class Schedule:
+    """Placed blocks and the occupancy they cause.
+
+    watched: keep what is asked of it in ``passes``, each with what it waited for.
+    """
+
+    def __init__(self, watched: bool = False) -> None:
+        self.passes: list[PlacedPass] = []
+        self._claims: list[tuple[str, int, Claim]] | None = [] if watched else None
         self._occupied = np.zeros((ROWS, 16384), np.uint8)
         self._blocks: list[dict[str, int]] = []
         self._symbols: list[Symbol | None] = []
@@ -51,13 +76,17 @@ class Schedule:
         self._tags += 1
         return self._tags
 
-    def place(self, group: Group, earliest: int) -> int:
-        """Put ``group`` at the first free cycle >= earliest and return that cycle."""
+    def place(self, group: Group, earliest: int, name: str = "") -> int:
+        """Put ``group`` at the first free cycle >= earliest and return that cycle.
+
+        name: of the kernel that asks, for whoever wants to know what passes wait for.
+        """
         claim = group.claim()
         fixed, choices = _apart(claim, group)
         rows, cycles, parts = fixed.rows, fixed.cycles, fixed.parts
-        start = max(earliest, -int(claim.cycles.min()))
+        wanted = start = max(earliest, -int(claim.cycles.min()))
         last = int(claim.cycles.max())
+        waits: list[Collision] = []
         while True:
             while start + last + 1 > self._occupied.shape[1]:
                 self._occupied = np.concatenate(
@@ -65,11 +94,19 @@ class Schedule:
                 )
             taken = np.flatnonzero(self._occupied[rows, cycles + start] & parts)
             if len(taken):
-                start += self._least_shift(fixed, start, taken)
+                shift, use = self._least_shift(fixed, start, taken)
+                self._note(waits, shift, int(rows[use]), int(cycles[use]) + start, int(parts[use]))
+                start += shift
                 continue
             chosen, shift = self._choose(choices, start)
             if not shift:
                 break
+            for choice in choices:
+                at = choice.cycles + start
+                busy = np.flatnonzero(self._occupied[isa.VXM_QUEUE + choice.alu, at])
+                if len(busy):
+                    self._note(waits, shift, isa.VXM_QUEUE + choice.alu, int(at[busy[0]]), 1)
+                    break
             start += shift
         self._occupied[rows, cycles + start] |= parts
         for choice in choices:
@@ -81,16 +118,37 @@ class Schedule:
                 placed["gang"] = self._gang_ids.setdefault(gang, len(self._gang_ids))
             self._blocks.append(placed)
             self._symbols.append(symbol)
+        if self._claims is not None:
+            numbers = np.arange(ROWS)
+            for alu, other in chosen.items():
+                numbers[isa.VXM_QUEUE + alu] = isa.VXM_QUEUE + other
+            self._claims.append((name, start, replace(claim, rows=numbers[claim.rows])))
+            self.passes.append(PlacedPass(name, wanted, start, start + last, tuple(waits)))
         return start
 
-    def _least_shift(self, claim: Claim, start: int, taken: NDArray[np.intp]) -> int:
-        """Cycles by which every start in between would meet some of the ``taken`` uses again."""
-        most = 1
+    def _note(self, waits: list[Collision], shift: int, row: int, cycle: int, parts: int) -> None:
+        """Add to ``waits`` a pass that has ``row`` in ``cycle``, where somebody wants to know."""
+        for name, start, claim in self._claims or ():
+            own = (claim.rows == row) & (claim.cycles + start == cycle)
+            if (claim.parts[own] & parts).any():
+                wait = Collision(shift, resource_name(row, parts), name)
+                if waits and replace(waits[-1], cycles=shift) == wait:
+                    wait = replace(wait, cycles=waits.pop().cycles + shift)
+                waits.append(wait)
+                return
+
+    def _least_shift(self, claim: Claim, start: int, taken: NDArray[np.intp]) -> tuple[int, int]:
+        """Cycles by which every start in between would meet some of the ``taken`` uses again, and
+        the use that says so.
+        """
+        most, found = 1, int(taken[0])
         for use in taken[:: max(1, len(taken) // _USES_TRIED)]:
             at = int(claim.cycles[use]) + start
             busy = self._occupied[claim.rows[use], at : at + _SHIFT_TRIED] & claim.parts[use] > 0
-            most = max(most, len(busy) if busy.all() else int(busy.argmin()))
-        return most
+            length = len(busy) if busy.all() else int(busy.argmin())
+            if length > most:
+                most, found = length, int(use)
+        return most, found
 
     def _choose(self, choices: list[_Choice], start: int) -> tuple[dict[int, int], int]:
         """An ALU for each choice at ``start`` and 0, or the cycles by which to begin later."""

@@ -101,6 +101,7 @@ PANELS: dict[str, str] = {
             "run",
             "sweep",
             "buckets",
+            "advice",
             "pool",
             "platform",
             "handover",

@@ -44,6 +44,10 @@ def plan(
         print_json({"model": settings.model, "axes": axes, "plans": rows} if axes else rows[0])
     elif not axes:
         _show(rows[0])
+        if settings.explain is not None:
+            from cluster.commands.sweep_tables import print_passes
+
+            print_passes(f"passes of the {settings.explain}, x at cycle 0", rows[0]["passes"])
     else:
         from cluster.commands.sweep_tables import print_plans
 
@@ -91,6 +95,21 @@ def _floor(row: Row) -> list[tuple[str, str]]:
     ]
 
 
+def _tried(row: Row) -> list[tuple[str, str]]:
+    """What was planned to move the bottleneck, and what came of it."""
+    lines = []
+    for one in row.get("tried", ()):
+        if one["problem"]:
+            lines.append((f"  {one['change']}", f"no plan: {one['problem']}"))
+            continue
+        gain = 1 - one["cycles"] / row["cycles_per_token"]
+        how = f"{abs(gain):.1%} {'fewer' if gain > 0 else 'more'}"
+        if round(abs(gain), 3) == 0:
+            how = "no change"
+        lines.append((f"  {one['change']}", f"{one['cycles']:,} cycles a token, {how}"))
+    return [("tried instead", "each planned alone"), *lines] if lines else []
+
+
 def _buckets(row: Row) -> list[tuple[str, str]]:
     """What a token costs at its own length, where that was asked for."""
     lines = [
@@ -113,7 +132,7 @@ def _show(row: Row) -> None:
 
     cycles = row["cycles_per_token"]
     phases = [
-        (f"  {name.replace('_', ' ')}", f"{n:,} ({n / cycles:.1%}): {PHASES[name][0]}")
+        (f"  {name.replace('_', ' ')}", f"{n:,} ({n / cycles:.1%}): {PHASES[name]}")
         for name, n in row["phases"].items()
     ]
     sram = [
@@ -156,6 +175,7 @@ def _show(row: Row) -> None:
             ),
             *_floor(row),
             ("bottleneck", row["bottleneck"]),
+            *_tried(row),
             *experts,
             ("layers with a split FFN", str(row["split_layers"])),
             ("checked", f"{row['checked_pieces']} distinct pieces and all links: legal"),

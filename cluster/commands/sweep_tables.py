@@ -42,6 +42,22 @@ def print_sweep(title: str, rows: Sequence[Row], gpu: str | None) -> None:
         typer.echo(f"link conflicts: {conflicts}")
 
 
+def print_passes(title: str, passes: Sequence[Row]) -> None:
+    """The passes of a block in order of time, and what each waited for, cycle by cycle."""
+    table = _table(title, ["pass", "begins", "ends", "late"])
+    table.add_column("waited for (who had it)")
+    table.columns[0].justify = "left"
+    for one in sorted(passes, key=lambda placed: (placed["start"], placed["end"])):
+        waits = [
+            f"{wait['cycles']:,} {wait['resource']} ({wait['holder'] or 'no name'})"
+            for wait in one["waits"]
+        ]
+        times = (one["start"], one["end"], one["start"] - one["wanted"])
+        cells = (f"{number:,}" for number in times)
+        table.add_row(one["name"] or "no name", *cells, "\n".join(waits) or "-")
+    Console(highlight=False).print(table)
+
+
 _INTERVAL = "interval\nof a belt"
 #: Columns of plans beside what varies; where two things vary the interval has no room.
 _PLAN_COLUMNS: list[tuple[str, Callable[[Row], str]]] = [

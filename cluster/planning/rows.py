@@ -25,9 +25,11 @@ from programs.plans import (
     check_plan,
     compile_plan,
     describe_machine,
+    explain_block,
     report_plan,
     run_timing,
     timing_programs,
+    try_changes,
 )
 
 Row = dict[str, Any]
@@ -106,7 +108,9 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "tokens_per_second_per_user": r.per_user,
         "tokens_per_second_total": r.total,
         "sram_used_ratio": found.sram_used_bytes / spec.sram_bytes,
-        "bottleneck": r.bottleneck,
+        "bottleneck": str(r.bottleneck),
+        "bottleneck_phases": list(r.bottleneck.phases),
+        "bottleneck_machine_cycles": r.bottleneck.machine_cycles,
         "checked": found.checked,
         "checked_pieces": pieces,
         "machine": describe_machine(found),
@@ -128,6 +132,12 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
     if settings.buckets:
         tell("shorter contexts ...")
         row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
+    if settings.explain is not None:
+        row["passes"] = [asdict(placed) for placed in explain_block(found, settings.explain)]
+    if settings.advice and not settings.axes:
+        tell("trying what would move the bottleneck ...")
+        tried = try_changes(found, r.bottleneck)
+        row["tried"] = [asdict(one) for one in tried]
     if settings.run:
         tell("running ...")
         row |= _run(found, r.mode == BELT)

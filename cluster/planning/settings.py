@@ -10,6 +10,7 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
+from cluster.option_checks import check_choice
 from cluster.planning.steps import Axis, PlanStep, step_of, what_ifs
 from cluster.planning.values import axis_values, one_change, several
 
@@ -25,8 +26,9 @@ class PlanSettings:
     if there are several.  chips, context, batch: a number, or several (``64..1024``, ``650,325``),
     which are an axis; chips None for the fewest that fit.  sweep: further axes, as
     ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes, each on
-    top of those before it.  buckets: also what a token costs at shorter contexts.  run: also run
-    the programs.
+    top of those before it.  buckets: also what a token costs at shorter contexts.  explain: a block
+    of one plan whose passes are wanted, with what they waited for.  advice: for one plan, what
+    would move its bottleneck is planned as well.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -70,11 +72,24 @@ class PlanSettings:
     buckets: Annotated[
         bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
     ] = False
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            help="Also why passes wait in a block: attention, ffn or head.", show_default="none"
+        ),
+    ] = None
+    advice: Annotated[
+        bool, typer.Option(help="For one plan, also try what would move its bottleneck.")
+    ] = True
     run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
-        _ = self.steps
+        steps = self.steps
+        if self.explain is not None:
+            check_choice("--explain", self.explain, ("attention", "ffn", "head"))
+            if len(steps) > 1:
+                raise InputError("--explain beside several plans: passes are of one plan, ask one")
 
     @property
     def axes(self) -> list[Axis]:

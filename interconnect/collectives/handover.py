@@ -258,7 +258,7 @@ def handover_blocks(
             spread_words(p, spec, into.pace, own, shares, LEAD + turn, places.received)
     end = 0
     if p.blocks:
-        start = schedule.place(p, 0)
+        start = schedule.place(p, 0, "handover blocks")
         assert start == 0, "a handover collides with itself"
         end = max(p.ready, p.span())
     if into is not None:
@@ -306,5 +306,5 @@ def _copy(
         first_read = p.blocks[0]["cycle"]
         _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12)
         p.keep(places.words.at(carrier.first), out, 40, n=carrier.words)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "copy") + p.ready)
     return done

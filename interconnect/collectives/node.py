@@ -159,7 +159,7 @@ def exchange(
         _send(p, pace, places.partial, words, group, _START + i)
         for k in group:
             _receive(p, spec, pace, places.received[k], words, k, _START + i)
-    return schedule.place(p, ready - _first_read(p)) + p.ready
+    return schedule.place(p, ready - _first_read(p), "exchange") + p.ready
 
 
 def _first_read(p: Pass) -> int:
@@ -208,7 +208,7 @@ def reduce(
             residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
             _, out = p.op(add, when, terms[0], residual, n=n, out=12)
         p.keep(goal.at(first), out, when, n=n)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "reduce") + p.ready)
     return done
 
 
@@ -274,7 +274,7 @@ def _scatter(
     for k in range(1, chips):
         _send(p, pace, places.partial.at((chip ^ k) * words), words, [k], _START + k)
         _receive(p, spec, pace, places.received[k], words, k, _START + k)
-    return schedule.place(p, 0) + p.ready
+    return schedule.place(p, 0, "scatter") + p.ready
 
 
 def _broadcast(
@@ -298,5 +298,5 @@ def _broadcast(
             next(group for group in _edges(range(1, chips)) if k in group)
         )
         _receive(p, spec, pace, places.residual, words, k, _START + last)
-    start = schedule.place(p, 0)
+    start = schedule.place(p, 0, "broadcast")
     return start + max(p.ready, p.span())

@@ -87,13 +87,18 @@ class BlockScheduler:
     """Kernels of one block or the head, placed as early as their data and the machine allow."""
 
     def __init__(
-        self, spec: ChipSpec, places: DecoderPlaces, numbers: Numbers, context: int
+        self,
+        spec: ChipSpec,
+        places: DecoderPlaces,
+        numbers: Numbers,
+        context: int,
+        watched: bool = False,
     ) -> None:
         self.context = context
         self.spec = spec
         self.places = places
         self.numbers = numbers
-        self.schedule = Schedule()
+        self.schedule = Schedule(watched)
         self.phases: list[tuple[str, int]] = []
         """What the critical path did, and the cycle by which it was done."""
 

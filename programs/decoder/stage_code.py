@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from chip.program import BlockTable, new_blocks
 from chip.scheduling import (
     CompileError,
     Gangs,
+    PlacedPass,
     Symbol,
     relocate,
     rename_tags,
@@ -116,6 +117,26 @@ class StageCode:
                 spent[phase] = spent.get(phase, 0) + max(0, at - int(before))
             self.known[key] = Scheduled(table, symbols, end - LEAD_CYCLES, spent)
         return self.known[key]
+
+    def explained(self, context: int, matrices: Matrices | None) -> list[PlacedPass]:
+        """The passes of a block (None: the head) that was scheduled, and what they waited for.
+
+        x is readable at cycle 0.
+        """
+        block = BlockScheduler(self.spec, self.places, self.numbers, context, watched=True)
+        if matrices is None:
+            block.head(LEAD_CYCLES)
+        else:
+            block.block(matrices, LEAD_CYCLES)
+        return [
+            replace(
+                p,
+                wanted=p.wanted - LEAD_CYCLES,
+                start=p.start - LEAD_CYCLES,
+                end=p.end - LEAD_CYCLES,
+            )
+            for p in block.schedule.passes
+        ]
 
     @staticmethod
     def _context_of(context: int, matrices: Matrices | None) -> int:

@@ -286,7 +286,7 @@ def _sender(places: EncoderPlaces, spec: ChipSpec, neighbour: int) -> _Segment:
         places.sides[side].x[0], code, 60, queue, n=words, dc=2 * spacing, da=1, dsg=0, dcg=spacing
     )
     p.emit(Op.SEND, queue, 60, n=2 * words, dc=spacing, s0=code, w0=1, want0=value.tag)
-    start = schedule.place(p, 0)
+    start = schedule.place(p, 0, "sender")
     return _segment(schedule, start + p.span(), Op.SEND)
 
 
@@ -313,7 +313,7 @@ def _receiver(places: EncoderPlaces, spec: ChipSpec, neighbour: int) -> _Segment
     for own in places.sides:
         for target in (own.x[0], own.residual[0]):
             p.store(target, Stream(code, 1, tag), at, edge, n=words, dc=2 * spacing, dcg=spacing)
-    start = schedule.place(p, 0)
+    start = schedule.place(p, 0, "receiver")
     return _segment(schedule, start + p.ready, Op.RECEIVE)
 
 

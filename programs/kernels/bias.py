@@ -27,5 +27,5 @@ def add_bias(
         more = p.load(bias.at(first), 8, t, n=n, da=1)
         _, out = p.op(Op.ADD_F32, t, value, more, n=n, out=12)
         p.keep(x.at(first), out, t, n=n)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "add bias") + p.ready)
     return done

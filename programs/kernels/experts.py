@@ -60,7 +60,7 @@ def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces)
         fine = p.load(places.fine, 36, t, n=n, da=1)
         _, out = p.op(Op.ADD_F32, t, coarse, fine, n=n, out=4)
         p.keep(places.logits, out, t, n=n)
-        ready = schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+        ready = schedule.place(p, ready - p.blocks[0]["cycle"], "route") + p.ready
     ready = _two_greatest(schedule, spec, ready, places)
     ready = _chosen_weights(schedule, spec, ready, places)
     p = Pass(schedule, spec)
@@ -70,7 +70,7 @@ def route(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces)
     _, out = p.op(Op.MUL_F32, t, weight, inverse, n=n, out=4)
     p.keep(places.gates, out, t, n=n)
     first_read = min(block["cycle"] for block in p.blocks[:2])
-    return schedule.place(p, ready - first_read) + p.ready
+    return schedule.place(p, ready - first_read, "route") + p.ready
 
 
 def _two_greatest(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces) -> int:
@@ -97,7 +97,7 @@ def _two_greatest(schedule: Schedule, spec: ChipSpec, ready: int, places: Routin
     p.keep(places.above, above, last + 6)
     p.hold_alu(first, t, last + 3)
     p.hold_alu(second, t, last + 3)
-    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+    return schedule.place(p, ready - p.blocks[0]["cycle"], "two greatest") + p.ready
 
 
 def _chosen_weights(schedule: Schedule, spec: ChipSpec, ready: int, places: RoutingPlaces) -> int:
@@ -140,4 +140,4 @@ def _chosen_weights(schedule: Schedule, spec: ChipSpec, ready: int, places: Rout
     # the first ALU has compared its last logit by now
     _, out = p.op(Op.MUL_F32, end + 6, root, root, alu=greater.number, out=0)
     p.keep(places.inverse, out, end + 6)
-    return schedule.place(p, ready - first_read) + p.ready
+    return schedule.place(p, ready - first_read, "chosen weights") + p.ready

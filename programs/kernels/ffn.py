@@ -81,5 +81,5 @@ def gated_product(
             t, other = t + 3, _factor_stream(p, factors[first : first + n], t + 18)
         _, out = p.op(Op.MUL_F32, t + 15, a, other, n=n, out=16)
         p.keep(target.at(first), out, t + 15, n=n)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "gated product") + p.ready)
     return done

@@ -174,7 +174,7 @@ def product(
         earliest_weights - first_weights,
         earliest_result - emitted.vxm_cycle,
     )
-    start = schedule.place(p, earliest)
+    start = schedule.place(p, earliest, "product")
     return Placed(
         first_read=start + min(reads),
         last_read=start + min(reads) + steps * period,

@@ -188,7 +188,7 @@ def matmul_round(
     earliest = activations_ready - first_read
     if slot is not None and steering is not None:
         earliest = max(earliest, slot.flow(p, blocks, steering))
-    return schedule.place(p, earliest) + p.ready
+    return schedule.place(p, earliest, "matmul round") + p.ready
 
 
 def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
@@ -319,4 +319,4 @@ def matmul16_round(
     earliest = activations_ready - first_read
     if slot is not None and steering is not None:
         earliest = max(earliest, slot.flow(p, blocks, steering))
-    return schedule.place(p, earliest) + p.ready
+    return schedule.place(p, earliest, "matmul16 round") + p.ready

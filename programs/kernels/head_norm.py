@@ -78,7 +78,7 @@ def norm_heads(
                 )
         _, out = p.op(Op.MUL_F32, at + 12, a, gain, n=n, dc=_PERIOD, out=16)
         p.keep(places.normed.at(first), out, at + 12, n=n, dc=_PERIOD)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "norm heads") + p.ready)
     return done
 
 

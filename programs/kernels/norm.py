@@ -155,7 +155,7 @@ def norm_factor(
     p = Pass(schedule, spec)
     total, t = square_sum(p, spec, x, tiles, 32, constants)
     _factor_of(p, total, t, inv_h, eps, gain, target)
-    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+    return schedule.place(p, ready - p.blocks[0]["cycle"], "norm factor") + p.ready
 
 
 def factor_of_sum(
@@ -176,7 +176,7 @@ def factor_of_sum(
     p.op(Op.MOV, t, value, alu=total)
     a, at = lane_sums(p, spec, total, t + 3, lambda meet: install_ones(p, spec, constants, meet))
     _factor_of(p, a, at, inv_n, eps, None, target)
-    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+    return schedule.place(p, ready - p.blocks[0]["cycle"], "factor of sum") + p.ready
 
 
 def _factor_of(
@@ -217,7 +217,7 @@ def dynamic_factor(
     p.hold_alu(slack.number, t + 4, t + 8)
     _, out = p.op(Op.MUL_F32, t + 12, slack, imm=1.0 / 16256.0, out=8)
     p.keep(scale, out, t + 12)
-    return schedule.place(p, ready - p.blocks[0]["cycle"]) + p.ready
+    return schedule.place(p, ready - p.blocks[0]["cycle"], "dynamic factor") + p.ready
 
 
 def quantise(
@@ -244,7 +244,7 @@ def quantise(
         p.keep(target.first[side], out, t + 12, n=tiles)
         _, out = p.op(Op.SUB_I32, t + 12, low, imm=64, n=tiles, out=code + 4, width=1)
         p.keep(target.second[side], out, t + 12, n=tiles)
-    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
+    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2]), "quantise") + p.ready
 
 
 def halve(
@@ -263,7 +263,7 @@ def halve(
     inverse = p.load(factor, 4, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
     _store_f16(p, a, t + 3, tiles, target)
-    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2])) + p.ready
+    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2]), "halve") + p.ready
 
 
 def in_two(
@@ -288,7 +288,7 @@ def in_two(
         late = p.load(x.at(first), 36, t + _TILES_IN_TWO, n=n, da=1)
         a, _ = p.op(Op.SUB_F32, t + _TILES_IN_TWO, late, a, n=n)
         _store_f16(p, a, t + _TILES_IN_TWO + 3, n, target, (2 * first + 1, 2))
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "in two") + p.ready)
     return done
 
 

@@ -186,5 +186,5 @@ def maximum_of_nine(
         code = 4 * _POOLED_GROUP + (32 if side == WEST else 0)
         _, out = p.op(Op.XOR, t + 3, greatest, imm=128, n=n, dc=dc, out=code, width=1)
         p.keep(place, out, t + 3, n=n, dc=dc, da=da, copies=True)
-    start = schedule.place(p, earliest - min(reads))
+    start = schedule.place(p, earliest - min(reads), "maximum of nine")
     return start + max(reads) + rows.count - 1, start + p.ready

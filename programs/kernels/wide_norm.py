@@ -64,7 +64,7 @@ def lane_squares(
             _, out = p.op(Op.ADD_F32, last, a, Self(), alu=total, out=16)
             p.hold_alu(total, t + 1, last - 1)
         p.keep(target.at(word), out, last)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "lane squares") + p.ready)
     return done
 
 
@@ -102,7 +102,7 @@ def scale_words(
             x = p.load(residual.at(first), 40, when, n=n, da=1)
             _, out = p.op(Op.ADD_F32, when, a, x, n=n, out=16)
         p.keep(target.at(first), out, when, n=n)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "scale words") + p.ready)
     return done
 
 
@@ -121,5 +121,5 @@ def cap_words(
         a, _ = p.op(Op.TANH, t + 3, a, n=n)
         _, out = p.op(Op.MUL_F32, t + 6, a, imm=limit, n=n, out=16)
         p.keep(x.at(first), out, t + 6, n=n)
-        done = max(done, schedule.place(p, ready - first_read) + p.ready)
+        done = max(done, schedule.place(p, ready - first_read, "cap words") + p.ready)
     return done

@@ -188,7 +188,7 @@ def _add_by_tree(
         if out >= 0:
             p.keep(places.residual, results[0][1], when, n=words)
         when += spec.alu_cycles
-    return schedule.place(p, ready - first_read) + p.ready
+    return schedule.place(p, ready - first_read, "add by tree") + p.ready
 
 
 def _outputs(plan: MatmulPlan) -> dict[str, Planes]:

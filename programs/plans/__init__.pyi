@@ -1,23 +1,30 @@
+from .bottleneck import PHASES, Bottleneck, TriedChange, bottleneck_of, try_changes
 from .buckets import BucketCost, bucket_costs, plan_buckets
+from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
 from .plan import Plan, check_plan, compile_plan
-from .report import BELT, PHASES, describe_machine, report_plan
+from .report import BELT, describe_machine, report_plan
 from .timing import run_timing, timing_programs
 
 __all__ = [
     "BELT",
     "FLOOR_TERMS",
     "PHASES",
+    "Bottleneck",
     "BucketCost",
     "Floor",
     "Plan",
+    "TriedChange",
+    "bottleneck_of",
     "bucket_costs",
     "check_plan",
     "compile_plan",
     "describe_machine",
+    "explain_block",
     "floor_of",
     "plan_buckets",
     "report_plan",
     "run_timing",
     "timing_programs",
+    "try_changes",
 ]

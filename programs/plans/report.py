@@ -24,23 +24,11 @@ from programs.decoder import (
     part_tiles,
     router_columns,
 )
+from programs.plans.bottleneck import INSTALL, PIPELINE, Bottleneck, bottleneck_of
 from programs.plans.floor import Floor, floor_of
 from programs.plans.plan import Plan, instruction_bytes, system_bytes
 
 BELT, ALONE = "conveyor belt", "one token at a time"
-INSTALL, PIPELINE = "weights_install", "pipeline"
-#: What each phase is, and what would make it shorter.
-PHASES = {
-    INSTALL: ("weights streaming into the planes", "more chips, or narrower weights"),
-    MATMUL: ("planes reloading and draining between weights", "a shorter mxm_reload_gap_cycles"),
-    VXM: ("norms, gates, quantisation and sums", "fewer layers, or faster ALUs"),
-    SOFTMAX: (
-        "scores and softmax, one cached position after another for every tile of heads",
-        "a shorter context, or more chips to share the heads",
-    ),
-    C2C: ("all-reduces between the chips of a stage", "faster links, or fewer chips per stage"),
-    PIPELINE: ("handing x from stage to stage", "fewer stages, or faster links"),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class PlanReport:
     floor: Floor
     operations_per_byte: float
     instruction_bytes: int
-    bottleneck: str
+    bottleneck: Bottleneck
 
 
 def report_plan(plan: Plan) -> PlanReport:
@@ -73,9 +61,7 @@ def report_plan(plan: Plan) -> PlanReport:
     phases = _phases(plan)
     user_cycles, tokens, mode = _service(plan)
     clock = plan.spec.clock_hz
-    worst = max(phases, key=lambda name: phases[name])
-    what, mend = PHASES[worst]
-    share = phases[worst] / plan.cycles
+    floor = plan_floor(plan)
     roofline, intensity = _roofline(plan)
     return PlanReport(
         plan.cycles,
@@ -87,10 +73,10 @@ def report_plan(plan: Plan) -> PlanReport:
         _sram(plan),
         _units(plan),
         roofline,
-        plan_floor(plan),
+        floor,
         intensity,
         instruction_bytes(plan),
-        f"{what}: {share:.0%} of a token's cycles; {mend} would move it",
+        bottleneck_of(phases, floor),
     )
 
 

@@ -65,7 +65,7 @@ def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
         "phases": r.phases,
         "sram_bytes": r.sram,
         "units": r.units,
-        "bottleneck": r.bottleneck,
+        "bottleneck": str(r.bottleneck),
         "roofline_cycles": r.roofline_cycles,
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
@@ -213,6 +213,23 @@ def test_a_wrong_model_is_offered_none_that_is_then_refused(
             config_of(name)
 
 
+def test_passes_say_what_they_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--model", "target", "--chips", "2", "--context", "64", "--no-run", "--explain")
+    for block, first in (("attention", "norm factor"), ("ffn", "norm factor"), ("head", None)):
+        row = planned(capsys, *asked, block)
+        passes = row["passes"]
+        assert {"name", "wanted", "start", "end", "waits"} == set(passes[0])
+        assert first in (None, passes[0]["name"])
+        for one in passes:
+            assert one["wanted"] <= one["start"] < one["end"]
+            assert sum(wait["cycles"] for wait in one["waits"]) == one["start"] - one["wanted"]
+    assert "passes" not in planned(capsys, *asked[:-1])
+    assert run(["plan", "--chips", "1", *asked[:2], *asked[4:], "ffn"]) == 0
+    shown = capsys.readouterr().out
+    assert "passes of the ffn, x at cycle 0" in shown and "waited for (who had it)" in shown
+    assert " plane " in shown and max(map(len, shown.splitlines())) <= 80
+
+
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--model", "draft", "--context", "64", "--chips", "8"]) == 0
     text = capsys.readouterr().out
@@ -258,10 +275,15 @@ def test_a_plan_says_that_all_experts_are_computed(
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
         (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),
         (("--model", "target", "--set", "chip.hop_cycles=x"), ("'x'", "no whole number")),
-        (("--model", "target", "--sweep", "chips=9..3"), ("chips=9..3", "chips=64..1024")),
+        (("--model", "target", "--sweep", "chips=9..3"), ("chips=9..3", "64..1024 or")),
         (("--model", "target", "--chips", "1024", "--context", "64"), ("1024", "1008 or 1080")),
         (("--model", "target", "--batch", "0"), ("--batch 0", "1 or more")),
         (("--model", "target", "--tp", "3"), ("--tp 3", "1, 2, 4 or 8")),
+        (("--model", "target", "--explain", "x"), ("--explain x", "attention or ffn or head")),
+        (
+            ("--model", "target", "--sweep", "chips=1..2", "--explain", "ffn"),
+            ("--explain beside several plans", "passes are of one plan, ask one"),
+        ),
     ],
 )
 @pytest.mark.cases(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -182,3 +182,39 @@ def test_a_pass_names_what_it_takes_twice() -> None:
         schedule.place(p, 0)
     with pytest.raises(CompileError, match="a VXM pass needs an ALU"):
         p.pick(0, 4, 8, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("held", "resource"),
+    [
+        (lambda p: p.hold_buffer(2, 0, 40), "buffer of plane 2"),
+        (lambda p: p.hold_plane(3, 0, 40), "plane 3"),
+        (lambda p: [p.hold_alu(alu, 0, 40) for alu in range(16)], "issue of alu[5]"),
+        (lambda p: p.emit(Op.READ, 0, 0, n=41, place=Place((44,), 0), out=36), "issue of mem_e[0]"),
+        (
+            lambda p: p.emit(Op.WRITE, 0, 0, n=41, place=Place((44,), 0), s0=4),
+            "port of mem_e[0], bank 0",
+        ),
+        (lambda p: p.emit(Op.ACC, isa.MXM_QUEUE + 5, 0, n=41), "accumulators of plane 2"),
+        (lambda p: p.drive(36, 1, np.arange(-24, 90), 45, 24), "stream W4, east near slices"),
+    ],
+)
+def test_a_watched_table_says_who_had_what(held: Callable[[Pass], object], resource: str) -> None:
+    schedule = Schedule(watched=True)
+    first = Pass(schedule, SPEC)
+    held(first)
+    first.op(Op.MOV, 30, Self(), alu=0)
+    schedule.place(first, 0, "first")
+    p = Pass(schedule, SPEC)
+    value = p.load(Place((44, 45, 46, 47), 0), 36, 8)
+    p.op(Op.MOV, 8, value, alu=5)
+    p.hold_buffer(2, 0, 0)
+    p.hold_plane(3, 0, 0)
+    p.emit(Op.ACC, isa.MXM_QUEUE + 5, 0)
+    start = schedule.place(p, 0, "second")
+    placed = schedule.passes[-1]
+    assert (placed.name, placed.start) == ("second", start) and start > placed.wanted
+    wait = placed.waits[0]
+    assert (wait.resource, wait.holder) == (resource, "first")
+    assert sum(one.cycles for one in placed.waits) == start - placed.wanted
+    assert Schedule().passes == []

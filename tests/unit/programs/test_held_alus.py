@@ -54,9 +54,9 @@ def test_alus_are_held_from_a_result_to_its_use(
     passes: list[Pass] = []
     place = Schedule.place
 
-    def recorded(schedule: Schedule, group: Pass, earliest: int) -> int:
+    def recorded(schedule: Schedule, group: Pass, earliest: int, name: str = "") -> int:
         passes.append(group)
-        return place(schedule, group, earliest)
+        return place(schedule, group, earliest, name)
 
     monkeypatch.setattr(Schedule, "place", recorded)
     compile_decoder(partition_model(random_checkpoint(CONFIGS[name], 1), 2, dtype), ChipSpec(), 16)
