@@ -17,9 +17,8 @@ GROUPS = 20
 WEST, EAST = 0, 1
 #: Blocks of an install: (the first, how many, cycles apart).
 ONCE = (0, 1, 0)
-#: Cycles from one block to the next: an install of 20 groups and the gap after it take 27, and
-#: an even number lets reads and writes of a slice take turns.
-PERIOD = 28
+#: Cycles from one block to the next: an install of 20 groups and the gap after it.
+PERIOD = 27
 #: Cycles the west runs behind the east.
 BEHIND = 3
 #: LWs of a block from the IW of the one before: they step aside where activations pass, which

@@ -161,7 +161,7 @@ def _keep_maxima(
         last = t + (blocks[EAST] - 1) * PERIOD + (BEHIND if level else 0)
         # the scores of this side are written in every other cycle: between them
         when = last + 3
-        own = t0 - 3 + (BEHIND if side == WEST else 0)
+        own = t0 - 3 + (BEHIND if side == WEST else 0) + (blocks[side] - 1) * PERIOD
         when += (when - own) % 2 == 0
         _, out = p.again(Alu(alu), when, out=code)
         p.keep(place.at(head), out, when)
