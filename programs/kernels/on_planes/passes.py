@@ -89,6 +89,10 @@ class PlanePass(Pass):
         """These ALUs have done what they were picked for."""
         self._served.update(alu.number for alu in alus)
 
+    def keep_alu(self, alu: Alu) -> None:
+        """An ALU that was freed with the others serves on."""
+        self._served.discard(alu.number)
+
     def first_read(self, since: int = 0) -> int:
         """The earliest cycle of the blocks from number ``since`` on."""
         return min(block["cycle"] for block in self.blocks[since:])
@@ -189,10 +193,10 @@ class PlanePass(Pass):
     # -- VXM ------------------------------------------------------------------------------
 
     def again(
-        self, alu: Alu, when: int, n: int = 1, out: int = -1, width: int = 4
+        self, alu: Alu, when: int, n: int = 1, dc: int = 1, out: int = -1
     ) -> tuple[Alu, Stream]:
         """The latest result of an ALU once more, from ``when`` on."""
-        return self.op(Op.MOV, when, Self(), alu=alu.number, n=n, out=out, width=width)
+        return self.op(Op.MOV, when, Self(), alu=alu.number, n=n, dc=dc, out=out)
 
     def join(self, op: Op, parts: list[tuple[int, Alu]]) -> tuple[int, Alu]:
         """One result of all (cycle of its latest dispatch, ALU), the earliest first; the same."""
