@@ -72,10 +72,11 @@ class PlanePlaces:
     word on a pair of each side (``offset_words``).
 
     Temporaries, by (west, east): queries and weights (8, and 8 words a block of the side): pairs
-    near the VXM; scores: 8 words a block of the side, near quads; pieces:
-    20 words that are zero before the first launch and belong to nobody else, a pair of each side.
-    maximum: 8 words, west quad; sums: 8 words, east quad; row: 20 such words, and spread: D / 16
-    words, on different pairs in the east.  outputs: fp32 tiles, east quad.
+    near the VXM; scores: 8 words a block of the side, near quads; pieces: 20 words that are zero
+    before the first launch and belong to nobody else, a pair of each side.  maximum: 8 words, west
+    quad, best in another bank than the scores there; sums: 8 words, east quad; row: 20 such words
+    as pieces are, and spread: D / 16 words, on different pairs in the east.  outputs: fp32 tiles,
+    east quad.
     """
 
     rotated: Place
