@@ -91,6 +91,17 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"chip\.lane is no field"):
         field_source("groq-lpu-1", "lane")
     path = tmp_path / "chip.toml"
+    path.write_text("[chip]\nlanes = [3]\n")
+    with pytest.raises(SpecError, match=r"chip\.lanes must be int, not list"):
+        load_chip_spec(path)
+    path.write_text("[chip]\nreserved_slices_west = 3\n")
+    with pytest.raises(SpecError, match=r"chip\.reserved_slices_west must be tuple, not int"):
+        load_chip_spec(path)
+    path.write_text("[chip]\nhop_cycles = 650.0\n")
+    with pytest.raises(SpecError, match=r"chip\.hop_cycles must be int, not float"):
+        load_chip_spec(path)
+    path.write_text("[chip]\npcie_latency_s = 2\nreserved_slices_east = [3, 5]\n")
+    assert load_chip_spec(path) == replace(DEFAULT, pcie_latency_s=2.0, reserved_slices_east=(3, 5))
     path.write_text('[chip]\nbase = "groq-3-lp30"\nname = "half"\nwords_per_bank = 4439\n')
     half = load_chip_spec(path)
     assert half == replace(LP30, name="half", words_per_bank=4439)

@@ -157,6 +157,16 @@ def test_a_node_from_power_on_to_the_end_of_a_run() -> None:
     assert report.virtual_cycles == 10_000_000 + 199 * 252 == report.deskew_cycles + 10_000_000
     assert json.loads(json.dumps(report.as_json()))["worst_drift_cable"] == [5, 1, 7, 1]
     assert report == _node() and report != _node(seed=2)
+    columns = [
+        [getattr(row, f"{name}_cycles") for row in report.link_rows]
+        for name in ("min", "mean", "max", "std")
+    ]
+    least, mean, most, std = ((min(column), max(column)) for column in columns)
+    assert (report.link_min_cycles, report.link_max_cycles) == (least[0], most[1])
+    assert (report.link_mean_cycles, report.link_std_cycles) == (mean, std)
+    assert mean[0] < mean[1] and std[0] < std[1]
+    ends = [(row.chip_a, row.link_a, row.chip_b, row.link_b) for row in report.link_rows]
+    assert ends == [tuple(cable) for cable in node_cables(8) if 0 in (cable[0], cable[2])]
     # the same on every machine: integers, and floats that follow from integers by one division
     assert (report.exchanges, report.worst_residual_cycles) == (450, 1.630786283)
     assert report.link_rows[0].mean_cycles == 216.90024
@@ -201,6 +211,9 @@ def test_the_largest_system_and_the_smallest() -> None:
         budget_cycles=0,
     )
     assert alone.start_epochs == alone.exchanges == 0 and alone.virtual_cycles == 1_000
+    assert (alone.link_min_cycles, alone.link_max_cycles, alone.link_rows) == (0.0, 0.0, ())
+    assert alone.link_mean_cycles == alone.link_std_cycles == (0.0, 0.0)
+    assert alone.worst_drift_cable is None
 
 
 def test_latencies_that_straddle_a_period_are_caught_at_the_start() -> None:

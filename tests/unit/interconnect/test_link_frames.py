@@ -20,7 +20,7 @@ from interconnect.wires import (
     read_lead,
     write_delay,
 )
-from interconnect.wires.frames import GLOBAL_LINKS, forward_frames
+from interconnect.wires.frames import GLOBAL_LINKS, forward_frames, free_quads
 from interconnect.wiring import link_to
 
 SPECS = [
@@ -40,6 +40,14 @@ def cycles_of(spec: ChipSpec, link: int, plane: int, shift: int) -> set[int]:
         f for f in range(4) if frames.turn_frames == 1 or (f + frames.rotation[link]) % 4 == plane
     ]
     return {(frame * f + int(frames.phase[link]) + shift) % (4 * frame) for f in sent}
+
+
+def test_quads_are_whole_ones_and_then_what_is_left_over() -> None:
+    reserved = replace(ChipSpec(), reserved_slices_west=(0, 1, 5, 10, 43), reserved_slices_east=())
+    left = [(2, 3, 4, 6), (7, 8, 9, 11)]  # 40, 41 and 42 are too few
+    whole = [(n, n + 1, n + 2, n + 3) for n in (*range(12, 40, 4), *range(44, 88, 4))]
+    assert free_quads(reserved) == whole + left
+    assert len(free_quads(replace(reserved, reserved_slices_west=()))) == 22
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -216,3 +216,8 @@ def test_calibration_row_20_non_minimal_cut_over() -> None:
         for n in (1, vectors - 1, vectors, 2 * vectors):
             together = int(spread(NODE, 0, distance, n, SPEC).arrival.max())
             assert (together < direct + 24 * (n - 1)) == (n >= vectors)
+
+
+def test_no_schedules_are_none() -> None:
+    with pytest.raises(ValueError, match="no schedules: at least one is needed to know latency"):
+        concatenate([])

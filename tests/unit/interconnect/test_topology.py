@@ -240,6 +240,10 @@ def test_cable_faults_tell_every_kind() -> None:
         "cable 4: chip 8 does not exist",
     ):
         assert part in faults
+    # a cable that leads nowhere is that fault alone: it takes no link of a chip that is there
+    for end in ([-1, 0], [8, 0], [2, -1], [2, 16]):
+        lost = np.array([[0, 0, 1, 0], [0, 0, *end]], np.int32)
+        assert len(cable_faults(dataclasses.replace(t, cables=lost), SPEC)) == 1
     three = dataclasses.replace(SPEC, wired_links=3)
     assert len(cable_faults(t, three)) == 8
     assert "7 cables" in cable_faults(t, three)[0]
