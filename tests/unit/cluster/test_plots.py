@@ -10,6 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from cluster import plots
 from cluster.experiments.serving import PS, Latencies
@@ -116,6 +117,7 @@ def test_one_request_alone(drawn: list[Figure]) -> None:
     for axes, most in ((first, 0.5), (second, 2e-3), (further, 1.0)):
         assert axes.get_xlim()[0] == 0 and 1.2 * most < axes.get_xlim()[1] < 1.5 * most
         assert axes.yaxis_inverted()
+        assert axes.xaxis.get_major_formatter()(2e-3, 0) == "2 ms"
         if axes is not first:
             assert not axes.yaxis.get_tick_params()["labelleft"]
     assert first.get_ylabel() == "target, one request\nof 1,000 + 20 tokens"
@@ -144,6 +146,14 @@ def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
     ]
     assert [line.get_xdata()[0] for line in first.lines] == pytest.approx([0.02, 0.5])
     assert first.get_xscale() == "log"
+    assert first.xaxis.get_major_formatter()(2e-3, 0) == "2 ms"
+    subs = first.xaxis.get_minor_locator()
+    assert isinstance(subs, LogLocator) and tuple(subs._subs) == (2, 5)  # type: ignore[attr-defined]
+    # between 10 and 500 ms the ticks between powers of ten are named; not over more than 100 times
+    assert first.xaxis.get_minor_formatter()(2e-2, 0) == "20 ms"
+    wide = {"gpu": latencies([0.005, 0.5], [])}
+    plots.draw_load(wide, NOWHERE)
+    assert drawn[1].axes[0].xaxis.get_minor_formatter()(2e-2, 0) == ""
     gpu, lpu = (patch.get_path().vertices for patch in first.patches)
     # of each pool all together a hundred percent, in bins between the same ends
     assert (gpu[:, 0].min(), gpu[:, 0].max()) == (lpu[:, 0].min(), lpu[:, 0].max())
