@@ -86,7 +86,7 @@ def test_plans_are_stacked() -> None:
         {"chips": 7, "problem": "does not fit"},
         {"chips": 1024, "phases": {"a_b": 2000, "c": 500}, "sram_bytes": {"free": 1e6, "kv": 0}},
     ]
-    left, right = plots.plans_figure(rows, "chips").axes
+    left, right = plots.plans_figure(rows, ["chips"]).axes
     # thousands of cycles, megabytes; the second of each on the first
     heights = [(bottom, height) for _, _, bottom, height in bars(left)]
     assert heights == [(0, 1), (0, 2), (1, 3), (2, 0.5)]
@@ -94,7 +94,9 @@ def test_plans_are_stacked() -> None:
     assert [middle for middle, *_ in bars(left)] == pytest.approx([0, 1, 0, 1])
     assert [t.get_text() for t in left.get_xticklabels()] == ["8", "1,024"]
     assert (labels(left), labels(right)) == (["a b", "c"], ["free", "kv"])
-    assert [axes.get_legend() for axes in plots.plans_figure(rows[1:2], "chips").axes] == [None] * 2
+    assert [axes.get_legend() for axes in plots.plans_figure(rows[1:2], ["chips"]).axes] == [
+        None
+    ] * 2
 
 
 def test_one_request_alone(drawn: list[Figure]) -> None:
@@ -148,7 +150,7 @@ def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
     assert first.get_xscale() == "log"
     assert first.xaxis.get_major_formatter()(2e-3, 0) == "2 ms"
     subs = first.xaxis.get_minor_locator()
-    assert isinstance(subs, LogLocator) and tuple(subs._subs) == (2, 5)  # type: ignore[attr-defined]
+    assert isinstance(subs, LogLocator) and tuple(subs._subs) == (2, 5)
     # between 10 and 500 ms the ticks between powers of ten are named; not over more than 100 times
     assert first.xaxis.get_minor_formatter()(2e-2, 0) == "20 ms"
     wide = {"gpu": latencies([0.005, 0.5], [])}
