@@ -244,6 +244,37 @@ def plans_figure(rows: Sequence[Row], varied: Sequence[str]) -> Figure:
     return figure
 
 
+def draw_frontier(points: Sequence[Row], varied: Sequence[str], path: Path) -> None:
+    """Plans by the speed of one user and by tokens of all for a kilowatt; the frontier is joined.
+
+    points: of ``cluster.planning.frontier_points``.  varied: names of what their labels say.
+    """
+    with _picture(path, 1, (8, 5.5)) as (axes,):
+        speed, thrift = "tokens_per_second_per_user", "tokens_per_second_per_kw"
+        best = sorted((p for p in points if p["on_frontier"]), key=lambda p: p[speed])
+        others = [p for p in points if not p["on_frontier"]]
+        axes.plot([p[speed] for p in best], [p[thrift] for p in best], "o-", label="frontier")
+        if others:
+            speeds, thrifts = [p[speed] for p in others], [p[thrift] for p in others]
+            axes.plot(speeds, thrifts, "x", color="gray", label="beaten in both")
+        for point in points:
+            label = _plan_label(point, varied).replace("\n", ", ")
+            axes.annotate(
+                label,
+                (point[speed], point[thrift]),
+                textcoords="offset points",
+                xytext=(5, 4),
+                fontsize="x-small",
+            )
+        axes.set_xlabel("tokens/s of one user")
+        axes.set_ylabel("tokens/s of all for a kW (estimate)")
+        axes.set_title(f"{points[0]['model']} by {', '.join(varied)}")
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+        # Beside the points: inside it would cover some.
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+
+
 def _plan_label(row: Row, varied: Sequence[str]) -> str:
     values = (row[name] for name in varied)
     return "\n".join(f"{v:,}" if isinstance(v, (int, float)) else str(v) for v in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from cluster import option_checks, option_types
 from cluster.commands.settings import takes_settings
-from cluster.planning import PlanSettings
+from cluster.planning import PlanSettings, check_frontier
 from cluster.whole_files import check_writable
 
 Row = dict[str, Any]
@@ -21,6 +22,13 @@ def plan(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the rows as CSV.", show_default="none")
     ] = None,
+    frontier: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Write tokens/s of a user against tokens/s for a kW: .csv, .png or .svg.",
+            show_default="none",
+        ),
+    ] = None,
     plot: option_types.Plot = None,
     as_json: option_types.Json = False,
 ) -> None:
@@ -28,6 +36,8 @@ def plan(
     option_checks.check_plot(plot)
     if csv_file is not None:
         check_writable(csv_file)
+    for path in frontier or ():
+        check_frontier(path)
     from cluster.commands.output import print_json, stderr_console, working
     from cluster.planning import plan_models, write_plans
 
@@ -40,6 +50,8 @@ def plan(
         from cluster.plots import draw_plans
 
         draw_plans(rows, axes or ["chips"], plot)
+    if frontier:
+        _write_frontier(rows, axes, frontier)
     if as_json:
         print_json({"model": settings.model, "axes": axes, "plans": rows} if axes else rows[0])
     elif not axes:
@@ -52,6 +64,51 @@ def plan(
         from cluster.commands.sweep_tables import print_plans
 
         print_plans(f"{settings.model} by {' and '.join(axes)}", axes, rows)
+
+
+def _write_frontier(rows: Sequence[Row], axes: Sequence[str], paths: Sequence[Path]) -> None:
+    from cluster.planning import frontier_points, write_frontier
+    from cluster.plots import draw_frontier
+
+    points = frontier_points(rows)
+    for path in paths:
+        if path.suffix == ".csv":
+            write_frontier(points, axes, path)
+        else:
+            draw_frontier(points, axes or ["chips"], path)
+
+
+def _belt_text(row: Row) -> str:
+    belt, energy = row["full_belt"], row["energy"]
+    joules = (
+        ""
+        if energy is None
+        else f", {energy['joules_per_token_of_a_full_belt']:.3g} J per token (estimate)"
+    )
+    room = (
+        "the chips have caches for all of them"
+        if belt["that_fit"] >= belt["sequences"]
+        else f"these chips have caches for {belt['that_fit']:,} at this context: --batch "
+        f"{belt['sequences']} without --chips plans a machine for all"
+    )
+    return (
+        f"{belt['sequences']:,} sequences: {belt['per_user']:,.1f} tokens/s for each, "
+        f"{belt['total']:,.1f} in all{joules}; {room}"
+    )
+
+
+def _cost(row: Row) -> list[tuple[str, str]]:
+    """Where prices were given."""
+    if "cost" not in row:
+        return []
+    cost, unit = row["cost"], row["cost"]["currency"]
+    return [
+        (
+            "cost of a million tokens",
+            f"{cost['per_million_tokens']:,.4g} {unit}, with a full belt "
+            f"{cost['per_million_tokens_of_a_full_belt']:,.4g} {unit} (by your prices)",
+        )
+    ]
 
 
 def _energy_text(row: Row) -> str:
@@ -100,14 +157,14 @@ def _tried(row: Row) -> list[tuple[str, str]]:
     lines = []
     for one in row.get("tried", ()):
         if one["problem"]:
-            lines.append((f"  {one['change']}", f"no plan: {one['problem']}"))
+            lines.append(("  tried", f"{one['change']}: no plan, {one['problem']}"))
             continue
         gain = 1 - one["cycles"] / row["cycles_per_token"]
         how = f"{abs(gain):.1%} {'fewer' if gain > 0 else 'more'}"
-        if round(abs(gain), 3) == 0:
+        if round(gain, 3) == 0:
             how = "no change"
-        lines.append((f"  {one['change']}", f"{one['cycles']:,} cycles a token, {how}"))
-    return [("tried instead", "each planned alone"), *lines] if lines else []
+        lines.append(("  tried", f"{one['change']}: {one['cycles']:,} cycles a token, {how}"))
+    return lines
 
 
 def _buckets(row: Row) -> list[tuple[str, str]]:
@@ -123,6 +180,13 @@ def _buckets(row: Row) -> list[tuple[str, str]]:
     if lines:
         lines.insert(0, ("a token at a position", "schedules over the same caches, checked"))
     return lines
+
+
+def _experts(row: Row) -> list[tuple[str, str]]:
+    if row["experts_computed"] == 1:
+        return []
+    text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
+    return [("experts of a layer", text)]
 
 
 def _show(row: Row) -> None:
@@ -143,10 +207,6 @@ def _show(row: Row) -> None:
     if "run_seconds" in row:
         rate = row["run_chip_cycles_per_second"]
         ran = f"all chips retired at cycle {cycles:,} ({rate:.2g} chip-cycles/s)"
-    experts = []
-    if row["experts_computed"] > 1:
-        text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
-        experts.append(("experts of a layer", text))
     print_table(
         f"{row['model']} on {row['chips']} {row['chip']}",
         [
@@ -162,6 +222,7 @@ def _show(row: Row) -> None:
                 f"{row['tokens_per_second_per_user']:,.1f} per user, "
                 f"{row['tokens_per_second_total']:,.1f} in all ({row['mode']})",
             ),
+            ("full belt", _belt_text(row)),
             ("SRAM of the fullest chip", f"{row['sram_used_ratio']:.1%} used"),
             *sram,
             ("instruction words", f"at most {row['instruction_bytes']:,} bytes on a chip"),
@@ -176,11 +237,12 @@ def _show(row: Row) -> None:
             *_floor(row),
             ("bottleneck", row["bottleneck"]),
             *_tried(row),
-            *experts,
+            *_experts(row),
             ("layers with a split FFN", str(row["split_layers"])),
             ("checked", f"{row['checked_pieces']} distinct pieces and all links: legal"),
             ("timing-only run", ran),
             ("energy", _energy_text(row)),
+            *_cost(row),
             ("wall time", f"{row['wall_seconds']:.1f} s"),
         ],
     )

@@ -82,8 +82,13 @@ def _joules(row: Row) -> str:
 
 def print_plans(title: str, axes: Sequence[str], rows: Sequence[Row]) -> None:
     """Plans side by side, then each bottleneck once and why some points have no plan."""
-    left_out = {*axes, *([_INTERVAL] if len(axes) > 1 else [])}
+    priced = any("cost" in row for row in rows)
+    left_out = {*axes, *([_INTERVAL] if priced or len(axes) > 1 else [])}
     columns = [column for column in _PLAN_COLUMNS if column[0] not in left_out]
+    if priced:
+        columns.append(
+            ("cost of\nM tokens", lambda row: f"{row['cost']['per_million_tokens']:,.3g}")
+        )
     numbers = [name for name in axes if all(isinstance(row[name], int) for row in rows)]
     table = _table(title, [*map(_heading, axes), *(heading for heading, _ in columns)])
     for column, name in zip(table.columns, axes, strict=False):

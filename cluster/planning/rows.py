@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,9 +12,10 @@ from chip.engine import warm_up
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec, SpecError, load_chip_spec
 from cluster.errors import RunError
+from cluster.planning.csv_rows import write_rows
+from cluster.planning.prices import cost_row, read_prices
 from cluster.planning.settings import PlanSettings
 from cluster.planning.steps import PlanStep
-from cluster.whole_files import replace_file
 from interconnect.wiring import FabricError
 from programs.models import config_of
 from programs.plans import (
@@ -46,6 +46,13 @@ PLAN_COLUMNS = (
     "tokens_per_second_per_user",
     "tokens_per_second_total",
     "sram_used_ratio",
+    "full_belt_sequences",
+    "full_belt_sequences_that_fit",
+    "full_belt_tokens_per_second",
+    "joules_per_token",
+    "joules_per_token_of_a_full_belt",
+    "cost_per_million_tokens",
+    "cost_per_million_tokens_of_a_full_belt",
     "cycles_per_floor",
     "checked",
     "bottleneck",
@@ -127,8 +134,12 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "split_layers": len(found.pipeline.split),
         "experts_computed": config.experts,
         "experts_chosen": config.experts_per_token,
-        "energy": _energy(spec, found.chips, r.cycles_per_token, r.total),
+        "full_belt": asdict(r.belt),
+        "energy": _energy(spec, found.chips, r.cycles_per_token, r.total, r.belt.total),
     }
+    if settings.prices is not None:
+        prices = read_prices(settings.prices).of(spec)
+        row["cost"] = cost_row(prices, found.chips, r.total, r.belt.total)
     if settings.buckets:
         tell("shorter contexts ...")
         row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
@@ -179,7 +190,9 @@ def _run(plan: Plan, full: bool) -> Row:
     return row
 
 
-def _energy(spec: ChipSpec, chips: int, cycles: int, per_second: float) -> Row | None:
+def _energy(
+    spec: ChipSpec, chips: int, cycles: int, per_second: float, belt_per_second: float
+) -> Row | None:
     """An estimate: every chip of the machine at its average power, whatever it does."""
     if not spec.average_power_w:
         return None
@@ -189,17 +202,26 @@ def _energy(spec: ChipSpec, chips: int, cycles: int, per_second: float) -> Row |
         "machine_power_w": watts,
         "joules_per_token_of_one_user": watts * cycles / spec.clock_hz,
         "joules_per_token_in_all": watts / per_second,
+        "joules_per_token_of_a_full_belt": watts / belt_per_second,
     }
 
 
 def write_plans(rows: Sequence[Row], axes: Sequence[str], path: Path) -> None:
     """The rows as CSV with a heading, what varies first; an old file stays until this is whole."""
-    columns = [*axes, *(name for name in PLAN_COLUMNS if name not in axes)]
+    write_rows([{**row, **_flat(row)} for row in rows], axes, PLAN_COLUMNS, path)
 
-    def write(target: Path) -> None:
-        with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
 
-    replace_file(path, write)
+def _flat(row: Row) -> Row:
+    """Nested figures that have a column."""
+    if "problem" in row:
+        return {}
+    belt, energy, cost = row["full_belt"], row["energy"] or {}, row.get("cost", {})
+    return {
+        "full_belt_sequences": belt["sequences"],
+        "full_belt_sequences_that_fit": belt["that_fit"],
+        "full_belt_tokens_per_second": belt["total"],
+        "joules_per_token": energy.get("joules_per_token_in_all"),
+        "joules_per_token_of_a_full_belt": energy.get("joules_per_token_of_a_full_belt"),
+        "cost_per_million_tokens": cost.get("per_million_tokens"),
+        "cost_per_million_tokens_of_a_full_belt": cost.get("per_million_tokens_of_a_full_belt"),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from cluster import option_types
 from cluster.errors import InputError
 from cluster.option_checks import check_choice
+from cluster.planning.prices import read_prices
 from cluster.planning.steps import Axis, PlanStep, step_of, what_ifs
 from cluster.planning.values import axis_values, one_change, several
 
@@ -26,9 +28,10 @@ class PlanSettings:
     if there are several.  chips, context, batch: a number, or several (``64..1024``, ``650,325``),
     which are an axis; chips None for the fewest that fit.  sweep: further axes, as
     ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes, each on
-    top of those before it.  buckets: also what a token costs at shorter contexts.  explain: a block
-    of one plan whose passes are wanted, with what they waited for.  advice: for one plan, what
-    would move its bottleneck is planned as well.  run: also run the programs.
+    top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also what a
+    token costs at shorter contexts.  explain: a block of one plan whose passes are wanted, with
+    what they waited for.  advice: for one plan, what would move its bottleneck is planned as well.
+    run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -69,6 +72,10 @@ class PlanSettings:
             help="A row for 'NAME: FIELD=VALUE ...'; again for one on top.", show_default="none"
         ),
     ] = None
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Your prices, a TOML file: cost of tokens.", show_default="none"),
+    ] = None
     buckets: Annotated[
         bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
     ] = False
@@ -86,6 +93,8 @@ class PlanSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         steps = self.steps
+        if self.prices is not None:
+            read_prices(self.prices)
         if self.explain is not None:
             check_choice("--explain", self.explain, ("attention", "ffn", "head"))
             if len(steps) > 1:

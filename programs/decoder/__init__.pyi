@@ -7,7 +7,14 @@ from .compiler import (
     join_images,
 )
 from .expert_weights import router_columns, router_parts
-from .fit import NODE, check_parallelism, deal_model, machine_sizes, memory_bytes
+from .fit import (
+    NODE,
+    check_parallelism,
+    deal_model,
+    machine_sizes,
+    memory_bytes,
+    sequences_that_fit,
+)
 from .golden import GoldenDecoder
 from .host import (
     Host,
@@ -68,6 +75,7 @@ __all__ = [
     "random_chip_weights",
     "router_columns",
     "router_parts",
+    "sequences_that_fit",
     "single_stage",
     "token_entry",
 ]

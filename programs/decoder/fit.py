@@ -217,6 +217,30 @@ def deal_stages(places: StagePlaces, stages: int) -> list[Stage]:
     )
 
 
+def sequences_that_fit(
+    stages: list[Stage], layout: Layout, spec: ChipSpec, dtype: str, context: int, most: int
+) -> int:
+    """Sequences of ``context`` positions, ``most`` or fewer, that dealt stages have caches for."""
+    split = any(block.parts > 1 for stage in stages for block in stage.blocks)
+    shapes = {stage.shape: stage for stage in stages}
+
+    def held(sequences: int) -> bool:
+        places = StagePlaces(spec, layout, dtype, context, sequences)
+        return not any(places.problem(stage, split) for stage in shapes.values())
+
+    fits, beyond = 0, 1
+    while beyond <= most and held(beyond):
+        fits, beyond = beyond, 2 * beyond
+    beyond = min(beyond, most + 1)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if held(middle):
+            fits = middle
+        else:
+            beyond = middle
+    return fits
+
+
 def _fewest(asked: _Asked, tp: int | None) -> tuple[int, list[Stage]] | None:
     """(chips of a group, stages): the smallest group that holds the model, else the fewest groups
     of eight.

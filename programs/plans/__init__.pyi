@@ -2,6 +2,7 @@ from .bottleneck import PHASES, Bottleneck, TriedChange, bottleneck_of, try_chan
 from .buckets import BucketCost, bucket_costs, plan_buckets
 from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
+from .full_belt import FullBelt
 from .plan import Plan, check_plan, compile_plan
 from .report import BELT, describe_machine, report_plan
 from .timing import run_timing, timing_programs
@@ -13,6 +14,7 @@ __all__ = [
     "Bottleneck",
     "BucketCost",
     "Floor",
+    "FullBelt",
     "Plan",
     "TriedChange",
     "bottleneck_of",

@@ -26,6 +26,7 @@ from programs.decoder import (
 )
 from programs.plans.bottleneck import INSTALL, PIPELINE, Bottleneck, bottleneck_of
 from programs.plans.floor import Floor, floor_of
+from programs.plans.full_belt import FullBelt, full_belt
 from programs.plans.plan import Plan, instruction_bytes, system_bytes
 
 BELT, ALONE = "conveyor belt", "one token at a time"
@@ -54,6 +55,7 @@ class PlanReport:
     operations_per_byte: float
     instruction_bytes: int
     bottleneck: Bottleneck
+    belt: FullBelt
 
 
 def report_plan(plan: Plan) -> PlanReport:
@@ -77,6 +79,7 @@ def report_plan(plan: Plan) -> PlanReport:
         intensity,
         instruction_bytes(plan),
         bottleneck_of(phases, floor),
+        full_belt(plan),
     )
 
 

@@ -58,14 +58,13 @@ PLACES = PlanePlaces(
         Place(STRIPS[2], 4000),
         Place(STRIPS[3], 4000),
     ),
-    lane_maps=(Place((6,), 0), Place((50,), 0)),
+    lane_maps=(Place((8, 9, 10, 11), 3500), Place((52, 53, 54, 55), 3500)),
     offsets=(Place(_WEST_PAIR, 3900), Place(_EAST_PAIR, 3900)),
     queries=(Place(_WEST_PAIR, 0), Place(_EAST_PAIR, 0)),
     weights=(Place(_WEST_PAIR, 16), Place(_EAST_PAIR, 16)),
     scores=(Place(_WEST, 0), Place(_EAST, 0)),
-    maxima=(Place(_WEST, 2900), Place(_EAST, 2900)),
     pieces=(Place(_WEST_PAIR, 3800), Place(_EAST_PAIR, 3800)),
-    maximum=Place(_WEST, 2950),
+    maximum=Place(_WEST, 7000),
     sums=Place(_EAST, 2950),
     row=Place(_OTHER_PAIR, 3800),
     spread=Place(_OTHER_PAIR, 3850),
@@ -227,7 +226,7 @@ class Stand:
             for queue, words in zip(place.queues, constant_words(), strict=True):
                 self.chip.write_words(queue, place.address, words)
         for lanes, pair in zip(PLACES.lane_maps, PLACES.offsets, strict=True):
-            self.chip.write_words(lanes.queues[0], lanes.address, lane_map_words())
+            self._put(lanes, np.array([lane_map_words()] * 4))
             self._put(pair, offset_words())
         self.put_words(PLACES.head_masks, head_masks(shape))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from chip.scheduling import Schedule
 from chip.spec import ChipSpec
-from programs.kernels.on_planes.maximum import find_maxima
 from programs.kernels.on_planes.places import (
     BLOCK,
     CachedTile,
@@ -33,6 +32,5 @@ def attend_on_planes(
     """
     blocks = side_blocks(-(-context // BLOCK))
     queries = copy_queries(schedule, spec, group, ready[0], places)
-    scored = score(schedule, spec, group, blocks, (queries, ready[1]), tile, places, cap)
-    known = find_maxima(schedule, spec, sum(group.heads), scored, places)
+    known = score(schedule, spec, group, blocks, (queries, ready[1]), tile, places, cap)
     return weigh(schedule, spec, group, blocks, (known, ready[2]), tile, places)

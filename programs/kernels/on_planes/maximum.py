@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from chip import isa
 from chip.isa import SUPERLANES, AccMode, Op
-from chip.scheduling import Alu, Place, ScatterWindow, Schedule, Self, Stream, offsets
-from chip.spec import ChipSpec
+from chip.scheduling import Alu, Place, ScatterWindow, Self, Stream, offsets
 from programs.kernels.on_planes.passes import (
     EAST,
     EDGE,
@@ -21,56 +20,96 @@ from programs.kernels.on_planes.passes import (
     inward,
     outward,
 )
-from programs.kernels.on_planes.places import PlanePlaces
-from programs.kernels.on_planes.scores import side_of_head
+from programs.kernels.on_planes.places import HEADS, PlanePlaces
 
 _LANES = 16
-_START = 60  # cycle of a pass at which the first turned word is at the VXM
+_TO_SXM, _FROM_SXM = 15, 12  # cycles between the VXM and the distributors
+_SPREAD = 24  # streams by which the maxima leave to be spread over lanes
 _SIGNS = -0x7F7F7F80  # 0x80808080: bytes and signed bytes are 128 apart
 #: Cycles by which each byte is at the VXM before the lowest.
 _BEFORE = (0, 0, 0, 3)
 
 
-def find_maxima(
-    schedule: Schedule, spec: ChipSpec, heads: int, ready: int, places: PlanePlaces
-) -> int:
-    """The maximum of each head to ``places.maximum``, on all lanes; returns when readable."""
-    p = PlanePass(schedule, spec)
-    parts = []
-    for side in (EAST, WEST):
-        own = [head for head in range(heads) if side_of_head(head, heads) == side]
-        if own:
-            parts += _turn(p, side, own, places)
-    first = p.first_read()
-    when, packed = p.join(Op.OR, parts)
-    for _, alu in parts:
-        p.hold_alu(alu.number, _START, when)
+def sender(head: int, heads: int) -> int:
+    """The ALU that keeps a head's maximum: its row reaches the streams that it leaves by."""
+    side, number = _way(head, heads)
+    return 4 * number + side
+
+
+def _way(head: int, heads: int) -> tuple[int, int]:
+    """(side, distributor there) that turns a head: the first half of the heads goes east."""
+    east = (heads + 1) // 2
+    return (EAST, head) if head < east else (WEST, head - east)
+
+
+def bring_to_all_lanes(p: PlanePass, when: int, maxima: list[Alu], places: PlanePlaces) -> int:
+    """The maximum of each head to ``places.maximum``, on all lanes.
+
+    maxima: ALUs that hold them, lane by lane, until they are sent from ``when`` on.  Returns when
+    the first head's is readable; the others follow two cycles apart.
+    """
+    heads = len(maxima)
+    turned = [_turn(p, when, head, heads, places) for head in range(heads)]
+    end = turned[0][0]
+    parts = [alu for _, alu in turned]
+    p.picked |= set(range(isa.ALUS))
     p.free_alus()
-    when, word = _across(p, when + 3, packed, places)
-    _spread(p, when, word, heads, places)
-    return schedule.place(p, ready - first) + p.ready
+    for alu in parts:
+        p.keep_alu(alu)
+    while len(parts) > 1:
+        end += 3
+        joined = []
+        for i in range(0, len(parts), 2):
+            if i + 1 < len(parts):
+                alu, _ = p.op(Op.OR, end - 2, parts[i], parts[i + 1], n=3)
+            else:
+                alu, _ = p.op(Op.MOV, end - 2, parts[i], n=3)
+            joined.append(alu)
+        p.release(parts)
+        parts = joined
+    packed_at, packed = _join_three(p, end, parts[0], p.pick())
+    p.free_alus()
+    known, word = _across(p, packed_at + 3, packed, places)
+    return _spread(p, known, word, heads, places)
 
 
-def _turn(p: PlanePass, side: int, own: list[int], places: PlanePlaces) -> list[tuple[int, Alu]]:
-    """The maxima of heads ``own`` within each superlane: (cycle, ALU) of each, on its own lane."""
-    t, count = _START, len(own)
-    period = max(count, 3)
-    n, dc = (count, _LANES), (1, period)
+def _turn(p: PlanePass, when: int, head: int, heads: int, places: PlanePlaces) -> tuple[int, Alu]:
+    """The maximum of a head within each superlane, on the head's own lane.
+
+    It leaves its ALU from ``when`` on, once for each of sixteen lanes.  Returns the cycle of the
+    last result and the ALU; the last three results are of three interleaved totals.
+    """
+    side, number = _way(head, heads)
+    alu = sender(head, heads)
+    _, value = p.again(Alu(alu), when, n=_LANES, out=outward(side, 8 * number))
+    p.hold_alu(alu, when, when + _LANES)
+    sample = p.driven(when) + _TO_SXM
     unit = isa.SXM_QUEUE + 8 * side
-    sample = t - 12 - p.spec.distribute_cycles
-    code, map_code = outward(side, 0), outward(side, 8)
-    value = p.load(places.maxima[side].at(own[0]), code, sample, unit, n=n, dc=dc, da=(1, 0))
-    lanes = places.lane_maps[side].at(_LANES * own[0])
-    turn = p.load(lanes, map_code, sample, unit, n=n, dc=dc, da=(_LANES, 1))
-    out = Stream(inward(side, 0 if side == EAST else 16), 4, p.schedule.tag())
-    distribute(p, side, sample, value, turn, out, n, dc)
-    found = []
-    for i in range(count):
-        alu = p.pick(out.code)
-        p.op(Op.MOV, t + i, out, alu=alu)
-        p.op(Op.MAX_F32, t + i + period, out, Self(), alu=alu, n=_LANES - 1, dc=period)
-        found.append((t + i + period * (_LANES - 1), Alu(alu)))
-    return found
+    lanes = places.lane_maps[side]
+    own = Place(lanes.queues[number : number + 1], lanes.address, lanes.symbol)
+    code = 8 * number + 4
+    turn = p.load(own.at(_LANES * head), outward(side, code), sample, unit, n=_LANES, da=1)
+    out = Stream(inward(side, code), 4, p.schedule.tag())
+    distribute(p, side, sample, value, turn, out, _LANES, 1)
+    t, taker = sample + p.spec.distribute_cycles + _FROM_SXM, 4 * number + 2 + side
+    p.op(Op.MOV, t, out, alu=taker, n=3)
+    p.op(Op.MAX_F32, t + 3, out, Self(), alu=taker, n=_LANES - 3)
+    p.hold_alu(taker, t, t + _LANES)
+    return t + _LANES - 1, Alu(taker)
+
+
+def _join_three(p: PlanePass, end: int, alu: Alu, own: int) -> tuple[int, Alu]:
+    """The maximum of the results of ``alu`` at ``end`` - 2, ``end`` - 1 and ``end``, by ALU
+    ``own``; (cycle, ALU) of it.
+    """
+    first, _ = p.op(Op.MOV, end + 1, alu, alu=own)
+    second, _ = p.op(Op.MOV, end + 2, alu)
+    p.again(alu, end + 5)
+    p.op(Op.MAX_F32, end + 5, second, Self(), alu=own)
+    p.op(Op.MAX_F32, end + 8, alu, Self(), alu=own)
+    p.hold_alu(alu.number, end, end + 5)
+    p.hold_alu(own, end + 1, end + 8)
+    return end + 8, first
 
 
 def distribute(
@@ -165,26 +204,24 @@ def _greatest(p: PlanePass, x: int, values: list[Stream]) -> tuple[int, Alu]:
     t, alu = x + 9, p.pick()
     p.op(Op.MOV, t, word, alu=alu, n=3)
     p.op(Op.MAX_F32, t + 3, word, Self(), alu=alu, n=n - 3)
-    end = t + n - 1
-    # the last three results are of three interleaved totals
-    first, _ = p.op(Op.MOV, end + 1, Alu(alu), alu=p.pick(24))
-    second, _ = p.op(Op.MOV, end + 2, Alu(alu))
-    p.again(Alu(alu), end + 5)
-    p.op(Op.MAX_F32, end + 5, second, Self(), alu=first.number)
-    p.op(Op.MAX_F32, end + 8, Alu(alu), Self(), alu=first.number)
-    p.hold_alu(alu, t, end + 5)
-    p.hold_alu(first.number, end + 1, end + 8)
-    return end + 8, first
+    p.hold_alu(alu, t, t + n)
+    return _join_three(p, t + n - 1, Alu(alu), p.pick(_SPREAD))
 
 
-def _spread(p: PlanePass, when: int, word: Alu, heads: int, places: PlanePlaces) -> None:
-    """Lane h of the word of an ALU to all lanes, for every head, to ``places.maximum``."""
-    p.hold_alu(word.number, when, when + 3 + heads)
-    _, value = p.again(word, when + 3, n=heads, out=24)
-    sample = p.driven(when + 3) + 15
+def _spread(p: PlanePass, when: int, word: Alu, heads: int, places: PlanePlaces) -> int:
+    """Lane h of the word of an ALU to all lanes, for every head, to ``places.maximum``; when the
+    first is readable.
+    """
+    begin, dc = when + 3, 2
+    p.hold_alu(word.number, when, begin + dc * heads)
+    _, value = p.again(word, begin, n=heads, dc=dc, out=_SPREAD)
+    sample = p.driven(begin) + _TO_SXM
     unit = isa.SXM_QUEUE + 8
-    lanes = p.load(places.lane_maps[EAST].at(_LANES * 8), 16, sample, unit, n=heads, da=1)
+    lanes = places.lane_maps[EAST].at(_LANES * HEADS)
+    own = Place(lanes.queues[:1], lanes.address, lanes.symbol)
+    turn = p.load(own, 16, sample, unit, n=heads, dc=dc, da=1)
     out = Stream(inward(EAST, 0), 4, p.schedule.tag())
-    distribute(p, EAST, sample, value, lanes, out, heads, 1)
+    distribute(p, EAST, sample, value, turn, out, heads, dc)
     leave = sample + p.spec.distribute_cycles
-    p.store(places.maximum, out, leave, isa.drive_position(unit, out.code), n=heads)
+    start = isa.drive_position(unit, out.code)
+    return p.store(places.maximum, out, leave, start, n=heads, dc=dc) - dc * (heads - 1)

@@ -17,9 +17,8 @@ GROUPS = 20
 WEST, EAST = 0, 1
 #: Blocks of an install: (the first, how many, cycles apart).
 ONCE = (0, 1, 0)
-#: Cycles from one block to the next: an install of 20 groups and the gap after it take 27, and
-#: an even number lets reads and writes of a slice take turns.
-PERIOD = 28
+#: Cycles from one block to the next: an install of 20 groups and the gap after it.
+PERIOD = 27
 #: Cycles the west runs behind the east.
 BEHIND = 3
 #: LWs of a block from the IW of the one before: they step aside where activations pass, which
@@ -89,6 +88,10 @@ class PlanePass(Pass):
     def release(self, alus: list[Alu]) -> None:
         """These ALUs have done what they were picked for."""
         self._served.update(alu.number for alu in alus)
+
+    def keep_alu(self, alu: Alu) -> None:
+        """An ALU that was freed with the others serves on."""
+        self._served.discard(alu.number)
 
     def first_read(self, since: int = 0) -> int:
         """The earliest cycle of the blocks from number ``since`` on."""
@@ -190,10 +193,10 @@ class PlanePass(Pass):
     # -- VXM ------------------------------------------------------------------------------
 
     def again(
-        self, alu: Alu, when: int, n: int = 1, out: int = -1, width: int = 4
+        self, alu: Alu, when: int, n: int = 1, dc: int = 1, out: int = -1
     ) -> tuple[Alu, Stream]:
         """The latest result of an ALU once more, from ``when`` on."""
-        return self.op(Op.MOV, when, Self(), alu=alu.number, n=n, out=out, width=width)
+        return self.op(Op.MOV, when, Self(), alu=alu.number, n=n, dc=dc, out=out)
 
     def join(self, op: Op, parts: list[tuple[int, Alu]]) -> tuple[int, Alu]:
         """One result of all (cycle of its latest dispatch, ALU), the earliest first; the same."""

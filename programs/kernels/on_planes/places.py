@@ -68,14 +68,15 @@ class PlanePlaces:
     slices.
 
     Constants.  constants: 4 words on the weight slices of planes 0..3 (``constant_words``);
-    lane_maps: 136 words on a slice of each side (``lane_map_words``); offsets: one word on a pair
-    of each side (``offset_words``).
+    lane_maps: 136 words on each slice of a quad of each side (``lane_map_words``); offsets: one
+    word on a pair of each side (``offset_words``).
 
     Temporaries, by (west, east): queries and weights (8, and 8 words a block of the side): pairs
-    near the VXM; scores: 8 words a block of the side, near quads; maxima: 8 words, quads; pieces:
-    20 words that are zero before the first launch and belong to nobody else, a pair of each side.
-    maximum: 8 words, west quad; sums: 8 words, east quad; row: 20 such words, and spread: D / 16
-    words, on different pairs in the east.  outputs: fp32 tiles, east quad.
+    near the VXM; scores: 8 words a block of the side, near quads; pieces: 20 words that are zero
+    before the first launch and belong to nobody else, a pair of each side.  maximum: 8 words, west
+    quad, best in another bank than the scores there; sums: 8 words, east quad; row: 20 such words
+    as pieces are, and spread: D / 16 words, on different pairs in the east.  outputs: fp32 tiles,
+    east quad.
     """
 
     rotated: Place
@@ -90,7 +91,6 @@ class PlanePlaces:
     queries: tuple[Place, Place]
     weights: tuple[Place, Place]
     scores: tuple[Place, Place]
-    maxima: tuple[Place, Place]
     pieces: tuple[Place, Place]
     maximum: Place
     sums: Place

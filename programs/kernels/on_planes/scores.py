@@ -11,6 +11,7 @@ from chip import isa
 from chip.isa import AccMode, Op
 from chip.scheduling import Alu, Operand, Schedule, Self, Stream
 from chip.spec import ChipSpec
+from programs.kernels.on_planes.maximum import bring_to_all_lanes, sender
 from programs.kernels.on_planes.passes import (
     ACTIVATIONS,
     BEHIND,
@@ -25,6 +26,9 @@ from programs.kernels.on_planes.passes import (
     stream_blocks,
 )
 from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
+
+#: ALUs that add the mask, widen it, and cap the scores: those that take up turned maxima later.
+_MASK_ALUS = (2, 3, 14, 6, 7)
 
 
 def copy_queries(
@@ -59,9 +63,10 @@ def score(
     places: PlanePlaces,
     cap: float,
 ) -> int:
-    """Masked scores of (west, east) ``blocks`` and their maxima of each lane; when readable.
+    """Masked scores of (west, east) ``blocks``, and each head's maximum on all lanes.
 
-    ready: when the copied queries and the keys are.
+    ready: when the copied queries and the keys are.  Returns the cycle at which the first head's
+    maximum is readable; the others follow two cycles apart.
     """
     p = PlanePass(schedule, spec)
     heads = sum(group.heads)
@@ -93,8 +98,10 @@ def score(
         p.accumulate(2 * side, when + 16, AccMode.SET_EMIT, (heads, count), (2, PERIOD), out=out)
         results[side] = out
     at = _mask(p, results, starts[EAST] + RESULT, heads, blocks, places, cap)
-    _keep_maxima(p, at, heads, blocks, places)
-    return schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read)) + p.ready
+    when, greatest = _keep_maxima(p, at, heads, blocks)
+    known = bring_to_all_lanes(p, when, greatest, places)
+    start = schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read))
+    return start + known
 
 
 def _mask(
@@ -108,10 +115,7 @@ def _mask(
 ) -> tuple[int, Alu]:
     """Cap and mask the scores and keep them; (cycle of the east's first, ALU of the result)."""
     dc = (2, PERIOD)
-    scale = p.pick(0) if cap else None
-    bend = p.pick() if cap else None
-    widen = p.pick() if cap else None
-    shift, add = p.pick(8), p.pick(0, 4)
+    add, shift, scale, bend, widen = _MASK_ALUS
     late = 9 if cap else 0
     for side, value in results.items():
         n = (heads, blocks[side])
@@ -141,33 +145,19 @@ def _mask(
 
 
 def _keep_maxima(
-    p: PlanePass,
-    scored: tuple[int, Alu],
-    heads: int,
-    blocks: tuple[int, int],
-    places: PlanePlaces,
-) -> None:
-    """The maximum over all blocks of each head and lane, half of the heads to either side."""
+    p: PlanePass, scored: tuple[int, Alu], heads: int, blocks: tuple[int, int]
+) -> tuple[int, list[Alu]]:
+    """The maximum over all blocks of each head and lane: (first cycle at which it can be taken up
+    by its own ALU, the ALUs).
+    """
     t0, value = scored[0] + 3, scored[1]
-    level = blocks[WEST] == blocks[EAST]
+    last = t0 + (blocks[EAST] - 1) * PERIOD + (BEHIND if blocks[WEST] == blocks[EAST] else 0)
+    found = []
     for head in range(heads):
-        side = side_of_head(head, heads)
-        place = places.maxima[side]
-        code = outward(side, 8 if side == EAST else 24)
-        alu, t = p.pick(code), t0 + 2 * head
+        alu, t = sender(head, heads), t0 + 2 * head
         p.op(Op.MOV, t, value, alu=alu)
         p.op(Op.MAX_F32, t + PERIOD, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=PERIOD)
         p.op(Op.MAX_F32, t + BEHIND, value, Self(), alu=alu, n=blocks[WEST], dc=PERIOD)
-        last = t + (blocks[EAST] - 1) * PERIOD + (BEHIND if level else 0)
-        # the scores of this side are written in every other cycle: between them
-        when = last + 3
-        own = t0 - 3 + (BEHIND if side == WEST else 0)
-        when += (when - own) % 2 == 0
-        _, out = p.again(Alu(alu), when, out=code)
-        p.keep(place.at(head), out, when)
-        p.hold_alu(alu, t, when)
-
-
-def side_of_head(head: int, heads: int) -> int:
-    """The side whose distributor serves a head: the first half goes east."""
-    return EAST if head < (heads + 1) // 2 else WEST
+        p.hold_alu(alu, t, last + 2 * heads + 1)
+        found.append(Alu(alu))
+    return last + 2 * (heads - 1) + 3, found

@@ -23,6 +23,7 @@ from programs.models import (
     random_checkpoint,
 )
 from programs.plans import bucket_costs, compile_plan, report_plan
+from tests import ROOT
 
 KEYS = {
     "chips",
@@ -295,3 +296,33 @@ def test_refusals_are_one_line(
     assert captured.out == "" and captured.err.count("\n") == 1
     for word in words:
         assert word in captured.err
+
+
+def test_cost_and_frontier_of_several_plans(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By the shipped example: money is the machine's second over the tokens of a second."""
+    points, picture = tmp_path / "points.csv", tmp_path / "points.png"
+    asked = ["--model", "target", "--chips", "16", "--context", "64", "--batch", "1,2", "--no-run"]
+    weighed = ["--prices", str(ROOT / "docs" / "prices.toml")]
+    files = ["--frontier", str(points), "--frontier", str(picture)]
+    alone, both = planned(capsys, *asked, *weighed, *files)["plans"]
+    a_second = alone["cost"]["per_second"]
+    for row in (alone, both):
+        assert row["cost"]["per_second"] == pytest.approx(a_second)
+        assert row["cost"]["per_million_tokens"] == pytest.approx(
+            1e6 * a_second / (0.5 * row["tokens_per_second_total"])
+        )
+        assert row["energy"]["joules_per_token_of_a_full_belt"] == pytest.approx(
+            16 * 185 / row["full_belt"]["total"]
+        )
+    full = both["cost"]["per_million_tokens_of_a_full_belt"]
+    assert full == pytest.approx(both["cost"]["per_million_tokens"])
+    assert both["full_belt"]["total"] == pytest.approx(both["tokens_per_second_total"])
+    first, one, two = csv.reader(points.read_text(encoding="utf-8").splitlines())
+    per_kw = first.index("tokens_per_second_per_kw")
+    assert float(one[per_kw]) == pytest.approx(alone["tokens_per_second_total"] / (16 * 0.185))
+    assert float(two[per_kw]) == pytest.approx(both["tokens_per_second_total"] / (16 * 0.185))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(["plan", *asked, *weighed]) == 0
+    assert "cost of" in capsys.readouterr().out

@@ -249,15 +249,14 @@ def test_alus_with_running_results_are_held(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("heads", "context", "most"),
-    [((2, 2, 2, 2), 1280, 775), ((2, 2, 2, 2), 4096, 1050), ((2, 2), 1280, 735)],
+    ("heads", "context", "margin"),
+    [((2, 2, 2, 2), 1280, 610), ((2, 2, 2, 2), 4096, 610), ((2, 2), 1280, 590), ((1,), 320, 590)],
 )
-def test_cycles_stay_near_the_floor(heads: tuple[int, ...], context: int, most: int) -> None:
-    """From rotated queries to readable outputs."""
+def test_cycles_stay_near_the_floor(heads: tuple[int, ...], context: int, margin: int) -> None:
+    """From rotated queries to readable outputs: the installs of keys and values, and latencies."""
     shape = Shape(heads, 128, -(-context // 320))
-    schedule = Schedule()
-    begin = 100
-    end = attend_on_planes(
-        schedule, SPEC, shape.group, context, (begin, begin, begin), shape.tile, PLACES
-    )
-    assert end - begin <= most
+    schedule, begin = Schedule(), 100
+    ready = (begin, begin, begin)
+    end = attend_on_planes(schedule, SPEC, shape.group, context, ready, shape.tile, PLACES)
+    floor = 2 * -(-shape.blocks // 2) * max(27, 2 * sum(heads) + 3)
+    assert end - begin <= floor + margin

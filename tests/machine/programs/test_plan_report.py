@@ -385,3 +385,34 @@ def test_no_schedule_is_below_the_floor(config: ModelConfig, dtype: str) -> None
     assert found == floor_of(config, SPEC, tp=2, stages=2, dtype=dtype, context=64)
     assert found.cycles < plan.cycles
     assert found.boundaries == SPEC.hop_cycles
+
+
+def test_a_full_belt_says_how_many_sequences_fit() -> None:
+    """As many as a plan with that batch on the same machine is not refused for."""
+    small = replace(SPEC, words_per_bank=500)
+    stages = replace(FULL, layers=8)
+
+    def belt(context: int, batch: int = 1) -> Plan:
+        return compile_plan("small", stages, small, context=context, batch=batch, chips=8, tp=2)
+
+    counts = []
+    for context in (100, 1000):
+        plan = belt(context)
+        found = report_plan(plan).belt
+        assert found.sequences == len(plan.starts) == 4
+        assert found.total == SPEC.clock_hz / plan.interval_cycles
+        assert found.per_user == found.total / 4
+        counts.append(found.that_fit)
+        belt(context, found.that_fit)
+        if found.that_fit < 4:
+            with pytest.raises(CompileError):
+                belt(context, found.that_fit + 1)
+    assert counts[0] == 4 and 1 <= counts[1] < 4
+
+
+def test_more_sequences_than_stages_give_no_more_tokens() -> None:
+    plan = planned(FULL, "int8", batch=5)
+    found = report_plan(plan).belt
+    assert (found.sequences, found.that_fit) == (5, 5)
+    assert found.total == SPEC.clock_hz / plan.interval_cycles == report_plan(plan).total
+    assert found.per_user == found.total / 5

@@ -296,10 +296,12 @@ def planned(**changed: Any) -> dict[str, Any]:
         "energy": {
             "joules_per_token_of_one_user": 1.23456,
             "joules_per_token_in_all": 0.34567,
+            "joules_per_token_of_a_full_belt": 0.0876,
             "machine_power_w": 9600.0,
         },
         "tp": 8,
         "pp": 2,
+        "full_belt": {"sequences": 4, "that_fit": 3, "per_user": 250.04, "total": 1000.16},
     }
     return {**row, **changed}
 
@@ -325,6 +327,11 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         "cycles per token": "10,000",
         "interval of a full belt": "2,500 cycles",
         "tokens per second": "1,234.6 per user, 9,876.5 in all (pipelined)",
+        "full belt": (
+            "4 sequences: 250.0 tokens/s for each, 1,000.2 in all, 0.0876 J per token (estimate); "
+            "these chips have caches for 3 at this context: --batch 4 without --chips plans a "
+            "machine for all"
+        ),
         "SRAM of the fullest chip": "43.2% used",
         "  kv cache": "5,000 bytes",
         "  free": "6,000 bytes",
@@ -363,6 +370,42 @@ def test_a_plan_with_experts_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["energy"] == "no estimate: the chip spec gives no power (average_power_w)"
 
 
+def test_a_plan_s_advice_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"chips": 16, "interval_cycles": 3, "problem": ""}
+    row = planned(
+        tried=[
+            {**one, "change": "--context 9", "cycles": 7500},
+            {**one, "change": "--tp 4", "cycles": 10_500},
+            {**one, "change": "--tp 2", "cycles": 10_001},
+            {**one, "change": "--tp 1", "cycles": 0, "problem": "no room"},
+        ],
+        cost={
+            "currency": "crowns",
+            "per_million_tokens": 12.34567,
+            "per_million_tokens_of_a_full_belt": 1234.5,
+        },
+        full_belt={"sequences": 4, "that_fit": 4, "per_user": 250.04, "total": 1000.16},
+        energy=None,
+    )
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    monkeypatch.setattr(output, "print_table", lambda title, rows: found.append((title, rows)))
+    _show(row)
+    ((_, rows),) = found
+    assert [text for name, text in rows if name == "  tried"] == [
+        "--context 9: 7,500 cycles a token, 25.0% fewer",
+        "--tp 4: 10,500 cycles a token, 5.0% more",
+        "--tp 2: 10,001 cycles a token, no change",
+        "--tp 1: no plan, no room",
+    ]
+    assert dict(rows)["cost of a million tokens"] == (
+        "12.35 crowns, with a full belt 1,234 crowns (by your prices)"
+    )
+    assert dict(rows)["full belt"] == (
+        "4 sequences: 250.0 tokens/s for each, 1,000.2 in all; the chips have caches for all of "
+        "them"
+    )
+
+
 def cells(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
@@ -384,6 +427,10 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
         "bottleneck at context 4,096: scores 9%",
         "no plan for context 8,192: no room",
     ]
+    priced = [{**row, "cost": {"per_million_tokens": 0.01234}} for row in rows[:1]]
+    print_plans("target by context", ["context"], priced)  # in the place of the interval
+    said = cells(capsys.readouterr().out)
+    assert ["1,024", "16", "8", "x", "2", "10,000", *row[5:], "0.346", "0.0123"] in said
     print_plans("target by chips", ["chips"], rows[:1])
     # the number of chips once
     assert ["16", *row, "0.346"] in cells(capsys.readouterr().out)
