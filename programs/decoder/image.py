@@ -106,7 +106,7 @@ def _put_plane_constants(image: Image, places: PlanePlaces, masks: NDArray[np.fl
         for queue, rows in zip(place.queues, words, strict=True):
             image.append((queue, place.address, rows))
     for place in places.lane_maps:
-        image.append((place.queues[0], place.address, lane_map_words()))
+        image.extend((queue, place.address, lane_map_words()) for queue in place.queues)
     for place in places.offsets:
         for queue, rows in zip(place.queues, offset_words(), strict=True):
             image.append((queue, place.address, rows))

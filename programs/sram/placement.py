@@ -82,9 +82,10 @@ class SramPlacement:
             self.low[q] = address + words
         return Place(queues, address)
 
-    def top(self, queues: tuple[int, ...], words: int) -> Place:
+    def top(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
         """``words`` temporary words at one address on all ``queues``."""
-        address = min(self.high[q] for q in queues) - words
+        end, bank = min(self.high[q] for q in queues), self.spec.words_per_bank
+        address = (bank if one_bank and end - words < bank < end else end) - words
         self._check(queues, max(self.low[q] for q in queues), address, words)
         for q in queues:
             self.high[q] = address

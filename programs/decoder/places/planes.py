@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chip.scheduling import Place
+from chip.scheduling import CompileError, Place
 from programs.decoder import ATTENTION, Layout, Stage
 from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm
 from programs.kernels import BLOCK, CachedTile, PlanePlaces
@@ -24,7 +24,7 @@ KEY_MAPS, VALUE_MAPS, RECENT_MAPS = 32, 1, 16
 _WEST_PAIR, _EAST_PAIR = (4, 5), (48, 49)
 _EAST_OTHER = (50, 51)
 _MASKS = (51,)
-_LANE_SLICES = ((6,), (50,))
+_LANE_QUADS = ((8, 9, 10, 11), (52, 53, 54, 55))
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def place_on_planes(
         value_maps=_two([pm.top(queues, VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]),
         recent_maps=pm.top(_EAST_PAIR, RECENT_MAPS),
         constants=_four([pm.top(pm.weight_slices(plane), _CONSTANTS) for plane in range(4)]),
-        lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_SLICES]),
+        lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_QUADS]),
         offsets=_two([pm.top(queues, 1) for queues in near]),
         queries=_two([pm.top(queues, _HEADS) for queues in near]),
         weights=_two([pm.top(q, max(1, _HEADS * n)) for q, n in zip(near, sides, strict=True)]),
@@ -83,11 +83,10 @@ def place_on_planes(
                 for q, n in zip((WEST_QUAD, EAST_QUAD), sides, strict=True)
             ]
         ),
-        maxima=_two([pm.top(queues, _HEADS) for queues in (WEST_QUAD, EAST_QUAD)]),
         pieces=_two([pm.top(queues, _PIECES) for queues in near]),
         maximum=pm.top(WEST_QUAD, _HEADS),
         sums=pm.top(EAST_QUAD, _HEADS),
-        row=pm.top(_EAST_OTHER, _PIECES),
+        row=pm.top(_EAST_OTHER, _PIECES, one_bank=True),
         spread=pm.top(_EAST_OTHER, width),
         outputs=outputs,
     )
@@ -108,6 +107,12 @@ def place_plane_caches(
     if not own:
         return []
     words = cached_words(layout, context)
+    over = max(map(max, words)) - pm.spec.words_per_bank
+    if over > 0:
+        raise CompileError(
+            f"the model does not fit: {over * 320:,} bytes too many of a tile's keys or values for "
+            "a bank; use a shorter context"
+        )
 
     def lie(name: str, plane: int, words: int, bottom: bool) -> Place:
         """``words`` words of every block and sequence on the slices of a plane."""

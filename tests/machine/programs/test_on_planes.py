@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.checker import check
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
 from programs.artifact import decoder_of
@@ -263,3 +264,22 @@ def test_a_head_leaves_room_for_counting_positions() -> None:
         "head_dim is 306; a model for more than 512 positions has heads of at most 304, 16 lanes "
         "of a tile count its positions"
     )
+
+
+def test_a_tile_of_keys_longer_than_a_bank_is_refused() -> None:
+    """By how much, and a context that fits."""
+    config = replace(SHAPES["shared heads"], max_position=100_000)
+    spec = replace(SPEC, words_per_bank=160)
+    with pytest.raises(CompileError) as told:
+        compile_plan("long", config, spec, context=6000)
+    text = str(told.value)
+    assert "bytes too many of a tile's keys or values for a bank" in text and "\n" not in text
+    assert "; use a shorter context" in str(place_refusal(config, spec, 6000))
+    longest = int(text.rpartition("use --context ")[2].split()[0])
+    check_plan(compile_plan("long", config, spec, context=longest))
+
+
+def place_refusal(config: ModelConfig, spec: ChipSpec, context: int) -> CompileError:
+    with pytest.raises(CompileError) as told:
+        place_decoder(spec, Layout.of(config, 1), "int8", context)
+    return told.value

@@ -92,11 +92,11 @@ def test_too_little_memory_splits_ffns_or_is_refused() -> None:
     assert f"does not fit {fewer} chips" in text and "B more" in text and "\n" not in text
 
 
-@pytest.mark.parametrize(("asked", "batch"), [(5000, 1), (400, 6)])
+@pytest.mark.parametrize(("asked", "batch"), [(512, 5), (400, 6)])
 @pytest.mark.cases(1)
 def test_too_long_a_context_names_the_longest(asked: int, batch: int) -> None:
     """By how much it is too long; the context that the refusal names fits, one more does not."""
-    config = replace(LARGE, max_position=asked)
+    config = LARGE
     with pytest.raises(CompileError, match="fit no number of") as refused:
         compile_plan("small", config, SHALLOW, context=asked, batch=batch)
     text = str(refused.value)
@@ -111,8 +111,8 @@ def test_too_long_a_context_names_the_longest(asked: int, batch: int) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_plan_of_a_context_beyond_a_bank(batch: int) -> None:
     """Caches in segments: legal, and executed as predicted, one sequence or a belt of several."""
-    spec = replace(SPEC, words_per_bank=256)
-    plan = compile_plan("small", SMALL, spec, context=700, batch=batch)
+    spec = replace(SPEC, words_per_bank=192)
+    plan = compile_plan("small", SMALL, spec, context=500, batch=batch)
     assert len(plan.pipeline.code[0].places.cache_maps) > 1
     assert check_plan(plan) > 0
     for belt, cycles in ((False, plan.cycles), (True, plan.interval_cycles)):
