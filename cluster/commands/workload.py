@@ -1,4 +1,4 @@
-"""``lpu workload``: products, an MLP, ResNet-50 and an encoder on the compiler's path.
+"""``lpu workload``: products, networks, an encoder, a factorisation on the compiler's path.
 
 Each verb compiles one workload with random (seeded) data, proves its programs legal and says what
 it costs; ``--run`` executes it and compares every value with the golden model.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chip.spec import ChipSpec
     from cluster.runs import CompiledWorkload
 
-app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT.", no_args_is_help=True)
+app = typer.Typer(help="Matrix products, an MLP, ResNet-50, BERT, Cholesky.", no_args_is_help=True)
 
 #: Layers, hidden values and heads of the published models.
 _BERT = {"base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -131,6 +131,28 @@ def bert(
     _report(
         lambda spec, seed, data: random_encoder(shape, spec, stages, seed, data),
         f"BERT {model}, {shape.layers} layers, {tokens} tokens, fp16, {_chips(stages)}",
+        job,
+        as_json,
+    )
+
+
+@app.command(cls=Verb)
+@takes_settings
+def cholesky(
+    *,
+    n: Annotated[int, typer.Option(help="Rows and columns of the matrix.")] = 320,
+    job: WorkloadSettings,
+    as_json: option_types.Json = False,
+) -> None:
+    """The factor L of a symmetric positive definite matrix L L^T, fp32, on one chip."""
+    option_checks.check_at_least("--n", n, 1)
+    from cluster.runs import random_cholesky
+    from programs.cholesky import CholeskyShape
+
+    shape = CholeskyShape(n)
+    _report(
+        lambda spec, seed, data: random_cholesky(shape, spec, seed, data),
+        f"Cholesky, {n} x {n}, fp32",
         job,
         as_json,
     )

@@ -18,6 +18,7 @@ from cluster.processes import cores
 from cluster.runs.settings import WorkloadSettings
 from interconnect.vectors import check_fabric
 from programs.artifact import Artifact, Bindings, save
+from programs.cholesky import CholeskyShape, compile_cholesky, golden_cholesky, read_cholesky
 from programs.convnet import (
     Network,
     compile_network,
@@ -60,7 +61,8 @@ class CompiledWorkload:
     """A compiled workload with random data.
 
     results: what the chips hold after a launch; golden: what they must hold; entry: the artifact's
-    only entry point; idle: chips of the wiring that have nothing to do.
+    only entry point; idle: chips of the wiring that have nothing to do; error: how far results are
+    from a float64 computation of the same.
     """
 
     name: str
@@ -71,6 +73,7 @@ class CompiledWorkload:
     results: Callable[[list[Chip]], Values]
     golden: Callable[[], Values]
     idle: int = 0
+    error: Callable[[Values], float] | None = None
 
 
 def random_matmul(
@@ -162,6 +165,35 @@ def random_encoder(
     return CompiledWorkload("encoder", artifact, "encoder", macs, "fp16", results, golden)
 
 
+def random_cholesky(
+    shape: CholeskyShape, spec: ChipSpec, seed: int, data: bool = True
+) -> CompiledWorkload:
+    """The factor of G G^T / n + 1, G being random normal numbers."""
+    a: Values | None = None
+    if data:
+        rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+        g = rng.standard_normal((shape.n, shape.n))
+        a = (g @ g.T / shape.n + np.eye(shape.n)).astype(np.float32)
+    artifact = compile_cholesky(shape, spec, a)
+
+    def golden() -> Values:
+        assert a is not None
+        return golden_cholesky(a)
+
+    def results(chips: list[Chip]) -> Values:
+        return read_cholesky(shape, spec, chips[0])
+
+    def error(found: Values) -> float:
+        assert a is not None
+        exact = np.linalg.cholesky(a.astype(np.float64))
+        return float(np.abs(found - exact).max() / np.abs(exact).max())
+
+    macs = shape.multiply_accumulates
+    return CompiledWorkload(
+        "cholesky", artifact, "cholesky", macs, "fp16", results, golden, error=error
+    )
+
+
 def figures(workload: CompiledWorkload) -> dict[str, Any]:
     """Cycles, time at the chip's clock, and what share of the MXM's peak is useful."""
     artifact = workload.artifact
@@ -217,7 +249,10 @@ def run_workload(workload: CompiledWorkload) -> dict[str, Any]:
         raise RunError(
             f"{workload.name}: {differing} of {wanted.size} values differ from the golden model"
         )
-    return {"equal_to_golden": True, "values": int(wanted.size), "launch_wall_seconds": wall}
+    said = {"equal_to_golden": True, "values": int(wanted.size), "launch_wall_seconds": wall}
+    if workload.error is not None:
+        said["error_against_float64"] = workload.error(found)
+    return said
 
 
 def measure_workload(
@@ -261,6 +296,9 @@ def workload_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.insert(1, ("of which a chip's product", f"{result['product_cycles']:,}"))
     if "values" in result:
         rows.append(("run", f"all {result['values']:,} values equal the golden model's"))
+    if "error_against_float64" in result:
+        error = f"{result['error_against_float64']:.1e} of the largest element"
+        rows.append(("error against float64", error))
     if "artifact" in result:
         rows.append(("file", result["artifact"]))
     return rows

@@ -59,12 +59,14 @@ class RowOperand:
     """Activation rows on one slice (int8) or two (fp16: low, high bytes).
 
     offsets: first word of each K step.  ``joined``: every row adds to one sum (int8 pooling).
+    places: of each K step, where they are not all on the slices of ``place``.
     """
 
     place: Place
     rows: Rows
     offsets: tuple[int, ...]
     joined: bool = False
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _read_rows(
     stride = offsets[1] - offsets[0] if len(offsets) > 1 else 0
     even = all(b - a == stride for a, b in pairwise(offsets))
     flat = operand.rows.ny == 1 or operand.rows.dy == operand.rows.nx * operand.rows.dx
-    if even and flat:
+    if even and flat and not operand.places:
         every = (operand.rows.count, len(offsets))
         p.load(
             operand.place.at(offsets[0]),
@@ -213,10 +215,9 @@ def _read_rows(
             tag=tag,
         )
         return
-    for step, offset in enumerate(offsets):
-        p.load(
-            operand.place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da, tag=tag
-        )
+    places = operand.places or (operand.place,) * len(offsets)
+    for step, (place, offset) in enumerate(zip(places, offsets, strict=True)):
+        p.load(place.at(offset), code, meet + step * period, queue, n=n, dc=dc, da=da, tag=tag)
 
 
 def _accumulate(

@@ -50,7 +50,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "programs": [
         {"models", "sram", "artifact"},
         {"kernels", "faults"},
-        {"decoder", "convnet", "encoder", "matmul"},
+        {"decoder", "convnet", "encoder", "matmul", "cholesky"},
         {"running"},
         {"evaluation", "plans"},
     ],

@@ -29,6 +29,7 @@ from cluster.cli import run
         (("matmul", "--sweep", "1:5:1", "--run"), ("--sweep", "--run")),
         (("matmul", "--m", "30000", "--n", "30000"), ("does not fit", "bytes too many")),
         (("matmul", "-o", "/no/such/place/x.lpu"), ("/no/such/place",)),
+        (("cholesky", "--n", "0"), ("--n 0",)),
         (("mlp", "--sizes", "10"), ("--sizes 10",)),
         (("mlp", "--sizes", "10,-3"), ("--sizes 10,-3",)),
         (("mlp", "--batch", "20000"), ("more than a slice holds", "smaller image or batch")),
@@ -57,6 +58,14 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
     assert run([*arguments, "--json"]) == 0, capsys.readouterr().err
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     return said
+
+
+def test_a_factorisation(capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(capsys, "workload", "cholesky", "--n", "20", "--run")
+    assert said["equal_to_golden"] and said["values"] == 400
+    assert 0 < said["error_against_float64"] < 1e-6
+    assert run(["workload", "cholesky", "--n", "20", "--run"]) == 0
+    assert "of the largest element" in capsys.readouterr().out
 
 
 def test_a_product_over_nodes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from chip.linking import link
 from chip.reference import ReferenceChip
 from chip.spec import ChipSpec
 from programs.artifact import Artifact
+from programs.cholesky import CholeskyShape, compile_cholesky
 from programs.convnet import Network, compile_network, random_input, randomise
 from programs.convnet.layers import INPUT, ConvLayer
 from programs.decoder import Host, compile_decoder, partition_model
@@ -82,10 +83,19 @@ def test_reference_and_engine_agree_on_a_decoder(dtype: str) -> None:
     assert np.array_equal(reference.sram, engine.sram)
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp16", "network", "encoder"])
+def factorisation() -> Artifact:
+    g = np.random.Generator(np.random.Philox(key=[1, 0])).standard_normal((20, 20))
+    return compile_cholesky(CholeskyShape(20), SPEC, (g @ g.T + 20 * np.eye(20)).astype(np.float32))
+
+
+LONG = pytest.param("factorisation", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16", "network", "encoder", LONG])
 @pytest.mark.cases(2)
 def test_reference_and_engine_agree(kind: str) -> None:
-    artifact = {"network": network, "encoder": encoder}.get(kind, lambda: product(kind))()
+    made = {"network": network, "encoder": encoder, "factorisation": factorisation}
+    artifact = made.get(kind, lambda: product(kind))()
     (program,) = next(iter(artifact.programs.values()))
     reference, engine = ReferenceChip(SPEC), Chip(SPEC, 0)
     for queue, address, rows in artifact.memory[0]:

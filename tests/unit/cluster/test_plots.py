@@ -10,6 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from cluster import plots
 from cluster.experiments.serving import PS, Latencies
@@ -85,7 +86,7 @@ def test_plans_are_stacked() -> None:
         {"chips": 7, "problem": "does not fit"},
         {"chips": 1024, "phases": {"a_b": 2000, "c": 500}, "sram_bytes": {"free": 1e6, "kv": 0}},
     ]
-    left, right = plots.plans_figure(rows, "chips").axes
+    left, right = plots.plans_figure(rows, ["chips"]).axes
     # thousands of cycles, megabytes; the second of each on the first
     heights = [(bottom, height) for _, _, bottom, height in bars(left)]
     assert heights == [(0, 1), (0, 2), (1, 3), (2, 0.5)]
@@ -93,7 +94,9 @@ def test_plans_are_stacked() -> None:
     assert [middle for middle, *_ in bars(left)] == pytest.approx([0, 1, 0, 1])
     assert [t.get_text() for t in left.get_xticklabels()] == ["8", "1,024"]
     assert (labels(left), labels(right)) == (["a b", "c"], ["free", "kv"])
-    assert [axes.get_legend() for axes in plots.plans_figure(rows[1:2], "chips").axes] == [None] * 2
+    assert [axes.get_legend() for axes in plots.plans_figure(rows[1:2], ["chips"]).axes] == [
+        None
+    ] * 2
 
 
 def test_one_request_alone(drawn: list[Figure]) -> None:
@@ -116,6 +119,7 @@ def test_one_request_alone(drawn: list[Figure]) -> None:
     for axes, most in ((first, 0.5), (second, 2e-3), (further, 1.0)):
         assert axes.get_xlim()[0] == 0 and 1.2 * most < axes.get_xlim()[1] < 1.5 * most
         assert axes.yaxis_inverted()
+        assert axes.xaxis.get_major_formatter()(2e-3, 0) == "2 ms"
         if axes is not first:
             assert not axes.yaxis.get_tick_params()["labelleft"]
     assert first.get_ylabel() == "target, one request\nof 1,000 + 20 tokens"
@@ -144,6 +148,14 @@ def test_histograms_share_their_bins(drawn: list[Figure]) -> None:
     ]
     assert [line.get_xdata()[0] for line in first.lines] == pytest.approx([0.02, 0.5])
     assert first.get_xscale() == "log"
+    assert first.xaxis.get_major_formatter()(2e-3, 0) == "2 ms"
+    subs = first.xaxis.get_minor_locator()
+    assert isinstance(subs, LogLocator) and tuple(subs._subs) == (2, 5)
+    # between 10 and 500 ms the ticks between powers of ten are named; not over more than 100 times
+    assert first.xaxis.get_minor_formatter()(2e-2, 0) == "20 ms"
+    wide = {"gpu": latencies([0.005, 0.5], [])}
+    plots.draw_load(wide, NOWHERE)
+    assert drawn[1].axes[0].xaxis.get_minor_formatter()(2e-2, 0) == ""
     gpu, lpu = (patch.get_path().vertices for patch in first.patches)
     # of each pool all together a hundred percent, in bins between the same ends
     assert (gpu[:, 0].min(), gpu[:, 0].max()) == (lpu[:, 0].min(), lpu[:, 0].max())

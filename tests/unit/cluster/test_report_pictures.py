@@ -161,6 +161,7 @@ def test_the_sram_map(drawn: list[Figure]) -> None:
         f"Of {88 * 8 * 320:,} B: reserved 2,560 B; {WORD_KINDS[3]} 640 B; {WORD_KINDS[4]} 2,880 B."
         "  So."
     )
+    assert size(drawn[0]) == pytest.approx(4.2 + 3 * 0.2)  # a line of the legend for each kind
     which, held_by = drawn[0].axes
     assert boxes(which) == [
         [(0, 0, 1, 8)],
@@ -206,6 +207,7 @@ def test_the_roofline(drawn: list[Figure]) -> None:
         "decode: 1,500 G operations/s at 2 per byte (exact); "
         "prefill: 900,000 G operations/s at 2,000 per byte (estimated).  So."
     )
+    assert size(drawn[0]) == pytest.approx(3.1 + 4 * 0.2)
     (axes,) = drawn[0].axes
     lpu, gpu, decode, prefill = axes.lines
     # a quarter of the least to eight times the most intensity; knees at 10 and 500
@@ -266,6 +268,7 @@ def test_latencies(last: float, subs: tuple[int, ...], drawn: list[Figure]) -> N
         "gpu: 7 times from 11.5 ms to 31 ms, p99/p50 2.500.  Dotted: p99.  So."
     )
     axes = drawn[0].axes
+    assert size(drawn[0]) == pytest.approx(0.75 + 2 * 0.85)
     assert [stairs(one) for one in axes] == [[(s["share"], section["edges_s"])] for s in series]
     assert [one.get_title("left") for one in axes] == [
         "lpu (exact): p50 20 ms, p99 20 ms",
