@@ -78,6 +78,7 @@ PANELS: dict[str, str] = {
             "link",
             "set_",
             "what_if",
+            "wiring",
             "lpu_cycles_per_token",
             "lpu_interval_cycles",
             "lpu_ffn_cycles",
