@@ -81,6 +81,7 @@ PANELS: dict[str, str] = {
             "wiring",
             "lpu_cycles_per_token",
             "lpu_interval_cycles",
+            "overlap",
             "lpu_ffn_cycles",
             "ppm",
             "budget",
