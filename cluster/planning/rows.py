@@ -96,6 +96,7 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         batch=step.batch,
         chips=step.chips,
         tp=step.tp,
+        wiring=step.wiring,
     )
     tell("checking ...")
     pieces = check_plan(found)
@@ -108,6 +109,7 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "context": found.context,
         "batch": found.batch,
         "chips": found.chips,
+        "wiring": found.pipeline.topology.name,
         "tp": found.layout.tp,
         "pp": len(found.starts),
         "cycles_per_token": r.cycles_per_token,

@@ -1,5 +1,6 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import (
+    belt_intervals,
     compile_belt,
     compile_decoder,
     compile_model,
@@ -55,6 +56,7 @@ __all__ = [
     "Stage",
     "adopt",
     "belt_entry",
+    "belt_intervals",
     "bucket_at",
     "build_pipeline",
     "check_parallelism",

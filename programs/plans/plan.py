@@ -95,17 +95,19 @@ def compile_plan(
     batch: int = 1,
     chips: int | None = None,
     tp: int | None = None,
+    wiring: str = "usual",
 ) -> Plan:
     """Deal, place and schedule a model of ``config`` for ``context`` positions.
 
-    batch: sequences whose caches the chips hold.  Raises CompileError or FabricError.
+    batch: sequences whose caches the chips hold.  wiring: ``usual``, or ``chain`` for nodes in a
+    row (``interconnect.wiring``).  Raises CompileError or FabricError.
     """
     if context > config.max_position:
         raise CompileError(
             f"context {context:,}: {name} was made for {config.max_position:,} positions; use "
             f"--context {config.max_position} or less"
         )
-    dealt = deal_model(name, config, spec, dtype, context, batch, chips, tp)
+    dealt = deal_model(name, config, spec, dtype, context, batch, chips, tp, wiring)
     layout = dealt.layout
     pipeline = build_pipeline(dealt.stages, dealt.places, Numbers.of(config), dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)

@@ -202,4 +202,6 @@ def describe_machine(plan: Plan) -> str:
     used = stages * tp
     idle = f", {plan.chips - used} idle" if plan.chips > used else ""
     where = "one node" if plan.chips <= NODE else f"{plan.chips // NODE} nodes"
+    if plan.pipeline.topology.name == "chain":
+        where += " in a row"
     return f"{stages} stages of {tp} chips on {where}{idle}"

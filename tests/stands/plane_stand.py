@@ -26,6 +26,7 @@ from programs.kernels import (
     append_key,
     append_value,
     attend_on_planes,
+    attend_tiles,
     constant_words,
     key_map,
     lane_map_words,
@@ -74,12 +75,15 @@ PLACES = PlanePlaces(
 
 @dataclass(frozen=True)
 class Shape:
-    """``heads`` of each query tile; ``shared``: all heads of a tile have one key and value."""
+    """``heads`` of each query tile; ``shared``: all heads of a tile have one key and value;
+    ``cached``: cached tiles, each with as many query tiles.
+    """
 
     heads: tuple[int, ...]
     head_lanes: int
     blocks: int
     shared: bool = True
+    cached: int = 1
 
     @property
     def slots(self) -> int:
@@ -93,11 +97,15 @@ class Shape:
 
     @property
     def tile(self) -> CachedTile:
-        """Keys in bank 0, values and recent ones in bank 1."""
+        """The first cached tile."""
+        return self.tile_of(0)
+
+    def tile_of(self, number: int) -> CachedTile:
+        """A cached tile: keys in bank 0, values and recent ones in bank 1."""
         columns = self.head_lanes if self.shared else self.width
         places = [
             [(Place(STRIPS[2 * side], at), Place(STRIPS[2 * side + 1], at)) for side in range(2)]
-            for at in (0, 4096, 7000)
+            for at in (900 * number, 4096 + 900 * number, 7000 + 100 * number)
         ]
         keys, values, recent = places
         return CachedTile(
@@ -111,8 +119,18 @@ class Shape:
 
     @property
     def group(self) -> QueryGroup:
-        """Its heads as the kernel takes them."""
-        return QueryGroup(tuple(range(len(self.heads))), self.heads, self.head_lanes)
+        """The heads on the first cached tile as the kernel takes them."""
+        return self.group_of(0)
+
+    def group_of(self, number: int) -> QueryGroup:
+        """The heads on a cached tile."""
+        n = len(self.heads)
+        return QueryGroup(tuple(range(n * number, n * number + n)), self.heads, self.head_lanes)
+
+    @property
+    def query_tiles(self) -> int:
+        """Query tiles of all cached ones."""
+        return len(self.heads) * self.cached
 
 
 @dataclass
@@ -210,7 +228,11 @@ def compiled(shape: Shape, context: int, cap: float = 0.0, append: bool = False)
     if append:
         key = append_key(schedule, SPEC, KEY, 0, shape.tile, PLACES)
         ready = (0, key, append_value(schedule, SPEC, VALUE, 0, shape.tile, PLACES))
-    end = attend_on_planes(schedule, SPEC, shape.group, context, ready, shape.tile, PLACES, cap)
+    if shape.cached == 1:
+        end = attend_on_planes(schedule, SPEC, shape.group, context, ready, shape.tile, PLACES, cap)
+    else:
+        groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
+        end = attend_tiles(schedule, SPEC, groups, context, ready, PLACES, cap)
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
     assert check(program, SPEC) == []
@@ -240,9 +262,9 @@ class Stand:
         planes = np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), 320, size)
         self._put(place, np.moveaxis(planes, -1, 0))
 
-    def put_cache(self, cache: Cache) -> None:
-        """Keys and values of all blocks."""
-        tile = self.shape.tile
+    def put_cache(self, cache: Cache, number: int = 0) -> None:
+        """Keys and values of all blocks of a cached tile."""
+        tile = self.shape.tile_of(number)
         for block in range(self.shape.blocks):
             own, side, number = slice(320 * block, 320 * block + 320), 1 - block % 2, block // 2
             for half in range(2):
@@ -302,6 +324,6 @@ class Stand:
 
     def read_outputs(self, sram: NDArray[np.uint8]) -> F32:
         """fp32 words of the query tiles."""
-        place, n = PLACES.outputs, len(self.shape.heads)
+        place, n = PLACES.outputs, self.shape.query_tiles
         planes = [sram[queue, place.address : place.address + n] for queue in place.queues]
         return np.ascontiguousarray(np.stack(planes, -1)).view(np.float32)[..., 0]

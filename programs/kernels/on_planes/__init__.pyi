@@ -1,5 +1,5 @@
 from .append import append_key, append_value
-from .attend import attend_on_planes
+from .attend import attend_on_planes, attend_tiles
 from .places import (
     BLOCK,
     CachedTile,
@@ -21,6 +21,7 @@ __all__ = [
     "append_key",
     "append_value",
     "attend_on_planes",
+    "attend_tiles",
     "constant_words",
     "key_map",
     "lane_map_words",

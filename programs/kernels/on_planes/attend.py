@@ -7,6 +7,7 @@ from chip.spec import ChipSpec
 from programs.kernels.on_planes.places import (
     BLOCK,
     CachedTile,
+    HeadRun,
     PlanePlaces,
     QueryGroup,
     side_blocks,
@@ -30,7 +31,32 @@ def attend_on_planes(
     context: positions of the bucket.  ready: when rotated queries, keys and values are readable.
     cap: what scores are capped at, 0: at nothing.
     """
+    return attend_tiles(schedule, spec, ((group, tile),), context, ready, places, cap)
+
+
+def attend_tiles(
+    schedule: Schedule,
+    spec: ChipSpec,
+    groups: tuple[tuple[QueryGroup, CachedTile], ...],
+    context: int,
+    ready: tuple[int, int, int],
+    places: PlanePlaces,
+    cap: float = 0.0,
+) -> int:
+    """As ``attend_on_planes``, of several groups, each with a cached tile of its own, in one run.
+
+    They have up to eight heads together.
+    """
     blocks = side_blocks(-(-context // BLOCK))
-    queries = copy_queries(schedule, spec, group, ready[0], places)
-    known = score(schedule, spec, group, blocks, (queries, ready[1]), tile, places, cap)
-    return weigh(schedule, spec, group, blocks, (known, ready[2]), tile, places)
+    whole = QueryGroup(
+        tuple(tile for group, _ in groups for tile in group.tiles),
+        tuple(heads for group, _ in groups for heads in group.heads),
+        groups[0][0].head_lanes,
+    )
+    runs: list[HeadRun] = []
+    for group, tile in groups:
+        first = runs[-1].first + runs[-1].heads if runs else 0
+        runs.append(HeadRun(tile, first, sum(group.heads)))
+    queries = copy_queries(schedule, spec, whole, ready[0], places)
+    known = score(schedule, spec, runs, blocks, (queries, ready[1]), places, cap)
+    return weigh(schedule, spec, whole, runs, blocks, (known, ready[2]), places)

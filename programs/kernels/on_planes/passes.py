@@ -176,13 +176,14 @@ class PlanePass(Pass):
         dc: tuple[int, int] | int,
         da: tuple[int, int] | int = 0,
         out: Stream | None = None,
+        row: int = 0,
     ) -> int:
-        """ACC; returns the cycle at which the VXM may take what it emits first."""
+        """ACC from ``row`` on; returns when the VXM may take what it emits first."""
         queue = isa.MXM_QUEUE + 2 * plane + 1
         emitted: dict[str, Any] = {}
         if out is not None:
             emitted = {"out": out.code, "wo": 4, "tag": out.tag}
-        self.emit(Op.ACC, queue, when, n=n, dc=dc, da=da, mode=int(mode), **emitted)
+        self.emit(Op.ACC, queue, when, n=n, dc=dc, da=da, a=row, mode=int(mode), **emitted)
         leave = when + self.spec.mxm_accumulate_cycles
         if out is not None:
             edge = isa.EAST_EDGE if plane >= 2 else isa.WEST_EDGE
@@ -214,25 +215,51 @@ class PlanePass(Pass):
 def stream_blocks(
     p: PlanePass,
     side: int,
-    columns: tuple[list[InstalledColumns], list[InstalledColumns]],
-    activations: tuple[Stream, ...],
+    columns: list[tuple[list[InstalledColumns], list[InstalledColumns]]],
+    heads: list[int],
     when: int,
-    heads: int,
     blocks: int,
 ) -> None:
-    """Install ``blocks`` blocks on a side's pair, the first IW at ``when``, and run the heads."""
-    spec, even = p.spec, 2 * side
-    for half, parts in enumerate(columns):
+    """Install ``blocks`` blocks of each run, which take turns, on a side's pair from the IW at
+    ``when`` on; heads: activations of each run.
+    """
+    spec, even, turns = p.spec, 2 * side, len(columns)
+    last = when + (blocks * turns - 1) * PERIOD
+    end = last + 2 * max(heads) + 3
+    for half in (0, 1):
         plane = even + half
-        p.install(plane, parts, _FIRST, when, ONCE)
-        p.install(plane, parts, _LATER[half], when, (1, blocks - 1, PERIOD))
-        p.put_in_force(plane, when, blocks, PERIOD)
-        last = when + (blocks - 1) * PERIOD
+        for turn, parts in enumerate(columns):
+            begun, apart = when + (turn - 1) * PERIOD, turns * PERIOD
+            first = 0
+            if turn == 0:
+                p.install(plane, parts[half], _FIRST, when, ONCE)
+                begun, first = begun + apart, 1
+            p.install(plane, parts[half], _LATER[half], begun, (first, blocks - first, apart))
+        p.put_in_force(plane, when, blocks * turns, PERIOD)
         loaded = max(when - 7, last - 4) + spec.mxm_reload_gap_cycles - 1
         p.hold_buffer(plane, when + _FIRST[0], loaded)
-        p.hold_plane(plane, when, last + 2 * heads + 3)
-    odd_queue = isa.MXM_QUEUE + 2 * even + 3
-    p.hold(odd_queue, when + 3, when + (blocks - 1) * PERIOD + 2 * heads + 3)
-    for (first, _, after), value in zip(ACTIVATIONS, activations, strict=False):
+        p.hold_plane(plane, when, end)
+    p.hold(isa.MXM_QUEUE + 2 * even + 3, when + 3, end)
+
+
+def run_activations(
+    p: PlanePass,
+    side: int,
+    source: Place,
+    heads: int,
+    when: int,
+    blocks: tuple[int, int],
+    step: int,
+) -> None:
+    """fp16 words of ``heads`` heads meet each block on a side's pair, whose first IW is at
+    ``when``; blocks: how many, and cycles apart; step: words of ``source`` from one to the next.
+    """
+    count, apart = blocks
+    for first, code, after in ACTIVATIONS:
         n = min(4, heads - first)
-        p.activate(even, value, when + after, (n, blocks), (2, PERIOD))
+        if n > 0:
+            at, unit = when + after, isa.MXM_QUEUE + 4 * side
+            repeat, dc, stream = (n, count), (2, apart), outward(side, code)
+            place = source.at(first)
+            value = p.load(place, stream, at, unit, n=repeat, dc=dc, da=(1, step))
+            p.activate(2 * side, value, at, repeat, dc)

@@ -57,6 +57,15 @@ class QueryGroup:
 
 
 @dataclass(frozen=True)
+class HeadRun:
+    """Heads ``first`` .. of those that go through the planes together: they attend to ``tile``."""
+
+    tile: CachedTile
+    first: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class PlanePlaces:
     """Words that attention on the planes uses, the same for every layer.
 

@@ -7,15 +7,14 @@ east, so that one chain of ALUs serves both sides, and an ALU for each head keep
 
 from __future__ import annotations
 
-from chip import isa
 from chip.isa import AccMode, Op
 from chip.scheduling import Alu, Operand, Schedule, Self, Stream
 from chip.spec import ChipSpec
 from programs.kernels.on_planes.maximum import bring_to_all_lanes, sender
 from programs.kernels.on_planes.passes import (
-    ACTIVATIONS,
     BEHIND,
     EAST,
+    GROUPS,
     PERIOD,
     RESULT,
     WEST,
@@ -23,12 +22,14 @@ from programs.kernels.on_planes.passes import (
     PlanePass,
     inward,
     outward,
+    run_activations,
     stream_blocks,
 )
-from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
+from programs.kernels.on_planes.places import CachedTile, HeadRun, PlanePlaces, QueryGroup
 
 #: ALUs that add the mask, widen it, and cap the scores: those that take up turned maxima later.
 _MASK_ALUS = (2, 3, 14, 6, 7)
+_FIRST_SUM = 16  # cycles from an IW to the ACC of its first activation
 
 
 def copy_queries(
@@ -56,10 +57,9 @@ def copy_queries(
 def score(
     schedule: Schedule,
     spec: ChipSpec,
-    group: QueryGroup,
+    runs: list[HeadRun],
     blocks: tuple[int, int],
     ready: tuple[int, int],
-    tile: CachedTile,
     places: PlanePlaces,
     cap: float,
 ) -> int:
@@ -69,56 +69,62 @@ def score(
     maximum is readable; the others follow two cycles apart.
     """
     p = PlanePass(schedule, spec)
-    heads = sum(group.heads)
     starts = {EAST: 60, WEST: 60 + BEHIND}
     queries_read = keys_read = 1 << 30
+    apart = PERIOD * len(runs)
     results: dict[int, Stream] = {}
     for side in (EAST, WEST):
-        count = blocks[side]
+        count, when = blocks[side], starts[side]
         if count == 0:
             continue
-        when = starts[side]
-        halves = tuple([InstalledColumns(0, 20, place, 20)] for place in tile.keys[side])
         since = len(p.blocks)
-        values = []
-        for first, code, after in ACTIVATIONS:
-            n = min(4, heads - first)
-            if n > 0:
-                place, stream = places.queries[side].at(first), outward(side, code)
-                unit = isa.MXM_QUEUE + 4 * side
-                repeat = ((n, count), (2, PERIOD))
-                values.append(
-                    p.load(place, stream, when + after, unit, n=repeat[0], dc=repeat[1], da=(1, 0))
-                )
+        out = Stream(inward(side, 0), 4, schedule.tag())
+        for turn, run in enumerate(runs):
+            own, queries = when + turn * PERIOD, places.queries[side].at(run.first)
+            run_activations(p, side, queries, run.heads, own, (count, apart), 0)
+            n, dc = (run.heads, count), (2, apart)
+            p.accumulate(2 * side, own + _FIRST_SUM, AccMode.SET_EMIT, n, dc, out=out)
         queries_read = min(queries_read, p.first_read(since))
         since = len(p.blocks)
-        stream_blocks(p, side, (halves[0], halves[1]), tuple(values), when, heads, count)
+        columns = [_columns(run.tile, side) for run in runs]
+        stream_blocks(p, side, columns, [run.heads for run in runs], when, count)
         keys_read = min(keys_read, p.first_read(since))
-        out = Stream(inward(side, 0), 4, schedule.tag())
-        p.accumulate(2 * side, when + 16, AccMode.SET_EMIT, (heads, count), (2, PERIOD), out=out)
         results[side] = out
-    at = _mask(p, results, starts[EAST] + RESULT, heads, blocks, places, cap)
-    when, greatest = _keep_maxima(p, at, heads, blocks)
+    at, value = starts[EAST] + RESULT, Alu(_MASK_ALUS[0])
+    scored = at + (9 if cap else 0) + 3
+    for turn, run in enumerate(runs):
+        _mask(p, results, at + turn * PERIOD, run, blocks, places, cap, runs)
+    when, greatest = _keep_maxima(p, scored, value, runs, blocks)
     known = bring_to_all_lanes(p, when, greatest, places)
     start = schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read))
     return start + known
+
+
+def _columns(tile: CachedTile, side: int) -> tuple[list[InstalledColumns], list[InstalledColumns]]:
+    """The low and the high bytes of a tile's keys on one side."""
+    low, high = tile.keys[side]
+    return (
+        [InstalledColumns(0, GROUPS, low, GROUPS)],
+        [InstalledColumns(0, GROUPS, high, GROUPS)],
+    )
 
 
 def _mask(
     p: PlanePass,
     results: dict[int, Stream],
     at: int,
-    heads: int,
+    run: HeadRun,
     blocks: tuple[int, int],
     places: PlanePlaces,
     cap: float,
-) -> tuple[int, Alu]:
-    """Cap and mask the scores and keep them; (cycle of the east's first, ALU of the result)."""
-    dc = (2, PERIOD)
+    runs: list[HeadRun],
+) -> None:
+    """Cap and mask a run's scores, the east's first at the VXM at ``at``, and keep them."""
+    dc, heads = (2, PERIOD * len(runs)), sum(r.heads for r in runs)
     add, shift, scale, bend, widen = _MASK_ALUS
     late = 9 if cap else 0
     for side, value in results.items():
-        n = (heads, blocks[side])
+        n = (run.heads, blocks[side])
         t = at + (BEHIND if side == WEST else 0)
         x: Operand = value
         if cap:
@@ -129,35 +135,30 @@ def _mask(
         words = places.masks.at(0 if side == EAST else 1)
         mask = p.load(words, 40, t - 3, n=n, dc=dc, da=(0, 2))
         p.op(Op.SHL, t - 3, mask, imm=24, n=n, dc=dc, alu=shift)
-        place = places.scores[side]
-        _, out = p.op(
-            Op.ADD_F32,
-            t,
-            x,
-            Alu(shift),
-            n=n,
-            dc=dc,
-            alu=add,
-            out=outward(side, 4),
-        )
+        code, place = outward(side, 4), places.scores[side].at(run.first)
+        _, out = p.op(Op.ADD_F32, t, x, Alu(shift), n=n, dc=dc, alu=add, out=code)
         p.keep(place, out, t, n=n, dc=dc, da=(1, heads))
-    return at + late, Alu(add)
 
 
 def _keep_maxima(
-    p: PlanePass, scored: tuple[int, Alu], heads: int, blocks: tuple[int, int]
+    p: PlanePass, scored: int, value: Alu, runs: list[HeadRun], blocks: tuple[int, int]
 ) -> tuple[int, list[Alu]]:
-    """The maximum over all blocks of each head and lane: (first cycle at which it can be taken up
-    by its own ALU, the ALUs).
+    """The maximum over all blocks of each head and lane: (first cycle at which all can be taken up
+    by their own ALUs, the ALUs).
     """
-    t0, value = scored[0] + 3, scored[1]
-    last = t0 + (blocks[EAST] - 1) * PERIOD + (BEHIND if blocks[WEST] == blocks[EAST] else 0)
-    found = []
-    for head in range(heads):
-        alu, t = sender(head, heads), t0 + 2 * head
-        p.op(Op.MOV, t, value, alu=alu)
-        p.op(Op.MAX_F32, t + PERIOD, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=PERIOD)
-        p.op(Op.MAX_F32, t + BEHIND, value, Self(), alu=alu, n=blocks[WEST], dc=PERIOD)
-        p.hold_alu(alu, t, last + 2 * heads + 1)
-        found.append(Alu(alu))
-    return last + 2 * (heads - 1) + 3, found
+    apart, heads = PERIOD * len(runs), sum(run.heads for run in runs)
+    found, ends = [], []
+    for turn, run in enumerate(runs):
+        for number in range(run.heads):
+            alu = sender(run.first + number, heads)
+            t = scored + 2 * number + turn * PERIOD
+            p.op(Op.MOV, t, value, alu=alu)
+            p.op(Op.MAX_F32, t + apart, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=apart)
+            p.op(Op.MAX_F32, t + BEHIND, value, Self(), alu=alu, n=blocks[WEST], dc=apart)
+            level = BEHIND if blocks[WEST] == blocks[EAST] else 0
+            ends.append(t + (blocks[EAST] - 1) * apart + level + 3)
+            found.append((t, Alu(alu)))
+    when = max(ends)
+    for t, own in found:
+        p.hold_alu(own.number, t, when)
+    return when, [own for _, own in found]

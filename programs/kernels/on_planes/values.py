@@ -11,7 +11,6 @@ from chip.isa import AccMode, Op
 from chip.scheduling import Alu, Operand, Schedule, Self, Stream
 from chip.spec import ChipSpec
 from programs.kernels.on_planes.passes import (
-    ACTIVATIONS,
     BEHIND,
     EAST,
     EDGE,
@@ -23,9 +22,10 @@ from programs.kernels.on_planes.passes import (
     PlanePass,
     inward,
     outward,
+    run_activations,
     stream_blocks,
 )
-from programs.kernels.on_planes.places import CachedTile, PlanePlaces, QueryGroup
+from programs.kernels.on_planes.places import CachedTile, HeadRun, PlanePlaces, QueryGroup
 
 #: What weights are scaled by, so that fp16 keeps their bits far below the greatest.
 WEIGHT_SCALE = 2.0**14
@@ -37,9 +37,9 @@ def weigh(
     schedule: Schedule,
     spec: ChipSpec,
     group: QueryGroup,
+    runs: list[HeadRun],
     blocks: tuple[int, int],
     ready: tuple[int, int],
-    tile: CachedTile,
     places: PlanePlaces,
 ) -> int:
     """Weighted values of (west, east) ``blocks`` to ``places.outputs``; when readable.
@@ -47,14 +47,13 @@ def weigh(
     ready: when the maximum and the values are.
     """
     p = PlanePass(schedule, spec)
-    heads = sum(group.heads)
-    t = 40
-    late = (blocks[EAST] - blocks[WEST]) * PERIOD + BEHIND
-    starts = {EAST: t, WEST: t + late}
-    written = _exponentials(p, starts, heads, blocks, places)
+    heads, apart = sum(group.heads), PERIOD * len(runs)
+    late = (blocks[EAST] - blocks[WEST]) * apart + BEHIND
+    starts = {EAST: 40, WEST: 40 + late}
+    written = _exponentials(p, starts, runs, blocks, places)
     first_maximum = p.first_read()
     values_read = 1 << 30
-    arrive, results = 0, {}
+    results: dict[int, Stream] = {}
     # words are read an odd number of cycles after they are written, on either side
     behind = 0
     leads = {}
@@ -66,75 +65,65 @@ def weigh(
         behind = max(0, leads[WEST] - late - leads[EAST])
     when = leads[EAST] + behind + behind % 2
     for side in (EAST, WEST):
-        count = blocks[side]
+        count, begin = blocks[side], when + (late if side == WEST else 0)
         if not count:
             continue
-        begin = when + (late if side == WEST else 0)
         since = len(p.blocks)
-        stream_blocks(p, side, _columns(tile, places, side), (), begin, heads, count)
+        columns = [_columns(run.tile, places, side) for run in runs]
+        stream_blocks(p, side, columns, [run.heads for run in runs], begin, count)
         values_read = min(values_read, p.first_read(since))
-        for first, code, after in ACTIVATIONS:
-            n = min(4, heads - first)
-            if n > 0:
-                value = p.load(
-                    places.weights[side].at(first),
-                    outward(side, code),
-                    begin + after,
-                    isa.MXM_QUEUE + 4 * side,
-                    n=(n, count),
-                    dc=(2, PERIOD),
-                    da=(1, heads),
-                )
-                p.activate(2 * side, value, begin + after, (n, count), (2, PERIOD))
-        results[side] = _sum_blocks(p, side, begin + 16, heads, count)
-        if side == EAST:
-            arrive = begin + RESULT + (count - 1) * PERIOD
+        results[side] = Stream(inward(side, 0), 4, schedule.tag())
+        for turn, run in enumerate(runs):
+            own, weights = begin + turn * PERIOD, places.weights[side].at(run.first)
+            run_activations(p, side, weights, run.heads, own, (count, apart), heads)
+            _sum_blocks(p, side, own + 16, run, (count, apart), results[side])
     p.free_alus()
-    _finish(p, arrive, results, group, places)
+    arrive = when + RESULT + (blocks[EAST] - 1) * apart
+    _finish(p, arrive, results, group, runs, places)
     return schedule.place(p, max(ready[0] - first_maximum, ready[1] - values_read)) + p.ready
 
 
 def _exponentials(
     p: PlanePass,
     starts: dict[int, int],
-    heads: int,
+    runs: list[HeadRun],
     blocks: tuple[int, int],
     places: PlanePlaces,
 ) -> dict[int, int]:
     """Weights of all blocks to ``places.weights``; when each side's first word is readable."""
-    dc = (2, PERIOD)
+    heads, dc = sum(run.heads for run in runs), (2, PERIOD * len(runs))
     greatest = p.pick(8)
     subtract, raised, scale = p.pick(4, 8), p.pick(), p.pick()
     narrow = p.pick(12)
-    written = {}
-    maximum: Operand = p.load(
-        places.maximum, 8, starts[EAST], n=(heads, blocks[EAST]), dc=dc, da=(1, 0)
-    )
-    for side in (EAST, WEST):
-        n = (heads, blocks[side])
-        if not blocks[side]:
-            continue
-        t = starts[side]
-        if side == WEST:
-            maximum, _ = p.op(Op.MOV, t - BEHIND, maximum, n=n, dc=dc, alu=greatest)
-        score = p.load(places.scores[side], inward(side, 4), t, n=n, dc=dc, da=(1, heads))
-        a, _ = p.op(Op.SUB_F32, t, score, maximum, n=n, dc=dc, alu=subtract)
-        a, _ = p.op(Op.EXP, t + 3, a, n=n, dc=dc, alu=raised)
-        a, _ = p.op(Op.MUL_F32, t + 6, a, imm=WEIGHT_SCALE, n=n, dc=dc, alu=scale)
-        place = places.weights[side]
-        _, out = p.op(
-            Op.CVT_F32_F16,
-            t + 9,
-            a,
-            n=n,
+    written: dict[int, int] = {}
+    for turn, run in enumerate(runs):
+        begin = starts[EAST] + turn * PERIOD
+        maximum: Operand = p.load(
+            places.maximum.at(run.first),
+            8,
+            begin,
+            n=(run.heads, blocks[EAST]),
             dc=dc,
-            alu=narrow,
-            out=outward(side, 12),
-            width=2,
+            da=(1, 0),
         )
-        p.keep(place, out, t + 9, n=n, dc=dc, da=(1, heads))
-        border = isa.drive_position(isa.VXM_QUEUE, out.code)
-        written[side] = p.driven(t + 9) + abs(place.position - border) + p.spec.write_cycles
+        for side in (EAST, WEST):
+            n = (run.heads, blocks[side])
+            if not blocks[side]:
+                continue
+            t, da = starts[side] + turn * PERIOD, (1, heads)
+            if side == WEST:
+                maximum, _ = p.op(Op.MOV, t - BEHIND, maximum, n=n, dc=dc, alu=greatest)
+            source = places.scores[side].at(run.first)
+            score = p.load(source, inward(side, 4), t, n=n, dc=dc, da=da)
+            a, _ = p.op(Op.SUB_F32, t, score, maximum, n=n, dc=dc, alu=subtract)
+            a, _ = p.op(Op.EXP, t + 3, a, n=n, dc=dc, alu=raised)
+            a, _ = p.op(Op.MUL_F32, t + 6, a, imm=WEIGHT_SCALE, n=n, dc=dc, alu=scale)
+            place, code = places.weights[side].at(run.first), outward(side, 12)
+            _, out = p.op(Op.CVT_F32_F16, t + 9, a, n=n, dc=dc, alu=narrow, out=code, width=2)
+            p.keep(place, out, t + 9, n=n, dc=dc, da=da)
+            border = isa.drive_position(isa.VXM_QUEUE, out.code)
+            readable = p.driven(t + 9) + abs(place.position - border) + p.spec.write_cycles
+            written.setdefault(side, readable)
     return written
 
 
@@ -152,17 +141,22 @@ def _columns(
     return found[0], found[1]
 
 
-def _sum_blocks(p: PlanePass, side: int, when: int, heads: int, blocks: int) -> Stream:
-    """ACC of all blocks, a row for each head; the last block's sums are emitted."""
-    out = Stream(inward(side, 0), 4, p.schedule.tag())
-    plane = 2 * side
-    if blocks == 1:
-        p.accumulate(plane, when, AccMode.SET_EMIT, heads, 2, 1, out)
-        return out
-    p.accumulate(plane, when, AccMode.SET, heads, 2, 1)
-    p.accumulate(plane, when + PERIOD, AccMode.ADD, (heads, blocks - 2), (2, PERIOD), (1, 0))
-    p.accumulate(plane, when + PERIOD * (blocks - 1), AccMode.ADD_EMIT, heads, 2, 1, out)
-    return out
+def _sum_blocks(
+    p: PlanePass, side: int, when: int, run: HeadRun, blocks: tuple[int, int], out: Stream
+) -> None:
+    """ACC of all blocks, a row for each head; the last block's sums are emitted to ``out``.
+
+    blocks: how many, and cycles apart.
+    """
+    plane, row, heads = 2 * side, run.first, run.heads
+    count, apart = blocks
+    if count == 1:
+        p.accumulate(plane, when, AccMode.SET_EMIT, heads, 2, 1, out, row)
+        return
+    p.accumulate(plane, when, AccMode.SET, heads, 2, 1, row=row)
+    between, dc = (heads, count - 2), (2, apart)
+    p.accumulate(plane, when + apart, AccMode.ADD, between, dc, (1, 0), row=row)
+    p.accumulate(plane, when + apart * (count - 1), AccMode.ADD_EMIT, heads, 2, 1, out, row)
 
 
 def _finish(
@@ -170,25 +164,29 @@ def _finish(
     at: int,
     results: dict[int, Stream],
     group: QueryGroup,
+    runs: list[HeadRun],
     places: PlanePlaces,
 ) -> None:
     """Sums of both sides, divided by the sums of the weights, to the lanes of their heads."""
-    heads = sum(group.heads)
-    n, dc = heads, 2
-    total, out = p.op(
-        Op.MOV,
-        at,
-        results[EAST],
-        n=n,
-        dc=dc,
-        alu=None if WEST in results else p.pick(0, 4),
-        out=-1 if WEST in results else 4,
-    )
-    if WEST in results:
-        at += BEHIND
-        total, out = p.op(Op.ADD_F32, at, results[WEST], total, n=n, dc=dc, out=4)
-    p.keep(places.sums, out, at, n=n, dc=dc)
-    pieces = _cut(p, at + 3, total, n, places)
+    n, dc = sum(group.heads), 2
+    alone = WEST not in results
+    east = p.pick(0, 4)
+    both = east if alone else p.pick(0, 4)
+    for turn, run in enumerate(runs):
+        t = at + turn * PERIOD
+        out = 4 if alone else -1
+        total, value = p.op(Op.MOV, t, results[EAST], alu=east, out=out, n=run.heads, dc=dc)
+        if not alone:
+            t += BEHIND
+            x, y = results[WEST], total
+            total, value = p.op(Op.ADD_F32, t, x, y, alu=both, out=4, n=run.heads, dc=dc)
+        readable = p.keep(places.sums.at(run.first), value, t, n=run.heads, dc=dc)
+    divided: Operand = total
+    t += 3
+    if len(runs) > 1:
+        t = readable + p.spec.read_cycles + 1
+        divided = p.load(places.sums, 32, t, n=n, dc=dc, da=1)
+    pieces = _cut(p, t, divided, n, places)
     p.free_alus()
     (near, coarse), (far, fine) = pieces
     a, _ = p.op(Op.MUL_F32, near, coarse, imm=2.0**_COARSE, n=n, dc=dc)
@@ -207,7 +205,9 @@ def _finish(
     _join_heads(p, t, a, group, places)
 
 
-def _cut(p: PlanePass, c: int, total: Alu, n: int, places: PlanePlaces) -> list[tuple[int, Stream]]:
+def _cut(
+    p: PlanePass, c: int, total: Operand, n: int, places: PlanePlaces
+) -> list[tuple[int, Stream]]:
     """The sum of the weights on all lanes, in two pieces: (cycle at the VXM, stream) of each."""
     dc = 2
     x, _ = p.op(Op.MUL_F32, c, total, imm=2.0**-_COARSE, n=n, dc=dc)

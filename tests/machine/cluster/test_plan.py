@@ -298,6 +298,7 @@ def test_refusals_are_one_line(
         assert word in captured.err
 
 
+@pytest.mark.long
 def test_cost_and_frontier_of_several_plans(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chip import numerics
 from chip.checker import check
 from chip.scheduling import Pass, Place, Schedule, Symbol, program_of, relocate
-from programs.kernels import append_key, append_value, attend_on_planes
+from programs.kernels import append_key, append_value, attend_on_planes, attend_tiles
 from tests import examples
 from tests.stands.plane_stand import (
     KEY,
@@ -200,6 +200,35 @@ def test_tokens_follow_each_other(shape: Shape) -> None:
     assert np.array_equal(found.values[written], cache.values[written])
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape((2,), 128, 3, shared=False, cached=2),
+        pytest.param(Shape((1, 1), 160, 4, cached=3), marks=pytest.mark.long),
+        pytest.param(Shape((3,), 96, 1, shared=False, cached=2), marks=pytest.mark.long),
+        pytest.param(Shape((2,), 16, 7, cached=4), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_cached_tiles_share_a_run(shape: Shape) -> None:
+    """Several cached tiles, each with query tiles of its own, in one run."""
+    rng = np.random.default_rng(7)
+    position = 320 * shape.blocks - 20
+    stand, visible = Stand(shape), seen(shape, position)
+    caches = [Cache(shape) for _ in range(shape.cached)]
+    heads = sum(shape.heads) // len(shape.heads) * shape.head_lanes
+    rotated = np.zeros((shape.query_tiles, 320), np.float32)
+    rotated[:, :heads] = rng.standard_normal((shape.query_tiles, heads))
+    wanted = []
+    for number, cache in enumerate(caches):
+        cache.fill(rng, position + 1)
+        stand.put_cache(cache, number)
+        own = rotated[len(shape.heads) * number :][: len(shape.heads)]
+        wanted.append(tiles_of(shape, cache.attended(queries_of(shape, own), visible)))
+    stand.put_token(rotated, visible)
+    assert same(stand.run(compiled(shape, position + 1)), np.concatenate(wanted))
+
+
 def test_addresses_may_be_symbols() -> None:
     """One schedule serves caches at other addresses: those of another layer or sequence."""
     shape = Shape((2,), 64, 2)
@@ -249,14 +278,24 @@ def test_alus_with_running_results_are_held(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("heads", "context", "margin"),
-    [((2, 2, 2, 2), 1280, 610), ((2, 2, 2, 2), 4096, 610), ((2, 2), 1280, 590), ((1,), 320, 590)],
+    ("heads", "cached", "context", "margin"),
+    [
+        ((2, 2, 2, 2), 1, 1280, 610),
+        ((2, 2, 2, 2), 1, 4096, 610),
+        ((2, 2), 1, 1280, 590),
+        ((1,), 1, 320, 590),
+        ((2,), 2, 4096, 610),
+        ((2,), 4, 4096, 630),
+    ],
 )
-def test_cycles_stay_near_the_floor(heads: tuple[int, ...], context: int, margin: int) -> None:
+def test_cycles_stay_near_the_floor(
+    heads: tuple[int, ...], cached: int, context: int, margin: int
+) -> None:
     """From rotated queries to readable outputs: the installs of keys and values, and latencies."""
-    shape = Shape(heads, 128, -(-context // 320))
+    shape = Shape(heads, 128, -(-context // 320), cached=cached)
     schedule, begin = Schedule(), 100
+    groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(cached))
     ready = (begin, begin, begin)
-    end = attend_on_planes(schedule, SPEC, shape.group, context, ready, shape.tile, PLACES)
-    floor = 2 * -(-shape.blocks // 2) * max(27, 2 * sum(heads) + 3)
+    end = attend_tiles(schedule, SPEC, groups, context, ready, PLACES)
+    floor = 2 * -(-shape.blocks // 2) * cached * max(27, 2 * sum(heads) + 3)
     assert end - begin <= floor + margin

@@ -416,3 +416,19 @@ def test_more_sequences_than_stages_give_no_more_tokens() -> None:
     assert (found.sequences, found.that_fit) == (5, 5)
     assert found.total == SPEC.clock_hz / plan.interval_cycles == report_plan(plan).total
     assert found.per_user == found.total / 5
+
+
+def test_a_row_of_nodes_is_tried_where_handing_over_is_the_bottleneck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = compile_plan("small", replace(FULL, layers=1), SPEC, context=64, chips=16, tp=8)
+    worst = bottleneck_of(dict.fromkeys(PHASES, 1) | {"pipeline": 9}, Floor(1, 1, 1, 1, 1, 1, 1))
+    asked = []
+
+    def note(*_: object, **options: object) -> Plan:
+        asked.append(options["wiring"])
+        return plan
+
+    monkeypatch.setattr("programs.plans.bottleneck.compile_plan", note)
+    changes = [one.change for one in try_changes(plan, worst)]
+    assert changes[2:] == ["--wiring chain"] and asked == ["usual", "usual", "chain"]
