@@ -389,14 +389,14 @@ def test_no_schedule_is_below_the_floor(config: ModelConfig, dtype: str) -> None
 
 def test_a_full_belt_says_how_many_sequences_fit() -> None:
     """As many as a plan with that batch on the same machine is not refused for."""
-    small = replace(SPEC, words_per_bank=500)
+    small = replace(SPEC, words_per_bank=260)
     stages = replace(FULL, layers=8)
 
     def belt(context: int, batch: int = 1) -> Plan:
         return compile_plan("small", stages, small, context=context, batch=batch, chips=8, tp=2)
 
     counts = []
-    for context in (100, 1000):
+    for context in (100, 512):
         plan = belt(context)
         found = report_plan(plan).belt
         assert found.sequences == len(plan.starts) == 4
