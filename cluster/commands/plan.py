@@ -183,9 +183,9 @@ def _buckets(row: Row) -> list[tuple[str, str]]:
 
 
 def _experts(row: Row) -> list[tuple[str, str]]:
-    if row["experts_computed"] == 1:
+    if row["experts"] == 1:
         return []
-    text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
+    text = f"{row['experts_computed']} of {row['experts']}, those that the router chooses"
     return [("experts of a layer", text)]
 
 

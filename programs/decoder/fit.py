@@ -92,8 +92,8 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     t, width = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * width) / 16
-    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
-    router = 2 * t * layout.experts * width / 16 if layout.experts > 1 else 0
+    ffn = 3 * t * layout.slot_tiles * layout.ffn_width / 16
+    router = 2 * t * layout.experts / 16 if layout.experts > 1 else 0
     exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
     scores = 3 * context * layout.q_tiles + 1500
     total = 0.0
@@ -368,7 +368,7 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
-    ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
+    ffn = layout.ffn_tiles * t * layout.experts * (2 * layout.ffn_width + x)
     head = t * layout.vocab_blocks * layout.vocab_width
     words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
     cache = layout.layers * layout.cache_tiles * context * batch * 4
