@@ -133,13 +133,13 @@ def instruction_bytes(plan: Plan) -> int:
     A word, a Repeat and a NOP for every run of a block on each of its queues.
     """
     most = 0
-    sizes = np.array([len(g) for g in plan.pipeline.gangs] or [1])
     seen: set[tuple[object, ...]] = set()
     for number, stage in enumerate(plan.pipeline.stages):
         if stage.shape in seen:
             continue
         seen.add(stage.shape)
-        table = plan.body(number).whole()
+        table = plan.body(number).whole()  # may name gangs that no stage before it has
+        sizes = np.array([len(g) for g in plan.pipeline.gangs] or [1])
         queues = np.where(table["gang"] >= 0, sizes[table["gang"]], 1)
         words = queues * table["n2"] * np.where(table["n1"] > 1, 3, 2)
         most = max(most, 16 * int(words.sum()))

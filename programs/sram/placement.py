@@ -84,7 +84,8 @@ class SramPlacement:
             kept = []
             for first, last in [*self.gaps[q], (self.low[q], max(end, self.low[q]))]:
                 kept += [(first, min(last, address)), (max(first, end), last)]
-            self.gaps[q] = [gap for gap in kept if gap[0] < gap[1]]
+            if self.maps:
+                self.gaps[q] = [gap for gap in kept if gap[0] < gap[1]]
             self.low[q] = max(end, self.low[q])
 
     def _first_gap(self, queues: tuple[int, ...], words: int, one_bank: bool) -> Place | None:
