@@ -200,6 +200,24 @@ def check_bodies(plan: Plan, context: int) -> None:
         _refuse(check_fabric([program], [0] * tp, cables, plan.spec))
 
 
+def check_beats(plan: Plan) -> None:
+    """Prove legal what the stages hand over in a beat of a prompt's tokens, all at once.
+
+    Their blocks are those of ``check_plan``.  Raises ProgramFault for the first error.
+    """
+    pipeline = plan.pipeline
+    handovers: dict[int, BlockTable] = {}
+    for number in range(len(pipeline.stages)):
+        for chip in range(pipeline.tp):
+            piece = pipeline.exchanged(number, chip)
+            if len(piece.table):
+                handovers[piece.number] = piece.table
+    for table in handovers.values():
+        _refuse(check(_from_zero(plan, table), plan.spec))
+    programs = pipeline.prompt_programs(plan.context, False, (Op.SEND, Op.RECEIVE))
+    _refuse(check_fabric(*programs, pipeline.topology.cables, plan.spec))
+
+
 def _from_zero(plan: Plan, table: BlockTable) -> Program:
     """Blocks as a program of their own."""
     moved = shifted(table, -int(table["cycle"].min()))
