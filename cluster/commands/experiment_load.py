@@ -155,4 +155,5 @@ def _machine(pool: dict[str, Any]) -> str:
 def _costs(pool: dict[str, Any]) -> str:
     if pool["kind"] == "gpu" or pool["initiation_interval"] == "none":
         return str(pool["costs"])
-    return f"{pool['costs']}; interval of {pool['initiation_interval_cycles']:,} cycles given"
+    whose = "of its full belt" if pool["initiation_interval"] == "compiled" else "given"
+    return f"{pool['costs']}; interval of {pool['initiation_interval_cycles']:,} cycles {whose}"

@@ -27,7 +27,7 @@ LpuContext = Annotated[
     int | None,
     typer.Option(
         help="Positions of a request on an LPU pipeline at most.",
-        show_default="the model's, at most 2,048",
+        show_default="the model's, at most 2,048; the longest request's where they overlap",
     ),
 ]
 PipelineChips = Annotated[int, typer.Option(help="LPUs of one pipeline: 1, 2, 4, 8 or nodes of 8.")]
@@ -37,7 +37,14 @@ LpuCycles = Annotated[int | None, typer.Option(help=CYCLES_HELP, show_default="c
 LpuInterval = Annotated[
     int | None,
     typer.Option(
-        help="Cycles between tokens of different requests in a pipeline.", show_default="no overlap"
+        help="Cycles between two tokens that enter a pipeline.",
+        show_default="compiled: the full belt's",
+    ),
+]
+LpuOverlap = Annotated[
+    bool,
+    typer.Option(
+        "--overlap/--no-overlap", help="Requests share the stages of a pipeline, or have it alone."
     ),
 ]
 

@@ -11,9 +11,9 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
-from cluster.option_checks import check_choice
+from cluster.option_checks import check_at_least, check_choice
 from cluster.planning.prices import read_prices
-from cluster.planning.steps import Axis, PlanStep, step_of, what_ifs
+from cluster.planning.steps import WIRING_NAMES, Axis, PlanStep, step_of, what_ifs
 from cluster.planning.values import axis_values, one_change, several
 
 #: Plans of one call, and things that vary over them, at most.
@@ -26,12 +26,13 @@ class PlanSettings:
 
     model: see ``programs.models.find_model``; its shape is enough.  chip: presets or files, an axis
     if there are several.  chips, context, batch: a number, or several (``64..1024``, ``650,325``),
-    which are an axis; chips None for the fewest that fit.  sweep: further axes, as
-    ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes, each on
-    top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also what a
-    token costs at shorter contexts.  explain: a block of one plan whose passes are wanted, with
-    what they waited for.  advice: for one plan, what would move its bottleneck is planned as well.
-    run: also run the programs.
+    which are an axis; chips None for the fewest that fit.  wiring: of the machine.  sweep: further
+    axes, as ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes,
+    each on top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also
+    what a token costs at shorter contexts.  prompt: a number of tokens, or several: also when the
+    first token after them comes.  explain: a block of one plan whose passes are wanted,
+    with what they waited for.  advice: for one plan, what would move its bottleneck is planned as
+    well.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -49,6 +50,9 @@ class PlanSettings:
     tp: Annotated[
         int | None, typer.Option(help="Chips that share every matrix.", show_default="up to 8")
     ] = None
+    wiring: Annotated[
+        str, typer.Option(help="usual, or chain: nodes in a row, 8 cables to the next.")
+    ] = "usual"
     context: Annotated[str, typer.Option(help="Positions of every sequence.")] = "2048"
     batch: Annotated[str, typer.Option(help="Sequences in flight.")] = "1"
     dtype: option_types.Dtype = "int8"
@@ -79,6 +83,13 @@ class PlanSettings:
     buckets: Annotated[
         bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
     ] = False
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Also when the first token comes after prompts of so many tokens; 512,1024.",
+            show_default="none",
+        ),
+    ] = None
     explain: Annotated[
         str | None,
         typer.Option(
@@ -93,12 +104,19 @@ class PlanSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         steps = self.steps
+        for tokens in self.prompts:
+            check_at_least("--prompt", tokens, 1)
         if self.prices is not None:
             read_prices(self.prices)
         if self.explain is not None:
             check_choice("--explain", self.explain, ("attention", "ffn", "head"))
             if len(steps) > 1:
                 raise InputError("--explain beside several plans: passes are of one plan, ask one")
+
+    @property
+    def prompts(self) -> list[int]:
+        """Tokens of the prompts that are asked about."""
+        return [] if self.prompt is None else several(f"--prompt {self.prompt}", self.prompt)
 
     @property
     def axes(self) -> list[Axis]:
@@ -110,10 +128,10 @@ class PlanSettings:
             text = getattr(self, name)
             values = several(f"--{name} {text}", text) if text is not None else []
             if len(values) > 1:
-                found.append(_axis(name, values, ".." in text))
+                found.append(_axis(name, values, self.wiring if ".." in text else None))
         for text in self.sweep or ():
             name, values = axis_values("--sweep", text)
-            found.append(_axis(name, values, ".." in text))
+            found.append(_axis(name, values, self.wiring if ".." in text else None))
         if self.what_if:
             found.append(what_ifs(self.what_if))
         names = [axis.name for axis in found]
@@ -130,6 +148,7 @@ class PlanSettings:
             "chip": self.chip[0] if self.chip else option_types.DEFAULT_CHIP,
             "tp": self.tp,
             "dtype": self.dtype,
+            "wiring": self.wiring,
         }
         for name in ("chips", "context", "batch"):
             text = getattr(self, name)
@@ -146,12 +165,12 @@ class PlanSettings:
         return steps
 
 
-def _axis(name: str, values: list[Any], wired: bool) -> Axis:
-    """An axis of numbers; wired: numbers of chips are those of machines that can be wired."""
-    if name == "chips" and wired:
+def _axis(name: str, values: list[Any], wiring: str | None) -> Axis:
+    """An axis of values; wiring: numbers of chips are those of its machines."""
+    if name == "chips" and wiring in WIRING_NAMES:
         from programs.decoder import machine_sizes
 
-        sizes = machine_sizes()
+        sizes = machine_sizes(wiring)
         near = (next((size for size in sizes if size >= n), sizes[-1]) for n in values)
         values = list(dict.fromkeys(near))
     return Axis(name, [(value, {name: value}) for value in values])

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 from chip.spec import ChipSpec, changed_spec, load_chip_spec
 from cluster.errors import InputError
 from cluster.option_checks import CHIPS, check_at_least, check_choice
-from cluster.planning.values import CHIP, one_change
+from cluster.planning.values import CHIP, PLAN_FIELDS, one_change
 from cluster.runs import DTYPES
 
+#: How a machine's nodes are joined.
+WIRING_NAMES = ("usual", "chain")
 #: The name of the axis of named what-ifs, and of its first point.
 WHAT_IF, AS_IT_IS = "what if", "as it is"
 
@@ -37,6 +39,7 @@ class PlanStep:
     context: int
     batch: int
     dtype: str
+    wiring: str
     varied: dict[str, Any] = field(default_factory=dict)
 
     def spec(self) -> ChipSpec:
@@ -46,8 +49,7 @@ class PlanStep:
     @property
     def asked(self) -> dict[str, Any]:
         """What a row says of a step that has no plan."""
-        plain = {name: getattr(self, name) for name in ("chips", "context", "batch", "tp", "dtype")}
-        return {**plain, **self.varied}
+        return {**{name: getattr(self, name) for name in PLAN_FIELDS}, **self.varied}
 
 
 def step_of(fields: Mapping[str, Any], varied: Mapping[str, Any]) -> PlanStep:
@@ -59,6 +61,7 @@ def step_of(fields: Mapping[str, Any], varied: Mapping[str, Any]) -> PlanStep:
     for name in ("chips", "context", "batch"):
         check_at_least(f"--{name}", plain[name], 1)
     check_choice("--dtype", plain["dtype"], DTYPES)
+    check_choice("--wiring", plain["wiring"], WIRING_NAMES)
     if plain["tp"] is not None and plain["tp"] not in CHIPS:
         raise InputError(f"--tp {plain['tp']}: use 1, 2, 4 or 8")
     return PlanStep(**plain, changes=changes, varied=dict(varied))

@@ -17,7 +17,14 @@ from chip.spec import PRESETS, ChipSpec
 from cluster.errors import InputError
 
 #: What of a plan besides its chip can be changed and swept, and its type.
-PLAN_FIELDS: dict[str, type] = {"chips": int, "context": int, "batch": int, "tp": int, "dtype": str}
+PLAN_FIELDS: dict[str, type] = {
+    "chips": int,
+    "context": int,
+    "batch": int,
+    "tp": int,
+    "dtype": str,
+    "wiring": str,
+}
 #: How a field of the chip is written.
 CHIP = "chip."
 #: Values of one axis at most.

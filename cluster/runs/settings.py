@@ -36,7 +36,10 @@ MOST_BYTES = 1 << 40
 ONLY_WITH_RUN = "--dtype, --sync, --in-process, --chips-per-actor and --faults: only with --run"
 
 Wiring = Annotated[
-    str, typer.Option("--chips", help="Chips of a known wiring, lpx, or a cable list (TOML, JSON).")
+    str,
+    typer.Option(
+        "--chips", help="Chips of a known wiring, chain-N, lpx, or a cable list (TOML, JSON)."
+    ),
 ]
 WiringChip = Annotated[
     str | None,

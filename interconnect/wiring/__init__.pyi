@@ -8,8 +8,11 @@ from .topology import (
     FabricError,
     Topology,
     cable_faults,
+    chain_of,
+    chain_sizes,
     named_topology,
     topology_of,
+    usual_sizes,
     wired_topology,
 )
 
@@ -22,6 +25,8 @@ __all__ = [
     "Topology",
     "active_nodes",
     "cable_faults",
+    "chain_of",
+    "chain_sizes",
     "detours",
     "diameter",
     "hop_distances",
@@ -31,6 +36,7 @@ __all__ = [
     "node_cables",
     "part_of",
     "topology_of",
+    "usual_sizes",
     "wire",
     "wired_topology",
 ]

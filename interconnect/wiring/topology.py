@@ -27,6 +27,8 @@ from interconnect.wiring.node import NODE_SIZES, link_to
 #: Published (ISCA'22): chips of a node, nodes of a rack, racks and nodes of the largest systems.
 NODE, RACK_NODES, MAX_RACKS, MAX_NODES = 8, 9, 145, 33
 LPX_TRAYS = 32
+#: Nodes of the longest chain (assumed): as many as the largest system has.
+MAX_CHAIN_NODES = RACK_NODES * MAX_RACKS
 #: Limits of a topology file.
 MAX_CHIPS, MAX_FILE_BYTES = 16_384, 4 << 20
 #: What a distance is where no cables lead.
@@ -36,7 +38,9 @@ UNREACHABLE = 255
 #: in the rack and two leave it (published: 144 ports of a rack each).
 GLOBAL_LINKS = (3, 4, 12, 13)
 _INNER_LINKS, _OUTER_LINKS = (3, 4), (12, 13)
-_BUILT_IN = ("node", "nodes", "dragonfly", "lpx")
+#: Of a chain: the links to the next node and from the one before.
+_ONWARD, _BACK = 12, 3
+_BUILT_IN = ("node", "nodes", "dragonfly", "lpx", "chain")
 _FIELDS = ("name", "chips", "cables")
 
 Ints = NDArray[np.int64]
@@ -50,7 +54,7 @@ class FabricError(LpuError, ValueError):
 class Topology:
     """Chips and cables.  Arrays are read-only.
 
-    name: "node", "nodes", "dragonfly", "lpx", or of a file its own name or "custom".
+    name: "node", "nodes", "dragonfly", "chain", "lpx", or of a file its own name or "custom".
     chips_per_node: 8, or the chips of a smaller node; a file's chips are nodes of one.
     nodes_per_rack: 9 of a dragonfly, otherwise the number of nodes.
     cables: int32 [n, 4]: (chip a, link of a, chip b, link of b), a < b, sorted by a, b, link of a.
@@ -94,12 +98,8 @@ def topology_of(chips: int) -> Topology:
     racks, odd = divmod(chips, NODE * RACK_NODES)
     if not odd and MAX_NODES // RACK_NODES < racks <= MAX_RACKS:
         return _dragonfly(racks)
-    sizes = [*NODE_SIZES, *range(2 * NODE, MAX_NODES * NODE + 1, NODE)]
-    sizes += [72 * racks for racks in range(4, MAX_RACKS + 1)]
-    near = [*[s for s in sizes if s < chips][-1:], *[s for s in sizes if s > chips][:1]]
-    raise FabricError(
-        f"{_shown(chips)} chips: no wiring has this size; use {' or '.join(map(str, near))}"
-    )
+    near = _nearest(chips, usual_sizes())
+    raise FabricError(f"{_shown(chips)} chips: no wiring has this size; use {near}")
 
 
 def lpx_rack() -> Topology:
@@ -110,22 +110,67 @@ def lpx_rack() -> Topology:
     return _all_to_all("lpx", LPX_TRAYS, "groq-3-lp30")
 
 
-def named_topology(name_or_path: str | Path) -> Topology:
-    """A number of chips ("264"), "lpx", or a file: ``chips``, ``cables``, optionally ``name``.
+def chain_of(chips: int) -> Topology:
+    """Nodes in a row, for pipelines: every chip joined to its like in the next node.
 
-    The file is TOML or JSON; ``cables`` is a list of [chip a, link of a, chip b, link of b] with
-    links 0..15.  Raises FabricError, one line, for everything that is not a topology.
+    Consecutive nodes get 8 of their 32 global ports: link 12 of a chip leads to link 3 of the chip
+    of the same number in the next node; links 4 and 13 stay free.  Chips of one node are a node.
+    Raises FabricError naming the nearest sizes.
+    """
+    if chips in NODE_SIZES:
+        return topology_of(chips)
+    nodes, odd = divmod(chips, NODE)
+    if odd or not 2 <= nodes <= MAX_CHAIN_NODES:
+        raise FabricError(
+            f"{_shown(chips)} chips: no chain has this size; use {_nearest(chips, chain_sizes())}"
+        )
+    peer, peer_link = _nodes(nodes, NODE)
+    before = np.arange(chips - NODE)
+    peer[before, _ONWARD], peer_link[before, _ONWARD] = before + NODE, _BACK
+    peer[before + NODE, _BACK], peer_link[before + NODE, _BACK] = before, _ONWARD
+    return _topology("chain", NODE, nodes, peer, peer_link)
+
+
+def usual_sizes() -> list[int]:
+    """Numbers of chips that ``topology_of`` wires, ascending."""
+    several = range(2 * NODE, MAX_NODES * NODE + 1, NODE)
+    racks = (NODE * RACK_NODES * n for n in range(MAX_NODES // RACK_NODES + 1, MAX_RACKS + 1))
+    return [*NODE_SIZES, *several, *racks]
+
+
+def chain_sizes() -> list[int]:
+    """Numbers of chips that ``chain_of`` wires, ascending."""
+    return [*NODE_SIZES, *range(2 * NODE, MAX_CHAIN_NODES * NODE + 1, NODE)]
+
+
+def _nearest(chips: int, sizes: Sequence[int]) -> str:
+    """The sizes on both sides of ``chips``, or the one that there is."""
+    near = [*[s for s in sizes if s < chips][-1:], *[s for s in sizes if s > chips][:1]]
+    return " or ".join(map(str, near))
+
+
+def named_topology(name_or_path: str | Path) -> Topology:
+    """A number of chips ("264"), "chain-264", "lpx", or a file.
+
+    A file has ``chips``, ``cables``, and perhaps a ``name``.  It is TOML or JSON; ``cables`` is a
+    list of [chip a, link of a, chip b, link of b] with links 0..15.  Raises FabricError, one line,
+    for everything that is not a topology.
     """
     text = str(name_or_path)
     if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
         return topology_of(int(text))
     if text == "lpx":
         return lpx_rack()
+    chain = re.fullmatch(r"chain-([0-9]{1,9})", text, re.ASCII)
+    if chain is not None:
+        return chain_of(int(chain[1]))
     where = f"topology {_shown(text)}"
     path = Path(name_or_path)
     try:
         if not path.is_file():
-            raise FabricError(f"{where}: no such file; use a number of chips, lpx, or a file")
+            raise FabricError(
+                f"{where}: no such file; use a number of chips, chain-N, lpx, or a file"
+            )
         if path.suffix not in (".toml", ".json"):
             raise FabricError(f"{where}: the name of a topology file ends in .toml or .json")
         if path.suffix == ".toml":

@@ -1,12 +1,13 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import (
+    belt_intervals,
     compile_belt,
     compile_decoder,
     compile_model,
     compile_model_apart,
     join_images,
 )
-from .expert_weights import router_columns, router_parts
+from .expert_weights import router_columns, router_parts, router_width
 from .fit import (
     NODE,
     check_parallelism,
@@ -55,6 +56,7 @@ __all__ = [
     "Stage",
     "adopt",
     "belt_entry",
+    "belt_intervals",
     "bucket_at",
     "build_pipeline",
     "check_parallelism",
@@ -75,6 +77,7 @@ __all__ = [
     "random_chip_weights",
     "router_columns",
     "router_parts",
+    "router_width",
     "sequences_that_fit",
     "single_stage",
     "token_entry",

@@ -183,6 +183,20 @@ def compile_belt(
     return artifact
 
 
+def belt_intervals(
+    model: PartitionedModel, spec: ChipSpec, context: int, pp: int, sequences: int
+) -> list[int]:
+    """Cycles of a beat of the full belt in every bucket up to ``context``; nothing is made of it.
+
+    sequences: whose caches the chips hold.  Raises CompileError when they do not fit.
+    """
+    buckets = buckets_up_to(context)
+    places = StagePlaces(spec, model.layout, model.dtype, buckets[-1], sequences)
+    wiring = topology_of(model.layout.tp * pp)
+    pipeline = build_pipeline(deal_stages(places, pp), places, Numbers.of(model.config), wiring)
+    return [pipeline.beat(bucket)[2] for bucket in buckets]
+
+
 def decoder_artifact(
     pipeline: Pipeline,
     model: PartitionedModel,

@@ -6,12 +6,13 @@ weights and its context, only to deal blocks evenly.  Nothing is scheduled here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
-from interconnect.wiring import Topology, topology_of
+from interconnect.wiring import Topology, chain_of, chain_sizes, topology_of, usual_sizes
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
 from programs.decoder.places import StagePlaces
@@ -51,6 +52,7 @@ class _Asked:
     dtype: str
     context: int
     batch: int
+    wiring: str = "usual"
     known: dict[int, StagePlaces] = field(default_factory=dict, compare=False)
 
     def places(self, tp: int) -> StagePlaces:
@@ -90,8 +92,8 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     t, width = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * width) / 16
-    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
-    router = 2 * t * layout.experts * width / 16 if layout.experts > 1 else 0
+    ffn = 3 * t * layout.slot_tiles * layout.ffn_width / 16
+    router = 2 * t * layout.experts / 16 if layout.experts > 1 else 0
     exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
     scores = 3 * context * layout.q_tiles + 1500
     total = 0.0
@@ -106,10 +108,16 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     return total
 
 
-def machine_sizes() -> list[int]:
-    """Numbers of chips there is a wiring for, ascending."""
-    sizes = [1, 2, 4, 8, *range(16, 265, 8), *range(288, MOST_CHIPS + 1, 72)]
-    return sizes
+#: Wirings of machines by name: the numbers of chips there is one for, and the cables of a number.
+WIRINGS: dict[str, tuple[Callable[[], list[int]], Callable[[int], Topology]]] = {
+    "usual": (usual_sizes, topology_of),
+    "chain": (chain_sizes, chain_of),
+}
+
+
+def machine_sizes(wiring: str = "usual") -> list[int]:
+    """Numbers of chips that a wiring of ``WIRINGS`` has, ascending."""
+    return WIRINGS[wiring][0]()
 
 
 def _tp_of(chips: int) -> int:
@@ -153,14 +161,17 @@ def deal_model(
     batch: int,
     chips: int | None = None,
     tp: int | None = None,
+    wiring: str = "usual",
 ) -> Dealt:
     """Tensor parallelism, stages and wiring; the fewest chips that fit unless ``chips`` is given.
 
-    Raises CompileError with one line when it does not fit: by how much, and what would.
+    wiring: of ``WIRINGS``.  Raises CompileError with one line when it does not fit: by how much,
+    and what would.
     """
-    asked = _Asked(name, config, spec, dtype, context, batch)
+    asked = _Asked(name, config, spec, dtype, context, batch, wiring)
+    cables = WIRINGS[wiring][1]
     if chips is not None:
-        wiring = topology_of(chips)  # refuses sizes without a wiring
+        topology = cables(chips)  # refuses sizes without a wiring
         width = tp or _tp_of(chips)
         if chips % width:
             raise CompileError(f"{chips} chips in groups of {width}: use a multiple of {width}")
@@ -171,15 +182,15 @@ def deal_model(
             if fewest is None and tp:
                 fewest = _fewest(asked, None)
             raise CompileError(_too_big(asked, fewest, chips, tp))
-        return Dealt(stages, places, wiring)
+        return Dealt(stages, places, topology)
     found = _fewest(asked, tp)
     if found is None:
         fewest = _fewest(asked, None) if tp else None
         raise CompileError(_too_big(asked, fewest, None, tp))
     width, stages = found
     need = width * len(stages)
-    size = next(s for s in machine_sizes() if s >= need and s % width == 0)
-    return Dealt(stages, asked.places(width), topology_of(size))
+    size = next(s for s in machine_sizes(wiring) if s >= need and s % width == 0)
+    return Dealt(stages, asked.places(width), cables(size))
 
 
 def deal_stages(places: StagePlaces, stages: int) -> list[Stage]:
@@ -302,7 +313,9 @@ def _too_big(
             + (" or ".join(mends) or "a narrower model")
         )
     width, stages = fewest
-    fits = next(s for s in machine_sizes() if s >= width * len(stages) and s % width == 0)
+    fits = next(
+        s for s in machine_sizes(asked.wiring) if s >= width * len(stages) and s % width == 0
+    )
     if tp and width != tp:
         return (
             f"{model}: {sizes} fit no number of groups of {tp} chips; {fits} chips in groups of "
@@ -355,7 +368,7 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
-    ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
+    ffn = layout.ffn_tiles * t * layout.experts * (2 * layout.ffn_width + x)
     head = t * layout.vocab_blocks * layout.vocab_width
     words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
     cache = layout.layers * layout.cache_tiles * context * batch * 4

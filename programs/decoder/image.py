@@ -25,7 +25,7 @@ from programs.decoder.places import (
     SlidingMask,
 )
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage
-from programs.kernels import ColumnBlock, HeadNormPlaces, put_weights
+from programs.kernels import ChoicePlaces, ColumnBlock, HeadNormPlaces, put_weights
 from programs.sram import Image, put_fp32
 
 Rows = NDArray[np.uint8]
@@ -50,8 +50,11 @@ def _put_matrices(
         for block in blocks:
             name, index = next(slots)
             matrix = matrices[name]
-            _put_block(image, block, bases, matrix.values[:, index])
-            if matrix.scale is not None:
+            experts = block.weights.experts
+            blocks = matrix.values.shape[1] // experts
+            own = [matrix.values[:, e * blocks + index] for e in range(experts)]
+            _put_block(image, block, bases, np.concatenate(own))
+            if matrix.scale is not None and experts == 1:
                 scale_rows.append(matrix.scale[index])
         if scale_rows:
             place = places.scales[number]
@@ -65,15 +68,43 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
         return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
     assert isinstance(m, FfnMatrices)
     own = slice(m.first_tile, m.first_tile + m.tiles)
-    router = {} if layer.router is None else {"router": layer.router}
-    return (
-        router
-        | {
-            name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
-            for name, w in (("gate", layer.gate), ("up", layer.up))
-        }
-        | {"down": Matrix(layer.down.values[own], layer.down.scale)}
-    )
+    experts = max(block.weights.experts for block in m.down.rounds[0])
+    found = {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    for name, w in (("gate", layer.gate), ("up", layer.up)):
+        blocks = np.arange(w.values.shape[1]).reshape(experts, -1)[:, own].reshape(-1)
+        found[name] = Matrix(w.values[:, blocks], None if w.scale is None else w.scale[blocks])
+    router = layer.router
+    for part, name in enumerate(() if router is None else ("router", "fine")):
+        if router is not None and part < router.values.shape[1]:
+            scale = None if router.scale is None else router.scale[part : part + 1]
+            found[name] = Matrix(router.values[:, part : part + 1], scale)
+    return found
+
+
+def _put_expert_scales(
+    image: Image, m: FfnMatrices, bases: dict[Symbol, int], matrices: dict[str, Matrix]
+) -> None:
+    """The scales of all blocks of an expert, in the order of its rounds; then the next expert's."""
+    if m.scales is None:
+        return
+    assert m.scales.symbol is not None
+    experts = max(block.weights.experts for block in m.down.rounds[0])
+    rows = []
+    for expert in range(experts):
+        for name, index in m.gate_up.columns + m.down.columns:
+            scale = matrices[name].scale
+            assert scale is not None
+            rows.append(scale[expert * (len(scale) // experts) + index])
+    put_fp32(image, m.scales, bases[m.scales.symbol], np.stack(rows))
+
+
+def _put_choice(image: Image, places: ChoicePlaces) -> None:
+    """What a choice of experts looks up: lanes by number, those behind them, numbers by lane."""
+    lane, number = np.arange(320), np.arange(places.experts)[:, None]
+    for place, rows in ((places.one_hot, lane == number), (places.later, lane > number)):
+        image.append((place.queues[0], place.address, rows.astype(np.uint8)))
+    index = np.where(lane < places.experts, lane, 0).astype(np.float16).view(np.uint16)
+    put_fp32(image, places.pieces, 0, index.astype(np.uint32).view(np.float32)[None])
 
 
 def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:
@@ -101,6 +132,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         if isinstance(m, FfnMatrices) and m.router is not None:
             own.append(m.router)
         bases = places.bases[0][number]
+        if isinstance(m, FfnMatrices):
+            _put_expert_scales(image, m, bases, matrices)
         for each in own:
             _put_matrices(image, each, bases, matrices)
         layer = weights.layer(block.layer)
@@ -126,6 +159,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         row = np.full((1, 320), byte, np.uint8)
         image.extend((queue, place.address, row) for queue in place.queues)
     lane = np.arange(320)
+    if places.choice is not None:
+        _put_choice(image, places.choice)
     if places.head_norm is not None:
         _put_head_ones(image, places.head_norm)
     masks = np.stack(

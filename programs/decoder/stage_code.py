@@ -88,7 +88,7 @@ class StageCode:
                 p.between,
                 p.replicate,
                 p.head_norm,
-                p.routing,
+                p.choice,
                 p.second_rope,
                 p.sliding,
                 p.wide_norm,

@@ -1,7 +1,6 @@
 from .attention import AttentionPlaces, HeadTile, Segment, Segments, append_values, attend, rope
 from .bias import add_bias
 from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
-from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
     EAST,
@@ -71,7 +70,6 @@ __all__ = [
     "MapPlaces",
     "PlanePlaces",
     "QueryGroup",
-    "RoutingPlaces",
     "RowOperand",
     "Rows",
     "Segment",
@@ -112,7 +110,6 @@ __all__ = [
     "recent_map",
     "requantise_rows",
     "rope",
-    "route",
     "scale_words",
     "step_cycles",
     "store_results",

@@ -2,7 +2,6 @@ from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels
 from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import (
-    CHOSEN,
     GELU_TANH,
     PLAIN_LAYER,
     LayerKind,
@@ -28,7 +27,6 @@ from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
-    "CHOSEN",
     "GELU_TANH",
     "PLAIN_LAYER",
     "SHIPPED",

@@ -14,9 +14,9 @@ from programs.models.tensors import CheckpointError
 __all__ = ["LayerKind", "ModelConfig", "Rope", "RopeScaling", "tensor_shapes"]
 
 SILU, GELU_TANH = "silu", "gelu_tanh"
-CHOSEN = 2
-"""Experts a router chooses: the kernels keep the two greatest."""
-MAX_EXPERTS = 64
+MAX_CHOSEN = 16
+"""Experts that a router may choose."""
+MAX_EXPERTS = 256
 MAX_SIZE = 1 << 31
 MAX_LAYERS = 1 << 14
 """Bounds that keep a damaged configuration from asking for unbounded work."""
@@ -104,7 +104,7 @@ PLAIN_LAYER = LayerKind()
 
 def routable(experts: int, chosen: int) -> bool:
     """True when there are kernels for a router that chooses ``chosen`` of ``experts``."""
-    return chosen == CHOSEN and CHOSEN <= experts <= MAX_EXPERTS
+    return experts > 1 and 1 <= chosen <= min(experts, MAX_CHOSEN) and experts <= MAX_EXPERTS
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class ModelConfig:
         if not one and not routable(self.experts, self.experts_per_token):
             raise CheckpointError(
                 f"{self.experts_per_token} of {self.experts} experts per token; "
-                f"{CHOSEN} of {CHOSEN} to {MAX_EXPERTS} are supported"
+                f"1 to {MAX_CHOSEN} of 2 to {MAX_EXPERTS} are supported"
             )
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim is {self.head_dim}; rotary embedding needs it even")

@@ -109,6 +109,8 @@ def _changes(plan: Plan, bottleneck: Bottleneck) -> dict[str, dict[str, Any]]:
         found[f"--set chip.hop_cycles={hop}"] = {"spec": {"hop_cycles": hop}}
         rate = 2 * spec.link_bytes_per_s
         found[f"--set chip.link_bytes_per_s={rate}"] = {"spec": {"link_bytes_per_s": rate}}
+    if PIPELINE in phases and plan.pipeline.topology.name not in ("node", "chain"):
+        found["--wiring chain"] = {"wiring": "chain"}
     if C2C in phases and tp > 1:
         found[f"--chips {chips} --tp {tp // 2}"] = {"tp": tp // 2}
     if {MATMUL, SOFTMAX, VXM} & set(phases) and tp < 8 and chips % (2 * tp) == 0:
@@ -125,6 +127,7 @@ def _tried(plan: Plan, text: str, change: dict[str, Any]) -> TriedChange:
         "batch": plan.batch,
         "chips": plan.chips,
         "tp": plan.layout.tp,
+        "wiring": "chain" if plan.pipeline.topology.name == "chain" else "usual",
     }
     asked |= {name: value for name, value in change.items() if name != "spec"}
     try:

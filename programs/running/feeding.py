@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from programs.artifact import Artifact, decoder_of
+from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder import bucket_at, entry_at, prompt_entry
 
 
@@ -34,7 +34,7 @@ class Feeding:
 def prompt_feedings(artifact: Artifact, first: int, tokens: int) -> list[Feeding]:
     """The launches of a prompt's ``tokens`` positions from ``first``; the last one gives logits.
 
-    On the belt where that takes less time, the latency of the host's transfers included; an
+    On the belt where that takes less time, the host's transfers included; an
     artifact without programs for it feeds token by token.  Raises ValueError beyond the context.
     """
     stages = decoder_of(artifact).pp
@@ -86,9 +86,11 @@ def first_token_cycles(
 
 
 def _seconds(artifact: Artifact, feedings: Iterable[Feeding]) -> float:
-    """Of launches, the latency of the host's transfers before each included."""
+    """Of launches, with the host's transfers before each."""
     spec = artifact.spec
+    inputs = Bindings.of(artifact).inputs.values()
+    words = sum(words for planes in inputs for _, _, words in planes)
+    before = spec.pcie_latency_s + spec.lanes * words / spec.pcie_bytes_per_s
     return sum(
-        artifact.predicted_cycles[feeding.entry] / spec.clock_hz + spec.pcie_latency_s
-        for feeding in feedings
+        artifact.predicted_cycles[feeding.entry] / spec.clock_hz + before for feeding in feedings
     )

@@ -70,12 +70,12 @@ class LlamaFloat32:
         return self._linear(active * self._linear(h, up + ".weight"), down + ".weight")
 
     def _experts(self, h: F32, prefix: str) -> F32:
-        """Each position's best two experts by softmax, their shares made to add up to one."""
+        """Each position's best experts by softmax, their shares made to add up to one."""
         logits = self._linear(h, prefix + "gate.weight")
         out = np.zeros_like(h)
         for row, scores in enumerate(logits):
             shares = np.exp(scores - scores.max())
-            chosen = np.argsort(-shares, kind="stable")[:2]
+            chosen = np.argsort(-shares, kind="stable")[: self.config.experts_per_token]
             for e in chosen:
                 names = (f"{prefix}experts.{e}.{w}" for w in ("w1", "w3", "w2"))
                 part = self._ffn(h[row : row + 1], *names)[0]

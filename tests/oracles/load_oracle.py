@@ -122,37 +122,95 @@ def belted(
     pipelines: int,
     interval: int | None,
     turn: int,
+    room: int = 1 << 20,
 ) -> Times:
     """One token at a time; all times in cycles.
 
-    cycles(position, logits): cycles of the token at a position.  With an interval a place begins
-    tokens at its own phase of the turn only.
+    cycles(position, logits): cycles of the token at a position.  With an interval a token begins at
+    every slot, place p's at its phase of the turn; see ``_slotted``.
     """
-    places = 1 if interval is None else turn // interval
-    slots = [(p * (interval or 0), 0) for _ in range(pipelines) for p in range(places)]
-    free = [phase for phase, _ in slots]
+    if interval is not None and turn // interval > 1:
+        return _slotted(arrival, prompt, output, cycles, context, pipelines, interval, turn, room)
+    free = [0] * pipelines
     start, first, second, done = ([-1] * len(arrival) for _ in range(4))
     for r in range(len(arrival)):
         if prompt[r] + output[r] - 1 > context:
             continue
-        best = None
-        for s, (phase, _) in enumerate(slots):
-            at = max(free[s], arrival[r])
-            while interval is not None and (at - phase) % turn:
-                at += 1
-            if best is None or at < best[0]:
-                best = (at, s)
-        assert best is not None
-        now, s = best
+        s = min(range(pipelines), key=lambda s: max(free[s], arrival[r]))
+        now = max(free[s], arrival[r])
         start[r] = now
         for position in range(prompt[r] + output[r] - 1):
             answer = position >= prompt[r] - 1
-            took = cycles(position, answer)
+            now += cycles(position, answer)
             if answer and first[r] < 0:
-                first[r] = now + took
+                first[r] = now
             elif answer and second[r] < 0:
-                second[r] = now + took
-            done[r] = now + took
-            now += took if interval is None else turn
-        free[s] = now
+                second[r] = now
+        free[s] = done[r] = now
+    return start, first, second, done
+
+
+def _slotted(
+    arrival: list[int],
+    prompt: list[int],
+    output: list[int],
+    cycles: Callable[[int, bool], int],
+    context: int,
+    pipelines: int,
+    interval: int,
+    turn: int,
+    room: int,
+) -> Times:
+    """Cycle by cycle: prompts take slots that no answer has, one request after another.
+
+    An answer has a slot of every turn.  A request needs room for its caches, which ``room``
+    requests have at a time, and a slot that nobody has when it begins.
+    """
+    slots = turn // interval
+    answers: set[tuple[int, int]] = set()  # slots of answers: pipeline, cycle
+    empty = {(s, p): 0 for s in range(pipelines) for p in range(slots)}  # since when
+    ends: list[list[int]] = [[] for _ in range(pipelines)]  # of requests that have caches
+    read = [0] * pipelines
+    start, first, second, done = ([-1] * len(arrival) for _ in range(4))
+
+    def place_at(cycle: int) -> int:
+        """Which slot a cycle is, or ``slots`` where it is none."""
+        place, odd = divmod(cycle % turn, interval)
+        return slots if odd else min(place, slots)
+
+    for r in range(len(arrival)):
+        if prompt[r] + output[r] - 1 > context:
+            continue
+        now = arrival[r]
+        while True:
+            ready = [
+                s
+                for s in range(pipelines)
+                if read[s] <= now and sum(end > now for end in ends[s]) < min(room, slots)
+            ]
+            if ready:
+                break
+            now += 1
+        s = ready[0]
+        mine = [p for p in range(slots) if empty[s, p] <= now]
+        fed = 0
+        while fed < prompt[r]:
+            if place_at(now) < slots and (s, now) not in answers:
+                start[r] = now if fed == 0 else start[r]
+                fed += 1
+            now += 1
+        read[s] = now
+        known = now - 1 + cycles(prompt[r] - 1, True)
+        first[r] = done[r] = known
+        while output[r] > 1 and place_at(known) not in mine:
+            known += 1
+        own = place_at(known)
+        for answer in range(1, output[r]):
+            answers.add((s, known))
+            done[r] = known + cycles(prompt[r] + answer - 1, True)
+            second[r] = done[r] if answer == 1 else second[r]
+            known += turn
+        if output[r] > 1:
+            empty[s, own] = known
+        ends[s].append(known)
     return start, first, second, done

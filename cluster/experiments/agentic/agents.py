@@ -270,10 +270,8 @@ class _Run:
         crossing = model.belt.crossing(len(ids) + new - 1, new)
         self.host.update({kind: count or 0 for kind, count in crossing.items()})
         clock = model.belt.clock_hz
-        spans = model.belt.spans(np.array([len(ids)]), np.array([new]))
-        entry = self.places[job.model].enter(ps_to_cycles(now, clock), int(spans.free[0]))
-        first = cycles_to_ps(entry + int(spans.first[0]), clock)
-        done = cycles_to_ps(entry + int(spans.done[0]), clock)
+        went = self.places[job.model].enter(ps_to_cycles(now, clock), len(ids), new)
+        first, done = cycles_to_ps(went.first, clock), cycles_to_ps(went.done, clock)
         self.plan(done, lambda at: self.finish(job, first, at))
 
     def finish(self, job: _Job, first: int, now: int) -> None:

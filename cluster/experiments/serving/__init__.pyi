@@ -1,6 +1,6 @@
 from .arrivals import PS, Lengths, Trace, bursts, check_time, poisson, read_trace
 from .batching import BatchCost, Batching
-from .belt import Belt, BeltPlaces, belt_of, cycles_to_ps, host_seconds, ps_to_cycles
+from .belt import Belt, belt_of, cycles_to_ps, host_seconds, ps_to_cycles
 from .experiments import DisaggregatedResult, LoadResult, disaggregated, load
 from .figures import HOST_KINDS, STAGES, Latencies, Served, Slo, latencies, percentiles
 from .machines import LpuChoice, ffn_cycles_per_layer, lpu_belt
@@ -9,6 +9,7 @@ from .pools import GpuServers, LpuServers, RooflineCost, run_load, serve_load
 from .publish import publish_agents, publish_disaggregated, publish_load, publish_speedup
 from .scaling import Scaling
 from .settings import PLATFORM_NAMES, DisaggregatedSettings, LoadSettings
+from .slots import BeltPlaces
 
 __all__ = [
     "HOST_KINDS",

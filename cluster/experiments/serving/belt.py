@@ -1,33 +1,28 @@
 """LPU pipelines in virtual time: exact cycles per token, and places on a conveyor belt.
 
-A pipeline without overlap works on one token at a time; a request has it from its first prompt
-token to its last answer token.  With an *initiation interval* a pipeline takes a token of another
-request every so many cycles: it has ``places``, place s may begin a token at cycles
-``s * interval + n * turn``, and a request keeps its place.  No request ever disturbs another; that
-is what a compiled schedule gives.  The queue is first come, first served, and the head takes the
-place that lets it begin earliest (the lowest number of equals).
+A pipeline without overlap works on one request at a time, from its first prompt token to its last
+answer token; the prompt's tokens follow each other through the stages where that is sooner.  With
+an *initiation interval* a token enters every so many cycles, whosever it is: ``slots`` has who
+enters when.  The queue is first come, first served.
 
-Cycles are exact where the costs come from a compiled artifact; the interval is a figure that the
-user gives.  The prompt is fed token by token.  Times are integers of cycles; what leaves this
-module is in picoseconds.
+Cycles and intervals are exact where they come from a compiled program; either may be a figure that
+the user gives.  Times are integers of cycles; what leaves this module is in picoseconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import InputError
-from cluster.experiments.serving.arrivals import PS, Trace, check_time
-from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage
+from cluster.experiments.serving.arrivals import PS
 from programs.artifact import Artifact, Bindings, decoder_of
-from programs.decoder import token_entry
+from programs.decoder import prompt_entry, token_entry
 from programs.plans import BucketCost, Plan
 
 I64 = NDArray[np.int64]
@@ -37,23 +32,6 @@ MAX_CYCLES = 10**9
 """Cycles of one token at most: a second."""
 MAX_PLACES = 4096
 """Places of one pipeline."""
-MOST_PLACES = 65_536
-"""Places of all pipelines."""
-
-
-LPU_SERVERS = "places of LPU pipelines"
-
-
-class Spans(NamedTuple):
-    """Cycles from a request's entry to its first, second and last token, and to the next entry.
-
-    int64 [requests] each; ``second`` is -1 for an answer of one token.
-    """
-
-    first: I64
-    second: I64
-    done: I64
-    free: I64
 
 
 @dataclass(frozen=True)
@@ -63,10 +41,12 @@ class Belt:
     buckets: ascending numbers of positions; a token at a position below a bucket costs that
     bucket's cycles.  prefill_cycles, decode_cycles: per bucket, without and with the logits.
     host_cycles: the host's transfers around a token, without and with the logits, rounded up.
-    interval_cycles: given cycles between two tokens of different requests; None, or one that
-    leaves no second place: no overlap.
     source: where the cycles come from, for the report.
+    interval_cycles: given cycles between two tokens; None: those of ``intervals``, or no overlap.
     host_bytes: to the chips for every token, and back with logits; None where not known.
+    stages: of the pipeline; prompt_cycles: per bucket a beat of one prompt's tokens and the last
+    stage alone, where known.  intervals: per bucket a beat of the full belt, compiled; empty where
+    nothing overlaps.  most_places: requests whose caches the chips hold.
     """
 
     clock_hz: int
@@ -77,6 +57,10 @@ class Belt:
     source: str
     interval_cycles: int | None = None
     host_bytes: tuple[int, int] | None = None
+    stages: int = 1
+    prompt_cycles: tuple[tuple[int, int], ...] = ()
+    intervals: tuple[int, ...] = ()
+    most_places: int = MAX_PLACES
 
     def __post_init__(self) -> None:
         for value in (*self.prefill_cycles, *self.decode_cycles):
@@ -99,32 +83,67 @@ class Belt:
         return self.buckets[-1]
 
     @property
+    def interval(self) -> int | None:
+        """Cycles between two tokens that enter; None: nothing overlaps."""
+        return self.interval_cycles or (self.intervals[-1] if self.intervals else None)
+
+    @property
+    def interval_source(self) -> str:
+        """``given``, ``compiled``, or ``none`` where nothing overlaps."""
+        if self.interval_cycles is not None:
+            return "given"
+        return "compiled" if self.intervals else "none"
+
+    @property
     def exact(self) -> bool:
         """Whether all cycles come from a compiled program and nothing was given."""
         return self.source.startswith("compiled") and self.interval_cycles is None
 
+    def up_to(self, positions: int) -> Belt:
+        """The belt for requests of at most ``positions``: a schedule for longer ones is not run."""
+        count = 1 + sum(bucket < positions for bucket in self.buckets[:-1])
+        shorter = replace(
+            self,
+            buckets=self.buckets[:count],
+            prefill_cycles=self.prefill_cycles[:count],
+            decode_cycles=self.decode_cycles[:count],
+            prompt_cycles=self.prompt_cycles[:count],
+            intervals=self.intervals[:count],
+            interval_cycles=None,
+        )
+        if self.interval_cycles is None:
+            return shorter
+        return replace(shorter, interval_cycles=min(self.interval_cycles, shorter.turn))
+
     @property
     def turn(self) -> int:
-        """Cycles of the longest token with its transfers; a place begins one token per turn."""
+        """Cycles of the longest token with its transfers; an answer's tokens enter one per turn."""
         before, after = self.host_cycles
         return max(max(self.prefill_cycles) + before, max(self.decode_cycles) + after)
 
     @property
+    def slots(self) -> int:
+        """Tokens that may enter in a turn."""
+        return 1 if self.interval is None else max(1, self.turn // self.interval)
+
+    @property
     def places(self) -> int:
         """Requests in flight in one pipeline."""
-        return 1 if self.interval_cycles is None else self.turn // self.interval_cycles
+        return min(self.slots, self.most_places)
 
     @cached_property
-    def _sums(self) -> tuple[I64, I64]:
-        """Cycles of all positions before, without and with logits; int64 [context + 1] each."""
+    def _launches(self) -> tuple[I64, I64, I64]:
+        """Cycles of launches of all positions before, int64 [context + 1] each.
+
+        Without logits, with logits, and in beats of a prompt.
+        """
         sizes = np.diff((0, *self.buckets))
         sums = []
-        for cycles, host in zip(
-            (self.prefill_cycles, self.decode_cycles), self.host_cycles, strict=True
-        ):
-            per_position = np.repeat(np.array(cycles, np.int64) + host, sizes)
+        beats = [beat for beat, _ in self.prompt_cycles] or [0] * len(sizes)
+        for cycles in (self.prefill_cycles, self.decode_cycles, beats):
+            per_position = np.repeat(np.array(cycles, np.int64), sizes)
             sums.append(np.concatenate([np.zeros(1, np.int64), np.cumsum(per_position)]))
-        return sums[0], sums[1]
+        return sums[0], sums[1], sums[2]
 
     def fits(self, prompt: I64, output: I64) -> NDArray[np.bool_]:
         """Whether requests fit the context: the last answer token is never fed."""
@@ -137,27 +156,37 @@ class Belt:
         into, out = self.host_bytes
         return {"lpu_inputs_in": into * fed, "lpu_logits_out": out * logits}
 
-    def spans(self, prompt: I64, output: I64, cached: bool = False) -> Spans:
-        """What requests take on a place; they must fit.
+    def reading(self, prompt: int) -> int:
+        """Cycles until the logits of a prompt's last token, nobody else being in the pipeline."""
+        return self._with_transfers(*self.prompt_launches(prompt))
 
-        cached: the prompt and the first token come from elsewhere, so that the place begins with
-        the first token; ``first`` is then 0, and ``output`` is 2 or more.
+    def prompt_launches(self, prompt: int) -> tuple[int, int]:
+        """How many launches read a prompt, and their cycles without transfers of the host.
+
+        As ``programs.running.prompt_feedings`` has it: the tokens one by one, or in beats where
+        that is sooner.
         """
-        begin = prompt if cached else np.zeros_like(prompt)
-        last = prompt + output - 1
+        prefill, decode, beats = self._launches
+        alone = prompt, int(prefill[prompt - 1] + decode[prompt] - decode[prompt - 1])
+        if self.stages == 1 or not self.prompt_cycles:
+            return alone
+        beat, end = self.prompt_cycles[int(np.searchsorted(self.buckets, prompt))]
+        cycles = int(beats[prompt]) + (self.stages - 2) * beat + end
+        together = prompt + self.stages - 1, cycles
+        return min(alone, together, key=lambda way: self._with_transfers(*way))
 
-        def until(fed: I64) -> I64:
-            """Cycles from the entry until the token of the last of ``fed`` positions is out."""
-            prefill, decode = self._sums
-            if self.places == 1:
-                answers = np.maximum(begin, prompt - 1)
-                return prefill[answers] - prefill[begin] + decode[fed] - decode[answers]
-            return (fed - 1 - begin) * self.turn + decode[fed] - decode[fed - 1]
+    def _with_transfers(self, launches: int, cycles: int) -> int:
+        before, after = self.host_cycles
+        return cycles + (launches - 1) * before + after
 
-        first = np.zeros_like(prompt) if cached else until(prompt)
-        second = np.where(output > 1, until(np.minimum(prompt + 1, last)), -1)
-        done = until(last)
-        return Spans(first, second, done, done if self.places == 1 else (last - begin) * self.turn)
+    def out(self, position: int) -> int:
+        """Cycles of one token with logits, transfers included."""
+        return self.answers(position, 1)
+
+    def answers(self, prompt: int, answers: int) -> int:
+        """Cycles of ``answers`` tokens one after another, the first of them after ``prompt``."""
+        decode = self._launches[1]
+        return int(decode[prompt + answers] - decode[prompt]) + answers * self.host_cycles[1]
 
 
 def cycles_to_ps(cycles: int, clock_hz: int) -> int:
@@ -188,9 +217,18 @@ def host_seconds(artifact: Artifact) -> tuple[float, float]:
     return before, before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
 
 
-def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
-    """The costs of a compiled decoder: exact cycles, and host transfers by the PCIe model."""
-    buckets = decoder_of(artifact).buckets
+def belt_of(
+    artifact: Artifact,
+    interval_cycles: int | None = None,
+    intervals: Sequence[int] = (),
+    places: int = MAX_PLACES,
+) -> Belt:
+    """The costs of a compiled decoder: exact cycles, and host transfers by the PCIe model.
+
+    intervals, places: of a belt of the same chips, see ``Belt``.
+    """
+    facts = decoder_of(artifact)
+    buckets = facts.buckets
     cycles = artifact.predicted_cycles
     clock = artifact.spec.clock_hz
     # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.
@@ -204,6 +242,14 @@ def belt_of(artifact: Artifact, interval_cycles: int | None = None) -> Belt:
         "compiled: exact cycles per token",
         interval_cycles,
         host_bytes(artifact),
+        facts.pp,
+        tuple(
+            (cycles[prompt_entry(bucket, False)], cycles[prompt_entry(bucket, True)])
+            for bucket in buckets
+            if facts.pp > 1
+        ),
+        tuple(intervals),
+        places,
     )
 
 
@@ -212,7 +258,7 @@ def belt_of_plan(
 ) -> Belt:
     """The costs of a plan: exact cycles of its buckets, the host by the PCIe model.
 
-    costs: of ``programs.plans.bucket_costs``.
+    costs: of ``programs.plans.bucket_costs``.  A plan for several sequences has that many places.
     """
     tiles, spec = plan.layout.x_tiles, plan.spec
     places = plan.pipeline.code[0].places
@@ -234,6 +280,10 @@ def belt_of_plan(
         "compiled: exact cycles per token, of a plan without weights",
         interval_cycles,
         (into, out),
+        len(plan.starts),
+        tuple(plan.pipeline.prompt_cycles(cost.positions) for cost in costs),
+        tuple(cost.interval_cycles for cost in costs if plan.batch > 1),
+        plan.batch if plan.batch > 1 else MAX_PLACES,
     )
 
 
@@ -250,84 +300,3 @@ def given_belt(
         "given: one constant for every token",
         interval_cycles,
     )
-
-
-class BeltPlaces:
-    """The places of equal pipelines, given to requests in the order in which they ask."""
-
-    def __init__(self, belt: Belt, pipelines: int) -> None:
-        if not 1 <= pipelines * belt.places <= MOST_PLACES:
-            raise InputError(
-                f"{pipelines} LPU pipelines of {belt.places} places: use 1 pipeline up to "
-                f"{MOST_PLACES // belt.places:,}"
-            )
-        self._places, self._turn, self._clock_hz = belt.places, belt.turn, belt.clock_hz
-        self._phase = np.tile(np.arange(belt.places) * (belt.interval_cycles or 0), pipelines)
-        self._free = self._phase.copy()
-        self.busy = np.zeros(belt.places * pipelines, np.int64)
-        """Cycles each place was held."""
-
-    def enter(self, ready: int, span: int) -> int:
-        """The cycle at which a request ready at cycle ``ready`` begins; it stays ``span``."""
-        entries = np.maximum(self._free, ready)
-        if self._places > 1:  # the next cycle of each place's own phase
-            entries = self._phase - (self._phase - entries) // self._turn * self._turn
-        place = int(entries.argmin())
-        entry = int(entries[place])
-        check_time((entry + span) / self._clock_hz)
-        self._free[place] = entry + span
-        self.busy[place] += span
-        return entry
-
-
-@dataclass(frozen=True, eq=False)
-class Ride:
-    """How requests went through the belts: cycles ready and of entry, int64 [requests].
-
-    busy_ps: time each place was held, int64 [places].
-    """
-
-    ready: I64
-    entry: I64
-    busy_ps: I64
-
-
-def ride(ready_ps: I64, spans: Spans, belt: Belt, pipelines: int) -> Ride:
-    """Give places to requests in the order of the arrays; ready_ps: int64 [requests], ascending."""
-    places = BeltPlaces(belt, pipelines)
-    ready = [ps_to_cycles(ps, belt.clock_hz) for ps in ready_ps.tolist()]
-    entry = [places.enter(at, span) for at, span in zip(ready, spans.free.tolist(), strict=True)]
-    return Ride(
-        np.array(ready, np.int64), np.array(entry, np.int64), _to_ps(places.busy, belt.clock_hz)
-    )
-
-
-def _to_ps(cycles: I64, clock_hz: int) -> I64:
-    return np.array([cycles_to_ps(value, clock_hz) for value in cycles.tolist()], np.int64)
-
-
-def serve_on_belts(trace: Trace, belt: Belt, pipelines: int) -> Served:
-    """Serve ``trace`` on ``pipelines`` equal pipelines; requests too long are refused.
-
-    One decode step per answer token; busy time is that of places.
-    """
-    fine = np.flatnonzero(belt.fits(trace.prompt_tokens, trace.output_tokens))
-    spans = belt.spans(trace.prompt_tokens[fine], trace.output_tokens[fine])
-    went = ride(trace.arrival_ps[fine], spans, belt, pipelines)
-    start, first, second, done = (np.full(len(trace), -1, np.int64) for _ in range(4))
-    at_once = went.entry == went.ready
-    start[fine] = np.where(at_once, trace.arrival_ps[fine], _to_ps(went.entry, belt.clock_hz))
-    first[fine] = _to_ps(went.entry + spans.first, belt.clock_hz)
-    several = spans.second >= 0
-    second[fine[several]] = _to_ps((went.entry + spans.second)[several], belt.clock_hz)
-    done[fine] = _to_ps(went.entry + spans.done, belt.clock_hz)
-    tokens = int(trace.output_tokens[fine].sum())
-    busy, places = sum(went.busy_ps.tolist()), len(went.busy_ps)
-    prefill = min(cycles_to_ps(sum(spans.first.tolist()), belt.clock_hz), busy)
-    stages = {
-        "prefill": ServiceStage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
-        "decode": ServiceStage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
-    }
-    fed = int((trace.prompt_tokens + trace.output_tokens - 1)[fine].sum())
-    host = belt.crossing(fed, tokens)
-    return Served(start, first, second, done, went.busy_ps, tokens, tokens, stages, host)

@@ -32,6 +32,7 @@ from cluster.experiments.serving.settings import (
     lpu_choice_of,
     slo_of,
 )
+from cluster.experiments.serving.slots import longest_of
 from cluster.gpu import GpuGroup, load_gpu_spec, load_link
 from programs.models import Architecture, Need, architecture, find_model
 
@@ -107,7 +108,8 @@ def load(
         cost = RooflineCost(group, arch, settings.max_batch)
         pools["gpu"] = GpuServers(cost, settings.gpu_groups, settings.scaling)
     if settings.pool != "gpu":
-        belt = lpu_belt(settings.lpu_model or settings.model, lpu_choice_of(settings))
+        choice = lpu_choice_of(settings, longest_of(trace.prompt_tokens, trace.output_tokens))
+        belt = lpu_belt(settings.lpu_model or settings.model, choice)
         known = () if given else (settings.chips, settings.dtype)
         pools["lpu"] = LpuServers(belt, served_by_lpus, settings.pipelines, *known)
     tell(f"serving {len(trace):,} requests ...")
@@ -135,7 +137,9 @@ def disaggregated(
     arch = find_model(settings.model, "shape" if given else "kernels").architecture
     trace = _requests(settings)
     board = open_board()
-    site = _site(settings, arch)
+    lone = settings.prompt_tokens + settings.output_tokens - 1
+    longest = max(lone, longest_of(trace.prompt_tokens, trace.output_tokens))
+    site = _site(settings, arch, longest)
     tell("serving ...")
     served: dict[str, Served] = {}
     alone = (settings.prompt_tokens, settings.output_tokens)
@@ -162,10 +166,10 @@ def _group(settings: Serving, gpu: str) -> GpuGroup:
     return GpuGroup(load_gpu_spec(gpu), settings.gpu_tp, settings.gpu_dtype)
 
 
-def _site(settings: DisaggregatedSettings, arch: Architecture) -> Site:
-    """The machines that the settings name."""
+def _site(settings: DisaggregatedSettings, arch: Architecture, longest: int) -> Site:
+    """The machines that the settings name; longest: positions of the longest request."""
     s = settings
-    belt = lpu_belt(s.model, lpu_choice_of(s))
+    belt = lpu_belt(s.model, lpu_choice_of(s, longest))
     return Site(
         arch,
         _group(s, s.gpu),

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
+from cluster.errors import InputError
 from cluster.experiments.serving.belt import Belt, belt_of, belt_of_plan, given_belt
-from programs.decoder import check_parallelism
+from programs.decoder import NODE, check_parallelism
 from programs.models import SHIPPED, Architecture, find_model
 
+if TYPE_CHECKING:
+    from programs.plans import Plan
+
 MOST_COMPILED = 2048
-"""Positions compiled for when the user names none."""
+"""Positions compiled for when the user names none, at most; where they follow the requests, at
+least ``LEAST_COMPILED``."""
+LEAST_COMPILED = 128
 GIVEN_CONTEXT = 1 << 17
 
 
@@ -21,7 +29,10 @@ class LpuChoice:
 
     chips: of one pipeline; None: 8, or of a model without weights the fewest that hold it.
     context: positions.  cycles_per_token: a constant instead of a compiled program.
-    interval_cycles: see ``Belt``.
+    interval_cycles: between two tokens that enter, instead of the compiled belt's.  overlap: a
+    pipeline of several stages takes tokens of several requests, as many as its chips have room
+    for caches of.  longest: positions of the longest request, for which such chips are compiled
+    where no context is named.
     """
 
     chips: int | None = 8
@@ -30,6 +41,32 @@ class LpuChoice:
     context: int | None = None
     cycles_per_token: int | None = None
     interval_cycles: int | None = None
+    overlap: bool = True
+    longest: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.overlap and self.interval_cycles is not None:
+            raise InputError(
+                "--no-overlap with --lpu-interval-cycles: an interval is of tokens that overlap; "
+                "leave one out"
+            )
+
+    @property
+    def compiles_belt(self) -> bool:
+        """Whether the interval of a full belt is wanted."""
+        return self.overlap and self.interval_cycles is None
+
+    def positions(self, most: int) -> int:
+        """Those to compile for, of a model made for ``most``.
+
+        Caches for several requests take room, so they are not made longer than any request needs.
+        """
+        limit = min(most, MOST_COMPILED)
+        if self.context is not None:
+            return self.context
+        if self.longest is None or not self.compiles_belt or (self.chips or 0) <= NODE:
+            return limit
+        return min(1 << max(self.longest - 1, LEAST_COMPILED - 1).bit_length(), limit)
 
 
 def lpu_belt(model: str, choice: LpuChoice) -> Belt:
@@ -61,34 +98,66 @@ def _shipped_belt(model: str, choice: LpuChoice, spec: ChipSpec) -> Belt:
 
 
 def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
-    from programs.decoder import compile_model
+    from programs.decoder import belt_intervals, compile_model, partition_model
     from programs.models import open_model
 
     checkpoint = open_model(model)
-    context = choice.context or min(checkpoint.config.max_position, MOST_COMPILED)
+    context = choice.positions(checkpoint.config.max_position)
     tp, pp = check_parallelism(choice.chips)
     artifact = compile_model(
         checkpoint, tp=tp, dtype=choice.dtype, context=context, chip=choice.chip, pp=pp
     )
+    for places in _places(pp if choice.compiles_belt else 1):
+        parts = partition_model(checkpoint, tp, choice.dtype)
+        try:
+            intervals = belt_intervals(parts, artifact.spec, context, pp, places)
+        except CompileError:  # no room for so many caches
+            continue
+        return belt_of(artifact, None, intervals, places)
     return belt_of(artifact, choice.interval_cycles)
+
+
+def _places(stages: int) -> range:
+    """How many requests to make room for: one in every stage, else fewer, in eight steps."""
+    return range(stages, 1, -max(1, stages // 8))
 
 
 def _planned_belt(model: str, choice: LpuChoice) -> Belt:
     """The costs of a model without weights: its plan, compiled and checked for every bucket."""
-    from programs.models import config_of
-    from programs.plans import bucket_costs, check_plan, compile_plan
+    from programs.plans import bucket_costs, check_plan
 
-    name, config = config_of(model)
-    plan = compile_plan(
-        name,
-        config,
-        load_chip_spec(choice.chip),
-        dtype=choice.dtype,
-        chips=choice.chips,
-        context=choice.context or min(config.max_position, MOST_COMPILED),
-    )
+    plan = _plan_with_room(model, choice)
     check_plan(plan)
     return belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles)
+
+
+def _plan_with_room(model: str, choice: LpuChoice) -> Plan:
+    """A plan with caches for a request in every stage, or for as many as there is room for."""
+    from programs.models import config_of
+    from programs.plans import compile_plan
+
+    name, config = config_of(model)
+    spec = load_chip_spec(choice.chip)
+    context = choice.positions(config.max_position)
+
+    def compiled(chips: int | None, batch: int) -> Plan:
+        return compile_plan(
+            name, config, spec, dtype=choice.dtype, chips=chips, context=context, batch=batch
+        )
+
+    if not choice.compiles_belt:
+        return compiled(choice.chips, 1)
+    alone = None
+    chips, stages = choice.chips, (choice.chips or 0) // NODE
+    if stages <= 1:
+        alone = compiled(chips, 1)
+        chips, stages = alone.chips, len(alone.starts)
+    for places in _places(stages):
+        try:
+            return compiled(chips, places)
+        except CompileError:  # no room for so many caches
+            continue
+    return alone or compiled(chips, 1)
 
 
 def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:

@@ -1,6 +1,6 @@
 """Prefill here, decode there: platforms of GPUs, prefill GPUs (Rubin CPX) and LPUs side by side.
 
-- ``gpu-only``: continuous batching; ``lpu-only``: the prompt token by token on the pipeline.
+- ``gpu-only``: continuous batching; ``lpu-only``: prompts and answers on LPU pipelines.
 - ``gpu+lpu``, ``cpx+lpu``: prompts on GPUs, one after another; the KV cache crosses the link, whole
   (*serial*) or each layer when it is done (*layers*); the answer on LPU pipelines.
 - ``gpu+lpu-ffn``: the same GPUs prefill and do the attention of every decode step, LPUs the
@@ -25,19 +25,19 @@ from numpy.typing import NDArray
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace, check_time
 from cluster.experiments.serving.batching import MAX_SERVERS, run_batched, serve_batched, served_by
-from cluster.experiments.serving.belt import (
-    LPU_SERVERS,
-    MAX_CYCLES,
-    MOST_PLACES,
-    Belt,
-    cycles_to_ps,
-    ride,
-    serve_on_belts,
-)
+from cluster.experiments.serving.belt import MAX_CYCLES, Belt, cycles_to_ps
 from cluster.experiments.serving.figures import NOBODY, Served, ServiceStage, Slo, service_report
 from cluster.experiments.serving.kv_handover import exposed_by_formula, hand_over, kv_bytes
 from cluster.experiments.serving.pools import MAX_BATCH, RooflineCost
 from cluster.experiments.serving.settings import HANDOVERS
+from cluster.experiments.serving.slots import (
+    LPU_SERVERS,
+    MOST_PLACES,
+    longest_of,
+    ride,
+    serve_on_belts,
+    to_ps,
+)
 from cluster.experiments.serving.split_layers import SplitCost
 from cluster.gpu import TOKEN_BYTES, GpuGroup, LinkLedger, WorldLink
 from programs.models import ARCHITECTURES, Architecture
@@ -99,7 +99,7 @@ class Site:
             self.link,
             self.ffn_cycles,
             self.belt.clock_hz,
-            min(self.belt.interval_cycles or self.ffn_cycles, self.ffn_cycles),
+            min(self.belt.interval or self.ffn_cycles, self.ffn_cycles),
             self.max_batch,
             prefilled,
             self.pipelines // self.groups,
@@ -224,10 +224,10 @@ def _two_stages(trace: Trace, site: Site, group: GpuGroup, split: bool) -> Outco
         host: dict[str, int | None] = {}
     else:
         clock = site.belt.clock_hz
-        spans = site.belt.spans(prompt, output, cached=True)
-        rode = ride(ready, spans, site.belt, site.pipelines)
-        for times, span in ((second, spans.second), (done, spans.done)):
-            times[rows] = [cycles_to_ps(cycle, clock) for cycle in (rode.entry + span).tolist()]
+        belt = site.belt.up_to(longest_of(prompt, output))
+        rode = ride(ready, prompt, output, belt, site.pipelines, cached=True)
+        for times, cycles in ((second, rode.second), (done, rode.done)):
+            times[rows] = to_ps(cycles, clock)
         busy = rode.busy_ps
         entered = [cycles_to_ps(cycle, clock) for cycle in rode.entry.tolist()]
         began = np.where(rode.entry == rode.ready, ready, np.array(entered, np.int64))
@@ -345,7 +345,7 @@ def run_disaggregated(
         "lpu_costs": belt.source,
         "lpu_decode_cycles": list(belt.decode_cycles),
         "lpu_cycles_exact": belt.exact,
-        "lpu_initiation_interval": "none" if belt.interval_cycles is None else "given",
+        "lpu_initiation_interval": belt.interval_source,
         "lpu_ffn_cycles_per_layer": site.ffn_cycles,
         "lpu_ffn_costs": site.ffn_source,
         "arrivals": trace.source,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS, Trace
 from cluster.experiments.serving.batching import serve_batched
-from cluster.experiments.serving.belt import Belt, serve_on_belts
+from cluster.experiments.serving.belt import Belt
 from cluster.experiments.serving.figures import Served, Slo, service_report
 from cluster.experiments.serving.scaling import Scaling
+from cluster.experiments.serving.slots import serve_on_belts
 from cluster.gpu import (
     ACTIVATION_BYTES,
     DTYPE_BYTES,
@@ -130,7 +131,7 @@ class LpuServers:
     dtype: str | None = None
 
     def serve(self, trace: Trace) -> Served:
-        """Serve a trace; see ``cluster.experiments.serving.belt``."""
+        """Serve a trace; see ``cluster.experiments.serving.slots``."""
         return serve_on_belts(trace, self.belt, self.pipelines)
 
     def describe(self) -> dict[str, Any]:
@@ -148,8 +149,8 @@ class LpuServers:
             "host_cycles": list(belt.host_cycles),
             "clock_hz": belt.clock_hz,
             "costs": belt.source,
-            "initiation_interval_cycles": belt.interval_cycles,
-            "initiation_interval": "none" if belt.interval_cycles is None else "given",
+            "initiation_interval_cycles": belt.interval,
+            "initiation_interval": belt.interval_source,
             "cycles_exact": belt.exact,
         }
 

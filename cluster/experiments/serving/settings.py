@@ -21,6 +21,7 @@ from cluster.experiments.option_types import (
     LpuCycles,
     LpuDtype,
     LpuInterval,
+    LpuOverlap,
     MaxBatch,
     Model,
     OutputTokens,
@@ -88,11 +89,14 @@ class LoadSettings:
 
     - chips: of one pipeline: 1, 2, 4, 8 or nodes of 8.  pipelines: behind one queue.
     - dtype: number type of weights, ``int8`` or ``fp16``.
-    - context: positions of a request at most; None: the model's, at most 2,048.
+    - context: positions of a request at most; None: the model's, at most 2,048, or where requests
+      share several stages what the longest needs.
     - chip: a preset or a TOML file.
     - lpu_cycles_per_token: cycles of one token with host transfers; None: compiled, exact.
-    - lpu_interval_cycles: cycles between tokens of different requests in a pipeline; None: no
-      overlap (see ``Belt``).
+    - lpu_interval_cycles: cycles between two tokens that enter a pipeline; None: compiled, those of
+      the full belt.
+    - overlap: requests share the stages of a pipeline, as many as its chips have room for caches
+      of; else each has it alone.
 
     Raises InputError, one line, for what cannot be.
     """
@@ -154,6 +158,7 @@ class LoadSettings:
     chip: ChipType = "groq-lpu-1"
     lpu_cycles_per_token: LpuCycles = None
     lpu_interval_cycles: LpuInterval = None
+    overlap: LpuOverlap = True
 
     def __post_init__(self) -> None:
         check_choice("--pool", self.pool, POOLS)
@@ -220,11 +225,14 @@ class DisaggregatedSettings:
     - chips: of one pipeline: 1, 2, 4, 8 or nodes of 8.
     - pipelines: in all, where layers are split a multiple of the GPU groups; None: one per group.
     - dtype: number type of weights, ``int8`` or ``fp16``.
-    - context: positions of a request at most; None: the model's, at most 2,048.
+    - context: positions of a request at most; None: the model's, at most 2,048, or where requests
+      share several stages what the longest needs.
     - chip: a preset or a TOML file.
     - lpu_cycles_per_token: cycles of one token with host transfers; None: compiled, exact.
-    - lpu_interval_cycles: cycles between tokens of different requests in a pipeline; None: no
-      overlap (see ``Belt``).
+    - lpu_interval_cycles: cycles between two tokens that enter a pipeline; None: compiled, those of
+      the full belt.
+    - overlap: requests share the stages of a pipeline, as many as its chips have room for caches
+      of; else each has it alone.
     - lpu_ffn_cycles: cycles of one layer's feed-forward network of a token; None: its share of the
       weights.
 
@@ -271,6 +279,7 @@ class DisaggregatedSettings:
     chip: ChipType = "groq-lpu-1"
     lpu_cycles_per_token: LpuCycles = None
     lpu_interval_cycles: LpuInterval = None
+    overlap: LpuOverlap = True
     lpu_ffn_cycles: Annotated[
         int | None,
         typer.Option(
@@ -308,13 +317,20 @@ def _check_requests(settings: Serving) -> None:
         raise InputError("--limit is of a --trace: name one, or use --requests")
 
 
-def lpu_choice_of(settings: Serving) -> LpuChoice:
-    """What the settings say about one LPU pipeline."""
+def lpu_choice_of(settings: Serving, longest: int | None = None) -> LpuChoice:
+    """What the settings say about one LPU pipeline; longest: positions of the longest request."""
     from cluster.experiments.serving.machines import LpuChoice
 
     s = settings
     return LpuChoice(
-        s.chips, s.chip, s.dtype, s.context, s.lpu_cycles_per_token, s.lpu_interval_cycles
+        s.chips,
+        s.chip,
+        s.dtype,
+        s.context,
+        s.lpu_cycles_per_token,
+        s.lpu_interval_cycles,
+        s.overlap,
+        longest,
     )
 
 

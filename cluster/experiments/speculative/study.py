@@ -17,7 +17,7 @@ from typing import Any
 
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
-from cluster.experiments.serving import LpuChoice, host_seconds, lpu_belt
+from cluster.experiments.serving import Belt, LpuChoice, host_seconds, lpu_belt
 from cluster.experiments.speculative import charges as time_of
 from cluster.experiments.speculative.charges import Charge, Machines
 from cluster.experiments.speculative.publish import DraftWatch
@@ -172,23 +172,36 @@ class _Study:
         s = self.s
         if s.lpu_cycles_per_token is not None:
             return s.lpu_cycles_per_token, 0.0, 0.0
-        positions = s.prompt_tokens + s.max_new_tokens + s.gamma
         if s.draft_model != "draft":
-            choice = LpuChoice(s.chips, s.chip, context=positions)
-            belt = lpu_belt(s.draft_model, choice)
-            feeding, with_logits = (cycles / belt.clock_hz for cycles in belt.host_cycles)
-            return belt.decode_cycles[-1], feeding, with_logits
+            feeding, with_logits = (c / self._lpu_belt.clock_hz for c in self._lpu_belt.host_cycles)
+            return self._lpu_belt.decode_cycles[-1], feeding, with_logits
         checkpoint = open_model("draft")
-        context = min(positions, checkpoint.config.max_position)
+        context = min(self._positions, checkpoint.config.max_position)
         compiled = compile_model(
             checkpoint, tp=s.chips or 1, dtype="int8", context=context, chip=s.chip
         )
         return max(compiled.predicted_cycles.values()), *host_seconds(compiled)
 
+    @property
+    def _positions(self) -> int:
+        return self.s.prompt_tokens + self.s.max_new_tokens + self.s.gamma
+
+    @cached_property
+    def _lpu_belt(self) -> Belt:
+        """The plan of a draft without weights, which works on one request at a time."""
+        s = self.s
+        choice = LpuChoice(s.chips, s.chip, context=self._positions, overlap=False)
+        return lpu_belt(s.draft_model, choice)
+
     def _lpu_work(self) -> Callable[[int, int, int], Work]:
         each, feeding, with_logits = self._lpu_costs
+        planned = self.s.lpu_cycles_per_token is None and self.s.draft_model != "draft"
+        belt = self._lpu_belt if planned else None
 
         def work(cached: int, pending: int, drafted: int) -> Work:
+            if belt is not None and not cached:  # a prompt: its tokens follow each other
+                launches, cycles = belt.prompt_launches(pending)
+                return Work(launches, cycles, launches * feeding)
             launches = pending + max(0, drafted - 1)
             io = (launches - drafted) * feeding + drafted * with_logits
             return Work(launches, launches * each, io)

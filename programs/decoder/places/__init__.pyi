@@ -6,8 +6,8 @@ from .stage import (
     Matrices,
     SlidingMask,
     StagePlaces,
+    place_choice,
     place_decoder,
-    place_routing,
 )
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "MatrixPlaces",
     "SlidingMask",
     "StagePlaces",
+    "place_choice",
     "place_decoder",
-    "place_routing",
 ]

@@ -40,6 +40,7 @@ from cluster.experiments.agentic.text import LpuWriter
 from cluster.experiments.serving import PS
 from cluster.experiments.serving.batching import I64
 from cluster.experiments.serving.belt import given_belt
+from cluster.experiments.serving.slots import BeltPlaces
 from cluster.gpu import WorldLink
 
 
@@ -221,7 +222,7 @@ def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) ->
     assert isinstance(model.writer, LpuWriter) and model.writer.cycles
     before, after = model.belt.host_cycles
     for (prompt, new), cycles in model.writer.cycles.items():
-        took = model.belt.spans(np.array([len(prompt)]), np.array([new])).done[0]
+        took = BeltPlaces(model.belt, 1).enter(0, len(prompt), new).done
         assert took == cycles + (len(prompt) - 1) * before + new * after
     assert run_agentic(requests, site, "rule", 0, 0.1) == report
 

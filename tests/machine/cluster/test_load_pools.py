@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from chip.scheduling import CompileError
+from chip.spec import ChipSpec
 from cluster.bench.experiments import load_10000_requests
 from cluster.cli import run
 from cluster.experiments.serving import (
@@ -25,12 +25,13 @@ from cluster.experiments.serving import (
     ps_to_cycles,
 )
 from cluster.experiments.serving.batching import serve_batched
-from cluster.experiments.serving.belt import serve_on_belts
 from cluster.experiments.serving.figures import service_report
+from cluster.experiments.serving.slots import BeltPlaces, serve_on_belts
 from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.artifact import Artifact
-from programs.decoder import compile_model
-from programs.models import architecture, find_model, open_model
+from programs.decoder import compile_belt, compile_decoder, compile_model, partition_model
+from programs.models import architecture, config_of, find_model, open_model
+from programs.plans import compile_plan
 from programs.running import LpuSession
 from tests.oracles.load_oracle import batched, belted
 
@@ -153,8 +154,7 @@ def test_a_request_takes_the_cycles_that_emulated_chips_take(draft: Artifact) ->
     for position in range(9, 12):
         session.logits(6, position)
     host = 9 * belt.host_cycles[0] + 3 * belt.host_cycles[1]
-    spans = belt.spans(np.array([10]), np.array([3]))
-    assert spans.done.tolist() == [session.cycles + host]
+    assert BeltPlaces(belt, 1).enter(0, 10, 3).done == session.cycles + host
     assert host == pytest.approx(session.io_seconds * draft.spec.clock_hz, abs=12)
     # Twelve transfers in and three out; what is not latency is bytes.
     moving = session.io_seconds - 15 * draft.spec.pcie_latency_s
@@ -162,6 +162,45 @@ def test_a_request_takes_the_cycles_that_emulated_chips_take(draft: Artifact) ->
     assert set(crossed) == {"lpu_inputs_in", "lpu_logits_out"}
     total = sum(count or 0 for count in crossed.values())
     assert total == pytest.approx(moving * draft.spec.pcie_bytes_per_s, rel=1e-6)
+
+
+@pytest.mark.long
+def test_stages_overlap_by_default_and_prompts_follow_themselves() -> None:
+    """Two nodes: the interval is that of a belt compiled for two requests, prompts as executed."""
+    checkpoint = open_model("draft")
+    belt = lpu_belt("draft", LpuChoice(16, longest=100))
+    assert (belt.interval_source, belt.places, belt.exact) == ("compiled", 2, True)
+    model = partition_model(checkpoint, 8)
+    full = compile_belt(model, ChipSpec(), 128, 2, weights=False)
+    assert belt.interval == full.predicted_cycles["belt-128-0"] and belt.context == 128
+    assert belt.up_to(64).interval < belt.interval < belt.turn / 2
+    alone = lpu_belt("draft", LpuChoice(16, context=100, overlap=False))
+    assert (alone.interval_source, alone.places, alone.interval) == ("none", 1, None)
+    assert alone.prompt_cycles == belt.prompt_cycles
+    session = LpuSession(compile_decoder(model, ChipSpec(), 128, pp=2))
+    for length in (1, 2, 3, 9, 70):
+        launches, cycles = session.launches, session.cycles
+        session.read([5] * length)
+        done = (session.launches - launches, session.cycles - cycles)
+        assert done == alone.prompt_launches(length)
+        before, after = alone.host_cycles
+        assert alone.reading(length) == done[1] + (done[0] - 1) * before + after
+
+
+@pytest.mark.long
+def test_a_plan_has_as_many_places_as_its_chips_have_room_for() -> None:
+    name, config = config_of("smollm2-135m")
+    belt = lpu_belt(name, LpuChoice(32, longest=200))
+    plan = compile_plan(name, config, ChipSpec(), chips=32, context=256, batch=4)
+    assert (belt.context, belt.places, belt.intervals[-1]) == (256, 4, plan.interval_cycles)
+    assert belt.prompt_cycles[-1] == plan.pipeline.prompt_cycles(256)
+    assert belt.decode_cycles[-1] == plan.cycles
+
+
+def test_an_interval_of_what_does_not_overlap(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--no-overlap", "--lpu-interval-cycles", "90000", "--pool", "lpu")
+    assert run(["experiment", "load", *arguments]) == 2
+    assert "an interval is of tokens that overlap" in capsys.readouterr().err
 
 
 def test_ten_thousand_requests_take_seconds() -> None:

@@ -16,7 +16,7 @@ from interconnect.collectives.node import compile_collective, link_pace
 from interconnect.vectors import check_fabric
 from interconnect.wiring import node_cables
 from programs.models import ModelConfig
-from programs.plans import check_plan, compile_plan
+from programs.plans import check_plan, compile_plan, run_timing, timing_programs
 
 SPEC = ChipSpec()
 #: 26 tiles of x, as a 70B model has: 104 vectors an exchange.
@@ -83,3 +83,27 @@ def test_a_model_is_planned_where_sends_would_meet_receives(hop: int) -> None:
     """Exchanges, and handovers between nodes that spread 16 vectors a chip."""
     plan = compile_plan("wide", WIDE, replace(SPEC, hop_cycles=hop), context=64, chips=16)
     assert check_plan(plan) > 2 and plan.checked
+
+
+@pytest.mark.parametrize("tp", [8, pytest.param(4, marks=pytest.mark.long)])
+def test_a_chain_hands_over_by_every_chip(tp: int) -> None:
+    """Three nodes: all chips of a group are carriers where the usual wiring has fewer cables."""
+    tall = replace(WIDE, hidden_size=4096, layers=3, heads=32)
+    plans = {
+        wiring: compile_plan("tall", tall, SPEC, context=64, chips=72, tp=tp, wiring=wiring)
+        for wiring in ("usual", "chain")
+    }
+    carriers = {
+        wiring: [len(handover.carriers) for handover in plan.pipeline.handovers]
+        for wiring, plan in plans.items()
+    }
+    chain = plans["chain"]
+    assert check_plan(chain) > 2
+    assert chain.pipeline.topology.name == "chain"
+    assert min(carriers["chain"]) >= min(tp, 7)  # seven shares of 13 words
+    assert min(carriers["usual"]) < min(carriers["chain"])
+    assert chain.cycles < plans["usual"].cycles
+    programs = timing_programs(chain)
+    done = run_timing(chain, programs)
+    ran = [number for number, program in enumerate(programs) if program is not None]
+    assert set(done.retired[ran].tolist()) == {chain.cycles}

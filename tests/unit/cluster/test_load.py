@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,8 +22,9 @@ from cluster.experiments.serving import (
     poisson,
 )
 from cluster.experiments.serving.batching import I64, serve_batched
-from cluster.experiments.serving.belt import given_belt, serve_on_belts
+from cluster.experiments.serving.belt import given_belt
 from cluster.experiments.serving.figures import queue_lengths, service_report
+from cluster.experiments.serving.slots import BeltPlaces, serve_on_belts
 from tests import examples
 from tests.oracles.load_oracle import batched, belted
 
@@ -81,20 +84,15 @@ BELT = Belt(PS, (4, 16, 32), (3, 4, 6), (5, 7, 9), (1, 2), "compiled: in a test"
 
 
 @settings(max_examples=examples(100), deadline=None)
-@given(requests, st.integers(1, 3), st.sampled_from([None, 3, 5, 11]))
+@given(requests, st.integers(1, 3), st.sampled_from([None, 2, 3, 5, 11]), st.integers(1, 4))
 def test_belt_is_what_the_oracle_says(
-    rows: list[tuple[int, int, int]], pipelines: int, interval: int | None
+    rows: list[tuple[int, int, int]], pipelines: int, interval: int | None, room: int
 ) -> None:
     trace = trace_of(rows, gap=3)
-    belt = Belt(
-        BELT.clock_hz,
-        BELT.buckets,
-        BELT.prefill_cycles,
-        BELT.decode_cycles,
-        BELT.host_cycles,
-        BELT.source,
-        interval,
-    )
+    belt = replace(BELT, interval_cycles=interval, most_places=room)
+    longest = max((p + n - 1 for _, p, n in rows if p + n - 1 <= belt.context), default=1)
+    # The schedule of the bucket that holds the longest: its slowest token is the turn.
+    turn = 7 if longest <= 4 else 9 if longest <= 16 else 11
 
     def cycles(position: int, logits: bool) -> int:
         bucket = next(i for i, limit in enumerate(belt.buckets) if position < limit)
@@ -108,10 +106,64 @@ def test_belt_is_what_the_oracle_says(
         cycles,
         belt.context,
         pipelines,
-        None if interval == 11 else interval,
-        11,
+        interval,
+        turn,
+        room,
     )
     assert times_of(served) == expected
+
+
+def test_a_belt_by_hand() -> None:
+    """Three requests, a slot every 3 cycles, a turn of 11: slots 0, 3, 6, 11, 14, 17, 22, ...
+
+    The first request's four tokens enter at 0, 3, 6 and 11, and its logits take 7: the token is
+    there at 18, and the next slot is 22.  From there on it has one of every turn: 22, 33, 44.
+    The second, ready at 5, reads after it: 14 and 17, there at 24; its one further token enters
+    at 25.  The third asks for one token: 28.
+    """
+    belt = Belt(10**9, (32,), (9,), (9,), (1, 2), "compiled: in a test", intervals=(3,))
+    short = replace(belt, decode_cycles=(5,))
+    assert (belt.turn, belt.places, belt.interval_source) == (11, 3, "compiled")
+    places = BeltPlaces(replace(short, prefill_cycles=(10,)), 1)
+    assert places.enter(0, 4, 4) == (0, 18, 29, 51, 44)
+    assert places.enter(5, 2, 2) == (14, 24, 32, 32, 22)
+    assert places.enter(6, 1, 1) == (28, 35, -1, 35, 11)
+    # Slots taken: the first at 0, 11, 22, 33, 44; the second at 3, 14, 25; the third at 6, 17, 28.
+    assert places.busy.tolist() == [55, 33, 33]
+
+
+def test_a_prompt_follows_itself_through_stages() -> None:
+    """Alone on three stages: beats as the compiler has them, or one by one where that is sooner."""
+    belt = Belt(
+        10**9,
+        (4, 16),
+        (30, 60),
+        (33, 66),
+        (1, 2),
+        "compiled",
+        stages=3,
+        prompt_cycles=((11, 9), (22, 18)),
+    )
+    assert belt.places == 1
+    # Five tokens: beats of positions 0 to 3, then 4 in it, behind it and at the end; transfers.
+    assert belt.reading(5) == 4 * (11 + 1) + 2 * (22 + 1) + 18 + 2
+    assert belt.reading(1) == 2 * (11 + 1) + 9 + 2
+    slow = replace(belt, prompt_cycles=((20, 40), (22, 18)))
+    assert slow.reading(1) == 33 + 2
+    went = BeltPlaces(belt, 1).enter(7, 5, 3)
+    assert went.first == 7 + belt.reading(5)
+    assert (went.second, went.done) == (went.first + 68, went.first + 2 * 68)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(st.integers(1, 32))
+def test_a_belt_for_short_requests_is_that_of_their_bucket(positions: int) -> None:
+    belt = replace(BELT, intervals=(2, 3, 4)).up_to(positions)
+    count = 1 + (positions > 4) + (positions > 16)
+    assert belt.buckets == BELT.buckets[:count] and belt.interval == count + 1
+    assert belt.turn == (7, 9, 11)[count - 1]
+    assert belt.places == (3, 3, 2)[count - 1]
+    assert replace(belt, most_places=2).places == 2
 
 
 def test_percentiles_are_by_nearest_rank() -> None:

@@ -107,6 +107,8 @@ def test_chips_are_compared() -> None:
 def test_a_range_of_chips_names_machines_and_a_list_what_was_asked() -> None:
     assert [v["chips"] for v in asked(chips="256..1024")] == [256, 576, 1080]
     assert [v["chips"] for v in asked(chips="64,1000")] == [64, 1000]
+    assert [v["chips"] for v in asked(chips="257..1024", wiring="chain")] == [264, 520]
+    assert asked(sweep=["wiring=usual,chain"]) == [{"wiring": "usual"}, {"wiring": "chain"}]
 
 
 def test_what_ifs_follow_each_other() -> None:
@@ -138,6 +140,8 @@ def test_what_is_too_much() -> None:
             asked(**{name: value})
     with pytest.raises(InputError, match=r"--tp 3: use 1, 2, 4 or 8"):
         asked(set_=["tp=3"])
+    with pytest.raises(InputError, match=r"--wiring ring: use usual or chain"):
+        asked(wiring="ring")
     with pytest.raises(InputError, match=r"--dtype fp8: use int8 or fp16"):
         asked(sweep=["dtype=int8,fp8"])
 

@@ -17,9 +17,12 @@ from interconnect.wiring import (
     FabricError,
     Topology,
     cable_faults,
+    chain_of,
+    chain_sizes,
     named_topology,
     node_cables,
     topology_of,
+    wired_topology,
 )
 from interconnect.wiring.topology import lpx_rack, rack_ports
 from tests import examples
@@ -36,6 +39,39 @@ def wires(t: Topology) -> dict[Port, Port]:
     for a, link_a, b, link_b in t.cables.tolist():
         ends[a, link_a], ends[b, link_b] = (b, link_b), (a, link_a)
     return ends
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 72, 1305])
+def test_a_chain_joins_every_chip_to_its_like_in_the_next_node(nodes: int) -> None:
+    """8 of the 32 global ports of a node for the next one, and no other cable between nodes."""
+    t = chain_of(8 * nodes)
+    assert (t.name, t.chips, t.nodes, t.racks) == ("chain", 8 * nodes, nodes, 1)
+    assert cable_faults(t, SPEC) == []
+    local = {tuple(cable) for cable in node_cables(8)}
+    between = set()
+    for a, link_a, b, link_b in t.cables.tolist():
+        if a // 8 == b // 8:
+            assert (a % 8, link_a, b % 8, link_b) in local
+        else:
+            between.add((a, link_a, b, link_b))
+    assert len(t.cables) - len(between) == 28 * nodes
+    assert between == {(c, 12, c + 8, 3) for c in range(8 * (nodes - 1))}
+    assert wires(t)[0, 12] == (8, 3)
+
+
+def test_chains_by_name_and_size() -> None:
+    assert named_topology("chain-64").cables.tolist() == chain_of(64).cables.tolist()
+    for chips in (1, 2, 4, 8):
+        assert named_topology(f"chain-{chips}").name == "node"
+    for chips, near in ((12, "8 or 16"), (20, "16 or 24"), (0, "1"), (10_448, "10440")):
+        with pytest.raises(
+            FabricError, match=f"^{chips} chips: no chain has this size; use {near}$"
+        ):
+            chain_of(chips)
+    with pytest.raises(FabricError, match="belongs to a built-in wiring"):
+        wired_topology(2, [[0, 0, 1, 0]], "chain")
+    for size in chain_sizes()[:40]:
+        assert chain_of(size).chips == size
 
 
 @pytest.mark.parametrize("chips", SIZES)

@@ -155,7 +155,7 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("mixtral-8x7b", {"num_experts_per_tok": 3}, "3 of 8 experts"),
+        ("mixtral-8x7b", {"num_experts_per_tok": 9}, "9 of 8 experts"),
         ("mixtral-8x7b", {"num_local_experts": 1, "num_experts_per_tok": 1}, "without a router"),
         ("mixtral-8x7b", {"num_local_experts": "8"}, "num_local_experts"),
         ("gemma-2b", {"hidden_activation": "gelu"}, "gelu_pytorch_tanh is"),
