@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives import exchange, reduce
+from interconnect.collectives import ReducePlaces, all_reduce_in_shares, exchange, reduce
 from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import (
     AttentionMatrices,
@@ -340,11 +340,7 @@ class BlockScheduler:
         if bias is not None:
             ready = self._did(VXM, add_bias(d, self.spec, own, layout.x_tiles, ready, bias))
         if layout.tp > 1:
-            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce)
-            self._did(C2C, ready)
-            ready = reduce(
-                d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce, target=sums, alone=True
-            )
+            ready = self._summed(ready, replace(s.reduce, residual=sums), None)
         known = norm_factor(
             d,
             self.spec,
@@ -462,12 +458,21 @@ class BlockScheduler:
         if bias is not None:
             ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, ready, bias)
             self._did(VXM, ready)
-        places = replace(s.reduce, residual=residual)
-        if layout.tp > 1:
-            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, places)
-            self._did(C2C, ready)
-        done = reduce(d, self.spec, layout.tp, layout.x_tiles, ready, places, target=target)
-        return self._did(VXM, done)
+        return self._did(VXM, self._summed(ready, replace(s.reduce, residual=residual), target))
+
+    def _summed(self, ready: int, places: ReducePlaces, target: Place | None) -> int:
+        """Partial sums added over the chips; with the residual, to ``target`` if there is one."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        tp, tiles = layout.tp, layout.x_tiles
+        if s.shares is not None:
+            known, ready = all_reduce_in_shares(
+                d, self.spec, tp, tiles, ready, places, s.shares, target
+            )
+            self._did(C2C, known)
+            return ready
+        if tp > 1:
+            ready = self._did(C2C, exchange(d, self.spec, tp, tiles, ready, places))
+        return reduce(d, self.spec, tp, tiles, ready, places, target=target, alone=target is None)
 
     def head(self, ready: int) -> int:
         """Final norm and logits."""

@@ -12,6 +12,7 @@ from functools import partial
 
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.collectives import all_reduce_cycles, share_of
 from interconnect.wiring import Topology, chain_of, chain_sizes, topology_of, usual_sizes
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
@@ -94,7 +95,8 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     attention = (qkv + layout.q_tiles * t * width) / 16
     ffn = 3 * t * layout.slot_tiles * layout.ffn_width / 16
     router = 2 * t * layout.experts / 16 if layout.experts > 1 else 0
-    exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
+    share = share_of(spec, layout.tp, t)
+    exchange = all_reduce_cycles(spec, layout.tp, t, share) if layout.tp > 1 else 0
     scores = 3 * context * layout.q_tiles + 1500
     total = 0.0
     for block in stage.blocks:

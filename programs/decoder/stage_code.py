@@ -93,6 +93,7 @@ class StageCode:
                 p.sliding,
                 p.wide_norm,
                 p.post,
+                p.shares,
             )
         )
         if key not in self.known:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
-from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
+from interconnect.collectives import RECEIVED_QUADS, ReducePlaces, SharePlaces, share_of
 from programs.decoder import ATTENTION, Layout, Stage, part_tiles, router_parts, single_stage
 from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
 from programs.decoder.places.matrices import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
@@ -129,6 +129,7 @@ class DecoderPlaces:
     post: PostPlaces | None = None
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
+    shares: SharePlaces | None = None  # where sums over the chips are made in two steps
 
     def attention_of(self, m: AttentionMatrices, context: int) -> AttentionPlaces:
         """The places of one attention block among ``context`` positions."""
@@ -194,10 +195,10 @@ def place_decoder(
     partial = pm.top(_EAST_2, exchanged)
     x = pm.top(EAST_QUAD, t)
     between = pm.top(EAST_QUAD, t) if split else x
-    received = {
-        k: pm.top(RECEIVED_QUADS[k], max(exchanged, t * (1 + split))) for k in range(1, layout.tp)
-    }
+    most = max(exchanged, t * (1 + split))
+    received = {k: pm.top(RECEIVED_QUADS[k], most) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
+    shares = _place_shares(pm, layout)
     results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.slot_tiles))
     up = pm.top(_EAST_2, layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, layout.slot_tiles)
@@ -225,13 +226,7 @@ def place_decoder(
     scores = short or _long_scores(pm, context, scales)
     caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice)
-    head = None
-    if stage.head:
-        shapes = matrix_shapes(layout)
-        k_tiles, blocks, groups = shapes["head"]
-        own = part_tiles(blocks, stage.head_part, stage.head_parts)
-        shapes["head"] = (k_tiles, len(own), groups)
-        head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+    head = _place_head(pm, layout, stage, dtype) if stage.head else None
     attention = AttentionPlaces(
         mask_words=2 * chunk,
         mask_positions=chunk,
@@ -274,6 +269,7 @@ def place_decoder(
         post,
         second_rope,
         sliding,
+        shares,
     )
 
 
@@ -350,6 +346,23 @@ def place_head_norm(
     ones = pm.top(pm.weight_slices(3), slots)  # the odd plane of the east pair
     normed = pm.top(queues, layout.q_tiles + layout.kv_tiles)
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
+
+
+def _place_head(pm: SramPlacement, layout: Layout, stage: Stage, dtype: str) -> MatrixPlaces:
+    """The stage's part of the output head."""
+    shapes = matrix_shapes(layout)
+    k_tiles, blocks, groups = shapes["head"]
+    own = part_tiles(blocks, stage.head_part, stage.head_parts)
+    shapes["head"] = (k_tiles, len(own), groups)
+    return MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+
+
+def _place_shares(pm: SramPlacement, layout: Layout) -> SharePlaces | None:
+    """Words for sums over the chips in two steps, where those are sooner than one."""
+    share = share_of(pm.spec, layout.tp, layout.x_tiles)
+    if not share:
+        return None
+    return SharePlaces(share, pm.top(EAST_QUAD, share), pm.top(MAP_PAIR, layout.tp))
 
 
 def _place_second_rope(pm: SramPlacement, layout: Layout) -> tuple[Place, Place] | None:
