@@ -25,7 +25,8 @@ STREAM = ACC + 4
 PORT = STREAM + isa.STREAMS
 BUFFER = PORT + 88
 PLANE = BUFFER + 4
-ROWS = PLANE + 4
+LINK = PLANE + 4
+ROWS = LINK + isa.LINKS
 MARGIN = 64  # diagonals of streams start before cycle 0
 
 #: The last positions of a stream's segments from west to east: edge and SXM, two of strips, near
@@ -65,7 +66,9 @@ def resource_name(row: int, parts: int) -> str:
     if row < BUFFER:
         banks = [str(bank) for bank in range(isa.BANKS) if parts >> bank & 1]
         return f"port of {isa.queue_name(row - PORT)}, bank {' or '.join(banks)}"
-    return f"buffer of plane {row - BUFFER}" if row < PLANE else f"plane {row - PLANE}"
+    if row < PLANE:
+        return f"buffer of plane {row - BUFFER}"
+    return f"plane {row - PLANE}" if row < LINK else f"link {row - LINK}"
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class Group:
     def hold_plane(self, plane: int, first: int, last: int) -> None:
         """Keep a plane's installed weights (and its accumulators) to this group."""
         self.hold(PLANE + plane, first, last)
+
+    def hold_link(self, link: int, first: int, last: int) -> None:
+        """Keep a link for sending, so that vectors of other groups stay a spacing away."""
+        self.hold(LINK + link, first, last)
 
     def emit(
         self,

@@ -103,6 +103,7 @@ PANELS: dict[str, str] = {
             "run",
             "sweep",
             "buckets",
+            "prompt",
             "advice",
             "prices",
             "pool",

@@ -182,10 +182,26 @@ def _buckets(row: Row) -> list[tuple[str, str]]:
     return lines
 
 
+def _prompts(row: Row) -> list[tuple[str, str]]:
+    """When first tokens come, where that was asked for."""
+    lines = []
+    for cost in row.get("prompts", ()):
+        how = f"{cost['launches']:,} launches" if cost["launches"] > 1 else "one launch"
+        if cost["cycles"] < cost["one_by_one_cycles"]:
+            how += f"; one token after another {cost['one_by_one_cycles']:,}"
+        lines.append(
+            (
+                f"first token after {cost['tokens']:,}",
+                f"{cost['cycles']:,} cycles, {1000 * cost['seconds']:,.4g} ms: {how}",
+            )
+        )
+    return lines
+
+
 def _experts(row: Row) -> list[tuple[str, str]]:
-    if row["experts_computed"] == 1:
+    if row["experts"] == 1:
         return []
-    text = f"all {row['experts_computed']} computed, {row['experts_chosen']} of them count"
+    text = f"{row['experts_computed']} of {row['experts']}, those that the router chooses"
     return [("experts of a layer", text)]
 
 
@@ -217,6 +233,7 @@ def _show(row: Row) -> None:
             *phases,
             ("interval of a full belt", f"{row['initiation_interval_cycles']:,} cycles"),
             *_buckets(row),
+            *_prompts(row),
             (
                 "tokens per second",
                 f"{row['tokens_per_second_per_user']:,.1f} per user, "

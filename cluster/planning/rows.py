@@ -26,6 +26,7 @@ from programs.plans import (
     compile_plan,
     describe_machine,
     explain_block,
+    prompt_costs,
     report_plan,
     run_timing,
     timing_programs,
@@ -134,7 +135,8 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "operations_per_byte": r.operations_per_byte,
         "instruction_bytes": r.instruction_bytes,
         "split_layers": len(found.pipeline.split),
-        "experts_computed": config.experts,
+        "experts": config.experts,
+        "experts_computed": config.experts_per_token,
         "experts_chosen": config.experts_per_token,
         "full_belt": asdict(r.belt),
         "energy": _energy(spec, found.chips, r.cycles_per_token, r.total, r.belt.total),
@@ -145,6 +147,12 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
     if settings.buckets:
         tell("shorter contexts ...")
         row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
+    if settings.prompts:
+        tell("prompts ...")
+        row["prompts"] = [
+            {**cost._asdict(), "seconds": cost.cycles / spec.clock_hz}
+            for cost in prompt_costs(found, settings.prompts)
+        ]
     if settings.explain is not None:
         row["passes"] = [asdict(placed) for placed in explain_block(found, settings.explain)]
     if settings.advice and not settings.axes:

@@ -11,7 +11,7 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
-from cluster.option_checks import check_choice
+from cluster.option_checks import check_at_least, check_choice
 from cluster.planning.prices import read_prices
 from cluster.planning.steps import WIRING_NAMES, Axis, PlanStep, step_of, what_ifs
 from cluster.planning.values import axis_values, one_change, several
@@ -29,7 +29,8 @@ class PlanSettings:
     which are an axis; chips None for the fewest that fit.  wiring: of the machine.  sweep: further
     axes, as ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes,
     each on top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also
-    what a token costs at shorter contexts.  explain: a block of one plan whose passes are wanted,
+    what a token costs at shorter contexts.  prompt: a number of tokens, or several: also when the
+    first token after them comes.  explain: a block of one plan whose passes are wanted,
     with what they waited for.  advice: for one plan, what would move its bottleneck is planned as
     well.  run: also run the programs.
     """
@@ -82,6 +83,13 @@ class PlanSettings:
     buckets: Annotated[
         bool, typer.Option("--buckets", help="Also a token's cycles at shorter contexts.")
     ] = False
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Also when the first token comes after prompts of so many tokens; 512,1024.",
+            show_default="none",
+        ),
+    ] = None
     explain: Annotated[
         str | None,
         typer.Option(
@@ -96,12 +104,19 @@ class PlanSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         steps = self.steps
+        for tokens in self.prompts:
+            check_at_least("--prompt", tokens, 1)
         if self.prices is not None:
             read_prices(self.prices)
         if self.explain is not None:
             check_choice("--explain", self.explain, ("attention", "ffn", "head"))
             if len(steps) > 1:
                 raise InputError("--explain beside several plans: passes are of one plan, ask one")
+
+    @property
+    def prompts(self) -> list[int]:
+        """Tokens of the prompts that are asked about."""
+        return [] if self.prompt is None else several(f"--prompt {self.prompt}", self.prompt)
 
     @property
     def axes(self) -> list[Axis]:

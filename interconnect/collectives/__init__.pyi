@@ -4,6 +4,14 @@ from .handover import Handover, HandoverPlaces, group_path, handover_blocks, pla
 from .node import RECEIVED_QUADS, ReducePlaces, exchange, reduce
 from .plan import CollectivePlan, compile_fastest, launch_sizes, plan_collective
 from .programs import FabricCollective, compile_fabric_collective
+from .scattered import (
+    SharePlaces,
+    all_reduce_cycles,
+    all_reduce_in_shares,
+    scatter_offsets,
+    share_of,
+    word_order,
+)
 from .steps import ALGORITHMS, OPERATIONS, OWN, PARTED, RESULT, SOURCE, words_needed
 
 __all__ = [
@@ -20,7 +28,10 @@ __all__ = [
     "Handover",
     "HandoverPlaces",
     "ReducePlaces",
+    "SharePlaces",
     "WordRange",
+    "all_reduce_cycles",
+    "all_reduce_in_shares",
     "collective_steps",
     "compile_fabric_collective",
     "compile_fastest",
@@ -32,7 +43,10 @@ __all__ = [
     "plan_handover",
     "receiving_slices",
     "reduce",
+    "scatter_offsets",
+    "share_of",
     "sum_over_groups",
+    "word_order",
     "words_needed",
     "working_quads",
 ]

@@ -97,6 +97,7 @@ def send_words(
             w0=1,
             want0=value.tag,
         )
+        p.hold_link(link, start, start + 4 * words * pace - 1)
 
 
 def _receive(
@@ -153,12 +154,27 @@ def exchange(
     schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces
 ) -> int:
     """Send ``words`` words of ``partial`` to all neighbours; returns when theirs are readable."""
+    groups = [(group, places.partial) for group in _edges(range(1, chips))]
+    return send_and_receive(schedule, spec, ready, groups, words, places.received)
+
+
+def send_and_receive(
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    groups: Sequence[tuple[Sequence[int], Place]],
+    words: int,
+    received: dict[int, Place],
+) -> int:
+    """Send ``words`` words of a place to each group of neighbours of one edge, and take as many
+    from each of them to ``received``; returns when those are readable.
+    """
     p = Pass(schedule, spec)
     pace = link_pace(spec, 4 * words)
-    for i, group in enumerate(_edges(range(1, chips))):
-        _send(p, pace, places.partial, words, group, _START + i)
+    for i, (group, source) in enumerate(groups):
+        _send(p, pace, source, words, group, _START + i)
         for k in group:
-            _receive(p, spec, pace, places.received[k], words, k, _START + i)
+            _receive(p, spec, pace, received[k], words, k, _START + i)
     return schedule.place(p, ready - _first_read(p), "exchange") + p.ready
 
 

@@ -7,7 +7,7 @@ from .compiler import (
     compile_model_apart,
     join_images,
 )
-from .expert_weights import router_columns, router_parts
+from .expert_weights import router_columns, router_parts, router_width
 from .fit import (
     NODE,
     check_parallelism,
@@ -77,6 +77,7 @@ __all__ = [
     "random_chip_weights",
     "router_columns",
     "router_parts",
+    "router_width",
     "sequences_that_fit",
     "single_stage",
     "token_entry",

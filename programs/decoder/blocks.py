@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives import exchange, reduce
+from interconnect.collectives import ReducePlaces, all_reduce_in_shares, exchange, reduce
 from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import (
     AttentionMatrices,
@@ -23,8 +23,11 @@ from programs.decoder.places import (
 from programs.kernels import (
     Activations,
     AttentionPlaces,
+    ColumnBlock,
     HeadTile,
+    MapPlaces,
     QueryGroup,
+    Slot,
     add_bias,
     append_key,
     append_value,
@@ -32,6 +35,8 @@ from programs.kernels import (
     attend,
     attend_on_planes,
     cap_words,
+    choose_experts,
+    copy_chosen,
     dynamic_factor,
     factor_of_sum,
     gated_product,
@@ -44,7 +49,6 @@ from programs.kernels import (
     norm_heads,
     quantise,
     rope,
-    route,
     scale_words,
 )
 from programs.models import ModelConfig
@@ -157,22 +161,9 @@ class BlockScheduler:
         done: list[int] = []
         for number, blocks in enumerate(m.rounds):
             here = targets[len(done) : len(done) + len(blocks)]
-            if self.places.dtype == "int8":
-                at = matmul_round(
-                    self.schedule,
-                    self.spec,
-                    blocks,
-                    k_tiles,
-                    self.places.act,
-                    ready,
-                    m.scales[number],
-                    dynamic,
-                    here,
-                )
-            else:
-                at = matmul16_round(
-                    self.schedule, self.spec, blocks, k_tiles, self.places.act, ready, here, parts
-                )
+            scale = m.scales[number] if m.scales else None
+            act = self.places.act
+            at = self._round(blocks, k_tiles, act, ready, scale, dynamic, here, parts)
             done += [at] * len(blocks)
         self._did(MATMUL, max(done))
         return done
@@ -191,6 +182,58 @@ class BlockScheduler:
         for blocks, word in zip(s.replicate, spread, strict=True):
             ready = matmul16_round(self.schedule, self.spec, blocks, kt, act, ready, [word])
         return spread, ready
+
+    def _round(
+        self,
+        blocks: list[ColumnBlock],
+        k_tiles: int,
+        act: Activations,
+        ready: int,
+        scale: Place | None,
+        dynamic: Place | None,
+        targets: list[Place],
+        parts: int,
+        slot: Slot | None = None,
+    ) -> int:
+        """One round of a product; when its results are readable."""
+        d, spec = self.schedule, self.spec
+        if scale is None:
+            return matmul16_round(d, spec, blocks, k_tiles, act, ready, targets, parts, slot)
+        return matmul_round(d, spec, blocks, k_tiles, act, ready, scale, dynamic, targets, slot)
+
+    def _chosen(
+        self,
+        m: MatrixPlaces,
+        k_tiles: int,
+        ready: int,
+        dynamic: Place | None,
+        slots: list[tuple[Activations, list[Place]]],
+        parts: int,
+        maps: tuple[MapPlaces, int],
+        scale_words: int,
+    ) -> int:
+        """A product of every slot, one after the other, with the weights of the expert it has.
+
+        slots: activations and targets of each; where the targets are the same, results are added
+        there.  maps: and when they are readable.  scale_words: from a slot's scales to the next's.
+        """
+        shared = slots[0][1] == slots[-1][1]
+        done: list[int | None] = [None] * len(m.rounds)
+        count = 0
+        for number, (act, targets) in enumerate(slots):
+            first = 0
+            for of_round, blocks in enumerate(m.rounds):
+                here = targets[first : first + len(blocks)]
+                first += len(blocks)
+                scale = m.scales[of_round].at(number * scale_words) if m.scales else None
+                which = count % 2
+                count += 1
+                pair = (maps[0].pair(0, which, number), maps[0].pair(1, which, number))
+                slot = Slot(pair, maps[1], which, done[of_round] if shared else None)
+                done[of_round] = self._round(
+                    blocks, k_tiles, act, ready, scale, dynamic, here, parts, slot
+                )
+        return self._did(MATMUL, max(at for at in done if at is not None))
 
     def _append(self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces) -> tuple[int, int]:
         """Replicated K and V to the lanes of their query heads, then to the cache."""
@@ -322,9 +365,10 @@ class BlockScheduler:
         attended, outputs = kernel(m, (heads, v_words), (projected, max(done)))
         self._did(SOFTMAX, attended)
         ready, dynamic = self._activated(outputs, qt, attended)
+        ready = max(self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2))
         if m.post is not None:
-            return self._post_norm(m.o, qt, ready, dynamic, m.post, m.o_bias)
-        return self._residual(m.o, qt, ready, dynamic, s.x, s.x, m.o_bias)
+            return self._post_norm(ready, m.post, m.o_bias)
+        return self._residual(ready, s.x, s.x, m.o_bias)
 
     def _norm_wide(self, x: Place, gains: Place, ready: int) -> int:
         """Query and key tiles from ``x`` on, each normed over all heads of all chips."""
@@ -350,30 +394,23 @@ class BlockScheduler:
             )
         return self._did(VXM, done)
 
-    def _post_norm(
-        self,
-        m: MatrixPlaces,
-        k_tiles: int,
-        ready: int,
-        dynamic: Place | None,
-        gains: Place,
-        bias: Place | None = None,
-    ) -> int:
-        """A row-split product, its all-reduce, the norm of the sum, and x with that added."""
+    def _partial(self, post: Place | None) -> list[Place]:
+        """Where a chip's part of a block's sum goes; post: gains of a norm of the sum."""
+        s = self.places
+        alone = post is not None and s.layout.tp == 1 and s.post is not None
+        own = s.post.sums if alone and s.post is not None else s.reduce.partial
+        return [own.at(i) for i in range(s.layout.x_tiles)]
+
+    def _post_norm(self, ready: int, gains: Place, bias: Place | None = None) -> int:
+        """The all-reduce of a row-split product, the norm of the sum, and x with that added."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.post is not None
         sums = s.post.sums
         own = s.reduce.partial if layout.tp > 1 else sums
-        targets = [own.at(i) for i in range(layout.x_tiles)]
-        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
         if bias is not None:
             ready = self._did(VXM, add_bias(d, self.spec, own, layout.x_tiles, ready, bias))
         if layout.tp > 1:
-            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce)
-            self._did(C2C, ready)
-            ready = reduce(
-                d, self.spec, layout.tp, layout.x_tiles, ready, s.reduce, target=sums, alone=True
-            )
+            ready = self._summed(ready, replace(s.reduce, residual=sums), None)
         known = norm_factor(
             d,
             self.spec,
@@ -395,62 +432,117 @@ class BlockScheduler:
         """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
         s, d, layout = self.places, self.schedule, self.places.layout
         ready, dynamic, split = self._input(ready)
-        if s.routing is not None and m.router is not None:
-            logits = self._matmul(m.router, layout.x_tiles, ready, None, s.routing.targets())
-            routed = self._did(VXM, route(d, self.spec, max(logits), s.routing))
-        else:
-            routed = ready
+        if s.choice is not None and m.router is not None:
+            return self._experts(m, ready)
         gates = [s.results.at(i) for i in range(m.tiles)]
         ups = [s.up.at(i) for i in range(m.tiles)]
         done = self._matmul(m.gate_up, layout.x_tiles, ready, dynamic, gates + ups, split)
-        factors = None
-        if s.routing is not None:
-            factors = [s.routing.gate_of(m.first_tile + tile) for tile in range(m.tiles)]
+        activation = self.numbers.activation
+        ready = gated_product(
+            d, self.spec, activation, s.results, s.up, m.tiles, max(done), s.hidden
+        )
+        self._did(VXM, ready)
+        ready, dynamic = self._activated(s.hidden, m.tiles, ready)
+        return self._down(m, [s.act], m.tiles, ready, dynamic, None)
+
+    def _experts(self, m: FfnMatrices, ready: int) -> int:
+        """The FFNs of the experts that the router chooses, x being normed by ``ready``."""
+        s, d, layout, spec = self.places, self.schedule, self.places.layout, self.spec
+        assert s.choice is not None and m.router is not None
+        choice = replace(s.choice, maps=m.maps)
+        logits = self._matmul(m.router, layout.x_tiles, ready, None, choice.targets())
+        mapped, shared = choose_experts(d, spec, max(logits), choice, s.constants)
+        self._did(VXM, mapped)
+        k, words = layout.chosen, 2 * m.tiles + layout.x_tiles
+        copied = mapped
+        if m.scales is not None and choice.scales is not None:
+            copied = copy_chosen(
+                d, spec, mapped, m.scales, layout.experts, k, m.maps[2], choice.scales
+            )
+        tiles = [range(i * m.tiles, (i + 1) * m.tiles) for i in range(k)]
+        slots = [(s.act, [p.at(t) for p in (s.results, s.up) for t in own]) for own in tiles]
+        done = self._chosen(
+            m.gate_up,
+            layout.x_tiles,
+            max(ready, copied),
+            None,
+            slots,
+            1,
+            (m.maps[0], mapped),
+            words,
+        )
+        factors = [choice.shares.at(i) for i, own in enumerate(tiles) for _ in own]
         ready = gated_product(
             d,
-            self.spec,
+            spec,
             self.numbers.activation,
             s.results,
             s.up,
-            m.tiles,
-            max(routed, *done),
+            k * m.tiles,
+            max(shared, done),
             s.hidden,
             factors,
         )
         self._did(VXM, ready)
-        ready, dynamic = self._activated(s.hidden, m.tiles, ready)
-        if m.post is not None:
-            return self._post_norm(m.down, m.tiles, ready, dynamic, m.post)
-        residual = s.x if m.part == 0 else s.between
-        target = s.x if m.part == m.parts - 1 else s.between
-        return self._residual(m.down, m.tiles, ready, dynamic, residual, target)
+        ready, dynamic = self._activated(s.hidden, k * m.tiles, ready)
+        each = m.tiles * (1 if s.dtype == "int8" else 2)
+        acts = [s.act.at(i * each) for i in range(k)]
+        return self._down(m, acts, m.tiles, ready, dynamic, mapped)
 
-    def _residual(
+    def _down(
         self,
-        m: MatrixPlaces,
+        m: FfnMatrices,
+        acts: list[Activations],
         k_tiles: int,
         ready: int,
         dynamic: Place | None,
-        residual: Place,
-        target: Place,
-        bias: Place | None = None,
+        mapped: int | None,
     ) -> int:
-        """A row-split product, its all-reduce, and the sum with ``residual`` to ``target``.
+        """Down, and what becomes of its sum.
+
+        acts: of every slot; mapped: when the maps of experts are readable, where there are any.
+        """
+        s, layout = self.places, self.places.layout
+        targets = self._partial(m.post)
+        if mapped is None:
+            ready = max(self._matmul(m.down, k_tiles, ready, dynamic, targets, 2))
+        else:
+            slots = [(act, targets) for act in acts]
+            words = 2 * m.tiles + layout.x_tiles
+            maps = m.maps[1], mapped
+            ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, words)
+        if m.post is not None:
+            return self._post_norm(ready, m.post)
+        residual = s.x if m.part == 0 else s.between
+        target = s.x if m.part == m.parts - 1 else s.between
+        return self._residual(ready, residual, target)
+
+    def _residual(
+        self, ready: int, residual: Place, target: Place, bias: Place | None = None
+    ) -> int:
+        """The all-reduce of a row-split product, and its sum with ``residual`` to ``target``.
 
         bias: of the product, on one chip.
         """
         s, d, layout = self.places, self.schedule, self.places.layout
-        targets = [s.reduce.partial.at(i) for i in range(layout.x_tiles)]
-        ready = max(self._matmul(m, k_tiles, ready, dynamic, targets, 2))
         if bias is not None:
             ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, ready, bias)
             self._did(VXM, ready)
-        places = replace(s.reduce, residual=residual)
-        if layout.tp > 1:
-            ready = exchange(d, self.spec, layout.tp, layout.x_tiles, ready, places)
-            self._did(C2C, ready)
-        done = reduce(d, self.spec, layout.tp, layout.x_tiles, ready, places, target=target)
-        return self._did(VXM, done)
+        return self._did(VXM, self._summed(ready, replace(s.reduce, residual=residual), target))
+
+    def _summed(self, ready: int, places: ReducePlaces, target: Place | None) -> int:
+        """Partial sums added over the chips; with the residual, to ``target`` if there is one."""
+        s, d, layout = self.places, self.schedule, self.places.layout
+        tp, tiles = layout.tp, layout.x_tiles
+        if s.shares is not None:
+            known, ready = all_reduce_in_shares(
+                d, self.spec, tp, tiles, ready, places, s.shares, target
+            )
+            self._did(C2C, known)
+            return ready
+        if tp > 1:
+            ready = self._did(C2C, exchange(d, self.spec, tp, tiles, ready, places))
+        return reduce(d, self.spec, tp, tiles, ready, places, target=target, alone=target is None)
 
     def head(self, ready: int) -> int:
         """Final norm and logits."""

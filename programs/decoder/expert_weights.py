@@ -1,18 +1,16 @@
-"""The weights of experts as a chip holds them: side by side as one wide FFN, and their router.
+"""The router of experts as a chip holds it: expert e's logit arrives on lane e.
 
-Element i of expert e is element e * ffn + i of the wide FFN.  Knows numbers, not places.
+Knows numbers, not places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
-from programs.models import Checkpoint
 
 __all__ = [
     "finite",
@@ -20,50 +18,32 @@ __all__ = [
     "router_columns",
     "router_parts",
     "router_values",
-    "side_by_side",
+    "router_width",
 ]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-#: Width of a router's column block in its stored form: one word of each of sixteen slices.
-COLUMNS = 16
 #: The fine part of a router's int8 weight counts 1/254 of the coarse one's step.
 FINE_STEPS = 254
 
 
-def side_by_side(
-    checkpoint: Checkpoint, names: Sequence[str], ffn: int, outputs: Index, inputs: Index
-) -> F32:
-    """Elements [outputs, inputs] of one matrix of each expert, joined along the wide FFN.
-
-    The axis that runs along the FFN is the one with elements beyond a matrix's own: outputs of
-    gate and up are all of one expert, inputs of down those of several, in ascending order.
-    """
-    if len(names) == 1:
-        return checkpoint.block(names[0], outputs, inputs)
-    if names[0].endswith(".w2.weight"):
-        expert = inputs // ffn
-        parts = [
-            checkpoint.block(names[e], outputs, inputs[expert == e] - e * ffn)
-            for e in np.unique(expert)
-        ]
-        return np.concatenate(parts, axis=1)
-    first = int(outputs[0]) // ffn
-    return checkpoint.block(names[first], outputs - first * ffn, inputs)
-
-
 def router_parts(dtype: str) -> int:
-    """Column blocks per expert: int8 weights have a coarse and a fine part."""
+    """Column blocks of a router: int8 weights have a coarse and a fine part."""
     return 2 if dtype == "int8" else 1
+
+
+def router_width(experts: int) -> int:
+    """Columns of a router's block: experts in whole groups of sixteen."""
+    return 16 * -(-experts // 16)
 
 
 def router_columns(layout: Layout, dtype: str) -> int:
     """Stored columns of 320 weights that the router of a layer takes on each chip."""
     if layout.experts == 1:
         return 0
-    return layout.x_tiles * layout.experts * router_parts(dtype) * COLUMNS
+    return layout.x_tiles * router_parts(dtype) * router_width(layout.experts)
 
 
 def finite(values: NDArray[Any], name: str) -> None:
@@ -92,10 +72,11 @@ def router_values(
 ) -> tuple[NDArray[Any], F32 | None]:
     """A router's weights [experts, hidden] (gain folded) as (values, scale) of a ``Matrix``.
 
-    values: [K tiles, parts * experts, 16, 320], all columns of a block the same; scale: float32
-    [parts * experts, 320], ``constant`` in it (int8), or None.
+    values: [K tiles, parts, columns, 320]; scale: float32 [parts, 320], ``constant`` in it (int8),
+    or None.
     """
     finite(weights, name)
+    experts = len(weights)
     tile, lane = np.nonzero(k_axis >= 0)
     rows = k_axis[tile, lane]
     scale: F32 | None = None
@@ -104,11 +85,13 @@ def router_values(
         divisor = np.where(step > 0.0, step, 1.0)[:, None]
         coarse = np.rint(weights / divisor)
         fine = np.rint((weights / divisor - coarse) * FINE_STEPS)
-        columns: NDArray[Any] = np.concatenate([coarse, fine]).astype(np.int8)
-        both = np.concatenate([step, step / FINE_STEPS]) * constant
-        scale = np.repeat(both.astype(np.float32)[:, None], LANES, axis=1)
+        parts: NDArray[Any] = np.stack([coarse, fine]).astype(np.int8)
+        scale = np.zeros((2, LANES), np.float32)
+        scale[:, :experts] = np.stack([step, step / FINE_STEPS]) * constant
     else:
-        columns = fp16_weights(weights, name)
-    values = np.zeros((len(k_axis), len(columns), COLUMNS, LANES), columns.dtype)
-    values[tile, :, :, lane] = columns.T[rows][:, :, None]
+        parts = fp16_weights(weights, name)[None]
+    width = router_width(experts)
+    values = np.zeros((len(k_axis), len(parts), width, LANES), parts.dtype)
+    # separate index arrays put the lane axis first: [lanes used, parts, experts]
+    values[tile, :, :experts, lane] = parts[..., rows].transpose(2, 0, 1)
     return values, scale

@@ -12,6 +12,7 @@ from functools import partial
 
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
+from interconnect.collectives import all_reduce_cycles, share_of
 from interconnect.wiring import Topology, chain_of, chain_sizes, topology_of, usual_sizes
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
@@ -94,9 +95,10 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     t, width = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * width) / 16
-    ffn = 3 * t * layout.ffn_tiles * layout.ffn_width / 16
-    router = 2 * t * layout.experts * width / 16 if layout.experts > 1 else 0
-    exchange = 4 * t * spec.send_spacing_cycles + spec.hop_cycles if layout.tp > 1 else 0
+    ffn = 3 * t * layout.slot_tiles * layout.ffn_width / 16
+    router = 2 * t * layout.experts / 16 if layout.experts > 1 else 0
+    share = share_of(spec, layout.tp, t)
+    exchange = all_reduce_cycles(spec, layout.tp, t, share) if layout.tp > 1 else 0
     if layout.on_planes:
         blocks = len(layout.query_groups) * blocks_of(context)
         scores = 2 * spec.mxm_reload_gap_cycles * blocks + 20 * blocks + 1200
@@ -374,7 +376,7 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
-    ffn = 2 * t * layout.ffn_tiles * layout.ffn_width + layout.ffn_tiles * t * x
+    ffn = layout.ffn_tiles * t * layout.experts * (2 * layout.ffn_width + x)
     head = t * layout.vocab_blocks * layout.vocab_width
     words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
     tile = 4 * context

@@ -28,13 +28,14 @@ from programs.decoder.lanes import Layout
 from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel, RopeRows
 from programs.decoder.stages import part_tiles
 from programs.decoder.weighted_values import capped, mean_on_planes
-from programs.models import CHOSEN, GELU_TANH
+from programs.models import GELU_TANH
 
-__all__ = ["GoldenDecoder", "expert_shares"]
+__all__ = ["GoldenDecoder", "choice_of"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Bits = NDArray[np.uint16]
+Index = NDArray[np.int64]
 
 LANES = 320
 #: Positions that are computed at once at most, so that memory stays bounded.
@@ -69,6 +70,17 @@ class _Activation:
     """fp16 mode."""
     rest: Bits | None = None
     """fp16 mode: what ``bits``, in units of 2^12, leaves of activations without a norm."""
+
+    def of(self, rows: Index, slots: Index, count: int) -> _Activation:
+        """Of each of some positions the tiles of one of ``count`` slots."""
+
+        def own(tiles: Any) -> Any:
+            if tiles is None:
+                return None
+            return tiles.reshape(len(tiles), count, -1, LANES)[rows, slots]
+
+        scale = None if self.scale is None else self.scale[rows]
+        return _Activation(own(self.hi), own(self.lo), scale, own(self.bits), own(self.rest))
 
 
 class _Multiplier:
@@ -178,11 +190,19 @@ class _Chip:
                 "k": _Multiplier(layer.k, x),
                 "v": _Multiplier(layer.v, x),
                 "o": _Multiplier(layer.o, layout.q_width),
-                "gate": _Multiplier(layer.gate, x),
-                "up": _Multiplier(layer.up, x),
-                "down": _Multiplier(layer.down, f),
             }
             | ({} if layer.router is None else {"router": _Multiplier(layer.router, x)})
+            for layer in weights.layers
+        ]
+        self.ffns = [
+            [
+                {
+                    "gate": _Multiplier(_of_expert(layer.gate, e, layout.experts), x),
+                    "up": _Multiplier(_of_expert(layer.up, e, layout.experts), x),
+                    "down": _Multiplier(_of_expert(layer.down, e, layout.experts), f),
+                }
+                for e in range(layout.experts)
+            ]
             for layer in weights.layers
         ]
         self.head_gains = [layer.head_gains for layer in weights.layers]
@@ -452,17 +472,42 @@ class GoldenDecoder:
 
     def _feed_forward(self, chip: _Chip, layer: int, normed: _Activation, tiles: slice) -> F32:
         """Return the chip's partial sums [P, T, 320] of ``tiles`` of the gated FFN."""
-        matrices = chip.layers[layer]
-        gate, up = matrices["gate"](normed)[:, tiles], matrices["up"](normed)[:, tiles]
+        ffns = chip.ffns[layer]
+        if len(ffns) == 1:
+            return ffns[0]["down"](self._dynamic(self._gated(ffns[0], normed, tiles)), tiles)
+        results = chip.layers[layer]["router"](normed)[..., : len(ffns)]
+        logits = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
+        chosen, shares = choice_of(logits, self._layout.chosen)
+        count = chosen.shape[1]
+        hidden = np.zeros((*chosen.shape, tiles.stop - tiles.start, LANES), np.float32)
+        of_expert = [np.nonzero(chosen == e) for e in range(len(ffns))]
+        for ffn, (rows, slots) in zip(ffns, of_expert, strict=True):
+            if len(rows):
+                own = self._gated(ffn, normed.of(rows, np.zeros_like(slots), 1), tiles)
+                hidden[rows, slots] = own * shares[rows, slots, None, None]
+        taken = self._dynamic(hidden.reshape(len(hidden), -1, LANES))
+        sums = np.zeros((*chosen.shape, self._layout.x_tiles, LANES), np.float32)
+        for ffn, (rows, slots) in zip(ffns, of_expert, strict=True):
+            if len(rows):
+                sums[rows, slots] = ffn["down"](taken.of(rows, slots, count), tiles)
+        total: F32 = sums[:, 0]
+        for slot in range(1, count):
+            total = total + sums[:, slot]
+        return total
+
+    def _gated(self, ffn: dict[str, _Multiplier], normed: _Activation, tiles: slice) -> F32:
+        """Return ``tiles`` [P, *, 320] of what an FFN's down takes."""
+        gate, up = ffn["gate"](normed)[:, tiles], ffn["up"](normed)[:, tiles]
         t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
-        if "router" in matrices:
-            results = matrices["router"](normed)[..., 0]
-            count = self._layout.experts  # int8: coarse parts, then fine ones
-            logits = results[:, :count] + results[:, count:] if self._int8 else results
-            shares = np.stack([expert_shares(row) for row in logits])
-            hidden = hidden * np.repeat(shares, self._layout.expert_tiles, axis=1)[:, tiles, None]
-        return matrices["down"](self._dynamic(hidden), tiles)
+        return hidden
+
+
+def _of_expert(matrix: Matrix, expert: int, experts: int) -> Matrix:
+    """The matrix of one of several experts, whose blocks follow each other."""
+    blocks = matrix.values.shape[1] // experts
+    own = slice(expert * blocks, (expert + 1) * blocks)
+    return Matrix(matrix.values[:, own], None if matrix.scale is None else matrix.scale[own])
 
 
 def _mean_of_values(
@@ -497,14 +542,16 @@ def _mean_of_values(
     return mean
 
 
-def expert_shares(logits: F32) -> F32:
-    """Return float32 [experts]: the shares of the two best experts, zero for the others."""
-    chosen = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:CHOSEN]
-    weights = np.zeros(len(logits), np.float32)
-    weights[chosen] = numerics.exp(logits[chosen] - logits.max())
-    r = numerics.rsqrt(np.add.accumulate(weights)[-1:])
+def choice_of(logits: F32, count: int) -> tuple[Index, F32]:
+    """Return the experts that logits [P, experts] choose and their shares, [P, count] each."""
+    large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
+    exact = large + numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
+    chosen = np.argsort(-exact, axis=1, kind="stable")[:, :count]
+    best = np.take_along_axis(exact, chosen, 1)
+    weights = numerics.exp(best - best[:, :1])
+    r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])
     shares: F32 = weights * (r * r)
-    return shares
+    return chosen, shares
 
 
 def _square_sum(x: F32) -> F32:

@@ -40,7 +40,7 @@ class Host:
         self.model = model
         self.artifact = artifact
         self.virtual_io_seconds = 0.0
-        self._placement = SramPlacement(artifact.spec)
+        self._placement = SramPlacement(artifact.spec, maps=self.model.layout.experts > 1)
         self._group_of: dict[int, int] = {}
 
     def stage_of(self, chip: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.scheduling import Place, Symbol
+from interconnect.collectives import scatter_offsets, word_order
 from programs.decoder.partition import (
     ChipWeights,
     LayerWeights,
@@ -26,6 +27,7 @@ from programs.decoder.places import (
 )
 from programs.decoder.stages import ATTENTION, FFN, Block, Stage
 from programs.kernels import (
+    ChoicePlaces,
     ColumnBlock,
     HeadNormPlaces,
     PlanePlaces,
@@ -50,16 +52,25 @@ def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], value
 
 
 def _put_matrices(
-    image: Image, places: MatrixPlaces, bases: dict[Symbol, int], matrices: dict[str, Matrix]
+    image: Image,
+    places: MatrixPlaces,
+    bases: dict[Symbol, int],
+    matrices: dict[str, Matrix],
+    order: list[int],
 ) -> None:
+    """order: the tile of x that each column block of ``o`` and ``down`` is of, on this chip."""
     slots: Iterator[tuple[str, int]] = iter(places.columns)
     for number, blocks in enumerate(places.rounds):
         scale_rows = []
         for block in blocks:
             name, index = next(slots)
             matrix = matrices[name]
-            _put_block(image, block, bases, matrix.values[:, index])
-            if matrix.scale is not None:
+            index = order[index] if name in ("o", "down") else index
+            experts = block.weights.experts
+            blocks = matrix.values.shape[1] // experts
+            own = [matrix.values[:, e * blocks + index] for e in range(experts)]
+            _put_block(image, block, bases, np.concatenate(own))
+            if matrix.scale is not None and experts == 1:
                 scale_rows.append(matrix.scale[index])
         if scale_rows:
             place = places.scales[number]
@@ -73,15 +84,63 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
         return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
     assert isinstance(m, FfnMatrices)
     own = slice(m.first_tile, m.first_tile + m.tiles)
-    router = {} if layer.router is None else {"router": layer.router}
-    return (
-        router
-        | {
-            name: Matrix(w.values[:, own], None if w.scale is None else w.scale[own])
-            for name, w in (("gate", layer.gate), ("up", layer.up))
-        }
-        | {"down": Matrix(layer.down.values[own], layer.down.scale)}
-    )
+    experts = max(block.weights.experts for block in m.down.rounds[0])
+    found = {"down": Matrix(layer.down.values[own], layer.down.scale)}
+    for name, w in (("gate", layer.gate), ("up", layer.up)):
+        blocks = np.arange(w.values.shape[1]).reshape(experts, -1)[:, own].reshape(-1)
+        found[name] = Matrix(w.values[:, blocks], None if w.scale is None else w.scale[blocks])
+    router = layer.router
+    for part, name in enumerate(() if router is None else ("router", "fine")):
+        if router is not None and part < router.values.shape[1]:
+            scale = None if router.scale is None else router.scale[part : part + 1]
+            found[name] = Matrix(router.values[:, part : part + 1], scale)
+    return found
+
+
+def _put_expert_scales(
+    image: Image,
+    m: FfnMatrices,
+    bases: dict[Symbol, int],
+    matrices: dict[str, Matrix],
+    order: list[int],
+) -> None:
+    """The scales of all blocks of an expert, in the order of its rounds; then the next expert's.
+
+    order: as for ``_put_matrices``.
+    """
+    if m.scales is None:
+        return
+    assert m.scales.symbol is not None
+    experts = max(block.weights.experts for block in m.down.rounds[0])
+    rows = []
+    for expert in range(experts):
+        for name, index in m.gate_up.columns + m.down.columns:
+            scale = matrices[name].scale
+            assert scale is not None
+            index = order[index] if name == "down" else index
+            rows.append(scale[expert * (len(scale) // experts) + index])
+    put_fp32(image, m.scales, bases[m.scales.symbol], np.stack(rows))
+
+
+def _put_choice(image: Image, places: ChoicePlaces) -> None:
+    """What a choice of experts looks up: lanes by number, those behind them, numbers by lane."""
+    lane, number = np.arange(320), np.arange(places.experts)[:, None]
+    for place, rows in ((places.one_hot, lane == number), (places.later, lane > number)):
+        image.append((place.queues[0], place.address, rows.astype(np.uint8)))
+    index = np.where(lane < places.experts, lane, 0).astype(np.float16).view(np.uint16)
+    put_fp32(image, places.pieces, 0, index.astype(np.uint32).view(np.float32)[None])
+
+
+def _put_shares(image: Image, places: DecoderPlaces, chip: int) -> list[int]:
+    """The chip's map of whose sums belong where; the tile of x of each of its partial sums."""
+    tp, tiles, shares = places.layout.tp, places.layout.x_tiles, places.shares
+    if shares is None:
+        return list(range(tiles))
+    offsets = np.array(scatter_offsets(tp, chip, shares.words))
+    for byte, queue in enumerate(shares.map.queues):
+        rows = np.repeat((offsets[:, None] >> 8 * byte & 0xFF).astype(np.uint8), 320, axis=1)
+        image.append((queue, shares.map.address, rows))
+    return word_order(tp, chip, shares.words, tiles)
 
 
 def _put_head_ones(image: Image, places: HeadNormPlaces) -> None:
@@ -112,10 +171,13 @@ def _put_plane_constants(image: Image, places: PlanePlaces, masks: NDArray[np.fl
             image.append((queue, place.address, rows))
 
 
-def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> Image:
-    """What one chip of ``stage``, of the shape of ``places``, holds before the first launch."""
+def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip: int) -> Image:
+    """What chip ``chip`` of the group of ``stage``, of the shape of ``places``, holds before the
+    first launch.
+    """
     image: Image = []
     layout, a = places.layout, places.attention
+    order = _put_shares(image, places, chip)
     for number, block in enumerate(stage.blocks):
         m = places.variants[places.variant_of[number]]
         matrices = _block_matrices(block, m, weights.layer(block.layer))
@@ -123,15 +185,18 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         if isinstance(m, FfnMatrices) and m.router is not None:
             own.append(m.router)
         bases = places.bases[0][number]
+        if isinstance(m, FfnMatrices):
+            _put_expert_scales(image, m, bases, matrices, order)
         for each in own:
-            _put_matrices(image, each, bases, matrices)
+            _put_matrices(image, each, bases, matrices, order)
         layer = weights.layer(block.layer)
         put: list[tuple[Place | None, NDArray[np.float32] | None]] = [
             (m.post, layer.post_gains[isinstance(m, FfnMatrices)])
         ]
         if isinstance(m, AttentionMatrices):
             put.append((m.gains, layer.head_gains))
-            put += [(m.bias, layer.bias), (m.o_bias, layer.o_bias)]
+            put += [(m.bias, layer.bias)]
+            put += [(m.o_bias, None if layer.o_bias is None else layer.o_bias[order])]
             if places.wide_norm is not None and layer.key_shares is not None:
                 put_fp32(image, places.wide_norm.shares, 0, layer.key_shares)
         for place, words in put:
@@ -139,7 +204,7 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
                 assert place.symbol is not None
                 put_fp32(image, place, bases[place.symbol], words)
     if places.head is not None:
-        _put_matrices(image, places.head, {}, {"head": weights.head})
+        _put_matrices(image, places.head, {}, {"head": weights.head}, order)
     if weights.replicate is not None:
         for tile, blocks in enumerate(places.replicate):
             q_tile = layout.cache_of_tile.index(tile)
@@ -148,6 +213,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights) -> I
         row = np.full((1, 320), byte, np.uint8)
         image.extend((queue, place.address, row) for queue in place.queues)
     lane = np.arange(320)
+    if places.choice is not None:
+        _put_choice(image, places.choice)
     if places.head_norm is not None:
         _put_head_ones(image, places.head_norm)
     masks = np.stack(
@@ -187,7 +254,7 @@ class ChipImages:
         if code is None:
             return []
         places, stage = code
-        return memory_image(places, stage, self._weights(stage, local))
+        return memory_image(places, stage, self._weights(stage, local), local)
 
     def _weights(self, stage: Stage, local: int) -> ChipWeights:
         model = self.model

@@ -89,7 +89,7 @@ class Layout:
     ffn_per_chip: int
     """F, of each expert"""
     ffn_tiles: int
-    """nf, of all experts together"""
+    """nf, of each expert"""
     ffn_width: int
     """wf"""
     vocab_per_chip: int
@@ -107,7 +107,9 @@ class Layout:
     wide_norms: bool = False
     """All query heads are normed together, and all key heads."""
     experts: int = 1
-    """FFNs side by side: the tiles of the first, then those of the second, and so on."""
+    """FFNs of a layer."""
+    chosen: int = 1
+    """Slots: FFNs that a token takes, one after the other."""
     qkv_bias: bool = False
     """Queries, keys and values have biases."""
     o_bias: bool = False
@@ -172,7 +174,7 @@ class Layout:
             kv_heads_per_tile=_ceil(kv_heads, kv_tiles),
             replicate=not aligned,
             ffn_per_chip=ffn_per_chip,
-            ffn_tiles=config.experts * ffn_tiles,
+            ffn_tiles=ffn_tiles,
             ffn_width=ffn_width,
             vocab_per_chip=vocab_per_chip,
             vocab_blocks=vocab_blocks,
@@ -182,6 +184,7 @@ class Layout:
             post_norms=config.post_norms,
             wide_norms=config.wide_norms,
             experts=config.experts,
+            chosen=config.experts_per_token,
             qkv_bias=config.qkv_bias,
             o_bias=config.o_bias,
             rope_tables=len(config.ropes),
@@ -201,9 +204,9 @@ class Layout:
         return self.kv_heads_per_tile * self.head_lanes
 
     @property
-    def expert_tiles(self) -> int:
-        """FFN tiles of one expert."""
-        return self.ffn_tiles // self.experts
+    def slot_tiles(self) -> int:
+        """FFN tiles of all slots."""
+        return self.chosen * self.ffn_tiles
 
     @property
     def half_lanes(self) -> NDArray[np.int64]:
@@ -285,12 +288,10 @@ class Layout:
         return self._head_axis(sorted(set(used)), self.kv_tiles, self.kv_heads_per_tile)
 
     def ffn_axis(self, chip: int) -> Axis:
-        """Feed-forward elements of `chip` on [ffn_tiles, 320]; expert e's begin at e * ffn."""
+        """Feed-forward elements of `chip`, of each expert, on [ffn_tiles, 320]."""
         first = chip * self.ffn_per_chip
         last = min(first + self.ffn_per_chip, self.ffn)
-        own = _straight_axis(first, last, self.expert_tiles, self.ffn_width)
-        each = [np.where(own >= 0, own + e * self.ffn, -1) for e in range(self.experts)]
-        return np.concatenate(each)
+        return _straight_axis(first, last, self.ffn_tiles, self.ffn_width)
 
     def vocab_axis(self, chip: int) -> Axis:
         """Tokens of `chip` on [vocab_blocks, 320]."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.expert_weights import finite, fp16_weights, router_values, side_by_side
+from programs.decoder.expert_weights import finite, fp16_weights, router_values
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import (
     Checkpoint,
@@ -27,6 +27,7 @@ from programs.models import (
     ffn_names,
     inverse_frequencies,
     norm_names,
+    router_name,
     sin_cos,
 )
 
@@ -77,11 +78,11 @@ class LayerWeights:
     o: Matrix
     """q_tiles -> x_tiles blocks of x_width columns."""
     gate: Matrix
-    """x_tiles -> ffn_tiles blocks of ffn_width columns."""
+    """x_tiles -> ffn_tiles blocks of ffn_width columns; of several experts, one after the other."""
     up: Matrix
     """As `gate`."""
     down: Matrix
-    """ffn_tiles -> x_tiles blocks of x_width columns."""
+    """ffn_tiles -> x_tiles blocks of x_width columns, as many of each expert."""
     head_gains: F32 | None = None
     """float32 [2, 320] in lane order: of query heads (what scores are multiplied by in it), of key
     heads; where heads are normed all together [q_tiles + kv_tiles, 320].
@@ -99,7 +100,7 @@ class LayerWeights:
     o_bias: F32 | None = None
     """float32 [x_tiles, 320]: of the attention's output; zero on all chips but the first."""
     router: Matrix | None = None
-    """x_tiles -> one block per expert (int8: coarse ones, then fine ones) of 16 equal columns."""
+    """x_tiles -> one block (int8: a coarse and a fine one) of a column for each expert."""
 
 
 @dataclass
@@ -286,7 +287,7 @@ def chip_weights(
                 ),
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
-                router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
+                router=_router(checkpoint, layout, number, second, dtype) if also else None,
             )
         )
     own = vocab if head else vocab[:0]
@@ -378,12 +379,12 @@ def _vector(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32
 
 
 def _router(
-    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str | None, dtype: str
+    checkpoint: Checkpoint, layout: Layout, number: int, norm: str | None, dtype: str
 ) -> Matrix | None:
     """Return the router of a layer's experts, if there are several."""
     if layout.experts == 1 or norm is None:
         return None
-    name = f"{prefix}.block_sparse_moe.gate.weight"
+    name = router_name(checkpoint.config, number)
     weights = checkpoint.tensor(name).astype(np.float64)
     weights *= _gain(checkpoint, norm)
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
@@ -402,11 +403,11 @@ def _build(
 ) -> Matrix:
     """Fold, quantise and place a tensor [N, K], one block of columns at a time.
 
-    Several `names` are those of experts (see `side_by_side`).  `gain` [K] multiplies the K rows,
-    `factor` everything; a normed matrix (one with a gain) also gets the constant of its
+    Several `names` are those of experts, whose blocks follow each other.  `gain` [K] multiplies the
+    K rows, `factor` everything; a normed matrix (one with a gain) also gets the constant of its
     activations' quantisation in its scale.
     """
-    k_tiles, n_blocks = len(k_axis), len(n_axis)
+    k_tiles, n_blocks = len(k_axis), len(names) * len(n_axis)
     int8 = dtype == "int8"
     values: NDArray[Any] = np.zeros(
         (k_tiles, n_blocks, width, LANES), dtype=np.int8 if int8 else np.uint16
@@ -418,25 +419,25 @@ def _build(
     if gain is not None:
         constant = math.sqrt(len(gain) * SLACK) / QUANT_RANGE
     for block in range(n_blocks):
-        column = np.flatnonzero(n_axis[block] >= 0)
+        expert, of_axis = divmod(block, len(n_axis))
+        name, outputs = names[expert], n_axis[of_axis]
+        column = np.flatnonzero(outputs >= 0)
         if not len(column) or not len(rows):
             continue
-        outputs, ffn = n_axis[block, column], checkpoint.config.ffn
-        weights = side_by_side(checkpoint, names, ffn, outputs, rows).astype(np.float64)
+        weights = checkpoint.block(name, outputs[column], rows).astype(np.float64)
         if gain is not None:
             weights *= gain[rows]
         if factor != 1.0:
             weights *= factor
         peak = np.abs(weights).max(axis=1)
-        named = names[0] if len(names) == 1 else f"{names[0]} or of another expert"
-        finite(peak, named)
+        finite(peak, name)
         if int8:
             scale = peak / 127.0
             divisor = np.where(scale > 0.0, scale, 1.0)
             placed: NDArray[Any] = np.rint(weights / divisor[:, None]).astype(np.int8)
             scales[block, column] = scale * constant
         else:
-            placed = fp16_weights(weights, named)
+            placed = fp16_weights(weights, name)
         # separate index arrays put the lane axis first: [lanes used, columns used]
         values[tile[:, None], block, column[None, :], lane[:, None]] = placed.T
     return Matrix(values, scales if int8 else None)
@@ -519,9 +520,9 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             k=draw(x, kv, layout.kv_width),
             v=draw(x, kv, layout.kv_width),
             o=draw(q, x, layout.x_width, normed=False),
-            gate=draw(x, ffn, layout.ffn_width),
-            up=draw(x, ffn, layout.ffn_width),
-            down=draw(ffn, x, layout.x_width, normed=False),
+            gate=draw(x, np.tile(ffn, (layout.experts, 1)), layout.ffn_width),
+            up=draw(x, np.tile(ffn, (layout.experts, 1)), layout.ffn_width),
+            down=draw(ffn, np.tile(x, (layout.experts, 1)), layout.x_width, normed=False),
             head_gains=gains(),
             key_shares=_key_shares(layout, chip),
             post_gains=(post_gain(), post_gain()),

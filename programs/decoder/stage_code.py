@@ -90,11 +90,12 @@ class StageCode:
                 p.between,
                 p.replicate,
                 p.head_norm,
-                p.routing,
+                p.choice,
                 p.second_rope,
                 p.sliding,
                 p.wide_norm,
                 p.post,
+                p.shares,
             )
         )
         if key not in self.known:

@@ -10,7 +10,6 @@ from .attention import (
 )
 from .bias import add_bias
 from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
-from .experts import RoutingPlaces, route
 from .ffn import gated_product
 from .gemm import (
     EAST,
@@ -81,7 +80,6 @@ __all__ = [
     "PlanePlaces",
     "QueryGroup",
     "RopePlaces",
-    "RoutingPlaces",
     "RowOperand",
     "Rows",
     "Segment",
@@ -122,7 +120,6 @@ __all__ = [
     "recent_map",
     "requantise_rows",
     "rope",
-    "route",
     "scale_words",
     "step_cycles",
     "store_results",

@@ -52,7 +52,8 @@ class ChoicePlaces:
     exact: the sum of these (west); one_hot: bytes, word f is not zero on lane f (west); later:
     bytes, word f is not zero on the lanes behind f (west); ranks: whole numbers (west); indices,
     logits: of the chosen ones, in the order of their ranks; best: the greatest logit; weights:
-    what shares are before they are divided by their sum; inverse: of the sum; shares.
+    what shares are before they are divided by their sum; inverse: of the sum; shares;
+    scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills.
     """
 
     experts: int
@@ -71,6 +72,7 @@ class ChoicePlaces:
     inverse: Place
     shares: Place
     maps: tuple[MapPlaces, ...]
+    scales: Place | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""

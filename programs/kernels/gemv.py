@@ -63,6 +63,11 @@ class Activations:
     first: tuple[Place, Place]
     second: tuple[Place, Place]
 
+    def at(self, words: int) -> Activations:
+        """Those ``words`` words further on."""
+        (a, b), (c, d) = self.first, self.second
+        return Activations((a.at(words), b.at(words)), (c.at(words), d.at(words)))
+
 
 @dataclass(frozen=True)
 class Slot:

@@ -2,7 +2,6 @@ from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels
 from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import (
-    CHOSEN,
     GELU_TANH,
     PLAIN_LAYER,
     LayerKind,
@@ -11,6 +10,7 @@ from .config import (
     RopeScaling,
     ffn_names,
     norm_names,
+    router_name,
 )
 from .families import read_config
 from .lookup import (
@@ -28,7 +28,6 @@ from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
-    "CHOSEN",
     "GELU_TANH",
     "PLAIN_LAYER",
     "SHIPPED",
@@ -59,6 +58,7 @@ __all__ = [
     "random_checkpoint",
     "read_config",
     "render_chat",
+    "router_name",
     "shipped_model",
     "sin_cos",
 ]

@@ -4,6 +4,7 @@ from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
 from .full_belt import FullBelt
 from .plan import Plan, check_plan, compile_plan
+from .prompts import PromptCost, prompt_costs
 from .report import BELT, describe_machine, report_plan
 from .timing import run_timing, timing_programs
 
@@ -16,6 +17,7 @@ __all__ = [
     "Floor",
     "FullBelt",
     "Plan",
+    "PromptCost",
     "TriedChange",
     "bottleneck_of",
     "bucket_costs",
@@ -25,6 +27,7 @@ __all__ = [
     "explain_block",
     "floor_of",
     "plan_buckets",
+    "prompt_costs",
     "report_plan",
     "run_timing",
     "timing_programs",

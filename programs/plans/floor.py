@@ -110,15 +110,24 @@ def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> i
 
 
 def exchange_floor(spec: ChipSpec, tp: int, tiles: int, spread_cycles: int) -> int:
-    """An all-reduce of ``tiles`` tiles: at once, or scattered, summed and gathered."""
+    """An all-reduce of ``tiles`` tiles: at once, or scattered, summed and gathered.
+
+    Of the second kind, what hops have time for may go at once beside the shares.
+    """
     if tp == 1:
         return 0
-    vector, hop = spec.send_spacing_cycles, spec.hop_cycles
-    vectors = _SUM_BYTES * tiles
-    shared = -(-vectors // tp)
-    at_once = hop + max(_FIRST_CYCLES, vector * vectors - spread_cycles) + _SUM_CYCLES
-    scattered = hop + max(_FIRST_CYCLES, vector * shared - spread_cycles) + _BETWEEN_CYCLES
-    return min(at_once, scattered + hop + vector * shared)
+    tile, hop = _SUM_BYTES * spec.send_spacing_cycles, spec.hop_cycles
+    shared = -(-_SUM_BYTES * tiles // tp) * spec.send_spacing_cycles
+
+    def sent(cycles: int) -> int:
+        return max(_FIRST_CYCLES, cycles - spread_cycles)
+
+    ways = [hop + sent(tile * tiles) + _SUM_CYCLES]
+    ways.append(hop + sent(shared) + _BETWEEN_CYCLES + hop + shared)
+    for share in range(1, tiles // tp + 1):
+        summed = hop + sent(tile * share) + _BETWEEN_CYCLES
+        ways.append(max(summed, sent(tile * (share + tiles - tp * share))) + hop + tile * share)
+    return min(ways)
 
 
 def floor_of(

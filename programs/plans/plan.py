@@ -133,13 +133,13 @@ def instruction_bytes(plan: Plan) -> int:
     A word, a Repeat and a NOP for every run of a block on each of its queues.
     """
     most = 0
-    sizes = np.array([len(g) for g in plan.pipeline.gangs] or [1])
     seen: set[tuple[object, ...]] = set()
     for number, stage in enumerate(plan.pipeline.stages):
         if stage.shape in seen:
             continue
         seen.add(stage.shape)
-        table = plan.body(number).whole()
+        table = plan.body(number).whole()  # may name gangs that no stage before it has
+        sizes = np.array([len(g) for g in plan.pipeline.gangs] or [1])
         queues = np.where(table["gang"] >= 0, sizes[table["gang"]], 1)
         words = queues * table["n2"] * np.where(table["n1"] > 1, 3, 2)
         most = max(most, 16 * int(words.sum()))
@@ -198,6 +198,24 @@ def check_bodies(plan: Plan, context: int) -> None:
         program = _from_zero(plan, table)
         _refuse(check(program, plan.spec))
         _refuse(check_fabric([program], [0] * tp, cables, plan.spec))
+
+
+def check_beats(plan: Plan) -> None:
+    """Prove legal what the stages hand over in a beat of a prompt's tokens, all at once.
+
+    Their blocks are those of ``check_plan``.  Raises ProgramFault for the first error.
+    """
+    pipeline = plan.pipeline
+    handovers: dict[int, BlockTable] = {}
+    for number in range(len(pipeline.stages)):
+        for chip in range(pipeline.tp):
+            piece = pipeline.exchanged(number, chip)
+            if len(piece.table):
+                handovers[piece.number] = piece.table
+    for table in handovers.values():
+        _refuse(check(_from_zero(plan, table), plan.spec))
+    programs = pipeline.prompt_programs(plan.context, False, (Op.SEND, Op.RECEIVE))
+    _refuse(check_fabric(*programs, pipeline.topology.cables, plan.spec))
 
 
 def _from_zero(plan: Plan, table: BlockTable) -> Program:

@@ -6,7 +6,7 @@ roofline, which is what the planes' ports alone would allow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +174,8 @@ def _sram(plan: Plan) -> dict[str, int]:
         weights = t * len(own) * layout.vocab_width * 320
     for block in stage.blocks:
         tiles = part_tiles(layout.ffn_tiles, block.part, block.parts)
-        weights += attention if block.kind == ATTENTION else len(tiles) * ffn_tile + router
+        ffn = layout.experts * len(tiles) * ffn_tile + router
+        weights += attention if block.kind == ATTENTION else ffn
         blocks += block.kind == ATTENTION
     weights *= item
     cache = whole["cache"] // layout.tp // layout.layers * blocks
@@ -191,7 +192,8 @@ def _sram(plan: Plan) -> dict[str, int]:
 
 def _roofline(plan: Plan) -> tuple[int, float]:
     """Cycles in which the planes could take all weights of a token, and operations per byte."""
-    need = memory_bytes(plan.layout, plan.dtype, plan.context, 1)["weights"] / plan.layout.tp
+    layout = replace(plan.layout, experts=plan.layout.chosen)
+    need = memory_bytes(layout, plan.dtype, plan.context, 1)["weights"] / layout.tp
     item = 1 if plan.dtype == "int8" else 2
     return round(need / (4 * 16 * 320)), 2.0 / item
 

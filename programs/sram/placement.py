@@ -32,10 +32,14 @@ class SramPlacement:
     """Word allocation of one chip (the same on every chip): bottom-up and top-down pointers."""
 
     spec: ChipSpec
+    maps: bool = False
+    """Maps that steer Gathers of weights have the slices furthest out."""
     low: list[int] = field(default_factory=lambda: [0] * SLICES)
     high: list[int] = field(init=False)
     kept: list[int] = field(default_factory=lambda: [0] * SLICES)
     """Words above ``high`` that are no temporaries."""
+    gaps: list[list[tuple[int, int]]] = field(default_factory=lambda: [[] for _ in range(SLICES)])
+    """Words from each to before the other that are free below ``low``, of each slice."""
 
     def __post_init__(self) -> None:
         self.high = [self.words] * SLICES
@@ -46,26 +50,18 @@ class SramPlacement:
         return self.spec.words_per_slice
 
     def weight_slices(self, plane: int) -> tuple[int, ...]:
-        """The sixteen queues that feed ``plane`` (0, 1 west, 2, 3 east)."""
-        west = plane < 2
-        base = 0 if west else 44
-        reserved = self.spec.reserved_slices_west if west else self.spec.reserved_slices_east
-        usable = [base + s for s in range(44) if s not in reserved][-32:]
-        half = plane % 2
-        return tuple(usable[16 * half : 16 * half + 16])
+        """The sixteen queues that feed ``plane`` (0, 1 west, 2, 3 east).
 
-    def expert_slices(self, plane: int) -> tuple[int, ...]:
-        """The sixteen queues that feed ``plane`` with weights of experts, within ``map_slices``.
-
-        Those of odd planes are nearer: activations lie there too, and meet these planes' gaps.
+        Within ``map_slices`` where there are maps.  Those of odd planes are nearer then:
+        activations lie there too, and meet these planes' gaps.
         """
-        west = plane < 2
-        maps = self.map_slices(0 if west else 1)
-        base = 0 if west else SLICES_PER_HEMISPHERE
-        reserved = self.spec.reserved_slices_west if west else self.spec.reserved_slices_east
-        inner = range(maps[0] - base)
-        usable = [base + s for s in inner if s not in reserved][-2 * _WEIGHTS :]
-        return tuple(usable[:_WEIGHTS] if plane % 2 else usable[_WEIGHTS:])
+        side = plane // 2
+        base = SLICES_PER_HEMISPHERE * side
+        reserved = self.spec.reserved_slices_east if side else self.spec.reserved_slices_west
+        last = self.map_slices(side)[0] - base if self.maps else SLICES_PER_HEMISPHERE
+        usable = [base + s for s in range(last) if s not in reserved][-2 * _WEIGHTS :]
+        nearer = plane % 2 if self.maps else 1 - plane % 2
+        return tuple(usable[:_WEIGHTS] if nearer else usable[_WEIGHTS:])
 
     def map_slices(self, side: int) -> tuple[int, ...]:
         """The four slices of a hemisphere furthest out, all at one position: maps of experts."""
@@ -74,13 +70,41 @@ class SramPlacement:
 
     def bottom(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
         """``words`` words for keeping, at one address on all ``queues``."""
+        if self.maps and (found := self._first_gap(queues, words, one_bank)) is not None:
+            return found
         address = max(self.low[q] for q in queues)
         if one_bank and address < self.spec.words_per_bank < address + words:
             address = self.spec.words_per_bank
         self._check(queues, address + words, min(self.high[q] for q in queues), words)
-        for q in queues:
-            self.low[q] = address + words
+        self._take(queues, address, words)
         return Place(queues, address)
+
+    def _take(self, queues: tuple[int, ...], address: int, words: int) -> None:
+        """Words are no longer free; what lies below them on a slice and was not used is a gap."""
+        end = address + words
+        for q in queues:
+            kept = []
+            for first, last in [*self.gaps[q], (self.low[q], max(end, self.low[q]))]:
+                kept += [(first, min(last, address)), (max(first, end), last)]
+            if self.maps:
+                self.gaps[q] = [gap for gap in kept if gap[0] < gap[1]]
+            self.low[q] = max(end, self.low[q])
+
+    def _first_gap(self, queues: tuple[int, ...], words: int, one_bank: bool) -> Place | None:
+        """The lowest words that are free on all ``queues``; weights share slices with others."""
+        bank = self.spec.words_per_bank
+        starts = {first for q in queues for first, _ in self.gaps[q]}
+        for address in sorted(starts | {self.low[q] for q in queues} | {bank}):
+            end = address + words
+            whole = not one_bank or address // bank == (end - 1) // bank
+            if whole and all(self._is_free(q, address, end) for q in queues):
+                self._take(queues, address, words)
+                return Place(queues, address)
+        return None
+
+    def _is_free(self, queue: int, first: int, last: int) -> bool:
+        gaps = [*self.gaps[queue], (self.low[queue], self.high[queue])]
+        return any(a <= first and last <= b for a, b in gaps)
 
     def top(self, queues: tuple[int, ...], words: int, one_bank: bool = False) -> Place:
         """``words`` temporary words at one address on all ``queues``."""
@@ -122,7 +146,7 @@ class SramPlacement:
     def used_bytes(self) -> int:
         """SRAM bytes taken on the chip."""
         used = (lo + self.words - hi for lo, hi in zip(self.low, self.high, strict=True))
-        return 320 * sum(used)
+        return 320 * (sum(used) - sum(b - a for gaps in self.gaps for a, b in gaps))
 
 
 class Symbols:

@@ -54,7 +54,7 @@ class LlamaFloat32:
             x = x + self._linear(mixed, prefix + "self_attn.o_proj.weight")
             h = self._norm(x, prefix + "post_attention_layernorm.weight")
             if c.experts > 1:
-                x = x + self._experts(h, prefix + "block_sparse_moe.")
+                x = x + self._experts(h, prefix + ("mlp." if c.head_norms else "block_sparse_moe."))
             else:
                 x = x + self._ffn(h, *(f"{prefix}mlp.{n}_proj" for n in ("gate", "up", "down")))
         h = self._norm(x, "model.norm.weight")
@@ -70,14 +70,17 @@ class LlamaFloat32:
         return self._linear(active * self._linear(h, up + ".weight"), down + ".weight")
 
     def _experts(self, h: F32, prefix: str) -> F32:
-        """Each position's best two experts by softmax, their shares made to add up to one."""
+        """Each position's best experts by softmax, their shares made to add up to one."""
         logits = self._linear(h, prefix + "gate.weight")
         out = np.zeros_like(h)
         for row, scores in enumerate(logits):
             shares = np.exp(scores - scores.max())
-            chosen = np.argsort(-shares, kind="stable")[:2]
+            chosen = np.argsort(-shares, kind="stable")[: self.config.experts_per_token]
             for e in chosen:
-                names = (f"{prefix}experts.{e}.{w}" for w in ("w1", "w3", "w2"))
+                own = ("w1", "w3", "w2")
+                if self.config.head_norms:
+                    own = ("gate_proj", "up_proj", "down_proj")
+                names = (f"{prefix}experts.{e}.{w}" for w in own)
                 part = self._ffn(h[row : row + 1], *names)[0]
                 out[row] += shares[e] / shares[chosen].sum() * part
         return out

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ from interconnect.fec import error_chances
 from interconnect.wiring import link_to, topology_of
 from interconnect.wiring.spares import part_of
 from programs.faults import FaultPlan, load_fault_plan
-from programs.models import ARCHITECTURES, ModelConfig, RopeScaling
+from programs.models import ARCHITECTURES, CheckpointError, ModelConfig, Rope, RopeScaling
+from programs.models.gguf_metadata import _framing
 
 CABLE = [(0, 0, 1, 0)]
 STILL = np.zeros(2, np.int64)
@@ -52,6 +54,12 @@ NODES = topology_of(24)
 
 def with_cycles(name: str) -> Callable[[int], object]:
     return lambda v: Belt(**{**vars(BELT), name: (min(v, 1), v)})
+
+
+def framed(token: int) -> None:
+    """A text of ten tokens that shall begin with one of them."""
+    fields: Any = SimpleNamespace(get=lambda *_: token, refuse=CheckpointError)
+    assert _framing(fields, True, False, 10) == {"bos": token}
 
 
 def with_size(name: str) -> Callable[[Any], object]:
@@ -137,6 +145,7 @@ WHOLE: dict[str, tuple[Callable[[int], object], int | None, int | None]] = {
     "trained": (lambda v: RopeScaling("yarn", 8.0, original_max_position=v), 1, 2**31 - 1),
     "layers": (lambda v: replace(SHAPE, layers=v), 1, 2**14 - 1),
     "factor": (lambda v: RopeScaling("linear", v), 1, None),
+    "token before a text": (lambda v: framed(v), 0, 9),
     **{
         name: (with_size(name), 1, 2**31 - 1)
         for name in ("hidden_size", "ffn", "vocab", "max_position")
@@ -203,6 +212,9 @@ REAL: dict[str, tuple[Callable[[float], object], list[float], list[float]]] = {
         [1e-3, 31.999],
         [0.0, 32.0],
     ),
+    "second table": (lambda v: Rope(v), [0.0, 1e9], [-1e-9, math.inf]),
+    "yarn's table": (lambda v: Rope(v, RopeScaling("yarn", 8.0)), [1.001], [0.0, 1.0]),
+    "linear table": (lambda v: Rope(v, RopeScaling("linear", 8.0)), [0.0, 1.0], [-1.0]),
     "size": (lambda v: RopeScaling("yarn", 8.0, size=v), [1e-3, 9.0], [0.0, math.inf]),
 }
 

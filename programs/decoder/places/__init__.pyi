@@ -7,8 +7,8 @@ from .stage import (
     Matrices,
     SlidingMask,
     StagePlaces,
+    place_choice,
     place_decoder,
-    place_routing,
 )
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "StagePlaces",
     "blocks_of",
     "cached_words",
+    "place_choice",
     "place_decoder",
-    "place_routing",
 ]

@@ -84,7 +84,8 @@ def place_caches(
         return []
     planes = [pm.weight_slices(2), pm.weight_slices(3)]
     weights: list[Quad] = [tuple(s[i : i + 4]) for i in range(0, 16, 4) for s in planes]
-    quads: list[Quad] = [KV_QUAD, EAST_QUAD, *weights]
+    nearest = pm.map_slices(1) if pm.maps else KV_QUAD
+    quads: list[Quad] = [nearest, EAST_QUAD, *weights]
     if cuts.whole:
         ((_, context),) = cuts.whole
         for used in (1, 2) if cuts.cut else (1, 2, len(quads)):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
-from chip.scheduling import Place
-from programs.decoder import Layout
+from chip.scheduling import CompileError, Place
+from programs.decoder import Layout, router_width
 from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
 from programs.sram import WEST_QUAD, SramPlacement, Symbols
 
@@ -20,7 +20,7 @@ class MatrixPlaces:
     """Rounds of column blocks of one or more matrices, and the scale words of each round."""
 
     rounds: list[list[ColumnBlock]]
-    scales: list[Place]
+    scales: list[Place]  # of several experts: copies of those of the one chosen first
     columns: list[tuple[str, int]]  # (matrix, block) of each slot, round after round
 
 
@@ -30,11 +30,11 @@ Shapes = dict[str, tuple[int, int, int]]
 def part_shapes(shapes: Shapes, tiles: int) -> Shapes:
     """The shapes of the matrices of an FFN part of ``tiles`` tiles."""
     (k, _, w), (_, n, v) = shapes["gate"], shapes["down"]
-    return {"gate": (k, tiles, w), "up": (k, tiles, w), "down": (tiles, n, v)}
+    return shapes | {"gate": (k, tiles, w), "up": (k, tiles, w), "down": (tiles, n, v)}
 
 
 def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
-    """(K tiles, column blocks, column groups of 16 per block) of every matrix."""
+    """(K tiles, column blocks, column groups of 16 per block) of every matrix, of one expert."""
     t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
     x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
     return {
@@ -46,6 +46,8 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
         "up": (t, layout.ffn_tiles, f),
         "down": (layout.ffn_tiles, t, x),
         "head": (t, layout.vocab_blocks, v),
+        "router": (t, 1, router_width(layout.experts) // 16),
+        "fine": (t, 1, router_width(layout.experts) // 16),
     }
 
 
@@ -59,10 +61,13 @@ class MatrixPlacer:
     dtype: str
     shapes: dict[str, tuple[int, int, int]]
 
-    def place(self, name: str, matrices: list[str], same: bool = False) -> MatrixPlaces:
+    def place(
+        self, name: str, matrices: list[str], experts: int = 1, copies: Place | None = None
+    ) -> MatrixPlaces:
         """Rounds and scales of ``matrices``, whose column blocks run one after another.
 
-        same: all columns of a block are the same, and stored once.
+        experts: each block has the words of so many, in reach of one Gather; copies: where the
+        scales of the one chosen first are by then.
         """
         order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
         halves = 1 if self.dtype == "int8" else 2
@@ -71,8 +76,10 @@ class MatrixPlacer:
         scales: list[Place] = []
         for first in range(0, len(slots), len(order)):
             chosen = slots[first : first + len(order)]
-            sizes = [self.shapes[m][0] * (1 if same else self.shapes[m][2]) for m, _ in chosen]
+            sizes = [self.shapes[m][0] * self.shapes[m][2] * experts for m, _ in chosen]
             blocks = []
+            if experts > 1:
+                self._check_reach(max(sizes), experts)
             planes = _level_planes(self.placement, order, sizes)
             for slot, plane, words in zip(chosen, planes, sizes, strict=True):
                 places = [
@@ -80,19 +87,33 @@ class MatrixPlacer:
                         f"{name}{first}.{plane + half}",
                         self.placement.weight_slices(plane + half),
                         words,
+                        one_bank=experts > 1,
                     )
                     for half in range(halves)
                 ]
-                weights = Weights(tuple(places), self.shapes[slot[0]][2], same=same)
+                weights = Weights(tuple(places), self.shapes[slot[0]][2], experts=experts)
                 blocks.append(ColumnBlock(weights, plane))
             rounds.append(blocks)
-            if self.dtype == "int8":
+            if copies is not None:
+                scales.append(copies.at(first))
+            elif self.dtype == "int8":
                 scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
         return MatrixPlaces(rounds, scales, slots)
 
-    def words(self, label: str, queues: tuple[int, ...], words: int) -> Place:
+    def _check_reach(self, words: int, experts: int) -> None:
+        """Raise CompileError where a block's words of all experts are more than a bank has."""
+        bank = self.placement.spec.words_per_bank
+        if words > bank:
+            raise CompileError(
+                f"the model does not fit: {words // experts} words a slice of each of {experts} "
+                f"experts, and a Gather reaches {bank}; use more chips or int8 weights"
+            )
+
+    def words(
+        self, label: str, queues: tuple[int, ...], words: int, one_bank: bool = False
+    ) -> Place:
         """``words`` words that every layer has, at one address on ``queues``."""
-        each = {layer: self.placement.bottom(queues, words) for layer in self.layers}
+        each = {layer: self.placement.bottom(queues, words, one_bank) for layer in self.layers}
         if self.symbols is None:
             return each[self.layers[0]]
         return self.symbols.place(label, each, self.placement.banks(each.values(), words))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
-from interconnect.collectives import RECEIVED_QUADS, ReducePlaces
+from interconnect.collectives import RECEIVED_QUADS, ReducePlaces, SharePlaces, share_of
 from programs.decoder import ATTENTION, Layout, Stage, part_tiles, router_parts, single_stage
 from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
 from programs.decoder.places.matrices import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
@@ -28,12 +28,13 @@ from programs.kernels import (
     Activations,
     AttentionPlaces,
     CachedTile,
+    ChoicePlaces,
     ColumnBlock,
     Constants,
     HeadNormPlaces,
+    MapPlaces,
     PlanePlaces,
     RopePlaces,
-    RoutingPlaces,
     Segment,
     Segments,
     Weights,
@@ -78,7 +79,9 @@ class FfnMatrices:
     tiles: int
     part: int
     parts: int
-    router: MatrixPlaces | None = None  # of all experts, with every part
+    router: MatrixPlaces | None = None  # with every part
+    maps: tuple[MapPlaces, ...] = ()  # of gate and up, of down, of the scales
+    scales: Place | None = None  # of all experts, one after the other
     post: Place | None = None
 
 
@@ -135,11 +138,12 @@ class DecoderPlaces:
     inbox: Place  # what another stage sent, before it is spread over the group
     bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
     head_norm: HeadNormPlaces | None = None
-    routing: RoutingPlaces | None = None
+    choice: ChoicePlaces | None = None
     wide_norm: WideNormPlaces | None = None
     post: PostPlaces | None = None
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
+    shares: SharePlaces | None = None  # where sums over the chips are made in two steps
 
     @property
     def map_words(self) -> int:
@@ -204,13 +208,13 @@ def place_decoder(
     places in every stage.  Raises CompileError when it does not fit.
     """
     stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
-    pm = SramPlacement(spec)
+    pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
     t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
     chunk = mask_positions(context, spec)
     cuts = cache_cuts(context, spec.words_per_bank, sequences)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
-    tiles = max(t, qt, layout.ffn_tiles)
+    tiles = max(t, qt, layout.slot_tiles)
     tiles *= 1 if dtype == "int8" else 2  # fp16 vectors in two parts
     digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
     act = _pairs(digits)
@@ -220,13 +224,13 @@ def place_decoder(
     partial = pm.top(_EAST_2, exchanged)
     x = pm.top(EAST_QUAD, t)
     between = pm.top(EAST_QUAD, t) if split else x
-    received = {
-        k: pm.top(RECEIVED_QUADS[k], max(exchanged, t * (1 + split))) for k in range(1, layout.tp)
-    }
+    most = max(exchanged, t * (1 + split))
+    received = {k: pm.top(RECEIVED_QUADS[k], most) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
-    results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.ffn_tiles))
-    up = pm.top(_EAST_2, layout.ffn_tiles)
-    hidden = pm.top(EAST_QUAD, layout.ffn_tiles)
+    shares = _place_shares(pm, layout)
+    results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.slot_tiles))
+    up = pm.top(_EAST_2, layout.slot_tiles)
+    hidden = pm.top(EAST_QUAD, layout.slot_tiles)
     logits = pm.top(EAST_QUAD, layout.vocab_blocks)
     narrow = pm.top((_DIGITS[1]), 2 * kt) if layout.replicate else act.first[1]
     words |= _attention_constants(pm, layout, context, chunk, len(cuts.maps))
@@ -235,7 +239,7 @@ def place_decoder(
     inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
     replicate = _replicate_rounds(pm, layout)
     head_norm, wide_norm, post = _place_norms(pm, layout)
-    routing = place_routing(pm, layout, dtype, (_WEST_2, _WEST_3), _EAST_2)
+    choice = place_choice(pm, layout, dtype)
     second_rope = _place_second_rope(pm, layout)
     planes, sliding = None, None
     if layout.on_planes:
@@ -250,14 +254,8 @@ def place_decoder(
     else:
         scores = short or _long_scores(pm, context, scales)
         caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
-    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches)
-    head = None
-    if stage.head:
-        shapes = matrix_shapes(layout)
-        k_tiles, blocks, groups = shapes["head"]
-        own = part_tiles(blocks, stage.head_part, stage.head_parts)
-        shapes["head"] = (k_tiles, len(own), groups)
-        head = MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice)
+    head = _place_head(pm, layout, stage, dtype) if stage.head else None
     rope = RopePlaces(words["cos"], words["sin"], words["swap_map"], words["rotated"])
     attention = None
     if not layout.on_planes:
@@ -299,11 +297,12 @@ def place_decoder(
         inbox,
         symbols.bases,
         head_norm,
-        routing,
+        choice,
         wide_norm,
         post,
         second_rope,
         sliding,
+        shares,
     )
 
 
@@ -373,32 +372,33 @@ class StagePlaces:
         return self._known[key]
 
 
-def place_routing(
-    pm: SramPlacement,
-    layout: Layout,
-    dtype: str,
-    west: tuple[tuple[int, ...], tuple[int, ...]],
-    east: tuple[int, ...],
-) -> RoutingPlaces | None:
-    """Places of a chip's routing, where there is any; ``west``, ``east``: quads beside those that
-    have a name.
+def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces | None:
+    """Places of a choice of experts, where there is any; the maps' strides differ from FFN to FFN.
+
+    The maps lie further out than the experts' weights.
     """
-    n = layout.experts
+    n, k, int8 = layout.experts, layout.chosen, dtype == "int8"
     if n == 1:
         return None
-    parts = dtype == "int8"
-    return RoutingPlaces(
+    sides = [(pm.top(pm.map_slices(0), k), pm.top(pm.map_slices(1), k)) for _ in range(2 + int8)]
+    return ChoicePlaces(
         experts=n,
-        tiles=layout.expert_tiles,
-        logits=pm.top(KV_QUAD, n),
-        coarse=pm.top(EAST_QUAD, n) if parts else None,
-        fine=pm.top(east, n) if parts else None,
-        best=pm.top(west[0], 1),
-        threshold=pm.top(WEST_QUAD, 1),
-        above=pm.top(west[1], 1),
-        weights=pm.top(EAST_QUAD, n),
-        inverse=pm.top(east, 1),
-        gates=pm.top(KV_QUAD, n),
+        chosen=k,
+        coarse=pm.top(EAST_QUAD, 1),
+        fine=pm.top(_EAST_2, 1) if int8 else None,
+        pieces=pm.top(EAST_QUAD, 3),
+        exact=pm.top(WEST_QUAD, 1),
+        one_hot=pm.top(_WEST_2[:1], n),
+        later=pm.top(_WEST_2[1:2], n),
+        ranks=pm.top(_WEST_3, 1),
+        indices=pm.top(EAST_QUAD, k),
+        logits=pm.top(_EAST_2, k),
+        best=pm.top(KV_QUAD, 1),
+        weights=pm.top(EAST_QUAD, k),
+        inverse=pm.top(_EAST_2, 1),
+        shares=pm.top(KV_QUAD, k),
+        maps=tuple(MapPlaces(west, east, 0) for west, east in sides),
+        scales=pm.top(WEST_QUAD, k * expert_blocks(layout, layout.ffn_tiles)) if int8 else None,
     )
 
 
@@ -410,6 +410,23 @@ def place_head_norm(
     ones = pm.top(pm.weight_slices(3), slots)  # the odd plane of the east pair
     normed = pm.top(queues, layout.q_tiles + layout.kv_tiles)
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
+
+
+def _place_head(pm: SramPlacement, layout: Layout, stage: Stage, dtype: str) -> MatrixPlaces:
+    """The stage's part of the output head."""
+    shapes = matrix_shapes(layout)
+    k_tiles, blocks, groups = shapes["head"]
+    own = part_tiles(blocks, stage.head_part, stage.head_parts)
+    shapes["head"] = (k_tiles, len(own), groups)
+    return MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+
+
+def _place_shares(pm: SramPlacement, layout: Layout) -> SharePlaces | None:
+    """Words for sums over the chips in two steps, where those are sooner than one."""
+    share = share_of(pm.spec, layout.tp, layout.x_tiles)
+    if not share:
+        return None
+    return SharePlaces(share, pm.top(EAST_QUAD, share), pm.top(MAP_PAIR, layout.tp))
 
 
 def _place_second_rope(pm: SramPlacement, layout: Layout) -> tuple[Place, Place] | None:
@@ -466,8 +483,8 @@ def _short_scores(pm: SramPlacement, context: int) -> Segments:
     """Scores of up to a bank of positions, in one run; none of more."""
     if context > pm.spec.words_per_bank:
         return ()
-    queues = _WEST_2 if context <= _SHORT else WEST_QUAD
-    return (Segment(pm.top(queues, context), context),)
+    nearest = _WEST_2 if context <= _SHORT else WEST_QUAD
+    return (Segment(pm.top(pm.map_slices(0) if pm.maps else nearest, context), context),)
 
 
 def _long_scores(pm: SramPlacement, context: int, scales: int) -> Segments:
@@ -505,12 +522,12 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     if dtype != "int8":
         return words
     for block in stage.blocks:
-        words += layout.x_tiles
         if block.kind == ATTENTION:
-            words += layout.q_tiles + 2 * layout.kv_tiles
+            words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
         else:
-            words += 2 * len(part_tiles(layout.ffn_tiles, block.part, block.parts))
-            words += layout.experts * router_parts(dtype) if layout.experts > 1 else 0
+            own = len(part_tiles(layout.ffn_tiles, block.part, block.parts))
+            words += layout.experts * expert_blocks(layout, own)
+            words += router_parts(dtype) if layout.experts > 1 else 0
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
     return words
@@ -523,6 +540,7 @@ def _place_blocks(
     dtype: str,
     stage: Stage,
     caches: list[CacheForm],
+    choice: ChoicePlaces | None,
 ) -> tuple[list[Matrices], list[int]]:
     """The variants of the stage's blocks, and which of them each block is of."""
     shapes = matrix_shapes(layout)
@@ -574,18 +592,40 @@ def _place_blocks(
                     )
                 continue
             tiles = part_tiles(layout.ffn_tiles, part, parts)
-            own_shapes = part_shapes(shapes, len(tiles))
-            blocks = layout.experts * router_parts(dtype)
-            own_shapes["router"] = (layout.x_tiles, blocks, layout.ffn_width // 16)
-            of = MatrixPlacer(pm, symbols, members, dtype, own_shapes)
-            gate_up = of.place("gate_up", ["gate", "up"])
-            down = of.place("down", ["down"])
-            router = of.place("router", ["router"], same=True) if layout.experts > 1 else None
-            after = of.words("post", WEST_QUAD, post) if post else None
-            variants.append(
-                FfnMatrices(gate_up, down, tiles.start, len(tiles), part, parts, router, after)
-            )
+            of = MatrixPlacer(pm, symbols, members, dtype, part_shapes(shapes, len(tiles)))
+            own_ffn = _place_ffn(of, layout, tiles, (part, parts), choice)
+            own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
+            variants.append(own_ffn)
     return variants, variant_of
+
+
+def expert_blocks(layout: Layout, tiles: int) -> int:
+    """Column blocks of an FFN of ``tiles`` tiles, or of one expert's."""
+    return 2 * tiles + layout.x_tiles
+
+
+def _place_ffn(
+    of: MatrixPlacer,
+    layout: Layout,
+    tiles: range,
+    part: tuple[int, int],
+    choice: ChoicePlaces | None,
+) -> FfnMatrices:
+    """An FFN's matrices, or those of all experts, whose scales are copied when they are chosen."""
+    n, own = layout.experts, len(tiles)
+    blocks = expert_blocks(layout, own)
+    copies = None if choice is None else choice.scales
+    gate_up = of.place("gate_up", ["gate", "up"], n, copies)
+    down = of.place("down", ["down"], n, None if copies is None else copies.at(2 * own))
+    found = FfnMatrices(gate_up, down, tiles.start, own, *part)
+    if choice is not None:
+        of_steps = [of.shapes[m][0] * of.shapes[m][2] for m in ("gate", "down")]
+        strides = (*of_steps, blocks)
+        found.maps = tuple(replace(m, stride=s) for m, s in zip(choice.maps, strides, strict=False))
+        found.router = of.place("router", ["router", "fine"][: router_parts(of.dtype)])
+        if of.dtype == "int8":
+            found.scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)
+    return found
 
 
 def _pairs(places: list[Place]) -> Activations:

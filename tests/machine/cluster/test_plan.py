@@ -238,7 +238,7 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in text
 
 
-def test_a_plan_says_that_all_experts_are_computed(
+def test_a_plan_says_how_many_experts_are_computed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     fields = {
@@ -255,9 +255,10 @@ def test_a_plan_says_that_all_experts_are_computed(
     asked = ["plan", "--model", str(tmp_path / "config.json"), "--context", "64", "--chips", "2"]
     assert run([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["experts_computed"], found["experts_chosen"], found["checked"]) == (4, 2, True)
+    assert (found["experts"], found["experts_computed"], found["experts_chosen"]) == (4, 2, 2)
+    assert found["checked"]
     assert run(asked) == 0
-    assert "all 4 computed, 2 of them count" in capsys.readouterr().out
+    assert "2 of 4, those that the router chooses" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

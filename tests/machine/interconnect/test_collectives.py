@@ -9,8 +9,21 @@ from chip.checker import check
 from chip.engine import Chip, Rings, Status
 from chip.isa import Op
 from chip.linking import link
-from chip.scheduling import Place
+from chip.program import Program
+from chip.scheduling import Place, Schedule, program_of
 from chip.spec import ChipSpec
+from interconnect.collectives import (
+    RECEIVED_QUADS,
+    ReducePlaces,
+    SharePlaces,
+    all_reduce_cycles,
+    all_reduce_in_shares,
+    exchange,
+    reduce,
+    scatter_offsets,
+    share_of,
+    word_order,
+)
 from interconnect.collectives.node import OPERATIONS, compile_collective
 from interconnect.vectors import check_fabric
 from interconnect.wiring import link_to, node_cables, wire
@@ -47,6 +60,21 @@ def _tree(values: list[np.ndarray]) -> np.ndarray:
     return values[0]
 
 
+def _run(machines: list[Chip], programs: list[Program]) -> None:
+    """One launch of a node of chips, each with its program."""
+    cables = node_cables(len(machines))
+    rings = Rings.allocate(2 * len(cables))
+    for chip, program in zip(machines, programs, strict=True):
+        wire(chip, cables)
+        chip.begin(link(program, SPEC), 0)
+    pending = list(machines)
+    for _ in range(1000):
+        pending = [chip for chip in pending if chip.run(rings) != Status.DONE]
+        if not pending:
+            return
+    raise AssertionError("the chips wait for each other")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 @pytest.mark.parametrize("chips", [2, 4, 8])
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -63,18 +91,10 @@ def test_collective_equals_numpy(operation: str, chips: int, dtype: type) -> Non
     data = [rng.integers(-(2**31), 2**31, (count, 320)).astype(np.int32) for _ in range(chips)]
     if dtype is np.float32:
         data = [(d * 1e-6).astype(np.float32) for d in data]
-    rings = Rings.allocate(2 * len(cables))
     machines = [Chip(SPEC, c) for c in range(chips)]
     for c, chip in enumerate(machines):
-        wire(chip, cables)
         _put(chip, done.source, data[c])
-        chip.begin(link(done.programs[c], SPEC), 0)
-    pending = list(machines)
-    for _ in range(1000):
-        pending = [chip for chip in pending if chip.run(rings) != Status.DONE]
-        if not pending:
-            break
-    assert not pending
+    _run(machines, done.programs)
     with np.errstate(over="ignore"):
         total = _tree(list(data))
     for c, chip in enumerate(machines):
@@ -88,6 +108,66 @@ def test_collective_equals_numpy(operation: str, chips: int, dtype: type) -> Non
                 assert np.array_equal(_get(chip, place, words, dtype), data[c ^ k])
         elif c != 1:
             assert np.array_equal(_get(chip, done.result, words, dtype), data[1])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    ("chips", "words", "share"), [(8, 26, 3), (8, 13, 1), (8, 8, 1), (4, 13, 2), (2, 7, 3)]
+)
+def test_sums_in_two_steps_are_those_of_one(
+    chips: int, words: int, share: int, alone: bool
+) -> None:
+    """One program for all chips; each adds its share of the words, and all get the tree's bits."""
+    top = 2 * SPEC.words_per_bank - words
+    partial, residual = Place((52, 53, 54, 55), top), Place((44, 45, 46, 47), top)
+    target = None if alone else Place((48, 49, 50, 51), 40)
+    received = {k: Place(RECEIVED_QUADS[k], top) for k in range(1, chips)}
+    shares = SharePlaces(share, Place((44, 45, 46, 47), 100), Place((4, 5), 7))
+    places = ReducePlaces(partial, residual, received)
+    schedule = Schedule()
+    known, end = all_reduce_in_shares(schedule, SPEC, chips, words, 0, places, shares, target)
+    assert 0 < known < end
+    table, _, gangs = schedule.blocks()
+    program = program_of([table], gangs, end)
+    assert [str(f) for f in check(program, SPEC)] == []
+    assert check_fabric([program], [0] * chips, node_cables(chips), SPEC) == []
+    rng = np.random.default_rng(words)
+    data = [rng.normal(size=(words, 320)).astype(np.float32) for _ in range(chips)]
+    x = rng.normal(size=(words, 320)).astype(np.float32)
+    machines = [Chip(SPEC, c) for c in range(chips)]
+    for c, chip in enumerate(machines):
+        _put(chip, partial, data[c][word_order(chips, c, share, words)])
+        _put(chip, residual, x)
+        offsets = np.array(scatter_offsets(chips, c, share))
+        for byte, queue in enumerate(shares.map.queues):
+            row = np.repeat((offsets[:, None] >> 8 * byte).astype(np.uint8), 320, axis=1)
+            chip.write_words(queue, shares.map.address, row)
+    _run(machines, [program] * chips)
+    expected = _tree(list(data)) + (0 if alone else x)
+    for chip in machines:
+        assert np.array_equal(_get(chip, target or residual, words, np.float32), expected)
+
+
+@pytest.mark.parametrize("chips", [4, 8])
+def test_the_shorter_way_to_sum_is_taken(chips: int) -> None:
+    """Where a share is chosen it is the soonest of all shares, within the estimate's error."""
+
+    def cycles(words: int, share: int) -> int:
+        received = {k: Place(RECEIVED_QUADS[k], 0) for k in range(1, chips)}
+        places = ReducePlaces(Place((52, 53, 54, 55), 0), Place((44, 45, 46, 47), 0), received)
+        schedule, target = Schedule(), Place((48, 49, 50, 51), 40)
+        if not share:
+            ready = exchange(schedule, SPEC, chips, words, 0, places)
+            return reduce(schedule, SPEC, chips, words, ready, places, target=target)
+        shares = SharePlaces(share, Place((44, 45, 46, 47), 100), Place((4, 5), 7))
+        return all_reduce_in_shares(schedule, SPEC, chips, words, 0, places, shares, target)[1]
+
+    chosen = {words: share_of(SPEC, chips, words) for words in (1, 7, 13, 26)}
+    assert chosen[1] == 0 and chosen[26] > 0
+    for words, share in chosen.items():
+        each = {other: cycles(words, other) for other in range(words // chips + 1)}
+        assert each[share] <= min(each.values()) + 60
+        assert abs(each[share] - all_reduce_cycles(SPEC, chips, words, share)) < 100
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_any_choice_of_any_logits(
     values = np.append(rng.standard_normal(levels) * 4, [0.0, -0.0])
     logits = rng.choice(values, experts).astype(np.float16).astype(np.float32)
     logits[rng.random(experts) < 0.5] *= np.float32(1.0 + 2.0**-9)  # needs the second piece
-    pm = SramPlacement(SPEC)
+    pm = SramPlacement(SPEC, maps=True)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     places = choice_places(pm, experts, chosen, fine, [31, 7])
     schedule = Schedule()
@@ -139,12 +139,12 @@ def test_rounds_take_the_weights_of_the_experts_meant_and_add_their_results(
     experts, steps, order = 5, 3, (3, 0)
     int8 = dtype == "int8"
     planes = (2, 3, 0, 1) if int8 else (2, 0)
-    pm = SramPlacement(SPEC)
+    pm = SramPlacement(SPEC, maps=True)
     chip = Chip(SPEC, 0)
     blocks, matrices = [], []
     for plane in planes:
         halves = tuple(
-            pm.bottom(pm.expert_slices(plane + half), experts * steps * groups, one_bank=True)
+            pm.bottom(pm.weight_slices(plane + half), experts * steps * groups, one_bank=True)
             for half in range(1 if int8 else 2)
         )
         blocks.append(ColumnBlock(Weights(halves, groups, experts=experts), plane))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
 
 from chip.checker import check
+from chip.isa import Op
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
+from interconnect.collectives import share_of
 from interconnect.vectors import check_fabric
 from programs.artifact import Artifact
 from programs.decoder import GoldenDecoder, Host, compile_decoder, partition_model
@@ -99,6 +102,26 @@ def test_logits_on_chips_of_another_sram(words_per_bank: int, tp: int, dtype: st
     artifact = _compare(_awkward(0), tp, dtype, [3, 141, 59, 26, 5], 12, spec)
     used = [p.blocks["a"].max() for programs in artifact.programs.values() for p in programs]
     assert max(used) == spec.words_per_slice - 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("tp", "dtype", "more"),
+    [
+        (4, "fp16", {}),
+        (8, "int8", {"post_norms": True}),
+        (8, "int8", {"experts": 3, "experts_per_token": 2}),
+        (4, "int8", {"qkv_bias": True, "o_bias": True}),
+    ],
+)
+def test_logits_of_sums_in_two_steps(tp: int, dtype: str, more: dict[str, Any]) -> None:
+    """Where links are slow beside a hop, each chip owns tiles of x, and their order differs."""
+    near = replace(SPEC, hop_cycles=232)
+    config = ModelConfig(2600, 1, 8, 8, 24, 210, 97, **more)  # 9 tiles: one that no chip owns
+    assert share_of(near, tp, 9) == 8 // tp
+    artifact = _compare(random_checkpoint(config, 3), tp, dtype, [3, 14], 2, near)
+    scattered = [p.blocks[p.blocks["op"] == Op.SCATTER] for p in artifact.programs["decode-64"]]
+    assert sum(len(blocks) for blocks in scattered) > 2 * tp
 
 
 def test_a_model_too_large_says_by_how_much() -> None:

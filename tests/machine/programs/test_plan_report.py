@@ -61,17 +61,17 @@ def places_of(plan: Plan, stage: int) -> dict[str, set[Word]]:
     """The words whose last Write ends a step of the critical path."""
     p, layout = plan.pipeline.code[stage].places, plan.layout
     digits = (*p.act.first, *p.act.second)
-    most = max(layout.x_tiles, layout.q_tiles, layout.ffn_tiles) * (1 if p.dtype == "int8" else 2)
+    most = max(layout.x_tiles, layout.q_tiles, layout.slot_tiles) * (1 if p.dtype == "int8" else 2)
     return {
         "activations": {w for place in digits for w in words(place, most)},
         "product": words(p.results, layout.q_tiles + 2 * layout.kv_tiles)
-        | words(p.up, layout.ffn_tiles)
+        | words(p.up, layout.slot_tiles)
         | words(p.logits, layout.vocab_blocks),
         "rotated": words(p.attention.rotated, layout.q_tiles) | words(p.narrow, 2 * layout.kv_tiles)
         if layout.replicate
         else set(),
         "attended": words(p.attention.outputs.at(3), layout.q_tiles),
-        "hidden": words(p.hidden, layout.ffn_tiles),
+        "hidden": words(p.hidden, layout.slot_tiles),
         "partial": words(p.reduce.partial, layout.x_tiles),
         "received": {w for r in p.reduce.received.values() for w in words(r, layout.x_tiles)},
         "x": words(p.x, layout.x_tiles),
@@ -253,6 +253,8 @@ def touched(plan: Plan, stage: int) -> tuple[set[Word], set[Word], set[Word]]:
     wanted = {int(tag) for tag in table["want0"][table["op"] == Op.LW]}
     read = {(int(r["queue"]), int(r["a"])): int(r["tag"]) in wanted for r in reads}
     loaded = {word for word, is_loaded in read.items() if is_loaded} - written
+    for r in table[(table["op"] == Op.GATHER) & np.isin(table["tag"], list(wanted))]:
+        loaded |= {(int(r["queue"]), a) for a in range(int(r["lo"]), int(r["hi"]) + 1)}
     windows: dict[int, set[Word]] = {}
     for op in (Op.GATHER, Op.SCATTER):
         rows = table[table["op"] == op]
@@ -291,7 +293,7 @@ def test_memory_is_the_words_that_are_touched(config: ModelConfig, dtype: str) -
     rest = 320 * len(every - (loaded - tables) - caches)
     # a slice's words below the highest of its quad or pair are taken, though nobody touches them
     slack = found["activations_and_tables"] - rest
-    assert 0 <= slack <= (0.02 if config == FULL else 0.08) * found["activations_and_tables"]
+    assert 0 <= slack <= (0.02 if config == FULL else 0.09) * found["activations_and_tables"]
     assert found["free"] == 88 * 2 * 4096 * 320 - 9 * 2 * 4096 * 320 - sum(
         found[name] for name in ("weights", "kv_cache", "activations_and_tables")
     )

@@ -290,6 +290,7 @@ def planned(**changed: Any) -> dict[str, Any]:
         "bottleneck": "weights (44%)",
         "split_layers": 3,
         "checked_pieces": 21,
+        "experts": 1,
         "experts_computed": 1,
         "experts_chosen": 1,
         "wall_seconds": 8.76,
@@ -358,14 +359,15 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_plan_with_experts_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     row = planned(
-        experts_computed=8,
+        experts=8,
+        experts_computed=2,
         experts_chosen=2,
         energy=None,
         run_seconds=1.0,
         run_chip_cycles_per_second=123456.0,
     )
     rows = shown(row, monkeypatch)[1]
-    assert rows["experts of a layer"] == "all 8 computed, 2 of them count"
+    assert rows["experts of a layer"] == "2 of 8, those that the router chooses"
     assert rows["timing-only run"] == ("all chips retired at cycle 10,000 (1.2e+05 chip-cycles/s)")
     assert rows["energy"] == "no estimate: the chip spec gives no power (average_power_w)"
 
