@@ -222,6 +222,20 @@ FAMILIES: dict[str, Family] = {
         )
     ),
     "olmo2": Family(_of("olmo2", "Olmo2ForCausalLM", OLMO)),
+    "mixtral": Family(
+        _of("mixtral", "MixtralForCausalLM", SMALL, num_local_experts=5, num_experts_per_tok=2)
+    ),
+    "qwen3 moe": Family(
+        _of(
+            "qwen3_moe",
+            "Qwen3MoeForCausalLM",
+            WIDE,
+            moe_intermediate_size=90,
+            norm_topk_prob=True,
+            num_experts=17,
+            num_experts_per_tok=4,
+        )
+    ),
     "olmo2, shared heads": Family(
         _of(
             "olmo2",

@@ -27,6 +27,7 @@ from programs.models import (
     ffn_names,
     inverse_frequencies,
     norm_names,
+    router_name,
     sin_cos,
 )
 
@@ -286,7 +287,7 @@ def chip_weights(
                 ),
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
-                router=_router(checkpoint, layout, prefix, second, dtype) if also else None,
+                router=_router(checkpoint, layout, number, second, dtype) if also else None,
             )
         )
     own = vocab if head else vocab[:0]
@@ -378,12 +379,12 @@ def _vector(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32
 
 
 def _router(
-    checkpoint: Checkpoint, layout: Layout, prefix: str, norm: str | None, dtype: str
+    checkpoint: Checkpoint, layout: Layout, number: int, norm: str | None, dtype: str
 ) -> Matrix | None:
     """Return the router of a layer's experts, if there are several."""
     if layout.experts == 1 or norm is None:
         return None
-    name = f"{prefix}.block_sparse_moe.gate.weight"
+    name = router_name(checkpoint.config, number)
     weights = checkpoint.tensor(name).astype(np.float64)
     weights *= _gain(checkpoint, norm)
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE

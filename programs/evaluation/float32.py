@@ -22,6 +22,7 @@ from programs.models import (
     ffn_names,
     inverse_frequencies,
     norm_names,
+    router_name,
     sin_cos,
 )
 
@@ -137,7 +138,7 @@ class Float32Forward:
         names = ffn_names(self._config, layer)
         if len(names) == 1:
             return self._gated(x, *names[0])
-        logits = self._linear(x, f"model.layers.{layer}.block_sparse_moe.gate.weight")
+        logits = self._linear(x, router_name(self._config, layer))
         chosen = np.argsort(-logits, axis=1, kind="stable")[:, : self._config.experts_per_token]
         best: F32 = np.take_along_axis(logits, chosen, 1)
         shares: F32 = np.exp(best - best[:, :1])

@@ -10,6 +10,7 @@ from .config import (
     RopeScaling,
     ffn_names,
     norm_names,
+    router_name,
 )
 from .families import read_config
 from .lookup import (
@@ -57,6 +58,7 @@ __all__ = [
     "random_checkpoint",
     "read_config",
     "render_chat",
+    "router_name",
     "shipped_model",
     "sin_cos",
 ]

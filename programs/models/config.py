@@ -306,7 +306,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}.self_attn.k_norm.weight"] = (kv,)
         shapes.update({name: (h,) for name in names.ffn if name})
         if config.experts > 1:
-            shapes[f"{prefix}.block_sparse_moe.gate.weight"] = (config.experts, h)
+            shapes[router_name(config, layer)] = (config.experts, h)
         for gate, up, down in ffn_names(config, layer):
             shapes[gate] = shapes[up] = (f, h)
             shapes[down] = (h, f)
@@ -344,5 +344,16 @@ def ffn_names(config: ModelConfig, layer: int) -> list[tuple[str, str, str]]:
     if config.experts == 1:
         mlp = f"{prefix}.mlp"
         return [(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight", f"{mlp}.down_proj.weight")]
-    each = [f"{prefix}.block_sparse_moe.experts.{e}" for e in range(config.experts)]
-    return [(f"{e}.w1.weight", f"{e}.w3.weight", f"{e}.w2.weight") for e in each]
+    each = [f"{prefix}.{_experts_of(config)}.experts.{e}" for e in range(config.experts)]
+    own = ("gate_proj", "up_proj", "down_proj") if config.head_norms else ("w1", "w3", "w2")
+    return [(f"{e}.{own[0]}.weight", f"{e}.{own[1]}.weight", f"{e}.{own[2]}.weight") for e in each]
+
+
+def router_name(config: ModelConfig, layer: int) -> str:
+    """The matrix of a layer's router."""
+    return f"model.layers.{layer}.{_experts_of(config)}.gate.weight"
+
+
+def _experts_of(config: ModelConfig) -> str:
+    """What a layer's experts are called: of models that norm heads as Qwen3's, else Mixtral's."""
+    return "mlp" if config.head_norms else "block_sparse_moe"

@@ -4,8 +4,8 @@ Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen
 and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
 SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
-heads) and Mixtral (experts).  A model that computes anything else is refused by name.  Every
-problem is a `CheckpointError` of one line.
+heads), Mixtral and Qwen3-MoE (experts).  A model that computes anything else is refused by name.
+Every problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -39,7 +39,7 @@ from programs.models.tensors import (
 
 __all__ = ["read_config"]
 
-BIASED = ("llama", "qwen3", "smollm3", "granite")
+BIASED = ("llama", "qwen3", "qwen3_moe", "smollm3", "granite")
 """Families whose ``attention_bias`` gives queries, keys, values and outputs a bias."""
 SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
@@ -84,6 +84,9 @@ FAMILIES = {
     "qwen2": _Family("Qwen2ForCausalLM", 32, max_position=32768, sliding=SWITCHED, window=4096),
     "qwen3": _Family(
         "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
+    ),
+    "qwen3_moe": _Family(
+        "Qwen3MoeForCausalLM", 4, max_position=32768, sliding=SWITCHED, window=4096
     ),
     "phi3": _Family("Phi3ForCausalLM", eps=1e-5, max_position=4096, sliding=ALWAYS),
     "granite": _Family("GraniteForCausalLM"),
@@ -171,6 +174,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
             whole_of(fields, "max_position_embeddings", kind.max_position), rope.scaling, family
         ),
     }
+    if family == "qwen3_moe":
+        sizes |= _experts_of_qwen(fields, sizes["layers"])
     if family == "mixtral":
         sizes["experts"] = whole_of(fields, "num_local_experts", 8)
         sizes["experts_per_token"] = whole_of(fields, "num_experts_per_tok", 2)
@@ -187,6 +192,27 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         **_special(fields, family),
     )
     return _layered(fields, kind, plain, local)
+
+
+def _experts_of_qwen(fields: Mapping[str, Any], layers: int) -> dict[str, int]:
+    """Sizes of the experts that every layer has."""
+    if whole_of(fields, "decoder_sparse_step", 1) != 1 or fields.get("mlp_only_layers"):
+        raise refusal(
+            "some layers have no experts (decoder_sparse_step, mlp_only_layers)",
+            f"use a model with experts in all of its {layers} layers",
+        )
+    if not fields.get("norm_topk_prob", False):
+        raise refusal(
+            "norm_topk_prob is not set", "use a model whose chosen experts' shares add up to one"
+        )
+    experts = whole_of(fields, "num_experts", 128)
+    if experts == 1:
+        raise refusal("num_experts is 1", "a model without a router is not supported")
+    return {
+        "ffn": whole_of(fields, "moe_intermediate_size", 768),
+        "experts": experts,
+        "experts_per_token": whole_of(fields, "num_experts_per_tok", 8),
+    }
 
 
 def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:
@@ -210,7 +236,7 @@ def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:
 def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
     """What the layers of a family compute beside what Llama's do: fields of `ModelConfig`."""
     found: dict[str, Any] = {}
-    if family in ("qwen3", "gemma3_text"):
+    if family in ("qwen3", "qwen3_moe", "gemma3_text"):
         found["head_norms"] = True
     if family == "granite":
         found |= {

@@ -67,9 +67,9 @@ SQUARE = {("gemma2", 46), ("gemma3", 62)}
 the largest models of both are known by their layers.
 """
 LACKING = {
-    "qwen3moe": "routing to more than 2 experts",
+    "qwen3moe": "Qwen3's experts",
 }
-"""What known families compute that no kernel does."""
+"""What known families have that is not read from their files."""
 FREQUENCY_FACTORS = "rope_freqs.weight"
 MOST_TEMPLATE = 1 << 20
 """Longest chat template in characters; published ones have some thousands."""
@@ -184,7 +184,9 @@ def _family(file: GgufFile, fields: _Fields) -> str:
         )
     if family not in FAMILIES:
         lacking = LACKING.get(family)
-        why = f" needs {lacking}, for which there are no kernels" if lacking else " is not known"
+        why = (
+            f" has {lacking}, which are read from safetensors alone" if lacking else " is not known"
+        )
         raise fields.refuse(
             f"architecture {family[:60]!r}{why}", f"use a model of {', '.join(FAMILIES)}"
         )

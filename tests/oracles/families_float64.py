@@ -5,7 +5,7 @@ nothing else of the project: what a field means is said here a second time, from
 configuration and modelling classes.  It works on whole sequences of [positions, features] and knows
 no tiles, chips or number tricks.
 
-Llama, Mistral, Qwen2, Qwen3, Phi-3, Granite and SmolLM3.
+Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Phi-3, Granite and SmolLM3.
 """
 
 from __future__ import annotations
@@ -46,7 +46,14 @@ class FamilyFloat64:
             h = self._norm(x, prefix + "input_layernorm")
             x = x + grown * self._attention(h, layer, prefix + "self_attn.")
             h = self._norm(x, prefix + "post_attention_layernorm")
-            x = x + grown * self._mlp(h, prefix + "mlp.")
+            if self.type == "mixtral":
+                names = prefix + "block_sparse_moe.", ("w1", "w3", "w2")
+                x = x + self._experts(h, *names, f["num_experts_per_tok"])
+            elif self.type == "qwen3_moe":
+                names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
+                x = x + self._experts(h, *names, f["num_experts_per_tok"])
+            else:
+                x = x + grown * self._mlp(h, prefix + "mlp.")
         tied = f.get("tie_word_embeddings", False)
         head = self._get("model.embed_tokens.weight" if tied else "lm_head.weight")
         logits: F64 = self._norm(x, "model.norm") @ head.T
@@ -58,7 +65,7 @@ class FamilyFloat64:
         q = self._linear(h, prefix + "q_proj").reshape(n, self.heads, d)
         k = self._linear(h, prefix + "k_proj").reshape(n, self.kv_heads, d)
         v = self._linear(h, prefix + "v_proj").reshape(n, self.kv_heads, d)
-        if self.type == "qwen3":
+        if self.type in ("qwen3", "qwen3_moe"):
             q, k = self._norm(q, prefix + "q_norm"), self._norm(k, prefix + "k_norm")
         if self._turns(layer):
             q, k = self._rotate(q), self._rotate(k)
@@ -77,6 +84,21 @@ class FamilyFloat64:
         gate = self._linear(h, prefix + "gate_proj")
         active = gate / (1 + np.exp(-gate))
         return self._linear(active * self._linear(h, prefix + "up_proj"), prefix + "down_proj")
+
+    def _experts(self, h: F64, prefix: str, names: tuple[str, str, str], count: int) -> F64:
+        """The best experts of the softmax over all, their shares made to add up to one."""
+        logits = self._linear(h, prefix + "gate")
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        given = np.zeros_like(h)
+        for row, (token, own) in enumerate(zip(h, shares, strict=True)):
+            best = sorted(range(len(own)), key=lambda e: (-own[e], e))[:count]
+            for expert in best:
+                gate, up, down = (f"{prefix}experts.{expert}.{name}" for name in names)
+                g = self._linear(token, gate)
+                part = self._linear(g / (1 + np.exp(-g)) * self._linear(token, up), down)
+                given[row] += own[expert] / own[best].sum() * part
+        return given
 
     def _window(self, layer: int) -> float:
         """Keys that a token attends to, its own included."""

@@ -54,7 +54,7 @@ class LlamaFloat32:
             x = x + self._linear(mixed, prefix + "self_attn.o_proj.weight")
             h = self._norm(x, prefix + "post_attention_layernorm.weight")
             if c.experts > 1:
-                x = x + self._experts(h, prefix + "block_sparse_moe.")
+                x = x + self._experts(h, prefix + ("mlp." if c.head_norms else "block_sparse_moe."))
             else:
                 x = x + self._ffn(h, *(f"{prefix}mlp.{n}_proj" for n in ("gate", "up", "down")))
         h = self._norm(x, "model.norm.weight")
@@ -77,7 +77,10 @@ class LlamaFloat32:
             shares = np.exp(scores - scores.max())
             chosen = np.argsort(-shares, kind="stable")[: self.config.experts_per_token]
             for e in chosen:
-                names = (f"{prefix}experts.{e}.{w}" for w in ("w1", "w3", "w2"))
+                own = ("w1", "w3", "w2")
+                if self.config.head_norms:
+                    own = ("gate_proj", "up_proj", "down_proj")
+                names = (f"{prefix}experts.{e}.{w}" for w in own)
                 part = self._ffn(h[row : row + 1], *names)[0]
                 out[row] += shares[e] / shares[chosen].sum() * part
         return out

@@ -38,10 +38,11 @@ TOTALS = {
     "tinyllama-1.1b": 1_100_048_384,
     "smollm2-135m": 134_515_008,
     "qwen3-235b": 235e9,
+    "qwen3-30b-a3b": 30.5e9,
     "opt-66b": 65.7e9,
     "deepseek-v3": 671e9,
 }
-ACTIVE = {"mixtral-8x7b": 12.9e9, "qwen3-235b": 22e9, "deepseek-v3": 37e9}
+ACTIVE = {"mixtral-8x7b": 12.9e9, "qwen3-235b": 22e9, "qwen3-30b-a3b": 3.3e9, "deepseek-v3": 37e9}
 KV_BYTES = {
     "llama-2-70b": 327_680,
     "llama-3-70b": 327_680,

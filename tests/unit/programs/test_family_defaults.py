@@ -61,6 +61,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"max_position": 32_768, "qkv_bias": True},
     "qwen3": {"head_dim": 128, "max_position": 32_768, "head_norms": True},
+    "qwen3_moe": {  # with shares that add up to one, which is not its default
+        "kv_heads": 4,
+        "max_position": 32_768,
+        "head_norms": True,
+        "ffn": 768,
+        "experts": 128,
+        "experts_per_token": 8,
+    },
     "phi3": {"eps": 1e-5, "max_position": 4096},
     "granite": {"query_scale": 1.0},
     "smollm3": {
@@ -96,7 +104,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 def read(path: Path, model_type: str, **more: Any) -> ModelConfig:
     file = path / "config.json"
-    file.write_text(json.dumps({"model_type": model_type, **GIVEN, **more}), encoding="utf-8")
+    fields = {"model_type": model_type, "norm_topk_prob": True, **GIVEN, **more}
+    file.write_text(json.dumps(fields), encoding="utf-8")
     return read_config(file)
 
 

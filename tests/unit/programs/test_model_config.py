@@ -104,6 +104,33 @@ PUBLISHED: dict[str, Fields] = {
         "tie_word_embeddings": False,
         "vocab_size": 32000,
     },
+    "qwen3-30b-a3b": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "attention_bias": False,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
     "mistral-7b": {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
@@ -127,6 +154,7 @@ POSITIONS = {
     "gemma-2b": 8192,
     "gemma-7b": 8192,
     "mixtral-8x7b": 32768,
+    "qwen3-30b-a3b": 40960,
     "mistral-7b": 32768,
 }
 
@@ -165,7 +193,12 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
         ("gemma-7b", {"architectures": ["Gemma3nForCausalLM"]}, "Gemma3nForCausalLM"),
         ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
         ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
-        ("qwen3-8b", {"architectures": None, "model_type": "qwen3_moe"}, "qwen3_moe"),
+        ("qwen3-8b", {"architectures": None, "model_type": "qwen3_next"}, "qwen3_next"),
+        ("qwen3-30b-a3b", {"norm_topk_prob": False}, "norm_topk_prob is not set"),
+        ("qwen3-30b-a3b", {"mlp_only_layers": [3]}, "in all of its 48 layers"),
+        ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "some layers have no experts"),
+        ("qwen3-30b-a3b", {"num_experts": 1}, "num_experts is 1; a model without a router"),
+        ("qwen3-30b-a3b", {"num_experts": 257}, "8 of 257 experts"),
     ],
 )
 def test_what_has_no_kernels_is_refused_in_one_line(
@@ -270,7 +303,7 @@ def test_layers_name_what_their_model_has() -> None:
         Rope(float("inf"))
 
 
-@pytest.mark.parametrize("name", ["qwen3-8b", "gemma-2b", "mixtral-8x7b"])
+@pytest.mark.parametrize("name", ["qwen3-8b", "gemma-2b", "mixtral-8x7b", "qwen3-30b-a3b"])
 def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path: Path) -> None:
     """The tensors' published names; a file's chip holds what the same model's in memory does."""
     small: Fields = {
@@ -282,6 +315,8 @@ def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path:
         "num_key_value_heads": 2,
         "vocab_size": 67,
         "num_local_experts": 3,
+        "num_experts": 9,
+        "moe_intermediate_size": 24,
     }
     path = written(tmp_path / name, PUBLISHED[name], **small)
     config = read_config(path)
@@ -299,6 +334,7 @@ def test_stored_checkpoints_of_every_family_are_partitioned(name: str, tmp_path:
         "qwen3-8b": "self_attn.q_norm.weight",
         "gemma-2b": "mlp.up_proj.weight",
         "mixtral-8x7b": "block_sparse_moe.experts.2.w3.weight",
+        "qwen3-30b-a3b": "mlp.experts.8.up_proj.weight",
     }[name]
     del tensors[f"model.layers.0.{special}"]
     save_file(tensors, path / "model.safetensors")
