@@ -18,8 +18,6 @@ from programs.kernels.on_planes.passes import EAST, GROUPS, WEST, PlanePass, far
 from programs.kernels.on_planes.places import CachedTile, PlanePlaces, side_blocks
 
 _SLICES = 16
-#: Words of a value that are staged at a time: few find room between other streams.
-_STAGED = 1
 #: Words that are turned at a time, and cycles until the next: a slice is read before it is written.
 _TURN, _TURN_PERIOD = 10, 36
 _TURNED = 32  # first of the streams that the transposer drives
@@ -41,7 +39,7 @@ def append_key(
         maps = places.key_maps.at(_SLICES * side)
         _scatter_copies(p, key, tile.keys[side], outward(side, 0), start, maps, 1, last)
     first = min(block["cycle"] for block in p.blocks if block["queue"] == key.queues[0])
-    return schedule.place(p, ready - first, "new key") + p.ready
+    return schedule.place(p, ready - first) + p.ready
 
 
 def _scatter_copies(
@@ -54,12 +52,11 @@ def _scatter_copies(
     words: int,
     last: int,
 ) -> None:
-    """Each word of a pair to the slices of ``targets``, once each, by as many words of a map.
+    """Each word of a pair sixteen times, to the slices of ``targets`` by as many words of a map.
 
     The copies leave ``source`` from ``start`` on, streams ``code`` and the next.
     """
-    copies = len(targets[0].queues)
-    n, dc = (copies, words), (1, copies)
+    n, dc = (_SLICES, words), (1, _SLICES)
     driven = start + p.spec.read_cycles
     far, distance = farthest(targets, source.position)
     at, unit = driven + distance, far
@@ -72,7 +69,7 @@ def _scatter_copies(
             driven,
             source.position,
             n=words,
-            dc=copies,
+            dc=_SLICES,
             dcg=1,
             window=ScatterWindow(offsets, last),
         )
@@ -87,84 +84,47 @@ def append_value(
     places: PlanePlaces,
 ) -> int:
     """The fp32 word ``value`` (east quad) to its lane; returns when it is readable."""
-    spread = spread_values(schedule, spec, (value,), ready, tile.columns, places)
-    return stage_value(schedule, spec, 0, spread, tile, places)
-
-
-def stage_value(
-    schedule: Schedule,
-    spec: ChipSpec,
-    number: int,
-    ready: int,
-    tile: CachedTile,
-    places: PlanePlaces,
-) -> int:
-    """Value ``number`` of those spread to its lane of V^T; returns when it is readable.
-
-    Half of the sixteen slices take copies of one of two places, as words of one of two maps say.
-    """
     words = tile.columns // LANES_PER_SUPERLANE
-    staged = ready
-    for word in range(0, words, _STAGED):
-        p = PlanePass(schedule, spec)
-        n, last = min(_STAGED, words - word), 2 * words - 1 - word
-        for part in (0, 1):
-            source = places.spread[part].at(words * number + word)
-            maps = places.recent_maps[part].at(_SLICES // 2 * part)
-            own = slice(_SLICES // 2 * part, _SLICES // 2 * (part + 1))
-            low, high = (Place(t.queues[own], t.address + word, t.symbol) for t in tile.recent)
-            _scatter_copies(p, source, (low, high), 16 * part + 6, 20, maps, n, last)
-        earliest = ready - p.first_read()
-        staged = max(staged, schedule.place(p, earliest, "new value") + p.ready)
-    ready = staged
+    ready = _spread(schedule, spec, value, ready, words, places)
+    p = PlanePass(schedule, spec)
+    _scatter_copies(p, places.spread, tile.recent, 0, 20, places.recent_maps, words, 2 * words - 1)
+    ready = schedule.place(p, ready - p.first_read()) + p.ready
     return _transpose(schedule, spec, ready, tile, places)
 
 
-def spread_values(
-    schedule: Schedule,
-    spec: ChipSpec,
-    values: tuple[Place, ...],
-    ready: int,
-    columns: int,
-    places: PlanePlaces,
+def _spread(
+    schedule: Schedule, spec: ChipSpec, value: Place, ready: int, words: int, places: PlanePlaces
 ) -> int:
-    """Words of sixteen dimensions of each value, the same in every superlane, to
-    ``places.spread``; when readable.
-    """
+    """Sixteen dimensions a word, the same in every superlane, to ``places.spread``."""
     p = PlanePass(schedule, spec)
-    t, count, words = 60, len(values), columns // LANES_PER_SUPERLANE
-    tag, row = schedule.tag(), places.row
-    for number, value in enumerate(values):
-        x = p.load(value, 36, t + number, tag=tag)
+    t = 60
+    x = p.load(value, 36, t)
     first = p.first_read()
-    _, narrow = p.op(Op.CVT_F32_F16, t, x, n=count, out=8, width=2)
+    row = places.row
+    _, narrow = p.op(Op.CVT_F32_F16, t, x, out=8, width=2, reach=row.position)
     border = isa.drive_position(isa.VXM_QUEUE, narrow.code)
     at = p.driven(t)
     far, distance = farthest((row,), border)
-    apart = p.load(places.offsets[WEST], 16, at + distance, far, n=count)
-    window = ScatterWindow(apart, SUPERLANES * count - 1)
-    readable = p.store(row, narrow, at, border, n=count, da=SUPERLANES, window=window)
-    n, dc = (words, count), (1, words)
+    apart = p.load(places.offsets[WEST], 16, at + distance, far)
+    readable = p.store(row, narrow, at, border, window=ScatterWindow(apart, SUPERLANES - 1))
     for half in (0, 1):
         plane = 2 + half
         travel = isa.EAST_EDGE - isa.slice_position(row.queues[half])
         meet = readable + spec.read_cycles + travel
         install = meet - spec.mxm_install_cycles
         p.install_same(plane, places.constants[plane].at(3), install)
-        p.hold_plane(plane, install, meet + words * count)
+        p.hold_plane(plane, install, meet + words)
         byte = Place((row.queues[half],), row.address, row.symbol)
-        queue, da = isa.MXM_QUEUE + 2 * plane, (1, SUPERLANES)
-        part = p.load(byte, 16 * half, meet, queue, n=n, dc=dc, da=da)
-        p.activate(plane, part, meet, n, dc)
+        part = p.load(byte, 16 * half, meet, isa.MXM_QUEUE + 2 * plane, n=words, da=1)
+        p.activate(plane, part, meet, words, 1)
         out = Stream(32 + 4 * half, 4, schedule.tag())
         multiplied = meet + spec.mxm_multiply_cycles
-        p.accumulate(plane, multiplied, AccMode.SET_EMIT, n, dc, out=out)
+        p.accumulate(plane, multiplied, AccMode.SET_EMIT, words, 1, out=out)
         leave = multiplied + spec.mxm_accumulate_cycles
-        for spread in places.spread:
-            target = Place((spread.queues[half],), spread.address, spread.symbol)
-            byte_out = Stream(out.code, 1, out.tag)
-            p.store(target, byte_out, leave, isa.EAST_EDGE, n=words * count)
-    return schedule.place(p, ready - first, "new values") + p.ready
+        spread = places.spread
+        target = Place((spread.queues[half],), spread.address, spread.symbol)
+        p.store(target, Stream(out.code, 1, out.tag), leave, isa.EAST_EDGE, n=words)
+    return schedule.place(p, ready - first) + p.ready
 
 
 def _transpose(
@@ -207,7 +167,7 @@ def _transpose(
             last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
             window = ScatterWindow(maps[side], last)
             p.store(tile.values[side][half].at(word), out, at, start, n=n, window=window)
-    return schedule.place(p, ready - first, "values to lanes") + p.ready
+    return schedule.place(p, ready - first) + p.ready
 
 
 def _hold_map(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from chip.scheduling import Place, Schedule
+from chip.scheduling import Schedule
 from chip.spec import ChipSpec
-from programs.kernels.on_planes.append import spread_values, stage_value
 from programs.kernels.on_planes.places import (
     BLOCK,
     CachedTile,
@@ -43,13 +42,10 @@ def attend_tiles(
     ready: tuple[int, int, int],
     places: PlanePlaces,
     cap: float = 0.0,
-    new_values: tuple[Place, ...] = (),
 ) -> int:
     """As ``attend_on_planes``, of several groups, each with a cached tile of its own, in one run.
 
-    They have up to eight heads together.  new_values: the token's own value of each of the first
-    groups' tiles (fp32 words in the east), readable when ``ready`` says that values are: they are
-    appended where scores leave room.
+    They have up to eight heads together.
     """
     blocks = side_blocks(-(-context // BLOCK))
     whole = QueryGroup(
@@ -61,13 +57,6 @@ def attend_tiles(
     for group, tile in groups:
         first = runs[-1].first + runs[-1].heads if runs else 0
         runs.append(HeadRun(tile, first, sum(group.heads)))
-    values = ready[2]
-    if new_values:
-        columns = groups[0][1].columns
-        spread = spread_values(schedule, spec, new_values, ready[2], columns, places)
     queries = copy_queries(schedule, spec, whole, ready[0], places)
     known = score(schedule, spec, runs, blocks, (queries, ready[1]), places, cap)
-    for number in range(len(new_values)):
-        staged = stage_value(schedule, spec, number, spread, groups[number][1], places)
-        values = max(values, staged)
-    return weigh(schedule, spec, whole, runs, blocks, (known, values), places)
+    return weigh(schedule, spec, whole, runs, blocks, (known, ready[2]), places)

@@ -51,7 +51,7 @@ def copy_queries(
     for side, code in ((WEST, 48), (EAST, 16)):
         _, out = p.op(Op.CVT_F32_F16, t + 3, a, n=heads, out=code, width=2)
         done = max(done, p.keep(places.queries[side], out, t + 3, n=heads))
-    return schedule.place(p, ready - first, "queries") + done
+    return schedule.place(p, ready - first) + done
 
 
 def score(
@@ -96,8 +96,7 @@ def score(
         _mask(p, results, at + turn * PERIOD, run, blocks, places, cap, runs)
     when, greatest = _keep_maxima(p, scored, value, runs, blocks)
     known = bring_to_all_lanes(p, when, greatest, places)
-    earliest = max(ready[0] - queries_read, ready[1] - keys_read)
-    start = schedule.place(p, earliest, "scores")
+    start = schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read))
     return start + known
 
 

@@ -80,8 +80,7 @@ def weigh(
     p.free_alus()
     arrive = when + RESULT + (blocks[EAST] - 1) * apart
     _finish(p, arrive, results, group, runs, places)
-    earliest = max(ready[0] - first_maximum, ready[1] - values_read)
-    return schedule.place(p, earliest, "weights and values") + p.ready
+    return schedule.place(p, max(ready[0] - first_maximum, ready[1] - values_read)) + p.ready
 
 
 def _exponentials(
