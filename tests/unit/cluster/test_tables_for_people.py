@@ -164,6 +164,8 @@ def generated(**changed: Any) -> Any:
     }
     for name, value in changed.items():
         (result if name in result else outer)[name] = value
+    whole = result["cycles_per_token"], result["predicted_cycles_per_token"]
+    result.setdefault("whole_cycles", whole)
     return SimpleNamespace(result=SimpleNamespace(**result), **outer)
 
 
@@ -208,6 +210,15 @@ def test_where_a_text_was_made(actors: int, said: str) -> None:
     assert dict(generation_facts(generated(actors=actors)))["machine"] == (
         f"8 chips, {said}, lookahead"
     )
+
+
+def test_a_text_of_the_token_that_its_prompt_gave() -> None:
+    """The last stage alone made it: no token took its way through all stages by itself."""
+    alone = generated(cycles_per_token=[400], predicted_cycles_per_token=[400])
+    alone.result.whole_cycles = ([], [])
+    facts = dict(generation_facts(alone))
+    assert facts["cycles per token"] == "none but the first"
+    assert facts["floor of the machine"] == "1,000"
 
 
 def test_a_text_that_might_go_on() -> None:
