@@ -66,6 +66,7 @@ def generate(
                 shape,
                 decoder_of(done.artifact).dtype,
                 settings.seed,
+                len(done.prompt),
             )
         )
     if as_json:

@@ -91,6 +91,8 @@ def _belt_text(row: Row) -> str:
         else f"these chips have caches for {belt['that_fit']:,} at this context: --batch "
         f"{belt['sequences']} without --chips plans a machine for all"
     )
+    if belt["sequences"] > row["pp"]:
+        room += f"; a kernel serves one sequence, so more than {row['pp']} take turns"
     return (
         f"{belt['sequences']:,} sequences: {belt['per_user']:,.1f} tokens/s for each, "
         f"{belt['total']:,.1f} in all{joules}; {room}"
@@ -159,12 +161,20 @@ def _tried(row: Row) -> list[tuple[str, str]]:
         if one["problem"]:
             lines.append(("  tried", f"{one['change']}: no plan, {one['problem']}"))
             continue
-        gain = 1 - one["cycles"] / row["cycles_per_token"]
-        how = f"{abs(gain):.1%} {'fewer' if gain > 0 else 'more'}"
-        if round(gain, 3) == 0:
-            how = "no change"
-        lines.append(("  tried", f"{one['change']}: {one['cycles']:,} cycles a token, {how}"))
+        token = _against(one["cycles"], row["cycles_per_token"])
+        beat = _against(one["interval_cycles"], row["initiation_interval_cycles"])
+        lines.append(
+            ("  tried", f"{one['change']}: {token} a token, {beat} between tokens of a full belt")
+        )
     return lines
+
+
+def _against(cycles: int, before: int) -> str:
+    """Cycles, and how many fewer or more they are."""
+    gain = 1 - cycles / before
+    if round(gain, 3) == 0:
+        return f"{cycles:,} cycles (no change)"
+    return f"{cycles:,} cycles ({abs(gain):.1%} {'fewer' if gain > 0 else 'more'})"
 
 
 def _buckets(row: Row) -> list[tuple[str, str]]:

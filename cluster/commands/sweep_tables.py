@@ -58,6 +58,8 @@ def print_passes(title: str, passes: Sequence[Row]) -> None:
     Console(highlight=False).print(table)
 
 
+#: Plans of one bottleneck that are named one by one, at most.
+_LISTED = 4
 _INTERVAL = "interval\nof a belt"
 #: Columns of plans beside what varies; where two things vary the interval has no room.
 _PLAN_COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
@@ -104,9 +106,13 @@ def print_plans(title: str, axes: Sequence[str], rows: Sequence[Row]) -> None:
         bottlenecks.setdefault(_PERCENT.sub("%", row["bottleneck"]), []).append(row)
     Console(highlight=False).print(table)
     for alike in bottlenecks.values():
-        where = " and ".join(axes)
-        values = "; ".join(" / ".join(_shown(row[name]) for name in axes) for row in alike)
-        typer.echo(f"bottleneck at {where} {values}: {_in_short(alike)}")
+        values = [" / ".join(_shown(row[name]) for name in axes) for row in alike]
+        shown = (
+            "; ".join(values)
+            if len(values) <= _LISTED
+            else f"{values[0]} to {values[-1]} ({len(values)} plans)"
+        )
+        typer.echo(f"bottleneck at {' and '.join(axes)} {shown}: {_in_short(alike)}")
     for problem in problems:
         typer.echo(problem)
 

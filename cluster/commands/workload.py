@@ -141,18 +141,19 @@ def bert(
 def cholesky(
     *,
     n: Annotated[int, typer.Option(help="Rows and columns of the matrix.")] = 320,
+    chips: option_types.Chips = 1,
     job: WorkloadSettings,
     as_json: option_types.Json = False,
 ) -> None:
-    """The factor L of a symmetric positive definite matrix L L^T, fp32, on one chip."""
+    """The factor L of a symmetric positive definite matrix L L^T, fp32, its columns over a node."""
     option_checks.check_at_least("--n", n, 1)
     from cluster.runs import random_cholesky
     from programs.cholesky import CholeskyShape
 
-    shape = CholeskyShape(n)
+    shape = CholeskyShape(n, option_checks.check_node(chips))
     _report(
         lambda spec, seed, data: random_cholesky(shape, spec, seed, data),
-        f"Cholesky, {n} x {n}, fp32",
+        f"Cholesky, {n} x {n}, fp32, {_chips(shape.chips)}",
         job,
         as_json,
     )

@@ -26,6 +26,7 @@ from cluster.report.run_file import Run, new_run
 from cluster.runs import CollectiveRun
 from cluster.tracing import Launched
 from programs.artifact import Artifact
+from programs.decoder import ends_prompt
 from programs.models import Architecture
 
 Section = dict[str, Any]
@@ -66,13 +67,16 @@ def generation_run(
     arch: Architecture,
     dtype: str,
     seed: int,
+    prompt_tokens: int,
 ) -> Run:
     """The run of ``lpu generate``; GPUs beside it are estimates for the same tokens."""
     spec = artifact.spec
-    decode = [n for n, launch in enumerate(launches) if launch.token is not None]
-    seconds = np.array([launches[n].cycles / spec.clock_hz for n in decode])
-    context = decode[len(decode) // 2]
-    middle = launches[context]
+    gave = [launch for launch in launches if launch.token is not None]
+    # A first token that came from the last stage alone took no launch of its own.
+    own = [launch for launch in gave if not ends_prompt(launch.entry)] or gave
+    seconds = np.array([launch.cycles / spec.clock_hz for launch in own])
+    middle = own[len(own) // 2]
+    context = prompt_tokens - 1 + next(n for n, launch in enumerate(gave) if launch is middle)
     groups = default_groups()
     lpu = f"{artifact.chips} x {spec.name}"
     times: dict[str, Any] = {lpu: (seconds, "exact")}
@@ -80,7 +84,7 @@ def generation_run(
         samples = gpu_token_seconds(group, arch, context, seed)
         times[f"1 x {group.spec.name}"] = (samples, "estimated")
     note = (
-        f"Cycles of the {len(decode)} tokens that were generated, host transfers left out; each "
+        f"Cycles of the {len(own)} tokens that were generated, host transfers left out; each "
         "GPU: the roofline of one token, batch 1, with seeded slowness of passes."
     )
     return new_run(

@@ -100,8 +100,9 @@ class Conversation:
         job = replace(job, seed=(job.seed + turn) % (1 << 63))
         result = self._work(job, _Speaking(listener, ends))
         self.saturated = saturation_text(result.saturations)
-        self.cycles += result.cycles_per_token
-        self.predicted += result.predicted_cycles_per_token
+        cycles, predicted = result.whole_cycles
+        self.cycles += cycles
+        self.predicted += predicted
         ended = result.tokens[-1] in ends
         said = tokenizer.decode(result.tokens[:-1] if ended else result.tokens)
         self.messages = [*messages, {"role": "assistant", "content": said}]

@@ -32,7 +32,7 @@ from cluster.processes import (
 )
 from cluster.tracing import Launched
 from programs.artifact import Artifact
-from programs.decoder import ChipImages, PartitionedModel
+from programs.decoder import ChipImages, PartitionedModel, ends_prompt
 from programs.running import Generation, Saturations, text_feedings
 
 #: How long a look at the clock may take; its answer comes at the next look otherwise.
@@ -75,6 +75,16 @@ class GenerationResult:
     saturations: Saturations = field(default_factory=dict)
     ended: str = LENGTH
     predicted_first_token_cycles: int = 0
+    decode_tokens: int = 0
+    """Those whose launch took a token through all stages: all but the first, where the prompt's
+    tokens followed each other and it came from the last stage alone.  ``decode_seconds`` is theirs.
+    """
+
+    @property
+    def whole_cycles(self) -> tuple[list[int], list[int]]:
+        """Of ``decode_tokens``, the cycles of each, and those predicted."""
+        first = len(self.tokens) - self.decode_tokens
+        return self.cycles_per_token[first:], self.predicted_cycles_per_token[first:]
 
     @property
     def first_token_cycles(self) -> int:
@@ -321,6 +331,7 @@ def _conclude(
     clock_hz = artifact.spec.clock_hz
     cycles = sum(whole.cycles) + first.faults.get("cost_cycles", 0)
     decode_cycles = [whole.cycles[i] for i in first.decode]
+    apart = int(ends_prompt(first.entries[first.decode[0]]))
     io_seconds = max(result.io_seconds for result in results)
     decode_io = max(result.decode_io_seconds for result in results)
     return GenerationResult(
@@ -331,7 +342,7 @@ def _conclude(
         predicted_cycles_per_token=[predicted[first.entries[i]] for i in first.decode],
         digest=whole.digest,
         virtual_seconds=cycles / clock_hz + io_seconds,
-        decode_seconds=sum(decode_cycles) / clock_hz + decode_io,
+        decode_seconds=sum(decode_cycles[apart:]) / clock_hz + decode_io,
         wall_seconds=perf_counter() - stopwatch.started,
         first_token_seconds=stopwatch.first_token,
         token_wall_seconds=stopwatch.ended - stopwatch.begun,
@@ -346,4 +357,5 @@ def _conclude(
         predicted_first_token_cycles=sum(
             predicted[entry] for entry in first.entries[: first.decode[0] + 1]
         ),
+        decode_tokens=len(first.decode) - apart,
     )

@@ -111,8 +111,9 @@ class Generated:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """In virtual time, without the prompt."""
-        return len(self.result.tokens) / self.result.decode_seconds
+        """In virtual time, without the prompt; 0 where the prompt gave the only token."""
+        result = self.result
+        return result.decode_tokens / result.decode_seconds if result.decode_tokens else 0.0
 
     @property
     def wall_tokens_per_second(self) -> float:
@@ -217,10 +218,13 @@ def generate(
 def generation_facts(done: Generated) -> list[tuple[str, str]]:
     """What there is to say of a finished text, for people."""
     result = done.result
-    low, high = min(result.cycles_per_token), max(result.cycles_per_token)
-    cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    last = result.cycles_per_token[-1]
-    exact = result.cycles_per_token == result.predicted_cycles_per_token
+    own, predicted = result.whole_cycles
+    cycles, above = "none but the first", ""
+    if own:
+        low, high = min(own), max(own)
+        cycles = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        cycles += f" ({'as' if own == predicted else 'NOT as'} predicted)"
+        above = f"; the last token took {own[-1] / done.floor_cycles:.2f} times as many"
     clock = done.artifact.spec.clock_hz / 1e6
     cut = ", cut by --max-new-tokens" if result.ended == LENGTH else ""
     where = actors_text(result.actors, result.chips) if result.actors else IN_PROCESS
@@ -230,12 +234,8 @@ def generation_facts(done: Generated) -> list[tuple[str, str]]:
             "first token",
             f"after {result.first_token_cycles:,} cycles, {result.decode[0] + 1} launches",
         ),
-        ("cycles per token", f"{cycles} ({'as' if exact else 'NOT as'} predicted)"),
-        (
-            "floor of the machine",
-            f"{done.floor_cycles:,}; the last token took "
-            f"{last / done.floor_cycles:.2f} times as many",
-        ),
+        ("cycles per token", cycles),
+        ("floor of the machine", f"{done.floor_cycles:,}{above}"),
         (
             "virtual speed",
             f"{done.decode_tokens_per_second:,.0f} tokens/s decoding, "
@@ -297,7 +297,7 @@ def generation_json(done: Generated) -> dict[str, Any]:
 
 def publish_generation(board: Board, result: GenerationResult, prompt_tokens: int) -> None:
     """The request's counts and latencies; its tokens were published while they came."""
-    per_token = result.decode_seconds / len(result.tokens)
+    per_token = result.decode_seconds / max(1, result.decode_tokens)
     board.add("lpu_prompt_tokens", prompt_tokens, *SERVED)
     board.add("lpu_requests", 1, *SERVED)
     first = result.virtual_seconds - per_token * (len(result.tokens) - 1)

@@ -1,7 +1,7 @@
 from .algorithms import collective_steps
 from .group_sums import GroupSums, WordRange, receiving_slices, sum_over_groups, working_quads
 from .handover import Handover, HandoverPlaces, group_path, handover_blocks, plan_handover
-from .node import RECEIVED_QUADS, ReducePlaces, exchange, reduce
+from .node import RECEIVED_QUADS, ReducePlaces, exchange, link_pace, reduce, spread_words
 from .plan import CollectivePlan, compile_fastest, launch_sizes, plan_collective
 from .programs import FabricCollective, compile_fabric_collective
 from .scattered import (
@@ -39,12 +39,14 @@ __all__ = [
     "group_path",
     "handover_blocks",
     "launch_sizes",
+    "link_pace",
     "plan_collective",
     "plan_handover",
     "receiving_slices",
     "reduce",
     "scatter_offsets",
     "share_of",
+    "spread_words",
     "sum_over_groups",
     "word_order",
     "words_needed",

@@ -10,13 +10,27 @@ unit matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from chip import isa
 from chip.isa import LANES, Op
-from chip.program import gang_skew
-from chip.scheduling import Alu, Pass, Place, Repeat, Schedule, Stream
+from chip.program import BlockTable, Program, gang_skew
+from chip.scheduling import (
+    Alu,
+    Gangs,
+    Pass,
+    Place,
+    Repeat,
+    Schedule,
+    Stream,
+    program_of,
+    rename_tags,
+    translate_gangs,
+)
 from chip.spec import ChipSpec
+from interconnect.collectives import link_pace, spread_words
 from programs.cholesky.places import GROUPS, ROWS, Places
 from programs.kernels import Emitted, Finish, RowOperand, Rows, Weights, product
 
@@ -27,13 +41,36 @@ _START = 80
 
 
 class Kernels:
-    """The kernels on one chip's schedule; each returns the cycle from which its words are readable.
+    """The kernels on one chip, step by step; each returns the cycle from which its words are
+    readable, counted from the step's beginning.
 
-    ``ready``: the cycle from which what they read is.
+    ``ready``: the cycle from which what they read is.  A step begins when all of the one before is
+    readable, so it has a schedule of its own.
     """
 
-    def __init__(self, schedule: Schedule, spec: ChipSpec, places: Places) -> None:
-        self.schedule, self.spec, self.places = schedule, spec, places
+    def __init__(self, spec: ChipSpec, places: Places) -> None:
+        self.spec, self.places = spec, places
+        self.tables: list[BlockTable] = []
+        self.gangs: Gangs = []
+        self._tags = 0
+        self._begin_step()
+
+    def _begin_step(self) -> None:
+        self.schedule, self._next_read = Schedule(), 0
+
+    def end_step(self, begun: int) -> None:
+        """What was scheduled since the last step ended belongs to one that begins at ``begun``."""
+        table, _, gangs = self.schedule.blocks()
+        table["cycle"] += begun
+        rename_tags(table, self._tags)
+        translate_gangs(table, gangs, self.gangs)
+        self._tags = max(self._tags, int(table["tag"].max(initial=0)))
+        self.tables.append(table)
+        self._begin_step()
+
+    def program(self, cycles: int) -> Program:
+        """All steps."""
+        return program_of(self.tables, self.gangs, cycles)
 
     def _pass(self) -> Pass:
         return Pass(self.schedule, self.spec)
@@ -70,29 +107,49 @@ class Kernels:
         _, out = p.op(Op.MOV, when, value, n=n, dc=dc, out=target.outward + 4 * group)
         return p.keep(target, out, when, n=n, dc=dc, da=da)
 
+    # -- between chips --------------------------------------------------------------------------
+
+    def spread(self, source: Place | None, words: Sequence[int]) -> int:
+        """``source`` to every neighbour, words[k] of neighbour k to its place; on all chips alike.
+
+        words: of this chip first.  Nothing else may run: the chips' cycles must agree.
+        """
+        p = self._pass()
+        pace = link_pace(self.spec, 4 * max(words))
+        spread_words(p, self.spec, pace, source, words, _START, self.places.received)
+        start = self.schedule.place(p, 0, "spread")
+        assert start == 0, "a chip sends at another cycle than it is received"
+        return max(p.ready, p.span())
+
+    def copy(self, source: Place, target: Place, words: int, ready: int) -> int:
+        """Words as they are, to another quad."""
+        p = self._pass()
+        value = self._load(p, source, 0, _START, words)
+        alu, _ = p.op(Op.MOV, _START, value, n=words)
+        self._keep(p, alu, target, 1, _START + 3, n=words)
+        return self._place(p, ready)
+
     # -- rows before they are factored ----------------------------------------------------------
 
-    def copy_rows(self, source: Place, width: int, number: int, ready: int) -> int:
+    def copy_rows(self, source: Place, width: int, number: int) -> int:
         """Sixteen words of a tile to its place, ``number``, in the rows to be factored."""
         p = self._pass()
         value = self._load(p, source, 0, _START, n=ROWS, da=1)
         alu, _ = p.op(Op.MOV, _START, value, n=ROWS)
         target = self.places.work[0].at(ROWS + number)
         self._keep(p, alu, target, 1, _START + 3, n=ROWS, da=width)
-        return self._place(p, ready)
+        return self._place(p, 0)
 
-    def reduce_rows(
-        self, source: Place, row: int, tile: int, width: int, number: int, ready: int
-    ) -> int:
+    def reduce_rows(self, source: Place, row: int, tile: int, width: int, number: int) -> int:
         """As ``copy_rows``, less the product of rows ``row`` on with the tile's columns so far."""
         target = self.places.work[0].at(ROWS + number)
         finish = self._subtract_from(source, target, Rows(ROWS), width)
-        return self._product(self._three(tile), self._parts(row), Rows(ROWS), finish, ready)
+        return self._product(self._three(tile), self._parts(row), Rows(ROWS), finish, 0)
 
-    def update(self, source: Place, row: int, count: int, tile: int, ready: int) -> int:
+    def update(self, source: Place, row: int, count: int, tile: int) -> int:
         """``count`` words of a tile, in place, less the product of rows ``row`` on with it."""
         finish = self._subtract_from(source, source, Rows(count), 1)
-        return self._product(self._three(tile), self._parts(row), Rows(count), finish, ready)
+        return self._product(self._three(tile), self._parts(row), Rows(count), finish, 0)
 
     def _three(self, tile: int) -> Weights:
         high, low = self.places.columns[tile]
@@ -100,8 +157,12 @@ class Kernels:
         return Weights(high.halves, GROUPS, (0, 0, offset))
 
     def _parts(self, row: int) -> tuple[Place, ...]:
-        high, low = self.places.rows
-        return high.at(row), low.at(row), high.at(row)
+        high, low = self._halves(self.places.rows.at(row))
+        return high, low, high
+
+    def _halves(self, words: Place) -> tuple[Place, Place]:
+        """Where the two fp16 parts of rows lie."""
+        return Place(words.queues[:2], words.address), Place(words.queues[2:], words.address)
 
     def _subtract_from(self, source: Place, target: Place, rows: Rows, da: int) -> Finish:
         def finish(p: Pass, emitted: Emitted) -> None:
@@ -130,9 +191,12 @@ class Kernels:
         ready: int,
     ) -> int:
         operand = RowOperand(parts[0], rows, (0,) * len(parts), places=parts)
-        return product(
-            self.schedule, self.spec, _PAIR, weights, operand, ready, ready, finish
-        ).ready
+        first_read = max(ready, self._next_read)
+        placed = product(
+            self.schedule, self.spec, _PAIR, weights, operand, first_read, ready, finish
+        )
+        self._next_read = placed.next_read
+        return placed.ready
 
     # -- scalars on all lanes -------------------------------------------------------------------
 
@@ -294,10 +358,13 @@ class Kernels:
         """The rows so far, up to ``group``, as columns: weights, and words to stream past them."""
         places, done = self.places, ready
         for known, columns, words in zip(
-            places.done[tile], places.columns[tile], places.rows, strict=True
+            places.done[tile],
+            places.columns[tile],
+            self._halves(places.rows.at(LANES * tile)),
+            strict=True,
         ):
             weights = Weights(known.halves, group + 1)
-            finish = self._turned(columns, words.at(LANES * tile))
+            finish = self._turned(columns, words)
             done = max(done, self._product(weights, (places.unit,), Rows(LANES), finish, ready))
         return done
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from chip.isa import LANES
 from chip.scheduling import CompileError, Place
 from chip.spec import ChipSpec
+from interconnect.collectives import RECEIVED_QUADS
+from interconnect.wiring import NODE_SIZES
 from programs.kernels import EAST, WEST, Weights
-from programs.sram import Image, Strips, fp32_rows
+from programs.sram import Image, Strips, put_fp32
 
 #: Rows that are factored at once, and the column group of a plane that takes them.
 ROWS = 16
@@ -26,13 +28,16 @@ _PARTS = (0x3C00, 0x1000, 0x0004)
 
 @dataclass(frozen=True)
 class CholeskyShape:
-    """An n x n matrix on a chip."""
+    """An n x n matrix on ``chips`` chips of a node, that take its tiles in turn."""
 
     n: int
+    chips: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise CompileError(f"a matrix of {self.n} rows: use 1 or more")
+        if self.chips not in NODE_SIZES:
+            raise CompileError(f"a matrix on {self.chips} chips: use 1, 2, 4 or 8")
 
     @property
     def tiles(self) -> int:
@@ -49,6 +54,10 @@ class CholeskyShape:
         """n^3 / 6 to the whole number below."""
         return self.n**3 // 6
 
+    def own(self, chip: int) -> range:
+        """The tiles of a chip."""
+        return range(chip, self.tiles, self.chips)
+
     def height(self, tile: int) -> int:
         """Rows of block row ``tile``."""
         return min(LANES, self.rows - LANES * tile)
@@ -56,13 +65,14 @@ class CholeskyShape:
 
 @dataclass(frozen=True)
 class Places:
-    """``matrix``: by tile.
+    """``matrix``: by tile, those of the chip.
 
     work: rows while they are factored, one quad after another; factored, again: the rows they
     become, twice; head: the next row's first value; spread: sixteen rows' scalars in all
     superlanes; parts: three fp16 parts of these; rows: two fp16 parts of the factor's rows, by
     words (low and high bytes of each); columns, done: the same parts as weights, by tile, of the
     factor's columns and of the rows known so far.
+    guest: the block on the diagonal where another chip has it; received: what each neighbour sends.
     """
 
     matrix: dict[int, Place]
@@ -72,17 +82,19 @@ class Places:
     head: Place
     spread: Place
     parts: tuple[Place, Place, Place]
-    rows: tuple[Place, Place]
+    rows: Place
     columns: dict[int, tuple[Weights, Weights]]
     done: dict[int, tuple[Weights, Weights]]
     picks: Weights
     lanes: Place
     unit: Place
     below: Place
+    guest: Place
+    received: dict[int, Place]
     used_bytes: int
 
 
-def place_cholesky(shape: CholeskyShape, spec: ChipSpec) -> Places:
+def place_cholesky(shape: CholeskyShape, spec: ChipSpec, chip: int) -> Places:
     """Raises CompileError when the matrix does not fit."""
     strips = Strips(spec)
     wide = ROWS * (ROWS + shape.tiles)
@@ -109,17 +121,17 @@ def place_cholesky(shape: CholeskyShape, spec: ChipSpec) -> Places:
     again = strips.take("again", WEST, 4, wide + 3 * ROWS)
     head = strips.take("head", WEST, 4, 1)
     first_part = strips.take("part", WEST, 2, ROWS)
-    both = strips.take("rows", WEST, 4, LANES * shape.tiles)
+    rows = strips.take("rows", WEST, 4, LANES * shape.tiles)
     lanes = strips.take("lanes", WEST, 1, ROWS)
     unit = strips.take("unit", WEST, 2, LANES)
     below = strips.take("below", WEST, 1, LANES)
+    guest = strips.take("guest", WEST, 4, LANES)
     matrix = {
-        t: strips.take("matrix", WEST, 4, min(shape.rows, LANES * (t + 1)))
-        for t in range(shape.tiles)
+        t: strips.take("matrix", WEST, 4, min(shape.rows, LANES * (t + 1))) for t in shape.own(chip)
     }
     strips.settle(
-        f"a matrix of {shape.n} x {shape.n} on a chip",
-        "use a smaller matrix",
+        f"a matrix of {shape.n} x {shape.n} on {shape.chips} chip{'s' * (shape.chips > 1)}",
+        "use more chips or a smaller matrix",
     )
     spread = again.at(wide)
     second, third = (Place(again.queues[i : i + 2], again.address + wide + ROWS) for i in (0, 2))
@@ -131,13 +143,15 @@ def place_cholesky(shape: CholeskyShape, spec: ChipSpec) -> Places:
         head,
         spread,
         (first_part, second, third),
-        (Place(both.queues[:2], both.address), Place(both.queues[2:], both.address)),
+        rows,
         columns,
         done,
         picks,
         lanes,
         unit,
         below,
+        guest,
+        {k: Place(RECEIVED_QUADS[k], spec.words_per_slice - LANES) for k in range(1, shape.chips)},
         strips.used_bytes(),
     )
 
@@ -161,7 +175,7 @@ def constants(places: Places) -> Image:
 
 
 def matrix_image(shape: CholeskyShape, places: Places, a: NDArray[np.float32] | None) -> Image:
-    """The upper triangle of ``a`` [n, n] by tiles."""
+    """The upper triangle of ``a`` [n, n], those tiles that a chip has, and its first block."""
     image: Image = []
     if a is None:
         return image
@@ -170,8 +184,9 @@ def matrix_image(shape: CholeskyShape, places: Places, a: NDArray[np.float32] | 
     padded[range(shape.n, shape.rows), range(shape.n, shape.rows)] = 1
     for tile, place in places.matrix.items():
         words = padded[: LANES * (tile + 1), LANES * tile : LANES * (tile + 1)]
-        for queue, plane in zip(place.queues, fp32_rows(words), strict=True):
-            image.append((queue, place.address, plane))
+        put_fp32(image, place, 0, np.ascontiguousarray(words))
+    if 0 not in places.matrix:
+        put_fp32(image, places.guest, 0, np.ascontiguousarray(padded[:LANES, :LANES]))
     return image
 
 

@@ -140,6 +140,11 @@ def prompt_entry(context: int, end: bool) -> str:
     return f"prompt-{context}{'-end' if end else ''}"
 
 
+def ends_prompt(entry: str) -> bool:
+    """Whether a launch gives the first token after a prompt, by the last stage alone."""
+    return entry.startswith("prompt-") and entry.endswith("-end")
+
+
 def belt_entry(context: int, number: int) -> str:
     """The program of beats of ``number`` modulo the belt's sequences."""
     return f"belt-{context}-{number}"

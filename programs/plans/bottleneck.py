@@ -12,7 +12,7 @@ from typing import Any
 
 from chip.errors import LpuError
 from chip.spec import changed_spec
-from programs.decoder import C2C, MATMUL, SOFTMAX, VXM
+from programs.decoder import C2C, MATMUL, NODE, SOFTMAX, VXM, machine_sizes
 from programs.plans.floor import Floor
 from programs.plans.plan import Plan, compile_plan
 
@@ -78,8 +78,8 @@ def bottleneck_of(phases: Mapping[str, int], floor: Floor) -> Bottleneck:
 class TriedChange:
     """A plan with one thing changed, in the words of ``lpu plan``.
 
-    cycles, interval_cycles: of a token and of a beat of the full belt; of seconds, where the clock
-    stays, they are as many.  problem: why there is no such plan; its cycles are then 0.
+    cycles, interval_cycles: of a token and of a beat of the full belt; no change touches the clock,
+    so fewer cycles are less time.  problem: why there is no such plan; its cycles are then 0.
     """
 
     change: str
@@ -117,7 +117,15 @@ def _changes(plan: Plan, bottleneck: Bottleneck) -> dict[str, dict[str, Any]]:
         found[f"--chips {chips} --tp {2 * tp}"] = {"tp": 2 * tp}
     elif {MATMUL, SOFTMAX, VXM} & set(phases) and tp < 8:
         found[f"--chips {2 * chips} --tp {2 * tp}"] = {"tp": 2 * tp, "chips": 2 * chips}
+    if plan.batch > 1 and chips >= NODE:
+        more = next((size for size in machine_sizes(_wiring(plan)) if size >= 2 * chips), chips)
+        found[f"--chips {more}"] = {"chips": more}
     return found
+
+
+def _wiring(plan: Plan) -> str:
+    """The name of the plan's wiring among ``programs.decoder.WIRINGS``."""
+    return "chain" if plan.pipeline.topology.name == "chain" else "usual"
 
 
 def _tried(plan: Plan, text: str, change: dict[str, Any]) -> TriedChange:
@@ -127,7 +135,7 @@ def _tried(plan: Plan, text: str, change: dict[str, Any]) -> TriedChange:
         "batch": plan.batch,
         "chips": plan.chips,
         "tp": plan.layout.tp,
-        "wiring": "chain" if plan.pipeline.topology.name == "chain" else "usual",
+        "wiring": _wiring(plan),
     }
     asked |= {name: value for name, value in change.items() if name != "spec"}
     try:

@@ -62,7 +62,8 @@ class RunResult:
 
     entries: the entry point of each launch; decode: the launches that gave a token;
     retired[chip]: the cycle at which each launch ended; sums[chip]: digest sums over all launches.
-    io_seconds: of host transfers; decode_io_seconds: those of the launches that gave a token.
+    io_seconds: of host transfers; decode_io_seconds: those of the launches
+    that took a token through all stages and gave one.
     faults: what ``programs.faults.modelled`` counted, empty without a plan.  saturations: of its
     chips.  begun: positions that the chips had been fed before the first launch.
     """
@@ -330,7 +331,8 @@ class Runner:
             if feeding.logits:
                 result.decode.append(number)
                 result.tokens.append(self._pick(job, len(result.decode)))
-                result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
+                if not feeding.resting:
+                    result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
             result.io_seconds = self.host.virtual_io_seconds - io_before
             self.peers.report(reached, result.tokens)
             if result.tokens and result.tokens[-1] in job.stop:

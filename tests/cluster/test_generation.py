@@ -229,6 +229,11 @@ def test_kept_chips_feed_stages_only_what_is_new(staged: Artifact) -> None:
                 perf_counter(),
             )
             assert kept.tokens == fresh.tokens
+            # The first token came from the last stage alone; it is no token's way through all.
+            assert fresh.decode_tokens == 2 and len(fresh.cycles_per_token) == 3
+            decode = staged.predicted_cycles["decode-64"]
+            assert fresh.whole_cycles == ([decode] * 2, [decode] * 2)
+            assert fresh.decode_seconds * staged.spec.clock_hz > 2 * decode
             launches.append((len(kept.entries), len(fresh.entries)))
     # Seven, nine and four tokens of a prompt on four stages; four and three are known already.
     assert launches == [(12, 12), (10, 14), (3, 9)]

@@ -9,8 +9,9 @@ import pytest
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec, load_chip_spec
 from cluster.errors import InputError
-from cluster.experiments.speculative import SpeculativeSettings, acceptance, run
+from cluster.experiments.speculative import SpeculativeSettings, acceptance, run, speculative
 from cluster.gpu import GpuGroup, load_gpu_spec
+from cluster.report import speculative_run
 from programs.models import architecture, config_of
 from programs.plans import compile_plan
 
@@ -126,3 +127,20 @@ def test_a_draft_on_the_gpu_takes_its_memory() -> None:
     with pytest.raises(InputError, match="with 40 sequences of 1,024 tokens exceeds"):
         crowd = replace(settings, prompt_tokens=1000, drafter="gpu", concurrent=40)
         run([[1]] * 40, crowd)
+
+
+def test_a_report_of_a_sweep_shows_its_headline() -> None:
+    """Each variant once, at the gamma, the temperature and over the link that were asked for."""
+    settings = SpeculativeSettings(
+        alpha=0.7, gamma=3, link="100gbe", lpu_cycles_per_token=30_000, max_new_tokens=16
+    )
+    alone = speculative(settings)
+    swept = speculative(replace(settings, sweep=True))
+    assert len(swept.report["rows"]) > 50 * len(alone.report["rows"])
+    first, second = (speculative_run([], found) for found in (alone, swept))
+    assert first["bars"] == second["bars"] and first["belts"] == second["belts"]
+    by_name = {row["variant"]: row for row in alone.report["rows"]}
+    for bars, key in zip(second["bars"], ("speedup", "tpot_s"), strict=True):
+        shown = {bar["name"]: bar["value"] for bar in bars["values"]}
+        assert len(shown) == len(bars["values"]) == len(by_name)
+        assert shown == {name: row.get(key) for name, row in by_name.items()}

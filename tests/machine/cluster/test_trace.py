@@ -293,6 +293,11 @@ def test_both_formats_say_the_same(
     assert flows[0] == flows[1] and set(flows[0].values()) == {1}
     assert len(flows[0]) == sum(1 for e in events if e["ph"] == "s")
     assert "link[0] send to chip[1]" in rows.values() and "MEM west" in rows.values()
+    # tracks that overlap are shown as one, whose lanes need no numbers
+    named = [e for e in events if e["ph"] == "M" and e["name"] == "thread_name"]
+    lanes = Counter((e["pid"], re.sub(r" \+[0-9]+$", "", e["args"]["name"])) for e in named)
+    assert Counter((process[track], name) for track, name in rows.items()) == lanes
+    assert max(lanes.values()) > 1
 
 
 @settings(max_examples=examples(60), deadline=None)

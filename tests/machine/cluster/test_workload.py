@@ -30,6 +30,7 @@ from cluster.cli import run
         (("matmul", "--m", "30000", "--n", "30000"), ("does not fit", "bytes too many")),
         (("matmul", "-o", "/no/such/place/x.lpu"), ("/no/such/place",)),
         (("cholesky", "--n", "0"), ("--n 0",)),
+        (("cholesky", "--chips", "3"), ("--chips 3", "1, 2, 4 or 8")),
         (("mlp", "--sizes", "10"), ("--sizes 10",)),
         (("mlp", "--sizes", "10,-3"), ("--sizes 10,-3",)),
         (("mlp", "--batch", "20000"), ("more than a slice holds", "smaller image or batch")),

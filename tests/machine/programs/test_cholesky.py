@@ -10,6 +10,7 @@ from chip import numerics
 from chip.checker import check
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
+from interconnect.vectors import check_fabric
 from programs.cholesky import CholeskyShape, compile_cholesky, golden_cholesky, read_cholesky
 from programs.cholesky.compiler import ENTRY
 from programs.running import LOOKAHEAD, Runner
@@ -25,39 +26,39 @@ def random_matrix(n: int, seed: int = 0, spread: float = 0.0) -> F32:
     return np.asarray(g @ g.T / n + np.diag(np.diag(g @ g.T)) / n, np.float32)
 
 
-def compare(n: int, spec: ChipSpec = SPEC, spread: float = 0.0) -> int:
-    """Compile, check, run; every bit of L must be the golden model's.  Returns the cycles."""
-    shape, a = CholeskyShape(n), random_matrix(n, n, spread)
+def compare(n: int, chips: int = 1, spec: ChipSpec = SPEC, spread: float = 0.0) -> None:
+    """Compile, check, run; every bit of L must be the golden model's."""
+    shape, a = CholeskyShape(n, chips), random_matrix(n, n, spread)
     artifact = compile_cholesky(shape, spec, a)
-    program = artifact.program(ENTRY, 0)
-    assert [str(finding) for finding in check(program, spec)] == []
+    programs = artifact.programs[ENTRY]
+    assert [str(finding) for program in programs for finding in check(program, spec)] == []
+    assert check_fabric(programs, artifact.program_of_chip, artifact.cables, spec) == []
     runner = Runner.alone(artifact)
     cycles = artifact.predicted_cycles[ENTRY]
     assert set(runner.launch(ENTRY, 0, LOOKAHEAD).values()) == {cycles}
-    found = read_cholesky(shape, spec, runner.chips[0])
+    found = read_cholesky(shape, spec, runner.chips)
     wanted = golden_cholesky(a)
     assert found.dtype == wanted.dtype and found.shape == (n, n)
     assert np.array_equal(found.view(np.uint32), wanted.view(np.uint32))
-    return cycles
 
 
-@pytest.mark.parametrize("n", [1, 16, 39])
-def test_factors_equal_the_golden_model(n: int) -> None:
-    compare(n)
+@pytest.mark.parametrize(("n", "chips"), [(1, 1), (16, 2), (39, 1)])
+def test_factors_equal_the_golden_model(n: int, chips: int) -> None:
+    compare(n, chips)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("n", "spread"), [(60, 3.0), (320, 0.0), (345, 1.0)])
-def test_factors_of_blocks_equal_the_golden_model(n: int, spread: float) -> None:
-    compare(n, spread=spread)
+@pytest.mark.parametrize(("n", "chips", "spread"), [(60, 1, 3.0), (330, 2, 1.0)])
+def test_factors_of_blocks_equal_the_golden_model(n: int, chips: int, spread: float) -> None:
+    compare(n, chips, spread=spread)
 
 
 @pytest.mark.long
 def test_another_chip_factors_alike() -> None:
-    compare(40, PRESETS["groq-3-lp30"])
+    compare(40, spec=PRESETS["groq-3-lp30"])
 
 
-@pytest.mark.parametrize("n", [5, 100, 330, 650])
+@pytest.mark.parametrize("n", [5, 60, pytest.param(330, marks=pytest.mark.long)])
 def test_golden_factors_are_near_those_of_float64(n: int) -> None:
     a = random_matrix(n)
     found = golden_cholesky(a).astype(np.float64)
@@ -89,7 +90,9 @@ def test_the_lower_triangle_is_not_read() -> None:
 def test_what_cannot_be_factored() -> None:
     with pytest.raises(CompileError, match="a matrix of 0 rows: use 1 or more"):
         CholeskyShape(0)
-    with pytest.raises(CompileError, match=r"a matrix of 9000 x 9000 on a chip does not fit"):
+    with pytest.raises(CompileError, match=r"a matrix of 9000 x 9000 on 1 chip does not fit"):
         compile_cholesky(CholeskyShape(9000), SPEC)
+    with pytest.raises(CompileError, match="a matrix on 3 chips: use 1, 2, 4 or 8"):
+        CholeskyShape(9, 3)
     with pytest.raises(ValueError, match=r"the matrix is float64 \(3, 3\): use float32 \[4, 4\]"):
         compile_cholesky(CholeskyShape(4), SPEC, np.eye(3))  # type: ignore[arg-type]

@@ -420,6 +420,14 @@ def test_more_sequences_than_stages_give_no_more_tokens() -> None:
     assert found.per_user == found.total / 5
 
 
+def test_more_chips_are_tried_where_a_belt_waits_for_its_slowest_stage() -> None:
+    plan = compile_plan("small", FULL, SPEC, context=64, chips=16, tp=8, batch=2)
+    worst = bottleneck_of(dict.fromkeys(PHASES, 1) | {"vxm": 9}, Floor(1, 1, 1, 1, 1, 1, 1))
+    (more,) = try_changes(plan, worst)
+    assert (more.change, more.chips) == ("--chips 32", 32)
+    assert more.interval_cycles < plan.interval_cycles and more.cycles > plan.cycles
+
+
 def test_a_row_of_nodes_is_tried_where_handing_over_is_the_bottleneck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

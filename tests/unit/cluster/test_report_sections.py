@@ -31,7 +31,7 @@ def launches(artifact: Artifact) -> list[Launched]:
 @pytest.fixture(scope="module")
 def made(artifact: Artifact, launches: list[Launched]) -> Run:
     return generation_run(
-        [("a", "b")], "title", artifact, launches, architecture("target"), "int8", 0
+        [("a", "b")], "title", artifact, launches, architecture("target"), "int8", 0, 2
     )
 
 

@@ -164,6 +164,8 @@ def generated(**changed: Any) -> Any:
     }
     for name, value in changed.items():
         (result if name in result else outer)[name] = value
+    whole = result["cycles_per_token"], result["predicted_cycles_per_token"]
+    result.setdefault("whole_cycles", whole)
     return SimpleNamespace(result=SimpleNamespace(**result), **outer)
 
 
@@ -208,6 +210,15 @@ def test_where_a_text_was_made(actors: int, said: str) -> None:
     assert dict(generation_facts(generated(actors=actors)))["machine"] == (
         f"8 chips, {said}, lookahead"
     )
+
+
+def test_a_text_of_the_token_that_its_prompt_gave() -> None:
+    """The last stage alone made it: no token took its way through all stages by itself."""
+    alone = generated(cycles_per_token=[400], predicted_cycles_per_token=[400])
+    alone.result.whole_cycles = ([], [])
+    facts = dict(generation_facts(alone))
+    assert facts["cycles per token"] == "none but the first"
+    assert facts["floor of the machine"] == "1,000"
 
 
 def test_a_text_that_might_go_on() -> None:
@@ -331,7 +342,7 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         "full belt": (
             "4 sequences: 250.0 tokens/s for each, 1,000.2 in all, 0.0876 J per token (estimate); "
             "these chips have caches for 3 at this context: --batch 4 without --chips plans a "
-            "machine for all"
+            "machine for all; a kernel serves one sequence, so more than 2 take turns"
         ),
         "SRAM of the fullest chip": "43.2% used",
         "  kv cache": "5,000 bytes",
@@ -373,7 +384,7 @@ def test_a_plan_with_experts_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plan_s_advice_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = {"chips": 16, "interval_cycles": 3, "problem": ""}
+    one = {"chips": 16, "interval_cycles": 2500, "problem": ""}
     row = planned(
         tried=[
             {**one, "change": "--context 9", "cycles": 7500},
@@ -393,10 +404,11 @@ def test_a_plan_s_advice_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "print_table", lambda title, rows: found.append((title, rows)))
     _show(row)
     ((_, rows),) = found
+    belt = "2,500 cycles (no change) between tokens of a full belt"
     assert [text for name, text in rows if name == "  tried"] == [
-        "--context 9: 7,500 cycles a token, 25.0% fewer",
-        "--tp 4: 10,500 cycles a token, 5.0% more",
-        "--tp 2: 10,001 cycles a token, no change",
+        f"--context 9: 7,500 cycles (25.0% fewer) a token, {belt}",
+        f"--tp 4: 10,500 cycles (5.0% more) a token, {belt}",
+        f"--tp 2: 10,001 cycles (no change) a token, {belt}",
         "--tp 1: no plan, no room",
     ]
     assert dict(rows)["cost of a million tokens"] == (
@@ -404,7 +416,7 @@ def test_a_plan_s_advice_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert dict(rows)["full belt"] == (
         "4 sequences: 250.0 tokens/s for each, 1,000.2 in all; the chips have caches for all of "
-        "them"
+        "them; a kernel serves one sequence, so more than 2 take turns"
     )
 
 
@@ -433,6 +445,9 @@ def test_plans_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     print_plans("target by context", ["context"], priced)  # in the place of the interval
     said = cells(capsys.readouterr().out)
     assert ["1,024", "16", "8", "x", "2", "10,000", *row[5:], "0.346", "0.0123"] in said
+    many = [planned(context=1 << n) for n in range(5)]
+    print_plans("target by context", ["context"], many)
+    assert "bottleneck at context 1 to 16 (5 plans): weights (44%)" in capsys.readouterr().out
     print_plans("target by chips", ["chips"], rows[:1])
     # the number of chips once
     assert ["16", *row, "0.346"] in cells(capsys.readouterr().out)
