@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         InputError,
         "burst 0: use 1 to .* requests",
     ),
-    "median": (lambda: Lengths(prompt_median=0), InputError, "prompt_median 0: use 1 to .* tokens"),
+    "median": (lambda: Lengths(prompt_median=0), InputError, "prompt_median 0: use 1 to [0-9,]+ tokens"),
     "spread": (lambda: Lengths(spread=4.0), InputError, "spread 4.0: use a number from 0 to 3"),
     "groups": (
         lambda: Scaling(3, 2),

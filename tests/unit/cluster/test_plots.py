@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ NOWHERE = Path("nowhere.svg")
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """The figures made, not written."""
     found: list[Figure] = []
     monkeypatch.setattr(plots, "_save", lambda figure, path: found.append(figure))
-    return found
+    yield found
+    for axes in (one for figure in found for one in figure.axes if one.has_data()):
+        # to read numbers off; what says that there is nothing has none
+        lines = [*axes.get_xgridlines(), *axes.get_ygridlines()]
+        assert any(line.get_visible() for line in lines), axes.get_title()
 
 
 def bars(axes: Axes) -> list[tuple[float, float, float, float]]:

@@ -157,3 +157,13 @@ def test_working_quads_are_ordered_from_the_middle_of_the_vxm(spec: ChipSpec) ->
     for here, there in zip(frames.working, frames.working[1:], strict=False):
         if farthest[frames.working.index(here)] == farthest[frames.working.index(there)]:
             assert here < there
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_word_begins_with_the_plane_whose_turn_it_is(spec: ChipSpec) -> None:
+    """Where a frame carries whole turns it begins with the first one on every link."""
+    frames = link_frames(spec)
+    for link in LINK_NUMBERS:
+        for frame in range(9):
+            turned = (frame + int(frames.rotation[link])) % 4
+            assert frames.first_plane(link, frame) == (0 if frames.turn_frames == 1 else turned)
