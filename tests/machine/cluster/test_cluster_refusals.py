@@ -72,11 +72,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("generate --temperature -1", "--temperature -1.0: use a finite number, 0 or more"),
     "fabric": ("fabric collective --op gossip --chips 8", "gossip"),
     "fabric bytes": ("fabric collective --op all-reduce --chips 8 --bytes 0", "use 1 or more"),
-    "change": ("plan --model draft --set chip.hop_cycles=x", "'x' is no int"),
-    "field": ("plan --model draft --set hop=3", "--set hop=3: use chip.FIELD=VALUE with one of"),
+    "change": (
+        "plan --model draft --set chip.hop_cycles=x",
+        "'x' is no whole number; write 650 or",
+    ),
+    "field": (
+        "plan --model draft --set hop=3",
+        "--set hop=3: use chip.FIELD=VALUE, or VALUE of chips",
+    ),
     "plan sweep": (
         "plan --model draft --sweep chips=x",
-        "--sweep chips=x: use chips, context, batch as in chips",
+        "--sweep chips=x: 'x' is no whole number",
     ),
     "plot": ("plan --model draft --sweep chips=1..2 --plot a.pdf", "a name that ends in .png or"),
     "sweep": ("workload matmul --sweep 1:2", "use from:to:step, for instance 1376:3500:118"),
@@ -126,7 +132,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         InputError,
         "burst 0: use 1 to .* requests",
     ),
-    "median": (lambda: Lengths(prompt_median=0), InputError, "prompt_median 0: use 1 to [0-9,]+ tokens"),
+    "median": (
+        lambda: Lengths(prompt_median=0),
+        InputError,
+        "prompt_median 0: use 1 to [0-9,]+ tokens",
+    ),
     "spread": (lambda: Lengths(spread=4.0), InputError, "spread 4.0: use a number from 0 to 3"),
     "groups": (
         lambda: Scaling(3, 2),
