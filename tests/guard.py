@@ -161,6 +161,10 @@ ENTRIES = {
     "product, int8 sums of 2 chips": _product(
         "matmul --m 40 --k 640 --n 330 --dtype int8 --chips 2 --split rows"
     ),
+    "product over rows and columns of chips": _product(
+        "matmul --m 40 --k 640 --n 330 --chips 6 --split rows:3,columns:2"
+    ),
+    "factorisation on 2 chips": _product("cholesky --n 40 --chips 2"),
     "product, of the paper": Entry(("workload matmul",)),
     "mlp": _product("mlp"),
     "ResNet-50, small image": _product("resnet50 --size 32"),

@@ -181,6 +181,7 @@ EXAMPLES: dict[str, str] = {
     "mlp": "lpu workload mlp --run",
     "resnet50": "lpu workload resnet50 --size 224",
     "bert": "lpu workload bert --model large --chips 8",
+    "cholesky": "lpu workload cholesky --n 320 --chips 1 --run",
 }
 
 

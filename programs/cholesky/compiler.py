@@ -139,7 +139,12 @@ def _factor_rows(shape: CholeskyShape, block: int, group: int, chip: int, kernel
         kernels.keep_rows(words[number], tile, width, number, group, ready)
         for number, tile in enumerate(tiles)
     ]
-    return max(kernels.turn(t, group, done) for t, done in zip(tiles, kept, strict=True))
+    # of the block on the diagonal only what lies behind these rows is needed any more
+    wanted = [range((group + 1) * (t == block), shape.height(t) // ROWS) for t in tiles]
+    return max(
+        kernels.turn(tile, groups, group, done)
+        for tile, groups, done in zip(tiles, wanted, kept, strict=True)
+    )
 
 
 def _update_rest(shape: CholeskyShape, block: int, chip: int, kernels: Kernels) -> int:

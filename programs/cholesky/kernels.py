@@ -354,42 +354,48 @@ class Kernels:
             p.store(place.at(group), stream, p.driven(when), position, n=1, dcg=1)
         return alu
 
-    def turn(self, tile: int, group: int, ready: int) -> int:
-        """The rows so far, up to ``group``, as columns: weights, and words to stream past them."""
-        places, done = self.places, ready
+    def turn(self, tile: int, wanted: range, group: int, ready: int) -> int:
+        """The rows so far, up to ``group``, as columns: weights, and words to stream past them.
+
+        wanted: the tile's column groups of sixteen that are still used.
+        """
+        if not wanted:
+            return ready
+        places, done, first = self.places, ready, ROWS * wanted.start
+        rows = Rows(ROWS * len(wanted))
         for known, columns, words in zip(
             places.done[tile],
             places.columns[tile],
-            self._halves(places.rows.at(LANES * tile)),
+            self._halves(places.rows.at(LANES * tile + first)),
             strict=True,
         ):
             weights = Weights(known.halves, group + 1)
-            finish = self._turned(columns, words)
-            done = max(done, self._product(weights, (places.unit,), Rows(LANES), finish, ready))
+            halves = tuple(half.at(wanted.start) for half in columns.halves)
+            finish = self._turned(halves, words, len(wanted))
+            parts = (places.unit.at(first),)
+            done = max(done, self._product(weights, parts, rows, finish, ready))
         return done
 
-    def _turned(self, columns: Weights, words: Place) -> Finish:
+    def _turned(self, columns: tuple[Place, ...], words: Place, groups: int) -> Finish:
         def finish(p: Pass, emitted: Emitted) -> None:
-            at, spacing = emitted.vxm_cycle, emitted.spacing
-            code = columns.halves[0].outward + 12
-            alu, out = p.op(
-                Op.CVT_F32_F16, at, emitted.stream, n=LANES, dc=spacing, out=code, width=2
-            )
+            at, spacing, n = emitted.vxm_cycle, emitted.spacing, ROWS * groups
+            code = columns[0].outward + 12
+            alu, out = p.op(Op.CVT_F32_F16, at, emitted.stream, n=n, dc=spacing, out=code, width=2)
             position = isa.drive_position(isa.VXM_QUEUE, code)
-            for half, place in enumerate(columns.halves):
+            for half, place in enumerate(columns):
                 stream = Stream(code + half, 1, out.tag)
                 p.store(
                     place,
                     stream,
                     p.driven(at),
                     position,
-                    n=GROUPS,
+                    n=groups,
                     dc=ROWS * spacing,
                     da=1,
                     dcg=spacing,
                 )
             code = words.outward + 16
-            _, out = p.op(Op.MOV, at + 3, alu, n=LANES, dc=spacing, out=code, width=2)
-            p.keep(words, out, at + 3, n=LANES, dc=spacing)
+            _, out = p.op(Op.MOV, at + 3, alu, n=n, dc=spacing, out=code, width=2)
+            p.keep(words, out, at + 3, n=n, dc=spacing)
 
         return finish

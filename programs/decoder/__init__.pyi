@@ -34,7 +34,7 @@ from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Pipeline, build_pipeline
 from .stage_code import Body
-from .stages import ATTENTION, Stage, part_tiles, single_stage
+from .stages import ATTENTION, Stage, ffn_part, part_tiles, single_stage
 
 __all__ = [
     "ATTENTION",
@@ -68,6 +68,7 @@ __all__ = [
     "deal_model",
     "ends_prompt",
     "entry_at",
+    "ffn_part",
     "home_of",
     "join_images",
     "machine_sizes",

@@ -449,7 +449,8 @@ class BlockScheduler:
         """The FFNs of the experts that the router chooses, x being normed by ``ready``."""
         s, d, layout, spec = self.places, self.schedule, self.places.layout, self.spec
         assert s.choice is not None and m.router is not None
-        choice = replace(s.choice, maps=m.maps)
+        held = None if len(m.experts) == layout.experts else m.experts
+        choice = replace(s.choice, maps=m.maps, held=held)
         logits = self._matmul(m.router, layout.x_tiles, ready, None, choice.targets())
         mapped, shared = choose_experts(d, spec, max(logits), choice, s.constants)
         self._did(VXM, mapped)
@@ -457,7 +458,7 @@ class BlockScheduler:
         copied = mapped
         if m.scales is not None and choice.scales is not None:
             copied = copy_chosen(
-                d, spec, mapped, m.scales, layout.experts, k, m.maps[2], choice.scales
+                d, spec, mapped, m.scales, len(m.experts), k, m.maps[2], choice.scales
             )
         tiles = [range(i * m.tiles, (i + 1) * m.tiles) for i in range(k)]
         slots = [(s.act, [p.at(t) for p in (s.results, s.up) for t in own]) for own in tiles]

@@ -17,7 +17,7 @@ from interconnect.wiring import Topology, chain_of, chain_sizes, topology_of, us
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
 from programs.decoder.places import StagePlaces, blocks_of, cached_words
-from programs.decoder.stages import Fits, Stage, deal, model_blocks, pack, whole_again
+from programs.decoder.stages import Fits, Stage, deal, ffn_part, model_blocks, pack, whole_again
 from programs.models import ModelConfig
 
 NODE = 8
@@ -77,7 +77,8 @@ def _fits(places: StagePlaces, split: bool) -> Fits:
 
 def _most_parts(layout: Layout) -> int:
     """Parts an FFN may be cut into: one where its whole sum is normed before it is added to x."""
-    return 1 if layout.post_norms else min(MOST_PARTS, layout.ffn_tiles)
+    # a part of experts has two at least
+    return 1 if layout.post_norms else min(MOST_PARTS, max(layout.ffn_tiles, layout.experts // 2))
 
 
 def _head_parts(fits: Fits) -> int:
@@ -109,7 +110,9 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
         if block.kind == "attention":
             total += attention / rate * 1.4 + scores + exchange + 500
         else:
-            total += (ffn / block.parts + router) / rate * 1.4 + exchange + 800
+            tiles, _ = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            own = ffn * len(tiles) / layout.ffn_tiles
+            total += (own + router) / rate * 1.4 + exchange + 800
     if stage.head:
         head = t * layout.vocab_blocks * layout.vocab_width / 16 / stage.head_parts
         total += head / rate * 1.4 + 300

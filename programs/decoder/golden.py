@@ -26,7 +26,7 @@ from chip import numerics
 from chip.saturation import Tally
 from programs.decoder.lanes import Layout
 from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel, RopeRows
-from programs.decoder.stages import part_tiles
+from programs.decoder.stages import ffn_part
 from programs.decoder.weighted_values import capped, mean_on_planes
 from programs.models import GELU_TANH
 
@@ -310,9 +310,10 @@ class GoldenDecoder:
             taken = self._input(x)
             self.tally.at(str(number))
             for part in range(parts):  # all of the same normed x
-                tiles = part_tiles(self._layout.ffn_tiles, part, parts)
+                layout = self._layout
+                tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, parts)
                 own = slice(tiles.start, tiles.stop)
-                sums = [self._feed_forward(c, number, taken, own) for c in self._chips]
+                sums = [self._feed_forward(c, number, taken, own, held) for c in self._chips]
                 x = x + self._given(_tree(sums), number, 1)
             if watch is not None:
                 watch(number, "ffn", x)
@@ -470,14 +471,22 @@ class GoldenDecoder:
             return polynomial * gate
         return gate * HALF
 
-    def _feed_forward(self, chip: _Chip, layer: int, normed: _Activation, tiles: slice) -> F32:
-        """Return the chip's partial sums [P, T, 320] of ``tiles`` of the gated FFN."""
+    def _feed_forward(
+        self, chip: _Chip, layer: int, normed: _Activation, tiles: slice, held: range
+    ) -> F32:
+        """Return the chip's partial sums [P, T, 320] of ``tiles`` of the gated FFN.
+
+        held: experts of the part; a slot of another one takes the first of them, with a share of 0.
+        """
         ffns = chip.ffns[layer]
         if len(ffns) == 1:
             return ffns[0]["down"](self._dynamic(self._gated(ffns[0], normed, tiles)), tiles)
         results = chip.layers[layer]["router"](normed)[..., : len(ffns)]
         logits = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
         chosen, shares = choice_of(logits, self._layout.chosen)
+        missing = (chosen < held.start) | (chosen >= held.stop)
+        chosen = np.where(missing, held.start, chosen)
+        shares = np.where(missing, np.float32(0), shares)
         count = chosen.shape[1]
         hidden = np.zeros((*chosen.shape, tiles.stop - tiles.start, LANES), np.float32)
         of_expert = [np.nonzero(chosen == e) for e in range(len(ffns))]

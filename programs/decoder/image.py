@@ -83,12 +83,14 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
     if block.kind == ATTENTION:
         return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
     assert isinstance(m, FfnMatrices)
-    own = slice(m.first_tile, m.first_tile + m.tiles)
-    experts = max(block.weights.experts for block in m.down.rounds[0])
-    found = {"down": Matrix(layer.down.values[own], layer.down.scale)}
-    for name, w in (("gate", layer.gate), ("up", layer.up)):
-        blocks = np.arange(w.values.shape[1]).reshape(experts, -1)[:, own].reshape(-1)
-        found[name] = Matrix(w.values[:, blocks], None if w.scale is None else w.scale[blocks])
+    own, held = slice(m.first_tile, m.first_tile + m.tiles), m.experts
+    every = layer.down.values.shape[1] // len(m.down.columns)  # experts of the layer
+    found = {}
+    for name, w in (("gate", layer.gate), ("up", layer.up), ("down", layer.down)):
+        numbers = np.arange(w.values.shape[1]).reshape(every, -1)[held.start : held.stop]
+        blocks = numbers[:, slice(None) if name == "down" else own].reshape(-1)
+        values = w.values[own] if name == "down" else w.values
+        found[name] = Matrix(values[:, blocks], None if w.scale is None else w.scale[blocks])
     router = layer.router
     for part, name in enumerate(() if router is None else ("router", "fine")):
         if router is not None and part < router.values.shape[1]:
@@ -111,7 +113,7 @@ def _put_expert_scales(
     if m.scales is None:
         return
     assert m.scales.symbol is not None
-    experts = max(block.weights.experts for block in m.down.rounds[0])
+    experts = len(m.experts)
     rows = []
     for expert in range(experts):
         for name, index in m.gate_up.columns + m.down.columns:

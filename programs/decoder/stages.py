@@ -69,6 +69,17 @@ def part_tiles(tiles: int, part: int, parts: int) -> range:
     return range(tiles * part // parts, tiles * (part + 1) // parts)
 
 
+def ffn_part(tiles: int, experts: int, part: int, parts: int) -> tuple[range, range]:
+    """The tiles of every FFN and the experts that part ``part`` of ``parts`` computes.
+
+    tiles: of an FFN, or of each expert's.  Parts are cut between tiles where there are as many,
+    else between experts.
+    """
+    if experts == 1 or parts <= tiles:
+        return part_tiles(tiles, part, parts), range(experts)
+    return range(tiles), part_tiles(experts, part, parts)
+
+
 def model_blocks(layers: int, parts: int, kinds: Sequence[LayerKind] = ()) -> tuple[Block, ...]:
     """Every block of a model in order, every FFN in ``parts`` parts; kinds: of its layers."""
     found: list[Block] = []

@@ -16,7 +16,7 @@ from typing import Any
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Pass, Place, Schedule, Self, Stream, offsets
+from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Self, Stream, offsets
 from chip.spec import ChipSpec
 from programs.kernels.norm import Constants, install_ones
 
@@ -53,7 +53,9 @@ class ChoicePlaces:
     bytes, word f is not zero on the lanes behind f (west); ranks: whole numbers (west); indices,
     logits: of the chosen ones, in the order of their ranks; best: the greatest logit; weights:
     what shares are before they are divided by their sum; inverse: of the sum; shares;
-    scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills.
+    scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills;
+    held: where given, those of the experts that are here; a slot of another one has the offset of
+    the first of them, and a share of 0.
     """
 
     experts: int
@@ -73,6 +75,7 @@ class ChoicePlaces:
     shares: Place
     maps: tuple[MapPlaces, ...]
     scales: Place | None = None
+    held: range | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""
@@ -220,8 +223,12 @@ def _write_map(
     """Index times stride as two bytes to the maps of both hemispheres."""
     p = Pass(schedule, spec)
     t, k = 40, places.chosen
-    index = p.load(places.indices, 32, t, n=k, da=1)
+    index: Operand = p.load(places.indices, 56, t, n=k, da=1)
     first_read = p.blocks[-1]["cycle"]
+    if places.held is not None:
+        own, _ = p.op(Op.SUB_F32, t, index, imm=float(places.held.start), n=k)
+        index = _if_held(p, t, index, own, places.held, k, 1)
+        t += 9
     offset, _ = p.op(Op.MUL_F32, t, index, imm=float(target.stride), n=k)
     for place, code in ((target.west, 40), (target.east, 8)):
         low, out = p.op(Op.CVT_F32_I32, t + 3, offset, n=k, out=code, width=1)
@@ -251,12 +258,34 @@ def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces
     p.keep(places.inverse, out, end + 6)
     ready = schedule.place(p, ready - first_read) + p.ready
     p = Pass(schedule, spec)
-    weight_again = p.load(places.weights, 32, t, n=k, da=1)
-    inverse = p.load(places.inverse, 36, t, n=k)
-    _, out = p.op(Op.MUL_F32, t, weight_again, inverse, n=k, out=4)
-    p.keep(places.shares, out, t, n=k)
-    first_read = min(block["cycle"] for block in p.blocks[:2])
+    # every other cycle: indices and weights lie on the same slices
+    weight_again = p.load(places.weights, 32, t, n=k, dc=2, da=1)
+    inverse = p.load(places.inverse, 36, t, n=k, dc=2)
+    if places.held is None:
+        share, out = p.op(Op.MUL_F32, t, weight_again, inverse, n=k, dc=2, out=4)
+    else:
+        share, _ = p.op(Op.MUL_F32, t, weight_again, inverse, n=k, dc=2)
+        share, _ = p.op(Op.MOV, t + 3, share, n=k, dc=2)
+        index = p.load(places.indices, 40, t + 3, n=k, dc=2, da=1)
+        share = _if_held(p, t + 3, index, share, places.held, k, 2)
+        t += 12
+        _, out = p.op(Op.MOV, t, share, n=k, dc=2, out=4)
+    p.keep(places.shares, out, t, n=k, dc=2)
+    first_read = min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
     return schedule.place(p, ready - first_read) + p.ready
+
+
+def _if_held(p: Pass, t: int, index: Operand, value: Alu, held: range, n: int, dc: int) -> Alu:
+    """``value`` of what an expert of ``held`` has, else +0; chained at ``t`` + 9.
+
+    index: taken at ``t``, when ``value`` is dispatched too.
+    """
+    enough, _ = p.op(Op.GE_F32, t, index, imm=float(held.start), n=n, dc=dc)
+    beyond, _ = p.op(Op.GE_F32, t, index, imm=float(held.stop), n=n, dc=dc)
+    value, _ = p.op(Op.MASK, t + 3, value, enough, n=n, dc=dc)
+    beyond, _ = p.op(Op.MOV, t + 3, beyond, n=n, dc=dc)
+    value, _ = p.op(Op.MASK_BAR, t + 6, value, beyond, n=n, dc=dc)
+    return value
 
 
 def copy_chosen(

@@ -20,6 +20,7 @@ from programs.decoder import (
     NODE,
     SOFTMAX,
     VXM,
+    ffn_part,
     memory_bytes,
     part_tiles,
     router_columns,
@@ -173,8 +174,8 @@ def _sram(plan: Plan) -> dict[str, int]:
         own = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)
         weights = t * len(own) * layout.vocab_width * 320
     for block in stage.blocks:
-        tiles = part_tiles(layout.ffn_tiles, block.part, block.parts)
-        ffn = layout.experts * len(tiles) * ffn_tile + router
+        tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+        ffn = len(held) * len(tiles) * ffn_tile + router
         weights += attention if block.kind == ATTENTION else ffn
         blocks += block.kind == ATTENTION
     weights *= item

@@ -221,29 +221,31 @@ def tiles_of(shape: Shape, attended: F32) -> F32:
     return out
 
 
-def compiled(shape: Shape, context: int, cap: float = 0.0, append: bool = False) -> Program:
+def compiled(
+    shape: Shape, context: int, cap: float = 0.0, append: bool = False, spec: ChipSpec = SPEC
+) -> Program:
     """One token's attention, without findings; ``append``: of its key and value first."""
     schedule = Schedule()
     ready = (0, 0, 0)
     if append:
-        key = append_key(schedule, SPEC, KEY, 0, shape.tile, PLACES)
-        ready = (0, key, append_value(schedule, SPEC, VALUE, 0, shape.tile, PLACES))
+        key = append_key(schedule, spec, KEY, 0, shape.tile, PLACES)
+        ready = (0, key, append_value(schedule, spec, VALUE, 0, shape.tile, PLACES))
     if shape.cached == 1:
-        end = attend_on_planes(schedule, SPEC, shape.group, context, ready, shape.tile, PLACES, cap)
+        end = attend_on_planes(schedule, spec, shape.group, context, ready, shape.tile, PLACES, cap)
     else:
         groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
-        end = attend_tiles(schedule, SPEC, groups, context, ready, PLACES, cap)
+        end = attend_tiles(schedule, spec, groups, context, ready, PLACES, cap)
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
-    assert check(program, SPEC) == []
+    assert check(program, spec) == []
     return program
 
 
 class Stand:
     """A chip with constants in place; rows go in and out as arrays."""
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape, self.chip = shape, Chip(SPEC, 0)
+    def __init__(self, shape: Shape, spec: ChipSpec = SPEC) -> None:
+        self.shape, self.spec, self.chip = shape, spec, Chip(spec, 0)
         for place in PLACES.constants:
             for queue, words in zip(place.queues, constant_words(), strict=True):
                 self.chip.write_words(queue, place.address, words)
@@ -311,13 +313,13 @@ class Stand:
 
     def run(self, program: Program) -> F32:
         """The query tiles [tiles, 320] after a launch."""
-        self.chip.begin(link(program, SPEC), 0)
+        self.chip.begin(link(program, self.spec), 0)
         assert self.chip.run() == Status.DONE
         return self.read_outputs(self.chip.sram)
 
     def run_reference(self, program: Program) -> F32:
         """The same by the reference executor, on a copy of the SRAM."""
-        chip = ReferenceChip(SPEC)
+        chip = ReferenceChip(self.spec)
         chip.sram[:] = self.chip.sram
         chip.run(program)
         return self.read_outputs(chip.sram)

@@ -94,6 +94,7 @@ MODELS = {
     "mixtral-8x7b": (32, 4096, 32, 8, 128, 14336, 32000),
     "qwen3-8b": (36, 4096, 32, 8, 128, 12288, 151936),
     "qwen3-235b": (94, 4096, 64, 4, 128, 1536, 151936),
+    "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 768, 151936),
     "opt-66b": (64, 9216, 72, 72, 128, 36864, 50272),
     "deepseek-v3": (61, 7168, 128, 128, 128, 2048, 129280),
     "gemma-2b": (18, 2048, 8, 1, 256, 16384, 256000),
@@ -106,6 +107,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"experts": 8, "experts_per_token": 2},
     "qwen3-8b": {"head_norms": True},
     "qwen3-235b": {"experts": 128, "experts_per_token": 8, "head_norms": True},
+    "qwen3-30b-a3b": {"experts": 128, "experts_per_token": 8, "head_norms": True},
     "opt-66b": {"tied": True, "gated": False, "biases": True, "learned_positions": 2050},
     "deepseek-v3": {
         "experts": 256,

@@ -13,7 +13,15 @@ from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces, SharePlaces, share_of
-from programs.decoder import ATTENTION, Layout, Stage, part_tiles, router_parts, single_stage
+from programs.decoder import (
+    ATTENTION,
+    Layout,
+    Stage,
+    ffn_part,
+    part_tiles,
+    router_parts,
+    single_stage,
+)
 from programs.decoder.places.caches import LAYER_VARIANTS, CacheForm, cache_cuts, place_caches
 from programs.decoder.places.matrices import MatrixPlacer, MatrixPlaces, matrix_shapes, part_shapes
 from programs.decoder.places.planes import (
@@ -79,6 +87,7 @@ class FfnMatrices:
     tiles: int
     part: int
     parts: int
+    experts: range = range(1)  # of the layer's, those that are here
     router: MatrixPlaces | None = None  # with every part
     maps: tuple[MapPlaces, ...] = ()  # of gate and up, of down, of the scales
     scales: Place | None = None  # of all experts, one after the other
@@ -525,8 +534,8 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
         if block.kind == ATTENTION:
             words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
         else:
-            own = len(part_tiles(layout.ffn_tiles, block.part, block.parts))
-            words += layout.experts * expert_blocks(layout, own)
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            words += len(held) * expert_blocks(layout, len(tiles))
             words += router_parts(dtype) if layout.experts > 1 else 0
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
@@ -591,9 +600,9 @@ def _place_blocks(
                         )
                     )
                 continue
-            tiles = part_tiles(layout.ffn_tiles, part, parts)
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, parts)
             of = MatrixPlacer(pm, symbols, members, dtype, part_shapes(shapes, len(tiles)))
-            own_ffn = _place_ffn(of, layout, tiles, (part, parts), choice)
+            own_ffn = _place_ffn(of, layout, (tiles, held), (part, parts), choice)
             own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
             variants.append(own_ffn)
     return variants, variant_of
@@ -607,17 +616,21 @@ def expert_blocks(layout: Layout, tiles: int) -> int:
 def _place_ffn(
     of: MatrixPlacer,
     layout: Layout,
-    tiles: range,
+    own_range: tuple[range, range],
     part: tuple[int, int],
     choice: ChoicePlaces | None,
 ) -> FfnMatrices:
-    """An FFN's matrices, or those of all experts, whose scales are copied when they are chosen."""
-    n, own = layout.experts, len(tiles)
+    """An FFN's matrices, or those of its experts, whose scales are copied when they are chosen.
+
+    own_range: its tiles and experts.
+    """
+    tiles, held = own_range
+    n, own = len(held), len(tiles)
     blocks = expert_blocks(layout, own)
     copies = None if choice is None else choice.scales
     gate_up = of.place("gate_up", ["gate", "up"], n, copies)
     down = of.place("down", ["down"], n, None if copies is None else copies.at(2 * own))
-    found = FfnMatrices(gate_up, down, tiles.start, own, *part)
+    found = FfnMatrices(gate_up, down, tiles.start, own, *part, held)
     if choice is not None:
         of_steps = [of.shapes[m][0] * of.shapes[m][2] for m in ("gate", "down")]
         strides = (*of_steps, blocks)

@@ -17,20 +17,11 @@ GROUPS = 20
 WEST, EAST = 0, 1
 #: Blocks of an install: (the first, how many, cycles apart).
 ONCE = (0, 1, 0)
-#: Cycles from one block to the next: an install of 20 groups and the gap after it.
-PERIOD = 27
 #: Cycles the west runs behind the east.
 BEHIND = 3
-#: LWs of a block from the IW of the one before: they step aside where activations pass, which
-#: come on the odd plane's streams four times from +3 on, then on the even plane's from +11 on.
-_LATER = (
-    [*range(1, 11), 12, 14, 16, *range(18, 25)],
-    [1, 2, 4, 6, 8, *range(10, 25)],
-)
-_FIRST = list(range(-26, -6))
-ACTIVATIONS = ((0, 16, 3), (4, 0, 11))  # (first head, streams, cycles after IW)
-#: Cycles from an IW to the first result at the VXM.
-RESULT = 3 + 13 + 31 + 21
+#: Activations of up to eight heads are two cycles apart, four on the odd plane's streams, then four
+#: on the even plane's: (first head, first stream).
+_ACTIVATIONS = ((0, 16), (4, 0))
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,21 @@ class PlanePass(Pass):
     def __init__(self, schedule: Schedule, spec: ChipSpec) -> None:
         super().__init__(schedule, spec)
         self._served: set[int] = set()
+        install = spec.mxm_install_cycles
+        #: Cycles from one block to the next: an install and the gap after it, or the activations.
+        self.period = max(GROUPS + max(spec.mxm_reload_gap_cycles, 5), install + 16)
+        #: Cycles from an IW to the ACC of its first activation, and to its result at the VXM.
+        self.first_sum = install + spec.mxm_multiply_cycles
+        self.result = self.first_sum + spec.mxm_accumulate_cycles + EDGE
+
+    def activated(self, first: int) -> list[int]:
+        """Cycles from an IW to the activations of the four heads from ``first`` on."""
+        return [self.spec.mxm_install_cycles + 2 * head for head in range(first, first + 4)]
+
+    def slots(self, half: int) -> list[int]:
+        """LWs of a block from the IW of the one before: they step aside for activations."""
+        passing = self.activated(0 if half else 4)
+        return [slot for slot in range(1, GROUPS + 5) if slot not in passing]
 
     def pick(self, *codes: int) -> int:
         """As of any pass, among the ALUs that this phase does not use."""
@@ -224,22 +230,27 @@ def stream_blocks(
     ``when`` on; heads: activations of each run.
     """
     spec, even, turns = p.spec, 2 * side, len(columns)
-    last = when + (blocks * turns - 1) * PERIOD
-    end = last + 2 * max(heads) + 3
+    first_slots = list(range(1 - p.period, 1 - p.period + GROUPS))
+    last = when + (blocks * turns - 1) * p.period
+    end = last + 2 * max(heads) + spec.mxm_install_cycles
     for half in (0, 1):
         plane = even + half
         for turn, parts in enumerate(columns):
-            begun, apart = when + (turn - 1) * PERIOD, turns * PERIOD
+            begun, apart = when + (turn - 1) * p.period, turns * p.period
             first = 0
             if turn == 0:
-                p.install(plane, parts[half], _FIRST, when, ONCE)
+                p.install(plane, parts[half], first_slots, when, ONCE)
                 begun, first = begun + apart, 1
-            p.install(plane, parts[half], _LATER[half], begun, (first, blocks - first, apart))
-        p.put_in_force(plane, when, blocks * turns, PERIOD)
-        loaded = max(when - 7, last - 4) + spec.mxm_reload_gap_cycles - 1
-        p.hold_buffer(plane, when + _FIRST[0], loaded)
+            p.install(plane, parts[half], p.slots(half), begun, (first, blocks - first, apart))
+        p.put_in_force(plane, when, blocks * turns, p.period)
+        loaded = (
+            max(when + first_slots[-1], last - p.period + GROUPS + 4)
+            + spec.mxm_reload_gap_cycles
+            - 1
+        )
+        p.hold_buffer(plane, when + first_slots[0], loaded)
         p.hold_plane(plane, when, end)
-    p.hold(isa.MXM_QUEUE + 2 * even + 3, when + 3, end)
+    p.hold(isa.MXM_QUEUE + 2 * even + 3, when + spec.mxm_install_cycles, end)
 
 
 def run_activations(
@@ -255,10 +266,10 @@ def run_activations(
     ``when``; blocks: how many, and cycles apart; step: words of ``source`` from one to the next.
     """
     count, apart = blocks
-    for first, code, after in ACTIVATIONS:
+    for first, code in _ACTIVATIONS:
         n = min(4, heads - first)
         if n > 0:
-            at, unit = when + after, isa.MXM_QUEUE + 4 * side
+            at, unit = when + p.activated(first)[0], isa.MXM_QUEUE + 4 * side
             repeat, dc, stream = (n, count), (2, apart), outward(side, code)
             place = source.at(first)
             value = p.load(place, stream, at, unit, n=repeat, dc=dc, da=(1, step))

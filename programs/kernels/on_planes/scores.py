@@ -15,8 +15,6 @@ from programs.kernels.on_planes.passes import (
     BEHIND,
     EAST,
     GROUPS,
-    PERIOD,
-    RESULT,
     WEST,
     InstalledColumns,
     PlanePass,
@@ -29,7 +27,6 @@ from programs.kernels.on_planes.places import CachedTile, HeadRun, PlanePlaces, 
 
 #: ALUs that add the mask, widen it, and cap the scores: those that take up turned maxima later.
 _MASK_ALUS = (2, 3, 14, 6, 7)
-_FIRST_SUM = 16  # cycles from an IW to the ACC of its first activation
 
 
 def copy_queries(
@@ -71,7 +68,7 @@ def score(
     p = PlanePass(schedule, spec)
     starts = {EAST: 60, WEST: 60 + BEHIND}
     queries_read = keys_read = 1 << 30
-    apart = PERIOD * len(runs)
+    apart = p.period * len(runs)
     results: dict[int, Stream] = {}
     for side in (EAST, WEST):
         count, when = blocks[side], starts[side]
@@ -80,20 +77,20 @@ def score(
         since = len(p.blocks)
         out = Stream(inward(side, 0), 4, schedule.tag())
         for turn, run in enumerate(runs):
-            own, queries = when + turn * PERIOD, places.queries[side].at(run.first)
+            own, queries = when + turn * p.period, places.queries[side].at(run.first)
             run_activations(p, side, queries, run.heads, own, (count, apart), 0)
             n, dc = (run.heads, count), (2, apart)
-            p.accumulate(2 * side, own + _FIRST_SUM, AccMode.SET_EMIT, n, dc, out=out)
+            p.accumulate(2 * side, own + p.first_sum, AccMode.SET_EMIT, n, dc, out=out)
         queries_read = min(queries_read, p.first_read(since))
         since = len(p.blocks)
         columns = [_columns(run.tile, side) for run in runs]
         stream_blocks(p, side, columns, [run.heads for run in runs], when, count)
         keys_read = min(keys_read, p.first_read(since))
         results[side] = out
-    at, value = starts[EAST] + RESULT, Alu(_MASK_ALUS[0])
+    at, value = starts[EAST] + p.result, Alu(_MASK_ALUS[0])
     scored = at + (9 if cap else 0) + 3
     for turn, run in enumerate(runs):
-        _mask(p, results, at + turn * PERIOD, run, blocks, places, cap, runs)
+        _mask(p, results, at + turn * p.period, run, blocks, places, cap, runs)
     when, greatest = _keep_maxima(p, scored, value, runs, blocks)
     known = bring_to_all_lanes(p, when, greatest, places)
     start = schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read))
@@ -120,7 +117,7 @@ def _mask(
     runs: list[HeadRun],
 ) -> None:
     """Cap and mask a run's scores, the east's first at the VXM at ``at``, and keep them."""
-    dc, heads = (2, PERIOD * len(runs)), sum(r.heads for r in runs)
+    dc, heads = (2, p.period * len(runs)), sum(r.heads for r in runs)
     add, shift, scale, bend, widen = _MASK_ALUS
     late = 9 if cap else 0
     for side, value in results.items():
@@ -146,12 +143,12 @@ def _keep_maxima(
     """The maximum over all blocks of each head and lane: (first cycle at which all can be taken up
     by their own ALUs, the ALUs).
     """
-    apart, heads = PERIOD * len(runs), sum(run.heads for run in runs)
+    apart, heads = p.period * len(runs), sum(run.heads for run in runs)
     found, ends = [], []
     for turn, run in enumerate(runs):
         for number in range(run.heads):
             alu = sender(run.first + number, heads)
-            t = scored + 2 * number + turn * PERIOD
+            t = scored + 2 * number + turn * p.period
             p.op(Op.MOV, t, value, alu=alu)
             p.op(Op.MAX_F32, t + apart, value, Self(), alu=alu, n=blocks[EAST] - 1, dc=apart)
             p.op(Op.MAX_F32, t + BEHIND, value, Self(), alu=alu, n=blocks[WEST], dc=apart)

@@ -15,8 +15,6 @@ from programs.kernels.on_planes.passes import (
     EAST,
     EDGE,
     GROUPS,
-    PERIOD,
-    RESULT,
     WEST,
     InstalledColumns,
     PlanePass,
@@ -47,7 +45,7 @@ def weigh(
     ready: when the maximum and the values are.
     """
     p = PlanePass(schedule, spec)
-    heads, apart = sum(group.heads), PERIOD * len(runs)
+    heads, apart = sum(group.heads), p.period * len(runs)
     late = (blocks[EAST] - blocks[WEST]) * apart + BEHIND
     starts = {EAST: 40, WEST: 40 + late}
     written = _exponentials(p, starts, runs, blocks, places)
@@ -60,7 +58,8 @@ def weigh(
     for side, readable in written.items():
         edge = isa.EAST_EDGE if side == EAST else isa.WEST_EDGE
         travel = abs(places.weights[side].position - edge)
-        leads[side] = readable + 1 + spec.read_cycles + travel - spec.mxm_install_cycles
+        odd = 1 - spec.write_cycles % 2
+        leads[side] = readable + odd + spec.read_cycles + travel - spec.mxm_install_cycles
     if WEST in leads:
         behind = max(0, leads[WEST] - late - leads[EAST])
     when = leads[EAST] + behind + behind % 2
@@ -74,11 +73,11 @@ def weigh(
         values_read = min(values_read, p.first_read(since))
         results[side] = Stream(inward(side, 0), 4, schedule.tag())
         for turn, run in enumerate(runs):
-            own, weights = begin + turn * PERIOD, places.weights[side].at(run.first)
+            own, weights = begin + turn * p.period, places.weights[side].at(run.first)
             run_activations(p, side, weights, run.heads, own, (count, apart), heads)
-            _sum_blocks(p, side, own + 16, run, (count, apart), results[side])
+            _sum_blocks(p, side, own + p.first_sum, run, (count, apart), results[side])
     p.free_alus()
-    arrive = when + RESULT + (blocks[EAST] - 1) * apart
+    arrive = when + p.result + (blocks[EAST] - 1) * apart
     _finish(p, arrive, results, group, runs, places)
     return schedule.place(p, max(ready[0] - first_maximum, ready[1] - values_read)) + p.ready
 
@@ -91,13 +90,13 @@ def _exponentials(
     places: PlanePlaces,
 ) -> dict[int, int]:
     """Weights of all blocks to ``places.weights``; when each side's first word is readable."""
-    heads, dc = sum(run.heads for run in runs), (2, PERIOD * len(runs))
+    heads, dc = sum(run.heads for run in runs), (2, p.period * len(runs))
     greatest = p.pick(8)
     subtract, raised, scale = p.pick(4, 8), p.pick(), p.pick()
     narrow = p.pick(12)
     written: dict[int, int] = {}
     for turn, run in enumerate(runs):
-        begin = starts[EAST] + turn * PERIOD
+        begin = starts[EAST] + turn * p.period
         maximum: Operand = p.load(
             places.maximum.at(run.first),
             8,
@@ -110,7 +109,7 @@ def _exponentials(
             n = (run.heads, blocks[side])
             if not blocks[side]:
                 continue
-            t, da = starts[side] + turn * PERIOD, (1, heads)
+            t, da = starts[side] + turn * p.period, (1, heads)
             if side == WEST:
                 maximum, _ = p.op(Op.MOV, t - BEHIND, maximum, n=n, dc=dc, alu=greatest)
             source = places.scores[side].at(run.first)
@@ -173,7 +172,7 @@ def _finish(
     east = p.pick(0, 4)
     both = east if alone else p.pick(0, 4)
     for turn, run in enumerate(runs):
-        t = at + turn * PERIOD
+        t = at + turn * p.period
         out = 4 if alone else -1
         total, value = p.op(Op.MOV, t, results[EAST], alu=east, out=out, n=run.heads, dc=dc)
         if not alone:
@@ -231,7 +230,14 @@ def _cut(
         p.hold(isa.MXM_QUEUE + 4 * side + 3, meet, meet + 2 * n)
         p.activate(2 * side, value, meet, n, dc)
         out = Stream(inward(side, 0), 4, p.schedule.tag())
-        pieces.append((p.accumulate(2 * side, meet + 13, AccMode.SET_EMIT, n, dc, out=out), out))
+        pieces.append(
+            (
+                p.accumulate(
+                    2 * side, meet + spec.mxm_multiply_cycles, AccMode.SET_EMIT, n, dc, out=out
+                ),
+                out,
+            )
+        )
     return pieces
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chip import numerics
 from chip.checker import check
 from chip.scheduling import Pass, Place, Schedule, Symbol, program_of, relocate
+from chip.spec import ChipSpec
 from programs.kernels import append_key, append_value, attend_on_planes, attend_tiles
 from tests import examples
 from tests.stands.plane_stand import (
@@ -42,11 +43,16 @@ def seen(shape: Shape, position: int, window: int = 0) -> NDArray[np.bool_]:
 
 
 def attended(
-    shape: Shape, position: int, size: float = 1.0, seed: int = 0, key_size: float = 1.0
+    shape: Shape,
+    position: int,
+    size: float = 1.0,
+    seed: int = 0,
+    key_size: float = 1.0,
+    spec: ChipSpec = SPEC,
 ) -> tuple[Stand, Cache, NDArray[np.float32], NDArray[np.bool_]]:
     """A stand whose caches hold ``position`` + 1 tokens and whose queries are of ``size``."""
     rng = np.random.default_rng(seed)
-    stand, cache = Stand(shape), Cache(shape)
+    stand, cache = Stand(shape, spec), Cache(shape)
     cache.fill(rng, position + 1, key_size)
     rotated = np.zeros((len(shape.heads), 320), np.float32)
     for tile, heads in enumerate(shape.heads):
@@ -227,6 +233,26 @@ def test_cached_tiles_share_a_run(shape: Shape) -> None:
         wanted.append(tiles_of(shape, cache.attended(queries_of(shape, own), visible)))
     stand.put_token(rotated, visible)
     assert same(stand.run(compiled(shape, position + 1)), np.concatenate(wanted))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mxm_install_cycles": 4, "mxm_multiply_cycles": 11, "mxm_accumulate_cycles": 30},
+        {"mxm_install_cycles": 1, "mxm_reload_gap_cycles": 12, "distribute_cycles": 5},
+        {"mxm_reload_gap_cycles": 8, "transpose_cycles": 6, "read_cycles": 2, "write_cycles": 3},
+    ],
+    ids=str,
+)
+def test_other_latencies_give_the_same_bits(changed: dict[str, int]) -> None:
+    """Plans ask what a chip with other latencies would take: its schedules are legal as well."""
+    shape, spec = Shape((2, 2, 2), 96, 2), replace(SPEC, **changed)
+    stand, cache, rotated, visible = attended(shape, 330, spec=spec)
+    stand.put_new(cache.keys[330], np.zeros(320, np.float32), 330)
+    cache.values[330] = 0
+    cache.values[320:336] = 0
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    assert same(stand.run(compiled(shape, 640, append=True, spec=spec)), wanted)
 
 
 def test_addresses_may_be_symbols() -> None:

@@ -242,11 +242,22 @@ def test_experts_beyond_the_reach_of_a_gather_are_refused() -> None:
     assert "a Gather reaches 4096; use more chips or int8 weights" in str(told.value)
 
 
-@pytest.mark.parametrize(("tp", "dtype"), [(2, "int8"), (1, "fp16")])
-@pytest.mark.cases(1)
-def test_experts_split_between_stages(tp: int, dtype: str) -> None:
-    """A stage may end between experts or inside one; every part routes by the same x."""
-    config = ModelConfig(100, 1, 4, 2, 24, 1500, 331, experts=5, experts_per_token=2)
+_WIDE = ModelConfig(100, 1, 4, 2, 24, 1500, 331, experts=5, experts_per_token=2)
+_NARROW = ModelConfig(100, 1, 4, 2, 24, 300, 331, experts=7, experts_per_token=3, head_norms=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "tp", "dtype"),
+    [
+        (_WIDE, 2, "int8"),
+        pytest.param(_WIDE, 1, "fp16", marks=pytest.mark.long),
+        (_NARROW, 2, "int8"),
+        pytest.param(_NARROW, 8, "fp16", marks=pytest.mark.long),
+    ],
+    ids=["tiles-int8", "tiles-fp16", "experts-int8", "experts-fp16"],
+)
+def test_experts_split_between_stages(config: ModelConfig, tp: int, dtype: str) -> None:
+    """A stage may end inside every expert or between them; every part routes by the same x."""
     stages = [
         Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 3)), False),
         Stage((Block(FFN, 0, 1, 3), Block(FFN, 0, 2, 3)), True),
@@ -256,6 +267,10 @@ def test_experts_split_between_stages(tp: int, dtype: str) -> None:
     artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
     runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
+    reference = LlamaFloat32(model.checkpoint).logits(tokens_of(config))
+    error = golden.logits_for(tokens_of(config)) - reference
+    assert np.sqrt(np.mean(error**2)) < TOLERANCE[dtype] * reference.std()
+    golden.reset()
     for position, token in enumerate(tokens_of(config)[:3]):
         for chip in runner.chips:
             runner.host.prepare(chip, token, position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -122,21 +123,23 @@ def test_help_tells_what_scaling_does_when_nobody_says() -> None:
 
 def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+    plan = SimpleNamespace(chips=8, starts=[0])  # of one stage
 
-    def compile_plan(name: str, config: Any, spec: Any, **options: Any) -> str:
+    def compile_plan(name: str, config: Any, spec: Any, **options: Any) -> object:
         asked.append((name, config.layers, spec.name, options))
-        return "plan"
+        return plan
 
     monkeypatch.setattr(programs.plans, "compile_plan", compile_plan)
     monkeypatch.setattr(programs.plans, "check_plan", asked.append)
     monkeypatch.setattr(programs.plans, "bucket_costs", lambda plan: [plan])
     monkeypatch.setattr(machines_module, "belt_of_plan", lambda *given: given)
     belt: Any = lpu_belt("llama-3-8b", LpuChoice(16, "groq-3-lp30", "fp16", 300, None, 77))
-    assert belt == ("plan", ["plan"], 77)
-    said = {"dtype": "fp16", "chips": 16, "context": 300}
-    assert asked == [("llama-3-8b", 32, "groq-3-lp30", said), "plan"]
+    assert belt == (plan, [plan], 77)
+    said = {"dtype": "fp16", "chips": 16, "context": 300, "batch": 1}
+    assert asked == [("llama-3-8b", 32, "groq-3-lp30", said), plan]
     lpu_belt("llama-3-8b", LpuChoice(None))
-    assert asked[2][2:] == ("groq-lpu-1", {"dtype": "int8", "chips": None, "context": 2048})
+    said = {"dtype": "int8", "chips": None, "context": 2048, "batch": 1}
+    assert asked[2:] == [("llama-3-8b", 32, "groq-lpu-1", said), plan]
 
 
 def test_constants_of_lpus_are_taken_as_given() -> None:

@@ -29,8 +29,8 @@ TYPED: dict[str, tuple[str, str, tuple[Any, ...]]] = {
         BERT,
         (1, 768, 12, 3072, 16, 1),
     ),
-    "cholesky": ("Cholesky, 320 x 320, fp32", "random_cholesky", (320,)),
-    "cholesky --n 1": ("Cholesky, 1 x 1, fp32", "random_cholesky", (1,)),
+    "cholesky": ("Cholesky, 320 x 320, fp32, 1 chip", "random_cholesky", (320, 1)),
+    "cholesky --n 1 --chips 2": ("Cholesky, 1 x 1, fp32, 2 chips", "random_cholesky", (1, 2)),
     "matmul": (
         "[2304 x 4096] x [4096 x 1376] fp16, 1 chip",
         MATMUL,

@@ -481,7 +481,7 @@ def test_no_tensor_with_a_nan_is_taken(tmp_path: Path) -> None:
     """Embeddings, gains of heads and routers too, in both number types."""
     special = replace(SMALL, head_norms=True, experts=3, experts_per_token=2)
     broken = [EMBEDDING, "model.layers.1.self_attn.k_norm.weight"]
-    broken += ["model.layers.0.block_sparse_moe.gate.weight"]
+    broken += ["model.layers.0.mlp.gate.weight"]
     for name in broken:
         values = random_checkpoint(special, 3).tensor(name)
         values.reshape(-1)[5] = np.nan
