@@ -50,14 +50,14 @@ class ReducePlaces:
     received: dict[int, Place]
 
 
-def link_pace(spec: ChipSpec, vectors: int) -> int:
+def link_pace(spec: ChipSpec, vectors: int, least: int = 0) -> int:
     """Cycles between the vectors of a run that neighbours send each other at the same cycles.
 
     A link issues one instruction a cycle.  Where the way to the Receive is a multiple of the
     spacing, a chip would have to take a vector in the cycle in which it sends a later one of the
-    same run: such a run goes as much slower as it takes to miss that.
+    same run: such a run goes as much slower as it takes to miss that.  least: cycles at least.
     """
-    way, pace = spec.send_to_receive_cycles, spec.send_spacing_cycles
+    way, pace = spec.send_to_receive_cycles, max(spec.send_spacing_cycles, least)
     while way % pace == 0 and way < vectors * pace:
         pace += 1
     return pace
@@ -165,12 +165,13 @@ def send_and_receive(
     groups: Sequence[tuple[Sequence[int], Place]],
     words: int,
     received: dict[int, Place],
+    least_pace: int = 0,
 ) -> int:
     """Send ``words`` words of a place to each group of neighbours of one edge, and take as many
     from each of them to ``received``; returns when those are readable.
     """
     p = Pass(schedule, spec)
-    pace = link_pace(spec, 4 * words)
+    pace = link_pace(spec, 4 * words, least_pace)
     for i, (group, source) in enumerate(groups):
         _send(p, pace, source, words, group, _START + i)
         for k in group:

@@ -2,9 +2,11 @@
 
 Of ``words`` words each of n chips *owns* w: chip c has words c * w to c * w + w - 1.  What remains,
 fewer words than hops have time for, goes to everybody at once, as in ``node``.  All chips run one
-program: word k * w + i of a chip's partial sums is for its neighbour at XOR distance k, so the
-words of a chip lie in an order of its own (:func:`word_order`), and the sums are brought into the
-common order by a Scatter whose map (:func:`scatter_offsets`) is the only thing that differs.
+program: the first words of a chip's partial sums are one for each neighbour in turn, then come
+those for everybody, and those that the chip owns are last.  So the words of a chip lie in an order
+of its own (:func:`word_order`), and the sums are brought into the common order by a Scatter whose
+map (:func:`scatter_offsets`) is the only thing that differs.  Words leave as soon as they are
+readable, while the product that makes the others is under way.
 
 The sums are those of ``node.reduce``, added once, at their owner.
 """
@@ -56,8 +58,9 @@ def share_of(spec: ChipSpec, chips: int, words: int) -> int:
 
 def word_order(chips: int, chip: int, share: int, words: int) -> list[int]:
     """The word that each word of a chip's partial sums is of."""
-    dealt = [(chip ^ k) * share + i for k in range(chips) for i in range(share)]
-    return dealt + list(range(chips * share, words))
+    others = [(chip ^ k) * share + i for i in range(share) for k in range(1, chips)]
+    own = range(chip * share, (chip + 1) * share)
+    return [*others, *range(chips * share, words), *own]
 
 
 def scatter_offsets(chips: int, chip: int, share: int) -> list[int]:
@@ -69,52 +72,80 @@ def all_reduce_in_shares(
     schedule: Schedule,
     spec: ChipSpec,
     chips: int,
-    words: int,
-    ready: int,
+    ready: Sequence[int],
     places: ReducePlaces,
     shares: SharePlaces,
     target: Place | None,
+    pace: int = 0,
 ) -> tuple[int, int]:
-    """Sum ``words`` words of ``partial`` over the chips, and ``residual`` to ``target``.
+    """Sum the words of ``partial`` over the chips, and ``residual`` to ``target``.
 
-    target: None: the sums stay alone, in place of ``residual``.  Returns the cycles from which all
-    sums are on every chip, and from which the result is readable.
+    Behind its words ``partial`` has room for all that chips own.  ready: when each word is
+    readable.  target: None: the sums stay alone, in place of ``residual``.  pace: least cycles
+    between vectors that leave before the last word is readable.
+    Returns the cycles from which all sums are on every chip, and from which the result is readable.
     """
     w, dealt = shares.words, chips * shares.words
-    apart = [range(k, k + 1) for k in range(1, chips)]
-    once = [range(4, chips), range(1, min(chips, 4))]
-    arrived = send_and_receive(
-        schedule,
-        spec,
-        ready,
-        [(group, places.partial.at(group[0] * w)) for group in apart],
-        w,
-        places.received,
-    )
-    rest, late = words - dealt, ready
+    rest = len(ready) - dealt
     received = {k: place.at(2 * w) for k, place in places.received.items()}
-    if rest:
-        source = places.partial.at(dealt)
-        groups = [(group, source) for group in once if group]
-        late = send_and_receive(schedule, spec, ready, groups, rest, received)
-    summed = reduce(schedule, spec, chips, w, arrived, places, target=shares.own, alone=True)
+    late, arrived = _send_first(schedule, spec, chips, ready, places, w, pace)
+    own = replace(places, partial=places.partial.at(len(ready) - w))
+    summed = reduce(schedule, spec, chips, w, arrived, own, target=shares.own, alone=True)
     gathered = {k: place.at(w) for k, place in places.received.items()}
-    groups = [(group, shares.own) for group in once if group]
+    groups = [(group, shares.own) for group in _both_edges(chips)]
     known = send_and_receive(schedule, spec, summed, groups, w, gathered)
     terms = [shares.own, *(gathered[k] for k in range(1, chips))]
-    goal = places.residual if target is None else places.partial
-    ordered = _bring_into_order(schedule, spec, terms, known, shares, goal)
-    tail = ReducePlaces(places.partial.at(dealt), places.residual.at(dealt), received)
-    if target is None:
-        done = ordered
-        if rest:
-            done = max(done, reduce(schedule, spec, chips, rest, late, tail, alone=True))
-        return max(known, late), done
-    done = reduce(schedule, spec, 1, dealt, ordered, replace(places, received={}), target=target)
+    alone = target is None
+    goal = places.residual if target is None else places.partial.at(len(ready))
+    done = _bring_into_order(schedule, spec, terms, known, shares, goal)
+    if target is not None:
+        done = reduce(schedule, spec, 1, dealt, done, replace(places, partial=goal), target=target)
     if rest:
-        end = reduce(schedule, spec, chips, rest, late, tail, target=target.at(dealt))
+        tail = ReducePlaces(places.partial.at(dealt - w), places.residual.at(dealt), received)
+        last = None if target is None else target.at(dealt)
+        end = reduce(schedule, spec, chips, rest, late, tail, target=last, alone=alone)
         done = max(done, end)
     return max(known, late), done
+
+
+def _both_edges(chips: int) -> list[range]:
+    """The neighbours whose links are on one edge, east first."""
+    return [group for group in (range(4, chips), range(1, min(chips, 4))) if group]
+
+
+def _send_first(
+    schedule: Schedule,
+    spec: ChipSpec,
+    chips: int,
+    ready: Sequence[int],
+    places: ReducePlaces,
+    share: int,
+    pace: int,
+) -> tuple[int, int]:
+    """Send what is for everybody, and to each neighbour what it owns.
+
+    Returns when the one and the other are readable where they go; see ``all_reduce_in_shares``.
+    """
+    others = share * (chips - 1)
+    late = arrived = end = max(ready)
+    for at in sorted(set(ready)):
+        words = [word for word in range(len(ready) - share) if ready[word] == at]
+        least = pace if at < end else 0
+        for word in words:  # links apart, since those of an edge are free at other cycles
+            if word < others:
+                row, k = divmod(word, chips - 1)
+                own = {n: place.at(row) for n, place in places.received.items()}
+                to = [(range(k + 1, k + 2), places.partial.at(word))]
+                there = send_and_receive(schedule, spec, at, to, 1, own, least)
+                arrived = max(arrived, there)
+        if everybody := [word for word in words if word >= others]:
+            first, n = everybody[0], len(everybody)
+            skipped = 2 * share + first - others
+            received = {k: place.at(skipped) for k, place in places.received.items()}
+            for group in _both_edges(chips):
+                to = [(group, places.partial.at(first))]
+                late = max(late, send_and_receive(schedule, spec, at, to, n, received, least))
+    return late, arrived
 
 
 def _bring_into_order(

@@ -365,10 +365,11 @@ class BlockScheduler:
         attended, outputs = kernel(m, (heads, v_words), (projected, max(done)))
         self._did(SOFTMAX, attended)
         ready, dynamic = self._activated(outputs, qt, attended)
-        ready = max(self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2))
+        done = self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2)
+        pace = self._period(m.o)
         if m.post is not None:
-            return self._post_norm(ready, m.post, m.o_bias)
-        return self._residual(ready, s.x, s.x, m.o_bias)
+            return self._post_norm(done, m.post, pace, m.o_bias)
+        return self._residual(done, s.x, s.x, pace, m.o_bias)
 
     def _norm_wide(self, x: Place, gains: Place, ready: int) -> int:
         """Query and key tiles from ``x`` on, each normed over all heads of all chips."""
@@ -401,16 +402,25 @@ class BlockScheduler:
         own = s.post.sums if alone and s.post is not None else s.reduce.partial
         return [own.at(i) for i in range(s.layout.x_tiles)]
 
-    def _post_norm(self, ready: int, gains: Place, bias: Place | None = None) -> int:
+    def _period(self, m: MatrixPlaces) -> int:
+        """Cycles from one K tile of a product to the next."""
+        groups = max(block.groups for blocks in m.rounds for block in blocks)
+        return groups + self.spec.mxm_reload_gap_cycles
+
+    def _post_norm(
+        self, done: list[int], gains: Place, pace: int, bias: Place | None = None
+    ) -> int:
         """The all-reduce of a row-split product, the norm of the sum, and x with that added."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.post is not None
         sums = s.post.sums
         own = s.reduce.partial if layout.tp > 1 else sums
+        ready = max(done)
         if bias is not None:
             ready = self._did(VXM, add_bias(d, self.spec, own, layout.x_tiles, ready, bias))
+            done = [ready] * layout.x_tiles
         if layout.tp > 1:
-            ready = self._summed(ready, replace(s.reduce, residual=sums), None)
+            ready = self._summed(done, replace(s.reduce, residual=sums), None, pace)
         known = norm_factor(
             d,
             self.spec,
@@ -423,10 +433,10 @@ class BlockScheduler:
             None,
             s.post.factor,
         )
-        done = scale_words(
+        ready = scale_words(
             d, self.spec, sums, layout.x_tiles, known, s.post.factor, gains, s.x, s.x
         )
-        return self._did(VXM, done)
+        return self._did(VXM, ready)
 
     def _ffn(self, m: FfnMatrices, ready: int) -> int:
         """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
@@ -506,41 +516,55 @@ class BlockScheduler:
         s, layout = self.places, self.places.layout
         targets = self._partial(m.post)
         if mapped is None:
-            ready = max(self._matmul(m.down, k_tiles, ready, dynamic, targets, 2))
+            done = self._matmul(m.down, k_tiles, ready, dynamic, targets, 2)
         else:
             slots = [(act, targets) for act in acts]
             words = 2 * m.tiles + layout.x_tiles
             maps = m.maps[1], mapped
             ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, words)
+            done = [ready] * layout.x_tiles
+        pace = self._period(m.down)
         if m.post is not None:
-            return self._post_norm(ready, m.post)
+            return self._post_norm(done, m.post, pace)
         residual = s.x if m.part == 0 else s.between
         target = s.x if m.part == m.parts - 1 else s.between
-        return self._residual(ready, residual, target)
+        return self._residual(done, residual, target, pace)
 
     def _residual(
-        self, ready: int, residual: Place, target: Place, bias: Place | None = None
+        self,
+        done: list[int],
+        residual: Place,
+        target: Place,
+        pace: int,
+        bias: Place | None = None,
     ) -> int:
         """The all-reduce of a row-split product, and its sum with ``residual`` to ``target``.
 
-        bias: of the product, on one chip.
+        done: when each of its tiles is readable; pace: its period; bias: of it, on one chip.
         """
         s, d, layout = self.places, self.schedule, self.places.layout
         if bias is not None:
-            ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, ready, bias)
-            self._did(VXM, ready)
-        return self._did(VXM, self._summed(ready, replace(s.reduce, residual=residual), target))
+            ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, max(done), bias)
+            done = [self._did(VXM, ready)] * layout.x_tiles
+        places = replace(s.reduce, residual=residual)
+        return self._did(VXM, self._summed(done, places, target, pace))
 
-    def _summed(self, ready: int, places: ReducePlaces, target: Place | None) -> int:
-        """Partial sums added over the chips; with the residual, to ``target`` if there is one."""
+    def _summed(
+        self, done: list[int], places: ReducePlaces, target: Place | None, pace: int
+    ) -> int:
+        """Partial sums added over the chips; with the residual, to ``target`` if there is one.
+
+        pace: of the product that is under way while the first sums leave.
+        """
         s, d, layout = self.places, self.schedule, self.places.layout
         tp, tiles = layout.tp, layout.x_tiles
         if s.shares is not None:
             known, ready = all_reduce_in_shares(
-                d, self.spec, tp, tiles, ready, places, s.shares, target
+                d, self.spec, tp, done, places, s.shares, target, pace
             )
             self._did(C2C, known)
             return ready
+        ready = max(done)
         if tp > 1:
             ready = self._did(C2C, exchange(d, self.spec, tp, tiles, ready, places))
         return reduce(d, self.spec, tp, tiles, ready, places, target=target, alone=target is None)

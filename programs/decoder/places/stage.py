@@ -230,13 +230,16 @@ def place_decoder(
     short = () if layout.on_planes else _short_scores(pm, context)
     words = _attention_temporaries(pm, layout)
     exchanged = max(t, 2) if layout.wide_norms else t
-    partial = pm.top(_EAST_2, exchanged)
+    share = share_of(spec, layout.tp, t)
+    # shares leave while weights are read from _EAST_2; experts' sums meet ``dynamic`` on KV_QUAD
+    quad = KV_QUAD if share and layout.experts == 1 else _EAST_2
+    partial = pm.top(quad, exchanged + share * layout.tp)
     x = pm.top(EAST_QUAD, t)
     between = pm.top(EAST_QUAD, t) if split else x
     most = max(exchanged, t * (1 + split))
     received = {k: pm.top(RECEIVED_QUADS[k], most) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
-    shares = _place_shares(pm, layout)
+    shares = _place_shares(pm, layout, share)
     results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.slot_tiles))
     up = pm.top(_EAST_2, layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, layout.slot_tiles)
@@ -245,7 +248,9 @@ def place_decoder(
     words |= _attention_constants(pm, layout, context, chunk, len(cuts.maps))
     factor = pm.top(WEST_QUAD, 1)
     dynamic = pm.top(KV_QUAD, 1)
-    inbox = pm.top(_EAST_2, 2 * t) if split else partial  # free while no product is under way
+    inbox = partial  # free while no product is under way
+    if split or share:
+        inbox = pm.top(_EAST_2, t * (1 + split))
     replicate = _replicate_rounds(pm, layout)
     head_norm, wide_norm, post = _place_norms(pm, layout)
     choice = place_choice(pm, layout, dtype)
@@ -430,9 +435,8 @@ def _place_head(pm: SramPlacement, layout: Layout, stage: Stage, dtype: str) -> 
     return MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
 
 
-def _place_shares(pm: SramPlacement, layout: Layout) -> SharePlaces | None:
+def _place_shares(pm: SramPlacement, layout: Layout, share: int) -> SharePlaces | None:
     """Words for sums over the chips in two steps, where those are sooner than one."""
-    share = share_of(pm.spec, layout.tp, layout.x_tiles)
     if not share:
         return None
     return SharePlaces(share, pm.top(EAST_QUAD, share), pm.top(MAP_PAIR, layout.tp))

@@ -119,14 +119,17 @@ def test_sums_in_two_steps_are_those_of_one(
 ) -> None:
     """One program for all chips; each adds its share of the words, and all get the tree's bits."""
     top = 2 * SPEC.words_per_bank - words
-    partial, residual = Place((52, 53, 54, 55), top), Place((44, 45, 46, 47), top)
+    partial, residual = Place((52, 53, 54, 55), 60), Place((44, 45, 46, 47), top)
     target = None if alone else Place((48, 49, 50, 51), 40)
     received = {k: Place(RECEIVED_QUADS[k], top) for k in range(1, chips)}
     shares = SharePlaces(share, Place((44, 45, 46, 47), 100), Place((4, 5), 7))
     places = ReducePlaces(partial, residual, received)
-    schedule = Schedule()
-    known, end = all_reduce_in_shares(schedule, SPEC, chips, words, 0, places, shares, target)
-    assert 0 < known < end
+    schedule, ready = Schedule(), [150 * (word // 4) for word in range(words)]
+    known, end = all_reduce_in_shares(schedule, SPEC, chips, ready, places, shares, target, 27)
+    at_last = all_reduce_in_shares(
+        Schedule(), SPEC, chips, [ready[-1]] * words, places, shares, target
+    )
+    assert max(ready) + SPEC.hop_cycles < known < end < at_last[1]
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
     assert [str(f) for f in check(program, SPEC)] == []
@@ -160,7 +163,7 @@ def test_the_shorter_way_to_sum_is_taken(chips: int) -> None:
             ready = exchange(schedule, SPEC, chips, words, 0, places)
             return reduce(schedule, SPEC, chips, words, ready, places, target=target)
         shares = SharePlaces(share, Place((44, 45, 46, 47), 100), Place((4, 5), 7))
-        return all_reduce_in_shares(schedule, SPEC, chips, words, 0, places, shares, target)[1]
+        return all_reduce_in_shares(schedule, SPEC, chips, [0] * words, places, shares, target)[1]
 
     chosen = {words: share_of(SPEC, chips, words) for words in (1, 7, 13, 26)}
     assert chosen[1] == 0 and chosen[26] > 0

@@ -118,7 +118,7 @@ def test_logits_of_sums_in_two_steps(tp: int, dtype: str, more: dict[str, Any]) 
     """Where links are slow beside a hop, each chip owns tiles of x, and their order differs."""
     near = replace(SPEC, hop_cycles=232)
     config = ModelConfig(2600, 1, 8, 8, 24, 210, 97, **more)  # 9 tiles: one that no chip owns
-    assert share_of(near, tp, 9) == 8 // tp
+    assert share_of(near, tp, 9) > 0 and share_of(SPEC, tp, 3) == 0
     artifact = _compare(random_checkpoint(config, 3), tp, dtype, [3, 14], 2, near)
     scattered = [p.blocks[p.blocks["op"] == Op.SCATTER] for p in artifact.programs["decode-64"]]
     assert sum(len(blocks) for blocks in scattered) > 2 * tp
