@@ -30,10 +30,9 @@ from programs.kernels import (
     Slot,
     add_bias,
     append_key,
-    append_value,
     append_values,
     attend,
-    attend_on_planes,
+    attend_tiles,
     cap_words,
     choose_experts,
     copy_chosen,
@@ -300,30 +299,22 @@ class BlockScheduler:
             values, values_ready = self._replicated(1, max(narrowed, keys_ready))
         else:
             queries, keys_ready = rope(d, self.spec, heads, qt, ready[0], turns, new_keys)
-        known_keys, known_values = keys_ready, values_ready
-        for tile, key, value in zip(m.cached, new_keys, values, strict=True):
-            known_keys = max(known_keys, append_key(d, self.spec, key, keys_ready, tile, places))
-            known_values = max(
-                known_values, append_value(d, self.spec, value, values_ready, tile, places)
-            )
-        attended = 0
-        for number, tiles, counts in layout.query_groups:
-            group = QueryGroup(tiles, counts, layout.head_lanes)
-            readable = (
-                max(queries, attended),
-                max(known_keys, attended),
-                max(known_values, attended),
-            )
-            attended = attend_on_planes(
+        known = keys_ready
+        for tile, key in zip(m.cached, new_keys, strict=True):
+            known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
+        attended, appended = 0, set[int]()
+        for run in layout.query_runs:
+            attended = attend_tiles(
                 d,
                 self.spec,
-                group,
+                tuple((QueryGroup(t, n, layout.head_lanes), m.cached[tile]) for tile, t, n in run),
                 self.context,
-                readable,
-                m.cached[number],
+                (max(queries, attended), max(known, attended), max(values_ready, attended)),
                 places,
                 self.numbers.caps[0],
+                tuple(None if tile in appended else values[tile] for tile, _, _ in run),
             )
+            appended |= {tile for tile, _, _ in run}
         return attended, places.outputs
 
     def block(self, m: Matrices, ready: int) -> int:

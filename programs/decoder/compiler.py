@@ -282,7 +282,8 @@ def _inputs(places: DecoderPlaces) -> dict[str, Planes]:
         inputs["key_maps"] = planes_of(words.key_maps, KEY_MAPS)
         sides = (planes_of(place, VALUE_MAPS) for place in words.value_maps)
         inputs["value_maps"] = tuple(plane for side in sides for plane in side)
-        inputs["recent_maps"] = planes_of(words.recent_maps, RECENT_MAPS)
+        copies = (planes_of(place, RECENT_MAPS) for place in words.recent_maps)
+        inputs["recent_maps"] = tuple(plane for copy in copies for plane in copy)
         if planes.sliding is not None:
             inputs["sliding_masks"] = planes_of(planes.sliding, planes.blocks)
     return inputs

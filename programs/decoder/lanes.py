@@ -237,6 +237,22 @@ class Layout:
         return max(self.cache_of_tile) + 1
 
     @property
+    def query_runs(
+        self,
+    ) -> tuple[tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...], ...]:
+        """Query groups that attend together: as many as have up to eight heads."""
+        runs: list[list[tuple[int, tuple[int, ...], tuple[int, ...]]]] = [[]]
+        heads = 0
+        for group in self.query_groups:
+            own = sum(group[2])
+            if heads + own > MOST_HEADS:
+                runs.append([])
+                heads = 0
+            runs[-1].append(group)
+            heads += own
+        return tuple(map(tuple, runs))
+
+    @property
     def query_groups(self) -> tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]:
         """(cached tile, q tiles, query heads of each): what runs through the planes together."""
         found: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []

@@ -34,7 +34,7 @@ def launch_words(position: int, blocks: int, lanes: int, window: int) -> dict[st
         "masks": np.where(ages >= 0, 0, _HIDDEN).astype(np.uint8),
         "key_maps": key_map(position, blocks),
         "value_maps": value_map(position, blocks, lanes).swapaxes(0, 1).reshape(4, 1, LANES),
-        "recent_maps": recent_map(position, lanes),
+        "recent_maps": np.tile(recent_map(position, lanes), (2, 1, 1)),
     }
     if window:
         seen = (ages >= 0) & (ages < window)

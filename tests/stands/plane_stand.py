@@ -24,8 +24,6 @@ from programs.kernels import (
     PlanePlaces,
     QueryGroup,
     append_key,
-    append_value,
-    attend_on_planes,
     attend_tiles,
     constant_words,
     key_map,
@@ -52,7 +50,7 @@ PLACES = PlanePlaces(
     masks=Place((51,), 0),
     key_maps=Place(_EAST_PAIR, 3000),
     value_maps=(Place(_EAST_PAIR, 3040), Place(_OTHER_PAIR, 3040)),
-    recent_maps=Place(_EAST_PAIR, 3050),
+    recent_maps=(Place(_EAST_PAIR, 3050), Place((46, 47), 3050)),
     constants=(
         Place(STRIPS[0], 4000),
         Place(STRIPS[1], 4000),
@@ -67,8 +65,8 @@ PLACES = PlanePlaces(
     pieces=(Place(_WEST_PAIR, 3800), Place(_EAST_PAIR, 3800)),
     maximum=Place(_WEST, 7000),
     sums=Place(_EAST, 2950),
-    row=Place(_OTHER_PAIR, 3800),
-    spread=Place(_OTHER_PAIR, 3850),
+    row=Place(_OTHER_PAIR, 3750),
+    spread=(Place(_OTHER_PAIR, 3900), Place((44, 45), 3900)),
     outputs=Place(_EAST, 3100),
 )
 
@@ -226,15 +224,10 @@ def compiled(
 ) -> Program:
     """One token's attention, without findings; ``append``: of its key and value first."""
     schedule = Schedule()
-    ready = (0, 0, 0)
-    if append:
-        key = append_key(schedule, spec, KEY, 0, shape.tile, PLACES)
-        ready = (0, key, append_value(schedule, spec, VALUE, 0, shape.tile, PLACES))
-    if shape.cached == 1:
-        end = attend_on_planes(schedule, spec, shape.group, context, ready, shape.tile, PLACES, cap)
-    else:
-        groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
-        end = attend_tiles(schedule, spec, groups, context, ready, PLACES, cap)
+    groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
+    key = append_key(schedule, spec, KEY, 0, shape.tile, PLACES) if append else 0
+    values = (VALUE,) if append else ()
+    end = attend_tiles(schedule, spec, groups, context, (0, key, 0), PLACES, cap, values)
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
     assert check(program, spec) == []
@@ -278,6 +271,16 @@ class Stand:
                         words = np.ascontiguousarray(rows[i::16])
                         self.chip.write_words(queue, target.address + len(words) * number, words)
 
+    def put_recent(self, cache: Cache, position: int, number: int = 0) -> None:
+        """Values of the group of sixteen that ``position`` is in, as far as they are there."""
+        tile, group = self.shape.tile_of(number), position // 16 * 16
+        for half, place in enumerate(tile.recent):
+            for i, queue in enumerate(place.queues):
+                row = cache.values[group + i, : tile.columns] * (group + i < position)
+                words = np.tile(row.reshape(-1, 1, 16), (1, 20, 1)).reshape(-1, 320)
+                words = (words >> 8 * half).astype(np.uint8)
+                self.chip.write_words(queue, place.address, words)
+
     def read_cache(self) -> Cache:
         """The caches as they are; values of heads that share them are those of the first."""
         tile, cache = self.shape.tile, Cache(self.shape)
@@ -309,7 +312,8 @@ class Stand:
         values = value_map(position, tile.blocks, tile.columns)
         for side, place in enumerate(PLACES.value_maps):
             self._put(place, values[:, side : side + 1])
-        self._put(PLACES.recent_maps, recent_map(position, tile.columns))
+        for place in PLACES.recent_maps:
+            self._put(place, recent_map(position, tile.columns))
 
     def run(self, program: Program) -> F32:
         """The query tiles [tiles, 320] after a launch."""

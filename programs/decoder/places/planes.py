@@ -23,6 +23,7 @@ _PIECES, _LANE_MAPS, _CONSTANTS = 20, 136, 4
 KEY_MAPS, VALUE_MAPS, RECENT_MAPS = 32, 1, 16
 _WEST_PAIR, _EAST_PAIR = (4, 5), (48, 49)
 _EAST_OTHER = (50, 51)
+_RECENT_PAIRS, _SPREAD_PAIRS = ((48, 49), (46, 47)), ((50, 51), (44, 45))
 _MASKS = (51,)
 _LANE_QUADS = ((8, 9, 10, 11), (52, 53, 54, 55))
 
@@ -64,6 +65,7 @@ def place_on_planes(
     blocks, width = blocks_of(context), layout.value_lanes // 16
     sides = blocks // 2, blocks - blocks // 2
     windows = 0 < layout.window < context
+    values = min(_HEADS, layout.cache_tiles)
     near = (_WEST_PAIR, _EAST_PAIR)
     words = PlanePlaces(
         rotated=rotated,
@@ -71,7 +73,7 @@ def place_on_planes(
         masks=pm.top(_MASKS, blocks),
         key_maps=pm.top(_EAST_PAIR, KEY_MAPS),
         value_maps=_two([pm.top(queues, VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]),
-        recent_maps=pm.top(_EAST_PAIR, RECENT_MAPS),
+        recent_maps=_two([pm.top(queues, RECENT_MAPS) for queues in _RECENT_PAIRS]),
         constants=_four([pm.top(pm.weight_slices(plane), _CONSTANTS) for plane in range(4)]),
         lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_QUADS]),
         offsets=_two([pm.top(queues, 1) for queues in near]),
@@ -86,8 +88,8 @@ def place_on_planes(
         pieces=_two([pm.top(queues, _PIECES) for queues in near]),
         maximum=pm.top(WEST_QUAD, _HEADS),
         sums=pm.top(EAST_QUAD, _HEADS),
-        row=pm.top(_EAST_OTHER, _PIECES, one_bank=True),
-        spread=pm.top(_EAST_OTHER, width),
+        row=pm.top(_EAST_OTHER, _PIECES * values, one_bank=True),
+        spread=_two([pm.top(queues, width * values) for queues in _SPREAD_PAIRS]),
         outputs=outputs,
     )
     sliding = pm.top(_MASKS, blocks) if windows else None

@@ -18,6 +18,8 @@ from programs.kernels.on_planes.passes import EAST, GROUPS, WEST, PlanePass, far
 from programs.kernels.on_planes.places import CachedTile, PlanePlaces, side_blocks
 
 _SLICES = 16
+#: Words of a value that are staged at a time: few find room between other streams.
+_STAGED = 1
 #: Words that are turned at a time, and cycles until the next: a slice is read before it is written.
 _TURN, _TURN_PERIOD = 10, 36
 _TURNED = 32  # first of the streams that the transposer drives
@@ -39,7 +41,7 @@ def append_key(
         maps = places.key_maps.at(_SLICES * side)
         _scatter_copies(p, key, tile.keys[side], outward(side, 0), start, maps, 1, last)
     first = min(block["cycle"] for block in p.blocks if block["queue"] == key.queues[0])
-    return schedule.place(p, ready - first) + p.ready
+    return schedule.place(p, ready - first, "new key") + p.ready
 
 
 def _scatter_copies(
@@ -52,11 +54,12 @@ def _scatter_copies(
     words: int,
     last: int,
 ) -> None:
-    """Each word of a pair sixteen times, to the slices of ``targets`` by as many words of a map.
+    """Each word of a pair to the slices of ``targets``, once each, by as many words of a map.
 
     The copies leave ``source`` from ``start`` on, streams ``code`` and the next.
     """
-    n, dc = (_SLICES, words), (1, _SLICES)
+    copies = len(targets[0].queues)
+    n, dc = (copies, words), (1, copies)
     driven = start + p.spec.read_cycles
     far, distance = farthest(targets, source.position)
     at, unit = driven + distance, far
@@ -69,7 +72,7 @@ def _scatter_copies(
             driven,
             source.position,
             n=words,
-            dc=_SLICES,
+            dc=copies,
             dcg=1,
             window=ScatterWindow(offsets, last),
         )
@@ -84,47 +87,84 @@ def append_value(
     places: PlanePlaces,
 ) -> int:
     """The fp32 word ``value`` (east quad) to its lane; returns when it is readable."""
+    spread = spread_values(schedule, spec, (value,), ready, tile.columns, places)
+    return stage_value(schedule, spec, 0, spread, tile, places)
+
+
+def stage_value(
+    schedule: Schedule,
+    spec: ChipSpec,
+    number: int,
+    ready: int,
+    tile: CachedTile,
+    places: PlanePlaces,
+) -> int:
+    """Value ``number`` of those spread to its lane of V^T; returns when it is readable.
+
+    Half of the sixteen slices take copies of one of two places, as words of one of two maps say.
+    """
     words = tile.columns // LANES_PER_SUPERLANE
-    ready = _spread(schedule, spec, value, ready, words, places)
-    p = PlanePass(schedule, spec)
-    _scatter_copies(p, places.spread, tile.recent, 0, 20, places.recent_maps, words, 2 * words - 1)
-    ready = schedule.place(p, ready - p.first_read()) + p.ready
+    staged = ready
+    for word in range(0, words, _STAGED):
+        p = PlanePass(schedule, spec)
+        n, last = min(_STAGED, words - word), 2 * words - 1 - word
+        for part in (0, 1):
+            source = places.spread[part].at(words * number + word)
+            maps = places.recent_maps[part].at(_SLICES // 2 * part)
+            own = slice(_SLICES // 2 * part, _SLICES // 2 * (part + 1))
+            low, high = (Place(t.queues[own], t.address + word, t.symbol) for t in tile.recent)
+            _scatter_copies(p, source, (low, high), 16 * part + 6, 20, maps, n, last)
+        earliest = ready - p.first_read()
+        staged = max(staged, schedule.place(p, earliest, "new value") + p.ready)
+    ready = staged
     return _transpose(schedule, spec, ready, tile, places)
 
 
-def _spread(
-    schedule: Schedule, spec: ChipSpec, value: Place, ready: int, words: int, places: PlanePlaces
+def spread_values(
+    schedule: Schedule,
+    spec: ChipSpec,
+    values: tuple[Place, ...],
+    ready: int,
+    columns: int,
+    places: PlanePlaces,
 ) -> int:
-    """Sixteen dimensions a word, the same in every superlane, to ``places.spread``."""
+    """Words of sixteen dimensions of each value, the same in every superlane, to
+    ``places.spread``; when readable.
+    """
     p = PlanePass(schedule, spec)
-    t = 60
-    x = p.load(value, 36, t)
+    t, count, words = 60, len(values), columns // LANES_PER_SUPERLANE
+    tag, row = schedule.tag(), places.row
+    for number, value in enumerate(values):
+        x = p.load(value, 36, t + number, tag=tag)
     first = p.first_read()
-    row = places.row
-    _, narrow = p.op(Op.CVT_F32_F16, t, x, out=8, width=2, reach=row.position)
+    _, narrow = p.op(Op.CVT_F32_F16, t, x, n=count, out=8, width=2)
     border = isa.drive_position(isa.VXM_QUEUE, narrow.code)
     at = p.driven(t)
     far, distance = farthest((row,), border)
-    apart = p.load(places.offsets[WEST], 16, at + distance, far)
-    readable = p.store(row, narrow, at, border, window=ScatterWindow(apart, SUPERLANES - 1))
+    apart = p.load(places.offsets[WEST], 16, at + distance, far, n=count)
+    window = ScatterWindow(apart, SUPERLANES * count - 1)
+    readable = p.store(row, narrow, at, border, n=count, da=SUPERLANES, window=window)
+    n, dc = (words, count), (1, words)
     for half in (0, 1):
         plane = 2 + half
         travel = isa.EAST_EDGE - isa.slice_position(row.queues[half])
         meet = readable + spec.read_cycles + travel
         install = meet - spec.mxm_install_cycles
         p.install_same(plane, places.constants[plane].at(3), install)
-        p.hold_plane(plane, install, meet + words)
+        p.hold_plane(plane, install, meet + words * count)
         byte = Place((row.queues[half],), row.address, row.symbol)
-        part = p.load(byte, 16 * half, meet, isa.MXM_QUEUE + 2 * plane, n=words, da=1)
-        p.activate(plane, part, meet, words, 1)
+        queue, da = isa.MXM_QUEUE + 2 * plane, (1, SUPERLANES)
+        part = p.load(byte, 16 * half, meet, queue, n=n, dc=dc, da=da)
+        p.activate(plane, part, meet, n, dc)
         out = Stream(32 + 4 * half, 4, schedule.tag())
         multiplied = meet + spec.mxm_multiply_cycles
-        p.accumulate(plane, multiplied, AccMode.SET_EMIT, words, 1, out=out)
+        p.accumulate(plane, multiplied, AccMode.SET_EMIT, n, dc, out=out)
         leave = multiplied + spec.mxm_accumulate_cycles
-        spread = places.spread
-        target = Place((spread.queues[half],), spread.address, spread.symbol)
-        p.store(target, Stream(out.code, 1, out.tag), leave, isa.EAST_EDGE, n=words)
-    return schedule.place(p, ready - first) + p.ready
+        for spread in places.spread:
+            target = Place((spread.queues[half],), spread.address, spread.symbol)
+            byte_out = Stream(out.code, 1, out.tag)
+            p.store(target, byte_out, leave, isa.EAST_EDGE, n=words * count)
+    return schedule.place(p, ready - first, "new values") + p.ready
 
 
 def _transpose(
@@ -167,7 +207,7 @@ def _transpose(
             last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
             window = ScatterWindow(maps[side], last)
             p.store(tile.values[side][half].at(word), out, at, start, n=n, window=window)
-    return schedule.place(p, ready - first) + p.ready
+    return schedule.place(p, ready - first, "values to lanes") + p.ready
 
 
 def _hold_map(

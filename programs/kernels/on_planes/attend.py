@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from chip.scheduling import Schedule
+from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
+from programs.kernels.on_planes.append import spread_values, stage_value
 from programs.kernels.on_planes.places import (
     BLOCK,
     CachedTile,
@@ -42,10 +43,13 @@ def attend_tiles(
     ready: tuple[int, int, int],
     places: PlanePlaces,
     cap: float = 0.0,
+    new_values: tuple[Place | None, ...] = (),
 ) -> int:
     """As ``attend_on_planes``, of several groups, each with a cached tile of its own, in one run.
 
-    They have up to eight heads together.
+    They have up to eight heads together.  new_values: the token's own value of each group's tile
+    (a fp32 word in the east; None: it is there already), readable when ``ready`` says that values
+    are: they are appended where scores leave room.
     """
     blocks = side_blocks(-(-context // BLOCK))
     whole = QueryGroup(
@@ -57,6 +61,13 @@ def attend_tiles(
     for group, tile in groups:
         first = runs[-1].first + runs[-1].heads if runs else 0
         runs.append(HeadRun(tile, first, sum(group.heads)))
+    new = [(value, tile) for value, (_, tile) in zip(new_values, groups, strict=False) if value]
+    values = ready[2]
+    if new:
+        words = tuple(value for value, _ in new)
+        spread = spread_values(schedule, spec, words, values, new[0][1].columns, places)
     queries = copy_queries(schedule, spec, whole, ready[0], places)
     known = score(schedule, spec, runs, blocks, (queries, ready[1]), places, cap)
-    return weigh(schedule, spec, whole, runs, blocks, (known, ready[2]), places)
+    for number, (_, tile) in enumerate(new):
+        values = max(values, stage_value(schedule, spec, number, spread, tile, places))
+    return weigh(schedule, spec, whole, runs, blocks, (known, values), places)

@@ -72,9 +72,9 @@ class PlanePlaces:
     Inputs.  rotated: fp32 query tiles, east quad; head_masks: fp32 ones on a head's lanes, a word
     for each head of a tile, west quad; masks: one near slice in the east, word b is block b's, 0 or
     255 a lane.  key_maps: pair, words 0..15 for the west and 16..31 for the east (``key_map``);
-    value_maps: for the (west, east), a pair with one word each (``value_map``); recent_maps: pair,
-    16 words (``recent_map``); all maps near the VXM in the east, those of both sides on different
-    slices.
+    value_maps: for the (west, east), a pair with one word each (``value_map``); recent_maps: two
+    pairs with the same 16 words (``recent_map``); all maps near the VXM in the east, two of a kind
+    on different slices.
 
     Constants.  constants: 4 words on the weight slices of planes 0..3 (``constant_words``);
     lane_maps: 136 words on each slice of a quad of each side (``lane_map_words``); offsets: one
@@ -84,8 +84,9 @@ class PlanePlaces:
     near the VXM; scores: 8 words a block of the side, near quads; pieces: 20 words that are zero
     before the first launch and belong to nobody else, a pair of each side.  maximum: 8 words, west
     quad, best in another bank than the scores there; sums: 8 words, east quad; row: 20 such words
-    as pieces are, and spread: D / 16 words, on different pairs in the east.  outputs: fp32 tiles,
-    east quad.
+    as pieces are for each value of a run, a pair in the east; spread: D / 16 words for each, the
+    same on two pairs near the VXM in the east, other slices than those of recent_maps.  outputs:
+    fp32 tiles, east quad.
     """
 
     rotated: Place
@@ -93,7 +94,7 @@ class PlanePlaces:
     masks: Place
     key_maps: Place
     value_maps: tuple[Place, Place]
-    recent_maps: Place
+    recent_maps: tuple[Place, Place]
     constants: tuple[Place, Place, Place, Place]
     lane_maps: tuple[Place, Place]
     offsets: tuple[Place, Place]
@@ -104,7 +105,7 @@ class PlanePlaces:
     maximum: Place
     sums: Place
     row: Place
-    spread: Place
+    spread: tuple[Place, Place]
     outputs: Place
 
 

@@ -48,7 +48,7 @@ def copy_queries(
     for side, code in ((WEST, 48), (EAST, 16)):
         _, out = p.op(Op.CVT_F32_F16, t + 3, a, n=heads, out=code, width=2)
         done = max(done, p.keep(places.queries[side], out, t + 3, n=heads))
-    return schedule.place(p, ready - first) + done
+    return schedule.place(p, ready - first, "queries") + done
 
 
 def score(
@@ -93,7 +93,8 @@ def score(
         _mask(p, results, at + turn * p.period, run, blocks, places, cap, runs)
     when, greatest = _keep_maxima(p, scored, value, runs, blocks)
     known = bring_to_all_lanes(p, when, greatest, places)
-    start = schedule.place(p, max(ready[0] - queries_read, ready[1] - keys_read))
+    earliest = max(ready[0] - queries_read, ready[1] - keys_read)
+    start = schedule.place(p, earliest, "scores")
     return start + known
 
 

@@ -79,7 +79,8 @@ def weigh(
     p.free_alus()
     arrive = when + p.result + (blocks[EAST] - 1) * apart
     _finish(p, arrive, results, group, runs, places)
-    return schedule.place(p, max(ready[0] - first_maximum, ready[1] - values_read)) + p.ready
+    earliest = max(ready[0] - first_maximum, ready[1] - values_read)
+    return schedule.place(p, earliest, "weights and values") + p.ready
 
 
 def _exponentials(

@@ -293,14 +293,58 @@ def test_alus_with_running_results_are_held(monkeypatch: pytest.MonkeyPatch) -> 
     passes: list[Pass] = []
     place = Schedule.place
 
-    def placed(schedule: Schedule, group: Pass, earliest: int) -> int:
+    def placed(schedule: Schedule, group: Pass, earliest: int, name: str = "") -> int:
         passes.append(group)
-        return place(schedule, group, earliest)
+        return place(schedule, group, earliest, name)
 
     monkeypatch.setattr(Schedule, "place", placed)
     compiled(Shape((3, 2, 1, 1), 96, 3), 960, 50.0, append=True)
     assert len(passes) > 6
     assert [unheld(p) for p in passes if unheld(p)] == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(Shape((2,), 64, 2, shared=False, cached=3), marks=pytest.mark.long),
+        Shape((2,), 48, 1, cached=2),
+    ],
+    ids=str,
+)
+def test_new_values_share_a_run(shape: Shape) -> None:
+    """Keys and values of several tiles are appended in the run that attends to them."""
+    rng = np.random.default_rng(11)
+    position = 320 * shape.blocks - 30
+    stand, visible = Stand(shape), seen(shape, position)
+    schedule = Schedule()
+    tiles = [shape.tile_of(i) for i in range(shape.cached)]
+    key = max(append_key(schedule, SPEC, KEY.at(i), 0, t, PLACES) for i, t in enumerate(tiles))
+    groups = tuple((shape.group_of(i), tile) for i, tile in enumerate(tiles))
+    values = tuple(VALUE.at(i) for i in range(shape.cached))
+    ready = (0, key, 0)
+    end = attend_tiles(schedule, SPEC, groups, 320 * shape.blocks, ready, PLACES, 0.0, values)
+    table, _, gangs = schedule.blocks()
+    program = program_of([table], gangs, end)
+    assert check(program, SPEC) == []
+    rows = np.zeros((2, shape.cached, 320), np.float32)
+    rotated = np.zeros((shape.cached, 320), np.float32)
+    rotated[:, : shape.width] = rng.standard_normal((shape.cached, shape.width))
+    wanted = []
+    for number in range(shape.cached):
+        cache = Cache(shape)
+        cache.fill(rng, position)
+        stand.put_cache(cache, number)
+        stand.put_recent(cache, position, number)
+        rows[:, number, : shape.width] = [cache.draw(rng, ()) for _ in range(2)]
+        cache.keys[position] = numerics.to_f16_bits(rows[0, number])
+        cache.values[position] = numerics.to_f16_bits(rows[1, number, : shape.width])
+        own = rotated[number : number + 1]
+        wanted.append(tiles_of(shape, cache.attended(queries_of(shape, own), visible)))
+    stand.put_token(rotated, visible)
+    stand.put_new(numerics.to_f16_bits(rows[0, 0]), rows[1, 0], position)
+    stand.put_words(KEY, numerics.to_f16_bits(rows[0]).reshape(-1, 320))
+    stand.put_words(VALUE, rows[1])
+    assert same(stand.run(program), np.concatenate(wanted))
 
 
 @pytest.mark.parametrize(
