@@ -271,7 +271,7 @@ def test_a_plan_says_how_many_experts_are_computed(
             ("too many of caches", "or less or a smaller batch"),
         ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
-        (("--model", "qwen3-235b"), ("routing to 8 of 128 experts", "no kernels")),
+        (("--model", "qwen3-235b", "--chips", "8"), ("does not fit 8 chips", "use --chips")),
         (("--model", "deepseek-v3"), ("latent attention", "no kernels")),
         (("--model", "nobody"), ("nobody", "does not exist")),
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),

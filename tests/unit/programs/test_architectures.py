@@ -16,6 +16,7 @@ from programs.models import (
     CheckpointError,
     architecture,
     load_checkpoint,
+    missing_kernels,
 )
 from programs.models.checkpoint import read_config
 from tests import ROOT
@@ -131,6 +132,14 @@ def test_shapes_that_cannot_be(change: dict[str, int], words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
         replace(model, **change)
     assert "\n" not in str(caught.value)
+
+
+def test_up_to_sixteen_experts_of_256_have_kernels() -> None:
+    most = replace(ARCHITECTURES["qwen3-235b"], experts=256, experts_per_token=16)
+    assert missing_kernels(most) == []
+    for experts, chosen in ((256, 17), (257, 8)):
+        more = replace(most, experts=experts, experts_per_token=chosen)
+        assert missing_kernels(more) == [f"routing to {chosen} of {experts} experts"]
 
 
 def test_an_unknown_model_names_the_known(tmp_path: Path) -> None:
