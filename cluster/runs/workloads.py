@@ -205,9 +205,8 @@ def figures(workload: CompiledWorkload) -> dict[str, Any]:
     seconds = cycles / artifact.spec.clock_hz
     peak = peak_multiply_accumulates(workload.dtype) * (artifact.chips - workload.idle)
     bindings = Bindings.of(artifact)
-    parts = {} if bindings.layer_cycles is None else {"layer_cycles": bindings.layer_cycles}
-    if "product_cycles" in artifact.model:
-        parts["product_cycles"] = artifact.model["product_cycles"]
+    own = {"layer_cycles": bindings.layer_cycles, "product_cycles": bindings.product_cycles}
+    parts = {name: cycles for name, cycles in own.items() if cycles is not None}
     return {
         **parts,
         "cycles": cycles,

@@ -88,7 +88,8 @@ class Bindings:
     """Where the host's words lie, by name; ``decoder``: None for what is no compiled decoder.
 
     types: NumPy's name for the outputs that are not float32.  sram_used_bytes: of the fullest chip;
-    layer_cycles: of one layer of an encoder; None where the artifact does not say.
+    layer_cycles: of one layer of an encoder; product_cycles: of a chip's product before sums over
+    chips; None where the artifact does not say.
     """
 
     inputs: Mapping[str, Planes] = field(default_factory=dict)
@@ -97,6 +98,7 @@ class Bindings:
     decoder: DecoderFacts | None = None
     sram_used_bytes: int | None = None
     layer_cycles: int | None = None
+    product_cycles: int | None = None
 
     @classmethod
     def of(cls, artifact: Artifact) -> Bindings:
@@ -104,14 +106,18 @@ class Bindings:
 
         Raises ArtifactError with one line for places that are not in SRAM and types there are not.
         """
-        used, layer = (artifact.model.get(name) for name in ("sram_used_bytes", "layer_cycles"))
+        names = ("sram_used_bytes", "layer_cycles", "product_cycles")
+        used, layer, product = (
+            value if type(value := artifact.model.get(name)) is int else None for name in names
+        )
         return cls(
             inputs=_places(artifact, "input"),
             outputs=(outputs := _places(artifact, "output")),
             types=_types(artifact, outputs),
             decoder=_decoder(artifact),
-            sram_used_bytes=used if type(used) is int else None,
-            layer_cycles=layer if type(layer) is int else None,
+            sram_used_bytes=used,
+            layer_cycles=layer,
+            product_cycles=product,
         )
 
     def header(self) -> tuple[dict[str, Any], dict[str, Any]]:

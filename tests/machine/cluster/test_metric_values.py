@@ -154,17 +154,30 @@ def test_the_machine_and_its_pace(artifact: Artifact, board: Board) -> None:
 def test_a_generation_is_one_request() -> None:
     """Four tokens in 8 ms after the prompt's 5 ms: 2 ms each, the first after 7 ms."""
     board = Board()
-    result = SimpleNamespace(tokens=[1, 2, 3, 4], decode_seconds=0.008, virtual_seconds=0.013)
+    result = SimpleNamespace(
+        tokens=[1, 2, 3, 4], decode_seconds=0.008, decode_tokens=4, virtual_seconds=0.013
+    )
     publish_generation(board, result, 3)  # type: ignore[arg-type]
     assert total(board, "lpu_requests_total") == 1 and total(board, "lpu_prompt_tokens_total") == 3
     assert total(board, "lpu_time_to_first_token_seconds_sum") == pytest.approx(0.007)
     assert total(board, "lpu_time_per_output_token_seconds_sum") == pytest.approx(0.002)
     assert total(board, "lpu_time_to_first_token_seconds_bucket", le="0.005") == 0
     assert total(board, "lpu_time_to_first_token_seconds_bucket", le="0.01") == 1
-    one = SimpleNamespace(tokens=[1], decode_seconds=0.002, virtual_seconds=0.013)
+    one = SimpleNamespace(tokens=[1], decode_seconds=0.002, decode_tokens=1, virtual_seconds=0.013)
     publish_generation(board, one, 3)  # type: ignore[arg-type]
     assert total(board, "lpu_time_to_first_token_seconds_count") == 2
     assert total(board, "lpu_time_per_output_token_seconds_count") == 1  # there is no further one
+
+
+def test_a_first_token_that_is_the_prompts_has_no_share_in_decoding() -> None:
+    """Three further tokens in 6 ms after a first one at 7 ms, which the prompt's launch gave."""
+    board = Board()
+    result = SimpleNamespace(
+        tokens=[1, 2, 3, 4], decode_seconds=0.006, decode_tokens=3, virtual_seconds=0.013
+    )
+    publish_generation(board, result, 3)  # type: ignore[arg-type]
+    assert total(board, "lpu_time_to_first_token_seconds_sum") == pytest.approx(0.007)
+    assert total(board, "lpu_time_per_output_token_seconds_sum") == pytest.approx(0.002)
 
 
 # --- experiments, from reports made by hand -------------------------------------------------------
