@@ -3,7 +3,7 @@
 A beat brings one token into the first stage; its logits come out ``stages - 1`` beats later.  The
 tokens of prompts are known, so they follow each other, prompt after prompt; then whichever sequence
 has waited longest for its next token goes on.  A stage without a token works on what lies there, at
-a position whose keys are written over before anybody sees them.
+the position it comes to next, whose keys and values are written over before anybody sees them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run_belt(
         of_chip, resting = {}, []
         for chip in runner.chips:
             stage = host.stage_of(chip.chip_id)
-            turn = turns[stage] or queue.unseen(context)
+            turn = turns[stage] or queue.unseen(entered[max(0, beat - stage + 1) :], context)
             if turns[stage] is None:
                 resting.append(chip.chip_id)
             host.prepare(chip, turn.token, turn.position)
@@ -138,10 +138,11 @@ class _Queue:
         if len(self.fed[sequence]) < self._ends[sequence]:
             self._waiting.append(sequence)
 
-    def unseen(self, context: int) -> _Turn:
-        """A place that no token of sequence 0 sees before it is written over.
+    def unseen(self, coming: Sequence[_Turn | None], context: int) -> _Turn:
+        """The place of sequence 0 that a stage comes to next: it is written over before it is seen.
 
-        Stages lag behind the first, so its next position is new to all; behind the last position
-        there is nobody to see.
+        coming: the turns that the stage has yet to take.  One further than its next would disturb
+        what it keeps beside that one; behind the last position there is nobody to see.
         """
-        return _Turn(0, min(self._entered[0], context - 1), 0)
+        own = [turn.position for turn in coming if turn is not None and turn.sequence == 0]
+        return _Turn(0, min(own[0] if own else self._entered[0], context - 1), 0)

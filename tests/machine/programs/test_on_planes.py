@@ -198,10 +198,18 @@ def test_stages_of_a_pipeline(tp: int, pp: int) -> None:
         own.agree_at(token, position)
 
 
-def test_a_belt_keeps_its_sequences_apart() -> None:
+@pytest.mark.parametrize(
+    ("stages", "prompts"),
+    [
+        (2, [[3, 41], [59], [26, 5, 8]]),
+        (2, [[3]]),  # a stage rests before every token, and leaves what is beside it as it was
+        pytest.param(4, [[3]], marks=pytest.mark.long),
+        pytest.param(4, [[3], [59, 41]], marks=pytest.mark.long),
+    ],
+)
+def test_a_belt_keeps_its_sequences_apart(stages: int, prompts: list[list[int]]) -> None:
     model = partition_model(random_checkpoint(SHAPES["shared heads"], 0), 1)
-    belt = compile_belt(model, SPEC, 64, 2, sequences=3)
-    prompts = [[3, 41], [59], [26, 5, 8]]
+    belt = compile_belt(model, SPEC, 64, stages, sequences=stages + 1)
     found = run_belt(belt, prompts, 20, model)
     golden = GoldenDecoder(model)
     for prompt, tokens in zip(prompts, found.tokens, strict=True):
