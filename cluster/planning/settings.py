@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +15,8 @@ from cluster import option_types
 from cluster.errors import InputError
 from cluster.option_checks import check_at_least, check_choice
 from cluster.planning.prices import read_prices
-from cluster.planning.steps import WIRING_NAMES, Axis, PlanStep, step_of, what_ifs
-from cluster.planning.values import axis_values, one_change, several
+from cluster.planning.steps import WHAT_IF, WIRING_NAMES, Axis, PlanStep, step_of, what_ifs
+from cluster.planning.values import PLAN_FIELDS, axis_values, one_change, several
 
 #: Plans of one call, and things that vary over them, at most.
 MOST_PLANS, MOST_AXES = 64, 2
@@ -26,7 +28,8 @@ class PlanSettings:
 
     model: see ``programs.models.find_model``; its shape is enough.  chip: presets or files, an axis
     if there are several.  chips, context, batch: a number, or several (``64..1024``, ``650,325``),
-    which are an axis; chips None for the fewest that fit.  wiring: of the machine.  sweep: further
+    which are an axis; chips None for the fewest that fit.  From Python a number may be an int, and
+    one text of what is a list stands for a list of one.  wiring: of the machine.  sweep: further
     axes, as ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes,
     each on top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also
     what a token costs at shorter contexts.  prompt: a number of tokens, or several: also when the
@@ -102,7 +105,11 @@ class PlanSettings:
     run: Annotated[bool, typer.Option(help="Also run the programs on chips without data.")] = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, naming the option."""
+        """Take numbers as text and one text as a list of one; refuse what cannot be."""
+        for name in ("chips", "context", "batch", "prompt"):
+            object.__setattr__(self, name, _as_text(getattr(self, name)))
+        for name in ("chip", "sweep", "set_", "what_if"):
+            object.__setattr__(self, name, _as_list(getattr(self, name)))
         steps = self.steps
         for tokens in self.prompts:
             check_at_least("--prompt", tokens, 1)
@@ -121,14 +128,7 @@ class PlanSettings:
     @property
     def axes(self) -> list[Axis]:
         """What varies from plan to plan; empty for one plan."""
-        found: list[Axis] = []
-        if len(self.chip or ()) > 1:
-            found.append(Axis("chip", [(name, {"chip": name}) for name in self.chip or ()]))
-        for name in ("chips", "context", "batch"):
-            text = getattr(self, name)
-            values = several(f"--{name} {text}", text) if text is not None else []
-            if len(values) > 1:
-                found.append(_axis(name, values, self.wiring if ".." in text else None))
+        found = self._option_axes()
         for text in self.sweep or ():
             name, values = axis_values("--sweep", text)
             found.append(_axis(name, values, self.wiring if ".." in text else None))
@@ -153,8 +153,10 @@ class PlanSettings:
         for name in ("chips", "context", "batch"):
             text = getattr(self, name)
             fields[name] = None if text is None else several(f"--{name} {text}", text)[0]
-        fields |= dict(one_change("--set", text) for text in self.set_ or ())
         axes = self.axes
+        changed = [one_change("--set", text) for text in self.set_ or ()]
+        self._check_given_once([name for name, _ in changed], axes)
+        fields |= dict(changed)
         steps = []
         for point in itertools.product(*(axis.points for axis in axes)):
             varied = {axis.name: label for axis, (label, _) in zip(axes, point, strict=True)}
@@ -163,6 +165,63 @@ class PlanSettings:
         if len(steps) > MOST_PLANS:
             raise InputError(f"{len(steps):,} plans; use {MOST_PLANS} or fewer")
         return steps
+
+    def _option_axes(self) -> list[Axis]:
+        """The axes of options that have several values."""
+        found: list[Axis] = []
+        if len(self.chip or ()) > 1:
+            found.append(Axis("chip", [(name, {"chip": name}) for name in self.chip or ()]))
+        for name in ("chips", "context", "batch"):
+            text = getattr(self, name)
+            values = several(f"--{name} {text}", text) if text is not None else []
+            if len(values) > 1:
+                found.append(_axis(name, values, self.wiring if ".." in text else None))
+        return found
+
+    def _check_given_once(self, changed: Sequence[str], axes: Sequence[Axis]) -> None:
+        """Refuse a field with two values for one plan; a what-if may change what is set.
+
+        changed: the fields of ``--set``.
+        """
+        own = [axis.name for axis in axes if axis.name != WHAT_IF]
+        in_what_ifs = {
+            name
+            for axis in axes
+            if axis.name == WHAT_IF
+            for _, change in axis.points
+            for name in change
+        }
+        for name in own:
+            if name in in_what_ifs:
+                raise InputError(f"{name} varies and is changed by --what-if; give it once")
+        options = [
+            f.name
+            for f in fields_of(self)
+            if f.name in PLAN_FIELDS and getattr(self, f.name) != f.default
+        ]
+        varied = {axis.name for axis in self._option_axes()}
+        given = [*changed, *(name for name in options if name not in varied)]
+        for name in given:
+            if name in own:
+                raise InputError(f"{name} varies and is set; give it once")
+            if given.count(name) > 1:
+                raise InputError(f"{name} is set twice; give it once")
+
+
+def _as_text(value: object) -> str | None:
+    """A number, or several, as ``lpu`` has them."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _as_list(value: str | Path | Sequence[str] | None) -> list[str] | None:
+    """Texts; one alone is a list of one."""
+    if value is None:
+        return None
+    return [str(value)] if isinstance(value, (str, Path)) else [str(part) for part in value]
 
 
 def _axis(name: str, values: list[Any], wiring: str | None) -> Axis:

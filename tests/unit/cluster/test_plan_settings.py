@@ -146,6 +146,50 @@ def test_what_is_too_much() -> None:
         asked(sweep=["dtype=int8,fp8"])
 
 
+def test_numbers_and_single_texts_from_python() -> None:
+    """As their texts and lists of one: nothing is walked letter by letter."""
+    given: dict[str, Any] = {
+        "chip": "groq-3-lp30",
+        "chips": 56,
+        "context": 640,
+        "prompt": [5, 7],
+        "sweep": "batch=1,2",
+        "set_": "chip.hop_cycles=325",
+    }
+    settings = PlanSettings("target", **given)
+    assert (settings.chips, settings.context, settings.prompt) == ("56", "640", "5,7")
+    assert settings.chip == ["groq-3-lp30"] and settings.prompts == [5, 7]
+    assert [(s.chip, s.chips, s.context, s.batch) for s in settings.steps] == [
+        ("groq-3-lp30", 56, 640, 1),
+        ("groq-3-lp30", 56, 640, 2),
+    ]
+    given = {"batch": 3, "what_if": "near: chip.hop_cycles=325"}
+    assert [s.batch for s in PlanSettings("target", **given).steps] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            {"context": "8,16", "what_if": ["l: context=64"]},
+            "context varies and is changed by --wh",
+        ),
+        ({"context": "8,16", "set_": ["context=64"]}, "context varies and is set; give it once"),
+        ({"sweep": ["batch=1,2"], "set_": ["batch=4"]}, "batch varies and is set; give it once"),
+        ({"chips": "8", "sweep": ["chips=16,24"]}, "chips varies and is set; give it once"),
+        (
+            {"sweep": ["chip.hop_cycles=650,325"], "set_": ["chip.hop_cycles=9"]},
+            r"chip\.hop_cycles varies and is set; give it once",
+        ),
+        ({"chips": "128", "set_": ["chips=64"]}, "chips is set twice; give it once"),
+        ({"set_": ["batch=2", "batch=3"]}, "batch is set twice; give it once"),
+    ],
+)
+def test_a_field_has_one_value_in_a_plan(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        asked(**options)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_spacing_follows_from_clock_rate_and_packet(preset: str) -> None:
     """A cycle more than a vector takes at most, unless it is given; as in the presets."""
