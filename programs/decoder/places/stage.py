@@ -158,8 +158,12 @@ class DecoderPlaces:
     def map_words(self) -> int:
         """Words of all slices that the host writes for a position: maps, and masks."""
         if self.planes is not None:
-            masks = 1 + (self.planes.sliding is not None)
-            return 2 * (KEY_MAPS + 2 * VALUE_MAPS + RECENT_MAPS) + masks * self.planes.blocks
+            words, sliding, blocks = self.planes.words, self.planes.sliding, self.planes.blocks
+            written = [(words.masks, blocks), (words.key_maps, KEY_MAPS)]
+            written += [(place, VALUE_MAPS) for place in words.value_maps]
+            written += [(place, RECENT_MAPS) for place in words.recent_maps]
+            written += [(sliding, blocks)] if sliding is not None else []
+            return sum(len(place.queues) * each for place, each in written)
         assert self.attention is not None
         maps = len(self.cache_maps) - (-self.context // self.attention.mask_positions)
         if self.sliding is not None:

@@ -18,6 +18,7 @@ from programs.decoder import Host, compile_belt, partition_model
 from programs.models import (
     ARCHITECTURES,
     CheckpointError,
+    LayerKind,
     ModelConfig,
     config_of,
     random_checkpoint,
@@ -101,13 +102,28 @@ def test_no_power_no_energy(capsys: pytest.CaptureFixture[str]) -> None:
     assert "average_power_w" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("context", "sequences"), [(64, 1), (256, 1), (64, 5)])
-def test_the_host_moves_every_word_of_the_maps(context: int, sequences: int) -> None:
-    """A plan and an artifact say what the host then charges: one map word for each segment."""
-    spec = replace(PRESETS["groq-lpu-1"], words_per_bank=128)
-    model = partition_model(
-        random_checkpoint(ModelConfig(100, 2, 4, 2, 24, 130, 331), 0), 1, "int8"
-    )
+ON_VXM = ModelConfig(100, 2, 4, 2, 24, 130, 331)
+ON_PLANES = replace(ON_VXM, max_position=4096)
+WINDOWS = replace(ON_PLANES, sliding_window=330, layer_kinds=(LayerKind(sliding=True), LayerKind()))
+
+
+@pytest.mark.parametrize(
+    ("config", "bank", "context", "sequences"),
+    [
+        (ON_VXM, 128, 64, 1),
+        (ON_VXM, 128, 256, 1),
+        (ON_VXM, 128, 64, 5),
+        (ON_PLANES, 4096, 64, 3),
+        (ON_PLANES, 4096, 1024, 1),
+        (WINDOWS, 4096, 1024, 1),
+    ],
+)
+def test_the_host_moves_every_word_of_the_maps(
+    config: ModelConfig, bank: int, context: int, sequences: int
+) -> None:
+    """A plan and an artifact say what the host then charges: every word of maps and masks."""
+    spec = replace(PRESETS["groq-lpu-1"], words_per_bank=bank)
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
     artifact = compile_belt(model, spec, context, 1, sequences=sequences)
     host = Host(artifact, model)
     host.prepare(Chip(spec, 0), 3, 0)
