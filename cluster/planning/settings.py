@@ -110,15 +110,13 @@ class PlanSettings:
             object.__setattr__(self, name, _as_text(getattr(self, name)))
         for name in ("chip", "sweep", "set_", "what_if"):
             object.__setattr__(self, name, _as_list(getattr(self, name)))
-        steps = self.steps
+        self._check_details(self.steps)
         for tokens in self.prompts:
             check_at_least("--prompt", tokens, 1)
         if self.prices is not None:
             read_prices(self.prices)
         if self.explain is not None:
             check_choice("--explain", self.explain, ("attention", "ffn", "head"))
-            if len(steps) > 1:
-                raise InputError("--explain beside several plans: passes are of one plan, ask one")
 
     @property
     def prompts(self) -> list[int]:
@@ -165,6 +163,17 @@ class PlanSettings:
         if len(steps) > MOST_PLANS:
             raise InputError(f"{len(steps):,} plans; use {MOST_PLANS} or fewer")
         return steps
+
+    def _check_details(self, steps: Sequence[PlanStep]) -> None:
+        """Refuse what only the table of one plan shows where fields vary."""
+        details = {
+            "--explain": self.explain is not None,
+            "--buckets": self.buckets,
+            "--prompt": self.prompt is not None,
+        }
+        for name, asked in details.items():
+            if asked and any(step.varied for step in steps):
+                raise InputError(f"{name} beside several plans: one plan shows it, ask one")
 
     def _option_axes(self) -> list[Axis]:
         """The axes of options that have several values."""

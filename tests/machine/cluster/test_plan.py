@@ -300,7 +300,7 @@ def test_a_plan_says_how_many_experts_are_computed(
         (("--model", "target", "--explain", "x"), ("--explain x", "attention or ffn or head")),
         (
             ("--model", "target", "--sweep", "chips=1..2", "--explain", "ffn"),
-            ("--explain beside several plans", "passes are of one plan, ask one"),
+            ("--explain beside several plans", "one plan shows it, ask one"),
         ),
     ],
 )

@@ -152,17 +152,18 @@ def test_numbers_and_single_texts_from_python() -> None:
         "chip": "groq-3-lp30",
         "chips": 56,
         "context": 640,
-        "prompt": [5, 7],
         "sweep": "batch=1,2",
         "set_": "chip.hop_cycles=325",
     }
     settings = PlanSettings("target", **given)
-    assert (settings.chips, settings.context, settings.prompt) == ("56", "640", "5,7")
-    assert settings.chip == ["groq-3-lp30"] and settings.prompts == [5, 7]
+    assert (settings.chips, settings.context) == ("56", "640")
+    assert settings.chip == ["groq-3-lp30"]
     assert [(s.chip, s.chips, s.context, s.batch) for s in settings.steps] == [
         ("groq-3-lp30", 56, 640, 1),
         ("groq-3-lp30", 56, 640, 2),
     ]
+    given = {"prompt": [5, 7]}
+    assert PlanSettings("target", **given).prompts == [5, 7]
     given = {"batch": 3, "what_if": "near: chip.hop_cycles=325"}
     assert [s.batch for s in PlanSettings("target", **given).steps] == [3, 3]
 
@@ -188,6 +189,16 @@ def test_numbers_and_single_texts_from_python() -> None:
 def test_a_field_has_one_value_in_a_plan(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         asked(**options)
+
+
+@pytest.mark.parametrize("details", [{"explain": "ffn"}, {"buckets": True}, {"prompt": "5"}])
+@pytest.mark.parametrize("axis", [{"context": "8,16"}, {"sweep": ["context=8"]}])
+def test_what_one_plan_shows_is_not_asked_of_several(
+    details: dict[str, Any], axis: dict[str, Any]
+) -> None:
+    assert asked(**details) == [{}]
+    with pytest.raises(InputError, match=r"beside several plans: one plan shows it, ask one"):
+        asked(**details, **axis)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
