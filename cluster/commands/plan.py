@@ -10,7 +10,7 @@ import typer
 
 from cluster import option_checks, option_types
 from cluster.commands.settings import takes_settings
-from cluster.planning import PlanSettings, check_frontier
+from cluster.planning import PlanSettings, check_frontier, check_power, specs_of, unknown_chips
 from cluster.whole_files import check_writable
 
 Row = dict[str, Any]
@@ -38,6 +38,9 @@ def plan(
         check_writable(csv_file)
     for path in frontier or ():
         check_frontier(path)
+    if frontier:
+        check_power(settings.steps)
+    _tell_unknown_prices(settings)
     from cluster.commands.output import print_json, stderr_console, working
     from cluster.planning import plan_models, write_plans
 
@@ -50,8 +53,6 @@ def plan(
         from cluster.plots import draw_plans
 
         draw_plans(rows, axes or ["chips"], plot)
-    if frontier:
-        _write_frontier(rows, axes, frontier)
     if as_json:
         print_json({"model": settings.model, "axes": axes, "plans": rows} if axes else rows[0])
     elif not axes:
@@ -64,6 +65,16 @@ def plan(
         from cluster.commands.sweep_tables import print_plans
 
         print_plans(f"{settings.model} by {' and '.join(axes)}", axes, rows)
+    if frontier:
+        _write_frontier(rows, axes, frontier)
+
+
+def _tell_unknown_prices(settings: PlanSettings) -> None:
+    """On stderr, the chips that a file of prices names and nobody knows."""
+    if settings.prices is None:
+        return
+    for name in unknown_chips(settings.prices, specs_of(settings.steps)):
+        typer.echo(f"{settings.prices}: [chip.{name}] is of no chip that is known", err=True)
 
 
 def _write_frontier(rows: Sequence[Row], axes: Sequence[str], paths: Sequence[Path]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.errors import InputError
 from cluster.planning.csv_rows import write_rows
+from cluster.planning.steps import PlanStep, specs_of
 from cluster.whole_files import check_writable
 
 Row = dict[str, Any]
@@ -37,9 +38,7 @@ def frontier_points(rows: Sequence[Row]) -> list[Row]:
         if row.get("energy") is not None
     ]
     if not points:
-        raise InputError(
-            "--frontier: no plan has a power; give it with --set chip.average_power_w=WATTS"
-        )
+        raise _no_power()
     best = 0.0
     fastest_first = sorted(
         points,
@@ -49,6 +48,19 @@ def frontier_points(rows: Sequence[Row]) -> list[Row]:
         point["on_frontier"] = point["tokens_per_second_per_kw"] > best
         best = max(best, point["tokens_per_second_per_kw"])
     return points
+
+
+def _no_power() -> InputError:
+    return InputError(
+        "--frontier: no plan has a power; give it with --set chip.average_power_w=WATTS"
+    )
+
+
+def check_power(steps: Sequence[PlanStep]) -> None:
+    """Refuse a frontier of chips without a power, before anything is planned."""
+    specs = specs_of(steps)
+    if specs and not any(spec.average_power_w for spec in specs):
+        raise _no_power()
 
 
 def check_frontier(path: Path) -> None:

@@ -5,11 +5,12 @@ A TOML file, with a table for each chip whose prices differ (``docs/prices.toml`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from chip.spec import ChipSpec
+from chip.spec import PRESETS, ChipSpec
 from chip.toml_files import TomlFileError, read_toml
 from cluster.errors import InputError
 
@@ -89,6 +90,11 @@ def read_prices(path: Path) -> PriceList:
         for name, value in own.items():
             _check(path, name, value)
     return PriceList(path, table, chips)
+
+
+def unknown_chips(path: Path, specs: Sequence[ChipSpec]) -> list[str]:
+    """Chips with prices of their own that are neither planned nor a preset: misspelt, perhaps."""
+    return sorted(set(read_prices(path).chips) - {spec.name for spec in specs} - set(PRESETS))
 
 
 def _check(path: Path, name: str, value: object) -> None:

@@ -15,7 +15,7 @@ from cluster.errors import RunError
 from cluster.planning.csv_rows import write_rows
 from cluster.planning.prices import cost_row, read_prices
 from cluster.planning.settings import PlanSettings
-from cluster.planning.steps import PlanStep
+from cluster.planning.steps import PlanStep, specs_of
 from interconnect.wiring import FabricError
 from programs.models import config_of
 from programs.plans import (
@@ -65,10 +65,15 @@ def plan_models(settings: PlanSettings, tell: Callable[[str], None] = lambda _: 
     """A row for every step; ``tell`` hears what goes on.
 
     Where there are several, a step that no machine fits, or whose chip cannot be, has what was
-    asked and a ``problem``; a plan alone raises instead.  Raises RunError where chips retire at
+    asked and a ``problem``; a plan alone raises instead.  Raises InputError before the first plan
+    where a chip has no prices although there is a file of them, and RunError where chips retire at
     other cycles than planned.
     """
     steps = settings.steps
+    if settings.prices is not None:
+        prices = read_prices(settings.prices)
+        for spec in specs_of(steps):
+            prices.of(spec)
     if not settings.axes:
         return [_plan(settings, steps[0], tell)]
     rows = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from chip.spec import ChipSpec, changed_spec, load_chip_spec
+from chip.spec import ChipSpec, SpecError, changed_spec, load_chip_spec
 from cluster.errors import InputError
 from cluster.option_checks import CHIPS, check_at_least, check_choice
 from cluster.planning.values import CHIP, PLAN_FIELDS, one_change
@@ -65,6 +66,15 @@ def step_of(fields: Mapping[str, Any], varied: Mapping[str, Any]) -> PlanStep:
     if plain["tp"] is not None and plain["tp"] not in CHIPS:
         raise InputError(f"--tp {plain['tp']}: use 1, 2, 4 or 8")
     return PlanStep(**plain, changes=changes, varied=dict(varied))
+
+
+def specs_of(steps: Sequence[PlanStep]) -> list[ChipSpec]:
+    """The chips of the steps, those that can be, each once."""
+    found: list[ChipSpec] = []
+    for step in steps:
+        with suppress(SpecError):
+            found.append(step.spec())
+    return list(dict.fromkeys(found))
 
 
 def what_ifs(texts: Sequence[str]) -> Axis:

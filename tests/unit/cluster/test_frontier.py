@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from cluster.errors import InputError
-from cluster.planning import check_frontier, frontier_points, write_frontier
+from cluster.planning import (
+    PlanSettings,
+    check_frontier,
+    check_power,
+    frontier_points,
+    write_frontier,
+)
 from cluster.plots import draw_frontier
 
 
@@ -49,6 +55,14 @@ def test_plans_without_a_power_have_no_place_on_it() -> None:
     assert point["tokens_per_second_per_kw"] == pytest.approx(3) and point["on_frontier"]
     with pytest.raises(InputError, match=r"no plan has a power; give it with --set chip.average"):
         frontier_points(rows[1:])
+
+
+def test_a_frontier_without_any_power_is_refused_before_planning() -> None:
+    both = PlanSettings("target", chip=["groq-lpu-1", "groq-3-lp30"])
+    check_power(both.steps)
+    with pytest.raises(InputError, match=r"no plan has a power; give it with --set chip.average"):
+        check_power(PlanSettings("target", chip=["groq-3-lp30"]).steps)
+    check_power(PlanSettings("target", chip=["groq-3-lp30"], set_=["chip.average_power_w=9"]).steps)
 
 
 def test_a_file_and_a_picture(tmp_path: Path) -> None:

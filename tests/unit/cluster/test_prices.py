@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chip.spec import PRESETS
+from cluster.cli import run
 from cluster.errors import InputError
-from cluster.planning import PlanSettings, Prices, cost_per_million, cost_per_second, read_prices
+from cluster.planning import (
+    PlanSettings,
+    Prices,
+    cost_per_million,
+    cost_per_second,
+    plan_models,
+    read_prices,
+    unknown_chips,
+)
 from tests import ROOT
 
 LPU, LP30 = PRESETS["groq-lpu-1"], PRESETS["groq-3-lp30"]
@@ -83,3 +93,20 @@ def test_what_a_list_leaves_out(tmp_path: Path) -> None:
         read_prices(listed(tmp_path, "chip_price = 3")).of(LPU)
     with pytest.raises(InputError, match="groq-3-lp30 has no average power; give its chip_power_w"):
         read_prices(listed(tmp_path, PLAIN)).of(LP30)
+
+
+def test_prices_are_looked_at_before_anything_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every chip that is asked for, not only of the first."""
+    path = listed(tmp_path, PLAIN + "[chip.groq-lpu1]\nyears = 3\n")
+    chips = ["groq-lpu-1", "groq-3-lp30"]
+    told: list[str] = []
+    with pytest.raises(InputError, match="groq-3-lp30 has no average power; give its chip_power_w"):
+        plan_models(PlanSettings("target", chip=chips, prices=path), told.append)
+    assert told == []
+    assert unknown_chips(path, [LPU]) == ["groq-lpu1"]
+    assert unknown_chips(path, [replace(LPU, name="groq-lpu1")]) == []
+    asked = ["plan", "--model", "target", "--prices", str(path), "--chip", "groq-3-lp30"]
+    assert run(asked) == 2
+    assert f"{path}: [chip.groq-lpu1] is of no chip that is known" in capsys.readouterr().err
