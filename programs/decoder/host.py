@@ -39,8 +39,12 @@ class Host:
             model = PartitionedModel(checkpoint, layout, self._facts.dtype)
         self.model = model
         self.artifact = artifact
-        self.virtual_io_seconds = 0.0
         self._placement = SramPlacement(artifact.spec, maps=self.model.layout.experts > 1)
+        self.begin()
+
+    def begin(self) -> None:
+        """As before the first launch: nothing is charged, and nothing known of the chips."""
+        self.virtual_io_seconds = 0.0
         self._group_of: dict[int, int] = {}
 
     def stage_of(self, chip: int) -> int:

@@ -152,8 +152,6 @@ class Runner:
         """New chips and a host as before the first launch, in other rings among other peers."""
         self.rings, self.peers = rings, peers
         self._launched = 0
-        if self._host is not None:
-            self._host.virtual_io_seconds = 0.0
         self._new_chips()
 
     def rejoin(self, rings: Rings, peers: Peers) -> None:
@@ -162,6 +160,9 @@ class Runner:
         self._launched = 0
 
     def _new_chips(self) -> None:
+        """Chips and a host as before the first launch."""
+        if self._host is not None:
+            self._host.begin()
         numbers = [chip.chip_id for chip in self.chips]
         self.chips.clear()
         self.chips += [self._new_chip(number) for number in numbers]
@@ -220,7 +221,10 @@ class Runner:
             return self._launch(entry, number, sync, resting, entry_of)
 
         def again() -> int:
+            charged = 0.0 if self._host is None else self._host.virtual_io_seconds
             self._new_chips()
+            if self._host is not None:
+                self._host.virtual_io_seconds = charged
             return 0
 
         for chip in self.chips:

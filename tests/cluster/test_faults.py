@@ -26,9 +26,11 @@ from cluster.runs import (
 )
 from interconnect.wiring import FabricError, part_of, topology_of
 from programs.artifact import Artifact
+from programs.decoder import Host, compile_decoder, partition_model
 from programs.faults import FaultPlan, load_fault_plan
 from programs.faults.plan import CableFault, DeadNode, Upset
-from programs.running import BARRIER, Generation
+from programs.models import ModelConfig, random_checkpoint
+from programs.running import BARRIER, Alone, Generation, Runner, RunResult
 from tests import ROOT
 
 JOB = Generation((70, 221, 304), 24)
@@ -141,11 +143,33 @@ def test_a_second_death_needs_a_second_spare() -> None:
         collective(FaultPlan(dead_nodes=(DeadNode(4), DeadNode(5))))
 
 
+def test_a_recovery_is_charged_alike_whoever_died() -> None:
+    """A process that lived on and a new one go on from a snapshot in the middle of a group of
+    values that are kept apart: both charge what a run without a fault does.
+    """
+    config = ModelConfig(64, 1, 4, 2, 16, 96, 100, max_position=4096)
+    model = partition_model(random_checkpoint(config, 0), 1)
+    planes = compile_decoder(model, ChipSpec(), 64)
+    job = Generation((3, 41), 35)
+    with snapshot_directory() as directory:
+
+        def keep(result: RunResult) -> None:
+            if len(result.entries) == 21:
+                take(directory, 0, lived, result)
+
+        lived = Runner.alone(planes, Host(planes, model))
+        whole = lived.generate(job, between=keep)
+        lived.reload(lived.rings, Alone())
+        new = Runner.alone(planes, Host(planes, model))
+        for runner in (lived, new):
+            again = runner.generate(job, restore(directory, 0, 21, runner))
+            assert again.tokens == whole.tokens
+            assert again.io_seconds == whole.io_seconds
+            assert again.decode_io_seconds == whole.decode_io_seconds
+
+
 @pytest.mark.long
 def test_a_snapshot_is_whole_or_refused(artifact: Artifact) -> None:
-    from programs.decoder import Host
-    from programs.running import Alone, Runner
-
     runner = Runner.alone(artifact, Host(artifact))
     result = runner.generate(Generation(JOB.prompt, 3))
     memory = [chip.sram.copy() for chip in runner.chips]
