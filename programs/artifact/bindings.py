@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from chip.isa import SLICES
+from chip.isa import LANES, LANES_PER_SUPERLANE, SLICES
 from chip.scheduling import Place
 from programs.artifact.file import Artifact
 from programs.artifact.header import ArtifactError
@@ -40,8 +40,12 @@ _ON_PLANES = (
     frozenset({"masks", "key_maps", "value_maps", "recent_maps"}),
     frozenset({"sliding_masks"}),
 )
+#: Byte planes of the inputs of attention on the planes.
+_MAP_PLANES = {"key_maps": 2, "value_maps": 4, "recent_maps": 4, "masks": 1, "sliding_masks": 1}
 #: First words of a cached tile that ``cached_words`` has.
 _CACHED_WORDS = 6
+#: Lanes of a tile that count positions, so no value is on them.
+_COUNTING = 16
 
 
 @dataclass(frozen=True)
@@ -240,9 +244,31 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
         always, windows = _ON_PLANES if planes else _ON_VXM
         needed = _INPUTS | always | (windows if sliding else frozenset())
         whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
-    except (KeyError, TypeError, ValueError, AttributeError):
+        if planes:
+            words = artifact.spec.words_per_slice
+            whole = whole and _on_planes(facts, bindings["inputs"], words)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None
     return facts if whole and facts.group_of_stage and min(facts.buckets, default=0) > 0 else None
+
+
+def _on_planes(facts: DecoderFacts, inputs: Mapping[str, Any], words: int) -> bool:
+    """Whether the facts of attention on the planes fit each other and slices of ``words`` words."""
+    lanes, blocks = facts.cached_lanes, facts.blocks
+    if lanes % LANES_PER_SUPERLANE or lanes > LANES - _COUNTING:
+        return False
+    for name, count in _MAP_PLANES.items():
+        if name in inputs and len(inputs[name]) != count:
+            return False
+        if name in inputs and name.endswith("masks") and inputs[name][0][2] != blocks:
+            return False
+    each = lanes // LANES_PER_SUPERLANE
+    west, east = each * (blocks // 2), each * (blocks - blocks // 2)
+    sizes = (west, west, east, east, each, each)
+    if len(facts.cached_words) != (facts.pp if facts.sequences is None else 0):
+        return False
+    rows = (row for stage in facts.cached_words for row in stage)
+    return all(first + n <= words for row in rows for first, n in zip(row, sizes, strict=True))
 
 
 def _cached_words(value: Any) -> tuple[tuple[tuple[int, ...], ...], ...]:

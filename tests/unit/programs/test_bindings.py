@@ -12,7 +12,7 @@ import pytest
 from chip.spec import ChipSpec
 from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of, load, save
 from programs.decoder import compile_belt, compile_decoder, partition_model
-from programs.models import ModelConfig, random_checkpoint
+from programs.models import LayerKind, ModelConfig, random_checkpoint
 from tests import ROOT
 
 CONFIG = ModelConfig(64, 2, 4, 2, 16, 96, 100)
@@ -22,6 +22,15 @@ CONFIG = ModelConfig(64, 2, 4, 2, 16, 96, 100)
 def decoder() -> Artifact:
     model = partition_model(random_checkpoint(CONFIG, 0), 1)
     return compile_decoder(model, ChipSpec(), 64, weights=False)
+
+
+@pytest.fixture(scope="module")
+def on_planes() -> Artifact:
+    """With a window, of two stages and blocks on both sides."""
+    kinds = LayerKind(sliding=True), LayerKind()
+    config = replace(CONFIG, max_position=4096, sliding_window=330, layer_kinds=kinds)
+    model = partition_model(random_checkpoint(config, 0), 1)
+    return compile_decoder(model, ChipSpec(), 1024, pp=2, weights=False)
 
 
 def test_a_decoder_says_the_same_from_its_file(decoder: Artifact, tmp_path: Path) -> None:
@@ -96,6 +105,59 @@ def test_damaged_facts_are_no_decoder(decoder: Artifact, group: str, key: str, v
     assert Bindings.of(damaged).decoder is None
     with pytest.raises(ArtifactError, match="no compiled decoder: compile one"):
         decoder_of(damaged)
+
+
+def test_a_decoder_on_the_planes_says_the_same_from_its_file(
+    on_planes: Artifact, tmp_path: Path
+) -> None:
+    save(on_planes, tmp_path / "model.lpu")
+    read = load(tmp_path / "model.lpu")
+    assert Bindings.of(read) == Bindings.of(on_planes)
+    facts = decoder_of(read)
+    assert (facts.blocks, facts.window, facts.pp) == (4, 330, 2)
+    assert len(facts.cached_words) == 2 and facts.cached_words[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cached_words", []),
+        ("cached_words", [[[0] * 6]]),
+        ("cached_words", [[[0] * 5], [[0] * 6]]),
+        ("cached_words", [[[-1] * 6], [[0] * 6]]),
+        ("cached_words", [[[8191, 0, 0, 0, 0, 0]], [[0] * 6]]),
+        ("cached_words", [[[0] * 6], [[0, 0, 0, 0, 0, 8192]]]),
+        ("cached_lanes", 17),
+        ("cached_lanes", 320),
+        ("blocks", 3),
+        ("key_maps", [[48, 0, 32]]),
+        ("value_maps", [[48, 0, 1]] * 2),
+        ("recent_maps", [[48, 0, 16]] * 2),
+        ("masks", [[51, 0, 3]]),
+        ("masks", [[51, 0, 4]] * 2),
+        ("sliding_masks", [[51, 0, 3]]),
+        ("sliding_masks", []),
+    ],
+)
+def test_damaged_facts_of_the_planes_are_no_decoder(
+    on_planes: Artifact, key: str, value: Any
+) -> None:
+    before = on_planes.bindings
+    if key in before:
+        bindings = {**before, key: value}
+    else:
+        bindings = {**before, "inputs": {**before["inputs"], key: value}}
+    with pytest.raises(ArtifactError, match="no compiled decoder: compile one"):
+        decoder_of(replace(on_planes, bindings=bindings))
+
+
+def test_only_a_belt_on_the_planes_keeps_no_words(on_planes: Artifact) -> None:
+    """Its sequences never step back."""
+    belt = replace(on_planes, model={**on_planes.model, "sequences": 3})
+    with pytest.raises(ArtifactError, match="no compiled decoder: compile one"):
+        decoder_of(belt)
+    belt = replace(belt, bindings={**on_planes.bindings, "cached_words": []})
+    assert decoder_of(belt).cached_words == ()
 
 
 @pytest.mark.parametrize(
