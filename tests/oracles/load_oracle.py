@@ -123,14 +123,31 @@ def belted(
     interval: int | None,
     turn: int,
     room: int = 1 << 20,
+    slots: int | None = None,
+    gap: int = 1,
 ) -> Times:
     """One token at a time; all times in cycles.
+
+    slots: tokens that may enter in a turn, None for as many as fit.  gap: cycles from one token of
+    a prompt to the next at least.
 
     cycles(position, logits): cycles of the token at a position.  With an interval a token begins at
     every slot, place p's at its phase of the turn; see ``_slotted``.
     """
-    if interval is not None and turn // interval > 1:
-        return _slotted(arrival, prompt, output, cycles, context, pipelines, interval, turn, room)
+    if interval is not None:
+        slots = turn // interval if slots is None else slots
+        if slots > 1:
+            return _slotted(
+                (arrival, prompt, output),
+                cycles,
+                context,
+                pipelines,
+                interval,
+                turn,
+                room,
+                slots,
+                gap,
+            )
     free = [0] * pipelines
     start, first, second, done = ([-1] * len(arrival) for _ in range(4))
     for r in range(len(arrival)):
@@ -151,22 +168,22 @@ def belted(
 
 
 def _slotted(
-    arrival: list[int],
-    prompt: list[int],
-    output: list[int],
+    requests: tuple[list[int], list[int], list[int]],
     cycles: Callable[[int, bool], int],
     context: int,
     pipelines: int,
     interval: int,
     turn: int,
     room: int,
+    slots: int,
+    gap: int,
 ) -> Times:
     """Cycle by cycle: prompts take slots that no answer has, one request after another.
 
     An answer has a slot of every turn.  A request needs room for its caches, which ``room``
     requests have at a time, and a slot that nobody has when it begins.
     """
-    slots = turn // interval
+    arrival, prompt, output = requests
     answers: set[tuple[int, int]] = set()  # slots of answers: pipeline, cycle
     empty = {(s, p): 0 for s in range(pipelines) for p in range(slots)}  # since when
     ends: list[list[int]] = [[] for _ in range(pipelines)]  # of requests that have caches
@@ -193,14 +210,14 @@ def _slotted(
             now += 1
         s = ready[0]
         mine = [p for p in range(slots) if empty[s, p] <= now]
-        fed = 0
+        fed, last = 0, -gap
         while fed < prompt[r]:
-            if place_at(now) < slots and (s, now) not in answers:
+            if place_at(now) < slots and (s, now) not in answers and now >= last + gap:
                 start[r] = now if fed == 0 else start[r]
-                fed += 1
+                fed, last = fed + 1, now
             now += 1
-        read[s] = now
-        known = now - 1 + cycles(prompt[r] - 1, True)
+        read[s] = last + gap
+        known = last + cycles(prompt[r] - 1, True)
         first[r] = done[r] = known
         while output[r] > 1 and place_at(known) not in mine:
             known += 1

@@ -3,7 +3,9 @@
 A pipeline without overlap works on one request at a time, from its first prompt token to its last
 answer token; the prompt's tokens follow each other through the stages where that is sooner.  With
 an *initiation interval* a token enters every so many cycles, whosever it is: ``slots`` has who
-enters when.  The queue is first come, first served.
+enters when.  On a compiled belt the stages go in lockstep, so a token takes as many intervals as
+there are stages, and no more tokens are in flight than stages; tokens of prompts enter no faster
+than the host brings them.  The queue is first come, first served.
 
 Cycles and intervals are exact where they come from a compiled program; either may be a figure that
 the user gives.  Times are integers of cycles; what leaves this module is in picoseconds.
@@ -119,12 +121,33 @@ class Belt:
     def turn(self) -> int:
         """Cycles of the longest token with its transfers; an answer's tokens enter one per turn."""
         before, after = self.host_cycles
-        return max(max(self.prefill_cycles) + before, max(self.decode_cycles) + after)
+        return max(
+            max(max(self.prefill_cycles), self.belt_cycles) + before,
+            max(max(self.decode_cycles), self.belt_cycles) + after,
+        )
+
+    @property
+    def belt_cycles(self) -> int:
+        """Cycles of a token on the compiled belt at least: its stages go in lockstep, one a beat.
+
+        0 where nothing overlaps, and where the interval was given: that says nothing of stages.
+        """
+        compiled = self.interval_cycles is None and self.stages > 1
+        return self.stages * self.intervals[-1] if compiled and self.intervals else 0
 
     @property
     def slots(self) -> int:
-        """Tokens that may enter in a turn."""
-        return 1 if self.interval is None else max(1, self.turn // self.interval)
+        """Tokens that may enter in a turn: compiled, one a stage, however long the host takes."""
+        if self.interval is None:
+            return 1
+        if self.interval_cycles is None:
+            return self.stages
+        return max(1, self.turn // self.interval)
+
+    @property
+    def feeding_cycles(self) -> int:
+        """Cycles between tokens of prompts at least: an interval, or the host's transfer of one."""
+        return max(self.interval or 0, self.host_cycles[0])
 
     @property
     def places(self) -> int:
@@ -180,8 +203,8 @@ class Belt:
         return cycles + (launches - 1) * before + after
 
     def out(self, position: int) -> int:
-        """Cycles of one token with logits, transfers included."""
-        return self.answers(position, 1)
+        """Cycles of one token with logits, transfers included; on a belt of its stages' beats."""
+        return max(self.answers(position, 1), self.belt_cycles + self.host_cycles[1])
 
     def answers(self, prompt: int, answers: int) -> int:
         """Cycles of ``answers`` tokens one after another, the first of them after ``prompt``."""

@@ -2,11 +2,12 @@
 
 A pipeline without overlap works on one request, from its first prompt token to its last answer
 token.  With an interval it has a *slot* for a token every so many cycles, slot s of a turn at
-cycles ``s * interval + n * turn``, and *places*: as many as it has slots and room for caches.
-A request that writes an answer has a slot of every turn, its own: nobody disturbs it.  All other
-slots are those of prompts, one request after another: its tokens enter at every slot that nobody
-owns, and when its first answer token is there it takes the slot, of those nobody had when it began,
-that comes first.
+cycles ``s * interval + n * turn`` (on a compiled belt one for every stage), and *places*: as many
+as it has slots and room for caches.  A request that writes an answer has a slot of every turn, its
+own: nobody disturbs it.  All other slots are those of prompts, one request after another: its
+tokens enter at every slot that nobody owns, but for those before the host has brought the token;
+and when its first answer token is there it takes the slot, of those nobody had when it began, that
+comes first.
 """
 
 from __future__ import annotations
@@ -46,23 +47,26 @@ class Passage(NamedTuple):
 
 @jit
 def _fill_slots(
-    turn: int, phases: I64, owned: I64, until: I64, begin: int, tokens: int, taken: I64
+    turn: int, phases: I64, owned: I64, until: I64, begin: int, tokens: int, gap: int, taken: I64
 ) -> tuple[int, int]:
     """The first and the last of ``tokens`` slots from ``begin`` on that nobody owns.
+
+    gap: cycles from one of them to the next at least.
 
     owned, until: whose slots from the one to before the other are somebody's; int64 [places], as
     phases, which ascend.  taken: int64 [places], is added to.
     """
-    first, count, base = -1, 0, begin // turn * turn
+    first, count, base, earliest = -1, 0, begin // turn * turn, begin
     while True:
         for place in range(len(phases)):
             at = base + phases[place]
-            if at < begin or owned[place] <= at < until[place]:
+            if at < earliest or owned[place] <= at < until[place]:
                 continue
             if first < 0:
                 first = at
             taken[place] += 1
             count += 1
+            earliest = at + gap
             if count == tokens:
                 return first, at
         base += turn
@@ -128,9 +132,10 @@ class BeltPlaces:
         begin = int(begins[pipeline])
         owned, until = self._owned[pipeline], self._until[pipeline]
         taken = np.zeros(len(until), np.int64)
-        entry, last = _fill_slots(self._turn, self._phase, owned, until, begin, prompt, taken)
+        gap = max(1, self._belt.feeding_cycles)
+        entry, last = _fill_slots(self._turn, self._phase, owned, until, begin, prompt, gap, taken)
         self._held[pipeline] += taken * self._turn
-        self._read[pipeline] = last + 1
+        self._read[pipeline] = last + gap
         first, reading = last + self._belt.out(prompt - 1), prompt * self._turn
         if output == 1:
             self._take_room(pipeline, first)

@@ -83,20 +83,42 @@ def test_batching_is_what_the_oracle_says(rows: list[tuple[int, int, int]], serv
 BELT = Belt(PS, (4, 16, 32), (3, 4, 6), (5, 7, 9), (1, 2), "compiled: in a test")
 
 
-@settings(max_examples=examples(100), deadline=None)
-@given(requests, st.integers(1, 3), st.sampled_from([None, 2, 3, 5, 11]), st.integers(1, 4))
+@settings(max_examples=examples(150), deadline=None)
+@given(
+    requests,
+    st.integers(1, 3),
+    st.sampled_from([None, 2, 3, 5, 11]),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([(1, 2), (4, 5)]),
+)
 def test_belt_is_what_the_oracle_says(
-    rows: list[tuple[int, int, int]], pipelines: int, interval: int | None, room: int
+    rows: list[tuple[int, int, int]],
+    pipelines: int,
+    interval: int | None,
+    room: int,
+    stages: int,
+    host: tuple[int, int],
 ) -> None:
+    """An interval given for one stage, else the belt of the stages, each as long."""
     trace = trace_of(rows, gap=3)
-    belt = replace(BELT, interval_cycles=interval, most_places=room)
+    belt = replace(BELT, host_cycles=host, most_places=room, stages=stages)
+    compiled = interval is not None and stages > 1
+    if compiled:
+        belt = replace(belt, intervals=(interval,) * 3)
+    else:
+        belt = replace(belt, interval_cycles=interval)
     longest = max((p + n - 1 for _, p, n in rows if p + n - 1 <= belt.context), default=1)
     # The schedule of the bucket that holds the longest: its slowest token is the turn.
-    turn = 7 if longest <= 4 else 9 if longest <= 16 else 11
+    slowest = 5 if longest <= 4 else 7 if longest <= 16 else 9
+    lockstep = stages * interval if compiled and interval else 0
+    turn = max(slowest, lockstep) + host[1]
 
     def cycles(position: int, logits: bool) -> int:
         bucket = next(i for i, limit in enumerate(belt.buckets) if position < limit)
-        return belt.decode_cycles[bucket] + 2 if logits else belt.prefill_cycles[bucket] + 1
+        if logits:
+            return max(belt.decode_cycles[bucket], lockstep) + host[1]
+        return belt.prefill_cycles[bucket] + host[0]
 
     served = serve_on_belts(trace, belt, pipelines)
     expected = belted(
@@ -106,30 +128,47 @@ def test_belt_is_what_the_oracle_says(
         cycles,
         belt.context,
         pipelines,
-        interval,
+        interval if interval is None or compiled else min(interval, turn),
         turn,
         room,
+        stages if compiled else None,
+        max(interval or 1, host[0]),
     )
     assert times_of(served) == expected
 
 
 def test_a_belt_by_hand() -> None:
-    """Three requests, a slot every 3 cycles, a turn of 11: slots 0, 3, 6, 11, 14, 17, 22, ...
+    """Three requests on three stages, a beat of 3 cycles: a token takes 9 and 2 for the host.
 
-    The first request's four tokens enter at 0, 3, 6 and 11, and its logits take 7: the token is
-    there at 18, and the next slot is 22.  From there on it has one of every turn: 22, 33, 44.
-    The second, ready at 5, reads after it: 14 and 17, there at 24; its one further token enters
-    at 25.  The third asks for one token: 28.
+    Its schedule alone takes 10 before a transfer of 1, so a turn is 11: slots 0, 3, 6, 11, 14, ...
+    The first request's four tokens enter at 0, 3, 6 and 11, the token is there at 22, and its slot
+    is 0, of every turn: 22, 33, 44.  The second, ready at 5, reads after it: 14 and 17, there at
+    28; its one further token enters then, in slot 6.  The third asks for one token: at 22 the first
+    has the slot, so 25.
     """
-    belt = Belt(10**9, (32,), (9,), (9,), (1, 2), "compiled: in a test", intervals=(3,))
-    short = replace(belt, decode_cycles=(5,))
+    belt = Belt(10**9, (32,), (10,), (5,), (1, 2), "compiled: in a test", intervals=(3,), stages=3)
     assert (belt.turn, belt.places, belt.interval_source) == (11, 3, "compiled")
-    places = BeltPlaces(replace(short, prefill_cycles=(10,)), 1)
-    assert places.enter(0, 4, 4) == (0, 18, 29, 51, 44)
-    assert places.enter(5, 2, 2) == (14, 24, 32, 32, 22)
-    assert places.enter(6, 1, 1) == (28, 35, -1, 35, 11)
+    places = BeltPlaces(belt, 1)
+    assert places.enter(0, 4, 4) == (0, 22, 33, 55, 44)
+    assert places.enter(5, 2, 2) == (14, 28, 39, 39, 22)
+    assert places.enter(6, 1, 1) == (25, 36, -1, 36, 11)
     # Slots taken: the first at 0, 11, 22, 33, 44; the second at 3, 14, 25; the third at 6, 17, 28.
     assert places.busy.tolist() == [55, 33, 33]
+
+
+def test_a_slow_host_makes_no_slots_and_feeds_no_faster() -> None:
+    """Three stages of 3 cycles and 5 or 6 for the host: a turn of 9 + 6, slots 0, 3, 6, 15, ...
+
+    5 intervals would fit into the turn, but no more than three tokens are on the belt.  A token of
+    a prompt takes the host 5: they enter at 0, 6 and 15, and the next request's at 21, after 20.
+    """
+    belt = Belt(10**9, (32,), (8,), (8,), (5, 6), "compiled: in a test", intervals=(3,), stages=3)
+    assert (belt.turn, belt.slots, belt.feeding_cycles) == (15, 3, 5)
+    places = BeltPlaces(belt, 1)
+    assert places.enter(0, 3, 1) == (0, 30, -1, 30, 45)
+    assert places.enter(0, 1, 1) == (21, 36, -1, 36, 15)
+    given = replace(belt, intervals=(), interval_cycles=3)
+    assert (given.turn, given.slots) == (14, 4)
 
 
 def test_a_prompt_follows_itself_through_stages() -> None:
@@ -158,11 +197,12 @@ def test_a_prompt_follows_itself_through_stages() -> None:
 @settings(max_examples=examples(50), deadline=None)
 @given(st.integers(1, 32))
 def test_a_belt_for_short_requests_is_that_of_their_bucket(positions: int) -> None:
-    belt = replace(BELT, intervals=(2, 3, 4)).up_to(positions)
+    belt = replace(BELT, intervals=(2, 3, 4), stages=3).up_to(positions)
     count = 1 + (positions > 4) + (positions > 16)
     assert belt.buckets == BELT.buckets[:count] and belt.interval == count + 1
-    assert belt.turn == (7, 9, 11)[count - 1]
-    assert belt.places == (3, 3, 2)[count - 1]
+    # Three beats of 2, 3 or 4 cycles are longer than 5, 7 or 9 of the schedule; 2 for the host.
+    assert belt.turn == (8, 11, 14)[count - 1]
+    assert belt.places == 3
     assert replace(belt, most_places=2).places == 2
 
 
