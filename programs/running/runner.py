@@ -214,11 +214,13 @@ class Runner:
 
         counts: of faults, is added to.  from_first: see ``ModelledFaults``; new chips by default.
         resting: chips that work on nothing of a text, so what they saturate is not counted.
-        entry_of: a chip's entry point where not all have ``entry``, without faults only; all such
-        entry points exchange the same vectors.
+        entry_of: a chip's entry point where not all have ``entry``, without faults only (ValueError
+        otherwise); all such entry points exchange the same vectors.
         """
         if self._faults is None:
             return self._launch(entry, number, sync, resting, entry_of)
+        if entry_of is not None:
+            raise ValueError("chips with an entry point each are launched without faults only")
 
         def again() -> int:
             charged = 0.0 if self._host is None else self._host.virtual_io_seconds

@@ -83,8 +83,11 @@ class LpuSession:
     def read(self, tokens: Sequence[int], position: int = 0) -> F32:
         """Feed ``tokens`` from ``position`` on; the logits after the last, float32 [vocab].
 
-        They follow each other through the stages where that is sooner.
+        They follow each other through the stages where that is sooner.  Raises ValueError where
+        there is none.
         """
+        if not len(tokens):
+            raise ValueError("no tokens to read")
         for feeding in prompt_feedings(self.artifact, position, len(tokens)):
             before = self.io_seconds
             self._feed(feeding, {position + n: token for n, token in enumerate(tokens)})

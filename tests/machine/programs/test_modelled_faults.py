@@ -52,6 +52,13 @@ def same(result: RunResult, calm: RunResult) -> None:
     assert result.io_seconds == calm.io_seconds
 
 
+def test_an_entry_point_for_each_chip_is_not_dropped_beside_faults(artifact: Artifact) -> None:
+    setting = FaultSetting.of(FaultPlan(), artifact)
+    runner = Runner.alone(artifact, faults=setting)
+    with pytest.raises(ValueError, match="with an entry point each are launched without faults"):
+        runner.launch("decode-64", 0, LOOKAHEAD, entry_of=lambda chip: "prefill-64")
+
+
 def test_a_plan_of_nothing_costs_nothing(artifact: Artifact, calm: RunResult) -> None:
     result = run(artifact, FaultPlan())
     same(result, calm)

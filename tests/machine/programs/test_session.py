@@ -66,3 +66,10 @@ def test_beyond_the_context(drafter: Artifact) -> None:
     assert session.context == 128
     with pytest.raises(ValueError, match="compiled for 128 positions"):
         session.logits(1, 128)
+
+
+def test_nothing_to_read_is_refused(drafter: Artifact) -> None:
+    session = LpuSession(drafter)
+    with pytest.raises(ValueError, match="no tokens to read"):
+        session.read([])
+    assert session.launches == 0
