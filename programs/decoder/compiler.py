@@ -302,8 +302,11 @@ def _cached_words(pipeline: Pipeline) -> tuple[tuple[tuple[int, ...], ...], ...]
             if isinstance(m, AttentionMatrices):
                 bases = places.bases[0][number]
                 for tile in m.cached:
-                    own = [place for side in tile.values for place in side] + [*tile.recent]
-                    rows.append(tuple(bases[p.symbol] + p.address for p in own if p.symbol))
+                    row = []
+                    for place in (*tile.values[0], *tile.values[1], *tile.recent):
+                        assert place.symbol is not None
+                        row.append(bases[place.symbol] + place.address)
+                    rows.append(tuple(row))
         stages.append(tuple(rows))
     return tuple(stages)
 

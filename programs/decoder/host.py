@@ -39,7 +39,7 @@ class Host:
             model = PartitionedModel(checkpoint, layout, self._facts.dtype)
         self.model = model
         self.artifact = artifact
-        self._placement = SramPlacement(artifact.spec, maps=self.model.layout.experts > 1)
+        self._placement = SramPlacement(artifact.spec)
         self.begin()
 
     def begin(self) -> None:

@@ -4,9 +4,10 @@ All chips run in this process.  Where ``generate`` feeds a prompt and picks toke
 launches whatever token at whatever position it is told to, which is what a drafter beside a
 verifier needs.
 
-Rolling back is free: the launch at a position overwrites that position's KV word, and its mask
-hides every later one.  So after a rejection the caller just feeds the right token at the earlier
-position; there is nothing to undo.
+Rolling back takes no launch: the one at a position overwrites that position's keys and values, and
+its mask hides every later one.  So after a rejection the caller just feeds the right token at the
+earlier position.  Where attention is on the planes, the host first restores the values beside that
+position, which the chip keeps apart; it is charged for them.
 """
 
 from __future__ import annotations

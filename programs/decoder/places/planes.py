@@ -85,7 +85,7 @@ def place_on_planes(
                 for q, n in zip((WEST_QUAD, EAST_QUAD), sides, strict=True)
             ]
         ),
-        pieces=_two([pm.top(queues, _PIECES) for queues in near]),
+        pieces=_two([pm.top(queues, _PIECES, one_bank=True) for queues in near]),
         maximum=pm.top(WEST_QUAD, _HEADS),
         sums=pm.top(EAST_QUAD, _HEADS),
         row=pm.top(_EAST_OTHER, _PIECES * values, one_bank=True),

@@ -1,4 +1,6 @@
-"""A session rolls back for free: old KV words are overwritten or masked, bit for bit."""
+"""A session rolls back without a launch: old keys and values are overwritten or masked, bit for
+bit; on the planes the host restores those beside the position (``test_on_planes``).
+"""
 
 from __future__ import annotations
 
