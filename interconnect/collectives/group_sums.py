@@ -41,7 +41,7 @@ class WordRange:
     words: int
 
     def share(self, member: int, members: int) -> tuple[int, int]:
-        """First and last but one word that ``member`` of ``members`` keeps the sums of."""
+        """First word, and the one behind the last, whose sums ``member`` of ``members`` keeps."""
         begin, end = (self.words * i // members for i in (member, member + 1))
         return self.first + begin, self.first + end
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from chip import isa
 from chip.isa import Op
@@ -138,8 +139,10 @@ def _send_first(
                 to = [(range(k + 1, k + 2), places.partial.at(word))]
                 there = send_and_receive(schedule, spec, at, to, 1, own, least)
                 arrived = max(arrived, there)
-        if everybody := [word for word in words if word >= others]:
-            first, n = everybody[0], len(everybody)
+        everybody = [word for word in words if word >= others]
+        for _, run in groupby(enumerate(everybody), lambda numbered: numbered[1] - numbered[0]):
+            (_, first), *more = run
+            n = 1 + len(more)
             skipped = 2 * share + first - others
             received = {k: place.at(skipped) for k, place in places.received.items()}
             for group in _both_edges(chips):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chip.engine import Chip
 from chip.isa import LANES
+from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.wiring import node_cables
 from programs.artifact import Artifact, Planes, planes_of
@@ -35,6 +36,8 @@ def compile_cholesky(
     Without ``a`` the artifact has no memory image (timing only).  Raises CompileError when the
     matrix does not fit, ValueError for one of another shape or type.
     """
+    if spec.alu_cycles != 3:
+        raise CompileError(f"chip.alu_cycles is {spec.alu_cycles}: these kernels are written for 3")
     if a is not None and (a.shape != (shape.n, shape.n) or a.dtype != np.float32):
         raise ValueError(f"the matrix is {a.dtype} {a.shape}: use float32 [{shape.n}, {shape.n}]")
     chips = [Kernels(spec, place_cholesky(shape, spec, chip)) for chip in range(shape.chips)]

@@ -76,7 +76,7 @@ class Slot:
     maps: low and high bytes, west and east, readable from ``ready`` on.  which: one of two pairs of
     streams; rounds that follow each other take different pairs, so that neither waits for the
     other's last words.  added: where given, results are added to what their targets hold from then
-    on.
+    on (int8: with a dynamic scale; fp16: of two parts).
     """
 
     maps: tuple[Place, Place]
@@ -175,6 +175,7 @@ def matmul_round(
     a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n)
     factor = p.load(scale, _SCALE, at + 9, n=n, da=1)
     adding = slot is not None and slot.added is not None
+    assert not adding or dynamic is not None
     if dynamic is None:
         a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT)
         when = at + 9
@@ -303,6 +304,7 @@ def matmul16_round(
     at = widest + install + (k_tiles - 1) * period + through + 21
     shift, alu = p.pick(16), p.pick(16, _OUT)
     adding = slot is not None and slot.added is not None
+    assert not adding or parts == 2
     last_alu = p.pick(_ADDED, _OUT) if adding else alu
     for i, block in enumerate(blocks):
         side = block.plane // 2

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from chip.engine import Chip
 from chip.isa import LANES, Op
 from chip.program import Program, new_blocks
-from chip.scheduling import Place, Schedule, program_of, rename_tags, translate_gangs
+from chip.scheduling import (
+    CompileError,
+    Place,
+    Schedule,
+    program_of,
+    rename_tags,
+    translate_gangs,
+)
 from chip.spec import ChipSpec
 from interconnect.collectives import (
     GroupSums,
@@ -228,6 +235,12 @@ def _fewest_cycles(
         if best is None or sums.cycles < best[1].cycles:
             best = replace(plan, ranges=sums.ranges), sums
     assert best is not None
+    room = spec.words_per_slice - best[0].sums.address
+    if best[0].sum_words > room:
+        raise CompileError(
+            f"a chip keeps {best[0].sum_words} words of sums, {room} fit a slice beside its "
+            "product; use more rows of chips"
+        )
     return best
 
 

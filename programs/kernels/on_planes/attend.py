@@ -49,7 +49,7 @@ def attend_tiles(
 
     They have up to eight heads together.  new_values: the token's own value of each group's tile
     (a fp32 word in the east; None: it is there already), readable when ``ready`` says that values
-    are: they are appended where scores leave room.
+    are: they are appended where scores leave room.  The tiles of new values are equally wide.
     """
     blocks = side_blocks(-(-context // BLOCK))
     whole = QueryGroup(
@@ -61,7 +61,9 @@ def attend_tiles(
     for group, tile in groups:
         first = runs[-1].first + runs[-1].heads if runs else 0
         runs.append(HeadRun(tile, first, sum(group.heads)))
-    new = [(value, tile) for value, (_, tile) in zip(new_values, groups, strict=False) if value]
+    own = new_values or (None,) * len(groups)
+    new = [(value, tile) for value, (_, tile) in zip(own, groups, strict=True) if value]
+    assert len({tile.columns for _, tile in new}) < 2
     values = ready[2]
     if new:
         words = tuple(value for value, _ in new)

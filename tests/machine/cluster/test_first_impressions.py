@@ -97,14 +97,14 @@ def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
         "--context",
         "64",
         "--sweep",
-        "chips=4..16",
+        "chips=8..32",
         "--no-run",
     ]
     assert run([*asked, "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)["plans"]
     assert run(asked) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert "problem" in plans[0] and [plan.get("chips") for plan in plans] == [4, 8, 16]
+    assert "problem" in plans[0] and [plan.get("chips") for plan in plans] == [8, 16, 32]
     for plan in plans[1:]:
         cells = [
             f"{plan['tp']} x {plan['pp']}",

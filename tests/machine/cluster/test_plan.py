@@ -281,9 +281,13 @@ def test_a_plan_says_how_many_experts_are_computed(
     ("arguments", "words"),
     [
         (("--model", "tinyllama-1.1b", "--chips", "4"), ("does not fit 4 chips", "use --chips")),
-        (("--model", "tinyllama-1.1b", "--context", "99999"), ("of scores", "use --context 6")),
         (
-            ("--model", "tinyllama-1.1b", "--context", "20000", "--batch", "40"),
+            ("--model", "tinyllama-1.1b", "--context", "140000"),
+            ("too many of a tile's keys or values for a bank", "use --context 130560 or less"),
+        ),
+        (("--model", "mixtral-8x7b", "--context", "99999"), ("of scores", "use --context 9")),
+        (
+            ("--model", "mixtral-8x7b", "--context", "4096", "--batch", "60"),
             ("too many of caches", "or less or a smaller batch"),
         ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),

@@ -88,6 +88,8 @@ def test_the_lower_triangle_is_not_read() -> None:
 
 
 def test_what_cannot_be_factored() -> None:
+    with pytest.raises(CompileError, match="alu_cycles is 4: these kernels are written for 3"):
+        compile_cholesky(CholeskyShape(4, 1), ChipSpec(alu_cycles=4))
     with pytest.raises(CompileError, match="a matrix of 0 rows: use 1 or more"):
         CholeskyShape(0)
     with pytest.raises(CompileError, match=r"a matrix of 9000 x 9000 on 1 chip does not fit"):

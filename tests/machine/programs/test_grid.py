@@ -184,6 +184,8 @@ def test_what_no_round_can_hold_is_refused() -> None:
 def test_grids_that_cannot_be() -> None:
     with pytest.raises(CompileError, match="a grid of 20 x 16 chips: use 1 to 300 in all"):
         GridShape(9, 9, 9, "int8", 20, 16)
+    with pytest.raises(CompileError, match=r"a chip keeps \d+ words of sums, 4096 fit a slice"):
+        compile_grid(GridShape(4096, 1280, 1280, "int8", 2, 1), ChipSpec())
     with pytest.raises(CompileError, match=r"does not fit: [\d,]+ bytes too many"):
         compile_grid(GridShape(6000, 3000, 4000, "int8", 2, 2), SPEC)
     with pytest.raises(ValueError, match="the product is GridShape"):
