@@ -116,7 +116,7 @@ def test_a_sweep_of_plans_is_a_row_each_and_a_bottleneck_once(
         assert len(row) == 1 and len(row[0]) <= 80
         assert all(cell in row[0] for cell in cells)
     assert sum(line.startswith("bottleneck at chips 16; 32: ") for line in shown) == 1
-    assert sum(line.startswith("no plan for chips 4: ") for line in shown) == 1
+    assert sum(line.startswith("no plan for chips 8: ") for line in shown) == 1
 
 
 def verbs() -> dict[str, Any]:
