@@ -28,6 +28,7 @@ Chips = Annotated[
     int | None,
     typer.Option(help="Chips in all: 1, 2, 4, 8 or nodes of 8.", show_default="tp x pp, or 8"),
 ]
+NodeChips = Annotated[int, typer.Option(help="Chips: 1, 2, 4 or 8.")]
 Tp = Annotated[
     int | None,
     typer.Option(help="Chips that share every matrix: 1, 2, 4 or 8.", show_default="chips / pp"),

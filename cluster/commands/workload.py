@@ -115,7 +115,7 @@ def bert(
     model: Annotated[str, typer.Option(help="base or large.")] = "base",
     layers: Annotated[int | None, typer.Option(help="Layers.", show_default="the model's")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the one sequence.")] = 128,
-    chips: option_types.Chips = 8,
+    chips: option_types.NodeChips = 8,
     job: WorkloadSettings,
     as_json: option_types.Json = False,
 ) -> None:
@@ -141,7 +141,7 @@ def bert(
 def cholesky(
     *,
     n: Annotated[int, typer.Option(help="Rows and columns of the matrix.")] = 320,
-    chips: option_types.Chips = 1,
+    chips: option_types.NodeChips = 1,
     job: WorkloadSettings,
     as_json: option_types.Json = False,
 ) -> None:

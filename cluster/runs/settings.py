@@ -309,7 +309,9 @@ class MatmulSettings:
     k: Annotated[int, typer.Option(help="Columns of A, rows of B.")] = 4096
     n: Annotated[int, typer.Option(help="Columns of B.")] = 1376
     dtype: option_types.Dtype = "fp16"
-    chips: option_types.Chips = 1
+    chips: Annotated[
+        int, typer.Option(help="Chips: 1, 2, 4 or 8, or rows times columns of --split.")
+    ] = 1
     split: Annotated[
         str,
         typer.Option(
