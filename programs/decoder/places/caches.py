@@ -152,7 +152,7 @@ def _spread_segments(
         for tile, i, n in cut:
             roomy = [q for q in quads if _runs_held(pm, q, n + spare) >= sequences] or quads
             quad = roomy[0]
-            if quad not in (KV_QUAD, EAST_QUAD):
+            if quad not in quads[:2]:
                 quad = min(roomy, key=lambda q: pm.low[q[0]] // (n + spare))
             for name, queues in (("keys", quad[:2]), ("values", quad[2:])):
                 for sequence in range(sequences):

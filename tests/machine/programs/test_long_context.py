@@ -27,6 +27,7 @@ from programs.decoder.stages import Stage, model_blocks, single_stage
 from programs.kernels import Segments
 from programs.models import ModelConfig, random_checkpoint
 from programs.running import LOOKAHEAD, Generation, Runner, run_belt
+from programs.sram import SramPlacement
 from tests import examples
 from tests.machine.programs.test_pipeline import assert_legal, runner_of
 
@@ -120,6 +121,22 @@ def test_any_positions_in_any_order(name: str, positions: list[int], token: int)
     machine = shallow(name)
     for at, position in enumerate(positions):
         machine.agree_at((token + at) % 331, position)
+
+
+def test_segments_beside_experts_fill_the_slices_of_maps_first() -> None:
+    """The fastest place: other slices take segments only when no run is left there."""
+    config = ModelConfig(100, 1, 4, 2, 24, 130, 331, experts=4, experts_per_token=2)
+    spec = replace(SPEC, words_per_bank=256)
+    model = partition_model(random_checkpoint(config, 0), 1, "int8")
+    placed = place_decoder(spec, model.layout, "int8", 500)
+    outside = SramPlacement(spec, maps=True).map_slices(1)
+    (own,) = (m for m in placed.variants if isinstance(m, AttentionMatrices))
+    on = [segment.place.queues for segment in own.keys[0]]
+    assert on[:4] == [outside[:2]] * 4
+    machine = Machine(model, spec, 500, 1)
+    assert_legal(machine.artifact)
+    for position, token in enumerate((3, 41, 59)):
+        machine.agree_at(token, position)
 
 
 @pytest.mark.parametrize(("words", "context", "sequences"), [(64, 128, 2), (160, 64, 6)])
