@@ -178,6 +178,7 @@ def clock() -> Iterator[float]:
     return map(float, count())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chips", [4, 16])
 def test_numpy_adds_up_what_the_collective_does(
     chips: int, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +196,7 @@ def test_numpy_adds_up_what_the_collective_does(
         fabric._numpy_seconds(compiled, data)
 
 
+@pytest.mark.long
 def test_flits_are_counted_hop_by_hop(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = clock()
     monkeypatch.setattr(fabric, "perf_counter", lambda: next(ticks))
