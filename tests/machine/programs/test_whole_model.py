@@ -217,12 +217,14 @@ def test_pieces_that_are_legal_alone_are_legal_together() -> None:
     assert len({p.cycles for p in programs}) == 1 and programs[0].cycles == plan.cycles
 
 
+#: Its experts leave no room for more positions than these on any number of chips.
+TOO_LONG, LONGEST = "qwen3-235b", 6630
 PLANNED = [
     (name, context)
     for name, shape in ARCHITECTURES.items()
     if not missing_kernels(shape)
     for context in (2048, 8192)
-    if context == 2048 or name not in SHIPPED
+    if context == 2048 or name not in {*SHIPPED, TOO_LONG}
 ]
 
 
@@ -240,6 +242,13 @@ def test_every_known_architecture_is_planned(name: str, context: int) -> None:
     assert set(done.retired[used].tolist()) == {plan.cycles}
 
 
+@pytest.mark.long
+def test_experts_that_leave_no_room_for_a_context_are_refused() -> None:
+    _, config = config_of(TOO_LONG)
+    with pytest.raises(CompileError, match=f"use --context {LONGEST} or less"):
+        compile_plan(TOO_LONG, config, SPEC, context=8192)
+
+
 #: Compiles and checks a plan of the shape of a 70B model; prints the CPU seconds and the bytes
 #: beyond those of a process that has compiled nothing, after compiling and after checking too.
 _MEASURED = """
@@ -255,7 +264,7 @@ def spent():  # getrusage would begin with the memory of the parent
     return process_time(), 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 layers, chips = map(int, sys.argv[1:])
-config = ModelConfig(8192, layers, 64, 8, 128, 28672, 128256)
+config = ModelConfig(8192, layers, 64, 8, 128, 28672, 128256, max_position=4096)
 begun = spent()
 plan = compile_plan("measured", config, ChipSpec(), context=2048, chips=chips or None)
 compiled = spent()
