@@ -147,12 +147,3 @@ def _decimal(text: str) -> Decimal | None:
     if len(plain) > 40 or not _NUMBER.fullmatch(plain):
         return None
     return sign * Decimal(plain.replace("_", ""))
-
-
-def shown(value: object) -> str:
-    """A value of an axis for people."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)

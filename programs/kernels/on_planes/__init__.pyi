@@ -1,5 +1,5 @@
-from .append import append_key, append_value
-from .attend import attend_on_planes, attend_tiles
+from .append import append_key
+from .attend import attend_tiles
 from .places import (
     BLOCK,
     CachedTile,
@@ -19,8 +19,6 @@ __all__ = [
     "PlanePlaces",
     "QueryGroup",
     "append_key",
-    "append_value",
-    "attend_on_planes",
     "attend_tiles",
     "constant_words",
     "key_map",

@@ -78,19 +78,6 @@ def _scatter_copies(
         )
 
 
-def append_value(
-    schedule: Schedule,
-    spec: ChipSpec,
-    value: Place,
-    ready: int,
-    tile: CachedTile,
-    places: PlanePlaces,
-) -> int:
-    """The fp32 word ``value`` (east quad) to its lane; returns when it is readable."""
-    spread = spread_values(schedule, spec, (value,), ready, tile.columns, places)
-    return stage_value(schedule, spec, 0, spread, tile, places)
-
-
 def stage_value(
     schedule: Schedule,
     spec: ChipSpec,

@@ -17,24 +17,6 @@ from programs.kernels.on_planes.scores import copy_queries, score
 from programs.kernels.on_planes.values import weigh
 
 
-def attend_on_planes(
-    schedule: Schedule,
-    spec: ChipSpec,
-    group: QueryGroup,
-    context: int,
-    ready: tuple[int, int, int],
-    tile: CachedTile,
-    places: PlanePlaces,
-    cap: float = 0.0,
-) -> int:
-    """Outputs of the group's query tiles, ``places.outputs.at(tile number)``; when readable.
-
-    context: positions of the bucket.  ready: when rotated queries, keys and values are readable.
-    cap: what scores are capped at, 0: at nothing.
-    """
-    return attend_tiles(schedule, spec, ((group, tile),), context, ready, places, cap)
-
-
 def attend_tiles(
     schedule: Schedule,
     spec: ChipSpec,
@@ -45,9 +27,11 @@ def attend_tiles(
     cap: float = 0.0,
     new_values: tuple[Place | None, ...] = (),
 ) -> int:
-    """As ``attend_on_planes``, of several groups, each with a cached tile of its own, in one run.
+    """Outputs of the groups' query tiles, ``places.outputs.at(tile number)``; when readable.
 
-    They have up to eight heads together.  new_values: the token's own value of each group's tile
+    groups: each with its cached tile, all in one run, up to eight heads together.  context:
+    positions of the bucket.  ready: when rotated queries, keys and values are readable.  cap: what
+    scores are capped at, 0: at nothing.  new_values: the token's own value of each group's tile
     (a fp32 word in the east; None: it is there already), readable when ``ready`` says that values
     are: they are appended where scores leave room.  The tiles of new values are equally wide.
     """

@@ -14,7 +14,7 @@ from chip import numerics
 from chip.checker import check
 from chip.scheduling import Pass, Place, Schedule, Symbol, program_of, relocate
 from chip.spec import ChipSpec
-from programs.kernels import append_key, append_value, attend_on_planes, attend_tiles
+from programs.kernels import append_key, attend_tiles
 from tests import examples
 from tests.stands.plane_stand import (
     KEY,
@@ -273,8 +273,8 @@ def test_addresses_may_be_symbols() -> None:
     )
     schedule = Schedule()
     key = append_key(schedule, SPEC, KEY, 0, named, PLACES)
-    value = append_value(schedule, SPEC, VALUE, 0, named, PLACES)
-    end = attend_on_planes(schedule, SPEC, shape.group, 640, (0, key, value), named, PLACES)
+    groups, ready = ((shape.group, named),), (0, key, 0)
+    end = attend_tiles(schedule, SPEC, groups, 640, ready, PLACES, new_values=(VALUE,))
     table, used, gangs = schedule.blocks()
     stand, cache, rotated, visible = attended(shape, 400)
     stand.put_new(cache.keys[400], np.zeros(320, np.float32), 400)
