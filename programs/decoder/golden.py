@@ -414,7 +414,7 @@ class GoldenDecoder:
         """Return the chip's partial sums [P, T, 320] of the attention output."""
         matrices, cache = chip.layers[layer], chip.caches[layer]
         q32, k32, v32 = heads
-        q = numerics.to_f16_bits(self._rotate(q32, rope))
+        q = numerics.to_f16_bits(self._rotate(q32, rope), SIDES if self._layout.on_planes else 1)
         k = numerics.to_f16_bits(self._rotate(k32, rope))
         v = numerics.to_f16_bits(v32)
         if chip.replicate is not None:

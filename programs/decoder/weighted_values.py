@@ -22,7 +22,7 @@ HIDDEN = np.float32(-(2.0**127))
 #: What a share is multiplied by before fp16, so that small ones keep their bits.
 SHARES_UP = np.float32(2.0**14)
 #: The denominator's pieces in fp16: units of the first and of the second.
-FIRST, SECOND = np.float32(2.0**16), np.float32(2.0**5)
+FIRST, SECOND = np.float32(2.0**18), np.float32(2.0**6)
 ONES = numerics.split_f16(np.full((1, LANES), 0x3C00, dtype=np.uint16))
 
 

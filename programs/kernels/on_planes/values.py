@@ -27,8 +27,12 @@ from programs.kernels.on_planes.places import CachedTile, HeadRun, PlanePlaces, 
 
 #: What weights are scaled by, so that fp16 keeps their bits far below the greatest.
 WEIGHT_SCALE = 2.0**14
-#: Powers of two by which a sum of weights is cut into two fp16 pieces.
-_COARSE, _FINE = 16, 5
+#: Powers of two of which the two fp16 pieces of a sum of weights are multiples.  Any powers near
+#: these give the same bits; with these no piece of a number below 2^33 is beyond fp16.
+_COARSE, _FINE = 18, 6
+#: AND with these bits leaves sums of weights, from 2^14 to 2^33, as they are, and brings every other
+#: number, as those of the lanes of weighted values, below 2^33: two bits of the exponent are 0.
+_BOUNDED = 0x4FFFFFFF
 
 
 def weigh(
@@ -208,20 +212,24 @@ def _finish(
 def _cut(
     p: PlanePass, c: int, total: Operand, n: int, places: PlanePlaces
 ) -> list[tuple[int, Stream]]:
-    """The sum of the weights on all lanes, in two pieces: (cycle at the VXM, stream) of each."""
-    dc = 2
-    x, _ = p.op(Op.MUL_F32, c, total, imm=2.0**-_COARSE, n=n, dc=dc)
-    narrow, coarse = p.op(Op.CVT_F32_F16, c + 3, x, n=n, dc=dc, out=8, width=2)
-    wide, _ = p.op(Op.CVT_F16_F32, c + 6, narrow, n=n, dc=dc)
-    back, _ = p.op(Op.MUL_F32, c + 9, wide, imm=2.0**_COARSE, n=n, dc=dc)
-    for i in range(4):
+    """The sum of the weights on all lanes, in two pieces: (cycle at the VXM, stream) of each.
+
+    The other lanes are multiplied by zeros; they are bounded, so that none counts as saturated.
+    """
+    dc, unit = 2, _COARSE - _FINE
+    total, _ = p.op(Op.AND, c, total, imm=_BOUNDED, n=n, dc=dc)
+    x, _ = p.op(Op.MUL_F32, c + 3, total, imm=2.0**-_COARSE, n=n, dc=dc)
+    total, _ = p.op(Op.MUL_F32, c + 3, total, imm=2.0**-_FINE, n=n, dc=dc)
+    narrow, coarse = p.op(Op.CVT_F32_F16, c + 6, x, n=n, dc=dc, out=8, width=2)
+    wide, _ = p.op(Op.CVT_F16_F32, c + 9, narrow, n=n, dc=dc)
+    back, _ = p.op(Op.MUL_F32, c + 12, wide, imm=2.0**unit, n=n, dc=dc)
+    for i in range(2, 5):
         total, _ = p.op(Op.MOV, c + 3 * i, total, n=n, dc=dc)
-    rest, _ = p.op(Op.SUB_F32, c + 12, total, back, n=n, dc=dc)
-    rest, _ = p.op(Op.MUL_F32, c + 15, rest, imm=2.0**-_FINE, n=n, dc=dc)
+    rest, _ = p.op(Op.SUB_F32, c + 15, total, back, n=n, dc=dc)
     _, fine = p.op(Op.CVT_F32_F16, c + 18, rest, n=n, dc=dc, out=40, width=2)
     pieces = []
     spec = p.spec
-    for side, value, when in ((EAST, coarse, c + 3), (WEST, fine, c + 18)):
+    for side, value, when in ((EAST, coarse, c + 6), (WEST, fine, c + 18)):
         meet = p.driven(when) + EDGE
         install = meet - spec.mxm_install_cycles
         for half in (0, 1):
