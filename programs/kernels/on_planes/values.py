@@ -30,8 +30,8 @@ WEIGHT_SCALE = 2.0**14
 #: Powers of two of which the two fp16 pieces of a sum of weights are multiples.  Any powers near
 #: these give the same bits; with these no piece of a number below 2^33 is beyond fp16.
 _COARSE, _FINE = 18, 6
-#: AND with these bits leaves sums of weights, from 2^14 to 2^33, as they are, and brings every other
-#: number, as those of the lanes of weighted values, below 2^33: two bits of the exponent are 0.
+#: AND with these bits leaves sums of weights, from 2^14 to 2^33, as they are, and brings all other
+#: numbers, as on the lanes of weighted values, below 2^33: two bits of the exponent are 0.
 _BOUNDED = 0x4FFFFFFF
 
 
