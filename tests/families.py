@@ -254,13 +254,8 @@ FAMILIES: dict[str, Family] = {
 
 
 def on_planes(family: Family) -> Family:
-    """The same model made for so many positions that it attends on the planes, if it can."""
+    """The same model made for so many positions that it attends on the planes."""
     return Family({**family.fields, "max_position_embeddings": LONG}, family.scaled)
-
-
-def attends_there(family: Family) -> bool:
-    """Whether the model, made for long texts, attends on the planes: without experts."""
-    return not {"num_local_experts", "num_experts"} & family.fields.keys()
 
 
 class _Scaled:
@@ -329,7 +324,7 @@ def rows(names: list[str]) -> Iterator[tuple[str, str, str, int, float, bool]]:
     for name in names or FAMILIES:
         for dtype, tp in product(("fp16", "int8"), (1, 8)):
             short = FAMILIES[name]
-            for family in (short, on_planes(short)) if attends_there(short) else (short,):
+            for family in (short, on_planes(short)):
                 layout = Layout.of(checkpoint_of(family).config, tp)
                 where = "planes" if layout.on_planes else "vxm"
                 error = relative_error(family, tp, dtype)

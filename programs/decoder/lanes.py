@@ -132,8 +132,7 @@ class Layout:
             raise PartitionError(
                 f"head_dim is {config.head_dim}; a head must fit the {LANES} lanes of a tile"
             )
-        # maps of experts move the planes' strips, which the kernel does not know
-        on_planes = config.max_position > SHORT_POSITIONS and config.experts == 1
+        on_planes = config.max_position > SHORT_POSITIONS
         head_lanes = 16 * _ceil(config.head_dim, 16)
         lanes = LANES - 16 if on_planes else LANES
         if head_lanes > lanes:

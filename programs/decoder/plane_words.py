@@ -58,10 +58,10 @@ def restore_recent(
     for row in words:
         for half in range(2):
             first = row[2 * side + half] + count * (block // 2)
-            slices = placement.weight_slices(2 * side + half)
+            slices = placement.cached_slices(2 * side + half)
             values = np.stack([chip.read_words(queue, first, count) for queue in slices], axis=-1)
             beside = values[:, group : group + LANES_PER_SUPERLANE]  # [words, position, dimension]
-            for number, queue in enumerate(placement.weight_slices(2 + half)):
+            for number, queue in enumerate(placement.cached_slices(2 + half)):
                 rows = np.tile(beside[:, number], (1, LANES // LANES_PER_SUPERLANE))
                 chip.write_words(queue, row[4 + half], np.ascontiguousarray(rows))
                 moved += rows.size + values[..., number].size

@@ -55,12 +55,23 @@ class SramPlacement:
         Within ``map_slices`` where there are maps.  Those of odd planes are nearer then:
         activations lie there too, and meet these planes' gaps.
         """
+        if not self.maps:
+            return self.cached_slices(plane)
+        return self._strip(plane // 2, self.map_slices(plane // 2)[0], plane % 2 == 1)
+
+    def cached_slices(self, plane: int) -> tuple[int, ...]:
+        """The sixteen queues that feed ``plane`` with keys and values, which lie as weights do.
+
+        Those of maps are among them, idle while a token attends: words near the VXM meet keys.
+        """
         side = plane // 2
+        return self._strip(side, SLICES_PER_HEMISPHERE * (side + 1), plane % 2 == 0)
+
+    def _strip(self, side: int, end: int, nearer: bool) -> tuple[int, ...]:
+        """Of the last 32 slices of a hemisphere before ``end``, the nearer or the farther half."""
         base = SLICES_PER_HEMISPHERE * side
         reserved = self.spec.reserved_slices_east if side else self.spec.reserved_slices_west
-        last = self.map_slices(side)[0] - base if self.maps else SLICES_PER_HEMISPHERE
-        usable = [base + s for s in range(last) if s not in reserved][-2 * _WEIGHTS :]
-        nearer = plane % 2 if self.maps else 1 - plane % 2
+        usable = [s for s in range(base, end) if s - base not in reserved][-2 * _WEIGHTS :]
         return tuple(usable[:_WEIGHTS] if nearer else usable[_WEIGHTS:])
 
     def map_slices(self, side: int) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ def place_on_planes(
         key_maps=pm.top(_EAST_PAIR, KEY_MAPS),
         value_maps=_two([pm.top(queues, VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]),
         recent_maps=_two([pm.top(queues, RECENT_MAPS) for queues in _RECENT_PAIRS]),
-        constants=_four([pm.top(pm.weight_slices(plane), _CONSTANTS) for plane in range(4)]),
+        constants=_four([pm.top(pm.cached_slices(plane), _CONSTANTS) for plane in range(4)]),
         lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_QUADS]),
         offsets=_two([pm.top(queues, 1) for queues in near]),
         queries=_two([pm.top(queues, _HEADS) for queues in near]),
@@ -118,7 +118,7 @@ def place_plane_caches(
 
     def lie(name: str, plane: int, words: int, bottom: bool) -> Place:
         """``words`` words of every block and sequence on the slices of a plane."""
-        queues = pm.weight_slices(plane)
+        queues = pm.cached_slices(plane)
         each = [
             {n: pm.bottom(queues, words, True) if bottom else pm.keep(queues, words) for n in own}
             for _ in range(sequences)

@@ -28,7 +28,6 @@ from tests.families import (
     TOKENS,
     TOLERANCE,
     Family,
-    attends_there,
     bits_equal,
     checkpoint_of,
     exact_logits,
@@ -164,7 +163,6 @@ ROWS = [
 ]
 
 
-THERE = [name for name, family in FAMILIES.items() if attends_there(family)]
 QUICK_ON_PLANES = {("mistral, window", "fp16"), ("gemma2", "int8"), ("olmo2", "fp16")}
 
 
@@ -172,7 +170,7 @@ QUICK_ON_PLANES = {("mistral, window", "fp16"), ("gemma2", "int8"), ("olmo2", "f
     ("name", "dtype"),
     [
         pytest.param(*row, marks=() if row in QUICK_ON_PLANES else pytest.mark.long)
-        for row in product(THERE, ("fp16", "int8"))
+        for row in product(FAMILIES, ("fp16", "int8"))
     ],
 )
 def test_a_family_attends_on_the_planes(name: str, dtype: str) -> None:

@@ -42,6 +42,10 @@ SHAPES = {
     "capped, biases": ModelConfig(
         344, 1, 9, 3, 40, 130, 97, score_cap=0.5, qkv_bias=True, o_bias=True, **LONG
     ),
+    "experts": ModelConfig(100, 2, 4, 2, 24, 700, 331, experts=8, experts_per_token=2, **LONG),
+    "small experts": ModelConfig(
+        344, 1, 8, 2, 40, 50, 97, experts=19, experts_per_token=3, head_norms=True, **LONG
+    ),
 }
 
 
@@ -147,6 +151,10 @@ def machine(config: ModelConfig, tp: int, dtype: str, context: int, pp: int = 1)
         pytest.param("the widest head", 1, "fp16", marks=pytest.mark.long),
         pytest.param("capped, biases", 2, "int8", marks=pytest.mark.long),
         pytest.param("capped, biases", 8, "fp16", marks=pytest.mark.long),
+        ("small experts", 1, "int8"),
+        pytest.param("small experts", 8, "fp16", marks=pytest.mark.long),
+        pytest.param("experts", 2, "int8", marks=pytest.mark.long),
+        pytest.param("experts", 1, "fp16", marks=pytest.mark.long),
     ],
 )
 def test_chips_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
@@ -162,6 +170,7 @@ def test_chips_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
         (1, "int8", "shared heads"),
         pytest.param(2, "fp16", "own heads", marks=pytest.mark.long),
         pytest.param(8, "int8", "capped, biases", marks=pytest.mark.long),
+        pytest.param(1, "int8", "experts", marks=pytest.mark.long),
     ],
 )
 def test_the_borders_of_blocks(tp: int, dtype: str, name: str) -> None:
