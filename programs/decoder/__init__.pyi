@@ -1,6 +1,7 @@
 from .blocks import C2C, MATMUL, SOFTMAX, VXM, Numbers
 from .compiler import (
     belt_intervals,
+    belt_room,
     compile_belt,
     compile_decoder,
     compile_model,
@@ -58,6 +59,7 @@ __all__ = [
     "adopt",
     "belt_entry",
     "belt_intervals",
+    "belt_room",
     "bucket_at",
     "build_pipeline",
     "check_parallelism",

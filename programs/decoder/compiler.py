@@ -23,7 +23,7 @@ from chip.spec import ChipSpec, load_chip_spec
 from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, Planes, planes_of
 from programs.decoder.blocks import Numbers
-from programs.decoder.fit import deal_stages
+from programs.decoder.fit import deal_stages, sequences_that_fit
 from programs.decoder.host import belt_entry, prompt_entry, token_entry
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
@@ -202,6 +202,15 @@ def belt_intervals(
     wiring = topology_of(model.layout.tp * pp)
     pipeline = build_pipeline(deal_stages(places, pp), places, Numbers.of(model.config), wiring)
     return [pipeline.beat(bucket)[2] for bucket in buckets]
+
+
+def belt_room(model: PartitionedModel, spec: ChipSpec, context: int, pp: int, most: int) -> int:
+    """Sequences of ``context`` positions, ``most`` or fewer, that a compiled decoder's chips have
+    caches for.  Raises CompileError where not even one fits.
+    """
+    context = buckets_up_to(context)[-1]
+    stages = deal_stages(StagePlaces(spec, model.layout, model.dtype, context), pp)
+    return sequences_that_fit(stages, model.layout, spec, model.dtype, context, most)
 
 
 def decoder_artifact(

@@ -2,7 +2,7 @@ from .bottleneck import PHASES, Bottleneck, TriedChange, bottleneck_of, try_chan
 from .buckets import BucketCost, bucket_costs, plan_buckets
 from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
-from .full_belt import FullBelt
+from .full_belt import FullBelt, plan_room
 from .plan import Plan, check_plan, compile_plan
 from .prompts import PromptCost, prompt_costs
 from .report import BELT, describe_machine, report_plan
@@ -27,6 +27,7 @@ __all__ = [
     "explain_block",
     "floor_of",
     "plan_buckets",
+    "plan_room",
     "prompt_costs",
     "report_plan",
     "run_timing",

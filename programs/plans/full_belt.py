@@ -27,6 +27,12 @@ def full_belt(plan: Plan) -> FullBelt:
     """The full belt of ``plan``."""
     stages = plan.pipeline.stages
     sequences = max(plan.batch, len(stages))
-    held = sequences_that_fit(stages, plan.layout, plan.spec, plan.dtype, plan.context, sequences)
+    held = plan_room(plan, sequences)
     total = plan.spec.clock_hz / plan.interval_cycles
     return FullBelt(sequences, held, total / sequences, total)
+
+
+def plan_room(plan: Plan, most: int) -> int:
+    """Sequences of the plan's context, ``most`` or fewer, that its stages have caches for."""
+    stages = plan.pipeline.stages
+    return sequences_that_fit(stages, plan.layout, plan.spec, plan.dtype, plan.context, most)

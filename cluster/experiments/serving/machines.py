@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ class LpuChoice:
 
     chips: of one pipeline; None: 8, or of a model without weights the fewest that hold it.
     context: positions.  cycles_per_token: a constant instead of a compiled program.
-    interval_cycles: between two tokens that enter, instead of the compiled belt's.  overlap: a
+    interval_cycles: between two tokens that enter, instead of the compiled belt's; the chips hold
+    as many requests as they have room for caches of, whoever gives it.  overlap: a
     pipeline of several stages takes tokens of several requests, as many as its chips have room
     for caches of.  longest: positions of the longest request, for which such chips are compiled
     where no context is named.
@@ -64,7 +65,7 @@ class LpuChoice:
         limit = min(most, MOST_COMPILED)
         if self.context is not None:
             return self.context
-        if self.longest is None or not self.compiles_belt or (self.chips or 0) <= NODE:
+        if self.longest is None or not self.overlap or (self.chips or 0) <= NODE:
             return limit
         return min(1 << max(self.longest - 1, LEAST_COMPILED - 1).bit_length(), limit)
 
@@ -98,7 +99,7 @@ def _shipped_belt(model: str, choice: LpuChoice, spec: ChipSpec) -> Belt:
 
 
 def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
-    from programs.decoder import belt_intervals, compile_model, partition_model
+    from programs.decoder import belt_intervals, belt_room, compile_model, partition_model
     from programs.models import open_model
 
     checkpoint = open_model(model)
@@ -114,7 +115,12 @@ def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
         except CompileError:  # no room for so many caches
             continue
         return belt_of(artifact, None, intervals, places)
-    return belt_of(artifact, choice.interval_cycles)
+    belt = belt_of(artifact, choice.interval_cycles)
+    if choice.interval_cycles is None:
+        return belt
+    parts = partition_model(checkpoint, tp, choice.dtype)
+    room = belt_room(parts, artifact.spec, belt.context, pp, belt.slots)
+    return replace(belt, most_places=room)
 
 
 def _places(stages: int) -> range:
@@ -124,11 +130,14 @@ def _places(stages: int) -> range:
 
 def _planned_belt(model: str, choice: LpuChoice) -> Belt:
     """The costs of a model without weights: its plan, compiled and checked for every bucket."""
-    from programs.plans import bucket_costs, check_plan
+    from programs.plans import bucket_costs, check_plan, plan_room
 
     plan = _plan_with_room(model, choice)
     check_plan(plan)
-    return belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles)
+    belt = belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles)
+    if choice.interval_cycles is None:
+        return belt
+    return replace(belt, most_places=plan_room(plan, belt.slots))
 
 
 def _plan_with_room(model: str, choice: LpuChoice) -> Plan:

@@ -29,7 +29,13 @@ from cluster.experiments.serving.figures import service_report
 from cluster.experiments.serving.slots import BeltPlaces, serve_on_belts
 from cluster.gpu import GpuGroup, load_gpu_spec
 from programs.artifact import Artifact
-from programs.decoder import compile_belt, compile_decoder, compile_model, partition_model
+from programs.decoder import (
+    belt_intervals,
+    compile_belt,
+    compile_decoder,
+    compile_model,
+    partition_model,
+)
 from programs.models import architecture, config_of, find_model, open_model
 from programs.plans import compile_plan
 from programs.running import LpuSession
@@ -195,6 +201,27 @@ def test_a_plan_has_as_many_places_as_its_chips_have_room_for() -> None:
     assert (belt.context, belt.places, belt.intervals[-1]) == (256, 4, plan.interval_cycles)
     assert belt.prompt_cycles[-1] == plan.pipeline.prompt_cycles(256)
     assert belt.decode_cycles[-1] == plan.cycles
+
+
+def test_a_given_interval_makes_no_room_for_caches() -> None:
+    """As many requests as the chips hold, however many tokens enter in a turn."""
+    belt = lpu_belt("draft", LpuChoice(1, interval_cycles=20))
+    assert belt.slots > 1000 > belt.places > 1
+    model = partition_model(open_model("draft"), 1)
+    belt_intervals(model, ChipSpec(), belt.context, 1, belt.places)
+    with pytest.raises(CompileError, match="does not fit"):
+        belt_intervals(model, ChipSpec(), belt.context, 1, belt.places + 1)
+    assert lpu_belt("draft", LpuChoice(1, interval_cycles=belt.turn // 3)).places == 3
+
+
+@pytest.mark.long
+def test_a_given_interval_makes_no_room_in_a_plan() -> None:
+    name, config = config_of("smollm2-135m")
+    belt = lpu_belt(name, LpuChoice(8, context=512, interval_cycles=500))
+    assert belt.slots > 100 > belt.places > 1
+    compile_plan(name, config, ChipSpec(), chips=8, context=512, batch=belt.places)
+    with pytest.raises(CompileError):
+        compile_plan(name, config, ChipSpec(), chips=8, context=512, batch=belt.places + 1)
 
 
 def test_an_interval_of_what_does_not_overlap(capsys: pytest.CaptureFixture[str]) -> None:
