@@ -129,7 +129,7 @@ class PlanSettings:
         found = self._option_axes()
         for text in self.sweep or ():
             name, values = axis_values("--sweep", text)
-            found.append(_axis(name, values, self.wiring if ".." in text else None))
+            found.append(_axis(name, values, self._wirings if ".." in text else ()))
         if self.what_if:
             found.append(what_ifs(self.what_if))
         names = [axis.name for axis in found]
@@ -184,8 +184,19 @@ class PlanSettings:
             text = getattr(self, name)
             values = several(f"--{name} {text}", text) if text is not None else []
             if len(values) > 1:
-                found.append(_axis(name, values, self.wiring if ".." in text else None))
+                found.append(_axis(name, values, self._wirings if ".." in text else ()))
         return found
+
+    @property
+    def _wirings(self) -> list[str]:
+        """The wirings that plans are asked for, however it is said."""
+        changed = [one_change("--set", text) for text in self.set_ or ()]
+        own = [value for name, value in changed if name == "wiring"]
+        swept = [axis_values("--sweep", text) for text in self.sweep or ()]
+        own = [*own, *(value for name, values in swept if name == "wiring" for value in values)]
+        points = what_ifs(self.what_if).points if self.what_if else []
+        supposed = [change["wiring"] for _, change in points if "wiring" in change]
+        return [*(own or [self.wiring]), *supposed]
 
     def _check_given_once(self, changed: Sequence[str], axes: Sequence[Axis]) -> None:
         """Refuse a field with two values for one plan; a what-if may change what is set.
@@ -233,12 +244,12 @@ def _as_list(value: str | Path | Sequence[str] | None) -> list[str] | None:
     return [str(value)] if isinstance(value, (str, Path)) else [str(part) for part in value]
 
 
-def _axis(name: str, values: list[Any], wiring: str | None) -> Axis:
-    """An axis of values; wiring: numbers of chips are those of its machines."""
-    if name == "chips" and wiring in WIRING_NAMES:
+def _axis(name: str, values: list[Any], wirings: Sequence[str]) -> Axis:
+    """An axis of values; wirings: numbers of chips are those of machines that all of these have."""
+    if name == "chips" and wirings and set(wirings) <= set(WIRING_NAMES):
         from programs.decoder import machine_sizes
 
-        sizes = machine_sizes(wiring)
+        sizes = sorted(set.intersection(*(set(machine_sizes(wiring)) for wiring in wirings)))
         near = (next((size for size in sizes if size >= n), sizes[-1]) for n in values)
         values = list(dict.fromkeys(near))
     return Axis(name, [(value, {name: value}) for value in values])

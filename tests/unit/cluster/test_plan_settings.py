@@ -111,6 +111,19 @@ def test_a_range_of_chips_names_machines_and_a_list_what_was_asked() -> None:
     assert asked(sweep=["wiring=usual,chain"]) == [{"wiring": "usual"}, {"wiring": "chain"}]
 
 
+def test_a_range_of_chips_names_machines_of_the_wiring_however_it_is_said() -> None:
+    chain = [{"chips": 264}, {"chips": 520}]
+    assert asked(chips="257..1024", set_=["wiring=chain"]) == chain
+    assert asked(sweep=["chips=257..1024"], set_=["wiring=chain"]) == chain
+    assert asked(sweep=["chips=257..1024"], wiring="chain") == chain
+    both = {"what_if": ["in a row: wiring=chain"]}, {"sweep": ["wiring=chain,usual"]}
+    for options in both:
+        sizes = {found["chips"] for found in asked(chips="257..1024", **options)}
+        assert sizes == {264, 576}, "machines of both wirings, so that a table has no gaps"
+    with pytest.raises(InputError, match="wiring"):
+        asked(chips="257..1024", set_=["wiring=ring"])
+
+
 def test_what_ifs_follow_each_other() -> None:
     texts = ["near: chip.hop_cycles=325", "and long: context=64 chip.words_per_bank=8e3"]
     steps = PlanSettings("target", what_if=texts, set_=["context=32"]).steps
