@@ -10,7 +10,8 @@ mutated line (`imports`, `users`, `nearness`) and prints who killed it, or that 
   compiles.
 - Test files run nearest first: those that name the mutated function, also through a package's face
   (``__init__.pyi``) or through others, then those that import its module and its importers;
-  ``unit`` before ``machine`` before ``cluster`` before ``long``.  The markers are those of README's
+  ``unit`` before ``machine`` before ``cluster`` before ``long``; the representative runs of
+  ``tests/guard.py`` behind the first four.  The markers are those of README's
   long run: everything but ``soak``; one process each, whatever pyproject says.
 - ``--seconds`` bounds what one mutant may cost: files run as long as their times on the unmutated
   copy (measured once, `baseline`) add up to less.  A file's ``long`` tests run apart, after the

@@ -104,6 +104,14 @@ def test_slow_folders_come_later(tree: Path) -> None:
     assert places == sorted(places)
 
 
+def test_representative_runs_come_behind_the_nearest_few(tree: Path) -> None:
+    text = "LPU = [executable, '-m', 'cluster.cli']\n"
+    (tree / "tests/test_guard.py").write_text(text)
+    assert names(tree, "chip.checker.rules").index("test_guard") == 4
+    assert names(tree, "cluster.cli")[:2] == ["test_process", "test_lazy"]
+    assert names(tree, "cluster.typed") == ["test_typed"]
+
+
 def test_stale_are_all_that_use_a_changed_definition(tree: Path) -> None:
     (tree / "chip/numbers.py").write_text(
         "WIDTH = 4\nOTHER = 5\n\n@jit_inline\ndef double(x):\n    return x * 2\n"
