@@ -28,7 +28,7 @@ from tests.stands.plane_stand import (
     queries_of,
     tiles_of,
 )
-from tests.unit.programs.test_held_alus import unheld
+from tests.unit.programs.test_held_by_kernels import unheld
 
 
 def same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
