@@ -1,4 +1,4 @@
-"""Ray actors: a shell around a ``ChipGroup``, and the virtual global clock.
+"""Ray actors of chips: a shell around a ``ChipGroup``.
 
 Ray places, starts and ends the processes; vectors and logits go through the shared mapping.  One
 actor call covers a whole generation.  An actor loads an artifact file that the driver wrote for it,
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import ray
 
 from cluster.errors import RunError, one_line
-from cluster.processes.clock import RunProgress, VirtualClock
 from cluster.processes.group import (
     AbandonedError,
     ChipGroup,
@@ -38,26 +37,6 @@ def _in_one_line(work: Callable[[], T]) -> T:
         raise
     except Exception as error:
         raise RunError(f"{type(error).__name__}: {one_line(error)}") from None
-
-
-class ClockActor:
-    """``VirtualClock`` as an actor, for one run of its groups after another."""
-
-    def __init__(self, groups: int) -> None:
-        self._groups = groups
-        self._run = 0
-        self._clock = VirtualClock(groups)
-
-    def report(self, run: int, group: int, cycle: int, tokens: list[int]) -> None:
-        """See ``VirtualClock.report``; a late report of an earlier run is not heard."""
-        if run > self._run:
-            self._run, self._clock = run, VirtualClock(self._groups)
-        if run == self._run:
-            self._clock.report(group, cycle, tokens)
-
-    def progress(self, run: int) -> RunProgress:
-        """See ``VirtualClock.progress``; that of a run nobody reported on yet is nothing."""
-        return self._clock.progress() if run == self._run else RunProgress(0, ())
 
 
 @dataclass(frozen=True)
@@ -146,15 +125,6 @@ class ChipActor:
     def _report(self, group: int, cycle: int, tokens: list[int]) -> None:
         # Fire and forget: the reference is dropped, nobody waits for the clock.
         self._clock.report.remote(self._run, group, cycle, tokens)
-
-
-def start_clock(groups: int, placement: Any) -> Any:
-    """A clock actor on the driver's host; Ray starts it again when it dies.
-
-    It has nothing to lose: every report says all there is to know.
-    """
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(ClockActor)
-    return remote.options(scheduling_strategy=placement).remote(groups)
 
 
 def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:

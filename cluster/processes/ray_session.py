@@ -207,6 +207,30 @@ def _one_machine() -> Iterator[None]:
         del os.environ[_CLUSTERS_VARIABLE]
 
 
+#: Python processes of a Ray head that one machine's own run has no use for: the autoscaler, the
+#: collector of logs, the dashboard's server (which is started without a dashboard as well).
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+@contextlib.contextmanager
+def _few_processes() -> Iterator[None]:
+    """A Ray that is started inside has none of the processes that nobody would ask anything.
+
+    Each costs half a second of a core while actors start, and Ray waits for the last.  ``ray
+    start`` has options against some of them, ``ray.init`` has not.
+    """
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in _UNUSED if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
 @contextlib.contextmanager
 def _with_variables(**values: str) -> Iterator[None]:
     """Processes that are started inside, and theirs, have these environment variables."""
@@ -270,6 +294,7 @@ def _start(ray: Any, directory: str, workers: int) -> None:
         warnings.catch_warnings(),
         contextlib.chdir(PACKAGE_ROOT),
         _one_machine(),
+        _few_processes(),
         # by the directory its processes are known
         _with_variables(**{_DIRECTORY_VARIABLE: directory}, **THREADS),
         _own_token(),

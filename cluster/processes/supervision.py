@@ -68,7 +68,7 @@ class Supervisor:
         phase: Callable[[str], None] = lambda _: None,
     ) -> None:
         """where: the placement of actors; phase: told what goes on."""
-        from cluster.processes.actors import start_clock
+        from cluster.processes.clock import start_clock
 
         self._plans = list(plans)
         self._layout = layout

@@ -68,6 +68,8 @@ LISTENING = textwrap.dedent(
                 if target.startswith("socket:[") and target[8:-1] in all_sockets:
                     found.add(all_sockets[target[8:-1]])
         print(" ".join(sorted(found)))
+        for pid in descendants():
+            print(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\\0", b" ").decode())
     """
 )
 LOOPBACKS = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -75,7 +77,7 @@ LOOPBACKS = {"0100007F", "00000000000000000000000001000000", "0000000000000000FF
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_private_ray_listens_on_loopback_only() -> None:
+def test_a_private_ray_listens_on_loopback_only_and_starts_what_it_needs() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LISTENING],
         capture_output=True,
@@ -84,8 +86,12 @@ def test_a_private_ray_listens_on_loopback_only() -> None:
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    found = set(done.stdout.split())
+    listening, *commands = done.stdout.splitlines()
+    found = set(listening.split())
     assert found and found <= LOOPBACKS, found
+    assert any("gcs_server" in command for command in commands), commands
+    for unused in ("monitor.py", "log_monitor.py", "dashboard.py"):
+        assert not any(unused in command for command in commands), commands
 
 
 def test_nothing_we_read_is_unpickled() -> None:

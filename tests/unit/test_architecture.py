@@ -192,7 +192,10 @@ def test_a_face_lists_what_there_is(face: str) -> None:
         assert getattr(module, name) is not None or name, name
 
 
-@pytest.mark.parametrize("module", ["chip", "chip.spec", "interconnect", "programs", "cluster"])
+@pytest.mark.parametrize(
+    "module",
+    ["chip", "chip.spec", "interconnect", "programs", "cluster", "cluster.processes.clock"],
+)
 def test_packages_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print({{'numba', 'ray', 'torch'}} & set(sys.modules))"
     done = subprocess.run(

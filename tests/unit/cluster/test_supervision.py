@@ -87,7 +87,7 @@ class Crew:
         self.work: Script = lambda actor: f"result of {actor.group}"
         self.starting: Script = lambda actor: Readiness(NOBODY, None, {actor.group: 320})
         self.snapshots = snapshots
-        patch.setattr("cluster.processes.actors.start_clock", lambda groups, where: object())
+        patch.setattr("cluster.processes.clock.start_clock", lambda groups, where: object())
         patch.setattr("cluster.processes.actors.start_chips", self._start)
         patch.setattr("ray.kill", self.killed.append)
         patch.setattr("ray.get", self._get)
