@@ -6,7 +6,7 @@ arrays of positions, and nothing of slices, blocks of words or schedules is in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,8 @@ PLACES = PlanePlaces(
     spread=(Place(_OTHER_PAIR, 3900), Place((44, 45), 3900)),
     outputs=Place(_EAST, 3100),
 )
+WITH_SINKS = replace(PLACES, sinks=Place(_WEST, 6900), sink_weights=Place(_WEST, 6950))
+"""The same where heads have sinks."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,14 @@ class Cache:
         self.keys[:positions, : self.shape.width] = numerics.to_f16_bits(rows)
         self.values[:positions] = numerics.to_f16_bits(self.draw(rng, (positions,)))
 
-    def attended(self, queries: U16, visible: NDArray[np.bool_], cap: float = 0.0) -> F32:
-        """Weighted values [heads, 320] by the definition; queries [heads, 320]."""
+    def attended(
+        self,
+        queries: U16,
+        visible: NDArray[np.bool_],
+        cap: float = 0.0,
+        sinks: F32 | None = None,
+    ) -> F32:
+        """Weighted values [heads, 320] by the definition; queries [heads, 320], sinks [heads]."""
         f = np.float32
         n = len(self.keys) // 320
         blocks = [slice(320 * b, 320 * b + 320) for b in range(n)]
@@ -168,8 +176,9 @@ class Cache:
             scores = numerics.tanh(scores * f(1.0 / cap)) * f(cap)
         scores = scores + np.where(visible, f(0), HIDDEN)
         out = []
-        for row in scores:
-            weights = numerics.to_f16_bits(numerics.exp(row - row.max()) * f(2.0**14))
+        for number, row in enumerate(scores):
+            most = row.max() if sinks is None else max(row.max(), sinks[number])
+            weights = numerics.to_f16_bits(numerics.exp(row - most) * f(2.0**14))
             sides: list[F32] = []
             for parity in range(min(n, 2)):
                 parts = []
@@ -183,6 +192,8 @@ class Cache:
                 sides.append(total)
             total = sides[0] if n == 1 else sides[1] + sides[0]
             amount = total[319]
+            if sinks is not None:
+                amount += numerics.exp(np.array([sinks[number] - most], f))[0] * f(2.0**14)
             coarse = _f16(amount * f(2.0**-16))
             fine = _f16((amount - coarse * f(2.0**16)) * f(2.0**-5))
             root = numerics.rsqrt(np.array([coarse * f(2.0**16) + fine * f(2.0**5)], f))[0]
@@ -220,14 +231,19 @@ def tiles_of(shape: Shape, attended: F32) -> F32:
 
 
 def compiled(
-    shape: Shape, context: int, cap: float = 0.0, append: bool = False, spec: ChipSpec = SPEC
+    shape: Shape,
+    context: int,
+    cap: float = 0.0,
+    append: bool = False,
+    spec: ChipSpec = SPEC,
+    places: PlanePlaces = PLACES,
 ) -> Program:
     """One token's attention, without findings; ``append``: of its key and value first."""
     schedule = Schedule()
     groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
     key = append_key(schedule, spec, KEY, 0, shape.tile, PLACES) if append else 0
     values = (VALUE,) if append else ()
-    end = attend_tiles(schedule, spec, groups, context, (0, key, 0), PLACES, cap, values)
+    end = attend_tiles(schedule, spec, groups, context, (0, key, 0), places, cap, values)
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
     assert check(program, spec) == []
@@ -302,6 +318,12 @@ class Stand:
         self.put_words(PLACES.rotated, rotated)
         hidden = np.where(visible, 0, 255).astype(np.uint8).reshape(-1, 320)
         self._put(PLACES.masks, hidden[None])
+
+    def put_sinks(self, sinks: F32) -> None:
+        """Each head's logit [heads], on the lanes that count."""
+        lanes = np.arange(320) >= 304
+        assert WITH_SINKS.sinks is not None
+        self.put_words(WITH_SINKS.sinks, np.where(lanes, sinks[:, None], HIDDEN))
 
     def put_new(self, key: U16, value: F32, position: int) -> None:
         """The token's key [320] and value [320], and the maps of its position."""

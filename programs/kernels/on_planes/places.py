@@ -87,6 +87,9 @@ class PlanePlaces:
     as pieces are for each value of a run, a pair in the east; spread: D / 16 words for each, the
     same on two pairs near the VXM in the east, other slices than those of recent_maps.  outputs:
     fp32 tiles, east quad.
+
+    Where heads have sinks: sinks, a word for each head of a run, west quad: its logit on lanes from
+    304 on, -2^127 on the others; sink_weights: a temporary of 8 words, west quad.
     """
 
     rotated: Place
@@ -107,6 +110,8 @@ class PlanePlaces:
     row: Place
     spread: tuple[Place, Place]
     outputs: Place
+    sinks: Place | None = None
+    sink_weights: Place | None = None
 
 
 def _offset_pair(offsets: NDArray[np.int64]) -> NDArray[np.uint8]:

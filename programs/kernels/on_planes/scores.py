@@ -27,6 +27,8 @@ from programs.kernels.on_planes.places import CachedTile, HeadRun, PlanePlaces, 
 
 #: ALUs that add the mask, widen it, and cap the scores: those that take up turned maxima later.
 _MASK_ALUS = (2, 3, 14, 6, 7)
+#: Cycles from the last score's maximum to the first sink's.
+_SINKS_AFTER = 8
 
 
 def copy_queries(
@@ -91,7 +93,7 @@ def score(
     scored = at + (9 if cap else 0) + 3
     for turn, run in enumerate(runs):
         _mask(p, results, at + turn * p.period, run, blocks, places, cap, runs)
-    when, greatest = _keep_maxima(p, scored, value, runs, blocks)
+    when, greatest = _keep_maxima(p, scored, value, runs, blocks, places)
     known = bring_to_all_lanes(p, when, greatest, places)
     earliest = max(ready[0] - queries_read, ready[1] - keys_read)
     start = schedule.place(p, earliest, "scores")
@@ -139,10 +141,15 @@ def _mask(
 
 
 def _keep_maxima(
-    p: PlanePass, scored: int, value: Alu, runs: list[HeadRun], blocks: tuple[int, int]
+    p: PlanePass,
+    scored: int,
+    value: Alu,
+    runs: list[HeadRun],
+    blocks: tuple[int, int],
+    places: PlanePlaces,
 ) -> tuple[int, list[Alu]]:
-    """The maximum over all blocks of each head and lane: (first cycle at which all can be taken up
-    by their own ALUs, the ALUs).
+    """The maximum over all blocks of each head and lane, its sink's included: (first cycle at which
+    all can be taken up by their own ALUs, the ALUs).
     """
     apart, heads = p.period * len(runs), sum(run.heads for run in runs)
     found, ends = [], []
@@ -157,6 +164,14 @@ def _keep_maxima(
             ends.append(t + (blocks[EAST] - 1) * apart + level + 3)
             found.append((t, Alu(alu)))
     when = max(ends)
+    if places.sinks is not None:
+        # no score is written any more when these words are read
+        at = when + _SINKS_AFTER
+        sinks = p.load(places.sinks, 8, at, n=heads, da=1)
+        sink, _ = p.op(Op.MOV, at, sinks, n=heads, alu=_MASK_ALUS[1])
+        for number, (_, own) in enumerate(found):
+            p.op(Op.MAX_F32, at + 3 + number, sink, Self(), alu=own.number)
+        when = at + heads + 5
     for t, own in found:
         p.hold_alu(own.number, t, when)
     return when, [own for _, own in found]

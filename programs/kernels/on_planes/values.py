@@ -48,6 +48,7 @@ def weigh(
 
     ready: when the maximum and the values are.
     """
+    sunk = _weigh_sinks(schedule, spec, sum(group.heads), ready[0], places)
     p = PlanePass(schedule, spec)
     heads, apart = sum(group.heads), p.period * len(runs)
     late = (blocks[EAST] - blocks[WEST]) * apart + BEHIND
@@ -82,9 +83,34 @@ def weigh(
             _sum_blocks(p, side, own + p.first_sum, run, (count, apart), results[side])
     p.free_alus()
     arrive = when + p.result + (blocks[EAST] - 1) * apart
+    since = len(p.blocks)
     _finish(p, arrive, results, group, runs, places)
-    earliest = max(ready[0] - first_maximum, ready[1] - values_read)
+    sums_read = p.first_read(since)
+    earliest = max(ready[0] - first_maximum, ready[1] - values_read, sunk - sums_read)
     return schedule.place(p, earliest, "weights and values") + p.ready
+
+
+def _weigh_sinks(
+    schedule: Schedule, spec: ChipSpec, heads: int, ready: int, places: PlanePlaces
+) -> int:
+    """exp of each head's sink less the maximum, scaled as weights are, where there are sinks; when
+    readable.  ready: when the first head's maximum is.
+    """
+    if places.sinks is None or places.sink_weights is None:
+        return ready
+    p = PlanePass(schedule, spec)
+    t, dc = 40, 2
+    sink = p.load(places.sinks, 8, t, n=heads, dc=dc, da=1)
+    a, _ = p.op(Op.MOV, t, sink, n=heads, dc=dc)
+    since = len(p.blocks)
+    # between the Reads of the sinks, which are on the same slices
+    maximum = p.load(places.maximum, 12, t + 3, n=heads, dc=dc, da=1)
+    first = p.first_read(since)
+    a, _ = p.op(Op.SUB_F32, t + 3, a, maximum, n=heads, dc=dc)
+    a, _ = p.op(Op.EXP, t + 6, a, n=heads, dc=dc)
+    _, out = p.op(Op.MUL_F32, t + 9, a, imm=WEIGHT_SCALE, n=heads, dc=dc, out=40)
+    p.keep(places.sink_weights, out, t + 9, n=heads, dc=dc)
+    return schedule.place(p, ready - first, "sinks") + p.ready
 
 
 def _exponentials(
@@ -176,14 +202,21 @@ def _finish(
     alone = WEST not in results
     east = p.pick(0, 4)
     both = east if alone else p.pick(0, 4)
+    sinks = east if places.sink_weights is None else p.pick(24, 4)
     for turn, run in enumerate(runs):
         t = at + turn * p.period
-        out = 4 if alone else -1
+        out = 4 if alone and places.sink_weights is None else -1
         total, value = p.op(Op.MOV, t, results[EAST], alu=east, out=out, n=run.heads, dc=dc)
         if not alone:
             t += BEHIND
             x, y = results[WEST], total
-            total, value = p.op(Op.ADD_F32, t, x, y, alu=both, out=4, n=run.heads, dc=dc)
+            out = 4 if places.sink_weights is None else -1
+            total, value = p.op(Op.ADD_F32, t, x, y, alu=both, out=out, n=run.heads, dc=dc)
+        if places.sink_weights is not None:
+            t += 3
+            own = places.sink_weights.at(run.first)
+            sunk = p.load(own, 24, t, n=run.heads, dc=dc, da=1)
+            total, value = p.op(Op.ADD_F32, t, total, sunk, alu=sinks, out=4, n=run.heads, dc=dc)
         readable = p.keep(places.sums.at(run.first), value, t, n=run.heads, dc=dc)
     divided: Operand = total
     t += 3

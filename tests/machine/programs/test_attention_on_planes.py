@@ -21,6 +21,7 @@ from tests.stands.plane_stand import (
     PLACES,
     SPEC,
     VALUE,
+    WITH_SINKS,
     Cache,
     Shape,
     Stand,
@@ -147,6 +148,38 @@ def test_any_shape_is_exact(
     stand, cache, rotated, visible = attended(shape, position, size, seed)
     wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
     assert same(stand.run(compiled(shape, 320 * blocks)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        (Shape((2, 1), 64, 1), 1.0),
+        (Shape((2, 2, 2, 2), 128, 3), 0.1),
+        pytest.param(Shape((1,), 304, 2), 1.0, marks=pytest.mark.long),
+        pytest.param(Shape((8,), 16, 5), 30.0, marks=pytest.mark.long),
+        pytest.param(Shape((4, 4), 64, 13), 0.1, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_sinks_take_their_share(shape: Shape, size: float) -> None:
+    """Sinks below, among and above the scores; against the definition and against float64."""
+    most = 320 * shape.blocks
+    stand, cache, rotated, visible = attended(shape, most - 9, size)
+    heads = sum(shape.heads)
+    sinks = np.linspace(-4, 6, heads).astype(np.float32) * np.float32(10 * size)
+    queries = queries_of(shape, rotated)
+    stand.put_sinks(sinks)
+    got = stand.run(compiled(shape, most, places=WITH_SINKS))
+    assert same(got, tiles_of(shape, cache.attended(queries, visible, sinks=sinks)))
+    keys = numerics.from_f16_bits(cache.keys).astype(np.float64)
+    values = numerics.from_f16_bits(cache.values).astype(np.float64)
+    scores = numerics.from_f16_bits(queries).astype(np.float64) @ keys[visible].T
+    logits = np.concatenate([scores, sinks[:, None].astype(np.float64)], axis=1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights = (weights / weights.sum(axis=1, keepdims=True))[:, :-1]
+    wanted = np.zeros((heads, 320))
+    wanted[:, : shape.width] = weights @ values[visible]
+    assert np.abs(got - tiles_of(shape, wanted.astype(np.float32))).max() < 2e-3
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 600.0, 1e8])
