@@ -229,6 +229,38 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(
         _of("mixtral", "MixtralForCausalLM", SMALL, num_local_experts=5, num_experts_per_tok=2)
     ),
+    "gpt-oss": Family(
+        _of(
+            "gpt_oss",
+            "GptOssForCausalLM",
+            WIDE,
+            num_local_experts=7,
+            num_experts_per_tok=3,
+            sliding_window=4,
+            num_hidden_layers=3,
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 32,
+                "truncate": False,
+            },
+        ),
+        {"sinks": 3.0},
+    ),
+    "gpt-oss, cut gates": Family(
+        _of(
+            "gpt_oss",
+            "GptOssForCausalLM",
+            SMALL,
+            num_local_experts=19,
+            num_experts_per_tok=4,
+            swiglu_limit=1.5,
+            sliding_window=128,
+            layer_types=["full_attention", "sliding_attention"],
+            rope_scaling=None,
+        ),
+        {"sinks": 8.0, "router.bias": 3.0, "gate_proj.bias": 4.0, "up_proj.bias": 4.0},
+    ),
     "qwen3 moe": Family(
         _of(
             "qwen3_moe",

@@ -23,6 +23,7 @@ from programs.decoder.places import (
 from programs.kernels import (
     Activations,
     AttentionPlaces,
+    ChoicePlaces,
     ColumnBlock,
     HeadTile,
     MapPlaces,
@@ -35,6 +36,7 @@ from programs.kernels import (
     attend_tiles,
     cap_words,
     choose_experts,
+    clamp_gates,
     copy_chosen,
     dynamic_factor,
     factor_of_sum,
@@ -49,6 +51,7 @@ from programs.kernels import (
     quantise,
     rope,
     scale_words,
+    shared_biases,
 )
 from programs.models import ModelConfig
 
@@ -70,6 +73,8 @@ class Numbers:
     """1 / elements of all query heads and of all key heads."""
     caps: tuple[float, float] = (0.0, 0.0)
     """Of scores and of logits; 0: none."""
+    limit: float = 0.0
+    """Of experts' gates, where they are cut."""
 
     @classmethod
     def of(cls, config: ModelConfig) -> Numbers:
@@ -83,6 +88,7 @@ class Numbers:
             config.activation,
             (1.0 / widths[0], 1.0 / widths[1]),
             (config.score_cap, config.logit_cap),
+            config.swiglu_limit,
         )
 
 
@@ -302,15 +308,19 @@ class BlockScheduler:
         known = keys_ready
         for tile, key in zip(m.cached, new_keys, strict=True):
             known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
-        attended, appended = 0, set[int]()
+        attended, appended, heads_before = 0, set[int](), 0
         for run in layout.query_runs:
+            own = places
+            if places.sinks is not None:
+                own = replace(places, sinks=places.sinks.at(heads_before))
+            heads_before += sum(sum(counts) for _, _, counts in run)
             attended = attend_tiles(
                 d,
                 self.spec,
                 tuple((QueryGroup(t, n, layout.head_lanes), m.cached[tile]) for tile, t, n in run),
                 self.context,
                 (max(queries, attended), max(known, attended), max(values_ready, attended)),
-                places,
+                own,
                 self.numbers.caps[0],
                 tuple(None if tile in appended else values[tile] for tile, _, _ in run),
             )
@@ -451,7 +461,7 @@ class BlockScheduler:
         s, d, layout, spec = self.places, self.schedule, self.places.layout, self.spec
         assert s.choice is not None and m.router is not None
         held = None if len(m.experts) == layout.experts else m.experts
-        choice = replace(s.choice, maps=m.maps, held=held)
+        choice = replace(s.choice, maps=m.maps, held=held, bias=m.router_bias)
         logits = self._matmul(m.router, layout.x_tiles, ready, None, choice.targets())
         mapped, shared = choose_experts(d, spec, max(logits), choice, s.constants)
         self._did(VXM, mapped)
@@ -461,6 +471,9 @@ class BlockScheduler:
             copied = copy_chosen(
                 d, spec, mapped, m.scales, len(m.experts), k, m.maps[2], choice.scales
             )
+        known, given = mapped, None
+        if choice.biases is not None:
+            known, given = self._expert_biases(m, choice, mapped, shared)
         tiles = [range(i * m.tiles, (i + 1) * m.tiles) for i in range(k)]
         slots = [(s.act, [p.at(t) for p in (s.results, s.up) for t in own]) for own in tiles]
         done = self._chosen(
@@ -473,6 +486,8 @@ class BlockScheduler:
             (m.maps[0], mapped),
             words,
         )
+        if choice.biases is not None:
+            done = self._clamped(m, choice.biases, max(done, known))
         factors = [choice.shares.at(i) for i, own in enumerate(tiles) for _ in own]
         ready = gated_product(
             d,
@@ -489,7 +504,39 @@ class BlockScheduler:
         ready, dynamic = self._activated(s.hidden, k * m.tiles, ready)
         each = m.tiles * (1 if s.dtype == "int8" else 2)
         acts = [s.act.at(i * each) for i in range(k)]
-        return self._down(m, acts, m.tiles, ready, dynamic, mapped)
+        return self._down(m, acts, m.tiles, ready, dynamic, mapped, given)
+
+    def _expert_biases(
+        self, m: FfnMatrices, choice: ChoicePlaces, mapped: int, shared: int
+    ) -> tuple[int, tuple[int, Place]]:
+        """The chosen ones' biases: when they are copied; when and where those of down are, each
+        times its share, added up.
+
+        mapped, shared: when the maps and the shares are readable.
+        """
+        d, layout = self.schedule, self.places.layout
+        k, words = layout.chosen, 2 * m.tiles + layout.x_tiles
+        assert m.biases is not None and choice.biases is not None and choice.bias_sums is not None
+        copied = copy_chosen(
+            d, self.spec, mapped, m.biases, len(m.experts), k, m.maps[2], choice.biases
+        )
+        own = choice.biases.at(2 * m.tiles), words
+        ready, counts = max(copied, shared), (layout.x_tiles, k)
+        summed = shared_biases(d, self.spec, own, choice.shares, counts, ready, choice.bias_sums)
+        return copied, (summed, choice.bias_sums)
+
+    def _clamped(self, m: FfnMatrices, biases: Place, ready: int) -> int:
+        """Gates and ups of all slots with their biases added, and cut; when readable."""
+        s, tiles = self.places, (m.tiles, self.places.layout.chosen)
+        words = 2 * m.tiles + s.layout.x_tiles
+        done = ready
+        for x, first in ((s.results, 0), (s.up, m.tiles)):
+            own, gate = (biases.at(first), words), first == 0
+            at = clamp_gates(
+                self.schedule, self.spec, x, tiles, ready, own, self.numbers.limit, gate
+            )
+            done = max(done, at)
+        return self._did(VXM, done)
 
     def _down(
         self,
@@ -499,10 +546,12 @@ class BlockScheduler:
         ready: int,
         dynamic: Place | None,
         mapped: int | None,
+        given: tuple[int, Place] | None = None,
     ) -> int:
         """Down, and what becomes of its sum.
 
-        acts: of every slot; mapped: when the maps of experts are readable, where there are any.
+        acts: of every slot; mapped: when the maps of experts are readable, where there are any;
+        given: when and where what is added to the chip's sum is, if there is anything.
         """
         s, layout = self.places, self.places.layout
         targets = self._partial(m.post)
@@ -519,7 +568,9 @@ class BlockScheduler:
             return self._post_norm(done, m.post, pace)
         residual = s.x if m.part == 0 else s.between
         target = s.x if m.part == m.parts - 1 else s.between
-        return self._residual(done, residual, target, pace)
+        if given is None:
+            return self._residual(done, residual, target, pace)
+        return self._residual([max(*done, given[0])], residual, target, pace, given[1])
 
     def _residual(
         self,

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
+from programs.models import Checkpoint, bias_name, ffn_names, router_name
 
 __all__ = [
+    "expert_biases",
     "finite",
     "fp16_weights",
+    "on_axis",
+    "router_bias",
     "router_columns",
     "router_parts",
     "router_values",
@@ -95,3 +99,39 @@ def router_values(
     # separate index arrays put the lane axis first: [lanes used, parts, experts]
     values[tile, :, :experts, lane] = parts[..., rows].transpose(2, 0, 1)
     return values, scale
+
+
+def on_axis(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32:
+    """Return a stored vector times ``factor`` on the lanes of ``axis``, float32 [tiles, 320]."""
+    stored = checkpoint.tensor(name).astype(np.float64) * factor
+    finite(stored, name)
+    placed: F32 = np.where(axis >= 0, stored[np.maximum(axis, 0)], 0.0).astype(np.float32)
+    return placed
+
+
+def router_bias(checkpoint: Checkpoint, number: int) -> F32 | None:
+    """Return the bias of a router's logits, expert e's on lane e, if it has one."""
+    if not checkpoint.config.expert_bias:
+        return None
+    axis = np.full((1, LANES), -1, np.int64)
+    axis[0, : checkpoint.config.experts] = np.arange(checkpoint.config.experts)
+    return on_axis(checkpoint, bias_name(router_name(checkpoint.config, number)), axis, 1.0)
+
+
+def expert_biases(
+    checkpoint: Checkpoint, axes: tuple[Axis, Axis], number: int, chip: int
+) -> tuple[F32, F32, F32] | None:
+    """Return the biases of all experts' gate, up and down, one expert after the other.
+
+    axes: of an expert's hidden elements, and of x.
+    """
+    if not checkpoint.config.expert_bias:
+        return None
+    hidden, x = axes
+    found: list[list[F32]] = [[], [], []]
+    for names in ffn_names(checkpoint.config, number):
+        for rows, name, axis in zip(found, names, (hidden, hidden, x), strict=True):
+            factor = 0.0 if axis is x and chip else 1.0
+            rows.append(on_axis(checkpoint, bias_name(name), axis, factor))
+    gate, up, down = map(np.concatenate, found)
+    return gate, up, down

@@ -49,7 +49,8 @@ INVERSE_RANGE = np.float32(1.0 / 16256.0)
 SLACK = np.float32(1.0 + 2.0**-7)
 TINY = np.float32(1e-30)
 UP, DOWN = np.float32(2.0**12), np.float32(2.0**-12)
-HALF = np.float32(0.5)
+HALF, ONE = np.float32(0.5), np.float32(1)
+CLAMPED_SLOPE = np.float32(1.702 / 2)
 GELU_LINEAR = np.float32(math.sqrt(2 / math.pi))
 GELU_CUBIC = np.float32(0.044715 * math.sqrt(2 / math.pi))
 ONES = numerics.split_f16(np.full((1, LANES), 0x3C00, dtype=np.uint16))
@@ -209,6 +210,9 @@ class _Chip:
         self.key_shares = [layer.key_shares for layer in weights.layers]
         self.post_gains = [layer.post_gains for layer in weights.layers]
         self.biases = [(layer.bias, layer.o_bias) for layer in weights.layers]
+        self.router_biases = [layer.router_bias for layer in weights.layers]
+        self.expert_biases = [layer.expert_biases for layer in weights.layers]
+        self.sinks = [_sinks_of(layer.sinks, layout) for layer in weights.layers]
         self.head = _Multiplier(weights.head, x)
         self.replicate = None
         if weights.replicate is not None:
@@ -428,8 +432,11 @@ class GoldenDecoder:
             for head in range(self._layout.heads_per_tile):
                 first = head * self._layout.head_lanes
                 lanes = slice(first, first + self._layout.head_lanes)
+                sinks = chip.sinks[layer]
+                sink = None if sinks is None else sinks[tile * self._layout.heads_per_tile + head]
+                seen = _seen(position, len(q), window)
                 out[:, tile, lanes] = _mean_of_values(
-                    q[:, tile, lanes], cache, (tile, lanes), position, window, config.score_cap
+                    q[:, tile, lanes], cache, (tile, lanes), seen, config.score_cap, sink
                 )
         given, (_, o_bias) = matrices["o"](self._dynamic(out)), chip.biases[layer]
         return given if o_bias is None else given + o_bias
@@ -469,7 +476,7 @@ class GoldenDecoder:
         if self._model.config.activation == GELU_TANH:
             polynomial: F32 = gate * gate * GELU_CUBIC + GELU_LINEAR
             return polynomial * gate
-        return gate * HALF
+        return gate * (CLAMPED_SLOPE if self._layout.expert_bias else HALF)
 
     def _feed_forward(
         self, chip: _Chip, layer: int, normed: _Activation, tiles: slice, held: range
@@ -483,6 +490,9 @@ class GoldenDecoder:
             return ffns[0]["down"](self._dynamic(self._gated(ffns[0], normed, tiles)), tiles)
         results = chip.layers[layer]["router"](normed)[..., : len(ffns)]
         logits = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
+        router_bias, biases = chip.router_biases[layer], chip.expert_biases[layer]
+        if router_bias is not None:
+            logits = logits + router_bias[0, : len(ffns)]
         chosen, shares = choice_of(logits, self._layout.chosen)
         missing = (chosen < held.start) | (chosen >= held.stop)
         chosen = np.where(missing, held.start, chosen)
@@ -490,9 +500,10 @@ class GoldenDecoder:
         count = chosen.shape[1]
         hidden = np.zeros((*chosen.shape, tiles.stop - tiles.start, LANES), np.float32)
         of_expert = [np.nonzero(chosen == e) for e in range(len(ffns))]
-        for ffn, (rows, slots) in zip(ffns, of_expert, strict=True):
+        for expert, (ffn, (rows, slots)) in enumerate(zip(ffns, of_expert, strict=True)):
             if len(rows):
-                own = self._gated(ffn, normed.of(rows, np.zeros_like(slots), 1), tiles)
+                bias = None if biases is None else (biases[0], biases[1], expert)
+                own = self._gated(ffn, normed.of(rows, np.zeros_like(slots), 1), tiles, bias)
                 hidden[rows, slots] = own * shares[rows, slots, None, None]
         taken = self._dynamic(hidden.reshape(len(hidden), -1, LANES))
         sums = np.zeros((*chosen.shape, self._layout.x_tiles, LANES), np.float32)
@@ -502,11 +513,33 @@ class GoldenDecoder:
         total: F32 = sums[:, 0]
         for slot in range(1, count):
             total = total + sums[:, slot]
-        return total
+        if biases is None:
+            return total
+        # parts that are cut between tiles all take every expert: one of them adds its bias
+        own = biases[2].reshape(len(ffns), -1, LANES) * np.float32(tiles.start == 0)
+        given: F32 = own[chosen[:, 0]] * shares[:, 0, None, None]
+        for slot in range(1, count):
+            given = given + own[chosen[:, slot]] * shares[:, slot, None, None]
+        return total + given
 
-    def _gated(self, ffn: dict[str, _Multiplier], normed: _Activation, tiles: slice) -> F32:
-        """Return ``tiles`` [P, *, 320] of what an FFN's down takes."""
+    def _gated(
+        self,
+        ffn: dict[str, _Multiplier],
+        normed: _Activation,
+        tiles: slice,
+        biases: tuple[F32, F32, int] | None = None,
+    ) -> F32:
+        """Return ``tiles`` [P, *, 320] of what an FFN's down takes.
+
+        biases: of all experts' gate and up, and whose are meant.
+        """
         gate, up = ffn["gate"](normed)[:, tiles], ffn["up"](normed)[:, tiles]
+        if biases is not None:
+            limit = np.float32(self._model.config.swiglu_limit)
+            first = biases[2] * self._layout.ffn_tiles
+            own = slice(first + tiles.start, first + tiles.stop)
+            gate = np.minimum(gate + biases[0][own], limit)
+            up = np.maximum(np.minimum(up + biases[1][own], limit), -limit) + ONE
         t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
         return hidden
@@ -520,23 +553,26 @@ def _of_expert(matrix: Matrix, expert: int, experts: int) -> Matrix:
 
 
 def _mean_of_values(
-    q: Bits, cache: _Cache, where: tuple[int, slice], position: int, window: int, cap: float
+    q: Bits,
+    cache: _Cache,
+    where: tuple[int, slice],
+    seen: NDArray[np.bool_],
+    cap: float,
+    sink: np.float32 | None = None,
 ) -> F32:
     """Return [P, lanes]: the mean of what queries ``q`` [P, lanes] of one head attend to.
 
-    where: their tile and lanes.
-    The queries are those of `position` and the following; each sees `window` positions at most.
+    where: their tile and lanes.  seen: [P, positions], see ``_seen``.  sink: the head's own logit.
     Positions beyond a query's own have a share of +0, which adds nothing: they are left out.
     """
-    end, (tile, lanes) = max(3, position + len(q)), where
+    end, (tile, lanes) = seen.shape[1], where
+    position = end - len(q)
     key_h, key_l = cache.key_h[tile, :end, lanes], cache.key_l[tile, :end, lanes]
     finite = np.zeros(end, dtype=bool)
     keys = numerics.SplitF16(key_h, key_l, finite)
-    ages = position + np.arange(len(q))[:, None] - np.arange(end)
-    seen = (ages >= 0) & (ages < window)
     if cache.on_planes:
         value_h, value_l = cache.value_h[tile, :end, lanes], cache.value_l[tile, :end, lanes]
-        return mean_on_planes(q, keys, numerics.SplitF16(value_h, value_l, finite), seen, cap)
+        return mean_on_planes(q, keys, numerics.SplitF16(value_h, value_l, finite), seen, cap, sink)
     scores = capped(numerics.dot_f16_split(keys, numerics.split_f16(q)), cap)
     scores = np.where(seen, scores, np.float32(-np.inf))
     shares = numerics.exp(scores - scores.max(axis=1, keepdims=True))
@@ -549,6 +585,25 @@ def _mean_of_values(
     r = numerics.rsqrt((n[0] + n[1]) + n[2])
     mean: F32 = ((o[0] + o[1]) + o[2]) * (r * r)
     return mean
+
+
+def _seen(position: int, queries: int, window: int) -> NDArray[np.bool_]:
+    """Return [queries, positions]: what each of some queries from ``position`` on sees.
+
+    At most ``window`` positions; three are there at least.
+    """
+    end = max(3, position + queries)
+    ages = position + np.arange(queries)[:, None] - np.arange(end)
+    return (ages >= 0) & (ages < window)
+
+
+def _sinks_of(rows: F32 | None, layout: Layout) -> F32 | None:
+    """Return the sinks' logits by query head slot, 0 where there is no head."""
+    if rows is None:
+        return None
+    found = np.zeros(layout.q_tiles * layout.heads_per_tile, np.float32)
+    found[list(layout.run_heads)] = rows[:, -1]
+    return found
 
 
 def choice_of(logits: F32, count: int) -> tuple[Index, F32]:

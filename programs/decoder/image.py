@@ -124,6 +124,28 @@ def _put_expert_scales(
     put_fp32(image, m.scales, bases[m.scales.symbol], np.stack(rows))
 
 
+def _put_expert_biases(
+    image: Image, m: FfnMatrices, bases: dict[Symbol, int], layer: LayerWeights, order: list[int]
+) -> None:
+    """The biases of every expert that is here, in the order of its rounds, and the router's.
+
+    order: as for ``_put_matrices``.
+    """
+    if m.biases is None or m.router_bias is None:
+        return
+    assert layer.expert_biases is not None and layer.router_bias is not None
+    every = len(layer.expert_biases[2]) // len(order)
+    gate, up, down = (of.reshape(every, -1, 320) for of in layer.expert_biases)
+    own = slice(m.first_tile, m.first_tile + m.tiles)
+    if m.first_tile:  # parts that are cut between tiles all take every expert: one adds its bias
+        down = np.zeros_like(down)
+    held = slice(m.experts.start, m.experts.stop)
+    rows = np.concatenate([gate[held, own], up[held, own], down[held][:, order]], axis=1)
+    for place, words in ((m.biases, rows.reshape(-1, 320)), (m.router_bias, layer.router_bias)):
+        assert place.symbol is not None
+        put_fp32(image, place, bases[place.symbol], words)
+
+
 def _put_choice(image: Image, places: ChoicePlaces) -> None:
     """What a choice of experts looks up: lanes by number, those behind them, numbers by lane."""
     lane, number = np.arange(320), np.arange(places.experts)[:, None]
@@ -189,6 +211,7 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
         bases = places.bases[0][number]
         if isinstance(m, FfnMatrices):
             _put_expert_scales(image, m, bases, matrices, order)
+            _put_expert_biases(image, m, bases, weights.layer(block.layer), order)
         for each in own:
             _put_matrices(image, each, bases, matrices, order)
         layer = weights.layer(block.layer)
@@ -197,7 +220,7 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
         ]
         if isinstance(m, AttentionMatrices):
             put.append((m.gains, layer.head_gains))
-            put += [(m.bias, layer.bias)]
+            put += [(m.bias, layer.bias), (m.sinks, layer.sinks)]
             put += [(m.o_bias, None if layer.o_bias is None else layer.o_bias[order])]
             if places.wide_norm is not None and layer.key_shares is not None:
                 put_fp32(image, places.wide_norm.shares, 0, layer.key_shares)

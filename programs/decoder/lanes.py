@@ -110,6 +110,10 @@ class Layout:
     """FFNs of a layer."""
     chosen: int = 1
     """Slots: FFNs that a token takes, one after the other."""
+    expert_bias: bool = False
+    """The router and the experts have biases, and the gated product of experts is clamped."""
+    sinks: bool = False
+    """Every query head has a logit of its own."""
     qkv_bias: bool = False
     """Queries, keys and values have biases."""
     o_bias: bool = False
@@ -132,7 +136,7 @@ class Layout:
             raise PartitionError(
                 f"head_dim is {config.head_dim}; a head must fit the {LANES} lanes of a tile"
             )
-        on_planes = config.max_position > SHORT_POSITIONS
+        on_planes = config.max_position > SHORT_POSITIONS or config.sinks
         head_lanes = 16 * _ceil(config.head_dim, 16)
         lanes = LANES - 16 if on_planes else LANES
         if head_lanes > lanes:
@@ -185,6 +189,8 @@ class Layout:
             wide_norms=config.wide_norms,
             experts=config.experts,
             chosen=config.experts_per_token,
+            expert_bias=config.expert_bias,
+            sinks=config.sinks,
             qkv_bias=config.qkv_bias,
             o_bias=config.o_bias,
             rope_tables=len(config.ropes),
@@ -268,6 +274,17 @@ class Layout:
                 heads.append(count)
             found.append((cached, tuple(tiles), tuple(heads)))
         return tuple(found)
+
+    @property
+    def run_heads(self) -> tuple[int, ...]:
+        """Query head slots in the order in which they go through the planes."""
+        return tuple(
+            tile * self.heads_per_tile + slot
+            for run in self.query_runs
+            for _, tiles, heads in run
+            for tile, count in zip(tiles, heads, strict=True)
+            for slot in range(count)
+        )
 
     @property
     def value_lanes(self) -> int:

@@ -19,7 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.decoder.expert_weights import finite, fp16_weights, router_values
+from programs.decoder.expert_weights import (
+    expert_biases,
+    finite,
+    fp16_weights,
+    on_axis,
+    router_bias,
+    router_values,
+)
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
 from programs.models import (
     Checkpoint,
@@ -53,6 +60,10 @@ QUANT_RANGE = 16256
 SLACK = 1.0 + 2.0**-7
 """Room for the rounding of a sum of squares."""
 F16_ONE = np.uint16(0x3C00)
+NO_SINK = np.float32(-(2.0**127))
+"""Takes no share beside any score: bits FF000000."""
+ONES_LANE = LANES - 16
+"""The first lane that counts positions where attention runs on the planes."""
 
 
 @dataclass
@@ -101,6 +112,16 @@ class LayerWeights:
     """float32 [x_tiles, 320]: of the attention's output; zero on all chips but the first."""
     router: Matrix | None = None
     """x_tiles -> one block (int8: a coarse and a fine one) of a column for each expert."""
+    router_bias: F32 | None = None
+    """float32 [1, 320]: expert e's on lane e."""
+    expert_biases: tuple[F32, F32, F32] | None = None
+    """float32 [experts * tiles, 320] each: of gate, up and down; the last is zero on all chips but
+    the first.
+    """
+    sinks: F32 | None = None
+    """float32 [query heads, 320]: of each head that goes through the planes, in that order, its
+    sink's logit on the lanes that count positions; `NO_SINK` on the others.
+    """
 
 
 @dataclass
@@ -288,6 +309,11 @@ def chip_weights(
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
                 router=_router(checkpoint, layout, number, second, dtype) if also else None,
+                router_bias=router_bias(checkpoint, number) if also else None,
+                expert_biases=(
+                    expert_biases(checkpoint, (hidden, x), number, chip) if also else None
+                ),
+                sinks=_sinks(checkpoint, layout, scores, chip) if has else None,
             )
         )
     own = vocab if head else vocab[:0]
@@ -359,7 +385,7 @@ def _bias(
         return None
     rows = []
     for name, axis, of in (("q", axes[0], factor), ("k", axes[1], 1.0), ("v", axes[1], 1.0)):
-        rows.append(_vector(checkpoint, f"{prefix}.{name}_proj.bias", axis, of))
+        rows.append(on_axis(checkpoint, f"{prefix}.{name}_proj.bias", axis, of))
     return np.concatenate(rows)
 
 
@@ -367,15 +393,7 @@ def _o_bias(checkpoint: Checkpoint, prefix: str, axis: Axis, factor: float) -> F
     """Return the bias of the attention's output times ``factor``, 0 on all chips but the first."""
     if not checkpoint.config.o_bias:
         return None
-    return _vector(checkpoint, f"{prefix}.o_proj.bias", axis, factor)
-
-
-def _vector(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32:
-    """Return a stored vector times ``factor`` on the lanes of ``axis``, float32 [tiles, 320]."""
-    stored = checkpoint.tensor(name).astype(np.float64) * factor
-    finite(stored, name)
-    placed: F32 = np.where(axis >= 0, stored[np.maximum(axis, 0)], 0.0).astype(np.float32)
-    return placed
+    return on_axis(checkpoint, f"{prefix}.o_proj.bias", axis, factor)
 
 
 def _router(
@@ -389,6 +407,25 @@ def _router(
     weights *= _gain(checkpoint, norm)
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
     return Matrix(*router_values(weights, layout.x_axis(), dtype, constant, name))
+
+
+def _sinks(checkpoint: Checkpoint, layout: Layout, prefix: str, chip: int) -> F32 | None:
+    """Return the logits of a chip's sinks where the planes' kernel takes them."""
+    if not layout.sinks:
+        return None
+    name = f"{prefix}.sinks"
+    stored = checkpoint.tensor(name)
+    finite(stored, name)
+    return _sink_rows(stored, layout, chip)
+
+
+def _sink_rows(stored: F32, layout: Layout, chip: int) -> F32:
+    """Return the logits of a chip's heads, of all heads' ``stored``, on the lanes that count."""
+    heads = np.array(layout.run_heads) + chip * layout.query_heads
+    own = np.where(heads < len(stored), stored[np.minimum(heads, len(stored) - 1)], np.float32(0))
+    rows = np.full((len(heads), LANES), NO_SINK)
+    rows[:, ONES_LANE:] = own[:, None]
+    return rows
 
 
 def _build(
@@ -506,6 +543,15 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         drawn: F32 = random.random(axis.shape, dtype=np.float32) - np.float32(0.5)
         return drawn * (axis >= 0)
 
+    def of_experts() -> tuple[F32, F32, F32] | None:
+        if not layout.expert_bias:
+            return None
+        down = x if chip == 0 else np.full_like(x, -1)
+        axes = (np.tile(axis, (layout.experts, 1)) for axis in (ffn, ffn, down))
+        gate, up, last = (biases(axis, True) for axis in axes)
+        assert gate is not None and up is not None and last is not None
+        return gate, up, last
+
     def router() -> Matrix | None:
         if layout.experts == 1:
             return None
@@ -514,6 +560,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
         return Matrix(*router_values(rows, x, dtype, constant, "router"))
 
+    lane = np.where(np.arange(LANES) < layout.experts, np.arange(LANES), -1)[None]
     layers = [
         LayerWeights(
             q=draw(x, q, layout.q_width),
@@ -529,6 +576,11 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             router=router(),
             bias=biases(np.concatenate([q, kv, kv]), layout.qkv_bias),
             o_bias=biases(x if chip == 0 else np.full_like(x, -1), layout.o_bias),
+            router_bias=biases(lane, layout.expert_bias),
+            expert_biases=of_experts(),
+            sinks=_sink_rows(random.random(layout.heads_total, np.float32), layout, chip)
+            if layout.sinks
+            else None,
         )
         for _ in range(layout.layers)
     ]

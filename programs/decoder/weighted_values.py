@@ -40,15 +40,18 @@ def mean_on_planes(
     values: numerics.SplitF16,
     seen: NDArray[np.bool_],
     cap: float,
+    sink: np.float32 | None = None,
 ) -> F32:
     """Return [P, lanes]: the mean of what queries ``q`` [P, lanes] of one head attend to.
 
     keys, values: [positions, lanes].  seen: [P, positions], what each query sees; its own position
-    at least.
+    at least.  sink: the head's own logit, which takes a share and gives nothing.
     """
     scores = capped(numerics.dot_f16_split(keys, numerics.split_f16(q)), cap)
     scores = scores + np.where(seen, np.float32(0), HIDDEN)
     largest = scores.max(axis=1, keepdims=True)
+    if sink is not None:
+        largest = np.maximum(largest, sink)
     shares = numerics.to_f16_bits(numerics.exp(scores - largest) * SHARES_UP)
     sides: list[F32 | None] = [None, None]
     for first in range(0, len(keys.h), LANES):
@@ -67,6 +70,8 @@ def mean_on_planes(
     assert east is not None
     total = east if west is None else west + east
     sums, counted = total[:, :-1], total[:, -1:]
+    if sink is not None:
+        counted = counted + numerics.exp(sink - largest) * SHARES_UP
     large = numerics.from_f16_bits(numerics.to_f16_bits(counted * (1 / FIRST))) * FIRST
     rest = (counted - large) * (1 / SECOND)
     small = numerics.from_f16_bits(numerics.to_f16_bits(rest)) * SECOND

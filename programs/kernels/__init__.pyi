@@ -8,9 +8,9 @@ from .attention import (
     attend,
     rope,
 )
-from .bias import add_bias
+from .bias import add_bias, shared_biases
 from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
-from .ffn import gated_product
+from .ffn import clamp_gates, gated_product
 from .gemm import (
     EAST,
     PAIRS,
@@ -92,6 +92,7 @@ __all__ = [
     "attend_tiles",
     "cap_words",
     "choose_experts",
+    "clamp_gates",
     "constant_words",
     "copy_chosen",
     "cut",
@@ -117,6 +118,7 @@ __all__ = [
     "requantise_rows",
     "rope",
     "scale_words",
+    "shared_biases",
     "step_cycles",
     "store_results",
     "tiles_of",

@@ -54,6 +54,8 @@ class ChoicePlaces:
     logits: of the chosen ones, in the order of their ranks; best: the greatest logit; weights:
     what shares are before they are divided by their sum; inverse: of the sum; shares;
     scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills;
+    bias: of the logits, expert e's on lane e (west), where they have any; biases: as scales, of the
+    chosen ones' biases; bias_sums: a word for each tile of x (west), the sums of shared biases;
     held: where given, those of the experts that are here; a slot of another one has the offset of
     the first of them, and a share of 0.
     """
@@ -76,6 +78,9 @@ class ChoicePlaces:
     maps: tuple[MapPlaces, ...]
     scales: Place | None = None
     held: range | None = None
+    bias: Place | None = None
+    biases: Place | None = None
+    bias_sums: Place | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""
@@ -103,6 +108,9 @@ def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces)
     else:
         logit, _ = p.op(Op.ADD_F32, t, coarse, p.load(places.fine, 36, t))
     first_read = min(block["cycle"] for block in p.blocks)
+    if places.bias is not None:
+        t += 3
+        logit, _ = p.op(Op.ADD_F32, t, logit, p.load(places.bias, 8, t))
     large, out = p.op(Op.CVT_F32_F16, t + 3, logit, out=8)
     p.keep(places.pieces.at(1), out, t + 3)
     logit, _ = p.op(Op.MOV, t + 3, logit)

@@ -2,12 +2,14 @@ from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels
 from .chat import Message, chat_prompt, render_chat
 from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
 from .config import (
+    CLAMPED_SILU,
     GELU_TANH,
     PLAIN_LAYER,
     LayerKind,
     ModelConfig,
     Rope,
     RopeScaling,
+    bias_name,
     ffn_names,
     norm_names,
     router_name,
@@ -28,6 +30,7 @@ from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
+    "CLAMPED_SILU",
     "GELU_TANH",
     "PLAIN_LAYER",
     "SHIPPED",
@@ -43,6 +46,7 @@ __all__ = [
     "Rope",
     "RopeScaling",
     "architecture",
+    "bias_name",
     "chat_prompt",
     "config_of",
     "continuation",

@@ -81,6 +81,12 @@ class Architecture:
     """Biases of queries, keys and values, as in Qwen2."""
     o_bias: bool = False
     """A bias of the attention's output."""
+    sinks: bool = False
+    """A logit of every query head that takes a share of its softmax, as in gpt-oss."""
+    expert_bias: bool = False
+    """Biases of the router and of every expert's matrices, cut gates, as in gpt-oss."""
+    window: int = 0
+    """Positions that every other layer attends to, the first layer among them; 0: there is none."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -124,7 +130,7 @@ class Architecture:
         extras += q + kv if self.wide_norms else 0
         if self.latent is not None:
             extras += self.latent.query + self.latent.key_value
-        extras += (q + 2 * kv) * self.qkv_bias + h * self.o_bias
+        extras += (q + 2 * kv) * self.qkv_bias + h * self.o_bias + self.heads * self.sinks
         if self.biases:
             extras += 2 * h + (q + 2 * kv + h) + (self.ffn * (2 if self.gated else 1) + h)
         return extras
@@ -132,8 +138,8 @@ class Architecture:
     def _body(self, experts: float) -> float:
         """Elements of all layers and the last norm if ``experts`` of each layer's are counted."""
         routed = self.layers - self.dense_layers
-        router = self.hidden_size * self.experts if self.experts > 1 else 0
-        one = self._network(self.ffn)
+        router = (self.hidden_size + self.expert_bias) * self.experts if self.experts > 1 else 0
+        one = self._network(self.ffn) + (2 * self.ffn + self.hidden_size) * self.expert_bias
         return (
             self.layers * (self.attention_parameters + self._layer_extras())
             + self.dense_layers * self._network(self.dense_ffn)
@@ -240,6 +246,28 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         gemma=c.unit_gain,
         qkv_bias=c.qkv_bias,
         o_bias=c.o_bias,
+        sinks=c.sinks,
+        expert_bias=c.expert_bias,
+    )
+
+
+def _gpt_oss(name: str, layers: int, experts: int) -> Architecture:
+    return Architecture(
+        name,
+        layers,
+        2880,
+        64,
+        8,
+        64,
+        2880,
+        201088,
+        experts,
+        4,
+        qkv_bias=True,
+        o_bias=True,
+        sinks=True,
+        expert_bias=True,
+        window=128,
     )
 
 
@@ -312,6 +340,8 @@ def _table() -> dict[str, Architecture]:
             dense_layers=3,
             dense_ffn=18432,
         ),
+        _gpt_oss("gpt-oss-20b", 24, 32),
+        _gpt_oss("gpt-oss-120b", 36, 128),
         Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
         Architecture("gemma-7b", 28, 3072, 16, 16, 256, 24576, 256000, tied=True, gemma=True),
         Architecture("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000),

@@ -13,7 +13,8 @@ from programs.models.tensors import CheckpointError
 
 __all__ = ["LayerKind", "ModelConfig", "Rope", "RopeScaling", "tensor_shapes"]
 
-SILU, GELU_TANH = "silu", "gelu_tanh"
+SILU, GELU_TANH, CLAMPED_SILU = "silu", "gelu_tanh", "clamped_silu"
+ACTIVATIONS = SILU, GELU_TANH, CLAMPED_SILU
 MAX_CHOSEN = 16
 """Experts that a router may choose."""
 MAX_EXPERTS = 256
@@ -128,7 +129,10 @@ class ModelConfig:
     head_norms: bool = False
     """Every query and key head is RMS-normed, with a gain, before the rotary embedding."""
     activation: str = SILU
-    """Of the FFN's gate: ``silu`` or ``gelu_tanh``."""
+    """Of the FFN's gate: ``silu``, ``gelu_tanh`` or ``clamped_silu``.
+
+    The last is gpt-oss's: g sigmoid(1.702 g) (u + 1), gate and up cut to ``swiglu_limit`` first.
+    """
     unit_gain: bool = False
     """A norm's gain is 1 + what is stored."""
     scaled_embedding: bool = False
@@ -136,6 +140,12 @@ class ModelConfig:
     experts: int = 1
     """FFNs of a layer (of ``ffn`` elements each) of which a router chooses for every token."""
     experts_per_token: int = 1
+    expert_bias: bool = False
+    """The router's logits and the products of every expert have biases, as in gpt-oss."""
+    swiglu_limit: float = 7.0
+    """``clamped_silu``: greatest gate, and greatest size of what it is multiplied with."""
+    sinks: bool = False
+    """Every query head has a logit that takes a share of its softmax and gives nothing."""
     qkv_bias: bool = False
     """Queries, keys and values are products and a bias."""
     o_bias: bool = False
@@ -177,15 +187,21 @@ class ModelConfig:
                 f"{self.heads} query heads cannot share {self.kv_heads} key/value heads evenly; "
                 "the number of query heads must be a multiple"
             )
-        if self.activation not in (SILU, GELU_TANH):
+        if self.activation not in ACTIVATIONS:
             raise CheckpointError(
-                f"activation {self.activation!r} is not supported; {SILU} and {GELU_TANH} are"
+                f"activation {self.activation!r} is not supported; "
+                f"{', '.join(ACTIVATIONS[:-1])} and {ACTIVATIONS[-1]} are"
             )
         one = (self.experts, self.experts_per_token) == (1, 1)
         if not one and not routable(self.experts, self.experts_per_token):
             raise CheckpointError(
                 f"{self.experts_per_token} of {self.experts} experts per token; "
                 f"1 to {MAX_CHOSEN} of 2 to {MAX_EXPERTS} are supported"
+            )
+        if (self.activation == CLAMPED_SILU) != self.expert_bias or (self.expert_bias and one):
+            raise CheckpointError(
+                f"activation {self.activation!r} with biases of experts {self.expert_bias}; "
+                f"{CLAMPED_SILU} and they are known together, of several experts"
             )
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim is {self.head_dim}; rotary embedding needs it even")
@@ -203,6 +219,10 @@ class ModelConfig:
                 raise CheckpointError(
                     f"{name} is {value}; what is multiplied needs {CAPS[0]} to {CAPS[1]:,.0f}"
                 )
+        if not (math.isfinite(self.swiglu_limit) and self.swiglu_limit > 0):
+            raise CheckpointError(
+                f"swiglu_limit is {self.swiglu_limit}; it must be positive and finite"
+            )
         for name in ("query_scale", "score_cap", "logit_cap"):
             value = getattr(self, name)
             if value and not (math.isfinite(value) and CAPS[0] <= value <= CAPS[1]):
@@ -254,6 +274,7 @@ class ModelConfig:
             self.unit_gain,
             self.scaled_embedding,
             self.experts > 1,
+            self.sinks,
             self.qkv_bias,
             self.o_bias,
             self.layer_kinds != (),
@@ -305,11 +326,18 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}.self_attn.q_norm.weight"] = (q,)
             shapes[f"{prefix}.self_attn.k_norm.weight"] = (kv,)
         shapes.update({name: (h,) for name in names.ffn if name})
+        if config.sinks:
+            shapes[f"{prefix}.self_attn.sinks"] = (config.heads,)
         if config.experts > 1:
             shapes[router_name(config, layer)] = (config.experts, h)
+        if config.expert_bias:
+            shapes[bias_name(router_name(config, layer))] = (config.experts,)
         for gate, up, down in ffn_names(config, layer):
             shapes[gate] = shapes[up] = (f, h)
             shapes[down] = (h, f)
+            if config.expert_bias:
+                shapes[bias_name(gate)] = shapes[bias_name(up)] = (f,)
+                shapes[bias_name(down)] = (h,)
     shapes["model.norm.weight"] = (h,)
     if not config.tied:
         shapes["lm_head.weight"] = (config.vocab, h)
@@ -345,15 +373,25 @@ def ffn_names(config: ModelConfig, layer: int) -> list[tuple[str, str, str]]:
         mlp = f"{prefix}.mlp"
         return [(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight", f"{mlp}.down_proj.weight")]
     each = [f"{prefix}.{_experts_of(config)}.experts.{e}" for e in range(config.experts)]
-    own = ("gate_proj", "up_proj", "down_proj") if config.head_norms else ("w1", "w3", "w2")
+    own = ("w1", "w3", "w2")
+    if _experts_of(config) == "mlp":
+        own = ("gate_proj", "up_proj", "down_proj")
     return [(f"{e}.{own[0]}.weight", f"{e}.{own[1]}.weight", f"{e}.{own[2]}.weight") for e in each]
 
 
 def router_name(config: ModelConfig, layer: int) -> str:
     """The matrix of a layer's router."""
-    return f"model.layers.{layer}.{_experts_of(config)}.gate.weight"
+    name = "router" if config.expert_bias else "gate"
+    return f"model.layers.{layer}.{_experts_of(config)}.{name}.weight"
+
+
+def bias_name(weight: str) -> str:
+    """The bias that belongs to a matrix."""
+    return weight.removesuffix("weight") + "bias"
 
 
 def _experts_of(config: ModelConfig) -> str:
-    """What a layer's experts are called: of models that norm heads as Qwen3's, else Mixtral's."""
-    return "mlp" if config.head_norms else "block_sparse_moe"
+    """What a layer's experts are called: as Qwen3's and gpt-oss's where heads are normed or experts
+    have biases, else as Mixtral's.
+    """
+    return "mlp" if config.head_norms or config.expert_bias else "block_sparse_moe"

@@ -4,8 +4,8 @@ Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen
 and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
 SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
-heads), Mixtral and Qwen3-MoE (experts).  A model that computes anything else is refused by name.
-Every problem is a `CheckpointError` of one line.
+heads), Mixtral and Qwen3-MoE (experts), gpt-oss (sinks, biases of experts).  A model
+that computes anything else is refused by name.  Every problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -20,6 +20,7 @@ from reprlib import repr as shown
 from typing import Any
 
 from programs.models.config import (
+    CLAMPED_SILU,
     GELU_TANH,
     MAX_SIZE,
     LayerKind,
@@ -39,7 +40,9 @@ from programs.models.tensors import (
 
 __all__ = ["read_config"]
 
-BIASED = ("llama", "qwen3", "qwen3_moe", "smollm3", "granite")
+GPT_OSS = "gpt_oss"
+"""Its experts' gates are cut, and its weights published in blocks of 4-bit numbers."""
+BIASED = (GPT_OSS, "llama", "qwen3", "qwen3_moe", "smollm3", "granite")
 """Families whose ``attention_bias`` gives queries, keys, values and outputs a bias."""
 SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
@@ -70,6 +73,8 @@ class _Family:
     tied: bool = False
     max_position: int = 2048
     sliding: str = NEVER
+    biased: bool = False
+    """Attention has biases where ``attention_bias`` is left out."""
     window: int = 0
     """Sliding window of a configuration that names none; 0: all positions are attended to."""
     full_every: int = 0
@@ -114,6 +119,18 @@ FAMILIES = {
         full_every=6,
     ),
     "olmo2": _Family("Olmo2ForCausalLM", eps=1e-5),
+    GPT_OSS: _Family(
+        "GptOssForCausalLM",
+        8,
+        64,
+        eps=1e-5,
+        theta=150000.0,
+        max_position=131072,
+        sliding=MOST,
+        window=128,
+        full_every=2,
+        biased=True,
+    ),
 }
 """By ``model_type``."""
 
@@ -139,11 +156,11 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     family, kind = _family_of(fields)
     _check_activation(fields, family)
     # Qwen2's class knows no such flag: it has the biases of queries, keys and values always.
-    biased = bool(fields.get("attention_bias")) and family != "qwen2"
+    biased = bool(fields.get("attention_bias", kind.biased)) and family != "qwen2"
     if (biased and family not in BIASED) or fields.get("mlp_bias"):
         flag = "mlp_bias" if fields.get("mlp_bias") else "attention_bias"
         raise refusal(f"{flag} is set, which is not supported", "use a model without biases")
-    _check_quantisation(fields.get("quantization_config"))
+    _check_quantisation(fields.get("quantization_config"), family)
     rope_fields, local = _rope_fields(fields, kind)
     rope = read_rope(rope_fields, kind.theta)
     if family == "phi3" and rope.scaling is not None and rope.scaling.kind == "yarn":
@@ -176,9 +193,10 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     }
     if family == "qwen3_moe":
         sizes |= _experts_of_qwen(fields, sizes["layers"])
-    if family == "mixtral":
-        sizes["experts"] = whole_of(fields, "num_local_experts", 8)
-        sizes["experts_per_token"] = whole_of(fields, "num_experts_per_tok", 2)
+    if family in ("mixtral", GPT_OSS):
+        usual = (8, 2) if family == "mixtral" else (128, 4)
+        sizes["experts"] = whole_of(fields, "num_local_experts", usual[0])
+        sizes["experts_per_token"] = whole_of(fields, "num_experts_per_tok", usual[1])
         if sizes["experts"] == 1:
             raise refusal("num_local_experts is 1", "a model without a router is not supported")
     plain = ModelConfig(
@@ -247,6 +265,8 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
         }
         if not found["query_scale"]:
             raise refusal("attention_multiplier is 0", "scores need another factor")
+    if family == GPT_OSS:
+        found |= _of_gpt_oss(fields)
     if family == "olmo2":
         found |= {"pre_norms": False, "post_norms": True, "wide_norms": True}
     if family in GEMMAS:
@@ -268,6 +288,17 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
             "logit_cap": _cap(fields, "final_logit_softcapping", 30.0 if second else 0.0),
         }
     return found
+
+
+def _of_gpt_oss(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Sinks, and experts with biases whose gates are cut."""
+    limit = number_of(fields, "swiglu_limit", 7.0)
+    return {
+        "sinks": True,
+        "expert_bias": True,
+        "activation": CLAMPED_SILU,
+        "swiglu_limit": limit,
+    }
 
 
 def _divisor(fields: Mapping[str, Any], name: str) -> float:
@@ -389,6 +420,13 @@ def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str,
 
     Files of transformers 5 nest both tables in ``rope_parameters``, by the type of layer.
     """
+    if kind.architecture == FAMILIES[GPT_OSS].architecture:
+        # versions of the class disagree on the table that it has without one
+        if "rope_scaling" not in fields and "rope_parameters" not in fields:
+            raise refusal(
+                "rope_scaling of a gpt-oss model is not given", "add it, null if there is none"
+            )
+        return fields, None
     if kind.architecture != GEMMA3:
         return fields, None
     own = {"rope_theta": fields.get("rope_local_base_freq")}
@@ -414,9 +452,13 @@ def _rope_fields(fields: Mapping[str, Any], kind: _Family) -> tuple[Mapping[str,
     return most, read_rope({**own, "rope_parameters": nested["sliding_attention"]}, 10000.0)
 
 
-def _check_quantisation(value: object) -> None:
-    """Refuse quantised weights, except fp8 with a scale for every block of 128 x 128."""
+def _check_quantisation(value: object, family: str) -> None:
+    """Refuse quantised weights, except fp8 with a scale for every block of 128 x 128, and gpt-oss's
+    experts in blocks of 32 4-bit numbers.
+    """
     if not value:
+        return
+    if isinstance(value, dict) and value.get("quant_method") == "mxfp4" and family == GPT_OSS:
         return
     if isinstance(value, dict) and value.get("quant_method") == "fp8":
         if value.get("weight_block_size") == [SCALE_BLOCK, SCALE_BLOCK]:

@@ -9,8 +9,8 @@ in one line, which offers nothing that would be refused in turn.
 
 The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
 SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU; norms after blocks and caps in
-its later versions), of OLMo-2 (norms over all heads) and of Mixtral (a router that chooses two
-experts).
+its later versions), of OLMo-2 (norms over all heads), of Mixtral (a router that chooses two
+experts) and of gpt-oss (sinks, experts with biases).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from programs.models.architectures import (
     shipped_model,
 )
 from programs.models.checkpoint import Checkpoint, load_checkpoint
-from programs.models.config import GELU_TANH, SILU, ModelConfig
+from programs.models.config import CLAMPED_SILU, GELU_TANH, SILU, LayerKind, ModelConfig
 from programs.models.families import read_config
 from programs.models.gguf import is_gguf, read_gguf
 from programs.models.gguf_metadata import gguf_config
@@ -189,15 +189,28 @@ def _named(name: str) -> ModelSource:
         tied=shape.tied,
         max_position=UNLIMITED,
         head_norms=shape.head_norms,
-        activation=GELU_TANH if shape.gemma else SILU,
+        activation=_activation(shape),
         unit_gain=shape.gemma,
         scaled_embedding=shape.gemma,
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
         qkv_bias=shape.qkv_bias,
         o_bias=shape.o_bias,
+        sinks=shape.sinks,
+        expert_bias=shape.expert_bias,
+        sliding_window=shape.window,
+        layer_kinds=tuple(LayerKind(layer % 2 == 0) for layer in range(shape.layers))
+        if shape.window
+        else (),
     )
     return ModelSource(shape, config, None)
+
+
+def _activation(shape: Architecture) -> str:
+    """Of the FFN's gate."""
+    if shape.expert_bias:
+        return CLAMPED_SILU
+    return GELU_TANH if shape.gemma else SILU
 
 
 def _offered(need: Need, last: str = ", ") -> str:

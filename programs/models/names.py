@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from programs.models.config import ModelConfig, tensor_shapes
 from programs.models.tensors import (
     ITEM_BYTES,
+    MX_BLOCK,
+    MXFP4,
     SCALE_BLOCK,
     CheckpointError,
     FileSource,
@@ -44,17 +46,32 @@ FUSED_OF = {part: whole for whole, parts in FUSED.items() for part in parts}
 LAYER = re.compile(r"layers\.(\d{1,9})\.(.+)")
 #: Constants that older files store and every library computes anew.
 COMPUTED = re.compile(r".*(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(masked_)?bias)")
+#: A matrix or bias of an expert, as published files of gpt-oss do not have it.
+OF_EXPERT = re.compile(
+    r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.(weight|bias)"
+)
+BLOCKS = "_blocks"
+"""Behind the names of stacked matrices of 4-bit numbers."""
 NAMED = 3
 """Names that a message gives as examples."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a stored tensor, from ``first`` on; all of it where ``rows`` is None."""
+    """Rows of a stored tensor, or of one of several stacked in it, from ``first`` on.
+
+    rows: how many; None: all of it.
+    """
 
     stored: str
     first: int = 0
     rows: int | None = None
+    step: int = 1
+    """From a row to the next one."""
+    expert: int | None = None
+    """Which matrix of several stacked ones it is."""
+    transposed: bool = False
+    """The file has the matrix with its columns first."""
 
 
 class NamedSource:
@@ -70,7 +87,11 @@ class NamedSource:
         if part is None:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         if part.rows is not None:
-            rows = part.first + (np.arange(part.rows) if rows is None else rows)
+            rows = part.first + part.step * (np.arange(part.rows) if rows is None else rows)
+        if part.expert is not None:
+            return self._files.read_stacked(
+                part.stored, part.expert, rows, columns, part.transposed
+            )
         return self._files.read(part.stored, rows, columns)
 
     def places(self, name: str) -> list[tuple[Path, int, int]]:
@@ -103,13 +124,13 @@ def name_tensors(
         if part.stored not in whole:
             whole[part.stored] = _scaled(part.stored, tensors)
     for name, shape in shapes.items():
-        _check(parts[name].stored, name, shape, shapes, whole[parts[name].stored])
+        _check(parts[name], name, shape, shapes, whole[parts[name].stored], config.experts)
     used = set(whole) | {_scale_name(n) for n, stored in whole.items() if stored.scale is not None}
     if config.tied:
         head = next((name for name in _heads(prefix) if name in tensors), None)
         if head is not None and head not in whole:
             whole[head] = _scaled(head, tensors)
-            _check(head, HEAD, shapes[ROOT + EMBEDDING], shapes, whole[head])
+            _check(Part(head), HEAD, shapes[ROOT + EMBEDDING], shapes, whole[head])
             used |= {head, _scale_name(head)} & set(tensors)
             parts[HEAD] = Part(head)
     unread = [name for name in tensors if name not in used]
@@ -155,6 +176,8 @@ def _part(
     """Where the tensor that is called `name` here is stored; None where it is not."""
     if name == HEAD:
         return next((Part(head) for head in _heads(prefix) if head in tensors), None)
+    if (stacked := _stacked(name, prefix, shapes, tensors)) is not None:
+        return stacked
     stored = prefix + name.removeprefix(ROOT)
     if stored in tensors:
         return Part(stored)
@@ -177,16 +200,48 @@ def _fused(name: str) -> tuple[str, list[str]] | None:
     return start + whole, [start + part for part in parts[: parts.index(layer[2])]]
 
 
+def _stacked(
+    name: str,
+    prefix: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, StoredTensor],
+) -> Part | None:
+    """Where gpt-oss's files hold a matrix or bias of an expert: all experts in one tensor, rows of
+    gates and ups in turns; None where they do not.
+    """
+    found = OF_EXPERT.fullmatch(name)
+    if found is None:
+        return None
+    layer, expert, matrix, kind = found.groups()
+    both = matrix != "down"
+    stem = f"{prefix}layers.{layer}.mlp.experts.{'gate_up' if both else 'down'}_proj"
+    rows = shapes[name][0]
+    first, step = (int(matrix == "up"), 2) if both else (0, 1)
+    if kind == "bias":
+        stored, transposed = f"{stem}_bias", False
+    elif stem in tensors:
+        stored, transposed = stem, True
+    else:
+        stored, transposed = f"{stem}{BLOCKS}", False
+    if stored not in tensors or f"{stem}_bias" not in tensors:
+        return None
+    return Part(stored, first, rows, step, int(expert), transposed)
+
+
 def _scale_name(name: str) -> str:
+    if name.endswith(BLOCKS):
+        return name.removesuffix(BLOCKS) + "_scales"
     return f"{name}_scale_inv"
 
 
 def _scaled(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor:
     """A stored tensor, an fp8 one with its scales."""
     stored = tensors[name]
+    scale = tensors.get(_scale_name(name))
+    if name.endswith(BLOCKS):
+        return _four_bit(name, stored, scale)
     if stored.dtype != "F8_E4M3":
         return stored
-    scale = tensors.get(_scale_name(name))
     wanted = tuple(-(-extent // SCALE_BLOCK) for extent in stored.shape)
     if len(wanted) != 2 or scale is None or (scale.dtype, scale.shape) != ("F32", wanted):
         raise CheckpointError(
@@ -197,15 +252,32 @@ def _scaled(name: str, tensors: Mapping[str, StoredTensor]) -> StoredTensor:
     return replace(stored, scale=scale)
 
 
+def _four_bit(name: str, stored: StoredTensor, scale: StoredTensor | None) -> StoredTensor:
+    """Stacked matrices of 4-bit numbers with their scales, of the shape of the elements."""
+    shape = stored.shape
+    good = stored.dtype == "U8" and len(shape) == 4 and shape[-1] == MX_BLOCK // 2
+    if not good or scale is None or (scale.dtype, scale.shape) != ("U8", shape[:-1]):
+        raise CheckpointError(
+            f"{stored.file}: tensor {name!r} and {_scale_name(name)!r} are no 4-bit numbers in "
+            f"blocks of {MX_BLOCK} with a byte of scale for each; fetch the model again"
+        )
+    elements = (*shape[:2], shape[2] * MX_BLOCK)
+    return replace(stored, dtype=MXFP4, shape=elements, scale=scale)
+
+
 def _check(
-    stored_name: str,
+    part: Part,
     name: str,
     shape: tuple[int, ...],
     shapes: Mapping[str, tuple[int, ...]],
     stored: StoredTensor,
+    experts: int = 1,
 ) -> None:
     """Refuse a tensor that has another shape than the configuration says, or an unknown type."""
-    fused = _fused(name)
+    stored_name, fused = part.stored, _fused(name)
+    if part.expert is not None:
+        shape = (experts, part.step * shape[0], *shape[1:])
+        shape = (shape[0], *shape[:0:-1]) if part.transposed else shape
     if fused is not None and stored_name.endswith(tuple(FUSED)):
         start = fused[0].removesuffix(next(f for f in FUSED if fused[0].endswith(f)))
         own = next(parts for whole, parts in FUSED.items() if fused[0].endswith(whole))
@@ -215,7 +287,7 @@ def _check(
             f"{stored.file}: tensor {stored_name!r} has shape {list(stored.shape)} but config.json "
             f"says {list(shape)}; use the config.json and weights of one model"
         )
-    if stored.dtype not in ITEM_BYTES:
+    if stored.dtype not in ITEM_BYTES and stored.dtype != MXFP4:
         raise CheckpointError(
             f"{stored.file}: tensor {stored_name!r} has number type {stored.dtype}; "
             f"store it as one of {', '.join(ITEM_BYTES)}"

@@ -1,8 +1,9 @@
 """Tensors of safetensors files, read element by element on request.
 
 Headers are checked completely when a directory is opened; the files are then mapped, and only the
-rows and columns asked for are read and decoded to float32 (from fp16, bf16, fp32 or block-scaled
-fp8).  Where there is an index, it alone decides which file a tensor comes from.
+rows and columns asked for are read and decoded to float32 (from fp16, bf16, fp32, block-scaled
+fp8 or, of stacked experts, block-scaled 4-bit numbers).  Where there is an index, it alone decides
+which file a tensor comes from.
 
 This module knows the file format, not what the tensors mean.
 """
@@ -24,6 +25,8 @@ from chip.errors import LpuError
 
 __all__ = [
     "ITEM_BYTES",
+    "MXFP4",
+    "MX_BLOCK",
     "SCALE_BLOCK",
     "CheckpointError",
     "FileSource",
@@ -48,6 +51,11 @@ OTHER_WEIGHTS = ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.msgpack", "*.ggu
 """Names of files with weights that are not read here."""
 MOST = (1 << 63) - 1
 """Greatest whole number of a configuration; what is bounded closer is refused by its own name."""
+MXFP4 = "MXFP4"
+"""Number type of stacked matrices whose elements are 4-bit numbers, two a byte, the first in the
+low bits, with a power of two for each `MX_BLOCK` of a row.
+"""
+MX_BLOCK = 32
 SCALE_BLOCK = 128
 """Rows and columns of an fp8 matrix that share a scale, as DeepSeek-V3's files have them."""
 
@@ -75,7 +83,9 @@ class StoredTensor:
     """Offset of the first byte in the file."""
     end: int
     scale: StoredTensor | None = None
-    """Of an fp8 matrix: float32 [rows / 128, columns / 128], both rounded up."""
+    """Of an fp8 matrix: float32 [rows / 128, columns / 128], both rounded up; of `MXFP4`, whose
+    shape is that of its elements: bytes [matrices, rows, columns / 32].
+    """
 
 
 class FileSource:
@@ -109,6 +119,44 @@ class FileSource:
             values[row_block == block] *= scales[block - first][column_block]
         return values
 
+    def read_stacked(
+        self,
+        name: str,
+        number: int,
+        rows: Index | None,
+        columns: Index | None,
+        transposed: bool = False,
+    ) -> F32:
+        """Decode rows and columns (None: all) of matrix or row ``number`` of a stacked tensor.
+
+        transposed: the matrix is stored with its columns first.
+        """
+        stored = self._tensors[name]
+        if stored.dtype == MXFP4:
+            return self._four_bits(stored, number, rows, columns)
+        bits = self._bits(stored)[number]
+        first, second = (columns, rows) if transposed else (rows, columns)
+        bits = bits if first is None else bits[first]
+        bits = bits if second is None else bits[:, second]
+        values = _decode(np.array(bits), stored.dtype)
+        return values.T if transposed else values
+
+    def _four_bits(
+        self, stored: StoredTensor, number: int, rows: Index | None, columns: Index | None
+    ) -> F32:
+        """Elements of a matrix of 4-bit numbers; exact, a scale of 255 is NaN."""
+        assert stored.scale is not None
+        packed = self._bits(stored)[number]
+        scales = self._bits(stored.scale)[number]
+        if rows is not None:
+            packed, scales = packed[rows], scales[rows]
+        at = np.arange(stored.shape[2]) if columns is None else columns
+        codes = packed[:, at // 2] >> (4 * (at % 2)).astype(np.uint8) & 15
+        powers = np.array(scales[:, at // MX_BLOCK])
+        with np.errstate(over="ignore"):  # a damaged file's may be anything
+            values: F32 = _E2M1[codes] * _E8M0[powers]
+        return values
+
     def places(self, name: str) -> list[tuple[Path, int, int]]:
         """Where the bytes of `name` and of its scales lie: (file, first, end)."""
         stored = self._tensors[name]
@@ -116,6 +164,15 @@ class FileSource:
         return [(part.file, part.begin, part.end) for part in parts]
 
     def _elements(self, stored: StoredTensor, rows: Index | None, columns: Index | None) -> F32:
+        bits = self._bits(stored)
+        if rows is not None:
+            bits = bits[rows] if columns is None else bits[np.ix_(rows, columns)]
+        elif columns is not None:
+            bits = bits[:, columns]
+        return _decode(np.array(bits), stored.dtype)
+
+    def _bits(self, stored: StoredTensor) -> NDArray[Any]:
+        """A tensor as it lies in its file, mapped; 4-bit numbers two a byte."""
         if stored.file not in self._maps:
             try:
                 self._maps[stored.file] = np.memmap(stored.file, dtype=np.uint8, mode="r")
@@ -126,13 +183,10 @@ class FileSource:
         raw = self._maps[stored.file][stored.begin : stored.end]
         if len(raw) != stored.end - stored.begin:
             raise CheckpointError(f"{stored.file} has shrunk since it was opened; open it again")
+        if stored.dtype in (MXFP4, "U8"):
+            return raw.reshape(*stored.shape[:2], -1)
         kind = {1: np.uint8, 2: np.uint16, 4: np.uint32}[ITEM_BYTES[stored.dtype]]
-        bits = raw.view(kind).reshape(stored.shape)
-        if rows is not None:
-            bits = bits[rows] if columns is None else bits[np.ix_(rows, columns)]
-        elif columns is not None:
-            bits = bits[:, columns]
-        return _decode(np.array(bits), stored.dtype)
+        return raw.view(kind).reshape(stored.shape)
 
 
 def _e4m3_values() -> F32:
@@ -149,6 +203,12 @@ def _e4m3_values() -> F32:
 
 
 _E4M3 = _e4m3_values()
+#: By code: sign, 2 exponent bits (bias 1), 1 mantissa bit; and powers of two by their biased
+#: exponent.  Source: "OCP Microscaling Formats (MX) Specification" 1.0 (2023).
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+_E2M1 = np.concatenate([_E2M1, -_E2M1])
+_E8M0 = np.ldexp(np.float32(1), np.minimum(np.arange(256), 254) - 127).astype(np.float32)
+_E8M0[255] = np.nan
 
 
 def _decode(bits: NDArray[Any], dtype: str) -> F32:

@@ -5,7 +5,7 @@ nothing else of the project: what a field means is said here a second time, from
 configuration and modelling classes.  It works on whole sequences of [positions, features] and knows
 no tiles, chips or number tricks.
 
-Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, Phi-3, Granite and SmolLM3.
+Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, gpt-oss, Phi-3, Granite and SmolLM3.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class FamilyFloat64:
             if self.type == "mixtral":
                 names = prefix + "block_sparse_moe.", ("w1", "w3", "w2")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
+            elif self.type == "gpt_oss":
+                x = x + self._clamped_experts(h, prefix + "mlp.")
             elif self.type == "qwen3_moe":
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
@@ -76,8 +78,12 @@ class FamilyFloat64:
         for head in range(self.heads):
             of = head // shares_of
             scores = np.where(seen, q[:, head] @ k[:, of].T * factor, -np.inf)
+            if self.type == "gpt_oss":  # a column that nobody's value belongs to
+                own = np.full((n, 1), self._get(prefix + "sinks")[head])
+                scores = np.concatenate([scores, own], axis=1)
             shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            mixed[:, head] = shares / shares.sum(axis=1, keepdims=True) @ v[:, of]
+            shares /= shares.sum(axis=1, keepdims=True)
+            mixed[:, head] = shares[:, :n] @ v[:, of]
         return self._linear(mixed.reshape(n, -1), prefix + "o_proj")
 
     def _mlp(self, h: F64, prefix: str) -> F64:
@@ -100,6 +106,23 @@ class FamilyFloat64:
                 given[row] += own[expert] / own[best].sum() * part
         return given
 
+    def _clamped_experts(self, h: F64, prefix: str) -> F64:
+        """The best experts of the router's logits, and the softmax over these alone."""
+        logits = self._linear(h, prefix + "router")
+        limit = self.fields.get("swiglu_limit", 7.0)
+        given = np.zeros_like(h)
+        for row, (token, own) in enumerate(zip(h, logits, strict=True)):
+            best = sorted(range(len(own)), key=lambda e: (-own[e], e))
+            best = best[: self.fields["num_experts_per_tok"]]
+            shares = np.exp(own[best] - own[best].max())
+            for expert, share in zip(best, shares / shares.sum(), strict=True):
+                name = f"{prefix}experts.{expert}."
+                gate = np.minimum(self._linear(token, name + "gate_proj"), limit)
+                up = np.clip(self._linear(token, name + "up_proj"), -limit, limit)
+                hidden = (up + 1) * gate / (1 + np.exp(-1.702 * gate))
+                given[row] += share * self._linear(hidden, name + "down_proj")
+        return given
+
     def _window(self, layer: int) -> float:
         """Keys that a token attends to, its own included."""
         f = self.fields
@@ -108,6 +131,9 @@ class FamilyFloat64:
             return math.inf
         if self.type in ("mistral", "mixtral", "phi3"):
             return float(window)
+        if self.type == "gpt_oss":
+            types = f.get("layer_types") or ["sliding_attention", "full_attention"] * (layer + 1)
+            return float(window) if types[layer] == "sliding_attention" else math.inf
         if not f.get("use_sliding_window", False):
             return math.inf
         if "layer_types" in f:
@@ -147,6 +173,8 @@ class FamilyFloat64:
         part = name.rpartition(".")[2]
         if self.type == "qwen2":
             return part in ("q_proj", "k_proj", "v_proj")
+        if self.type == "gpt_oss":
+            return part != "lm_head"
         attention = part in ("q_proj", "k_proj", "v_proj", "o_proj")
         return attention and bool(self.fields.get("attention_bias", False))
 

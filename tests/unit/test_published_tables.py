@@ -95,6 +95,8 @@ MODELS = {
     "qwen3-8b": (36, 4096, 32, 8, 128, 12288, 151936),
     "qwen3-235b": (94, 4096, 64, 4, 128, 1536, 151936),
     "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 768, 151936),
+    "gpt-oss-20b": (24, 2880, 64, 8, 64, 2880, 201088),
+    "gpt-oss-120b": (36, 2880, 64, 8, 64, 2880, 201088),
     "opt-66b": (64, 9216, 72, 72, 128, 36864, 50272),
     "deepseek-v3": (61, 7168, 128, 128, 128, 2048, 129280),
     "gemma-2b": (18, 2048, 8, 1, 256, 16384, 256000),
@@ -102,12 +104,22 @@ MODELS = {
     "tinyllama-1.1b": (22, 2048, 32, 4, 64, 5632, 32000),
     "smollm2-135m": (30, 576, 9, 3, 64, 1536, 49152),
 }
+GPT_OSS = {
+    "experts_per_token": 4,
+    "qkv_bias": True,
+    "o_bias": True,
+    "sinks": True,
+    "expert_bias": True,
+    "window": 128,
+}
 #: What is not as in Llama, by model; every other model has none of it.
 SPECIAL: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"experts": 8, "experts_per_token": 2},
     "qwen3-8b": {"head_norms": True},
     "qwen3-235b": {"experts": 128, "experts_per_token": 8, "head_norms": True},
     "qwen3-30b-a3b": {"experts": 128, "experts_per_token": 8, "head_norms": True},
+    "gpt-oss-20b": {**GPT_OSS, "experts": 32},
+    "gpt-oss-120b": {**GPT_OSS, "experts": 128},
     "opt-66b": {"tied": True, "gated": False, "biases": True, "learned_positions": 2050},
     "deepseek-v3": {
         "experts": 256,
@@ -138,6 +150,9 @@ PLAIN: dict[str, Any] = {
     "gemma": False,
     "qkv_bias": False,
     "o_bias": False,
+    "sinks": False,
+    "expert_bias": False,
+    "window": 0,
 }
 
 

@@ -120,7 +120,11 @@ class MatrixPlacer:
 
 
 def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:
-    """The plane of each block of a round (east ones first) that fills the slices most evenly."""
+    """The plane of each block of a round (east ones first) that fills the slices most evenly.
+
+    Where there are maps, activations lie beside the weights of odd planes and are read in the gaps
+    between these: those of the even plane, one cycle behind, would meet the next weights.
+    """
 
     def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
         strips = {plane: pm.weight_slices(plane)[0] for plane in order}
@@ -133,5 +137,6 @@ def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -
         planes
         for planes in permutations(order, len(sizes))
         if all(a // 2 >= b // 2 for a, b in pairwise(planes))
+        and not (pm.maps and any((a, b) in ((3, 2), (1, 0)) for a, b in pairwise(planes)))
     ]
     return min(candidates, key=fullest)

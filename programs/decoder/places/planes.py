@@ -91,6 +91,7 @@ def place_on_planes(
         row=pm.top(_EAST_OTHER, _PIECES * values, one_bank=True),
         spread=_two([pm.top(queues, width * values) for queues in _SPREAD_PAIRS]),
         outputs=outputs,
+        sink_weights=pm.top(WEST_QUAD, _HEADS) if layout.sinks else None,
     )
     sliding = pm.top(_MASKS, blocks) if windows else None
     return OnPlanes(words, sliding, pm.top(_EAST_OTHER, layout.cache_tiles), blocks)

@@ -73,6 +73,7 @@ class AttentionMatrices:
     gains: Place | None = None  # of query and key heads
     bias: Place | None = None  # of queries, keys and values
     o_bias: Place | None = None
+    sinks: Place | None = None  # of the heads in the order in which they go through the planes
     of: LayerKind = PLAIN_LAYER
     post: Place | None = None  # gains of the norm after the block
 
@@ -91,6 +92,8 @@ class FfnMatrices:
     router: MatrixPlaces | None = None  # with every part
     maps: tuple[MapPlaces, ...] = ()  # of gate and up, of down, of the scales
     scales: Place | None = None  # of all experts, one after the other
+    biases: Place | None = None  # the same
+    router_bias: Place | None = None
     post: Place | None = None
 
 
@@ -195,6 +198,8 @@ class DecoderPlaces:
             turns = replace(turns, cos=self.second_rope[0], sin=self.second_rope[1])
         if m.of.sliding and self.planes.sliding is not None and context > self.layout.window:
             words = replace(words, masks=self.planes.sliding)
+        if m.sinks is not None:
+            words = replace(words, sinks=m.sinks)
         return turns, words
 
 
@@ -398,7 +403,10 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
     n, k, int8 = layout.experts, layout.chosen, dtype == "int8"
     if n == 1:
         return None
-    sides = [(pm.top(pm.map_slices(0), k), pm.top(pm.map_slices(1), k)) for _ in range(2 + int8)]
+    biased = layout.expert_bias
+    count = 2 + (int8 or biased)
+    sides = [(pm.top(pm.map_slices(0), k), pm.top(pm.map_slices(1), k)) for _ in range(count)]
+    words = k * expert_blocks(layout, layout.ffn_tiles)
     return ChoicePlaces(
         experts=n,
         chosen=k,
@@ -416,7 +424,9 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         inverse=pm.top(_EAST_2, 1),
         shares=pm.top(KV_QUAD, k),
         maps=tuple(MapPlaces(west, east, 0) for west, east in sides),
-        scales=pm.top(WEST_QUAD, k * expert_blocks(layout, layout.ffn_tiles)) if int8 else None,
+        scales=pm.top(WEST_QUAD, words) if int8 else None,
+        biases=pm.top(WEST_QUAD, words) if biased else None,
+        bias_sums=pm.top(WEST_QUAD, layout.x_tiles) if biased else None,
     )
 
 
@@ -534,8 +544,13 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     heads, post = _gain_words(layout)
     heads += layout.x_tiles * layout.o_bias
     heads += (layout.q_tiles + 2 * layout.kv_tiles) * layout.qkv_bias
+    heads += layout.query_heads * layout.sinks
     words = heads * sum(block.kind == ATTENTION for block in stage.blocks)
     words += post * len(stage.blocks)
+    for block in stage.blocks if layout.expert_bias else ():
+        if block.kind != ATTENTION:
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            words += len(held) * expert_blocks(layout, len(tiles)) + 1
     if dtype != "int8":
         return words
     for block in stage.blocks:
@@ -585,6 +600,9 @@ def _place_blocks(
                 tiles_of_heads = layout.q_tiles + 2 * layout.kv_tiles
                 bias = of.words("bias", WEST_QUAD, tiles_of_heads) if layout.qkv_bias else None
                 o_bias = of.words("o_bias", WEST_QUAD, layout.x_tiles) if layout.o_bias else None
+                sinks = (
+                    of.words("sinks", WEST_QUAD, len(layout.run_heads)) if layout.sinks else None
+                )
                 cache = caches[variant]
                 o = of.place("o", ["o"])
                 after = of.words("post", WEST_QUAD, post) if post else None
@@ -603,6 +621,7 @@ def _place_blocks(
                             gains,
                             bias,
                             o_bias,
+                            sinks,
                             own_kind,
                             after,
                         )
@@ -646,6 +665,9 @@ def _place_ffn(
         found.router = of.place("router", ["router", "fine"][: router_parts(of.dtype)])
         if of.dtype == "int8":
             found.scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)
+        if layout.expert_bias:
+            found.biases = of.words("biases", WEST_QUAD, n * blocks, one_bank=True)
+            found.router_bias = of.words("router_bias", WEST_QUAD, 1)
     return found
 
 

@@ -285,6 +285,9 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
         o_bias=True,
         experts=3,
         experts_per_token=2,
+        sinks=True,
+        expert_bias=True,
+        activation="clamped_silu",
     )
     layout = Layout.of(config, 2)
     drawn = random_chip_weights(layout, dtype, 1, 1)
@@ -292,11 +295,15 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
     pairs = [(drawn.head, built.head)]
     for a, b in zip(drawn.layers, built.layers, strict=True):
         other = ("head_gains", "key_shares", "post_gains", "bias", "o_bias")
+        other += ("router_bias", "expert_biases", "sinks")
         names = [f.name for f in dataclasses.fields(a) if f.name not in other]
         pairs += [(getattr(a, name), getattr(b, name)) for name in names]
         assert a.head_gains is not None and b.head_gains is not None
         assert ((a.head_gains != 0) <= (b.head_gains != 0)).all()
-        for ours, theirs in ((a.bias, b.bias), (a.o_bias, b.o_bias)):
+        assert a.expert_biases is not None and b.expert_biases is not None
+        biases = [*zip(a.expert_biases, b.expert_biases, strict=True)]
+        biases += [(a.sinks, b.sinks), (a.router_bias, b.router_bias)]
+        for ours, theirs in [(a.bias, b.bias), (a.o_bias, b.o_bias), *biases]:
             assert ours is not None and theirs is not None
             np.testing.assert_array_equal(ours == 0, theirs == 0)
         assert a.key_shares is None and a.post_gains == b.post_gains == (None, None)

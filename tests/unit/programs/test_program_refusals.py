@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "activation": (
         lambda: replace(SMALL, activation="relu"),
         CheckpointError,
-        "activation 'relu' is not supported; silu and .* are",
+        "activation 'relu' is not supported; silu, .* are",
     ),
     "heads": (
         lambda: replace(SMALL, heads=3, kv_heads=2),

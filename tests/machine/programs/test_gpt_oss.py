@@ -1,0 +1,66 @@
+"""gpt-oss beyond one stage: experts with biases in parts, and plans of such models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chip.spec import ChipSpec
+from programs.decoder import ATTENTION, GoldenDecoder, Host, compile_decoder, partition_model
+from programs.decoder.stages import FFN, Block, Stage, split_layers
+from programs.models import random_checkpoint
+from programs.plans import check_plan, compile_plan
+from programs.running import LOOKAHEAD, Runner
+from tests.families import FAMILIES, TOKENS, TOLERANCE, Family, checkpoint_of, exact_logits
+
+SPEC, CONTEXT = ChipSpec(), 64
+
+
+@pytest.mark.parametrize(
+    ("ffn", "tp", "dtype"),
+    [
+        (300, 2, "int8"),
+        pytest.param(1500, 1, "int8", marks=pytest.mark.long),
+        pytest.param(1500, 2, "fp16", marks=pytest.mark.long),
+        pytest.param(300, 8, "fp16", marks=pytest.mark.long),
+    ],
+)
+def test_experts_with_biases_split_between_stages(ffn: int, tp: int, dtype: str) -> None:
+    """Parts cut between tiles take the biases of down once, those cut between experts each its."""
+    fields = {**FAMILIES["gpt-oss"].fields, "intermediate_size": ffn, "num_hidden_layers": 1}
+    family = Family(fields, {"sinks": 3.0, "down_proj.bias": 4.0})
+    stages = [
+        Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 3)), False),
+        Stage((Block(FFN, 0, 1, 3), Block(FFN, 0, 2, 3)), True),
+    ]
+    checkpoint = checkpoint_of(family)
+    kinds = checkpoint.config.layer_kinds
+    first = replace(stages[0].blocks[0], of=kinds[0])
+    stages[0] = replace(stages[0], blocks=(first, *stages[0].blocks[1:]))
+    model = partition_model(checkpoint, tp, dtype)
+    model = replace(model, split=split_layers(stages))
+    artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
+    runner = Runner.alone(artifact, Host(artifact, model))
+    golden = GoldenDecoder(model)
+    wanted = exact_logits(family, checkpoint)
+    error = golden.logits_for(TOKENS) - wanted
+    assert np.sqrt(np.mean(error**2)) < TOLERANCE[dtype] * wanted.std()
+    golden.reset()
+    for position, token in enumerate(TOKENS[:3]):
+        for chip in runner.chips:
+            runner.host.prepare(chip, token, position)
+        runner.launch(f"decode-{CONTEXT}", position, LOOKAHEAD)
+        found = np.concatenate([runner.host.read_logits(chip) for chip in runner.chips])
+        own = golden.step(token, position, CONTEXT)
+        np.testing.assert_array_equal(found.view(np.uint32), own.view(np.uint32))
+
+
+def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
+    config = checkpoint_of(FAMILIES["gpt-oss"]).config
+    plan = compile_plan("gpt-oss", config, SPEC, context=CONTEXT, chips=2)
+    check_plan(plan)
+    model = partition_model(random_checkpoint(config, 0), 2)
+    artifact = compile_decoder(model, SPEC, CONTEXT, weights=False)
+    assert artifact.predicted_cycles[f"decode-{CONTEXT}"] == plan.cycles
