@@ -22,7 +22,7 @@ F32 = NDArray[np.float32]
 SMALL = ModelConfig(
     hidden_size=64, layers=1, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=32, tied=False
 )
-AFTER_BLOCKS = ("gemma2", "gemma3", "olmo2")
+AFTER_BLOCKS = ("gemma2", "gemma3", "olmo2", "gpt-oss")
 """Families whose norms have other names, as they stand elsewhere."""
 BYTES = [*"abcdefgh", "Ġ"]
 PIECES = ["▁", "a", "b", "ab", "ba", "▁ab"]
@@ -56,9 +56,8 @@ def _names_of(architecture: str) -> gguf.TensorNameMap:
 @cache
 def stored_name(name: str, family: str = "qwen3") -> str:
     """The library's own table of names; experts are not in it."""
-    found = _names_of(family.upper() if family in AFTER_BLOCKS else "QWEN3").get_name(
-        name, (".weight", ".bias")
-    )
+    table = family.upper().replace("-", "_") if family in AFTER_BLOCKS else "QWEN3"
+    found = _names_of(table).get_name(name, (".weight", ".bias"))
     assert found is not None, name
     return str(found)
 
@@ -115,7 +114,10 @@ def write(
                 stored_name(name, family), gguf.quantize(tensor, kind), raw_dtype=kind
             )
     for name, tensor in (extra or {}).items():
-        writer.add_tensor(name, tensor)
+        if tensor.ndim < 3 or kind == gguf.GGMLQuantizationType.F32:
+            writer.add_tensor(name, tensor)
+        else:  # stacked experts
+            writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -71,6 +71,7 @@ IN_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.router": "ffn_gate_inp",
 }
 AFTER_BLOCKS = {
     "post_attention_layernorm": "post_attention_norm",
@@ -78,10 +79,14 @@ AFTER_BLOCKS = {
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 """Those of a model that norms what its blocks give."""
+OF_GPT_OSS = {"post_attention_layernorm": "post_attention_norm"}
 ATTENTION = tuple(f"self_attn.{part}_proj" for part in "qkv")
 FFN: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
 """What phi3 fuses, in order."""
-IN_EXPERT = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+IN_EXPERT = {
+    **{"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"},
+    **{f"{part}_proj": f"ffn_{part}_exps" for part in ("gate", "down", "up")},
+}
 #: Constants that the metadata give as well, or that nothing computes with.
 CONSTANTS = re.compile(r"rope_freqs\.weight|blk\.\d+\.(attn_rot_embd|attn_rope_freqs)(\.weight)?")
 
@@ -411,10 +416,13 @@ def _part(name: str, config: ModelConfig, family: str) -> GgufPart:
     _, _, layer, rest = stem.split(".", 3)
     if ".experts." in rest:
         _, _, expert, matrix = rest.split(".")
-        return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.weight", int(expert))
+        return GgufPart(f"blk.{layer}.{IN_EXPERT[matrix]}.{kind}", int(expert))
+    if kind == "sinks":
+        return GgufPart(f"blk.{layer}.attn_sinks.weight")
     if family == "phi3" and rest in (*ATTENTION, *FFN):
         return _fused(f"blk.{layer}", rest, config)
-    inner = (IN_LAYER | (AFTER_BLOCKS if config.post_norms else {}))[rest]
+    others = AFTER_BLOCKS if config.post_norms else OF_GPT_OSS if config.expert_bias else {}
+    inner = (IN_LAYER | others)[rest]
     interleaved = family in INTERLEAVED and inner in ROWS_INTERLEAVED
     return GgufPart(
         f"blk.{layer}.{inner}.{kind}",

@@ -28,9 +28,17 @@ from tokenizers import (
     processors,
 )
 
-from programs.models.config import GELU_TANH, SILU, LayerKind, ModelConfig, Rope, RopeScaling
+from programs.models.config import (
+    CLAMPED_SILU,
+    GELU_TANH,
+    SILU,
+    LayerKind,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+)
 from programs.models.gguf import GgufFile, GgufSource, name_gguf_tensors
-from programs.models.rope import inverse_frequencies
+from programs.models.rope import inverse_frequencies, yarn_size
 from programs.models.tensors import CheckpointError
 
 __all__ = [
@@ -53,9 +61,11 @@ FAMILIES = (
     "gemma2",
     "gemma3",
     "olmo2",
+    "gpt-oss",
 )
 """Architectures for which there are kernels; Mistral and Mixtral are stored as llama."""
 GEMMAS = ("gemma", "gemma2", "gemma3")
+GPT_OSS = "gpt-oss"
 STILL_EVERY = 4
 """Every so many layers of SmolLM3 one has no rotary positions: no file says so, as in llama.cpp."""
 FULL_EVERY = {"gemma2": 2, "gemma3": 6}
@@ -97,6 +107,10 @@ _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
 )
+_GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}"
+)
 _SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SIGNS_AND_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 WORDS = {
@@ -107,6 +121,7 @@ WORDS = {
     "qwen2": f"{_QWEN2}|{_SIGNS}|{_LINES}",
     "deepseek-r1-qwen": f"{_QWEN2}|{_SIGNS}|{_LINES}",
     "tekken": f"{_TEKKEN}|{_SIGNS_AND_SLASH}|{_LINES}",
+    "gpt-4o": f"{_GPT_4O}|{_SIGNS_AND_SLASH}|{_LINES}",
 }
 """By ``tokenizer.ggml.pre``: the expression that cuts a text into words."""
 GPT2_WORDS = ("gpt-2", "smollm", "starcoder", "refact")
@@ -224,7 +239,7 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         heads=heads,
         kv_heads=max(kv_heads, 0) or heads,
         head_dim=head_dim,
-        ffn=fields.whole(f"{a}.feed_forward_length"),
+        ffn=fields.whole(f"{a}.{'expert_' * (a == GPT_OSS)}feed_forward_length"),
         vocab=embedding.shape[0],
         eps=fields.real(f"{a}.attention.layer_norm_rms_epsilon"),
         rope_theta=fields.real(f"{a}.rope.freq_base", 10000.0),
@@ -232,7 +247,9 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         tied="output.weight" not in file.tensors,
         max_position=positions,
         head_norms=a in ("qwen3", "gemma3"),
-        activation=GELU_TANH if gemma else SILU,
+        activation=CLAMPED_SILU if a == GPT_OSS else GELU_TANH if gemma else SILU,
+        sinks=a == GPT_OSS,
+        expert_bias=a == GPT_OSS,
         unit_gain=gemma,
         scaled_embedding=gemma,
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
@@ -246,7 +263,9 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     if a in FULL_EVERY:
         config = _normed_after(fields, a, config, max(window, 0))
     elif 0 < window < positions and a != "smollm3":  # up to its length it changes nothing
-        kinds = (LayerKind(sliding=True),) * config.layers
+        kinds = tuple(
+            LayerKind(sliding=a != GPT_OSS or layer % 2 == 0) for layer in range(config.layers)
+        )
         config = replace(config, sliding_window=window, layer_kinds=kinds)
     if a == "granite":
         attention, *factors = (fields.real(f"{a}.{name}", 0.0) for name in scales)
@@ -321,8 +340,19 @@ def _normed_after(fields: _Fields, a: str, config: ModelConfig, window: int) -> 
 
 
 def _stretch(fields: _Fields, a: str) -> RopeScaling | None:
-    """Linear scaling of positions, under its newer or older name."""
+    """Linear scaling of positions, under its newer or older name, and gpt-oss's yarn."""
     kind = fields.get(f"{a}.rope.scaling.type", str)
+    if kind == "yarn" and a == GPT_OSS:
+        factor = fields.real(f"{a}.rope.scaling.factor")
+        return RopeScaling(
+            "yarn",
+            factor,
+            original_max_position=fields.whole(f"{a}.rope.scaling.original_context_length"),
+            beta_fast=fields.real(f"{a}.rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=fields.real(f"{a}.rope.scaling.yarn_beta_slow", 1.0),
+            truncate=False,  # as published; no file says so
+            size=yarn_size(factor),
+        )
     if kind in (None, "none", "linear"):
         factor = fields.real(f"{a}.rope.scaling.factor", fields.real(f"{a}.rope.scale_linear", 1.0))
         return RopeScaling("linear", factor) if kind != "none" and factor != 1 else None

@@ -178,6 +178,11 @@ def _trained(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {} if fields.get(TRAINED) is None else {TRAINED: fields[TRAINED]}
 
 
+def yarn_size(factor: float, times: float = 1.0) -> float:
+    """What cosines and sines grow to by yarn: ``times`` says how fast with the factor."""
+    return 1.0 if factor <= 1 else 0.1 * times * float(Decimal(factor).ln()) + 1.0
+
+
 def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
     """Yarn, as transformers 5 has it: usually cosines and sines grow to 1 + 0.1 ln(factor)."""
     own = {**rope, **_trained(fields)}
@@ -188,10 +193,9 @@ def _yarn(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling:
     if all_dims < 0:
         raise refusal(f"mscale_all_dim is {all_dims}", "it divides, and must be 0 or more")
 
-    def size(times: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * times * float(Decimal(factor).ln()) + 1.0
-
-    usual = size(one) / size(all_dims) if one and all_dims else size(1.0)
+    usual = yarn_size(factor)
+    if one and all_dims:
+        usual = yarn_size(factor, one) / yarn_size(factor, all_dims)
     return RopeScaling(
         "yarn",
         factor,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -348,6 +350,68 @@ def test_linear_stretch_and_windows(tmp_path: Path) -> None:
     sliding = (LayerKind(sliding=True),) * SMALL.layers
     scaled = replace(SMALL, rope_scaling=RopeScaling("linear", 4.0))
     assert config == replace(scaled, sliding_window=500, layer_kinds=sliding)
+
+
+GPT_OSS = replace(
+    SMALL,
+    layers=2,
+    max_position=4096,
+    rope_theta=150000.0,
+    rope_scaling=RopeScaling(
+        "yarn",
+        32.0,
+        original_max_position=4096,
+        truncate=False,
+        size=0.1 * math.log(32) + 1,
+    ),
+    qkv_bias=True,
+    o_bias=True,
+    sinks=True,
+    expert_bias=True,
+    activation="clamped_silu",
+    experts=3,
+    experts_per_token=2,
+    sliding_window=128,
+    layer_kinds=(LayerKind(sliding=True), LayerKind()),
+)
+EXPERT = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.0\.(gate|up|down)_proj\.(weight|bias)")
+
+
+@pytest.mark.parametrize("kind", ["F32", "MXFP4"])
+def test_gpt_oss_is_read_as_converted(tmp_path: Path, kind: str) -> None:
+    """Experts stacked, each matrix alone; 4-bit blocks are those of the library."""
+    form = gguf.GGMLQuantizationType[kind]
+    tensors = tensors_of(GPT_OSS)
+    alone = {n: t for n, t in tensors.items() if ".experts." not in n and "sinks" not in n}
+    extra = {
+        n.replace("model.layers", "blk").replace("self_attn.sinks", "attn_sinks.weight"): t
+        for n, t in tensors.items()
+        if "sinks" in n
+    }
+    for name in tensors:
+        if found := EXPERT.fullmatch(name):
+            layer, part, end = found.groups()
+            every = [tensors[name.replace("experts.0", f"experts.{e}")] for e in range(3)]
+            extra[f"blk.{layer}.ffn_{part}_exps.{end}"] = np.stack(every)
+    fields = {
+        "gpt-oss.feed_forward_length": None,
+        "gpt-oss.expert_feed_forward_length": GPT_OSS.ffn,
+        "gpt-oss.expert_count": 3,
+        "gpt-oss.expert_used_count": 2,
+        "gpt-oss.attention.sliding_window": 128,
+        "gpt-oss.rope.scaling.type": "yarn",
+        "gpt-oss.rope.scaling.factor": 32.0,
+        "gpt-oss.rope.scaling.original_context_length": 4096,
+    }
+    path = tmp_path / "m.gguf"
+    write(path, GPT_OSS, alone, family="gpt-oss", kind=form, fields=fields, extra=extra)
+    read = load_checkpoint(path)
+    assert read.config == GPT_OSS
+    for name, tensor in tensors.items():
+        meant = tensor
+        if tensor.ndim == 2 and kind == "MXFP4":
+            meant = gguf.dequantize(gguf.quantize(tensor, form), form)
+        np.testing.assert_array_equal(read.tensor(name), meant, name)
 
 
 @pytest.mark.parametrize(
