@@ -183,6 +183,21 @@ class Pass(Group):
         self.ready = max(self.ready, done)
         return done
 
+    def first_read(self, *values: Stream, since: int = 0, level: bool = False) -> int:
+        """The earliest cycle at which a slice is read for ``values``, or for anything.
+
+        The slices of a place that lie at several positions are not read at the same time.  since:
+        of the blocks from number ``since`` on.  level: only first slices count, for words that a
+        stream of the same direction wrote: a slice is written as much sooner as it is read.
+        Raises ValueError where nothing is read.
+        """
+        tags = {value.tag for value in values}
+        return min(
+            block["cycle"] + (0 if level else min(self.member_delays(block, gang)))
+            for block, gang in zip(self.blocks[since:], self.gang_of[since:], strict=True)
+            if block["op"] in (Op.READ, Op.GATHER) and (not tags or block["tag"] in tags)
+        )
+
     # -- VXM ------------------------------------------------------------------------------
 
     def pick(self, *codes: int) -> int:

@@ -186,13 +186,17 @@ class Group:
             self._use(ACC + (queue - isa.MXM_QUEUE) // 2 if row == ACC else row + queue, at)
             return
         banks = self._banks(block, symbol, i1 * da1 + i2 * da2)
-        members, skews = gang or (queue,), np.zeros(1, np.int64)
-        if gang is not None:
-            skews = gang_skew(gang, block["s0"] if row == STORE else block["out"])
-        for g, (q, skew) in enumerate(zip(members, skews, strict=True)):
-            times = at + g * dcg + int(skew)
-            self._use(row + q, times)
-            self._use(PORT + q, times, banks)
+        for q, delay in zip(gang or (queue,), self.member_delays(block, gang), strict=True):
+            self._use(row + q, at + delay)
+            self._use(PORT + q, at + delay, banks)
+
+    def member_delays(self, block: dict[str, int], gang: tuple[int, ...] | None) -> list[int]:
+        """Cycles from a MEM block's own to those at which each slice of its gang is accessed."""
+        if gang is None:
+            return [0]
+        stream = block["s0"] if block["op"] in (Op.WRITE, Op.SCATTER) else block["out"]
+        skews: Ints = gang_skew(gang, stream) + block["dcg"] * np.arange(len(gang))
+        return skews.tolist()
 
     def _banks(
         self, block: dict[str, int], symbol: Symbol | None, steps: Ints

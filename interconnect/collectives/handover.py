@@ -303,7 +303,7 @@ def _copy(
         source = places.inbox.at(carrier.first) if k == 0 else places.received[k]
         p = Pass(schedule, spec)
         value = p.load(source, 8 + source.inward, 40, n=carrier.words, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value, level=True)
         _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12)
         p.keep(places.words.at(carrier.first), out, 40, n=carrier.words)
         done = max(done, schedule.place(p, ready - first_read, "copy") + p.ready)

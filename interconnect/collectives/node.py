@@ -176,11 +176,7 @@ def send_and_receive(
         _send(p, pace, source, words, group, _START + i)
         for k in group:
             _receive(p, spec, pace, received[k], words, k, _START + i)
-    return schedule.place(p, ready - _first_read(p), "exchange") + p.ready
-
-
-def _first_read(p: Pass) -> int:
-    return min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
+    return schedule.place(p, ready - p.first_read(), "exchange") + p.ready
 
 
 #: Words a pass of ``reduce`` adds: a longer one would write a slice while it still reads it.
@@ -209,11 +205,13 @@ def reduce(
         n = min(_WORDS_PER_PASS, words - first)
         p = Pass(schedule, spec)
         t = 40
-        terms: list[Operand] = []
+        loaded = []
         for k in range(chips):
             place = (places.partial if k == 0 else places.received[k]).at(first)
-            terms.append(p.load(place, 4 * k + place.inward, t, n=n, da=1))
-        first_read = _first_read(p)
+            loaded.append(p.load(place, 4 * k + place.inward, t, n=n, da=1))
+        # what links bring was written by streams of the direction that it is read by
+        first_read = min(p.first_read(loaded[0]), p.first_read(*loaded[1:], level=True))
+        terms: list[Operand] = [*loaded]
         when = t
         while len(terms) > 1:
             pairs = zip(terms[::2], terms[1::2], strict=True)

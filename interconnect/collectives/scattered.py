@@ -161,11 +161,12 @@ def _bring_into_order(
 ) -> int:
     """Scatter the shares of all chips, by distance, to their words of ``goal``."""
     p = Pass(schedule, spec)
-    w, first_read = shares.words, 1 << 30
+    w = shares.words
+    read = []
     for k, place in enumerate(terms):
         t = 60 + k * w
         value = p.load(place, 4 * k + place.inward, t, n=w, da=1)
-        first_read = min(first_read, p.blocks[-1]["cycle"])
+        read.append(value)
         code = 4 * (k ^ 1)
         _, out = p.op(Op.MOV, t, value, n=w, out=code)
         position = isa.drive_position(isa.VXM_QUEUE, code)
@@ -173,4 +174,6 @@ def _bring_into_order(
         offsets = p.load(shares.map.at(k), 4 * (k ^ 5), at, goal.queues[0], n=w)
         window = ScatterWindow(offsets, len(terms) * w - 1)
         p.store(goal, out, p.driven(t), position, n=w, da=1, window=window)
+    # what links bring was written by streams of the direction that it is read by
+    first_read = min(p.first_read(read[0]), p.first_read(*read[1:], level=True))
     return schedule.place(p, ready - first_read, "order of sums") + p.ready

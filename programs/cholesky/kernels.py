@@ -16,7 +16,7 @@ import numpy as np
 
 from chip import isa
 from chip.isa import LANES, Op
-from chip.program import BlockTable, Program, gang_skew
+from chip.program import BlockTable, Program
 from chip.scheduling import (
     Alu,
     Gangs,
@@ -75,18 +75,11 @@ class Kernels:
     def _pass(self) -> Pass:
         return Pass(self.schedule, self.spec)
 
-    def _place(self, p: Pass, ready: int) -> int:
-        """When everything the pass stores is readable."""
-        return self._begin(p, ready) + p.ready
-
-    def _begin(self, p: Pass, ready: int) -> int:
-        """Place a pass that reads nothing before ``ready``; the cycle it is moved by."""
-        first = min(
-            block["cycle"] + int(gang_skew(gang, block["out"]).min())
-            for block, gang in zip(p.blocks, p.gang_of, strict=True)
-            if block["op"] == Op.READ and gang is not None
-        )
-        return self.schedule.place(p, ready - first)
+    def _place(self, p: Pass, ready: int, *values: Stream) -> int:
+        """When everything is readable that a pass stores which reads ``values`` from ``ready`` on;
+        none: all it reads.
+        """
+        return self.schedule.place(p, ready - p.first_read(*values)) + p.ready
 
     def _load(
         self,
@@ -274,7 +267,7 @@ class Kernels:
         _, out = p.op(Op.MOV, t + 3, alu, n=n, dc=(1, ROWS), out=target.outward + 4)
         p.keep(target, out, t + 3, n=n, dc=(1, ROWS), da=(1, width))
         self._keep(p, alu, places.head, 2, t + 3, n=1)
-        return self._place(p, ready)
+        return self._place(p, ready, value)
 
     # -- factoring ------------------------------------------------------------------------------
 
@@ -315,7 +308,7 @@ class Kernels:
         all_rows = p.keep(new.at(at + width), out, t + 6, n=n, dc=dc, da=(1, width))
         first_row = all_rows - wide * (high - 1)
         head = self._keep(p, alu, places.head, 4, t + 6, n=1)
-        start = self._begin(p, ready)
+        start = self.schedule.place(p, ready - p.first_read())
         return start + max(head, first_row), start + first_row + high
 
     # -- what is known, for products ------------------------------------------------------------
@@ -340,7 +333,7 @@ class Kernels:
         narrow = self._to_columns(p, alu, high, group, 3, t + 3)
         rest = self._remainder(p, alu, narrow, t + 3)
         self._to_columns(p, rest, low, group, 4, t + 12)
-        return self._place(p, ready)
+        return self._place(p, ready, value)
 
     def _to_columns(
         self, p: Pass, value: Alu, weights: Weights, group: int, streams: int, when: int

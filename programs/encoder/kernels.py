@@ -188,8 +188,7 @@ class Passes:
 
     def _place(self, p: Pass, ready: int) -> int:
         """Put ``p`` where its first read of data is not before ``ready``."""
-        first = min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
-        return self.schedule.place(p, ready - first) + p.ready
+        return self.schedule.place(p, ready - p.first_read()) + p.ready
 
     def _pass(self) -> Pass:
         return Pass(self.schedule, self.spec)

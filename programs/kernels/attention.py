@@ -214,7 +214,7 @@ def _rope_pass(
     n = len(queries)
     tiles = n + len(keys)
     swapped = _swapped(p, spec, x, tiles, step, t, places.swap_map)
-    first_read = p.blocks[0]["cycle"]
+    first_read = p.first_read()
     value = p.load(x, 36, t, n=tiles, da=step)
     cos = p.load(places.cos, 8, t, n=tiles, da=0)
     sin = p.load(places.sin, 12, t, n=tiles, da=0)
@@ -265,7 +265,7 @@ def append_values(
     for first, step, _, own in _passes(0, targets):
         p = Pass(schedule, spec)
         value = p.load(x.at(first), 40, 40, n=len(own), da=step)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         ends = _append(p, value, 40, own, places)
         done = max(done, schedule.place(p, ready - first_read) + ends)
     return done
@@ -296,12 +296,12 @@ def attend(
     _, out = p.op(Op.MAX_F32, t + 3, pair, Self(), alu=largest, out=40, reach=0)
     p.hold_alu(largest, t + 1, t + 2)
     p.keep(places.maximum, out, t + 3)
-    maximum_ready = schedule.place(p, scored - p.blocks[0]["cycle"]) + p.ready
+    maximum_ready = schedule.place(p, scored - p.first_read(pair)) + p.ready
     summed = _weigh(schedule, spec, tile.cached, context, max(maximum_ready, values_ready), places)
     p = Pass(schedule, spec)
     value = p.load(places.outputs, 44, t, n=3, dc=3, da=1)
     weight = p.load(places.sums, 8, t, n=3, dc=3, da=1)
-    first_read = min(b["cycle"] for b in p.blocks)
+    first_read = p.first_read(value, weight)
     total, norm = p.pick(44, 16), p.pick(8)
     for stream, alu in ((value, total), (weight, norm)):
         p.op(Op.MOV, t, stream, alu=alu)
@@ -323,7 +323,7 @@ def _copy_queries(
     t, heads = 40, tile.heads
     value = p.load(places.rotated.at(tile.number), 36, t, n=heads, da=0)
     mask = p.load(places.head_masks, 8, t, n=heads, da=1)
-    first_read = p.blocks[0]["cycle"]
+    first_read = p.first_read(value)
     a, _ = p.op(Op.MUL_F32, t, value, mask, n=heads)
     _, out = p.op(Op.CVT_F32_F16, t + 3, a, n=heads, out=16, width=2)
     p.keep(places.query_low, out, t + 3, n=heads, copies=True)
@@ -346,23 +346,21 @@ def _score(
     heads, per_head = tile.heads, tile.head_lanes // 16
     groups = heads * per_head
     end = 40 + groups
-    first_query = 1 << 30
     for half, place in enumerate((places.query_low, places.query_high)):
         plane = _PAIR + half
         queue = isa.MXM_QUEUE + 2 * plane
         query = p.load(
             place, 16 * half, 40, queue, n=(per_head, heads), dc=(1, per_head), da=(0, 1)
         )
-        first_query = min(first_query, p.blocks[-1]["cycle"])
         p.emit(Op.LW, queue, 40, n=groups, da=1, a=0, s0=16 * half, w0=16, want0=query.tag)
         p.emit(Op.IW, queue, end, a=groups)
         p.hold_buffer(plane, 40, end + spec.mxm_reload_gap_cycles - 1)
         p.hold_plane(plane, end, end + spec.mxm_install_cycles + 2 * context)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
     meet = end + spec.mxm_install_cycles
-    others = len(p.blocks)
+    first_query = p.first_read()
     key = _load_run(p, places.keys[tile.cached], 0, meet, queue, context, dc=2)
-    first_key = min(b["cycle"] for b in p.blocks[others:])
+    first_key = p.first_read(key)
     p.emit(Op.ABC, queue, meet, n=context, dc=2, s0=0, w0=2, want0=key.tag)
     p.hold(queue + 2, meet, meet + 2 * context - 1)
     tag = schedule.tag()
@@ -470,7 +468,7 @@ def _weigh(
     score = _load_run(p, places.scores, 8, t, isa.VXM_QUEUE, context)
     maximum = p.load(places.maximum, 12, t, n=context, da=0)
     value = _load_run(p, places.values[cached], 40, t + 3, isa.VXM_QUEUE, context)
-    first_read = min(b["cycle"] for b in p.blocks)
+    first_read = p.first_read()
     a, _ = p.op(Op.SUB_F32, t, score, maximum, n=context)
     weight, _ = p.op(Op.EXP, t + 3, a, n=context)
     wide, _ = p.op(Op.CVT_F16_F32, t + 3, value, n=context)

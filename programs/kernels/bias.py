@@ -25,7 +25,7 @@ def add_bias(
         p = Pass(schedule, spec)
         t = 40
         value = p.load(x.at(first), 36, t, n=n, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         more = p.load(bias.at(first), 8, t, n=n, da=1)
         _, out = p.op(Op.ADD_F32, t, value, more, n=n, out=12)
         p.keep(x.at(first), out, t, n=n)
@@ -58,7 +58,7 @@ def shared_biases(
         t = 40
         bias = p.load(place.at(first), 8, t, n=n, dc=dc, da=(1, step))
         share = p.load(shares, 44, t, n=n, dc=dc, da=(0, 1))
-        first_read = min(block["cycle"] for block in p.blocks)
+        first_read = p.first_read()
         a, _ = p.op(Op.MUL_F32, t, bias, share, n=n, dc=dc)
         total = p.pick(40)
         p.op(Op.MOV, t + 3, a, alu=total, n=own)

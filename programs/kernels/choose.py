@@ -107,7 +107,7 @@ def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces)
         logit, _ = p.op(Op.MOV, t, coarse)
     else:
         logit, _ = p.op(Op.ADD_F32, t, coarse, p.load(places.fine, 36, t))
-    first_read = min(block["cycle"] for block in p.blocks)
+    first_read = p.first_read()
     if places.bias is not None:
         t += 3
         logit, _ = p.op(Op.ADD_F32, t, logit, p.load(places.bias, 8, t))
@@ -169,7 +169,7 @@ def _ranks(
     dc = 2 * _APART
     each, apart = (2, n), (_APART, dc)
     piece = p.load(places.pieces.at(1), 36, t, n=each, dc=apart, da=(1, 0))
-    first_read = p.blocks[-1]["cycle"]
+    first_read = p.first_read(piece)
     own = p.load(places.one_hot, 8, t, n=each, dc=apart, da=(0, 1))
     tag = schedule.tag()
     p.op(Op.MASK, t, piece, own, n=each, dc=apart, out=0, width=2, tag=tag)
@@ -202,7 +202,7 @@ def _pick(
     t, k = 80, places.chosen
     dc = 3 * _APART
     rank = p.load(places.ranks, 4, t, n=3 * k, dc=_APART)
-    first_read = p.blocks[-1]["cycle"]
+    first_read = p.first_read(rank)
     match = p.pick(4)
     for i in range(k):
         p.op(Op.EQ, t + dc * i, rank, imm=i, alu=match, n=3, dc=_APART)
@@ -232,7 +232,7 @@ def _write_map(
     p = Pass(schedule, spec)
     t, k = 40, places.chosen
     index: Operand = p.load(places.indices, 56, t, n=k, da=1)
-    first_read = p.blocks[-1]["cycle"]
+    first_read = p.first_read()
     if places.held is not None:
         own, _ = p.op(Op.SUB_F32, t, index, imm=float(places.held.start), n=k)
         index = _if_held(p, t, index, own, places.held, k, 1)
@@ -252,7 +252,7 @@ def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces
     t, k = 40, places.chosen
     logit = p.load(places.logits, 32, t, n=k, dc=3, da=1)
     best = p.load(places.best, 36, t, n=k, dc=3)
-    first_read = min(block["cycle"] for block in p.blocks)
+    first_read = p.first_read(logit, best)
     a, _ = p.op(Op.SUB_F32, t, logit, best, n=k, dc=3)
     weight, out = p.op(Op.EXP, t + 3, a, n=k, dc=3, out=8)
     p.keep(places.weights, out, t + 3, n=k, dc=3)
@@ -279,8 +279,7 @@ def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces
         t += 12
         _, out = p.op(Op.MOV, t, share, n=k, dc=2, out=4)
     p.keep(places.shares, out, t, n=k, dc=2)
-    first_read = min(block["cycle"] for block in p.blocks if block["op"] == Op.READ)
-    return schedule.place(p, ready - first_read) + p.ready
+    return schedule.place(p, ready - p.first_read()) + p.ready
 
 
 def _if_held(p: Pass, t: int, index: Operand, value: Alu, held: range, n: int, dc: int) -> Alu:
@@ -316,7 +315,7 @@ def copy_chosen(
         p = Pass(schedule, spec)
         at = 40
         steered = p.load(maps.pair(0, 0, slot), 24, at, table.queues[0], n=words, dc=2)
-        first_read = p.blocks[-1]["cycle"]
+        first_read = p.first_read(steered)
         tag = schedule.tag()
         p.emit(
             Op.GATHER,

@@ -71,7 +71,7 @@ def gated_product(
         p = Pass(schedule, spec)
         t = 40
         early = p.load(gate.at(first), 36, t, n=n, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(early)
         if gelu:
             a, t = _gelu_inner(p, gate.at(first), early, n, t)
         else:
@@ -120,7 +120,7 @@ def clamp_gates(
             t = 40
             target = x.at(slot * each + first)
             value = p.load(target, 36, t, n=n, dc=dc, da=(1, each))
-            first_read = p.blocks[0]["cycle"]
+            first_read = p.first_read(value)
             bias = p.load(place.at(slot * step + first), 8, t, n=n, dc=dc, da=(1, step))
             a, _ = p.op(Op.ADD_F32, t, value, bias, n=n, dc=dc)
             if gate:

@@ -141,12 +141,10 @@ def product(
     outward = 32 if side == WEST else 0
     period = step_cycles(spec, count, groups, halves)
     end = _LEAD + halves * groups
-    first_weights = 1 << 30
     for half in range(halves):
         loaded = end - (halves - half) * groups
         lw_queue = queue + 2 * half
         install_weights(p, weights, half, outward, lw_queue, (loaded, end), steps, period)
-        first_weights = min(first_weights, *(b["cycle"] for b in p.blocks if b["op"] == Op.READ))
         reloadable = max(end, loaded + groups + spec.mxm_reload_gap_cycles - 1)
         for step in range(steps):
             p.hold_buffer(plane + half, loaded + step * period, reloadable + step * period)
@@ -154,11 +152,12 @@ def product(
         p.hold_plane(plane + half, end, last)
         if half:
             p.hold(lw_queue + 1, end + install, last)
+    first_weights = p.first_read()
     meet = end + install
     code = outward + _ACTIVATIONS + (plane % 2 if halves == 1 else 0)
     tag, before = schedule.tag(), len(p.blocks)
     _read_rows(p, operand, code, meet, queue, period, halves, tag)
-    reads = [block["cycle"] for block in p.blocks[before:]]
+    first_row = p.first_read(since=before)
     p.emit(
         Op.ABC,
         queue + 1,
@@ -172,17 +171,17 @@ def product(
     emitted = _accumulate(p, operand, plane, meet + spec.mxm_multiply_cycles, period, halves)
     finish(p, emitted)
     earliest = max(
-        earliest_read - min(reads),
+        earliest_read - first_row,
         earliest_weights - first_weights,
         earliest_result - emitted.vxm_cycle,
     )
     start = schedule.place(p, earliest, "product")
     return Placed(
-        first_read=start + min(reads),
-        last_read=start + min(reads) + steps * period,
+        first_read=start + first_row,
+        last_read=start + first_row + steps * period,
         last_result=start + emitted.vxm_cycle + (emitted.count - 1) * emitted.spacing,
         ready=start + p.ready,
-        next_read=start + min(reads) + steps * period,
+        next_read=start + first_row + steps * period,
     )
 
 

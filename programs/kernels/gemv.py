@@ -91,16 +91,18 @@ class Slot:
             for place, code in zip(self.maps, _MAPS, strict=True)
         ]
 
-    def flow(self, p: Pass, blocks: list[ColumnBlock], steering: list[Steering]) -> int:
+    def flow(
+        self, p: Pass, blocks: list[ColumnBlock], steering: list[Steering], others: list[Stream]
+    ) -> int:
         """Let the maps flow past the planes of ``blocks``; when the pass may begin at the earliest.
 
-        What is added has been loaded.
+        others: what results are added to.
         """
         maps = [steering[side].flow(p) for side in sorted({b.plane // 2 for b in blocks})]
         start = self.ready - min(maps)
         if self.added is None:
             return start
-        return max(start, self.added - min(b["cycle"] for b in p.blocks if b["out"] == _ADDED))
+        return max(start, self.added - p.first_read(*others))
 
 
 def matmul_round(
@@ -128,7 +130,8 @@ def matmul_round(
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     hops = 21
     result_tags = (schedule.tag(), schedule.tag())
-    first_read = 1 << 30
+    taken: list[Stream] = []
+    others: list[Stream] = []
     for i, block in enumerate(blocks):
         side = block.plane // 2
         outward = 32 if side == 0 else 0
@@ -152,10 +155,8 @@ def matmul_round(
         p.hold_plane(block.plane, end, last + install + 3)
         tag = schedule.tag()
         for digit, place in enumerate((activations.first[side], activations.second[side])):
-            p.load(
-                place, code, end + install + 3 * digit, queue, n=k_tiles, dc=period, da=1, tag=tag
-            )
-            first_read = min(first_read, p.blocks[-1]["cycle"])
+            when = end + install + 3 * digit
+            taken.append(p.load(place, code, when, queue, n=k_tiles, dc=period, da=1, tag=tag))
         p.emit(
             Op.ABC,
             queue + 1,
@@ -188,12 +189,12 @@ def matmul_round(
         else:
             a, _ = p.op(Op.MUL_F32, when, a, s, n=n)
             when += 3
-            other = _load_words(p, targets, when)
-            a, out = p.op(Op.ADD_F32, when, other, a, n=n, out=_OUT)
+            others.append(_load_words(p, targets, when))
+            a, out = p.op(Op.ADD_F32, when, others[0], a, n=n, out=_OUT)
     _store_words(p, targets, out, when)
-    earliest = activations_ready - first_read
+    earliest = activations_ready - p.first_read(*taken)
     if slot is not None and steering is not None:
-        earliest = max(earliest, slot.flow(p, blocks, steering))
+        earliest = max(earliest, slot.flow(p, blocks, steering, others))
     return schedule.place(p, earliest, "matmul round") + p.ready
 
 
@@ -257,7 +258,8 @@ def matmul16_round(
     install = spec.mxm_install_cycles
     each, apart = (parts, k_tiles), (3, period)
     result_tags = (schedule.tag(), schedule.tag())
-    first_read = 1 << 30
+    taken: list[Stream] = []
+    others: list[Stream] = []
     for i, block in enumerate(blocks):
         side = block.plane // 2
         outward = 32 if side == 0 else 0
@@ -283,17 +285,9 @@ def matmul16_round(
             p.hold_plane(plane, end, last + install + 3 * parts - 2)
         tag = schedule.tag()
         for byte, place in enumerate((activations.first[side], activations.second[side])):
-            p.load(
-                place,
-                outward + byte,
-                end + install,
-                queue,
-                n=each,
-                dc=apart,
-                da=(1, parts),
-                tag=tag,
-            )
-            first_read = min(first_read, p.blocks[-1]["cycle"])
+            when, da = end + install, (1, parts)
+            code = outward + byte
+            taken.append(p.load(place, code, when, queue, n=each, dc=apart, da=da, tag=tag))
         p.emit(Op.ABC, queue + 1, end + install, n=each, dc=apart, s0=outward, w0=2, want0=tag)
         last_part = end + install + (k_tiles - 1) * period + 3 * (parts - 1)
         p.hold(queue + 3, end + install, last_part + 1)
@@ -318,12 +312,12 @@ def matmul16_round(
             if adding:
                 p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu)
                 done += 3
-                other = _load_words(p, targets[i : i + 1], done)
-                _, out = p.op(Op.ADD_F32, done, other, Alu(alu), alu=last_alu, out=_OUT)
+                others.append(_load_words(p, targets[i : i + 1], done))
+                _, out = p.op(Op.ADD_F32, done, others[-1], Alu(alu), alu=last_alu, out=_OUT)
             else:
                 _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT)
         p.keep(targets[i], out, done)
-    earliest = activations_ready - first_read
+    earliest = activations_ready - p.first_read(*taken)
     if slot is not None and steering is not None:
-        earliest = max(earliest, slot.flow(p, blocks, steering))
+        earliest = max(earliest, slot.flow(p, blocks, steering, others))
     return schedule.place(p, earliest, "matmul16 round") + p.ready

@@ -58,7 +58,7 @@ def norm_heads(
         t = 40
         total = p.pick(32)
         value = p.load(x.at(first), 32, t, n=n, dc=_PERIOD, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         p.op(Op.MUL_F32, t, value, value, alu=total, n=n, dc=_PERIOD)
 
         def install(meet: int, p: Pass = p) -> None:

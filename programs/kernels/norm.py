@@ -40,11 +40,11 @@ class Constants:
 
 def square_sum(
     p: Pass, spec: ChipSpec, x: Place, tiles: int, code: int, constants: Constants
-) -> tuple[Alu, int]:
+) -> tuple[Alu, int, Stream]:
     """Sum of squares of ``tiles`` fp32 words over all lanes, in SUM_UNITs on every lane of one ALU.
 
-    Returns that ALU and the cycle at which a chained ALU takes its result.  ``code``: inward
-    stream group (SG4 0 or 1 of its direction) x travels on; the loads start at cycle 0 or so.
+    Returns that ALU, the cycle at which a chained ALU takes its result, and x as it is read.
+    ``code``: inward stream group (SG4 0 or 1 of its direction) that x travels on.
     """
     start = 40
     product, total = p.pick(code), p.pick()
@@ -56,7 +56,7 @@ def square_sum(
     t = start + 3 + 3 * tiles
     result, at = lane_sums(p, spec, total, t, lambda meet: install_ones(p, spec, constants, meet))
     p.hold_alu(total, start + 4, t - 1)
-    return result, at
+    return result, at, value
 
 
 def lane_sums(
@@ -153,9 +153,9 @@ def norm_factor(
 ) -> int:
     """rsqrt(mean square + eps), times ``gain`` if given, on every lane of an fp32 word."""
     p = Pass(schedule, spec)
-    total, t = square_sum(p, spec, x, tiles, 32, constants)
+    total, t, value = square_sum(p, spec, x, tiles, 32, constants)
     _factor_of(p, total, t, inv_h, eps, gain, target)
-    return schedule.place(p, ready - p.blocks[0]["cycle"], "norm factor") + p.ready
+    return schedule.place(p, ready - p.first_read(value), "norm factor") + p.ready
 
 
 def factor_of_sum(
@@ -176,7 +176,7 @@ def factor_of_sum(
     p.op(Op.MOV, t, value, alu=total)
     a, at = lane_sums(p, spec, total, t + 3, lambda meet: install_ones(p, spec, constants, meet))
     _factor_of(p, a, at, inv_n, eps, None, target)
-    return schedule.place(p, ready - p.blocks[0]["cycle"], "factor of sum") + p.ready
+    return schedule.place(p, ready - p.first_read(value), "factor of sum") + p.ready
 
 
 def _factor_of(
@@ -207,7 +207,7 @@ def dynamic_factor(
 ) -> int:
     """Dynamic quantisation: 16256 / norm to ``inverse`` (west), its inverse to ``scale``."""
     p = Pass(schedule, spec)
-    total, t = square_sum(p, spec, x, tiles, 32, constants)
+    total, t, value = square_sum(p, spec, x, tiles, 32, constants)
     a, _ = p.op(Op.MUL_F32, t, total, imm=(1.0 + 2.0**-7) * SUM_UNIT)
     slack, _ = p.op(Op.ADD_F32, t + 3, a, imm=1e-30)
     root, _ = p.op(Op.RSQRT, t + 6, slack)
@@ -217,7 +217,7 @@ def dynamic_factor(
     p.hold_alu(slack.number, t + 4, t + 8)
     _, out = p.op(Op.MUL_F32, t + 12, slack, imm=1.0 / 16256.0, out=8)
     p.keep(scale, out, t + 12)
-    return schedule.place(p, ready - p.blocks[0]["cycle"], "dynamic factor") + p.ready
+    return schedule.place(p, ready - p.first_read(value), "dynamic factor") + p.ready
 
 
 def quantise(
@@ -244,7 +244,7 @@ def quantise(
         p.keep(target.first[side], out, t + 12, n=tiles)
         _, out = p.op(Op.SUB_I32, t + 12, low, imm=64, n=tiles, out=code + 4, width=1)
         p.keep(target.second[side], out, t + 12, n=tiles)
-    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2]), "quantise") + p.ready
+    return schedule.place(p, ready - p.first_read(value, inverse), "quantise") + p.ready
 
 
 def halve(
@@ -263,7 +263,7 @@ def halve(
     inverse = p.load(factor, 4, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
     _store_f16(p, a, t + 3, tiles, target)
-    return schedule.place(p, ready - min(b["cycle"] for b in p.blocks[:2]), "halve") + p.ready
+    return schedule.place(p, ready - p.first_read(value, inverse), "halve") + p.ready
 
 
 def in_two(
@@ -280,7 +280,7 @@ def in_two(
         p = Pass(schedule, spec)
         t = 40
         value = p.load(x.at(first), 32, t, n=n, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         a, _ = p.op(Op.MUL_F32, t, value, imm=2.0**-PART_BITS, n=n)
         narrow = _store_f16(p, a, t + 3, n, target, (2 * first, 2))
         a, _ = p.op(Op.CVT_F16_F32, t + 6, narrow, n=n)

@@ -173,7 +173,7 @@ def maximum_of_nine(
     for (place, pattern), code, when in zip(terms, _TERM_CODES, steps, strict=True):
         tn, tdc, tda = pattern.repeats(1)
         values.append(p.load(place, code, when, n=tn, dc=tdc, da=tda))
-    reads = [block["cycle"] for block in p.blocks]
+    first, last = p.first_read(), max(block["cycle"] for block in p.blocks)
     ninth = values.pop()
     while len(values) > 1:
         values = [
@@ -186,5 +186,5 @@ def maximum_of_nine(
         code = 4 * _POOLED_GROUP + (32 if side == WEST else 0)
         _, out = p.op(Op.XOR, t + 3, greatest, imm=128, n=n, dc=dc, out=code, width=1)
         p.keep(place, out, t + 3, n=n, dc=dc, da=da, copies=True)
-    start = schedule.place(p, earliest - min(reads), "maximum of nine")
-    return start + max(reads) + rows.count - 1, start + p.ready
+    start = schedule.place(p, earliest - first, "maximum of nine")
+    return start + last + rows.count - 1, start + p.ready

@@ -47,7 +47,7 @@ def lane_squares(
         p = Pass(schedule, spec)
         t = 40
         value = p.load(x.at(first), 32, t, n=n, dc=3, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         a, _ = p.op(Op.MUL_F32, t, value, value, n=n, dc=3)
         t += 3
         if word:
@@ -90,7 +90,7 @@ def scale_words(
         t = 40
         value = p.load(y.at(first), 32, t, n=n, da=1)
         r = p.load(factor, 36, t, n=n)
-        first_read = min(block["cycle"] for block in p.blocks)
+        first_read = p.first_read(value, r)
         a, _ = p.op(Op.MUL_F32, t, value, r, n=n)
         gain = p.load(gains.at(first), 8, t + 3, n=n, da=1)
         if residual is None:
@@ -116,7 +116,7 @@ def cap_words(
         p = Pass(schedule, spec)
         t = 40
         value = p.load(x.at(first), 36, t, n=n, da=1)
-        first_read = p.blocks[0]["cycle"]
+        first_read = p.first_read(value)
         a, _ = p.op(Op.MUL_F32, t, value, imm=1.0 / limit, n=n)
         a, _ = p.op(Op.TANH, t + 3, a, n=n)
         _, out = p.op(Op.MUL_F32, t + 6, a, imm=limit, n=n, out=16)

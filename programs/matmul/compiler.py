@@ -177,7 +177,7 @@ def _add_by_tree(
     terms: list[Operand] = [
         p.load(place, 4 * k + place.inward, when, n=words, da=1) for k, place in enumerate(sources)
     ]
-    first_read = min(block["cycle"] for block in p.blocks)
+    first_read = p.first_read()
     while len(terms) > 1:
         out = _SUM_CODE if len(terms) == 2 else -1
         results = [

@@ -35,13 +35,14 @@ def append_key(
 ) -> int:
     """The fp16 word ``key`` (near pair in the east) to its column; returns when it is readable."""
     p = PlanePass(schedule, spec)
+    copies = []
     for number, side in enumerate((WEST, EAST)):
         last = GROUPS * side_blocks(tile.blocks)[side]
         start = 20 + _SLICES * number
         maps = places.key_maps.at(_SLICES * side)
-        _scatter_copies(p, key, tile.keys[side], outward(side, 0), start, maps, 1, last)
-    first = min(block["cycle"] for block in p.blocks if block["queue"] == key.queues[0])
-    return schedule.place(p, ready - first, "new key") + p.ready
+        targets, code = tile.keys[side], outward(side, 0)
+        copies.append(_scatter_copies(p, key, targets, code, start, maps, 1, last))
+    return schedule.place(p, ready - p.first_read(*copies), "new key") + p.ready
 
 
 def _scatter_copies(
@@ -53,10 +54,11 @@ def _scatter_copies(
     maps: Place,
     words: int,
     last: int,
-) -> None:
+) -> Stream:
     """Each word of a pair to the slices of ``targets``, once each, by as many words of a map.
 
-    The copies leave ``source`` from ``start`` on, streams ``code`` and the next.
+    The copies, which are returned, leave ``source`` from ``start`` on, streams ``code`` and the
+    next.
     """
     copies = len(targets[0].queues)
     n, dc = (copies, words), (1, copies)
@@ -76,6 +78,7 @@ def _scatter_copies(
             dcg=1,
             window=ScatterWindow(offsets, last),
         )
+    return value
 
 
 def stage_value(
@@ -160,7 +163,7 @@ def _transpose(
     """The last sixteen tokens' vectors to their lanes of V^T on both sides; when readable."""
     p = PlanePass(schedule, spec)
     words = tile.columns // LANES_PER_SUPERLANE
-    queue, first = isa.SXM_QUEUE + 8 + 4, 1 << 30
+    queue, recent = isa.SXM_QUEUE + 8 + 4, []
     parts = [
         (half, word, min(_TURN, words - word), 60 + _TURN * half + _TURN_PERIOD * (word // _TURN))
         for word in range(0, words, _TURN)
@@ -174,7 +177,7 @@ def _transpose(
     }
     for (half, word, n, t), at in zip(parts, driven, strict=True):
         value = p.load(tile.recent[half].at(word), 0, t, queue, n=n, da=1)
-        first = min(first, p.blocks[-1]["cycle"])
+        recent.append(value)
         out = Stream(_TURNED, _SLICES, schedule.tag())
         p.emit(
             Op.TRANSPOSE,
@@ -194,7 +197,7 @@ def _transpose(
             last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
             window = ScatterWindow(maps[side], last)
             p.store(tile.values[side][half].at(word), out, at, start, n=n, window=window)
-    return schedule.place(p, ready - first, "values to lanes") + p.ready
+    return schedule.place(p, ready - p.first_read(*recent), "values to lanes") + p.ready
 
 
 def _hold_map(

@@ -99,10 +99,6 @@ class PlanePass(Pass):
         """An ALU that was freed with the others serves on."""
         self._served.discard(alu.number)
 
-    def first_read(self, since: int = 0) -> int:
-        """The earliest cycle of the blocks from number ``since`` on."""
-        return min(block["cycle"] for block in self.blocks[since:])
-
     # -- planes ---------------------------------------------------------------------------
 
     def install(

@@ -83,11 +83,11 @@ def score(
             run_activations(p, side, queries, run.heads, own, (count, apart), 0)
             n, dc = (run.heads, count), (2, apart)
             p.accumulate(2 * side, own + p.first_sum, AccMode.SET_EMIT, n, dc, out=out)
-        queries_read = min(queries_read, p.first_read(since))
+        queries_read = min(queries_read, p.first_read(since=since))
         since = len(p.blocks)
         columns = [_columns(run.tile, side) for run in runs]
         stream_blocks(p, side, columns, [run.heads for run in runs], when, count)
-        keys_read = min(keys_read, p.first_read(since))
+        keys_read = min(keys_read, p.first_read(since=since))
         results[side] = out
     at, value = starts[EAST] + p.result, Alu(_MASK_ALUS[0])
     scored = at + (9 if cap else 0) + 3

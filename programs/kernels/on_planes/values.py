@@ -75,7 +75,7 @@ def weigh(
         since = len(p.blocks)
         columns = [_columns(run.tile, places, side) for run in runs]
         stream_blocks(p, side, columns, [run.heads for run in runs], begin, count)
-        values_read = min(values_read, p.first_read(since))
+        values_read = min(values_read, p.first_read(since=since))
         results[side] = Stream(inward(side, 0), 4, schedule.tag())
         for turn, run in enumerate(runs):
             own, weights = begin + turn * p.period, places.weights[side].at(run.first)
@@ -85,7 +85,7 @@ def weigh(
     arrive = when + p.result + (blocks[EAST] - 1) * apart
     since = len(p.blocks)
     _finish(p, arrive, results, group, runs, places)
-    sums_read = p.first_read(since)
+    sums_read = p.first_read(since=since)
     earliest = max(ready[0] - first_maximum, ready[1] - values_read, sunk - sums_read)
     return schedule.place(p, earliest, "weights and values") + p.ready
 
@@ -105,7 +105,7 @@ def _weigh_sinks(
     since = len(p.blocks)
     # between the Reads of the sinks, which are on the same slices
     maximum = p.load(places.maximum, 12, t + 3, n=heads, dc=dc, da=1)
-    first = p.first_read(since)
+    first = p.first_read(since=since)
     a, _ = p.op(Op.SUB_F32, t + 3, a, maximum, n=heads, dc=dc)
     a, _ = p.op(Op.EXP, t + 6, a, n=heads, dc=dc)
     _, out = p.op(Op.MUL_F32, t + 9, a, imm=WEIGHT_SCALE, n=heads, dc=dc, out=40)
