@@ -566,8 +566,8 @@ class BlockScheduler:
         pace = self._period(m.down)
         if m.post is not None:
             return self._post_norm(done, m.post, pace)
-        residual = s.x if m.part == 0 else s.between
-        target = s.x if m.part == m.parts - 1 else s.between
+        residual = s.x if m.begins else s.between
+        target = s.x if m.ends else s.between
         if given is None:
             return self._residual(done, residual, target, pace)
         return self._residual([max(*done, given[0])], residual, target, pace, given[1])

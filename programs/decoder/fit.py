@@ -17,7 +17,16 @@ from interconnect.wiring import Topology, chain_of, chain_sizes, topology_of, us
 from programs.decoder.expert_weights import router_columns
 from programs.decoder.lanes import Layout
 from programs.decoder.places import StagePlaces, blocks_of, cached_words
-from programs.decoder.stages import Fits, Stage, deal, ffn_part, model_blocks, pack, whole_again
+from programs.decoder.stages import (
+    Fits,
+    Stage,
+    cut_less,
+    deal,
+    ffn_part,
+    model_blocks,
+    pack,
+    whole_again,
+)
 from programs.models import ModelConfig
 
 NODE = 8
@@ -71,8 +80,21 @@ class _Asked:
 
 
 def _fits(places: StagePlaces, split: bool) -> Fits:
-    """Whether a stage fits, an FFN whose parts are all here taken as whole."""
-    return lambda stage: not places.problem(whole_again([stage])[0], split)
+    """Whether a stage fits, parts of an FFN being joined where that fits too."""
+    return lambda stage: not places.problem(_joined(places, stage, split), split)
+
+
+def _joined(places: StagePlaces, stage: Stage, split: bool) -> Stage:
+    """A stage with neighbouring parts of an FFN as one; where that does not fit, because fewer
+    blocks lie less evenly on the planes' slices, the first ones stay apart.
+    """
+    joined = whole_again([stage])[0]
+    for apart, block in enumerate(stage.blocks):
+        if not block.part or not places.problem(joined, split):
+            break
+        rest = whole_again([replace(stage, blocks=stage.blocks[apart + 1 :])])[0]
+        joined = replace(stage, blocks=stage.blocks[: apart + 1] + rest.blocks)
+    return joined
 
 
 def _most_parts(layout: Layout) -> int:
@@ -110,7 +132,7 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
         if block.kind == "attention":
             total += attention / rate * 1.4 + scores + exchange + 500
         else:
-            tiles, _ = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            tiles, _ = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
             own = ffn * len(tiles) / layout.ffn_tiles
             total += (own + router) / rate * 1.4 + exchange + 800
     if stage.head:
@@ -278,7 +300,7 @@ def _fewest(asked: _Asked, tp: int | None) -> tuple[int, list[Stage]] | None:
     if best is None:
         return None
     even = _deal(places, len(best[1]), best[0])
-    return tp or NODE, even or whole_again(best[1])
+    return tp or NODE, even or [_joined(places, stage, best[0] > 1) for stage in best[1]]
 
 
 def _pack(places: StagePlaces, parts: int) -> list[Stage] | None:
@@ -293,7 +315,11 @@ def _pack(places: StagePlaces, parts: int) -> list[Stage] | None:
 
 def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[Stage] | None:
     """Stages on at most ``groups`` groups, the slowest as fast as it can be."""
-    layout, cost = places.layout, partial(_cost, places)
+    layout = places.layout
+
+    def cost(stage: Stage) -> float:
+        return _cost(places, whole_again([stage])[0])
+
     for each in (parts,) if parts else range(1, MOST_PARTS + 1):
         if each > _most_parts(layout):
             return None
@@ -301,7 +327,8 @@ def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[St
         blocks = model_blocks(layout.layers, each, layout.layer_kinds)
         stages = deal(blocks, min(groups, len(blocks) + 1), cost, fits, _head_parts(fits))
         if stages is not None:
-            return whole_again(stages)
+            better = cut_less(blocks, stages, cost, fits) if each > 1 else None
+            return [_joined(places, stage, each > 1) for stage in better or stages]
         if groups == 1:
             return None
     return None

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -309,13 +310,13 @@ class GoldenDecoder:
             x = x + self._given(_tree(mixed), number, 0)
             if watch is not None:
                 watch(number, "attention", x)
-            parts = self._model.split.get(number, 1)
-            self.tally.at(str(number), chips * parts)
+            spans = self._model.split.get(number, (1,))
+            self.tally.at(str(number), chips * len(spans))
             taken = self._input(x)
             self.tally.at(str(number))
-            for part in range(parts):  # all of the same normed x
-                layout = self._layout
-                tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, parts)
+            for end, span in zip(accumulate(spans), spans, strict=True):  # all of one normed x
+                layout, part = self._layout, range(end - span, end)
+                tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, sum(spans))
                 own = slice(tiles.start, tiles.stop)
                 sums = [self._feed_forward(c, number, taken, own, held) for c in self._chips]
                 x = x + self._given(_tree(sums), number, 1)

@@ -149,8 +149,9 @@ class PartitionedModel:
     layout: Layout
     dtype: str
     """``int8`` or ``fp16``."""
-    split: dict[int, int] = field(default_factory=dict)
-    """Layers whose FFN is computed in parts, each quantised and summed alone, and in how many."""
+    split: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Layers whose FFN is computed in parts, each quantised and summed alone, and how many of so
+    many equal pieces each part has."""
     _built: dict[int, ChipWeights] = field(default_factory=dict, repr=False)
 
     @property

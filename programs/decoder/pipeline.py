@@ -71,8 +71,8 @@ class Pipeline:
     _pieces: dict[object, Piece] = field(default_factory=dict)
 
     @property
-    def split(self) -> dict[int, int]:
-        """Layers whose FFN is computed in parts, and in how many."""
+    def split(self) -> dict[int, tuple[int, ...]]:
+        """Layers whose FFN is computed in parts; see ``split_layers``."""
         return split_layers(self.stages)
 
     def places_between(self, stage: int) -> HandoverPlaces:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import accumulate
 
+import numpy as np
+
 from programs.models import PLAIN_LAYER, LayerKind
 
 ATTENTION, FFN = "attention", "ffn"
@@ -19,7 +21,8 @@ ATTENTION, FFN = "attention", "ffn"
 
 @dataclass(frozen=True)
 class Block:
-    """The attention or the FFN of layer ``layer``; part ``part`` of ``parts`` of an FFN.
+    """The attention or the FFN of layer ``layer``; of an FFN in ``parts`` parts ``span`` of them,
+    computed as one, from ``part`` on.
 
     of: what is special about an attention's layer.
     """
@@ -29,6 +32,17 @@ class Block:
     part: int = 0
     parts: int = 1
     of: LayerKind = PLAIN_LAYER
+    span: int = 1
+
+    @property
+    def own(self) -> range:
+        """The parts that it is of."""
+        return range(self.part, self.part + self.span)
+
+    @property
+    def ends(self) -> bool:
+        """True when nothing of its attention or FFN comes after it."""
+        return self.part + self.span == self.parts
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Stage:
     def shape(self) -> tuple[object, ...]:
         """Equal for stages that run one program: their blocks without the layers' numbers."""
         head = (self.head, self.head_part, self.head_parts)
-        return (head, *((b.kind, b.part, b.parts, b.of) for b in self.blocks))
+        return (head, *((b.kind, b.own, b.parts, b.of) for b in self.blocks))
 
     @property
     def split_before(self) -> bool:
@@ -56,12 +70,17 @@ class Stage:
     @property
     def split_after(self) -> bool:
         """True when the stage ends inside an FFN, so that two vectors go out."""
-        return bool(self.blocks) and self.blocks[-1].part < self.blocks[-1].parts - 1
+        return bool(self.blocks) and not self.blocks[-1].ends
 
 
-def split_layers(stages: Sequence[Stage]) -> dict[int, int]:
-    """The layers whose FFN is computed in parts, and in how many."""
-    return {b.layer: b.parts for stage in stages for b in stage.blocks if b.parts > 1}
+def split_layers(stages: Sequence[Stage]) -> dict[int, tuple[int, ...]]:
+    """The layers whose FFN is computed in parts, and how many equal pieces each part has."""
+    found: dict[int, tuple[int, ...]] = {}
+    for stage in stages:
+        for block in stage.blocks:
+            if block.parts > 1:
+                found[block.layer] = (*found.get(block.layer, ()), block.span)
+    return found
 
 
 def part_tiles(tiles: int, part: int, parts: int) -> range:
@@ -69,15 +88,15 @@ def part_tiles(tiles: int, part: int, parts: int) -> range:
     return range(tiles * part // parts, tiles * (part + 1) // parts)
 
 
-def ffn_part(tiles: int, experts: int, part: int, parts: int) -> tuple[range, range]:
-    """The tiles of every FFN and the experts that part ``part`` of ``parts`` computes.
+def ffn_part(tiles: int, experts: int, own: range, parts: int) -> tuple[range, range]:
+    """The tiles of every FFN and the experts that parts ``own`` of ``parts`` compute.
 
     tiles: of an FFN, or of each expert's.  Parts are cut between tiles where there are as many,
     else between experts.
     """
     if experts == 1 or parts <= tiles:
-        return part_tiles(tiles, part, parts), range(experts)
-    return range(tiles), part_tiles(experts, part, parts)
+        return range(tiles * own.start // parts, tiles * own.stop // parts), range(experts)
+    return range(tiles), range(experts * own.start // parts, experts * own.stop // parts)
 
 
 def model_blocks(layers: int, parts: int, kinds: Sequence[LayerKind] = ()) -> tuple[Block, ...]:
@@ -90,17 +109,18 @@ def model_blocks(layers: int, parts: int, kinds: Sequence[LayerKind] = ()) -> tu
 
 
 def whole_again(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages with every FFN whole whose parts all lie on one of them."""
+    """The stages with neighbouring parts of an FFN that lie on one of them as one, or whole."""
     joined = []
     for stage in stages:
         blocks: list[Block] = []
         for block in stage.blocks:
-            blocks.append(block)
-            own = blocks[-block.parts :]
-            if block.parts > 1 and [b.part for b in own if b.layer == block.layer] == list(
-                range(block.parts)
-            ):
-                blocks[-block.parts :] = [Block(FFN, block.layer)]
+            last = blocks[-1] if blocks else block
+            if block.part and last.layer == block.layer and last.own.stop == block.part:
+                blocks[-1] = block = replace(last, span=last.span + block.span)
+            else:
+                blocks.append(block)
+            if block.parts > 1 and block.span == block.parts:
+                blocks[-1] = Block(FFN, block.layer)
         joined.append(replace(stage, blocks=tuple(blocks)))
     return joined
 
@@ -203,6 +223,55 @@ def _fill(
     if any(cost(stage) > limit for stage in found[-heads:]):
         return None
     return found if len(found) <= stages else None
+
+
+def cut_less(
+    blocks: Sequence[Block], dealt: Sequence[Stage], cost: Cost, fits: Fits
+) -> list[Stage] | None:
+    """``blocks`` on as many stages as ``dealt``, none dearer than the dearest of those, so that the
+    fewest stages end inside an FFN; None where there are no others.
+
+    The head is on the last stages, in as many parts as there.  By dynamic programming.
+    """
+    limit, heads = max(map(cost, dealt)), dealt[-1].head_parts
+    end, stages = len(blocks), len(dealt) - heads
+    never = end + 1
+    # by blocks so far and stages that have them: the fewest cuts, and where the last one begins
+    cuts = np.full((end + 1, stages + 1), never)
+    begins = np.zeros((end + 1, stages + 1), np.int64)
+    cuts[0, 0] = 0
+    known: dict[object, bool] = {}
+
+    def good(own: Sequence[Block]) -> bool:
+        key = own[0].kind, own[0].part, tuple(block.of for block in own)
+        if key not in known:
+            stage = Stage(tuple(own), False)
+            known[key] = cost(stage) <= limit and fits(stage)
+        return known[key]
+
+    for at in range(end):
+        n = 1
+        while cuts[at].min() < never and at + n <= end and good(blocks[at : at + n]):
+            here = cuts[at, :-1] + (not blocks[at + n - 1].ends)
+            fewer = here < cuts[at + n, 1:]
+            cuts[at + n, 1:][fewer] = here[fewer]
+            begins[at + n, 1:][fewer] = at
+            n += 1
+    best, found = never, []
+    for kept in range(end + 1):
+        last = Stage(tuple(blocks[end - kept :]), True, 0, heads)
+        if not (cost(last) <= limit and fits(last)):
+            break
+        if cuts[end - kept, stages] < best:
+            best, found = cuts[end - kept, stages], [last]
+    if not found:
+        return None
+    at = end - len(found[0].blocks)
+    for number in range(stages, 0, -1):
+        first = int(begins[at, number])
+        found.insert(0, Stage(tuple(blocks[first:at]), False))
+        at = first
+    return [*found, *(Stage((), True, part, heads) for part in range(1, heads))]
 
 
 def _most(most: int, good: Callable[[int], bool]) -> int:

@@ -174,7 +174,7 @@ def _sram(plan: Plan) -> dict[str, int]:
         own = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)
         weights = t * len(own) * layout.vocab_width * 320
     for block in stage.blocks:
-        tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+        tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
         ffn = len(held) * len(tiles) * ffn_tile + router
         weights += attention if block.kind == ATTENTION else ffn
         blocks += block.kind == ATTENTION

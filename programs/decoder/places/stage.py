@@ -86,8 +86,8 @@ class FfnMatrices:
     down: MatrixPlaces
     first_tile: int
     tiles: int
-    part: int
-    parts: int
+    begins: bool = True  # no part of the FFN comes before
+    ends: bool = True
     experts: range = range(1)  # of the layer's, those that are here
     router: MatrixPlaces | None = None  # with every part
     maps: tuple[MapPlaces, ...] = ()  # of gate and up, of down, of the scales
@@ -549,7 +549,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     words += post * len(stage.blocks)
     for block in stage.blocks if layout.expert_bias else ():
         if block.kind != ATTENTION:
-            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
             words += len(held) * expert_blocks(layout, len(tiles)) + 1
     if dtype != "int8":
         return words
@@ -557,7 +557,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
         if block.kind == ATTENTION:
             words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
         else:
-            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.part, block.parts)
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
             words += len(held) * expert_blocks(layout, len(tiles))
             words += router_parts(dtype) if layout.experts > 1 else 0
     if stage.head:
@@ -577,13 +577,13 @@ def _place_blocks(
     """The variants of the stage's blocks, and which of them each block is of."""
     shapes = matrix_shapes(layout)
     heads, post = _gain_words(layout)
-    groups: dict[tuple[str, int, int], list[int]] = {}
+    groups: dict[tuple[str, range, int], list[int]] = {}
     for i, block in enumerate(stage.blocks):
-        groups.setdefault((block.kind, block.part, block.parts), []).append(i)
+        groups.setdefault((block.kind, block.own, block.parts), []).append(i)
     variants: list[Matrices] = []
     variant_of = [0] * len(stage.blocks)
     for variant in range(max(LAYER_VARIANTS, len(caches))):
-        for (kind, part, parts), own in groups.items():
+        for (kind, parts, of_parts), own in groups.items():
             if kind == ATTENTION:
                 members = caches[variant].members if variant < len(caches) else []
             else:
@@ -627,9 +627,10 @@ def _place_blocks(
                         )
                     )
                 continue
-            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, parts)
+            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, parts, of_parts)
             of = MatrixPlacer(pm, symbols, members, dtype, part_shapes(shapes, len(tiles)))
-            own_ffn = _place_ffn(of, layout, (tiles, held), (part, parts), choice)
+            own_ffn = _place_ffn(of, layout, (tiles, held), choice)
+            own_ffn.begins, own_ffn.ends = parts.start == 0, parts.stop == of_parts
             own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
             variants.append(own_ffn)
     return variants, variant_of
@@ -644,7 +645,6 @@ def _place_ffn(
     of: MatrixPlacer,
     layout: Layout,
     own_range: tuple[range, range],
-    part: tuple[int, int],
     choice: ChoicePlaces | None,
 ) -> FfnMatrices:
     """An FFN's matrices, or those of its experts, whose scales are copied when they are chosen.
@@ -657,7 +657,7 @@ def _place_ffn(
     copies = None if choice is None else choice.scales
     gate_up = of.place("gate_up", ["gate", "up"], n, copies)
     down = of.place("down", ["down"], n, None if copies is None else copies.at(2 * own))
-    found = FfnMatrices(gate_up, down, tiles.start, own, *part, held)
+    found = FfnMatrices(gate_up, down, tiles.start, own, experts=held)
     if choice is not None:
         of_steps = [of.shapes[m][0] * of.shapes[m][2] for m in ("gate", "down")]
         strides = (*of_steps, blocks)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +26,7 @@ from chip.spec import ChipSpec
 from interconnect.collectives import group_path
 from interconnect.wiring import topology_of, wire
 from programs.decoder import ATTENTION, compile_decoder, partition_model
-from programs.decoder.stages import Block, Stage, deal, model_blocks, whole_again
+from programs.decoder.stages import Block, Stage, cut_less, deal, model_blocks, whole_again
 from programs.models import (
     ARCHITECTURES,
     CheckpointError,
@@ -184,9 +186,41 @@ def test_dealing_keeps_order_and_room(
     assert all(cost(stage) <= room for stage in dealt)
     assert all(stage.blocks for stage in dealt[:-1])
     joined = whole_again(dealt)
-    assert sum(1 / b.parts for s in joined for b in s.blocks if b.kind != ATTENTION) == (
+    assert sum(b.span / b.parts for s in joined for b in s.blocks if b.kind != ATTENTION) == (
         pytest.approx(layers)
     )
+    for stage in joined:  # what is computed together is one block
+        assert not any(a.layer == b.layer and b.part for a, b in pairwise(stage.blocks))
+    less = cut_less(blocks, dealt, cost, lambda stage: cost(stage) <= room)
+    assert less is not None
+    assert tuple(b for stage in less for b in stage.blocks) == blocks
+    assert len(less) == stages
+    assert max(map(cost, less)) <= max(map(cost, dealt))
+    assert cut_ffns(less) == fewest_cuts(blocks, stages, cost, max(map(cost, dealt)))
+
+
+def cut_ffns(stages: list[Stage]) -> int:
+    """Stages that end inside an FFN."""
+    return sum(bool(s.blocks) and s.blocks[-1].part + 1 < s.blocks[-1].parts for s in stages)
+
+
+def fewest_cuts(
+    blocks: tuple[Block, ...], stages: int, cost: Callable[[Stage], float], limit: float
+) -> float:
+    """The fewest stages that end inside an FFN, none over ``limit``, by trying all."""
+
+    @cache
+    def rest(at: int, left: int) -> float:
+        if left == 1:
+            return 0 if cost(Stage(blocks[at:], True)) <= limit else math.inf
+        ways = [math.inf]
+        for end in range(at + 1, len(blocks) + 1):
+            stage = Stage(blocks[at:end], False)
+            if cost(stage) <= limit:
+                ways.append(cut_ffns([stage]) + rest(end, left - 1))
+        return min(ways)
+
+    return rest(0, stages)
 
 
 @pytest.mark.parametrize(
