@@ -60,6 +60,7 @@ from .arguments import (
     is_vxm,
 )
 from .linker import LinkedProgram, describe, link
+from .stored import load_linked, save_linked
 from .timing import TimingPart, join, timing_part, touched_words
 
 __all__ = [
@@ -127,6 +128,8 @@ __all__ = [
     "is_vxm",
     "join",
     "link",
+    "load_linked",
+    "save_linked",
     "timing_part",
     "touched_words",
 ]

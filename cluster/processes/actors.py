@@ -98,6 +98,7 @@ class ChipActor:
                 self._report,
                 faults=plan.faults,
             )
+            self._group.runner.stored = plan.linked
         else:
             self._group.enter(mapping, ticket.keep)
 

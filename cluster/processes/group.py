@@ -8,8 +8,8 @@ itself, so nobody waits for a coordinator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from math import nan
 from pathlib import Path
@@ -193,7 +193,8 @@ class GroupPlan:
 
     artifact: a file with the memory images of the group's own chips, or without any where
     ``images`` says how to make them.  snapshots: where the run keeps them.  snapshot_launches:
-    launches between two, 0 for none.  faults: as for ``Runner``.
+    launches between two, 0 for none.  faults: as for ``Runner``.  linked: files of programs that
+    the driver linked for all groups that share them, by entry point and program number.
     """
 
     artifact: Path
@@ -204,6 +205,7 @@ class GroupPlan:
     model: PartitionedModel | None = None
     faults: FaultSetting | None = None
     images: ChipImages | None = None
+    linked: Mapping[tuple[str, int], Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,6 @@ def run_generation(
         images = None
 
     planned = planned_launches(artifact, job)
-
-    def entry_of(launch: int) -> str:
-        return planned[launch].entry
-
     recoveries: list[Recovery] = []
     refused = (0, 0)
     machine: tuple[Chip, ...] = ()
@@ -156,14 +152,14 @@ def run_generation(
         )
         listener.phase("generating")
         epoch = OneEpoch(mapping, group.runner.image_bytes)
-        with watched(watch, artifact, epoch, entry_of, group.faults):
+        with watched(watch, artifact, epoch, lambda launch: planned[launch].entry, group.faults):
             stopwatch.begin()
             results = [group.generate(job)]
             stopwatch.end()
         machine = tuple(group.chips)
     else:
         results, recoveries, refused = _run_actors(
-            artifact, job, placement, stopwatch, model, images, entry_of
+            artifact, job, placement, stopwatch, model, images, planned
         )
     actors = 0 if placement.in_process else len(results)
     done = _conclude(artifact, job, results, stopwatch, actors, recoveries)
@@ -196,7 +192,8 @@ def kept_chips(
         with _kept_here(artifact) as work:
             yield work
         return
-    with chip_actors(artifact, placement, phase, None, images) as supervisor:
+    entries = {feeding.entry for feeding in text_feedings(artifact, 0, 2, 1)}
+    with chip_actors(artifact, placement, phase, None, images, entries) as supervisor:
 
         def work(job: Generation, listener: Listener) -> GenerationResult:
             stopwatch = _Stopwatch(perf_counter(), listener, None)
@@ -267,13 +264,15 @@ def _run_actors(
     stopwatch: _Stopwatch,
     model: PartitionedModel | None,
     images: ChipImages | None,
-    entry_of: Callable[[int], str],
+    planned: Sequence[Launched],
 ) -> tuple[list[GroupResult], list[Recovery], tuple[int, int]]:
     listener = stopwatch.listener
-    with chip_actors(artifact, placement, listener.phase, model, images) as supervisor:
+    entries = {launched.entry for launched in planned}
+    with chip_actors(artifact, placement, listener.phase, model, images, entries) as supervisor:
         listener.phase("generating")
         faults = placement.setting(artifact)
-        with watched(stopwatch.watch, artifact, supervisor, entry_of, faults):
+        watch = stopwatch.watch
+        with watched(watch, artifact, supervisor, lambda launch: planned[launch].entry, faults):
             stopwatch.begin()
             results = _collect(supervisor, job, stopwatch)
             stopwatch.end()

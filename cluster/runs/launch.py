@@ -100,7 +100,7 @@ def _launch_actors(
 ) -> tuple[list[LaunchPart], int]:
     faults = placement.setting(artifact)
     with (
-        chip_actors(artifact, placement, phase) as supervisor,
+        chip_actors(artifact, placement, phase, entries=(entry,)) as supervisor,
         watched(watch, artifact, supervisor, lambda _: entry, faults),
     ):
         phase("running")
