@@ -61,7 +61,9 @@ Operand = Stream | Alu | Self
 
 @dataclass(frozen=True)
 class ScatterWindow:
-    """What a SCATTER may write: a place's words up to ``last``; its offsets come on two streams."""
+    """What a SCATTER may write or a GATHER read: a place's words up to ``last``; the offsets come
+    on two streams.
+    """
 
     offsets: Stream
     last: int
@@ -107,7 +109,8 @@ class Pass(Group):
     ) -> Stream:
         """Read ``place`` so that ``unit`` samples element 0 at cycle ``when``.
 
-        The byte planes arrive on streams code, code+1, ... (``dsg`` 1) or all on ``code`` (0).
+        The byte planes arrive on streams code, code+1, ... (``dsg`` 1) or all on ``code`` (0), and
+        have them as far as the last unit of the pass that samples the value.
         """
         goal = isa.sample_position(unit, code)
         tag = tag or self.schedule.tag()
@@ -128,7 +131,7 @@ class Pass(Group):
         )
         diagonals = isa.diagonal(code, goal, when) + offsets(n, dc)
         for g, position in enumerate(place.positions):
-            self.drive(code + g * dsg, 1, diagonals + g * dcg, position, goal)
+            self.drive(code + g * dsg, 1, diagonals + g * dcg, position, tag=tag)
         return Stream(code, len(place.queues) if dsg else 1, tag)
 
     def store(
@@ -182,6 +185,54 @@ class Pass(Group):
         done = start + int(offsets(n, dc).max()) + skew + self.spec.write_cycles
         self.ready = max(self.ready, done)
         return done
+
+    def gathered(self, place: Place, code: int, when: int, unit: int = isa.VXM_QUEUE) -> int:
+        """The cycle of a GATHER from ``place`` that ``unit`` samples on ``code`` at ``when``: then
+        the first slice takes the offset.
+        """
+        goal = isa.sample_position(unit, code)
+        return when - self.spec.gather_cycles - abs(goal - place.position)
+
+    def gather(
+        self,
+        place: Place,
+        code: int,
+        when: int,
+        window: ScatterWindow,
+        unit: int = isa.VXM_QUEUE,
+        *,
+        n: Repeat = 1,
+        dc: Repeat = 1,
+        da: Repeat = 0,
+        tag: int = 0,
+    ) -> Stream:
+        """As ``load``, of the words of ``place`` that the window's offsets name.
+
+        The offsets pass the slices on their way, from ``gathered`` on the first.
+        """
+        tag = tag or self.schedule.tag()
+        self.emit(
+            Op.GATHER,
+            0,
+            self.gathered(place, code, when, unit),
+            n=n,
+            dc=dc,
+            da=da,
+            place=place,
+            dsg=1,
+            out=code,
+            wo=1,
+            s1=window.offsets.code,
+            w1=2,
+            want1=window.offsets.tag,
+            tag=tag,
+            lo=place.address,
+            hi=place.address + window.last,
+        )
+        diagonals = isa.diagonal(code, isa.sample_position(unit, code), when) + offsets(n, dc)
+        for g, position in enumerate(place.positions):
+            self.drive(code + g, 1, diagonals, position, tag=tag)
+        return Stream(code, len(place.queues), tag)
 
     def first_read(self, *values: Stream, since: int = 0, level: bool = False) -> int:
         """The earliest cycle at which a slice is read for ``values``, or for anything.

@@ -120,7 +120,7 @@ def receive_words(
     position = isa.WEST_EDGE if code < isa.EAST_STREAMS else isa.EAST_EDGE
     at = arrive + spec.receive_cycles
     diagonals = isa.diagonal(code, position, at) + pace * np.arange(4 * words)
-    p.drive(code, 1, diagonals, position, target.position)
+    p.drive(code, 1, diagonals, position, tag=tag)
     p.store(target, Stream(code, 1, tag), at, position, n=words, dc=4 * pace, da=1, dcg=pace)
 
 

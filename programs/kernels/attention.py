@@ -402,32 +402,15 @@ def _mask(p: Pass, spec: ChipSpec, t: int, context: int, places: AttentionPlaces
 
     Each window of ``mask_positions`` words takes its own offset from the map.
     """
-    table, window = places.mask_table, places.mask_positions
+    table, each = places.mask_table, places.mask_positions
     tag, map_tag = p.schedule.tag(), p.schedule.tag()
-    gather = t - spec.gather_cycles - abs(20 - table.position)
-    for number, first in enumerate(range(0, context, window)):
-        n = min(window, context - first)
-        at = gather + 2 * first
-        p.load(places.mask_map.at(number), 20, at, table.queues[0], n=n, dc=2, da=0, tag=map_tag)
-        p.emit(
-            Op.GATHER,
-            0,
-            at,
-            n=n,
-            dc=2,
-            da=1,
-            place=table,
-            dsg=1,
-            out=8,
-            wo=1,
-            s1=20,
-            w1=2,
-            want1=map_tag,
-            tag=tag,
-            lo=table.address,
-            hi=table.address + places.mask_words - 1,
-        )
-    p.drive(8, 4, t - 20 + 2 * np.arange(context), table.position, 20)
+    gathered = p.gathered(table, 8, t)
+    for number, first in enumerate(range(0, context, each)):
+        n, late = min(each, context - first), 2 * first
+        maps, unit = places.mask_map.at(number), table.queues[0]
+        offset = p.load(maps, 20, gathered + late, unit, n=n, dc=2, da=0, tag=map_tag)
+        window = ScatterWindow(offset, places.mask_words - 1)
+        p.gather(table, 8, t + late, window, n=n, dc=2, da=1, tag=tag)
     return Stream(8, 4, tag)
 
 

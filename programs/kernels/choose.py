@@ -16,7 +16,17 @@ from typing import Any
 
 from chip import isa
 from chip.isa import AccMode, Op
-from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Self, Stream, offsets
+from chip.scheduling import (
+    Alu,
+    Operand,
+    Pass,
+    Place,
+    ScatterWindow,
+    Schedule,
+    Self,
+    Stream,
+    offsets,
+)
 from chip.spec import ChipSpec
 from programs.kernels.norm import Constants, install_ones
 
@@ -313,32 +323,14 @@ def copy_chosen(
     words = maps.stride
     for slot in range(chosen):
         p = Pass(schedule, spec)
-        at = 40
+        t = 60
+        at = p.gathered(table, 20, t)
         steered = p.load(maps.pair(0, 0, slot), 24, at, table.queues[0], n=words, dc=2)
         first_read = p.first_read(steered)
-        tag = schedule.tag()
-        p.emit(
-            Op.GATHER,
-            0,
-            at,
-            n=words,
-            dc=2,
-            da=1,
-            place=table,
-            dsg=1,
-            out=20,
-            wo=1,
-            s1=steered.code,
-            w1=2,
-            want1=steered.tag,
-            tag=tag,
-            lo=table.address,
-            hi=table.address + experts * words - 1,
-        )
-        t = at + spec.gather_cycles + abs(20 - table.position)
-        p.drive(20, 4, t - 20 + 2 * offsets(words, 1), table.position, 20)
+        window = ScatterWindow(steered, experts * words - 1)
+        copied = p.gather(table, 20, t, window, n=words, dc=2, da=1)
         # two steps: the Writes then fall between the Gathers
-        a, _ = p.op(Op.MOV, t, Stream(20, 4, tag), n=words, dc=2)
+        a, _ = p.op(Op.MOV, t, copied, n=words, dc=2)
         _, out = p.op(Op.MOV, t + 3, a, n=words, dc=2, out=44)
         p.keep(target.at(slot * words), out, t + 3, n=words, dc=2)
         done = max(done, schedule.place(p, ready - first_read) + p.ready)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chip import isa
 from chip.isa import LANES, AccMode, Op
 from chip.program import gang_skew
-from chip.scheduling import Pass, Place, Stream, Symbol, offsets
+from chip.scheduling import Pass, Place, ScatterWindow, Stream, Symbol, offsets
 from programs.sram import Image
 
 Repeats = tuple[tuple[int, int], tuple[int, int]]
@@ -75,37 +75,29 @@ class Steering:
     _times: list[tuple[int, int]] = field(default_factory=list)
 
     def gather(
-        self, p: Pass, weights: Weights, place: Place, stream: Stream, start: int, repeats: Repeats
-    ) -> None:
+        self,
+        p: Pass,
+        weights: Weights,
+        half: int,
+        code: int,
+        when: int,
+        queue: int,
+        repeats: Repeats,
+    ) -> Stream:
         """Read the words of the expert meant as ``Pass.load`` would those of the first one.
 
-        start: of the first read of the first slice.  repeats: how often and how many cycles apart.
+        repeats: how often and how many cycles apart.
         """
         n, dc = repeats
-        words = weights.groups * n[1]
-        p.emit(
-            Op.GATHER,
-            0,
-            start,
-            n=n,
-            dc=dc,
-            da=weights.strides,
-            place=place,
-            dsg=1,
-            out=stream.code,
-            wo=1,
-            s1=self.code,
-            w1=2,
-            want1=self.tag,
-            tag=stream.tag,
-            lo=place.address,
-            hi=place.address + weights.experts * words - 1,
-        )
-        span = int(offsets(n, dc).max())
-        for queue, skew in zip(place.queues, gang_skew(place.queues, stream.code), strict=True):
-            distance = abs(isa.slice_position(queue) - self.place.position)
+        place, words = weights.halves[half], weights.groups * n[1]
+        window = ScatterWindow(Stream(self.code, 2, self.tag), weights.experts * words - 1)
+        value = p.gather(place, code, when, window, queue, n=n, dc=dc, da=weights.strides)
+        start, span = p.gathered(place, code, when, queue), int(offsets(n, dc).max())
+        for slice_, skew in zip(place.queues, gang_skew(place.queues, code), strict=True):
+            distance = abs(isa.slice_position(slice_) - self.place.position)
             first = start + int(skew) - distance - p.spec.read_cycles
             self._times.append((first, first + span))
+        return value
 
     def flow(self, p: Pass) -> int:
         """Read the map from its first use to its last; when it begins to."""
@@ -139,14 +131,8 @@ def install_weights(
     if steering is None:
         value = _read(p, weights, place, code, loaded, queue, steps, period)
     else:
-        value = Stream(code, 16, p.schedule.tag())
-        goal = isa.sample_position(queue, code)
-        start = loaded - p.spec.gather_cycles - abs(goal - place.position)
         repeats = ((weights.groups, steps), (1, period))
-        steering.gather(p, weights, place, value, start, repeats)
-        cells = isa.diagonal(code, goal, loaded) + offsets(*repeats)
-        for stream, position in enumerate(place.positions, code):
-            p.drive(stream, 1, cells, position, goal)
+        value = steering.gather(p, weights, half, code, loaded, queue, repeats)
     p.emit(
         Op.LW,
         queue,

@@ -17,6 +17,7 @@ from chip.scheduling import (
     CompileError,
     Pass,
     Place,
+    ScatterWindow,
     Schedule,
     Self,
     Symbol,
@@ -218,3 +219,28 @@ def test_a_watched_table_says_who_had_what(held: Callable[[Pass], object], resou
     assert (wait.resource, wait.holder) == (resource, "first")
     assert sum(one.cycles for one in placed.waits) == start - placed.wanted
     assert Schedule().passes == []
+
+
+@pytest.mark.parametrize("far", [(56, 57, 58, 59), (60, 61, 62, 63)])
+def test_offsets_keep_their_streams_as_far_as_the_last_slice(far: tuple[int, ...]) -> None:
+    """A Scatter and a Gather of slices at two distances: nobody drives the streams between."""
+    target = Place((44, 45, *far[:2]), 0)
+    for scatters in (True, False):
+        schedule = Schedule()
+        p = Pass(schedule, SPEC)
+        if scatters:
+            _, out = p.op(Op.MOV, 60, imm=1.0, x=Self(), out=4, width=4)
+            driven, border = p.driven(60), isa.drive_position(isa.VXM_QUEUE, 4)
+            at = driven + target.position - border
+            window = ScatterWindow(p.load(Place((44,), 900), 16, at, 44), 7)
+            p.store(target, out, driven, border, window=window)
+        else:
+            at = p.gathered(target, 4, 100, isa.MXM_QUEUE + 4)
+            window = ScatterWindow(p.load(Place((44,), 900), 16, at, 44), 7)
+            p.gather(target, 4, 100, window, isa.MXM_QUEUE + 4)
+        start = schedule.place(p, 0)
+        between = Pass(schedule, SPEC)
+        between.load(Place((52,), 7), 16, 60, isa.MXM_QUEUE + 4)
+        way = isa.slice_position(52) - isa.slice_position(44)
+        meant = start + at + way - between.blocks[0]["cycle"] - SPEC.read_cycles
+        assert schedule.place(between, meant) > meant
