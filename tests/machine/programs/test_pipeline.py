@@ -87,7 +87,7 @@ def test_stages_compute_what_the_golden_model_does(tp: int, pp: int, dtype: str,
 @pytest.mark.parametrize(("tp", "dtype"), [(8, "int8"), (2, "fp16")])
 @pytest.mark.long
 def test_ffns_split_between_stages(tp: int, dtype: str) -> None:
-    """x and the sum of the parts so far go on together; a third of an FFN, or two, may be a stage."""
+    """x and the sum of the parts so far go on together; a third or two of an FFN may be a stage."""
     stages = [
         Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 2)), False),
         Stage((Block(FFN, 0, 1, 2), Block(ATTENTION, 1)), False),
