@@ -257,7 +257,7 @@ def plan_collective(
         nbytes=nbytes,
         latency_cycles=cycles,
         latency_ns=seconds * 1e9,
-        bandwidth_gb_s=nbytes / seconds / 1e9 if cycles else 0.0,
+        bandwidth_gb_s=nbytes / seconds / 1e9,
         vectors=vectors,
         vector_hops=hops,
         link_conflicts=conflicts,

@@ -476,3 +476,79 @@ def test_dot_refuses_what_is_not_exact() -> None:
     long = np.zeros((1, numerics.MAX_DOT_TERMS + 1), np.uint16)
     with pytest.raises(ValueError, match="4097 terms; exact up to 4096"):
         numerics.dot_f16_exact(long, long[0])
+
+
+def test_verification_takes_every_pattern_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In chunks; of what is wrong it shows the first twenty, of what is hard everything."""
+    chunks: list[tuple[int, int]] = []
+
+    def checked(name: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        chunks.append((first, last))
+        begins = np.arange(first, first + 15, dtype=np.uint32)
+        return begins[: 15 * (len(chunks) < 3)], begins[: len(chunks) < 4]
+
+    monkeypatch.setattr(verify_numerics, "verify_chunk", checked)
+    assert verify_numerics.main(["exp"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert chunks == [(n << 18, n + 1 << 18) for n in range(1 << 14)]
+    wrong = [*range(15), *range(1 << 18, (1 << 18) + 5)]
+    assert [x for x in lines if x[0] == "w"] == [f"wrong: exp(0x{n:08x})" for n in wrong]
+    assert [x for x in lines if x[0] == "h"] == [f"hard: exp(0x{n << 18:08x})" for n in range(3)]
+    assert lines[-1].startswith("exp: 4294967296 inputs, 30 wrong, 3 decided by 60-digit")
+    chunks.clear()
+    part = ["--start", "10", "--stop", "0x20", "--chunk", "9"]
+    assert verify_numerics.main(["tanh", *part]) == 1
+    assert chunks == [(10, 19), (19, 28), (28, 32)]
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "rsqrt"])
+def test_verification_wants_the_one_nan_for_nan_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan, right = 0x7FC00001, getattr(numerics, name)
+    other = f32(nan)
+    assert verify_numerics.verify_chunk(name, nan, nan + 2)[0].size == 0
+    for wrong in (lambda x: np.full_like(x, other), np.ones_like):
+        monkeypatch.setattr(numerics, name, wrong)
+        assert verify_numerics.verify_chunk(name, nan, nan + 2)[0].tolist() == [nan, nan + 1]
+    standard = np.uint32(0x7FC00000).view(np.float32)
+    monkeypatch.setattr(numerics, name, lambda x: np.where(x == 3, standard, right(x)))
+    three = int(np.float32(3).view(np.uint32))
+    assert verify_numerics.verify_chunk(name, three - 1, three + 2)[0].tolist() == [three]
+
+
+def test_roots_of_what_is_no_number_above_zero() -> None:
+    x = array(0.0, -0.0, np.inf, -np.inf, -2.0, 1e-42, 4.0)
+    y = array(np.inf, -np.inf, 0.0, np.nan, np.nan, numerics.rsqrt(array(1e-42))[0], 0.5)
+    assert not verify_numerics.wrong_rsqrt(x, y).any()
+    wrong = array(-np.inf, np.inf, -0.0, 1.0, 0.5, 1.0, -0.5)
+    assert verify_numerics.wrong_rsqrt(x, wrong).all()
+
+
+@needs_long_double
+def test_hard_cases_are_decided_by_decimal_arithmetic() -> None:
+    """Near a rounding border the reference does not trust the long double."""
+    for name, patterns in (("exp", HARD_EXP), ("tanh", HARD_TANH)):
+        x = np.array(patterns, np.uint32).view(np.float32)
+        expected, hard = getattr(verify_numerics, f"expected_{name}")(x)
+        exact = getattr(verify_numerics, f"decimal_{name}")
+        assert hard.all() and expected.tolist() == [exact(float(v)) for v in x]
+        easy = (x.view(np.uint32) + np.uint32(5)).view(np.float32)
+        assert not getattr(verify_numerics, f"expected_{name}")(easy)[1].any()
+
+
+def test_borders_beyond_which_nothing_is_computed() -> None:
+    """On both sides of them the references are the decimal ones."""
+    edges = array(2.0**-26, -(2.0**-26), 88.5, 88.8, 89.0, -87.0, -103.5, -104.0)
+    for edge in edges:
+        for x in (edge, np.nextafter(edge, np.float32(0)), np.nextafter(edge, 2 * edge)):
+            with np.errstate(all="ignore"):
+                expected = verify_numerics.expected_exp(array(x))[0][0]
+                exact = numerics.exp(array(x))[0]
+            assert expected == exact, x
+    for edge in array(2.0**-13, 9.5, -(2.0**-13), -9.5):
+        for x in (edge, np.nextafter(edge, np.float32(0)), np.nextafter(edge, 2 * edge)):
+            expected = verify_numerics.expected_tanh(array(x))[0][0]
+            assert expected == verify_numerics.decimal_tanh(float(x)), x
