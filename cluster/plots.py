@@ -44,18 +44,18 @@ BARS = (
 
 
 @contextmanager
-def _picture(path: Path, columns: int, size: tuple[float, float]) -> Iterator[Sequence[Axes]]:
+def _picture(path: Path, columns: int, inches: tuple[float, float]) -> Iterator[Sequence[Axes]]:
     """Axes side by side to draw on; the picture is written at the end."""
-    figure, row = _panels(columns, size)
+    figure, row = _panels(columns, inches=inches)
     yield row
     _save(figure, path)
 
 
-def _panels(columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure of ``size`` inches, and its axes side by side."""
+def _panels(columns: int, inches: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of so many ``inches``, and its axes side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=inches, layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
@@ -77,7 +77,7 @@ def draw_speculative(rows: Sequence[Row], path: Path) -> None:
     """
     heats = sorted({row["temperature"] for row in rows} - {None})
     names = list(dict.fromkeys(row["link"] for row in rows if row["link"] is not None))
-    with _picture(path, len(heats), (1.5 + 4 * len(heats), 5)) as panels:
+    with _picture(path, len(heats), inches=(1.5 + 4 * len(heats), 5)) as panels:
         for heat, axes in zip(heats, panels, strict=True):
             here = [row for row in rows if row["temperature"] == heat]
             for number, name in enumerate(names):
@@ -140,7 +140,7 @@ def draw_load(pools: dict[str, Latencies], path: Path) -> None:
         ("to the first token", {name: took.ttft_ps / PS for name, took in pools.items()}),
         ("per further token", {name: took.tpot_ps / PS for name, took in pools.items()}),
     )
-    with _picture(path, 2, (11, 4.5)) as both:
+    with _picture(path, 2, inches=(11, 4.5)) as both:
         for (title, seconds), axes in zip(panels, both, strict=True):
             _histograms(axes, seconds)
             axes.set_title(title)
@@ -194,7 +194,7 @@ def draw_disaggregated(report: Row, path: Path) -> None:
 
     names = list(report["platforms"])
     size = f"{report['prompt_tokens']:,} + {report['output_tokens']:,} tokens"
-    with _picture(path, len(BARS), (12, 1.5 + 0.5 * len(names))) as panels:
+    with _picture(path, len(BARS), inches=(12, 1.5 + 0.5 * len(names))) as panels:
         for (key, title), axes in zip(BARS, panels, strict=True):
             seconds = [report[key][name] for name in names]
             bars = axes.barh(names, [value or 0.0 for value in seconds], color="C0")
@@ -224,7 +224,7 @@ def plans_figure(rows: Sequence[Row], varied: Sequence[str]) -> Figure:
     """
     fitting = [row for row in rows if "phases" in row]
     labels = [_plan_label(row, varied) for row in fitting]
-    figure, panels = _panels(2, (11, 6))
+    figure, panels = _panels(2, inches=(11, 6))
     for axes, key, scale, title, unit in (
         (panels[0], "phases", 1e3, "cycles of one token", "thousand cycles"),
         (panels[1], "sram_bytes", 1e6, "SRAM of the fullest chip", "MB"),
@@ -249,7 +249,7 @@ def draw_frontier(points: Sequence[Row], varied: Sequence[str], path: Path) -> N
 
     points: of ``cluster.planning.frontier_points``.  varied: names of what their labels say.
     """
-    with _picture(path, 1, (8, 5.5)) as (axes,):
+    with _picture(path, 1, inches=(8, 5.5)) as (axes,):
         speed, thrift = "tokens_per_second_per_user", "tokens_per_second_per_kw"
         best = sorted((p for p in points if p["on_frontier"]), key=lambda p: p[speed])
         others = [p for p in points if not p["on_frontier"]]
@@ -285,7 +285,7 @@ def draw_sweep(rows: Sequence[Row], operation: str, chips: int, path: Path) -> N
 
     rows: as ``cluster.runs.sweep_sizes`` makes them.
     """
-    with _picture(path, 1, (7, 4.5)) as (axes,):
+    with _picture(path, 1, inches=(7, 4.5)) as (axes,):
         sizes = [row["bytes"] for row in rows]
         axes.loglog(
             sizes, [row["latency_ns"] for row in rows], marker="o", label="LPU fabric (exact)"
@@ -309,7 +309,7 @@ def draw_layers(rows: Sequence[Row], title: str, path: Path) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    with _picture(path, 1, (8, 4.5)) as (axes,):
+    with _picture(path, 1, inches=(8, 4.5)) as (axes,):
         layers = [row["layer"] for row in rows]
         for key, name, mark in (("attention", "attention", "o"), ("ffn", "FFN", "s")):
             axes.semilogy(layers, [row[key] for row in rows], marker=mark, label=f"after {name}")

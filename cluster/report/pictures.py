@@ -29,7 +29,7 @@ def utilisation(section: Section) -> Picture:
     families, edges = section["families"], section["edges"]
     entry = plain(section["entry"])
     title = f"Units over the cycles of {entry}"
-    with drawing("units", title, 0.55 + 0.62 * len(families)) as made:
+    with drawing("units", title, height_inches=0.55 + 0.62 * len(families)) as made:
         panels = made.axes(len(families), sharex=True)
         for number, (family, axes) in enumerate(zip(families, panels, strict=True)):
             most = max(*family["ratio"], 1e-9)
@@ -58,7 +58,7 @@ def links(section: Section, chips: int) -> Picture:
     edges, busy = section["edges"], section["busy"]
     title = f"Links over the cycles of {plain(section['entry'])}"
     matrix = chips <= _MOST_IN_MATRIX
-    with drawing("links", title, 5.6 if matrix else 4.4) as made:
+    with drawing("links", title, height_inches=5.6 if matrix else 4.4) as made:
         over, each = made.axes(2, height_ratios=[1, 2.4] if matrix else [1, 1])
         over.stairs(section["most"], edges, fill=True, color=COLOURS[0], alpha=0.3, label="busiest")
         over.stairs(section["mean"], edges, color=COLOURS[0], lw=1.3, label="mean")
@@ -117,7 +117,7 @@ def sram(section: Section) -> Picture:
     height = words / rows
     title = "What the SRAM holds"
     used = [n for n in range(1, len(WORD_KINDS)) if (cells == n).any()]
-    with drawing("sram", title, 4.2 + 0.2 * len(used)) as made:
+    with drawing("sram", title, height_inches=4.2 + 0.2 * len(used)) as made:
         axes, held_by = made.axes(2, sharex=True, height_ratios=[3, 2])
         for kind in used:
             boxes = [
@@ -171,7 +171,9 @@ def roofline(section: Section) -> Picture:
     knees = [m["ops_per_s"] / m["bytes_per_s"] for m in machines]
     reached = [p["ops_per_byte"] for p in points]
     low, high = min([*reached, *knees]) / 4, max([*reached, *knees]) * 8
-    with drawing("roofline", title, 3.1 + 0.2 * (len(machines) + len(points))) as made:
+    with drawing(
+        "roofline", title, height_inches=3.1 + 0.2 * (len(machines) + len(points))
+    ) as made:
         (axes,) = made.axes()
         for number, (machine, knee) in enumerate(zip(machines, knees, strict=True)):
             over = np.array([low, knee, high])
@@ -217,7 +219,7 @@ def latencies(section: Section, number: int) -> Picture:
     title = plain(section["title"])
     edges, series = section["edges_s"], section["series"]
     name = f"latency-{number}"
-    with drawing(name, title, 0.75 + 0.85 * len(series)) as made:
+    with drawing(name, title, height_inches=0.75 + 0.85 * len(series)) as made:
         panels = made.axes(len(series), sharex=True)
         for which, (one, axes) in enumerate(zip(series, panels, strict=True)):
             colour = COLOURS[which % len(COLOURS)]
@@ -255,7 +257,7 @@ def bars(section: Section, number: int) -> Picture:
         return seconds(value) if unit == "s" else f"{count(value)} {unit}"
 
     name = f"bars-{number}"
-    with drawing(name, title, 0.5 + 0.32 * len(values)) as made:
+    with drawing(name, title, height_inches=0.5 + 0.32 * len(values)) as made:
         (axes,) = made.axes()
         names = [plain(one["name"], 24) for one in values]
         widths = [one["value"] or 0.0 for one in values]

@@ -51,7 +51,9 @@ def topology(section: Section) -> Picture:
     title = f"{chips_text}, {plain(section['topology'])}"
     right = _WITH_OTHERS if others else _ROOM
     high = 0.6 if chips == 1 else _ROOM
-    with drawing("topology", title, WIDTH_INCHES * 2 * high / (_ROOM + right)) as made:
+    with drawing(
+        "topology", title, height_inches=WIDTH_INCHES * 2 * high / (_ROOM + right)
+    ) as made:
         (axes,) = made.axes()
         ends = np.array([[cable[0], cable[2]] for cable in cables], np.int64).reshape(-1, 2)
         few = len(cables) <= _THIN

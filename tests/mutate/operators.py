@@ -63,11 +63,17 @@ TEXT_KEYWORDS = {"help", "metavar", "show_default", "rich_help_panel", "epilog",
 #: Keywords of Matplotlib that change how a picture looks, and not what it shows where.
 LOOK_KEYWORDS = {
     "alpha",
+    "bbox_to_anchor",
     "color",
     "colors",
+    "figsize",
     "fontsize",
+    "height_inches",
+    "height_ratios",
+    "inches",
     "linewidth",
     "linewidths",
+    "loc",
     "ls",
     "lw",
     "markersize",
@@ -78,6 +84,8 @@ LOOK_KEYWORDS = {
     "padding",
     "s",
     "shrink",
+    "textcoords",
+    "xytext",
     "zorder",
 }
 

@@ -80,6 +80,20 @@ def test_what_is_no_axis() -> None:
             several("--chips", text)
 
 
+def test_sixty_four_values_are_not_too_many() -> None:
+    listed = ",".join(map(str, range(1, 65)))
+    for text, values in (
+        ("1..64+1", list(range(1, 65))),
+        (listed, list(range(1, 65))),
+        ("5..5+3", [5]),
+        ("7..8", [7]),
+    ):
+        assert several("--chips", text) == values
+    for text in ("1..65+1", f"{listed},65", f"1,{listed}"):
+        with pytest.raises(InputError, match=r"^--chips: more than 64 values"):
+            several("--chips", text)
+
+
 def asked(**options: Any) -> list[dict[str, Any]]:
     return [step.varied for step in PlanSettings("target", **options).steps]
 

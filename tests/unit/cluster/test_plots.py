@@ -226,3 +226,40 @@ def test_drafting_over_gamma(drawn: list[Figure]) -> None:
         LPU_ONLY,
     ]
     assert LOOKUP not in {one["variant"] for one in rows}
+
+
+@pytest.mark.parametrize("beaten", [True, False])
+def test_the_frontier_is_joined(beaten: bool, drawn: list[Figure]) -> None:
+    speed, thrift = "tokens_per_second_per_user", "tokens_per_second_per_kw"
+    points = [
+        {"model": "m", "chips": 8, speed: 300.0, thrift: 5.0, "on_frontier": True},
+        {"model": "m", "chips": 16, speed: 200.0, thrift: 4.0, "on_frontier": not beaten},
+        {"model": "m", "chips": 1024, speed: 100.0, thrift: 9.0, "on_frontier": True},
+    ]
+    plots.draw_frontier(points, ["chips"], NOWHERE)
+    (axes,) = drawn[0].axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    if beaten:
+        assert lines == [([100, 300], [9, 5]), ([200], [4])]
+        assert labels(axes) == ["frontier", "beaten in both"]
+    else:
+        assert lines == [([100, 200, 300], [9, 4, 5])] and labels(axes) == ["frontier"]
+    told = [(note.get_text(), note.xy) for note in axes.texts]
+    assert told == [("8", (300, 5)), ("16", (200, 4)), ("1,024", (100, 9))]
+    assert axes.get_title() == "m by chips"
+    assert axes.get_xlabel() == "tokens/s of one user"
+    assert axes.get_ylabel() == "tokens/s of all for a kW (estimate)"
+
+
+def test_errors_of_layers(drawn: list[Figure]) -> None:
+    rows = [
+        {"layer": n, "attention": 10.0 ** -(n + 3), "ffn": 2 * 10.0 ** -(n + 3)} for n in range(3)
+    ]
+    plots.draw_layers(rows, "of a model", NOWHERE)
+    (axes,) = drawn[0].axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert lines == [([0, 1, 2], [row[key] for row in rows]) for key in ("attention", "ffn")]
+    assert labels(axes) == ["after attention", "after FFN"]
+    assert axes.get_yscale() == "log" and axes.get_xscale() == "linear"
+    assert axes.get_title() == "of a model"
+    assert [float(tick) % 1 for tick in axes.get_xticks()] == [0.0] * len(axes.get_xticks())
