@@ -56,7 +56,8 @@ class DecoderFacts:
     mask_positions: of one window of the mask; cache_segments: (first position, positions) of each
     word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
-    conveyor belt, else None.  window: positions that layers with a sliding window attend to, and
+    conveyor belt, else None.  chunk: tokens that a launch may have, so that every input is there as
+    often.  window: positions that layers with a sliding window attend to, and
     window_positions: of one run of their mask; 0 where none is shorter than the context.
 
     On the planes instead: blocks: of 320 positions that the caches hold, 0 on the VXM;
@@ -75,6 +76,7 @@ class DecoderFacts:
     mask_positions: int
     cache_segments: tuple[tuple[int, int], ...]
     sequences: int | None = None
+    chunk: int = 1
     window: int = 0
     window_positions: int = 0
     blocks: int = 0
@@ -151,6 +153,8 @@ class Bindings:
         }
         if facts.sequences is not None:
             model["sequences"] = facts.sequences
+        if facts.chunk > 1:
+            model["chunk"] = facts.chunk
         if facts.window:
             bindings["sliding_window"] = facts.window
             if not facts.blocks:
@@ -233,6 +237,7 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             mask_positions=0 if planes else _count(bindings["mask_positions"]),
             cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
             sequences=None if "sequences" not in model else _count(model["sequences"]),
+            chunk=_count(model.get("chunk", 1)),
             window=_count(bindings["sliding_window"]) if sliding else 0,
             window_positions=(
                 _count(bindings["sliding_positions"]) if sliding and not planes else 0
@@ -244,6 +249,8 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
         always, windows = _ON_PLANES if planes else _ON_VXM
         needed = _INPUTS | always | (windows if sliding else frozenset())
         whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
+        every = (planes for name, planes in bindings["inputs"].items() if name in needed)
+        whole = whole and all(words % facts.chunk == 0 for own in every for _, _, words in own)
         if planes:
             words = artifact.spec.words_per_slice
             whole = whole and _on_planes(facts, bindings["inputs"], words)
@@ -260,7 +267,7 @@ def _on_planes(facts: DecoderFacts, inputs: Mapping[str, Any], words: int) -> bo
     for name, count in _MAP_PLANES.items():
         if name in inputs and len(inputs[name]) != count:
             return False
-        if name in inputs and name.endswith("masks") and inputs[name][0][2] != blocks:
+        if name in inputs and name.endswith("masks") and inputs[name][0][2] != blocks * facts.chunk:
             return False
     each = lanes // LANES_PER_SUPERLANE
     west, east = each * (blocks // 2), each * (blocks - blocks // 2)

@@ -7,11 +7,12 @@ memory.  Knows kernels and places; knows no stages, programs or files.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives import ReducePlaces, all_reduce_in_shares, exchange, reduce
+from interconnect.collectives import all_reduce_in_shares, exchange, reduce
 from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import (
     AttentionMatrices,
@@ -24,6 +25,7 @@ from programs.kernels import (
     Activations,
     AttentionPlaces,
     ChoicePlaces,
+    Chunk,
     ColumnBlock,
     HeadTile,
     MapPlaces,
@@ -58,6 +60,10 @@ from programs.models import ModelConfig
 #: What the critical path of a block is at: norms, gates, quantisation and sums; products with
 #: weights; rope, cache, scores and softmax; vectors between chips.
 VXM, MATMUL, SOFTMAX, C2C = "vxm", "matmul", "attention", "c2c"
+
+#: Words of a token's heads and values as attention takes them, and when those of the heads and all
+#: are readable.
+_Projected = tuple[Place, Place, int, int]
 
 
 @dataclass
@@ -101,11 +107,14 @@ class BlockScheduler:
         places: DecoderPlaces,
         numbers: Numbers,
         context: int,
+        chunk: int = 1,
         watched: bool = False,
     ) -> None:
+        """chunk: tokens of a launch, at most those that the places are for."""
         self.context = context
         self.spec = spec
         self.places = places
+        self.tokens = [places] if chunk == 1 else [places.token(i) for i in range(chunk)]
         self.numbers = numbers
         self.schedule = Schedule(watched)
         self.phases: list[tuple[str, int]] = []
@@ -115,9 +124,9 @@ class BlockScheduler:
         self.phases.append((phase, ready))
         return ready
 
-    def _normed(self, ready: int) -> int:
-        """x normed into the activation words."""
-        s, d, layout = self.places, self.schedule, self.places.layout
+    def _normed(self, s: DecoderPlaces, ready: int) -> int:
+        """A token's x normed into the activation words."""
+        d, layout = self.schedule, s.layout
         int8 = s.dtype == "int8"
         ready = norm_factor(
             d,
@@ -135,15 +144,28 @@ class BlockScheduler:
         return self._did(VXM, kernel(d, self.spec, s.x, layout.x_tiles, ready, s.factor, s.act))
 
     def _input(self, ready: int) -> tuple[int, Place | None, int]:
-        """x as a block takes it: when, its dynamic scale, and its parts in fp16."""
+        """x as a block takes it: when, the first token's dynamic scale, and the parts in fp16."""
         s = self.places
         if s.layout.pre_norms:
-            return self._normed(ready), None, 1
-        return *self._activated(s.x, s.layout.x_tiles, ready), 2
+            return max([self._normed(token, ready) for token in self.tokens]), None, 1
+        words = [token.x for token in self.tokens]
+        return *self._all_activated(words, s.layout.x_tiles, [ready] * len(words)), 2
 
-    def _activated(self, x: Place, tiles: int, ready: int) -> tuple[int, Place | None]:
-        """Other inputs of a matmul into the activation words, with their dynamic scale."""
-        s, d = self.places, self.schedule
+    def _all_activated(
+        self, x: Sequence[Place], tiles: int, ready: Sequence[int]
+    ) -> tuple[int, Place | None]:
+        """As ``_activated``, of every token: when all are, and the first one's scale."""
+        found = [
+            self._activated(token, words, tiles, known)
+            for token, words, known in zip(self.tokens, x, ready, strict=True)
+        ]
+        return max(at for at, _ in found), found[0][1]
+
+    def _activated(
+        self, s: DecoderPlaces, x: Place, tiles: int, ready: int
+    ) -> tuple[int, Place | None]:
+        """Other inputs of a matmul into a token's activation words, with their dynamic scale."""
+        d = self.schedule
         if s.dtype == "int8":
             ready = dynamic_factor(d, self.spec, x, tiles, ready, s.constants, s.factor, s.dynamic)
             ready = quantise(d, self.spec, x, tiles, ready, s.factor, s.act)
@@ -156,29 +178,33 @@ class BlockScheduler:
         k_tiles: int,
         ready: int,
         dynamic: Place | None,
-        targets: list[Place],
+        targets: Sequence[list[Place]],
         parts: int = 1,
     ) -> list[int]:
         """All rounds of a product; when each column block's result is readable.
 
-        parts: of an activation in fp16.
+        targets: of every token of a launch; of one, the last.  parts: of an activation in fp16.
         """
         done: list[int] = []
+        act = self.tokens[-len(targets)].act
+        if len(targets) > 1:
+            tile = self.tokens[1].act.first[0].address - act.first[0].address
+            after = targets[1][0].address - targets[0][0].address
+            act = replace(act, chunk=Chunk(len(targets), tile, 1, after))
         for number, blocks in enumerate(m.rounds):
-            here = targets[len(done) : len(done) + len(blocks)]
+            here = targets[0][len(done) : len(done) + len(blocks)]
             scale = m.scales[number] if m.scales else None
-            act = self.places.act
-            at = self._round(blocks, k_tiles, act, ready, scale, dynamic, here, parts)
+            at = self._round(blocks, k_tiles, act, ready, scale, dynamic, here, parts, None)
             done += [at] * len(blocks)
         self._did(MATMUL, max(done))
         return done
 
-    def _replicated(self, half: int, ready: int) -> tuple[list[Place], int]:
+    def _replicated(self, s: DecoderPlaces, half: int, ready: int) -> tuple[list[Place], int]:
         """Narrow fp16 tiles of keys (half 0) or values (1) to the lanes of their query heads.
 
         Returns the fp32 words, which are the first results', and when they are readable.
         """
-        s, kt = self.places, self.places.layout.kv_tiles
+        kt = s.layout.kv_tiles
         act = Activations(
             (s.narrow_act.first[0], s.narrow_act.first[1].at(kt * half)),
             (s.narrow_act.second[0], s.narrow_act.second[1].at(kt * half)),
@@ -198,7 +224,7 @@ class BlockScheduler:
         dynamic: Place | None,
         targets: list[Place],
         parts: int,
-        slot: Slot | None = None,
+        slot: Slot | None,
     ) -> int:
         """One round of a product; when its results are readable."""
         d, spec = self.schedule, self.spec
@@ -240,92 +266,110 @@ class BlockScheduler:
                 )
         return self._did(MATMUL, max(at for at in done if at is not None))
 
-    def _append(self, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces) -> tuple[int, int]:
+    def _append(
+        self, s: DecoderPlaces, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces
+    ) -> tuple[int, int]:
         """Replicated K and V to the lanes of their query heads, then to the cache."""
-        s, d, kt = self.places, self.schedule, self.places.layout.kv_tiles
+        d, kt = self.schedule, s.layout.kv_tiles
         narrow = Place(s.narrow.queues, s.narrow.address)
         values = [narrow.at(kt + i) for i in range(kt)]
         ready_v = append_values(d, self.spec, v, ready_v, a, values)
         done: list[int] = []
         for half, ready, targets in ((0, ready_k, a.keys), (1, ready_v, a.values)):
             # values take the words that keys have left
-            spread, ready = self._replicated(half, max([ready, *done]))
+            spread, ready = self._replicated(s, half, max([ready, *done]))
             done.append(append_values(d, self.spec, spread[0], ready, a, targets))
         return done[0], done[1]
 
     def _on_vxm(
-        self, m: AttentionMatrices, words: tuple[Place, Place], ready: tuple[int, int]
-    ) -> tuple[int, Place]:
-        """Attention on the VXM of words of queries with keys, and of values: when, and where."""
-        s, d, layout = self.places, self.schedule, self.places.layout
-        a, qt, kt = s.attention_of(m, self.context), layout.q_tiles, layout.kv_tiles
-        heads, v_words = words
-        if layout.replicate:
-            narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
-            queries, keys = rope(d, self.spec, heads, qt, ready[0], a, narrow)
-            keys, values = self._append(max(keys, *ready), ready[1], v_words, a)
-        else:
-            queries, keys = rope(d, self.spec, heads, qt, ready[0], a, a.keys)
-            values = append_values(d, self.spec, v_words, ready[1], a, a.values)
-        attended = 0
-        for number, cached in enumerate(layout.cache_of_tile):
-            tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
-            attended = attend(
-                d,
-                self.spec,
-                tile,
-                self.context,
-                max(queries, attended),
-                max(keys, attended),
-                max(values, attended),
-                a,
-                self.numbers.caps[0],
-            )
-        return attended, a.outputs.at(3)
+        self, m: AttentionMatrices, projected: Sequence[_Projected]
+    ) -> tuple[list[int], list[Place]]:
+        """Attention on the VXM: when, and where, of every token."""
+        d, layout = self.schedule, self.places.layout
+        qt, kt = layout.q_tiles, layout.kv_tiles
+        known = (0, 0)
+        turned = []
+        for s, (heads, v_words, of_heads, of_all) in zip(self.tokens, projected, strict=True):
+            a = s.attention_of(m, self.context)
+            if layout.replicate:
+                narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
+                queries, keys = rope(d, self.spec, heads, qt, of_heads, a, narrow)
+                keys, values = self._append(s, max(keys, of_heads, of_all), of_all, v_words, a)
+            else:
+                queries, keys = rope(d, self.spec, heads, qt, of_heads, a, a.keys)
+                values = append_values(d, self.spec, v_words, of_all, a, a.values)
+            known = max(known[0], keys), max(known[1], values)
+            turned.append((a, queries))
+        attended, done = 0, []
+        keys, values = known  # nothing is read from a cache while it is written
+        for a, queries in turned:
+            for number, cached in enumerate(layout.cache_of_tile):
+                tile = HeadTile(number, cached, layout.heads_per_tile, layout.head_lanes)
+                attended = attend(
+                    d,
+                    self.spec,
+                    tile,
+                    self.context,
+                    max(queries, attended),
+                    max(keys, attended),
+                    max(values, attended),
+                    a,
+                    self.numbers.caps[0],
+                )
+            done.append(attended)
+        return done, [a.outputs.at(3) for a, _ in turned]
 
     def _on_planes(
-        self, m: AttentionMatrices, words: tuple[Place, Place], ready: tuple[int, int]
-    ) -> tuple[int, Place]:
+        self, m: AttentionMatrices, projected: Sequence[_Projected]
+    ) -> tuple[list[int], list[Place]]:
         """As ``_on_vxm``, with positions on lanes."""
-        s, d, layout = self.places, self.schedule, self.places.layout
-        assert s.planes is not None
-        turns, places = s.planes_of(m, self.context)
+        d, layout = self.schedule, self.places.layout
         qt, kt, cached = layout.q_tiles, layout.kv_tiles, range(layout.cache_tiles)
-        heads, v_words = words
-        new_keys = [s.planes.keys.at(i) for i in cached]
-        values = [v_words.at(i) for i in cached]
-        values_ready = ready[1]
-        if layout.replicate:
-            narrow = [s.narrow.at(i) for i in range(2 * kt)]
-            queries, keys_ready = rope(d, self.spec, heads, qt, ready[0], turns, narrow[:kt])
-            narrowed = append_values(d, self.spec, v_words, ready[1], turns, narrow[kt:])
-            spread, known = self._replicated(0, max(keys_ready, *ready))
-            keys_ready = append_values(d, self.spec, spread[0], known, turns, new_keys)
-            # values take the words that keys have left
-            values, values_ready = self._replicated(1, max(narrowed, keys_ready))
-        else:
-            queries, keys_ready = rope(d, self.spec, heads, qt, ready[0], turns, new_keys)
-        known = keys_ready
-        for tile, key in zip(m.cached, new_keys, strict=True):
-            known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
-        attended, appended, heads_before = 0, set[int](), 0
-        for run in layout.query_runs:
-            own = places
-            if places.sinks is not None:
-                own = replace(places, sinks=places.sinks.at(heads_before))
-            heads_before += sum(sum(counts) for _, _, counts in run)
-            attended = attend_tiles(
-                d,
-                self.spec,
-                tuple((QueryGroup(t, n, layout.head_lanes), m.cached[tile]) for tile, t, n in run),
-                self.context,
-                (max(queries, attended), max(known, attended), max(values_ready, attended)),
-                own,
-                self.numbers.caps[0],
-                tuple(None if tile in appended else values[tile] for tile, _, _ in run),
-            )
-            appended |= {tile for tile, _, _ in run}
-        return attended, places.outputs
+        attended = known = 0
+        turned = []
+        for s, (heads, v_words, of_heads, of_all) in zip(self.tokens, projected, strict=True):
+            assert s.planes is not None
+            turns, places = s.planes_of(m, self.context)
+            new_keys = [s.planes.keys.at(i) for i in cached]
+            values = [v_words.at(i) for i in cached]
+            values_ready = of_all
+            if layout.replicate:
+                narrow = [s.narrow.at(i) for i in range(2 * kt)]
+                queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, narrow[:kt])
+                narrowed = append_values(d, self.spec, v_words, of_all, turns, narrow[kt:])
+                spread, there = self._replicated(s, 0, max(keys_ready, of_heads, of_all))
+                keys_ready = append_values(d, self.spec, spread[0], there, turns, new_keys)
+                # values take the words that keys have left
+                values, values_ready = self._replicated(s, 1, max(narrowed, keys_ready))
+            else:
+                queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, new_keys)
+            known = max(known, keys_ready)
+            for tile, key in zip(m.cached, new_keys, strict=True):
+                known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
+            turned.append((places, queries, values, values_ready))
+        done = []
+        for places, queries, values, values_ready in turned:
+            appended, heads_before = set[int](), 0
+            for run in layout.query_runs:
+                own = places
+                if places.sinks is not None:
+                    own = replace(places, sinks=places.sinks.at(heads_before))
+                heads_before += sum(sum(counts) for _, _, counts in run)
+                attended = attend_tiles(
+                    d,
+                    self.spec,
+                    tuple(
+                        (QueryGroup(t, n, layout.head_lanes), m.cached[tile]) for tile, t, n in run
+                    ),
+                    self.context,
+                    (max(queries, attended), max(known, attended), max(values_ready, attended)),
+                    own,
+                    self.numbers.caps[0],
+                    tuple(None if tile in appended else values[tile] for tile, _, _ in run),
+                )
+                appended |= {tile for tile, _, _ in run}
+            done.append(attended)
+        return done, [places.outputs for places, *_ in turned]
 
     def block(self, m: Matrices, ready: int) -> int:
         """One block; x is readable from ``ready``; returns when the new x is."""
@@ -334,47 +378,55 @@ class BlockScheduler:
         return self._ffn(m, ready)
 
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
-        s, d, layout = self.places, self.schedule, self.places.layout
+        s, layout = self.places, self.places.layout
         qt, kt = layout.q_tiles, layout.kv_tiles
         ready, dynamic, parts = self._input(ready)
-        words = [s.results.at(i) for i in range(qt + 2 * kt)]
+        words = [[token.results.at(i) for i in range(qt + 2 * kt)] for token in self.tokens]
         done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
+        projected = [self._projected(token, m, done) for token in self.tokens]
+        kernel = self._on_vxm if s.planes is None else self._on_planes
+        attended, outputs = kernel(m, projected)
+        self._did(SOFTMAX, max(attended))
+        ready, dynamic = self._all_activated(outputs, qt, attended)
+        done = self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2)
+        pace = self._period(m.o)
+        if m.post is not None:
+            return self._post_norm(done, m.post, pace, m.o_bias)
+        x = [token.x for token in self.tokens]
+        return self._residual(done, x, x, pace, m.o_bias)
+
+    def _projected(self, s: DecoderPlaces, m: AttentionMatrices, done: list[int]) -> _Projected:
+        """A token's projections with bias and norms; done: when the product's are readable."""
+        d, layout = self.schedule, s.layout
+        qt, kt = layout.q_tiles, layout.kv_tiles
+        heads, v_words = s.results, s.results.at(qt + kt)
         if m.bias is not None:
-            biased = add_bias(d, self.spec, words[0], len(words), max(done), m.bias)
-            done = [self._did(VXM, biased)] * len(words)
-        v_words, heads = words[qt + kt], words[0]
-        projected = max(done[: qt + kt])
+            biased = add_bias(d, self.spec, heads, qt + 2 * kt, max(done), m.bias)
+            done = [self._did(VXM, biased)] * (qt + 2 * kt)
+        of_heads, of_all = max(done[: qt + kt]), max(done)
         if s.head_norm is not None and m.gains is not None:
-            heads = s.head_norm.normed
-            projected = norm_heads(
+            of_heads = norm_heads(
                 d,
                 self.spec,
-                words[0],
+                heads,
                 (qt, kt),
-                projected,
+                of_heads,
                 self.numbers.inv_d,
                 self.numbers.eps,
                 m.gains,
                 s.constants,
                 s.head_norm,
             )
-            self._did(VXM, projected)
+            self._did(VXM, of_heads)
+            heads = s.head_norm.normed
         if s.wide_norm is not None and m.gains is not None:
+            of_heads = self._norm_wide(s, s.results, m.gains, of_heads)
             heads = s.wide_norm.normed
-            projected = self._norm_wide(words[0], m.gains, projected)
-        kernel = self._on_vxm if s.planes is None else self._on_planes
-        attended, outputs = kernel(m, (heads, v_words), (projected, max(done)))
-        self._did(SOFTMAX, attended)
-        ready, dynamic = self._activated(outputs, qt, attended)
-        done = self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2)
-        pace = self._period(m.o)
-        if m.post is not None:
-            return self._post_norm(done, m.post, pace, m.o_bias)
-        return self._residual(done, s.x, s.x, pace, m.o_bias)
+        return heads, v_words, of_heads, of_all
 
-    def _norm_wide(self, x: Place, gains: Place, ready: int) -> int:
+    def _norm_wide(self, s: DecoderPlaces, x: Place, gains: Place, ready: int) -> int:
         """Query and key tiles from ``x`` on, each normed over all heads of all chips."""
-        s, d, layout = self.places, self.schedule, self.places.layout
+        d, layout = self.schedule, s.layout
         w, counts = s.wide_norm, (layout.q_tiles, layout.kv_tiles)
         assert w is not None
         sums = w.sums
@@ -396,12 +448,14 @@ class BlockScheduler:
             )
         return self._did(VXM, done)
 
-    def _partial(self, post: Place | None) -> list[Place]:
-        """Where a chip's part of a block's sum goes; post: gains of a norm of the sum."""
-        s = self.places
-        alone = post is not None and s.layout.tp == 1 and s.post is not None
-        own = s.post.sums if alone and s.post is not None else s.reduce.partial
-        return [own.at(i) for i in range(s.layout.x_tiles)]
+    def _partial(self, post: Place | None) -> list[list[Place]]:
+        """Where a chip's part of a block's sums goes; post: gains of a norm of the sum."""
+        found = []
+        for s in self.tokens:
+            alone = post is not None and s.layout.tp == 1 and s.post is not None
+            own = s.post.sums if alone and s.post is not None else s.reduce.partial
+            found.append([own.at(i) for i in range(s.layout.x_tiles)])
+        return found
 
     def _period(self, m: MatrixPlaces) -> int:
         """Cycles from one K tile of a product to the next."""
@@ -412,20 +466,29 @@ class BlockScheduler:
         self, done: list[int], gains: Place, pace: int, bias: Place | None = None
     ) -> int:
         """The all-reduce of a row-split product, the norm of the sum, and x with that added."""
-        s, d, layout = self.places, self.schedule, self.places.layout
-        assert s.post is not None
-        sums = s.post.sums
-        own = s.reduce.partial if layout.tp > 1 else sums
-        ready = max(done)
+        layout, ready = self.places.layout, max(done)
+        sums = []
+        for s in self.tokens:
+            assert s.post is not None
+            sums.append(s.post.sums)
+            if bias is not None:
+                own = s.reduce.partial if layout.tp > 1 else s.post.sums
+                added = add_bias(self.schedule, self.spec, own, layout.x_tiles, max(done), bias)
+                ready = max(ready, self._did(VXM, added))
         if bias is not None:
-            ready = self._did(VXM, add_bias(d, self.spec, own, layout.x_tiles, ready, bias))
             done = [ready] * layout.x_tiles
         if layout.tp > 1:
-            ready = self._summed(done, replace(s.reduce, residual=sums), None, pace)
+            ready = self._summed(done, sums, None, pace)
+        return max([self._normed_sum(s, ready, gains) for s in self.tokens])
+
+    def _normed_sum(self, s: DecoderPlaces, ready: int, gains: Place) -> int:
+        """A token's x with the norm of a block's sum added."""
+        d, layout = self.schedule, s.layout
+        assert s.post is not None
         known = norm_factor(
             d,
             self.spec,
-            sums,
+            s.post.sums,
             layout.x_tiles,
             ready,
             s.constants,
@@ -435,7 +498,7 @@ class BlockScheduler:
             s.post.factor,
         )
         ready = scale_words(
-            d, self.spec, sums, layout.x_tiles, known, s.post.factor, gains, s.x, s.x
+            d, self.spec, s.post.sums, layout.x_tiles, known, s.post.factor, gains, s.x, s.x
         )
         return self._did(VXM, ready)
 
@@ -445,15 +508,19 @@ class BlockScheduler:
         ready, dynamic, split = self._input(ready)
         if s.choice is not None and m.router is not None:
             return self._experts(m, ready)
-        gates = [s.results.at(i) for i in range(m.tiles)]
-        ups = [s.up.at(i) for i in range(m.tiles)]
-        done = self._matmul(m.gate_up, layout.x_tiles, ready, dynamic, gates + ups, split)
-        activation = self.numbers.activation
-        ready = gated_product(
-            d, self.spec, activation, s.results, s.up, m.tiles, max(done), s.hidden
-        )
-        self._did(VXM, ready)
-        ready, dynamic = self._activated(s.hidden, m.tiles, ready)
+        targets = []
+        for token in self.tokens:
+            gates = [token.results.at(i) for i in range(m.tiles)]
+            targets.append(gates + [token.up.at(i) for i in range(m.tiles)])
+        done = max(self._matmul(m.gate_up, layout.x_tiles, ready, dynamic, targets, split))
+        known = []
+        for token in self.tokens:
+            gate, up, hidden = token.results, token.up, token.hidden
+            kind = self.numbers.activation
+            at = gated_product(d, self.spec, kind, gate, up, m.tiles, done, hidden)
+            known.append(self._did(VXM, at))
+        words = [token.hidden for token in self.tokens]
+        ready, dynamic = self._all_activated(words, m.tiles, known)
         return self._down(m, [s.act], m.tiles, ready, dynamic, None)
 
     def _experts(self, m: FfnMatrices, ready: int) -> int:
@@ -462,7 +529,7 @@ class BlockScheduler:
         assert s.choice is not None and m.router is not None
         held = None if len(m.experts) == layout.experts else m.experts
         choice = replace(s.choice, maps=m.maps, held=held, bias=m.router_bias)
-        logits = self._matmul(m.router, layout.x_tiles, ready, None, choice.targets())
+        logits = self._matmul(m.router, layout.x_tiles, ready, None, [choice.targets()])
         mapped, shared = choose_experts(d, spec, max(logits), choice, s.constants)
         self._did(VXM, mapped)
         k, words = layout.chosen, 2 * m.tiles + layout.x_tiles
@@ -501,7 +568,7 @@ class BlockScheduler:
             factors,
         )
         self._did(VXM, ready)
-        ready, dynamic = self._activated(s.hidden, k * m.tiles, ready)
+        ready, dynamic = self._activated(s, s.hidden, k * m.tiles, ready)
         each = m.tiles * (1 if s.dtype == "int8" else 2)
         acts = [s.act.at(i * each) for i in range(k)]
         return self._down(m, acts, m.tiles, ready, dynamic, mapped, given)
@@ -553,12 +620,12 @@ class BlockScheduler:
         acts: of every slot; mapped: when the maps of experts are readable, where there are any;
         given: when and where what is added to the chip's sum is, if there is anything.
         """
-        s, layout = self.places, self.places.layout
+        layout = self.places.layout
         targets = self._partial(m.post)
         if mapped is None:
             done = self._matmul(m.down, k_tiles, ready, dynamic, targets, 2)
         else:
-            slots = [(act, targets) for act in acts]
+            slots = [(act, targets[0]) for act in acts]
             words = 2 * m.tiles + layout.x_tiles
             maps = m.maps[1], mapped
             ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, words)
@@ -566,58 +633,76 @@ class BlockScheduler:
         pace = self._period(m.down)
         if m.post is not None:
             return self._post_norm(done, m.post, pace)
-        residual = s.x if m.begins else s.between
-        target = s.x if m.ends else s.between
+        residuals = [s.x if m.begins else s.between for s in self.tokens]
+        sums = [s.x if m.ends else s.between for s in self.tokens]
         if given is None:
-            return self._residual(done, residual, target, pace)
-        return self._residual([max(*done, given[0])], residual, target, pace, given[1])
+            return self._residual(done, residuals, sums, pace)
+        return self._residual([max(*done, given[0])], residuals, sums, pace, given[1])
 
     def _residual(
         self,
         done: list[int],
-        residual: Place,
-        target: Place,
+        residuals: list[Place],
+        targets: list[Place],
         pace: int,
         bias: Place | None = None,
     ) -> int:
-        """The all-reduce of a row-split product, and its sum with ``residual`` to ``target``.
+        """The all-reduce of a row-split product, and its sum with ``residuals`` to ``targets``.
 
         done: when each of its tiles is readable; pace: its period; bias: of it, on one chip.
         """
-        s, d, layout = self.places, self.schedule, self.places.layout
+        d, layout = self.schedule, self.places.layout
         if bias is not None:
-            ready = add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, max(done), bias)
-            done = [self._did(VXM, ready)] * layout.x_tiles
-        places = replace(s.reduce, residual=residual)
-        return self._did(VXM, self._summed(done, places, target, pace))
+            ready = [
+                self._did(
+                    VXM, add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, max(done), bias)
+                )
+                for s in self.tokens
+            ]
+            done = [max(ready)] * layout.x_tiles
+        return self._did(VXM, self._summed(done, residuals, targets, pace))
 
     def _summed(
-        self, done: list[int], places: ReducePlaces, target: Place | None, pace: int
+        self, done: list[int], residuals: list[Place], targets: list[Place] | None, pace: int
     ) -> int:
-        """Partial sums added over the chips; with the residual, to ``target`` if there is one.
+        """Partial sums added over the chips; with the residuals, to ``targets`` if there are any.
 
-        pace: of the product that is under way while the first sums leave.
+        residuals: of every token, or where sums without a residual go.  pace: of the product that
+        is under way while the first sums leave.
         """
-        s, d, layout = self.places, self.schedule, self.places.layout
-        tp, tiles = layout.tp, layout.x_tiles
+        s, d, tp = self.places, self.schedule, self.places.layout.tp
+        each = [replace(t.reduce, residual=x) for t, x in zip(self.tokens, residuals, strict=True)]
+        goals = [None] * len(each) if targets is None else targets
         if s.shares is not None:
-            known, ready = all_reduce_in_shares(
-                d, self.spec, tp, done, places, s.shares, target, pace
-            )
-            self._did(C2C, known)
+            ready = 0
+            for token, places, target in zip(self.tokens, each, goals, strict=True):
+                assert token.shares is not None
+                known, at = all_reduce_in_shares(
+                    d, self.spec, tp, done, places, token.shares, target, pace
+                )
+                self._did(C2C, known)
+                ready = max(ready, at)
             return ready
-        ready = max(done)
-        if tp > 1:
-            ready = self._did(C2C, exchange(d, self.spec, tp, tiles, ready, places))
-        return reduce(d, self.spec, tp, tiles, ready, places, target=target, alone=target is None)
+        known = max(done)
+        words, ready = s.layout.x_tiles, known
+        if len(each) > 1 and each[1].partial == each[0].partial.at(words):
+            words, each = words * len(each), each[:1]  # one behind the other
+        for places, target in zip(each, goals, strict=False):
+            at = known
+            if tp > 1:
+                at = self._did(C2C, exchange(d, self.spec, tp, words, at, places))
+            alone = target is None
+            at = reduce(d, self.spec, tp, words, at, places, target=target, alone=alone)
+            ready = max(ready, at)
+        return ready
 
     def head(self, ready: int) -> int:
-        """Final norm and logits."""
+        """Final norm and logits, of the last token."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.head is not None
-        ready = self._normed(ready)
+        ready = self._normed(self.tokens[-1], ready)
         targets = [s.logits.at(i) for i in range(sum(map(len, s.head.rounds)))]
-        ready = max(self._matmul(s.head, layout.x_tiles, ready, None, targets))
+        ready = max(self._matmul(s.head, layout.x_tiles, ready, None, [targets]))
         if self.numbers.caps[1]:
             cap = self.numbers.caps[1]
             ready = cap_words(d, self.spec, s.logits, len(targets), ready, cap)

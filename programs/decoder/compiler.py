@@ -9,10 +9,12 @@ differs is what its SRAM holds and, between stages, what it sends.  One launch t
 through all stages; chips of later stages wait for their Receives at their compiled cycles.  A
 decode program feeds one token and ends in logits; a prefill program is the same without the head.
 A prompt's tokens follow each other through the stages, one in each (``programs.running.feeding``).
+Programs for chunks of them, whose tokens share every install of weights, are made where asked for.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +26,7 @@ from interconnect.wiring import Topology, node_cables, topology_of
 from programs.artifact import TOPOLOGIES, Artifact, Bindings, DecoderFacts, Planes, planes_of
 from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages, sequences_that_fit
-from programs.decoder.host import belt_entry, prompt_entry, token_entry
+from programs.decoder.host import belt_entry, chunk_entry, prompt_entry, token_entry
 from programs.decoder.image import ChipImages
 from programs.decoder.partition import PartitionedModel, partition_model
 from programs.decoder.pipeline import Pipeline, build_pipeline
@@ -62,14 +64,22 @@ def compile_model(
     chip: str,
     pp: int = 1,
     wiring: Topology | None = None,
+    chunk: int = 1,
 ) -> Artifact:
     """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
 
-    wiring: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the model was
-    not made for so many positions.
+    wiring, chunk: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the
+    model was not made for so many positions.
     """
     compiled, images = compile_model_apart(
-        checkpoint, tp=tp, dtype=dtype, context=context, chip=chip, pp=pp, wiring=wiring
+        checkpoint,
+        tp=tp,
+        dtype=dtype,
+        context=context,
+        chip=chip,
+        pp=pp,
+        wiring=wiring,
+        chunk=chunk,
     )
     compiled.memory = images.of(range(compiled.chips))
     join_images(compiled)
@@ -85,6 +95,7 @@ def compile_model_apart(
     chip: str,
     pp: int = 1,
     wiring: Topology | None = None,
+    chunk: int = 1,
 ) -> tuple[Artifact, ChipImages]:
     """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
     most = checkpoint.config.max_position
@@ -94,7 +105,7 @@ def compile_model_apart(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition_model(checkpoint, tp, dtype)
-    return compile_apart(model, load_chip_spec(chip), context, pp=pp, wiring=wiring)
+    return compile_apart(model, load_chip_spec(chip), context, pp=pp, wiring=wiring, chunk=chunk)
 
 
 def compile_decoder(
@@ -106,6 +117,7 @@ def compile_decoder(
     pp: int = 1,
     stages: Sequence[Stage] | None = None,
     wiring: Topology | None = None,
+    chunk: int = 1,
 ) -> Artifact:
     """Compile a partitioned decoder; raises CompileError when it does not fit.
 
@@ -114,8 +126,12 @@ def compile_decoder(
     ``model.layout.tp`` chips each, dealt so that the slowest is as fast as can be; ``stages``: the
     stages themselves instead.
     ``wiring``: the cables between the chips, if not those of the usual machine of their number.
+    ``chunk``: tokens of a prompt that go through the stages together, 1 to MOST_CHUNK; programs
+    for one token are made as well.
     """
-    artifact, images = compile_apart(model, spec, max_context, pp=pp, stages=stages, wiring=wiring)
+    artifact, images = compile_apart(
+        model, spec, max_context, pp=pp, stages=stages, wiring=wiring, chunk=chunk
+    )
     if weights:
         artifact.memory = images.of(range(artifact.chips))
     return artifact
@@ -129,11 +145,12 @@ def compile_apart(
     pp: int = 1,
     stages: Sequence[Stage] | None = None,
     wiring: Topology | None = None,
+    chunk: int = 1,
 ) -> tuple[Artifact, ChipImages]:
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
     buckets = buckets_up_to(max_context)
-    places = StagePlaces(spec, layout, model.dtype, buckets[-1])
+    places = StagePlaces(spec, layout, model.dtype, buckets[-1], chunk=chunk)
     dealt = list(stages) if stages is not None else deal_stages(places, pp)
     dealt = of_layers(dealt, layout.layer_kinds)
     if any(stage.head_parts > 1 for stage in dealt):
@@ -141,7 +158,8 @@ def compile_apart(
     if model.split != split_layers(dealt):
         raise CompileError("the stages split other FFNs than the partitioned model does")
     chips = layout.tp * len(dealt)
-    pipeline = build_pipeline(dealt, places, Numbers.of(model.config), wiring or topology_of(chips))
+    numbers, topology = Numbers.of(model.config), wiring or topology_of(chips)
+    pipeline = build_pipeline(dealt, places, numbers, topology)
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for context in buckets:
@@ -151,8 +169,31 @@ def compile_apart(
         for end in (False, True) if len(dealt) > 1 else ():
             entry = prompt_entry(context, end)
             programs[entry], program_of_chip = pipeline.prompt_programs(context, end)
+    if chunk > 1:
+        of_chunks = build_pipeline(dealt, places, numbers, topology, chunk)
+        more, chunk_program_of_chip = _chunk_programs(of_chunks, buckets)
+        # chips that share a program of a token and one of a chunk share all
+        both = list(zip(program_of_chip, chunk_program_of_chip, strict=True))
+        kinds = list(dict.fromkeys(both))
+        programs = {name: [own[a] for a, _ in kinds] for name, own in programs.items()}
+        programs |= {name: [own[b] for _, b in kinds] for name, own in more.items()}
+        program_of_chip = [kinds.index(kind) for kind in both]
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, buckets)
     return artifact, chip_images(pipeline, model)
+
+
+def _chunk_programs(
+    pipeline: Pipeline, buckets: Sequence[int]
+) -> tuple[dict[str, list[Program]], list[int]]:
+    """The programs of chunks by entry point, and which of them each chip runs."""
+    programs: dict[str, list[Program]] = {}
+    for context, end in itertools.product(buckets, (False, True)):
+        name = chunk_entry(context, end)
+        programs[name], program_of_chip = pipeline.programs(context, head=end)
+        if len(pipeline.stages) > 1:
+            name = chunk_entry(context, end, together=True)
+            programs[name], program_of_chip = pipeline.prompt_programs(context, end)
+    return programs, program_of_chip
 
 
 def compile_belt(
@@ -247,6 +288,7 @@ def decoder_artifact(
             mask_positions=0 if a is None else a.mask_positions,
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,
+            chunk=places.chunk,
             window=layout.window if "sliding_map" in inputs or "sliding_masks" in inputs else 0,
             window_positions=0 if mask is None else mask.positions,
             blocks=0 if places.planes is None else places.planes.blocks,
@@ -270,31 +312,31 @@ def decoder_artifact(
 
 def _inputs(places: DecoderPlaces) -> dict[str, Planes]:
     """Where the host writes before a launch, by name."""
-    rope, a, planes = places.rope, places.attention, places.planes
+    rope, a, planes, n = places.rope, places.attention, places.planes, places.chunk
     inputs = {
-        "x": planes_of(places.x, places.layout.x_tiles),
-        "cos": planes_of(rope.cos, 1),
-        "sin": planes_of(rope.sin, 1),
+        "x": planes_of(places.x, n * places.layout.x_tiles),
+        "cos": planes_of(rope.cos, n),
+        "sin": planes_of(rope.sin, n),
     }
     if a is not None:
-        inputs["kv_map"] = planes_of(a.kv_map, len(places.cache_maps))
-        inputs["mask_map"] = planes_of(a.mask_map, -(-places.context // a.mask_positions))
+        inputs["kv_map"] = planes_of(a.kv_map, n * len(places.cache_maps))
+        inputs["mask_map"] = planes_of(a.mask_map, n * -(-places.context // a.mask_positions))
     if places.second_rope is not None:
         cos, sin = places.second_rope
-        inputs |= {"second_cos": planes_of(cos, 1), "second_sin": planes_of(sin, 1)}
+        inputs |= {"second_cos": planes_of(cos, n), "second_sin": planes_of(sin, n)}
     if places.sliding is not None:
         runs = -(-places.context // places.sliding.positions)
-        inputs["sliding_map"] = planes_of(places.sliding.map, runs)
+        inputs["sliding_map"] = planes_of(places.sliding.map, n * runs)
     if planes is not None:
         words = planes.words
-        inputs["masks"] = planes_of(words.masks, planes.blocks)
-        inputs["key_maps"] = planes_of(words.key_maps, KEY_MAPS)
-        sides = (planes_of(place, VALUE_MAPS) for place in words.value_maps)
+        inputs["masks"] = planes_of(words.masks, n * planes.blocks)
+        inputs["key_maps"] = planes_of(words.key_maps, n * KEY_MAPS)
+        sides = (planes_of(place, n * VALUE_MAPS) for place in words.value_maps)
         inputs["value_maps"] = tuple(plane for side in sides for plane in side)
-        copies = (planes_of(place, RECENT_MAPS) for place in words.recent_maps)
+        copies = (planes_of(place, n * RECENT_MAPS) for place in words.recent_maps)
         inputs["recent_maps"] = tuple(plane for copy in copies for plane in copy)
         if planes.sliding is not None:
-            inputs["sliding_masks"] = planes_of(planes.sliding, planes.blocks)
+            inputs["sliding_masks"] = planes_of(planes.sliding, n * planes.blocks)
     return inputs
 
 

@@ -9,6 +9,7 @@ Here, too, is which entry point a launch runs, and with which checkpoint an arti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from programs.models import Checkpoint, load_checkpoint
 from programs.sram import SramPlacement, fp32_rows
 
 F32 = NDArray[np.float32]
+Rows = NDArray[np.uint8]
 TURNS = ("cos", "sin")
 
 
@@ -58,10 +60,23 @@ class Host:
 
         The embedding goes to the first stage only.
         """
+        self.prepare_chunk(chip, (token,), position)
+
+    def prepare_chunk(self, chip: Chip, tokens: Sequence[int], position: int) -> None:
+        """As ``prepare``, of ``tokens`` from ``position`` on in one launch."""
         stage = self.stage_of(chip.chip_id)
         if stage < 0:
             return
-        inputs = self._bindings.inputs
+        moved = (
+            self._restore_recent(chip, stage, position, len(tokens)) if self._facts.blocks else 0
+        )
+        for number, token in enumerate(tokens):
+            moved += self._prepare_token(chip, stage, number, token, position + number)
+        if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
+            self._charge(moved)
+
+    def _prepare_token(self, chip: Chip, stage: int, number: int, token: int, position: int) -> int:
+        """Write the inputs of token ``number`` of a launch; the bytes moved."""
         bytes_moved = 0
         words = []
         for table, turns in zip(("", "second_"), self.model.rope_rows(position), strict=False):
@@ -69,34 +84,35 @@ class Host:
         if stage == 0:
             words.append(("x", self.model.embedding(token)))
         for name, values in words:
-            for (queue, address, _), plane in zip(inputs[name], fp32_rows(values), strict=True):
-                chip.write_words(queue, address, plane)
-                bytes_moved += plane.size
-        maps = []
+            bytes_moved += self._write(chip, name, number, list(fp32_rows(values)))
         if self._facts.blocks:
-            bytes_moved += self._prepare_planes(chip, stage, position)
-        else:
-            maps = self._maps(position)
-        for name, offsets in maps:
-            for byte, (queue, address, _) in enumerate(inputs[name]):
-                rows = np.full((len(offsets), 320), 0xFF, np.uint8)
-                rows[:, ::16] = (np.array(offsets)[:, None] >> (8 * byte)) & 0xFF
-                chip.write_words(queue, address, rows)
-                bytes_moved += rows.size
-        if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
-            self._charge(bytes_moved)
+            facts = self._facts
+            mapped = launch_words(position, facts.blocks, facts.cached_lanes, facts.window)
+            for name, planes in mapped.items():
+                bytes_moved += self._write(chip, name, number, list(planes))
+            return bytes_moved
+        for name, offsets in self._maps(position):
+            rows = np.full((2, len(offsets), 320), 0xFF, np.uint8)
+            for byte in range(2):
+                rows[byte, :, ::16] = (np.array(offsets)[:, None] >> (8 * byte)) & 0xFF
+            bytes_moved += self._write(chip, name, number, list(rows))
+        return bytes_moved
 
-    def _prepare_planes(self, chip: Chip, stage: int, position: int) -> int:
-        """Masks and maps of attention on the planes, and recent values after a step back; bytes."""
-        facts, inputs, moved = self._facts, self._bindings.inputs, 0
-        words = launch_words(position, facts.blocks, facts.cached_lanes, facts.window)
-        for name, planes in words.items():
-            for (queue, address, _), rows in zip(inputs[name], planes, strict=True):
-                chip.write_words(queue, address, rows)
-                moved += rows.size
+    def _write(self, chip: Chip, name: str, number: int, planes: Sequence[Rows]) -> int:
+        """Write an input of token ``number`` of a launch, uint8 [words, 320] a slice; the bytes."""
+        for (queue, address, words), rows in zip(self._bindings.inputs[name], planes, strict=True):
+            chip.write_words(queue, address + number * (words // self._facts.chunk), rows)
+        return sum(rows.size for rows in planes)
+
+    def _restore_recent(self, chip: Chip, stage: int, position: int, tokens: int) -> int:
+        """Recent values beside ``position`` after a step back; the bytes moved.
+
+        tokens: of the launch that is prepared.
+        """
+        facts, moved = self._facts, 0
         group, beside = divmod(position, RECENT_MAPS)
         before = self._group_of.get(chip.chip_id)
-        self._group_of[chip.chip_id] = group
+        self._group_of[chip.chip_id] = (position + tokens - 1) // RECENT_MAPS
         if facts.cached_words and group != before and beside:
             own, lanes = facts.cached_words[stage], facts.cached_lanes
             restored = restore_recent(chip, self._placement, own, position, lanes)
@@ -175,9 +191,18 @@ def prompt_entry(context: int, end: bool) -> str:
     return f"prompt-{context}{'-end' if end else ''}"
 
 
+def chunk_entry(context: int, end: bool, together: bool = False) -> str:
+    """The program of a chunk of a prompt's tokens among ``context`` positions.
+
+    end: with the logits of its last token.  together: of a beat in which every stage has another
+    chunk, and of the beat after it as ``prompt_entry``.
+    """
+    return f"{'chunks' if together else 'chunk'}-{context}{'-end' if end else ''}"
+
+
 def ends_prompt(entry: str) -> bool:
-    """Whether a launch gives the first token after a prompt, by the last stage alone."""
-    return entry.startswith("prompt-") and entry.endswith("-end")
+    """Whether a launch gives the first token after a prompt otherwise than the next ones."""
+    return entry.endswith("-end")
 
 
 def belt_entry(context: int, number: int) -> str:
@@ -221,7 +246,7 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
     facts, bindings = decoder_of(artifact), Bindings.of(artifact)
     layout = Layout.of(checkpoint.config, facts.tp)
     sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
-    if sizes != (layout.x_tiles, layout.vocab_blocks):
+    if sizes != (facts.chunk * layout.x_tiles, layout.vocab_blocks):
         raise ArtifactError(
             f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
         )

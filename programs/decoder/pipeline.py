@@ -300,15 +300,25 @@ def _check_spec(spec: ChipSpec) -> None:
 
 
 def build_pipeline(
-    stages: Sequence[Stage], places: StagePlaces, numbers: Numbers, wiring: Topology
+    stages: Sequence[Stage],
+    places: StagePlaces,
+    numbers: Numbers,
+    wiring: Topology,
+    chunk: int = 1,
 ) -> Pipeline:
     """Places for every shape of stage and cables between them; nothing is scheduled yet.
 
+    chunk: tokens that a stage works on in a launch, those of ``places`` or one.
     Raises CompileError for what does not fit.
     """
     spec, layout = places.spec, places.layout
     _check_spec(spec)
     split = any(block.parts > 1 for stage in stages for block in stage.blocks)
+    if split and places.chunk > 1:
+        raise CompileError(
+            f"a chunk of {places.chunk} tokens: stages that compute a part of an FFN take one; use "
+            "stages of whole FFNs"
+        )
     if split and layout.post_norms:
         raise CompileError(
             "the model norms what a whole FFN gives, so no stage can compute a part of one; use "
@@ -320,7 +330,7 @@ def build_pipeline(
     for stage in stages:
         if stage.shape not in shapes:
             own = places.of(stage, split)
-            shapes[stage.shape] = StageCode(spec, own, numbers, gangs, known)
+            shapes[stage.shape] = StageCode(spec, own, numbers, gangs, known, chunk)
     groups = group_path(wiring, layout.tp, len(stages))
     handovers = [
         plan_handover(
@@ -328,7 +338,7 @@ def build_pipeline(
             layout.tp,
             groups[i],
             groups[i + 1],
-            layout.x_tiles * (2 if stages[i].split_after else 1),
+            chunk * layout.x_tiles * (2 if stages[i].split_after else 1),
             spec,
         )
         for i in range(len(stages) - 1)

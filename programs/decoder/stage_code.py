@@ -57,6 +57,7 @@ class StageCode:
     numbers: Numbers
     gangs: Gangs
     known: dict[str, Scheduled]  # shared by all shapes of a pipeline
+    chunk: int = 1  # tokens of a launch
     bodies: dict[tuple[int, int], Body] = field(default_factory=dict)
 
     def body(self, context: int, sequence: int = 0) -> Body:
@@ -96,10 +97,11 @@ class StageCode:
                 p.wide_norm,
                 p.post,
                 p.shares,
+                self.chunk,
             )
         )
         if key not in self.known:
-            block = BlockScheduler(self.spec, p, self.numbers, context)
+            block = BlockScheduler(self.spec, p, self.numbers, context, self.chunk)
             try:
                 if matrices is None:
                     end = block.head(LEAD_CYCLES)
@@ -124,7 +126,7 @@ class StageCode:
 
         x is readable at cycle 0.
         """
-        block = BlockScheduler(self.spec, self.places, self.numbers, context, watched=True)
+        block = BlockScheduler(self.spec, self.places, self.numbers, context, self.chunk, True)
         if matrices is None:
             block.head(LEAD_CYCLES)
         else:

@@ -6,15 +6,19 @@ tile's activation vectors in the seven-cycle gap before the next LW: two int8 di
 three cycles apart, or one fp16 vector or two (what is large, and the rest).  ACC adds the tiles;
 the last one emits.  The planes of a round run one cycle apart, so that one VXM chain serves all:
 (hi << 7) + lo, to fp32, times scale; or large 2^12 + rest.
+
+The activations of a *chunk* of tokens meet a tile's weights one after another, so all share one
+install: close together, but in the last tile as far apart as the VXM chain can take them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from chip import isa
 from chip.isa import Op
-from chip.scheduling import Alu, Operand, Pass, Place, Schedule, Stream
+from chip.scheduling import Alu, Operand, Pass, Place, Repeat, Schedule, Stream
 from chip.spec import ChipSpec
 from programs.kernels.planes import (
     Steering,
@@ -54,19 +58,156 @@ class ColumnBlock:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """``tokens`` activations that share a round, and the words from those of each to the next's.
+
+    activation: of a K tile; dynamic: of the scale; target: of the results.
+    """
+
+    tokens: int
+    activation: int
+    dynamic: int
+    target: int
+
+
+#: A round of one activation.
+ONE_TOKEN = Chunk(1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
 class Activations:
     """K tiles as int8 digits or fp16 bytes, once for each hemisphere.
 
-    ``first`` and ``second`` are (west, east) places: digits hi and lo, or bytes low and high.
+    ``first`` and ``second`` are (west, east) places: digits hi and lo, or bytes low and high, of
+    the first token of ``chunk``.
     """
 
     first: tuple[Place, Place]
     second: tuple[Place, Place]
+    chunk: Chunk = ONE_TOKEN
 
     def at(self, words: int) -> Activations:
         """Those ``words`` words further on."""
         (a, b), (c, d) = self.first, self.second
-        return Activations((a.at(words), b.at(words)), (c.at(words), d.at(words)))
+        return Activations((a.at(words), b.at(words)), (c.at(words), d.at(words)), self.chunk)
+
+
+#: Cycles from token to token in the last tile, by parts of an activation.  Two parts of two planes
+#: of a hemisphere arrive 0, 1, 3 and 4 cycles after the first, all on one stream group.
+_TOKEN_CYCLES = {1: 2, 2: 5}
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """The activation vectors of a round: ``parts`` of each token of ``chunk``.
+
+    least: cycles that a plane takes from one vector to the next.
+    """
+
+    chunk: Chunk
+    parts: int
+    least: int
+
+    @property
+    def count(self) -> int:
+        """Vectors of a K tile."""
+        return self.parts * self.chunk.tokens
+
+    @property
+    def spacing(self) -> int:
+        """Cycles between two of a tile but the last one."""
+        return 3 if self.chunk.tokens == 1 else self.least
+
+    @property
+    def last_span(self) -> int:
+        """Cycles from the first vector of the last tile to its last one."""
+        return _TOKEN_CYCLES[self.parts] * (self.chunk.tokens - 1) + 3 * (self.parts - 1)
+
+    def period(self, spec: ChipSpec, groups: int) -> int:
+        """Cycles from tile to tile: vectors fill the gap between two tiles' weights, or more."""
+        streaming = spec.mxm_install_cycles + self.spacing * (self.count - 1) + 1
+        return groups + max(spec.mxm_reload_gap_cycles, streaming)
+
+    def repeats(self, n: int, dc: int = 1) -> tuple[Repeat, Repeat]:
+        """``n`` blocks' results, ``dc`` apart, of every token as the last tile gives them."""
+        if self.chunk.tokens == 1:
+            return n, dc
+        return (n, self.chunk.tokens), (dc, _TOKEN_CYCLES[self.parts])
+
+    def of_block(self) -> tuple[int, int, int]:
+        """How often, how many cycles and how many words apart one block has results."""
+        if self.chunk.tokens == 1:
+            return 1, 1, 1
+        return self.chunk.tokens, _TOKEN_CYCLES[self.parts], self.chunk.target
+
+    def multiply(
+        self, p: Pass, queue: int, first: int, steps: int, period: int, stream: Stream
+    ) -> None:
+        """ABC of every tile's vectors from ``first`` on."""
+        columns: dict[str, Any] = {"s0": stream.code, "w0": stream.width, "want0": stream.tag}
+        if self.chunk.tokens == 1:
+            p.emit(Op.ABC, queue, first, n=(self.parts, steps), dc=(3, period), **columns)
+            return
+        apart = (self.spacing, period)
+        p.emit(Op.ABC, queue, first, n=(self.count, steps - 1), dc=apart, **columns)
+        n, dc = self.repeats(self.parts, 3)
+        p.emit(Op.ABC, queue, first + (steps - 1) * period, n=n, dc=dc, **columns)
+
+    def read(
+        self,
+        p: Pass,
+        place: Place,
+        parts: range,
+        when: tuple[int, int],
+        to: tuple[int, int, int],
+        steps: int,
+    ) -> Stream:
+        """Read ``parts`` of every tile's vectors, which lie side by side.
+
+        when: the first vector meets its tile, and the period; to: code, queue and tag.
+        """
+        (first, period), (code, queue, tag) = when, to
+        tile, chunk = len(parts), self.chunk
+        if chunk.tokens == 1:
+            n: Repeat = steps if tile < self.parts else (tile, steps)
+            dc: Repeat = period if tile < self.parts else (3, period)
+            da: Repeat = 1 if tile < self.parts else (1, tile)
+            return p.load(place, code, first + 3 * parts[0], queue, n=n, dc=dc, da=da, tag=tag)
+        for word, part in enumerate(parts):
+            if steps > 1:
+                p.load(
+                    place.at(word),
+                    code,
+                    first + self.spacing * part,
+                    queue,
+                    n=(chunk.tokens, steps - 1),
+                    dc=(self.spacing * self.parts, period),
+                    da=(chunk.activation, tile),
+                    tag=tag,
+                )
+            value = p.load(
+                place.at(word + (steps - 1) * tile),
+                code,
+                first + (steps - 1) * period + 3 * part,
+                queue,
+                n=chunk.tokens,
+                dc=_TOKEN_CYCLES[self.parts],
+                da=chunk.activation,
+                tag=tag,
+            )
+        return value
+
+    def accumulate(
+        self, p: Pass, queue: int, first: int, steps: int, period: int, out: Stream
+    ) -> None:
+        """ACC of every tile's products; the sums leave for ``out``."""
+        if self.chunk.tokens == 1:
+            at = accumulate(p, queue, first, self.parts, 3, steps, period, out)
+            drive_sums(p, out, at, self.parts, 3)
+            return
+        repeats = self.repeats(self.parts, 3)
+        at = accumulate(p, queue, first, self.count, self.spacing, steps, period, out, repeats)
+        drive_sums(p, out, at, *repeats)
 
 
 @dataclass(frozen=True)
@@ -121,11 +262,14 @@ def matmul_round(
 
     scale: fp32 words in the order of ``blocks`` on WEST_QUAD; dynamic: one fp32 word on KV_QUAD;
     targets: one fp32 word in the east per block; slot: of several experts' weights, those meant.
+    Of a chunk of activations, dynamic and targets are the first token's; with a slot it has one.
     """
     p = Pass(schedule, spec)
     steering = None if slot is None else slot.steering(schedule)
     widest = max(block.groups for block in blocks)
-    period = widest + spec.mxm_reload_gap_cycles
+    chunk = activations.chunk
+    vectors = _Vectors(chunk, 2, 1)
+    period = vectors.period(spec, widest)
     install = spec.mxm_install_cycles
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     hops = 21
@@ -152,61 +296,62 @@ def matmul_round(
         )
         last = end + (k_tiles - 1) * period
         p.hold_buffer(block.plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
-        p.hold_plane(block.plane, end, last + install + 3)
+        p.hold_plane(block.plane, end, last + install + vectors.last_span)
         tag = schedule.tag()
+        meet = end + install
         for digit, place in enumerate((activations.first[side], activations.second[side])):
-            when = end + install + 3 * digit
-            taken.append(p.load(place, code, when, queue, n=k_tiles, dc=period, da=1, tag=tag))
-        p.emit(
-            Op.ABC,
-            queue + 1,
-            end + install,
-            n=(2, k_tiles),
-            dc=(3, period),
-            s0=code,
-            w0=1,
-            want0=tag,
-        )
-        acc = end + install + spec.mxm_multiply_cycles
+            part = range(digit, digit + 1)
+            to = (code, queue, tag)
+            taken.append(vectors.read(p, place, part, (meet, period), to, k_tiles))
+        vectors.multiply(p, queue + 1, meet, k_tiles, period, Stream(code, 1, tag))
         out = Stream(_RESULT[side], 4, result_tags[side])
-        drive_sums(p, out, accumulate(p, queue + 1, acc, 2, 3, k_tiles, period, out), 2, 3)
+        acc = meet + spec.mxm_multiply_cycles
+        vectors.accumulate(p, queue + 1, acc, k_tiles, period, out)
     at = widest + install + (k_tiles - 1) * period + through + hops
-    value = _combine_digits(p, blocks, at, result_tags)
-    n = len(blocks)
-    a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n)
-    factor = p.load(scale, _SCALE, at + 9, n=n, da=1)
+    value = _combine_digits(p, blocks, at, result_tags, vectors)
+    n, dc = vectors.repeats(len(blocks))
+    a, _ = p.op(Op.CVT_I32_F32, at + 6, value, n=n, dc=dc)
+    factor = p.load(scale, _SCALE, at + 9, n=n, dc=dc, da=_strides(chunk, 1, 0))
     adding = slot is not None and slot.added is not None
     assert not adding or dynamic is not None
     if dynamic is None:
-        a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, out=_OUT)
+        a, out = p.op(Op.MUL_F32, at + 9, a, factor, n=n, dc=dc, out=_OUT)
         when = at + 9
     else:
-        a, _ = p.op(Op.MUL_F32, at + 9, a, factor, n=n)
-        s = p.load(dynamic, _DYNAMIC, at + 12, n=n)
+        a, _ = p.op(Op.MUL_F32, at + 9, a, factor, n=n, dc=dc)
+        s = p.load(dynamic, _DYNAMIC, at + 12, n=n, dc=dc, da=_strides(chunk, 0, chunk.dynamic))
         when = at + 12
         if not adding:
-            a, out = p.op(Op.MUL_F32, when, a, s, n=n, out=_OUT)
+            a, out = p.op(Op.MUL_F32, when, a, s, n=n, dc=dc, out=_OUT)
         else:
-            a, _ = p.op(Op.MUL_F32, when, a, s, n=n)
+            a, _ = p.op(Op.MUL_F32, when, a, s, n=n, dc=dc)
             when += 3
             others.append(_load_words(p, targets, when))
-            a, out = p.op(Op.ADD_F32, when, others[0], a, n=n, out=_OUT)
-    _store_words(p, targets, out, when)
+            a, out = p.op(Op.ADD_F32, when, others[0], a, n=n, dc=dc, out=_OUT)
+    _store_words(p, targets, out, when, vectors)
     earliest = activations_ready - p.first_read(*taken)
     if slot is not None and steering is not None:
         earliest = max(earliest, slot.flow(p, blocks, steering, others))
     return schedule.place(p, earliest, "matmul round") + p.ready
 
 
-def _combine_digits(p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int]) -> Operand:
+def _strides(chunk: Chunk, block: int, token: int) -> Repeat:
+    """Words from block to block, and from token to token where there are several."""
+    return block if chunk.tokens == 1 else (block, token)
+
+
+def _combine_digits(
+    p: Pass, blocks: list[ColumnBlock], at: int, tags: tuple[int, int], vectors: _Vectors
+) -> Operand:
     """(hi << 7) + lo for all planes of a round on one ALU pair, dispatched at ``at`` + 3 + i."""
     shift, add = p.pick(16), p.pick(16)
     for side in (1, 0):
         slots = [i for i, block in enumerate(blocks) if block.plane // 2 == side]
         if slots:
             digit = Stream(_RESULT[side], 4, tags[side])
-            p.op(Op.SHL, at + slots[0], digit, imm=7, alu=shift, n=len(slots))
-            p.op(Op.ADD_I32, at + 3 + slots[0], digit, Alu(shift), alu=add, n=len(slots))
+            n, dc = vectors.repeats(len(slots))
+            p.op(Op.SHL, at + slots[0], digit, imm=7, alu=shift, n=n, dc=dc)
+            p.op(Op.ADD_I32, at + 3 + slots[0], digit, Alu(shift), alu=add, n=n, dc=dc)
     return Alu(add)
 
 
@@ -223,14 +368,16 @@ def _load_words(p: Pass, places: list[Place], when: int) -> Stream:
     return stream
 
 
-def _store_words(p: Pass, targets: list[Place], out: Stream, when: int, dc: int = 1) -> None:
-    """Write result i, driven ``dc`` * i later, to targets[i], in as few blocks as possible."""
+def _store_words(p: Pass, targets: list[Place], out: Stream, when: int, vectors: _Vectors) -> None:
+    """Write result i, driven i later, to targets[i], in as few blocks as possible."""
     i = 0
     while i < len(targets):
         n = 1
         while i + n < len(targets) and targets[i + n] == targets[i].at(n):
             n += 1
-        p.keep(targets[i], out, when + dc * i, n=n, dc=dc)
+        count, dc = vectors.repeats(n)
+        da = _strides(vectors.chunk, 1, vectors.chunk.target)
+        p.keep(targets[i], out, when + i, n=count, dc=dc, da=da)
         i += n
 
 
@@ -249,14 +396,14 @@ def matmul16_round(
 
     parts: vectors a K tile has in ``activations``, one behind the other: 1, or 2 (of an element,
     what counts 2^PART_BITS, and the rest).  targets: one fp32 word per block in the east.  slot:
-    of several experts' weights, those meant.
+    of several experts' weights, those meant.  Of a chunk targets are as in ``matmul_round``.
     """
     p = Pass(schedule, spec)
     steering = None if slot is None else slot.steering(schedule)
     widest = max(block.groups for block in blocks)
-    period = widest + spec.mxm_reload_gap_cycles
+    vectors = _Vectors(activations.chunk, parts, 2)
+    period = vectors.period(spec, widest)
     install = spec.mxm_install_cycles
-    each, apart = (parts, k_tiles), (3, period)
     result_tags = (schedule.tag(), schedule.tag())
     taken: list[Stream] = []
     others: list[Stream] = []
@@ -282,18 +429,18 @@ def matmul16_round(
             last = end + (k_tiles - 1) * period
             plane = block.plane + half
             p.hold_buffer(plane, loaded, last + spec.mxm_reload_gap_cycles - 1)
-            p.hold_plane(plane, end, last + install + 3 * parts - 2)
+            p.hold_plane(plane, end, last + install + vectors.last_span + 1)
         tag = schedule.tag()
+        meet = end + install
         for byte, place in enumerate((activations.first[side], activations.second[side])):
-            when, da = end + install, (1, parts)
-            code = outward + byte
-            taken.append(p.load(place, code, when, queue, n=each, dc=apart, da=da, tag=tag))
-        p.emit(Op.ABC, queue + 1, end + install, n=each, dc=apart, s0=outward, w0=2, want0=tag)
-        last_part = end + install + (k_tiles - 1) * period + 3 * (parts - 1)
-        p.hold(queue + 3, end + install, last_part + 1)
-        acc = end + install + spec.mxm_multiply_cycles
+            to = (outward + byte, queue, tag)
+            taken.append(vectors.read(p, place, range(parts), (meet, period), to, k_tiles))
+        vectors.multiply(p, queue + 1, meet, k_tiles, period, Stream(outward, 2, tag))
+        last_part = meet + (k_tiles - 1) * period + vectors.last_span
+        p.hold(queue + 3, meet, last_part + 1)
+        acc = meet + spec.mxm_multiply_cycles
         out = Stream(_RESULT[side], 4, result_tags[side])
-        drive_sums(p, out, accumulate(p, queue + 1, acc, parts, 3, k_tiles, period, out), parts, 3)
+        vectors.accumulate(p, queue + 1, acc, k_tiles, period, out)
     through = spec.mxm_multiply_cycles + spec.mxm_accumulate_cycles
     at = widest + install + (k_tiles - 1) * period + through + 21
     shift, alu = p.pick(16), p.pick(16, _OUT)
@@ -303,20 +450,21 @@ def matmul16_round(
     for i, block in enumerate(blocks):
         side = block.plane // 2
         value = Stream(_RESULT[side], 4, result_tags[side])
+        n, dc, da = vectors.of_block()
         if parts == 1:
             done = at + i
-            _, out = p.op(Op.MOV, done, value, alu=alu, out=_OUT)
+            _, out = p.op(Op.MOV, done, value, alu=alu, n=n, dc=dc, out=_OUT)
         else:
             done = at + 3 + i
-            p.op(Op.MUL_F32, at + i, value, imm=2.0**PART_BITS, alu=shift)
+            p.op(Op.MUL_F32, at + i, value, imm=2.0**PART_BITS, alu=shift, n=n, dc=dc)
             if adding:
                 p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu)
                 done += 3
                 others.append(_load_words(p, targets[i : i + 1], done))
                 _, out = p.op(Op.ADD_F32, done, others[-1], Alu(alu), alu=last_alu, out=_OUT)
             else:
-                _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, out=_OUT)
-        p.keep(targets[i], out, done)
+                _, out = p.op(Op.ADD_F32, done, value, Alu(shift), alu=alu, n=n, dc=dc, out=_OUT)
+        p.keep(targets[i], out, done, n=n, dc=dc, da=da)
     earliest = activations_ready - p.first_read(*taken)
     if slot is not None and steering is not None:
         earliest = max(earliest, slot.flow(p, blocks, steering, others))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chip import isa
 from chip.isa import LANES, AccMode, Op
 from chip.program import gang_skew
-from chip.scheduling import Pass, Place, ScatterWindow, Stream, Symbol, offsets
+from chip.scheduling import Pass, Place, Repeat, ScatterWindow, Stream, Symbol, offsets
 from programs.sram import Image
 
 Repeats = tuple[tuple[int, int], tuple[int, int]]
@@ -171,11 +171,23 @@ def _read(
 
 
 def accumulate(
-    p: Pass, queue: int, start: int, count: int, spacing: int, steps: int, period: int, out: Stream
+    p: Pass,
+    queue: int,
+    start: int,
+    count: int,
+    spacing: int,
+    steps: int,
+    period: int,
+    out: Stream,
+    emitted: tuple[Repeat, Repeat] | None = None,
 ) -> int:
     """ACC of ``count`` sums, ``spacing`` cycles apart: SET the first K step, ADD the others, emit
     the last; the cycle at which the first sum leaves for ``out``.
+
+    emitted: how often and how many cycles apart in the last K step, if otherwise there.
     """
+    n, dc = (count, spacing) if emitted is None else emitted
+    da: Repeat = 1 if isinstance(n, int) else (1, n[0])
     last = start + (steps - 1) * period
     if steps > 1:
         p.emit(Op.ACC, queue, start, n=count, dc=spacing, da=1, mode=int(AccMode.SET))
@@ -194,9 +206,9 @@ def accumulate(
         Op.ACC,
         queue,
         last,
-        n=count,
-        dc=spacing,
-        da=1,
+        n=n,
+        dc=dc,
+        da=da,
         mode=int(mode),
         out=out.code,
         wo=out.width,
@@ -205,10 +217,10 @@ def accumulate(
     return last + p.spec.mxm_accumulate_cycles
 
 
-def drive_sums(p: Pass, out: Stream, at: int, count: int, spacing: int) -> tuple[int, int]:
+def drive_sums(p: Pass, out: Stream, at: int, n: Repeat, dc: Repeat) -> tuple[int, int]:
     """Sums leave their plane from ``at`` on for the VXM; (edge they pass, where they are taken)."""
     edge = isa.EAST_EDGE if out.code >= 32 else isa.WEST_EDGE
     border = isa.sample_position(isa.VXM_QUEUE, out.code)
-    cells = isa.diagonal(out.code, edge, at) + spacing * np.arange(count)
+    cells = isa.diagonal(out.code, edge, at) + offsets(n, dc)
     p.drive(out.code, out.width, cells, edge, border)
     return edge, border

@@ -5,56 +5,101 @@ stage one beat after the token before it, whose keys are in that stage's caches 
 over ``S`` stages take ``S + P - 1`` beats, the last of which is the last stage's alone and ends in
 logits.  Where that is not sooner, as for one token or one stage, every token goes through all
 stages by itself.
+
+With programs for chunks of M tokens, what enters a stage is M tokens at once.  The last chunk ends
+with the prompt, so some of its tokens may be fed again: the same keys are written once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from programs.artifact import Artifact, Bindings, decoder_of
-from programs.decoder import bucket_at, entry_at, prompt_entry
+from programs.decoder import bucket_at, chunk_entry, entry_at, prompt_entry
 
 
 @dataclass(frozen=True)
 class Feeding:
     """One launch of a text.
 
-    positions: what each stage works on.  logits: they are those of the last stage's token.
-    resting: stages that have nothing of the text; they work on whatever lies there, at a position
-    whose keys nobody sees before they are written over.
+    positions: what each stage works on, ``tokens`` positions from there on.  logits: they are those
+    of the last stage's last token.  resting: stages that have nothing of the text; they work on
+    whatever lies there, at positions whose keys nobody sees before they are written over.
     """
 
     entry: str
     positions: tuple[int, ...]
     logits: bool
     resting: frozenset[int] = frozenset()
+    tokens: int = 1
 
 
 def prompt_feedings(artifact: Artifact, first: int, tokens: int) -> list[Feeding]:
     """The launches of a prompt's ``tokens`` positions from ``first``; the last one gives logits.
 
-    On the belt where that takes less time, the host's transfers included; an
-    artifact without programs for it feeds token by token.  Raises ValueError beyond the context.
+    One by one, on the belt or in chunks, whatever takes the least time, the host's transfers
+    included, of what the artifact has programs for.  Raises ValueError beyond the context.
     """
-    stages = decoder_of(artifact).pp
     last = first + tokens - 1
-    single = [
+    bucket_at(artifact, last)
+    facts = decoder_of(artifact)
+    ways = [_one_by_one(artifact, range(first, last + 1), last)]
+    if facts.pp > 1 and prompt_entry(bucket_at(artifact, last), True) in artifact.programs:
+        ways.append(_on_belt(artifact, range(first, last + 1), 1, prompt_entry))
+    chunk = facts.chunk
+    if chunk > 1 and tokens >= chunk:
+        starts = [*range(first, last - chunk + 1, chunk), last - chunk + 1]
+        ways.append(_chunks(artifact, starts))
+        whole = starts[: tokens // chunk]
+        alone = range(whole[-1] + chunk, last + 1)
+        if alone:
+            ways.append(_chunks(artifact, whole, False) + _one_by_one(artifact, alone, last))
+        if facts.pp > 1 and last + chunk < facts.context:
+            ways.append(_on_belt(artifact, starts, chunk, partial(chunk_entry, together=True)))
+    return min(ways, key=lambda way: _seconds(artifact, way))
+
+
+def _one_by_one(artifact: Artifact, positions: Iterable[int], last: int) -> list[Feeding]:
+    """Every token through all stages by itself; logits of the ``last``."""
+    stages = decoder_of(artifact).pp
+    return [
         Feeding(entry_at(artifact, at, prefill=at < last), (at,) * stages, at == last)
-        for at in range(first, last + 1)
+        for at in positions
     ]
-    if stages == 1 or prompt_entry(bucket_at(artifact, last), True) not in artifact.programs:
-        return single
-    free = min(last + 1, decoder_of(artifact).context - 1)
-    together = []
-    for beat in range(stages + tokens - 1):
-        at = [first + beat - stage for stage in range(stages)]
-        resting = frozenset(stage for stage in range(stages) if not first <= at[stage] <= last)
-        end = beat == stages + tokens - 2
-        entry = prompt_entry(bucket_at(artifact, min(at[0], last)), end)
-        positions = tuple(max(p, first) if p <= last else free for p in at)
-        together.append(Feeding(entry, positions, end, resting))
-    return min(single, together, key=lambda way: _seconds(artifact, way))
+
+
+def _chunks(artifact: Artifact, starts: Sequence[int], logits: bool = True) -> list[Feeding]:
+    """Every chunk through all stages by itself; logits: of the last one."""
+    facts = decoder_of(artifact)
+    found = []
+    for number, at in enumerate(starts, 1):
+        end = logits and number == len(starts)
+        entry = chunk_entry(bucket_at(artifact, at + facts.chunk - 1), end)
+        found.append(Feeding(entry, (at,) * facts.pp, end, tokens=facts.chunk))
+    return found
+
+
+def _on_belt(
+    artifact: Artifact, starts: Sequence[int], tokens: int, entry: Callable[[int, bool], str]
+) -> list[Feeding]:
+    """What begins at ``starts``, ``tokens`` tokens each, one behind the other through the stages.
+
+    entry: the entry point for a bucket, and for the last beat.
+    """
+    stages, context = decoder_of(artifact).pp, decoder_of(artifact).context
+    free = min(starts[-1] + tokens, context - tokens)
+    found = []
+    for beat in range(stages + len(starts) - 1):
+        own = [beat - stage for stage in range(stages)]
+        resting = frozenset(stage for stage in range(stages) if not 0 <= own[stage] < len(starts))
+        end = beat == stages + len(starts) - 2
+        furthest = starts[min(beat, len(starts) - 1)] + tokens - 1
+        positions = tuple(starts[max(n, 0)] if n < len(starts) else free for n in own)
+        name = entry(bucket_at(artifact, furthest), end)
+        found.append(Feeding(name, positions, end, resting, tokens))
+    return found
 
 
 def text_feedings(artifact: Artifact, first: int, prompt: int, new_tokens: int) -> list[Feeding]:
@@ -90,7 +135,10 @@ def _seconds(artifact: Artifact, feedings: Iterable[Feeding]) -> float:
     spec = artifact.spec
     inputs = Bindings.of(artifact).inputs.values()
     words = sum(words for planes in inputs for _, _, words in planes)
-    before = spec.pcie_latency_s + spec.lanes * words / spec.pcie_bytes_per_s
+    each = spec.lanes * words / decoder_of(artifact).chunk / spec.pcie_bytes_per_s
     return sum(
-        artifact.predicted_cycles[feeding.entry] / spec.clock_hz + before for feeding in feedings
+        artifact.predicted_cycles[feeding.entry] / spec.clock_hz
+        + spec.pcie_latency_s
+        + feeding.tokens * each
+        for feeding in feedings
     )

@@ -280,9 +280,11 @@ class Runner:
             stage = self.host.stage_of(chip.chip_id)
             if stage in feeding.resting:
                 resting.append(chip.chip_id)
-            position = feeding.positions[stage]
-            token = 0 if stage in feeding.resting else tokens[position]
-            self.host.prepare(chip, token, position)
+            first = feeding.positions[stage]
+            own = [0] * feeding.tokens
+            if stage not in feeding.resting:
+                own = [tokens[first + number] for number in range(feeding.tokens)]
+            self.host.prepare_chunk(chip, own, first)
         return resting
 
     def _repeat(self, tokens: Sequence[int], feedings: Sequence[Feeding], sync: str) -> int:
@@ -342,7 +344,7 @@ class Runner:
             if feeding.logits:
                 result.decode.append(number)
                 result.tokens.append(self._pick(job, len(result.decode)))
-                if not feeding.resting:
+                if feeding.tokens == 1 and not feeding.resting:
                     result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
             result.io_seconds = self.host.virtual_io_seconds - io_before
             self.peers.report(reached, result.tokens)

@@ -7,7 +7,7 @@ the west.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chip.scheduling import CompileError, Place
 from programs.decoder import ATTENTION, Layout, Stage
@@ -42,6 +42,25 @@ class OnPlanes:
     keys: Place
     blocks: int
 
+    def token(self, number: int, layout: Layout) -> OnPlanes:
+        """What token ``number`` of a chunk uses: its own inputs, keys and tiles."""
+
+        def own(place: Place, words: int) -> Place:
+            return place.at(number * words)
+
+        (west, east), (one, other) = self.words.value_maps, self.words.recent_maps
+        words = replace(
+            self.words,
+            rotated=own(self.words.rotated, layout.q_tiles),
+            outputs=own(self.words.outputs, layout.q_tiles),
+            masks=own(self.words.masks, self.blocks),
+            key_maps=own(self.words.key_maps, KEY_MAPS),
+            value_maps=(own(west, VALUE_MAPS), own(east, VALUE_MAPS)),
+            recent_maps=(own(one, RECENT_MAPS), own(other, RECENT_MAPS)),
+        )
+        sliding = None if self.sliding is None else own(self.sliding, self.blocks)
+        return OnPlanes(words, sliding, own(self.keys, layout.cache_tiles), self.blocks)
+
 
 def blocks_of(context: int) -> int:
     """Blocks of 320 positions that hold ``context``."""
@@ -59,21 +78,25 @@ def cached_words(layout: Layout, context: int) -> tuple[tuple[int, int, int], ..
 
 
 def place_on_planes(
-    pm: SramPlacement, layout: Layout, context: int, rotated: Place, outputs: Place
+    pm: SramPlacement, layout: Layout, context: int, turned: tuple[Place, Place], tokens: int
 ) -> OnPlanes:
-    """The words of attention among up to ``context`` positions; rotated, outputs: query tiles."""
+    """The words of attention among up to ``context`` positions; turned: query tiles, rotated and
+    as they come out, of every token of a launch.
+    """
     blocks, width = blocks_of(context), layout.value_lanes // 16
     sides = blocks // 2, blocks - blocks // 2
     windows = 0 < layout.window < context
     values = min(_HEADS, layout.cache_tiles)
     near = (_WEST_PAIR, _EAST_PAIR)
     words = PlanePlaces(
-        rotated=rotated,
+        rotated=turned[0],
         head_masks=pm.top(WEST_QUAD, layout.heads_per_tile),
-        masks=pm.top(_MASKS, blocks),
-        key_maps=pm.top(_EAST_PAIR, KEY_MAPS),
-        value_maps=_two([pm.top(queues, VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]),
-        recent_maps=_two([pm.top(queues, RECENT_MAPS) for queues in _RECENT_PAIRS]),
+        masks=pm.top(_MASKS, tokens * blocks),
+        key_maps=pm.top(_EAST_PAIR, tokens * KEY_MAPS),
+        value_maps=_two(
+            [pm.top(queues, tokens * VALUE_MAPS) for queues in (_EAST_PAIR, _EAST_OTHER)]
+        ),
+        recent_maps=_two([pm.top(queues, tokens * RECENT_MAPS) for queues in _RECENT_PAIRS]),
         constants=_four([pm.top(pm.cached_slices(plane), _CONSTANTS) for plane in range(4)]),
         lane_maps=_two([pm.top(queues, _LANE_MAPS) for queues in _LANE_QUADS]),
         offsets=_two([pm.top(queues, 1) for queues in near]),
@@ -90,11 +113,11 @@ def place_on_planes(
         sums=pm.top(EAST_QUAD, _HEADS),
         row=pm.top(_EAST_OTHER, _PIECES * values, one_bank=True),
         spread=_two([pm.top(queues, width * values) for queues in _SPREAD_PAIRS]),
-        outputs=outputs,
+        outputs=turned[1],
         sink_weights=pm.top(WEST_QUAD, _HEADS) if layout.sinks else None,
     )
-    sliding = pm.top(_MASKS, blocks) if windows else None
-    return OnPlanes(words, sliding, pm.top(_EAST_OTHER, layout.cache_tiles), blocks)
+    sliding = pm.top(_MASKS, tokens * blocks) if windows else None
+    return OnPlanes(words, sliding, pm.top(_EAST_OTHER, tokens * layout.cache_tiles), blocks)
 
 
 def place_plane_caches(

@@ -56,6 +56,8 @@ _SHORT = 1024
 #: Contexts up to which one window of the mask table serves, and the window of longer ones: the
 #: checker bounds the words in reach of a program's Gathers.
 _ONE_WINDOW, _WINDOW = 512, 64
+#: Tokens of a chunk at most: those of the shortest bucket.
+MOST_CHUNK = 64
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
 _EAST_2 = (52, 53, 54, 55)
 _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
@@ -149,6 +151,7 @@ class DecoderPlaces:
     between: Place  # x with a part of an FFN added, beside x
     inbox: Place  # what another stage sent, before it is spread over the group
     bases: list[list[dict[Symbol, int]]] = field(default_factory=list)
+    chunk: int = 1  # tokens of a launch at most: what is a token's own is there so many times
     head_norm: HeadNormPlaces | None = None
     choice: ChoicePlaces | None = None
     wide_norm: WideNormPlaces | None = None
@@ -156,6 +159,75 @@ class DecoderPlaces:
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
+
+    def token(self, number: int) -> DecoderPlaces:
+        """The places of token ``number`` of a chunk: its own words, and what all share."""
+        layout, at = self.layout, number
+        t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
+        heads, share = qt + kt, 0 if self.shares is None else self.shares.words
+        act = self.act.at(at * act_words(layout, self.dtype))
+        narrow = self.narrow.at(at * 2 * kt)
+        attention, planes, sliding = self.attention, self.planes, self.sliding
+        norm, wide, post, second = self.head_norm, self.wide_norm, self.post, self.second_rope
+        rope = RopePlaces(
+            self.rope.cos.at(at),
+            self.rope.sin.at(at),
+            self.rope.swap_map,
+            self.rope.rotated.at(at * qt),
+        )
+        if attention is not None:
+            attention = replace(
+                attention,
+                cos=rope.cos,
+                sin=rope.sin,
+                rotated=rope.rotated,
+                outputs=attention.outputs.at(at * (3 + qt)),
+                kv_map=attention.kv_map.at(at * len(self.cache_maps)),
+                mask_map=attention.mask_map.at(at * -(-self.context // attention.mask_positions)),
+            )
+        if sliding is not None:
+            words = -(-self.context // sliding.positions)
+            sliding = replace(sliding, map=sliding.map.at(at * words))
+        if planes is not None:
+            planes = planes.token(at, layout)
+        if norm is not None:
+            norm = replace(norm, normed=norm.normed.at(at * heads))
+        if wide is not None:
+            wide = replace(
+                wide,
+                sums=wide.sums.at(at * 2),
+                factors=wide.factors.at(at * 2),
+                normed=wide.normed.at(at * heads),
+            )
+        if post is not None:
+            post = PostPlaces(post.sums.at(at * t), post.factor.at(at))
+        exchanged = partial_words(layout, 0)
+        received = {k: place.at(at * exchanged) for k, place in self.reduce.received.items()}
+        partial = self.reduce.partial.at(at * partial_words(layout, share))
+        shares = self.shares
+        return replace(
+            self,
+            x=self.x.at(at * t),
+            factor=self.factor.at(at),
+            dynamic=self.dynamic.at(at),
+            act=act,
+            results=self.results.at(at * result_words(layout)),
+            up=self.up.at(at * result_words(layout)),
+            hidden=self.hidden.at(at * layout.slot_tiles),
+            narrow=narrow,
+            narrow_act=self.narrow_act.at(at * 2 * kt),
+            rope=rope,
+            attention=attention,
+            planes=planes,
+            reduce=ReducePlaces(partial, self.x.at(at * t), received),
+            between=self.between.at(at * t),
+            head_norm=norm,
+            wide_norm=wide,
+            post=post,
+            second_rope=None if second is None else (second[0].at(at), second[1].at(at)),
+            sliding=sliding,
+            shares=None if shares is None else replace(shares, own=shares.own.at(at * share)),
+        )
 
     @property
     def map_words(self) -> int:
@@ -219,56 +291,59 @@ def place_decoder(
     stage: Stage | None = None,
     sequences: int = 1,
     split: bool = False,
+    tokens: int = 1,
 ) -> DecoderPlaces:
     """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
 
-    split: some stage of the model computes a part of an FFN.  Inputs and outputs have the same
-    places in every stage.  Raises CompileError when it does not fit.
+    split: some stage of the model computes a part of an FFN.  tokens: of a launch at most, see
+    ``DecoderPlaces.token``.  Inputs and outputs have the same places in every stage.  Raises
+    CompileError when it does not fit.
     """
+    _check_chunk(layout, tokens)
     stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
     pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
-    t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
+    t, kt = layout.x_tiles, layout.kv_tiles
     chunk = mask_positions(context, spec)
     cuts = cache_cuts(context, spec.words_per_bank, sequences)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
-    tiles = max(t, qt, layout.slot_tiles)
-    tiles *= 1 if dtype == "int8" else 2  # fp16 vectors in two parts
-    digits = [pm.top(_DIGITS[0], tiles), pm.top(_DIGITS[1], tiles)]
+    tiles = act_words(layout, dtype)
+    digits = [pm.top(_DIGITS[0], tokens * tiles), pm.top(_DIGITS[1], tokens * tiles)]
     act = _pairs(digits)
     short = () if layout.on_planes else _short_scores(pm, context)
-    words = _attention_temporaries(pm, layout)
-    exchanged = max(t, 2) if layout.wide_norms else t
+    words = _attention_temporaries(pm, layout, tokens)
     share = share_of(spec, layout.tp, t)
     # shares leave while weights are read from _EAST_2; experts' sums meet ``dynamic`` on KV_QUAD
     quad = KV_QUAD if share and layout.experts == 1 else _EAST_2
-    partial = pm.top(quad, exchanged + share * layout.tp)
-    x = pm.top(EAST_QUAD, t)
-    between = pm.top(EAST_QUAD, t) if split else x
-    most = max(exchanged, t * (1 + split))
+    partial = pm.top(quad, tokens * partial_words(layout, share))
+    x = pm.top(EAST_QUAD, tokens * t)
+    between = pm.top(EAST_QUAD, tokens * t) if split else x
+    most = tokens * max(partial_words(layout, 0), t * (1 + split))
     received = {k: pm.top(RECEIVED_QUADS[k], most) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
-    shares = _place_shares(pm, layout, share)
-    results = pm.top(EAST_QUAD, max(qt + 2 * kt, layout.slot_tiles))
-    up = pm.top(_EAST_2, layout.slot_tiles)
-    hidden = pm.top(EAST_QUAD, layout.slot_tiles)
+    shares = _place_shares(pm, layout, share, tokens)
+    results = pm.top(EAST_QUAD, tokens * result_words(layout))
+    # a token's words of ``up`` are as far from the next one's as those of ``results``
+    up = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + layout.slot_tiles)
+    hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
     logits = pm.top(EAST_QUAD, layout.vocab_blocks)
-    narrow = pm.top((_DIGITS[1]), 2 * kt) if layout.replicate else act.first[1]
-    words |= _attention_constants(pm, layout, context, chunk, len(cuts.maps))
-    factor = pm.top(WEST_QUAD, 1)
-    dynamic = pm.top(KV_QUAD, 1)
+    narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if layout.replicate else act.first[1]
+    words |= _attention_constants(pm, layout, context, (chunk, len(cuts.maps)), tokens)
+    factor = pm.top(WEST_QUAD, tokens)
+    dynamic = pm.top(KV_QUAD, tokens)
     inbox = partial  # free while no product is under way
     if split or share:
-        inbox = pm.top(_EAST_2, t * (1 + split))
+        inbox = pm.top(_EAST_2, tokens * t * (1 + split))
     replicate = _replicate_rounds(pm, layout)
-    head_norm, wide_norm, post = _place_norms(pm, layout)
+    head_norm, wide_norm, post = _place_norms(pm, layout, tokens)
     choice = place_choice(pm, layout, dtype)
-    second_rope = _place_second_rope(pm, layout)
+    second_rope = _place_second_rope(pm, layout, tokens)
     planes, sliding = None, None
     if layout.on_planes:
-        planes = place_on_planes(pm, layout, context, words["rotated"], words["outputs"])
+        turned = words["rotated"], words["outputs"]
+        planes = place_on_planes(pm, layout, context, turned, tokens)
     else:
-        sliding = place_sliding_mask(pm, layout, context, chunk)
+        sliding = place_sliding_mask(pm, layout, context, chunk, tokens)
     # the same places for most stages, so that they share the code of their blocks
     scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
     caches: list[CacheForm]
@@ -319,6 +394,7 @@ def place_decoder(
         between,
         inbox,
         symbols.bases,
+        tokens,
         head_norm,
         choice,
         wide_norm,
@@ -329,9 +405,36 @@ def place_decoder(
     )
 
 
-def _attention_temporaries(pm: SramPlacement, layout: Layout) -> dict[str, Place]:
-    """Words of a token's attention, by their names; on the planes most are apart."""
-    qt = layout.q_tiles
+def act_words(layout: Layout, dtype: str) -> int:
+    """Words of a token's activations on each of their slices."""
+    tiles = max(layout.x_tiles, layout.q_tiles, layout.slot_tiles)
+    return tiles * (1 if dtype == "int8" else 2)  # fp16 vectors in two parts
+
+
+def result_words(layout: Layout) -> int:
+    """Words of a token's projections, and later of its gate."""
+    return max(layout.q_tiles + 2 * layout.kv_tiles, layout.slot_tiles)
+
+
+def partial_words(layout: Layout, share: int) -> int:
+    """Words of a token's partial sums; share: words that a chip adds up for all."""
+    words = max(layout.x_tiles, 2) if layout.wide_norms else layout.x_tiles
+    return words + share * layout.tp
+
+
+def _check_chunk(layout: Layout, tokens: int) -> None:
+    """Raise CompileError for a chunk that no launch can have."""
+    if not 1 <= tokens <= MOST_CHUNK:
+        raise CompileError(f"a chunk of {tokens} tokens: must be 1 to {MOST_CHUNK}")
+    if tokens > 1 and layout.experts > 1:
+        raise CompileError(
+            f"a chunk of {tokens} tokens: they would choose different experts; use a chunk of 1"
+        )
+
+
+def _attention_temporaries(pm: SramPlacement, layout: Layout, tokens: int) -> dict[str, Place]:
+    """Words of attention, by their names; on the planes most are apart."""
+    qt = tokens * layout.q_tiles
     if layout.on_planes:
         return {"rotated": pm.top(EAST_QUAD, qt), "outputs": pm.top(EAST_QUAD, qt)}
     return {
@@ -339,23 +442,27 @@ def _attention_temporaries(pm: SramPlacement, layout: Layout) -> dict[str, Place
         "maximum": pm.top(_WEST_3, 1),
         "sums": pm.top(WEST_QUAD, 3),
         "rotated": pm.top(EAST_QUAD, qt),
-        "outputs": pm.top(EAST_QUAD, 3 + qt),
+        "outputs": pm.top(EAST_QUAD, 3 * tokens + qt),
         "query_low": pm.top(pm.weight_slices(2), layout.heads_per_tile),
         "query_high": pm.top(pm.weight_slices(3), layout.heads_per_tile),
     }
 
 
 def _attention_constants(
-    pm: SramPlacement, layout: Layout, context: int, chunk: int, maps: int
+    pm: SramPlacement, layout: Layout, context: int, of_maps: tuple[int, int], tokens: int
 ) -> dict[str, Place]:
-    """Constants and inputs of attention, by their names; on the planes those of rope alone."""
-    found = {"cos": pm.top(WEST_QUAD, 1), "sin": pm.top(_WEST_2, 1)}
+    """Constants and inputs of attention, by their names; on the planes those of rope alone.
+
+    of_maps: positions of a window of the mask, and words of a map of the cache.
+    """
+    found = {"cos": pm.top(WEST_QUAD, tokens), "sin": pm.top(_WEST_2, tokens)}
+    chunk, maps = of_maps
     if not layout.on_planes:
         found |= {
             "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
             "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
-            "kv_map": pm.top(MAP_PAIR, maps),
-            "mask_map": pm.top(MAP_PAIR, -(-context // chunk)),
+            "kv_map": pm.top(MAP_PAIR, tokens * maps),
+            "mask_map": pm.top(MAP_PAIR, tokens * -(-context // chunk)),
         }
     return found | {"swap_map": pm.top(KV_QUAD[:1], 1)}
 
@@ -364,11 +471,17 @@ class StagePlaces:
     """The places of a model's stages on groups of chips; every shape of stage is placed once."""
 
     def __init__(
-        self, spec: ChipSpec, layout: Layout, dtype: str, context: int, sequences: int = 1
+        self,
+        spec: ChipSpec,
+        layout: Layout,
+        dtype: str,
+        context: int,
+        sequences: int = 1,
+        chunk: int = 1,
     ) -> None:
-        """context, sequences: of the caches."""
+        """context, sequences: of the caches; chunk: tokens of a launch at most."""
         self.spec, self.layout, self.dtype = spec, layout, dtype
-        self.context, self.sequences = context, sequences
+        self.context, self.sequences, self.chunk = context, sequences, chunk
         self._known: dict[tuple[object, ...], DecoderPlaces | str] = {}
 
     def of(self, stage: Stage, split: bool) -> DecoderPlaces:
@@ -388,7 +501,14 @@ class StagePlaces:
         if key not in self._known:
             try:
                 self._known[key] = place_decoder(
-                    self.spec, self.layout, self.dtype, self.context, stage, self.sequences, split
+                    self.spec,
+                    self.layout,
+                    self.dtype,
+                    self.context,
+                    stage,
+                    self.sequences,
+                    split,
+                    self.chunk,
                 )
             except CompileError as error:
                 self._known[key] = str(error)
@@ -431,12 +551,12 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
 
 
 def place_head_norm(
-    pm: SramPlacement, layout: Layout, queues: tuple[int, int, int, int]
+    pm: SramPlacement, layout: Layout, queues: tuple[int, int, int, int], tokens: int = 1
 ) -> HeadNormPlaces:
     """Places for all tiles of heads of a chip; ``queues``: an east quad for the normed ones."""
     slots = LANES // layout.head_lanes
     ones = pm.top(pm.weight_slices(3), slots)  # the odd plane of the east pair
-    normed = pm.top(queues, layout.q_tiles + layout.kv_tiles)
+    normed = pm.top(queues, tokens * (layout.q_tiles + layout.kv_tiles))
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
@@ -449,20 +569,24 @@ def _place_head(pm: SramPlacement, layout: Layout, stage: Stage, dtype: str) -> 
     return MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
 
 
-def _place_shares(pm: SramPlacement, layout: Layout, share: int) -> SharePlaces | None:
+def _place_shares(pm: SramPlacement, layout: Layout, share: int, tokens: int) -> SharePlaces | None:
     """Words for sums over the chips in two steps, where those are sooner than one."""
     if not share:
         return None
-    return SharePlaces(share, pm.top(EAST_QUAD, share), pm.top(MAP_PAIR, layout.tp))
+    return SharePlaces(share, pm.top(EAST_QUAD, tokens * share), pm.top(MAP_PAIR, layout.tp))
 
 
-def _place_second_rope(pm: SramPlacement, layout: Layout) -> tuple[Place, Place] | None:
+def _place_second_rope(
+    pm: SramPlacement, layout: Layout, tokens: int
+) -> tuple[Place, Place] | None:
     """Words of the second rotary table, where there is one."""
-    return None if layout.rope_tables == 1 else (pm.top(WEST_QUAD, 1), pm.top(_WEST_2, 1))
+    if layout.rope_tables == 1:
+        return None
+    return pm.top(WEST_QUAD, tokens), pm.top(_WEST_2, tokens)
 
 
 def place_sliding_mask(
-    pm: SramPlacement, layout: Layout, context: int, most: int
+    pm: SramPlacement, layout: Layout, context: int, most: int, tokens: int
 ) -> SlidingMask | None:
     """Words of the second mask, where some layer attends to fewer positions than there are.
 
@@ -473,24 +597,24 @@ def place_sliding_mask(
     run = min(_WINDOW, most)
     words = 2 * run + min(layout.window, run)
     table = pm.bottom(WEST_QUAD, words, one_bank=True)
-    return SlidingMask(table, words, pm.top(MAP_PAIR, -(-context // run)), run)
+    return SlidingMask(table, words, pm.top(MAP_PAIR, tokens * -(-context // run)), run)
 
 
 def _place_norms(
-    pm: SramPlacement, layout: Layout
+    pm: SramPlacement, layout: Layout, tokens: int
 ) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None]:
     """Places for norms of heads, over all heads (shares are constants) and after blocks."""
-    head_norm = place_head_norm(pm, layout, _EAST_2) if layout.head_norms else None
+    head_norm = place_head_norm(pm, layout, _EAST_2, tokens) if layout.head_norms else None
     wide_norm, post = None, None
     if layout.wide_norms:
         wide_norm = WideNormPlaces(
-            sums=pm.top(EAST_QUAD, 2),
-            factors=pm.top(KV_QUAD, 2),
+            sums=pm.top(EAST_QUAD, 2 * tokens),
+            factors=pm.top(KV_QUAD, 2 * tokens),
             shares=pm.top(_WEST_2, layout.kv_tiles),
-            normed=pm.top(_EAST_2, layout.q_tiles + layout.kv_tiles),
+            normed=pm.top(_EAST_2, tokens * (layout.q_tiles + layout.kv_tiles)),
         )
     if layout.post_norms:
-        post = PostPlaces(pm.top(EAST_QUAD, layout.x_tiles), pm.top(KV_QUAD, 1))
+        post = PostPlaces(pm.top(EAST_QUAD, tokens * layout.x_tiles), pm.top(KV_QUAD, tokens))
     return head_norm, wide_norm, post
 
 
