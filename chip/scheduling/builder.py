@@ -205,8 +205,9 @@ class Pass(Group):
         dc: Repeat = 1,
         da: Repeat = 0,
         tag: int = 0,
+        first: int = 0,
     ) -> Stream:
-        """As ``load``, of the words of ``place`` that the window's offsets name.
+        """As ``load``, of the words of ``place`` from ``first`` on that the window's offsets name.
 
         The offsets pass the slices on their way, from ``gathered`` on the first.
         """
@@ -218,7 +219,7 @@ class Pass(Group):
             n=n,
             dc=dc,
             da=da,
-            place=place,
+            place=place.at(first),
             dsg=1,
             out=code,
             wo=1,

@@ -54,6 +54,7 @@ from programs.kernels import (
     rope,
     scale_words,
     shared_biases,
+    take_turns,
 )
 from programs.models import ModelConfig
 
@@ -570,6 +571,10 @@ class BlockScheduler:
         self._did(VXM, ready)
         ready, dynamic = self._activated(s, s.hidden, k * m.tiles, ready)
         each = m.tiles * (1 if s.dtype == "int8" else 2)
+        if choice.turns is not None:
+            lanes, counts = layout.ffn_width, (k, each)
+            ready = take_turns(d, spec, max(ready, mapped), s.act, counts, choice.turns, lanes)
+            self._did(VXM, ready)
         acts = [s.act.at(i * each) for i in range(k)]
         return self._down(m, acts, m.tiles, ready, dynamic, mapped, given)
 

@@ -400,13 +400,19 @@ def _size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
+def ffn_columns(layout: Layout, tiles: int, experts: int) -> int:
+    """Stored columns of 320 weights of ``tiles`` tiles of each of ``experts`` FFNs."""
+    words = -(-experts // layout.turns) * layout.x_width
+    return tiles * layout.x_tiles * (experts * 2 * layout.ffn_width + words)
+
+
 def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[str, int]:
     """Bytes of a model on one group of chips for all its chips: weights, cache (padding too)."""
     item = 1 if dtype == "int8" else 2
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
-    ffn = layout.ffn_tiles * t * layout.experts * (2 * layout.ffn_width + x)
+    ffn = ffn_columns(layout, layout.ffn_tiles, layout.experts)
     head = t * layout.vocab_blocks * layout.vocab_width
     words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
     tile = 4 * context

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.isa import LANES
 from chip.scheduling import Place, Symbol
 from interconnect.collectives import scatter_offsets, word_order
 from programs.decoder.partition import (
@@ -51,14 +52,30 @@ def _put_block(image: Image, block: ColumnBlock, bases: dict[Symbol, int], value
     put_weights(image, block.weights, planes, bases)
 
 
+def _side_by_side(blocks: list[Rows], turns: int, lanes: int) -> list[Rows]:
+    """Blocks [.., 320] of experts that use the first ``lanes``, so many of them in each."""
+    found = []
+    for first in range(0, len(blocks), turns):
+        joined = np.zeros_like(blocks[0])
+        for turn, block in enumerate(blocks[first : first + turns]):
+            joined[..., turn * lanes : (turn + 1) * lanes] = block[..., :lanes]
+        found.append(joined)
+    return found
+
+
 def _put_matrices(
     image: Image,
     places: MatrixPlaces,
     bases: dict[Symbol, int],
     matrices: dict[str, Matrix],
     order: list[int],
+    shared: tuple[int, int, int] = (1, 1, LANES),
 ) -> None:
-    """order: the tile of x that each column block of ``o`` and ``down`` is of, on this chip."""
+    """order: the tile of x that each column block of ``o`` and ``down`` is of, on this chip.
+
+    shared: experts of a block, how many of them share a word of ``down``, and on how many lanes.
+    """
+    experts, turns, lanes = shared
     slots: Iterator[tuple[str, int]] = iter(places.columns)
     for number, blocks in enumerate(places.rounds):
         scale_rows = []
@@ -66,9 +83,10 @@ def _put_matrices(
             name, index = next(slots)
             matrix = matrices[name]
             index = order[index] if name in ("o", "down") else index
-            experts = block.weights.experts
             blocks = matrix.values.shape[1] // experts
             own = [matrix.values[:, e * blocks + index] for e in range(experts)]
+            if name == "down" and turns > 1:
+                own = _side_by_side(own, turns, lanes)
             _put_block(image, block, bases, np.concatenate(own))
             if matrix.scale is not None and experts == 1:
                 scale_rows.append(matrix.scale[index])
@@ -213,7 +231,10 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
             _put_expert_scales(image, m, bases, matrices, order)
             _put_expert_biases(image, m, bases, weights.layer(block.layer), order)
         for each in own:
-            _put_matrices(image, each, bases, matrices, order)
+            shared = (1, 1, LANES)
+            if isinstance(m, FfnMatrices) and each is not m.router:
+                shared = (len(m.experts), layout.turns, layout.ffn_width)
+            _put_matrices(image, each, bases, matrices, order, shared)
         layer = weights.layer(block.layer)
         put: list[tuple[Place | None, NDArray[np.float32] | None]] = [
             (m.post, layer.post_gains[isinstance(m, FfnMatrices)])

@@ -26,6 +26,8 @@ LANES = 320
 SHORT_POSITIONS = 512
 #: Heads that one run of attention through the planes serves, and so a tile has there.
 MOST_HEADS = 8
+#: Experts that share a word of weights at most: three versions of a word meet in the VXM.
+MOST_TURNS = 3
 
 
 class PartitionError(LpuError, ValueError):
@@ -108,6 +110,8 @@ class Layout:
     """All query heads are normed together, and all key heads."""
     experts: int = 1
     """FFNs of a layer."""
+    turns: int = 1
+    """Experts that share the words of their last product: side by side if small."""
     chosen: int = 1
     """Slots: FFNs that a token takes, one after the other."""
     expert_bias: bool = False
@@ -188,6 +192,9 @@ class Layout:
             post_norms=config.post_norms,
             wide_norms=config.wide_norms,
             experts=config.experts,
+            turns=1
+            if config.experts == 1 or ffn_tiles > 1
+            else min(MOST_TURNS, LANES // ffn_width),
             chosen=config.experts_per_token,
             expert_bias=config.expert_bias,
             sinks=config.sinks,

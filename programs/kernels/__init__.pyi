@@ -54,6 +54,7 @@ from .on_planes import (
 )
 from .planes import Weights, put_weights
 from .requantise import Affine, logits, maximum_of_nine, requantise_rows, unsigned_rows
+from .slots import take_turns
 from .wide_norm import WideNormPlaces, cap_words, lane_squares, scale_words
 
 __all__ = [
@@ -123,6 +124,7 @@ __all__ = [
     "shared_biases",
     "step_cycles",
     "store_results",
+    "take_turns",
     "tiles_of",
     "unsigned_rows",
     "value_map",

@@ -29,6 +29,7 @@ from chip.scheduling import (
 )
 from chip.spec import ChipSpec
 from programs.kernels.norm import Constants, install_ones
+from programs.kernels.slots import divide, find_turns
 
 _PAIR = 2  # the east plane pair holds the ones
 _APART = 2  # cycles from one fp16 vector to the next
@@ -45,6 +46,8 @@ class MapPlaces:
     east: Place
     stride: int
     """Words from an expert to the next one, where its weights lie."""
+    turns: int = 1
+    """Experts that share these words, side by side."""
 
     def pair(self, side: int, which: int, slot: int) -> Place:
         """The map of a slot: its low and its high byte on pair ``which`` of a hemisphere."""
@@ -67,7 +70,8 @@ class ChoicePlaces:
     bias: of the logits, expert e's on lane e (west), where they have any; biases: as scales, of the
     chosen ones' biases; bias_sums: a word for each tile of x (west), the sums of shared biases;
     held: where given, those of the experts that are here; a slot of another one has the offset of
-    the first of them, and a share of 0.
+    the first of them, and a share of 0; own: their numbers among those.
+    turns: of experts that share words, see ``find_turns``.
     """
 
     experts: int
@@ -91,6 +95,8 @@ class ChoicePlaces:
     bias: Place | None = None
     biases: Place | None = None
     bias_sums: Place | None = None
+    own: Place | None = None
+    turns: Place | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""
@@ -104,7 +110,14 @@ def choose_experts(
     ready = _split(schedule, spec, ready, places)
     ready = _ranks(schedule, spec, ready, places, constants)
     ready = _pick(schedule, spec, ready, places, constants)
-    mapped = max(_write_map(schedule, spec, ready, places, each) for each in places.maps)
+    numbered, mapped, indices = ready, 0, places.indices
+    if places.own is not None and places.held is not None:
+        numbered, indices = _own_numbers(schedule, spec, ready, places), places.own
+    for target in places.maps:
+        mapped = max(mapped, _write_map(schedule, spec, numbered, indices, places.chosen, target))
+    if places.turns is not None:
+        turns = find_turns(schedule, spec, numbered, indices, places.chosen, places.turns)
+        mapped = max(mapped, turns)
     return mapped, _shares(schedule, spec, ready, places)
 
 
@@ -235,25 +248,38 @@ def _pick(
     return schedule.place(p, ready - first_read) + p.ready
 
 
+def _own_numbers(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
+    """Numbers of the chosen experts among those held, to ``places.own``; 0 of others."""
+    assert places.held is not None and places.own is not None
+    p = Pass(schedule, spec)
+    t, k = 40, places.chosen
+    index = p.load(places.indices, 56, t, n=k, da=1)
+    first_read = p.first_read()
+    number, _ = p.op(Op.SUB_F32, t, index, imm=float(places.held.start), n=k)
+    number = _if_held(p, t, index, number, places.held, k, 1)
+    _, out = p.op(Op.MOV, t + 9, number, n=k, out=8)
+    p.keep(places.own, out, t + 9, n=k)
+    return schedule.place(p, ready - first_read, "own experts") + p.ready
+
+
 def _write_map(
-    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, target: MapPlaces
+    schedule: Schedule, spec: ChipSpec, ready: int, indices: Place, k: int, target: MapPlaces
 ) -> int:
     """Index times stride as two bytes to the maps of both hemispheres."""
     p = Pass(schedule, spec)
-    t, k = 40, places.chosen
-    index: Operand = p.load(places.indices, 56, t, n=k, da=1)
+    t = 40
+    index: Operand = p.load(indices, 56, t, n=k, da=1)
     first_read = p.first_read()
-    if places.held is not None:
-        own, _ = p.op(Op.SUB_F32, t, index, imm=float(places.held.start), n=k)
-        index = _if_held(p, t, index, own, places.held, k, 1)
-        t += 9
+    if target.turns > 1:
+        _, index = divide(p, t, index, target.turns, k)
+        t += 12
     offset, _ = p.op(Op.MUL_F32, t, index, imm=float(target.stride), n=k)
     for place, code in ((target.west, 40), (target.east, 8)):
         low, out = p.op(Op.CVT_F32_I32, t + 3, offset, n=k, out=code, width=1)
         p.keep(Place(place.queues[::2], place.address), out, t + 3, n=k, copies=True)
         _, out = p.op(Op.ASR, t + 6, low, imm=8, n=k, out=code + 4, width=1)
         p.keep(Place(place.queues[1::2], place.address), out, t + 6, n=k, copies=True)
-    return schedule.place(p, ready - first_read) + p.ready
+    return schedule.place(p, ready - first_read, "map of experts") + p.ready
 
 
 def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:

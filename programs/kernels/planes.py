@@ -7,7 +7,7 @@ business of ``gemv`` (few vectors, weights streaming) and ``gemm`` (many rows, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,8 @@ class Weights:
     ``same``: all columns of a step are its one word, so that step k is at .at(k).  offsets: where
     given, K step k begins offsets[k] words behind its place instead.  experts: where several,
     there are as many such matrices one behind the other, and a ``Steering`` says which is meant.
+    reach: where given, an expert's words are cut after every ``reach``; the first part of all
+    experts is at ``halves``, the others at ``beyond``.
     """
 
     halves: tuple[Place, ...]
@@ -37,6 +39,8 @@ class Weights:
     offsets: tuple[int, ...] | None = None
     same: bool = False
     experts: int = 1
+    reach: int = 0
+    beyond: tuple[tuple[Place, ...], ...] = ()
 
     @property
     def strides(self) -> tuple[int, int]:
@@ -54,11 +58,16 @@ def put_weights(
 
     bases: the addresses of the symbols that its places may have.
     """
-    for place, plane in zip(weights.halves, planes, strict=True):
-        base = 0 if place.symbol is None or bases is None else bases[place.symbol]
-        words = plane.reshape(-1, 16, LANES)
-        for s, queue in enumerate(place.queues):
-            image.append((queue, base + place.address, np.ascontiguousarray(words[:, s])))
+    for half, plane in enumerate(planes):
+        words = plane.reshape(weights.experts, -1, 16, LANES)
+        reach = weights.reach or words.shape[1]
+        for number, places in enumerate((weights.halves, *weights.beyond)):
+            place, own = places[half], words[:, reach * number : reach * (number + 1)]
+            short = reach - own.shape[1]
+            rows = np.pad(own, ((0, 0), (0, short), (0, 0), (0, 0))).reshape(-1, 16, LANES)
+            base = 0 if place.symbol is None or bases is None else bases[place.symbol]
+            for s, queue in enumerate(place.queues):
+                image.append((queue, base + place.address, np.ascontiguousarray(rows[:, s])))
 
 
 @dataclass
@@ -88,16 +97,32 @@ class Steering:
 
         repeats: how often and how many cycles apart.
         """
-        n, dc = repeats
-        place, words = weights.halves[half], weights.groups * n[1]
-        window = ScatterWindow(Stream(self.code, 2, self.tag), weights.experts * words - 1)
-        value = p.gather(place, code, when, window, queue, n=n, dc=dc, da=weights.strides)
-        start, span = p.gathered(place, code, when, queue), int(offsets(n, dc).max())
+        (groups, steps), (apart, period) = repeats
+        place, tag = weights.halves[half], p.schedule.tag()
+        reach = weights.reach or groups * steps
+        window = ScatterWindow(Stream(self.code, 2, self.tag), weights.experts * reach - 1)
+        for number, places in enumerate((weights.halves, *weights.beyond)):
+            first = number * reach
+            for at, wide, count in _runs(first, min(first + reach, groups * steps), groups):
+                step, group = divmod(at, groups)
+                p.gather(
+                    places[half],
+                    code,
+                    when + group * apart + step * period,
+                    window,
+                    queue,
+                    n=(wide, count),
+                    dc=(apart, period),
+                    da=weights.strides,
+                    tag=tag,
+                    first=at - first,
+                )
+        start, span = p.gathered(place, code, when, queue), int(offsets(*repeats).max())
         for slice_, skew in zip(place.queues, gang_skew(place.queues, code), strict=True):
             distance = abs(isa.slice_position(slice_) - self.place.position)
-            first = start + int(skew) - distance - p.spec.read_cycles
-            self._times.append((first, first + span))
-        return value
+            early = start + int(skew) - distance - p.spec.read_cycles
+            self._times.append((early, early + span))
+        return Stream(code, len(place.queues), tag)
 
     def flow(self, p: Pass) -> int:
         """Read the map from its first use to its last; when it begins to."""
@@ -108,6 +133,18 @@ class Steering:
         cells = isa.diagonal(self.code, start, first + p.spec.read_cycles) + np.arange(n)
         p.drive(self.code, 2, cells, start, tag=self.tag)
         return first
+
+
+def _runs(first: int, end: int, groups: int) -> Iterator[tuple[int, int, int]]:
+    """(first word, column groups, K steps) of rectangles that are the words ``first`` .. ``end``
+    of K steps of ``groups`` words each.
+    """
+    while first < end:
+        group = first % groups
+        whole = 0 if group else (end - first) // groups
+        wide = groups if whole else min(groups - group, end - first)
+        yield first, wide, max(whole, 1)
+        first += wide * max(whole, 1)
 
 
 def install_weights(

@@ -20,6 +20,7 @@ from programs.decoder import (
     NODE,
     SOFTMAX,
     VXM,
+    ffn_columns,
     ffn_part,
     memory_bytes,
     part_tiles,
@@ -167,7 +168,6 @@ def _sram(plan: Plan) -> dict[str, int]:
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * x) * 320
-    ffn_tile = t * (2 * layout.ffn_width + x) * 320
     router = router_columns(layout, plan.dtype) * 320
     weights, blocks = 0, 0
     if stage.head:
@@ -175,7 +175,7 @@ def _sram(plan: Plan) -> dict[str, int]:
         weights = t * len(own) * layout.vocab_width * 320
     for block in stage.blocks:
         tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
-        ffn = len(held) * len(tiles) * ffn_tile + router
+        ffn = 320 * ffn_columns(layout, len(tiles), len(held)) + router
         weights += attention if block.kind == ATTENTION else ffn
         blocks += block.kind == ATTENTION
     weights *= item
@@ -193,7 +193,7 @@ def _sram(plan: Plan) -> dict[str, int]:
 
 def _roofline(plan: Plan) -> tuple[int, float]:
     """Cycles in which the planes could take all weights of a token, and operations per byte."""
-    layout = replace(plan.layout, experts=plan.layout.chosen)
+    layout = replace(plan.layout, experts=plan.layout.chosen, turns=1)
     need = memory_bytes(layout, plan.dtype, plan.context, 1)["weights"] / layout.tp
     item = 1 if plan.dtype == "int8" else 2
     return round(need / (4 * 16 * 320)), 2.0 / item

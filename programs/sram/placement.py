@@ -154,6 +154,12 @@ class SramPlacement:
                 "or a shorter context"
             )
 
+    def filled(self, queues: tuple[int, ...]) -> int:
+        """Words for keeping on the fullest of some slices; where there are no maps, the first."""
+        queues = queues if self.maps else queues[:1]
+        gaps = [sum(b - a for a, b in self.gaps[q]) for q in queues]
+        return max(self.low[q] - gap + self.kept[q] for q, gap in zip(queues, gaps, strict=True))
+
     def used_bytes(self) -> int:
         """SRAM bytes taken on the chip."""
         used = (lo + self.words - hi for lo, hi in zip(self.low, self.high, strict=True))

@@ -6,7 +6,7 @@ see ``programs.decoder``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
 
 from chip.scheduling import CompileError, Place
@@ -60,6 +60,13 @@ class MatrixPlacer:
     layers: list[int]
     dtype: str
     shapes: dict[str, tuple[int, int, int]]
+    parts: int = 1
+    """Places that the words of a block of experts are cut to, each in reach of one Gather."""
+
+    def reach(self, matrix: str) -> int:
+        """Words of an expert's block in each of its places."""
+        tiles, _, groups = self.shapes[matrix]
+        return -(-tiles * groups // self.parts)
 
     def place(
         self, name: str, matrices: list[str], experts: int = 1, copies: Place | None = None
@@ -82,17 +89,24 @@ class MatrixPlacer:
                 self._check_reach(max(sizes), experts)
             planes = _level_planes(self.placement, order, sizes)
             for slot, plane, words in zip(chosen, planes, sizes, strict=True):
-                places = [
-                    self.words(
-                        f"{name}{first}.{plane + half}",
-                        self.placement.weight_slices(plane + half),
-                        words,
-                        one_bank=experts > 1,
+                reach = self.reach(slot[0]) if experts > 1 else words
+                cuts = range(0, words // experts, reach) if experts > 1 else range(1)
+                each = [
+                    tuple(
+                        self.words(
+                            f"{name}{first}.{plane + half}" + (f".{cut}" if cut else ""),
+                            self.placement.weight_slices(plane + half),
+                            reach * experts if experts > 1 else words,
+                            one_bank=experts > 1,
+                        )
+                        for half in range(halves)
                     )
-                    for half in range(halves)
+                    for cut in cuts
                 ]
-                weights = Weights(tuple(places), self.shapes[slot[0]][2], experts=experts)
-                blocks.append(ColumnBlock(weights, plane))
+                own = Weights(each[0], self.shapes[slot[0]][2], experts=experts)
+                if len(each) > 1:
+                    own = replace(own, reach=reach, beyond=tuple(each[1:]))
+                blocks.append(ColumnBlock(own, plane))
             rounds.append(blocks)
             if copies is not None:
                 scales.append(copies.at(first))
@@ -101,11 +115,11 @@ class MatrixPlacer:
         return MatrixPlaces(rounds, scales, slots)
 
     def _check_reach(self, words: int, experts: int) -> None:
-        """Raise CompileError where a block's words of all experts are more than a bank has."""
-        bank = self.placement.spec.words_per_bank
-        if words > bank:
+        """Raise CompileError where a part of a block's words of all experts is more than a bank."""
+        bank, each = self.placement.spec.words_per_bank, -(-words // experts // self.parts)
+        if each * experts > bank:
             raise CompileError(
-                f"the model does not fit: {words // experts} words a slice of each of {experts} "
+                f"the model does not fit: {each} words a slice of each of {experts} "
                 f"experts, and a Gather reaches {bank}; use more chips or int8 weights"
             )
 
@@ -127,8 +141,7 @@ def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -
     """
 
     def fullest(planes: tuple[int, ...]) -> tuple[int, ...]:
-        strips = {plane: pm.weight_slices(plane)[0] for plane in order}
-        filled = {plane: pm.low[first] + pm.kept[first] for plane, first in strips.items()}
+        filled = {plane: pm.filled(pm.weight_slices(plane)) for plane in order}
         for plane, size in zip(planes, sizes, strict=True):
             filled[plane] += size
         return tuple(sorted(filled.values(), reverse=True))

@@ -58,6 +58,8 @@ _SHORT = 1024
 _ONE_WINDOW, _WINDOW = 512, 64
 #: Tokens of a chunk at most: those of the shortest bucket.
 MOST_CHUNK = 64
+#: Places that a block of experts is cut to; more leave less of a bank unused.
+_EXPERT_PARTS = (1, 2, 8)
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
 _EAST_2 = (52, 53, 54, 55)
 _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
@@ -296,11 +298,32 @@ def place_decoder(
     """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
 
     split: some stage of the model computes a part of an FFN.  tokens: of a launch at most, see
-    ``DecoderPlaces.token``.  Inputs and outputs have the same places in every stage.  Raises
-    CompileError when it does not fit.
+    ``DecoderPlaces.token``.  Inputs and outputs have the same places in every stage.  Experts are
+    cut to as few places a block as fit.  Raises CompileError when it does not fit.
     """
     _check_chunk(layout, tokens)
     stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
+    parts = _EXPERT_PARTS if layout.experts > 1 else _EXPERT_PARTS[:1]
+    for cut in parts[:-1]:
+        try:
+            return _place(spec, layout, dtype, context, stage, sequences, split, tokens, cut)
+        except CompileError:
+            continue
+    return _place(spec, layout, dtype, context, stage, sequences, split, tokens, parts[-1])
+
+
+def _place(
+    spec: ChipSpec,
+    layout: Layout,
+    dtype: str,
+    context: int,
+    stage: Stage,
+    sequences: int,
+    split: bool,
+    tokens: int,
+    parts: int,
+) -> DecoderPlaces:
+    """``place_decoder`` with the words of a block of experts cut to ``parts`` places."""
     pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
     t, kt = layout.x_tiles, layout.kv_tiles
@@ -352,7 +375,7 @@ def place_decoder(
     else:
         scores = short or _long_scores(pm, context, scales)
         caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
-    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice)
+    variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice, parts)
     head = _place_head(pm, layout, stage, dtype) if stage.head else None
     rope = RopePlaces(words["cos"], words["sin"], words["swap_map"], words["rotated"])
     attention = None
@@ -547,6 +570,8 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         scales=pm.top(WEST_QUAD, words) if int8 else None,
         biases=pm.top(WEST_QUAD, words) if biased else None,
         bias_sums=pm.top(WEST_QUAD, layout.x_tiles) if biased else None,
+        own=pm.top(EAST_QUAD, k),
+        turns=pm.top(_WEST_2[1 : layout.turns + 1], k) if layout.turns > 1 else None,
     )
 
 
@@ -697,8 +722,12 @@ def _place_blocks(
     stage: Stage,
     caches: list[CacheForm],
     choice: ChoicePlaces | None,
+    cut: int,
 ) -> tuple[list[Matrices], list[int]]:
-    """The variants of the stage's blocks, and which of them each block is of."""
+    """The variants of the stage's blocks, and which of them each block is of.
+
+    cut: places of a block of experts.
+    """
     shapes = matrix_shapes(layout)
     heads, post = _gain_words(layout)
     groups: dict[tuple[str, range, int], list[int]] = {}
@@ -752,7 +781,8 @@ def _place_blocks(
                     )
                 continue
             tiles, held = ffn_part(layout.ffn_tiles, layout.experts, parts, of_parts)
-            of = MatrixPlacer(pm, symbols, members, dtype, part_shapes(shapes, len(tiles)))
+            own_shapes = part_shapes(shapes, len(tiles))
+            of = MatrixPlacer(pm, symbols, members, dtype, own_shapes, cut)
             own_ffn = _place_ffn(of, layout, (tiles, held), choice)
             own_ffn.begins, own_ffn.ends = parts.start == 0, parts.stop == of_parts
             own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
@@ -780,12 +810,16 @@ def _place_ffn(
     blocks = expert_blocks(layout, own)
     copies = None if choice is None else choice.scales
     gate_up = of.place("gate_up", ["gate", "up"], n, copies)
-    down = of.place("down", ["down"], n, None if copies is None else copies.at(2 * own))
+    words = -(-n // layout.turns)
+    down = of.place("down", ["down"], words, None if copies is None else copies.at(2 * own))
     found = FfnMatrices(gate_up, down, tiles.start, own, experts=held)
     if choice is not None:
-        of_steps = [of.shapes[m][0] * of.shapes[m][2] for m in ("gate", "down")]
-        strides = (*of_steps, blocks)
-        found.maps = tuple(replace(m, stride=s) for m, s in zip(choice.maps, strides, strict=False))
+        strides = (of.reach("gate"), of.reach("down"), blocks)
+        turns = (1, layout.turns, 1)
+        found.maps = tuple(
+            replace(m, stride=s, turns=n)
+            for m, s, n in zip(choice.maps, strides, turns, strict=False)
+        )
         found.router = of.place("router", ["router", "fine"][: router_parts(of.dtype)])
         if of.dtype == "int8":
             found.scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)

@@ -59,6 +59,7 @@ def choice_places(
         inverse=pm.top(_EAST_2, 1),
         shares=pm.top(KV_QUAD, chosen),
         maps=maps,
+        own=pm.top(EAST_QUAD, chosen),
     )
 
 

@@ -19,9 +19,11 @@ from programs.decoder import (
     ATTENTION,
     GoldenDecoder,
     Host,
+    Layout,
     compile_decoder,
     partition_model,
 )
+from programs.decoder.places import FfnMatrices, place_decoder
 from programs.decoder.stages import FFN, Block, Stage, split_layers
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.models.tensors import TensorSource
@@ -49,14 +51,14 @@ def run_and_compare(config: ModelConfig, tp: int, dtype: str, seed: int = 0) -> 
     run_checkpoint(random_checkpoint(config, seed), tp, dtype)
 
 
-def run_checkpoint(checkpoint: Checkpoint, tp: int, dtype: str) -> None:
+def run_checkpoint(checkpoint: Checkpoint, tp: int, dtype: str, spec: ChipSpec = SPEC) -> None:
     """As ``run_and_compare``, of tensors that are there."""
     config = checkpoint.config
     model = partition_model(checkpoint, tp, dtype)
-    artifact = compile_decoder(model, SPEC, CONTEXT)
+    artifact = compile_decoder(model, spec, CONTEXT)
     for entry, programs in artifact.programs.items():
-        assert [str(f) for f in check(programs[0], SPEC)] == [], entry
-        assert check_fabric(programs, [0] * tp, artifact.cables, SPEC) == []
+        assert [str(f) for f in check(programs[0], spec)] == [], entry
+        assert check_fabric(programs, [0] * tp, artifact.cables, spec) == []
     runner = Runner.alone(artifact, Host(artifact, model))
     golden = GoldenDecoder(model)
     entry = f"decode-{CONTEXT}"
@@ -234,12 +236,34 @@ def test_equal_logits_choose_the_first_experts(of_row: list[int], chosen: int) -
     run_checkpoint(checkpoint, 1, ("fp16", "int8")[chosen % 2])
 
 
-def test_experts_beyond_the_reach_of_a_gather_are_refused() -> None:
-    config = ModelConfig(1500, 1, 4, 2, 24, 700, 331, experts=64, experts_per_token=2)
+@pytest.mark.parametrize(
+    ("words", "ffn", "dtype", "cut"),
+    [
+        (256, 150, "int8", 2),
+        pytest.param(360, 150, "fp16", 2, marks=pytest.mark.long),
+        pytest.param(136, 50, "int8", 8, marks=pytest.mark.long),
+    ],
+)
+def test_experts_beyond_the_reach_of_a_gather_are_cut(
+    words: int, ffn: int, dtype: str, cut: int
+) -> None:
+    """Their words lie in several places, each in reach; two or three share a word of ``down``."""
+    spec = replace(SPEC, words_per_bank=words)
+    config = ModelConfig(344, 1, 4, 2, 24, ffn, 97, experts=19, experts_per_token=3)
+    layout = Layout.of(config, 1)
+    assert layout.turns == min(3, 320 // layout.ffn_width) > 1
+    variants = place_decoder(spec, layout, dtype, CONTEXT).variants
+    (own,) = (m for m in variants if isinstance(m, FfnMatrices))
+    gate = own.gate_up.rounds[0][0].weights
+    assert 2 <= len(gate.beyond) + 1 <= cut and gate.reach * 19 <= words
+    run_checkpoint(random_checkpoint(config, 0), 1, dtype, spec)
+
+
+def test_more_experts_than_a_gather_reaches_are_refused() -> None:
+    config = ModelConfig(60, 1, 4, 2, 24, 50, 97, experts=64, experts_per_token=2)
     with pytest.raises(CompileError, match="words a slice of each of 64 experts") as told:
-        compile_decoder(partition_model(random_checkpoint(config, 0), 1), SPEC, CONTEXT)
-    assert "75 words" in str(told.value)
-    assert "a Gather reaches 4096; use more chips or int8 weights" in str(told.value)
+        place_decoder(replace(SPEC, words_per_bank=48), Layout.of(config, 1), "int8", 8)
+    assert "a Gather reaches 48; use more chips or int8 weights" in str(told.value)
 
 
 _WIDE = ModelConfig(100, 1, 4, 2, 24, 1500, 331, experts=5, experts_per_token=2)
