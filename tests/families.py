@@ -229,6 +229,43 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(
         _of("mixtral", "MixtralForCausalLM", SMALL, num_local_experts=5, num_experts_per_tok=2)
     ),
+    "qwen2 moe": Family(
+        _of(
+            "qwen2_moe",
+            "Qwen2MoeForCausalLM",
+            {n: v for n, v in (WIDE | {"hidden_size": 360}).items() if n != "head_dim"},
+            moe_intermediate_size=90,
+            shared_expert_intermediate_size=270,
+            norm_topk_prob=False,
+            num_experts=21,
+            num_experts_per_tok=4,
+        ),
+        {"shared_expert_gate": 3.0},
+    ),
+    "qwen2 moe, shares add up": Family(
+        _of(
+            "qwen2_moe",
+            "Qwen2MoeForCausalLM",
+            {n: v for n, v in SMALL.items() if n != "head_dim"} | {"num_key_value_heads": 5},
+            moe_intermediate_size=130,
+            shared_expert_intermediate_size=130,
+            norm_topk_prob=True,
+            num_experts=5,
+            num_experts_per_tok=2,
+        ),
+    ),
+    "qwen3 moe, shares of all": Family(
+        _of(
+            "qwen3_moe",
+            "Qwen3MoeForCausalLM",
+            SMALL,
+            moe_intermediate_size=70,
+            norm_topk_prob=False,
+            num_experts=9,
+            num_experts_per_tok=3,
+        ),
+        {"mlp.gate.weight": 3.0},
+    ),
     "gpt-oss": Family(
         _of(
             "gpt_oss",

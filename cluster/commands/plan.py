@@ -222,7 +222,9 @@ def _prompts(row: Row) -> list[tuple[str, str]]:
 def _experts(row: Row) -> list[tuple[str, str]]:
     if row["experts"] == 1:
         return []
-    text = f"{row['experts_computed']} of {row['experts']}, those that the router chooses"
+    text = f"{row['experts_chosen']} of {row['experts']}, those that the router chooses"
+    if shared := row["experts_computed"] - row["experts_chosen"]:
+        text += f", and {shared} that every token takes"
     return [("experts of a layer", text)]
 
 

@@ -141,7 +141,7 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "instruction_bytes": r.instruction_bytes,
         "split_layers": len(found.pipeline.split),
         "experts": config.experts,
-        "experts_computed": config.experts_per_token,
+        "experts_computed": config.experts_per_token + config.shared_experts,
         "experts_chosen": config.experts_per_token,
         "full_belt": asdict(r.belt),
         "energy": _energy(spec, found.chips, r.cycles_per_token, r.total, r.belt.total),

@@ -47,7 +47,8 @@ def router_columns(layout: Layout, dtype: str) -> int:
     """Stored columns of 320 weights that the router of a layer takes on each chip."""
     if layout.experts == 1:
         return 0
-    return layout.x_tiles * router_parts(dtype) * router_width(layout.experts)
+    width = router_width(layout.routed) + LANES * layout.shared_gate
+    return layout.x_tiles * router_parts(dtype) * width
 
 
 def finite(values: NDArray[Any], name: str) -> None:

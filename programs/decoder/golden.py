@@ -194,6 +194,7 @@ class _Chip:
                 "o": _Multiplier(layer.o, layout.q_width),
             }
             | ({} if layer.router is None else {"router": _Multiplier(layer.router, x)})
+            | ({} if layer.share_gate is None else {"share": _Multiplier(layer.share_gate, x)})
             for layer in weights.layers
         ]
         self.ffns = [
@@ -489,12 +490,19 @@ class GoldenDecoder:
         ffns = chip.ffns[layer]
         if len(ffns) == 1:
             return ffns[0]["down"](self._dynamic(self._gated(ffns[0], normed, tiles)), tiles)
-        results = chip.layers[layer]["router"](normed)[..., : len(ffns)]
+        routed = self._layout.routed
+        results = chip.layers[layer]["router"](normed)[..., :routed]
         logits = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
         router_bias, biases = chip.router_biases[layer], chip.expert_biases[layer]
         if router_bias is not None:
             logits = logits + router_bias[0, : len(ffns)]
-        chosen, shares = choice_of(logits, self._layout.chosen)
+        count = self._layout.chosen - self._layout.shared
+        chosen, shares = choice_of(logits, count, self._layout.shares_of_all)
+        if self._layout.shared:
+            numbers = np.tile(np.arange(routed, len(ffns)), (len(chosen), 1))
+            chosen = np.concatenate([chosen, numbers], axis=1)
+            own = np.repeat(self._shared_share(chip, layer, normed), numbers.shape[1], axis=1)
+            shares = np.concatenate([shares, own], axis=1)
         missing = (chosen < held.start) | (chosen >= held.stop)
         chosen = np.where(missing, held.start, chosen)
         shares = np.where(missing, np.float32(0), shares)
@@ -522,6 +530,18 @@ class GoldenDecoder:
         for slot in range(1, count):
             given = given + own[chosen[:, slot]] * shares[:, slot, None, None]
         return total + given
+
+    def _shared_share(self, chip: _Chip, layer: int, normed: _Activation) -> F32:
+        """Return [P, 1]: what the shared experts of a layer are multiplied by."""
+        gate = chip.layers[layer].get("share")
+        if gate is None:
+            taken = normed.bits if normed.hi is None else normed.hi
+            assert taken is not None
+            return np.ones((taken.shape[0], 1), np.float32)
+        results = gate(normed)[..., :1]
+        value = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
+        share: F32 = numerics.tanh(value * HALF) * HALF + HALF
+        return share
 
     def _gated(
         self,
@@ -607,14 +627,22 @@ def _sinks_of(rows: F32 | None, layout: Layout) -> F32 | None:
     return found
 
 
-def choice_of(logits: F32, count: int) -> tuple[Index, F32]:
-    """Return the experts that logits [P, experts] choose and their shares, [P, count] each."""
+def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32]:
+    """Return the experts that logits [P, experts] choose and their shares, [P, count] each.
+
+    of_all: shares of the softmax over all experts, not over the chosen ones.
+    """
     large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
     exact = large + numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
     chosen = np.argsort(-exact, axis=1, kind="stable")[:, :count]
     best = np.take_along_axis(exact, chosen, 1)
     weights = numerics.exp(best - best[:, :1])
-    r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])
+    if of_all:
+        terms = np.zeros((len(exact), LANES), np.float32)
+        terms[:, : exact.shape[1]] = numerics.exp(exact - best[:, :1])
+        r = numerics.rsqrt(_lane_sums(terms, ONES))
+    else:
+        r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])
     shares: F32 = weights * (r * r)
     return chosen, shares
 

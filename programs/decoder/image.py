@@ -12,6 +12,7 @@ from chip.isa import LANES
 from chip.scheduling import Place, Symbol
 from interconnect.collectives import scatter_offsets, word_order
 from programs.decoder.partition import (
+    NO_LOGIT,
     ChipWeights,
     LayerWeights,
     Matrix,
@@ -114,6 +115,11 @@ def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str,
         if router is not None and part < router.values.shape[1]:
             scale = None if router.scale is None else router.scale[part : part + 1]
             found[name] = Matrix(router.values[:, part : part + 1], scale)
+    gate = layer.share_gate
+    for part, name in enumerate(() if gate is None else ("share", "share_fine")):
+        if gate is not None and part < gate.values.shape[1]:
+            scale = None if gate.scale is None else gate.scale[part : part + 1]
+            found[name] = Matrix(gate.values[:, part : part + 1], scale)
     return found
 
 
@@ -171,6 +177,13 @@ def _put_choice(image: Image, places: ChoicePlaces) -> None:
         image.append((place.queues[0], place.address, rows.astype(np.uint8)))
     index = np.where(lane < places.experts, lane, 0).astype(np.float16).view(np.uint16)
     put_fp32(image, places.pieces, 0, index.astype(np.uint32).view(np.float32)[None])
+    if places.shared:
+        numbers = places.experts + np.arange(places.shared, dtype=np.float32)
+        put_fp32(image, places.indices.at(places.routed), 0, np.tile(numbers[:, None], (1, 320)))
+    if places.absent is not None:
+        row = np.full((1, 320), NO_LOGIT, np.float32)
+        row[0, : places.experts] = 0
+        put_fp32(image, places.absent, 0, row)
 
 
 def _put_shares(image: Image, places: DecoderPlaces, chip: int) -> list[int]:

@@ -109,11 +109,17 @@ class Layout:
     wide_norms: bool = False
     """All query heads are normed together, and all key heads."""
     experts: int = 1
-    """FFNs of a layer."""
+    """FFNs of a layer, the shared ones last."""
     turns: int = 1
     """Experts that share the words of their last product: side by side if small."""
     chosen: int = 1
     """Slots: FFNs that a token takes, one after the other."""
+    shared: int = 0
+    """FFNs, and slots, that every token has: the last ones."""
+    shared_gate: bool = False
+    """Shared experts are multiplied by the sigmoid of a product of their own."""
+    shares_of_all: bool = False
+    """Shares are those of the softmax over all experts."""
     expert_bias: bool = False
     """The router and the experts have biases, and the gated product of experts is clamped."""
     sinks: bool = False
@@ -191,11 +197,14 @@ class Layout:
             pre_norms=config.pre_norms,
             post_norms=config.post_norms,
             wide_norms=config.wide_norms,
-            experts=config.experts,
+            experts=config.experts + config.shared_experts,
             turns=1
             if config.experts == 1 or ffn_tiles > 1
             else min(MOST_TURNS, LANES // ffn_width),
-            chosen=config.experts_per_token,
+            chosen=config.experts_per_token + config.shared_experts,
+            shared=config.shared_experts,
+            shared_gate=config.shared_gate,
+            shares_of_all=config.shares_of_all,
             expert_bias=config.expert_bias,
             sinks=config.sinks,
             qkv_bias=config.qkv_bias,
@@ -220,6 +229,11 @@ class Layout:
     def slot_tiles(self) -> int:
         """FFN tiles of all slots."""
         return self.chosen * self.ffn_tiles
+
+    @property
+    def routed(self) -> int:
+        """FFNs of a layer among which the router chooses."""
+        return self.experts - self.shared
 
     @property
     def half_lanes(self) -> NDArray[np.int64]:

@@ -35,6 +35,7 @@ from programs.models import (
     inverse_frequencies,
     norm_names,
     router_name,
+    shared_gate_name,
     sin_cos,
 )
 
@@ -60,7 +61,7 @@ QUANT_RANGE = 16256
 SLACK = 1.0 + 2.0**-7
 """Room for the rounding of a sum of squares."""
 F16_ONE = np.uint16(0x3C00)
-NO_SINK = np.float32(-(2.0**127))
+NO_LOGIT = np.float32(-(2.0**127))
 """Takes no share beside any score: bits FF000000."""
 ONES_LANE = LANES - 16
 """The first lane that counts positions where attention runs on the planes."""
@@ -112,6 +113,8 @@ class LayerWeights:
     """float32 [x_tiles, 320]: of the attention's output; zero on all chips but the first."""
     router: Matrix | None = None
     """x_tiles -> one block (int8: a coarse and a fine one) of a column for each expert."""
+    share_gate: Matrix | None = None
+    """x_tiles -> one block (int8: a coarse and a fine one) of 320 columns that are all the same."""
     router_bias: F32 | None = None
     """float32 [1, 320]: expert e's on lane e."""
     expert_biases: tuple[F32, F32, F32] | None = None
@@ -120,7 +123,7 @@ class LayerWeights:
     """
     sinks: F32 | None = None
     """float32 [query heads, 320]: of each head that goes through the planes, in that order, its
-    sink's logit on the lanes that count positions; `NO_SINK` on the others.
+    sink's logit on the lanes that count positions; `NO_LOGIT` on the others.
     """
 
 
@@ -310,6 +313,7 @@ def chip_weights(
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
                 router=_router(checkpoint, layout, number, second, dtype) if also else None,
+                share_gate=_share_gate(checkpoint, layout, number, second, dtype) if also else None,
                 router_bias=router_bias(checkpoint, number) if also else None,
                 expert_biases=(
                     expert_biases(checkpoint, (hidden, x), number, chip) if also else None
@@ -424,9 +428,22 @@ def _sink_rows(stored: F32, layout: Layout, chip: int) -> F32:
     """Return the logits of a chip's heads, of all heads' ``stored``, on the lanes that count."""
     heads = np.array(layout.run_heads) + chip * layout.query_heads
     own = np.where(heads < len(stored), stored[np.minimum(heads, len(stored) - 1)], np.float32(0))
-    rows = np.full((len(heads), LANES), NO_SINK)
+    rows = np.full((len(heads), LANES), NO_LOGIT)
     rows[:, ONES_LANE:] = own[:, None]
     return rows
+
+
+def _share_gate(
+    checkpoint: Checkpoint, layout: Layout, number: int, norm: str | None, dtype: str
+) -> Matrix | None:
+    """Return the gate of a layer's shared experts, its result on all lanes, if there is one."""
+    if not layout.shared_gate or norm is None:
+        return None
+    name = shared_gate_name(number)
+    weights = checkpoint.tensor(name).astype(np.float64) * _gain(checkpoint, norm)
+    constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
+    every = np.repeat(weights, LANES, axis=0)
+    return Matrix(*router_values(every, layout.x_axis(), dtype, constant, name))
 
 
 def _build(
@@ -553,11 +570,12 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         assert gate is not None and up is not None and last is not None
         return gate, up, last
 
-    def router() -> Matrix | None:
-        if layout.experts == 1:
+    def router(columns: int, repeats: int = 1) -> Matrix | None:
+        if columns < 2 - (repeats > 1):
             return None
         deviation = layout.hidden_size**-0.5
-        rows = (random.random((layout.experts, layout.hidden_size)) - 0.5) * deviation
+        rows = (random.random((columns, layout.hidden_size)) - 0.5) * deviation
+        rows = np.repeat(rows, repeats, axis=0)
         constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
         return Matrix(*router_values(rows, x, dtype, constant, "router"))
 
@@ -574,7 +592,8 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             head_gains=gains(),
             key_shares=_key_shares(layout, chip),
             post_gains=(post_gain(), post_gain()),
-            router=router(),
+            router=router(layout.routed),
+            share_gate=router(int(layout.shared_gate), LANES),
             bias=biases(np.concatenate([q, kv, kv]), layout.qkv_bias),
             o_bias=biases(x if chip == 0 else np.full_like(x, -1), layout.o_bias),
             router_bias=biases(lane, layout.expert_bias),

@@ -28,7 +28,7 @@ from chip.scheduling import (
     offsets,
 )
 from chip.spec import ChipSpec
-from programs.kernels.norm import Constants, install_ones
+from programs.kernels.norm import Constants, factor_of_sum, install_ones
 from programs.kernels.slots import divide, find_turns
 
 _PAIR = 2  # the east plane pair holds the ones
@@ -69,6 +69,10 @@ class ChoicePlaces:
     scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills;
     bias: of the logits, expert e's on lane e (west), where they have any; biases: as scales, of the
     chosen ones' biases; bias_sums: a word for each tile of x (west), the sums of shared biases;
+    shared: how many of the slots, the last ones, have experts that no router chooses: ``indices``
+    has their numbers from the start; gates: results, on all lanes, whose sum's sigmoid is their
+    share (none: it is 1); absent, every: where shares are those of the softmax over all experts, a
+    constant, 0 on lanes with experts and -2^127 on others, and a word for the terms of its sum;
     held: where given, those of the experts that are here; a slot of another one has the offset of
     the first of them, and a share of 0; own: their numbers among those.
     turns: of experts that share words, see ``find_turns``.
@@ -97,10 +101,20 @@ class ChoicePlaces:
     bias_sums: Place | None = None
     own: Place | None = None
     turns: Place | None = None
+    shared: int = 0
+    gates: tuple[Place, ...] = ()
+    absent: Place | None = None
+    every: Place | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""
-        return [self.coarse] if self.fine is None else [self.coarse, self.fine]
+        own = [self.coarse] if self.fine is None else [self.coarse, self.fine]
+        return [*own, *self.gates]
+
+    @property
+    def routed(self) -> int:
+        """Slots whose experts the router chooses."""
+        return self.chosen - self.shared
 
 
 def choose_experts(
@@ -118,7 +132,10 @@ def choose_experts(
     if places.turns is not None:
         turns = find_turns(schedule, spec, numbered, indices, places.chosen, places.turns)
         mapped = max(mapped, turns)
-    return mapped, _shares(schedule, spec, ready, places)
+    shared = _shares(schedule, spec, ready, places, constants)
+    if places.shared:
+        shared = max(shared, _shared_shares(schedule, spec, ready, places))
+    return mapped, shared
 
 
 def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
@@ -222,7 +239,7 @@ def _pick(
 ) -> int:
     """Number and logit of the expert of every rank below ``chosen``, on all lanes."""
     p = Pass(schedule, spec)
-    t, k = 80, places.chosen
+    t, k = 80, places.routed
     dc = 3 * _APART
     rank = p.load(places.ranks, 4, t, n=3 * k, dc=_APART)
     first_read = p.first_read(rank)
@@ -282,29 +299,37 @@ def _write_map(
     return schedule.place(p, ready - first_read, "map of experts") + p.ready
 
 
-def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
-    """exp(logit - greatest) of the chosen ones, and that by their sum."""
+def _shares(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+) -> int:
+    """exp(logit - greatest) of the chosen ones, and that by their sum or the sum of all."""
+    of_all = places.absent is not None
+    known = _sum_of_all(schedule, spec, ready, places, constants) if of_all else ready
     p = Pass(schedule, spec)
-    t, k = 40, places.chosen
+    t, k = 40, places.routed
     logit = p.load(places.logits, 32, t, n=k, dc=3, da=1)
     best = p.load(places.best, 36, t, n=k, dc=3)
     first_read = p.first_read(logit, best)
     a, _ = p.op(Op.SUB_F32, t, logit, best, n=k, dc=3)
     weight, out = p.op(Op.EXP, t + 3, a, n=k, dc=3, out=8)
     p.keep(places.weights, out, t + 3, n=k, dc=3)
-    total = p.pick()
-    p.op(Op.MOV, t + 6, weight, alu=total)
-    p.op(Op.ADD_F32, t + 9, weight, Self(), alu=total, n=k - 1, dc=3)
-    end = t + 6 + 3 * (k - 1)
-    p.hold_alu(total, t + 6, end)
-    root, _ = p.op(Op.RSQRT, end + 3, Alu(total))
-    _, out = p.op(Op.MUL_F32, end + 6, root, root, out=12)
-    p.keep(places.inverse, out, end + 6)
-    ready = schedule.place(p, ready - first_read) + p.ready
+    if not of_all:
+        total = p.pick()
+        p.op(Op.MOV, t + 6, weight, alu=total)
+        p.op(Op.ADD_F32, t + 9, weight, Self(), alu=total, n=k - 1, dc=3)
+        end = t + 6 + 3 * (k - 1)
+        p.hold_alu(total, t + 6, end)
+        root, _ = p.op(Op.RSQRT, end + 3, Alu(total))
+        _, out = p.op(Op.MUL_F32, end + 6, root, root, out=12)
+        p.keep(places.inverse, out, end + 6)
+    ready = max(known, schedule.place(p, ready - first_read) + p.ready)
     p = Pass(schedule, spec)
+    inverse: Operand = p.load(places.inverse, 36, t, n=k, dc=2)
+    if of_all:  # it is the root
+        inverse, _ = p.op(Op.MUL_F32, t, inverse, inverse, n=k, dc=2)
+        t += 3
     # every other cycle: indices and weights lie on the same slices
     weight_again = p.load(places.weights, 32, t, n=k, dc=2, da=1)
-    inverse = p.load(places.inverse, 36, t, n=k, dc=2)
     if places.held is None:
         share, out = p.op(Op.MUL_F32, t, weight_again, inverse, n=k, dc=2, out=4)
     else:
@@ -316,6 +341,55 @@ def _shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces
         _, out = p.op(Op.MOV, t, share, n=k, dc=2, out=4)
     p.keep(places.shares, out, t, n=k, dc=2)
     return schedule.place(p, ready - p.first_read()) + p.ready
+
+
+def _sum_of_all(
+    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+) -> int:
+    """The inverse root of the sum of exp(logit - greatest) over all experts; when readable."""
+    assert places.absent is not None and places.every is not None
+    p = Pass(schedule, spec)
+    t = 40
+    exact = p.load(places.exact, 4, t)
+    a, _ = p.op(Op.ADD_F32, t, exact, p.load(places.absent, 32, t))
+    best = p.load(places.best, 36, t + 3)
+    first_read = p.first_read()
+    a, _ = p.op(Op.SUB_F32, t + 3, a, best)
+    _, out = p.op(Op.EXP, t + 6, a, out=12)
+    p.keep(places.every, out, t + 6)
+    ready = schedule.place(p, ready - first_read) + p.ready
+    return factor_of_sum(schedule, spec, places.every, ready, constants, 1.0, 0.0, places.inverse)
+
+
+def _shared_shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
+    """The share of every shared expert, 0 of those that are not here; when readable."""
+    p = Pass(schedule, spec)
+    t, n = 40, places.shared
+    if places.gates:
+        a: Operand = p.load(places.gates[0], 32, t, n=n)
+        if len(places.gates) > 1:
+            a, _ = p.op(Op.ADD_F32, t, a, p.load(places.gates[1], 36, t, n=n), n=n)
+            t += 3
+        first_read = p.first_read()
+        a, _ = p.op(Op.MUL_F32, t, a, imm=0.5, n=n)
+        a, _ = p.op(Op.TANH, t + 3, a, n=n)
+        a, _ = p.op(Op.MUL_F32, t + 6, a, imm=0.5, n=n)
+        a, _ = p.op(Op.ADD_F32, t + 9, a, imm=0.5, n=n)
+        t += 12
+    else:  # exp(0) = 1
+        best = p.load(places.best, 36, t, n=n)
+        first_read = p.first_read()
+        a, _ = p.op(Op.MUL_F32, t, best, imm=0.0, n=n)
+        a, _ = p.op(Op.EXP, t + 3, a, n=n)
+        t += 6
+    held = places.held or range(places.experts + n)
+    start, stop = (min(max(end - places.experts, 0), n) for end in (held.start, held.stop))
+    for first, last, factor in ((0, start, 0.0), (start, stop, 1.0), (stop, n, 0.0)):
+        if first < last:
+            count = last - first
+            _, out = p.op(Op.MUL_F32, t + first, a, imm=factor, n=count, out=4)
+            p.keep(places.shares.at(places.routed + first), out, t + first, n=count)
+    return schedule.place(p, ready - first_read) + p.ready
 
 
 def _if_held(p: Pass, t: int, index: Operand, value: Alu, held: range, n: int, dc: int) -> Alu:

@@ -13,6 +13,7 @@ from .config import (
     ffn_names,
     norm_names,
     router_name,
+    shared_gate_name,
 )
 from .families import read_config
 from .lookup import (
@@ -63,6 +64,7 @@ __all__ = [
     "read_config",
     "render_chat",
     "router_name",
+    "shared_gate_name",
     "shipped_model",
     "sin_cos",
 ]

@@ -60,6 +60,10 @@ class Architecture:
     """Multi-head latent attention instead of a key and a value per head."""
     shared_experts: int = 0
     """Experts of size ``ffn`` that every token passes, beside the chosen ones."""
+    shared_gate: bool = False
+    """The shared ones are multiplied by the sigmoid of a product of their own, as in Qwen2-MoE."""
+    shares_of_all: bool = False
+    """Experts' shares are those of the softmax over all of them."""
     dense_layers: int = 0
     """Leading layers with one plain network of ``dense_ffn`` instead of experts."""
     dense_ffn: int = 0
@@ -139,6 +143,7 @@ class Architecture:
         """Elements of all layers and the last norm if ``experts`` of each layer's are counted."""
         routed = self.layers - self.dense_layers
         router = (self.hidden_size + self.expert_bias) * self.experts if self.experts > 1 else 0
+        router += self.hidden_size * self.shared_gate
         one = self._network(self.ffn) + (2 * self.ffn + self.hidden_size) * self.expert_bias
         return (
             self.layers * (self.attention_parameters + self._layer_extras())
@@ -246,6 +251,9 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         gemma=c.unit_gain,
         qkv_bias=c.qkv_bias,
         o_bias=c.o_bias,
+        shared_experts=c.shared_experts,
+        shared_gate=c.shared_gate,
+        shares_of_all=c.shares_of_all,
         sinks=c.sinks,
         expert_bias=c.expert_bias,
     )
@@ -340,6 +348,22 @@ def _table() -> dict[str, Architecture]:
             dense_layers=3,
             dense_ffn=18432,
         ),
+        Architecture(
+            "qwen1.5-moe-a2.7b",
+            24,
+            2048,
+            16,
+            16,
+            128,
+            1408,
+            151936,
+            experts=60,
+            experts_per_token=4,
+            shared_experts=4,
+            shared_gate=True,
+            shares_of_all=True,
+            qkv_bias=True,
+        ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),
         Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
@@ -361,7 +385,7 @@ def missing_kernels(shape: Architecture) -> list[str]:
         f"routing to {shape.experts_per_token} of {shape.experts} experts": (
             shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
         ),
-        "shared experts": shape.shared_experts > 0,
+        "layers without experts": shape.dense_layers > 0,
         "latent attention": shape.latent is not None,
         "an FFN without a gate": not shape.gated,
         "biases": shape.biases,

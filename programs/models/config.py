@@ -140,6 +140,12 @@ class ModelConfig:
     experts: int = 1
     """FFNs of a layer (of ``ffn`` elements each) of which a router chooses for every token."""
     experts_per_token: int = 1
+    shared_experts: int = 0
+    """FFNs of ``ffn`` elements that every token takes beside those that the router chooses."""
+    shared_gate: bool = False
+    """What the shared ones give is multiplied by the sigmoid of a product of its own."""
+    shares_of_all: bool = False
+    """Shares are those of the softmax over all experts; else over the chosen ones alone."""
     expert_bias: bool = False
     """The router's logits and the products of every expert have biases, as in gpt-oss."""
     swiglu_limit: float = 7.0
@@ -203,6 +209,17 @@ class ModelConfig:
                 f"activation {self.activation!r} with biases of experts {self.expert_bias}; "
                 f"{CLAMPED_SILU} and they are known together, of several experts"
             )
+        slots = self.experts_per_token + self.shared_experts
+        fits = not self.shared_experts or slots <= MAX_CHOSEN
+        if self.shared_experts < 0 or not fits or (one and self.shared_experts):
+            raise CheckpointError(
+                f"{self.shared_experts} shared experts beside {self.experts_per_token} chosen of "
+                f"{self.experts}; together they are {MAX_CHOSEN} at most, of a router's experts"
+            )
+        if self.shared_gate and not self.shared_experts:
+            raise CheckpointError("a gate of shared experts, but there are none; give both")
+        if (self.shared_experts or self.shares_of_all) and self.expert_bias:
+            raise CheckpointError("shared experts beside experts with biases have no kernels")
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim is {self.head_dim}; rotary embedding needs it even")
         if not (self.pre_norms or one):
@@ -330,6 +347,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}.self_attn.sinks"] = (config.heads,)
         if config.experts > 1:
             shapes[router_name(config, layer)] = (config.experts, h)
+        if config.shared_gate:
+            shapes[shared_gate_name(layer)] = (1, h)
         if config.expert_bias:
             shapes[bias_name(router_name(config, layer))] = (config.experts,)
         for gate, up, down in ffn_names(config, layer):
@@ -367,12 +386,13 @@ def norm_names(config: ModelConfig, layer: int) -> NormNames:
 
 
 def ffn_names(config: ModelConfig, layer: int) -> list[tuple[str, str, str]]:
-    """(gate, up, down): the matrices of a layer's FFN, or of each of its experts."""
+    """(gate, up, down) of a layer's FFN, or of each of its experts, the shared ones last."""
     prefix = f"model.layers.{layer}"
     if config.experts == 1:
         mlp = f"{prefix}.mlp"
         return [(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight", f"{mlp}.down_proj.weight")]
     each = [f"{prefix}.{_experts_of(config)}.experts.{e}" for e in range(config.experts)]
+    each += [f"{prefix}.mlp.shared_expert.{part}" for part in range(config.shared_experts)]
     own = ("w1", "w3", "w2")
     if _experts_of(config) == "mlp":
         own = ("gate_proj", "up_proj", "down_proj")
@@ -385,13 +405,19 @@ def router_name(config: ModelConfig, layer: int) -> str:
     return f"model.layers.{layer}.{_experts_of(config)}.{name}.weight"
 
 
+def shared_gate_name(layer: int) -> str:
+    """The matrix, of one row, whose sigmoid the shared experts are multiplied by."""
+    return f"model.layers.{layer}.mlp.shared_expert_gate.weight"
+
+
 def bias_name(weight: str) -> str:
     """The bias that belongs to a matrix."""
     return weight.removesuffix("weight") + "bias"
 
 
 def _experts_of(config: ModelConfig) -> str:
-    """What a layer's experts are called: as Qwen3's and gpt-oss's where heads are normed or experts
-    have biases, else as Mixtral's.
+    """What a layer's experts are called: as Qwen's and gpt-oss's where heads are normed, experts
+    have biases or some are shared, else as Mixtral's.
     """
-    return "mlp" if config.head_norms or config.expert_bias else "block_sparse_moe"
+    own = config.head_norms or config.expert_bias or config.shared_experts
+    return "mlp" if own else "block_sparse_moe"

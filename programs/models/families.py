@@ -4,8 +4,9 @@ Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen
 and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
 SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
-heads), Mixtral and Qwen3-MoE (experts), gpt-oss (sinks, biases of experts).  A model
-that computes anything else is refused by name.  Every problem is a `CheckpointError` of one line.
+heads), Mixtral and Qwen3-MoE (experts), Qwen2-MoE (shared experts), gpt-oss (sinks, biases of
+experts).  A model that computes anything else is refused by name.  Every problem is a
+`CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -87,6 +88,9 @@ FAMILIES = {
         "MixtralForCausalLM", 8, eps=1e-5, theta=1e6, max_position=131072, sliding=ALWAYS
     ),
     "qwen2": _Family("Qwen2ForCausalLM", 32, max_position=32768, sliding=SWITCHED, window=4096),
+    "qwen2_moe": _Family(
+        "Qwen2MoeForCausalLM", 16, max_position=32768, sliding=SWITCHED, window=4096
+    ),
     "qwen3": _Family(
         "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
     ),
@@ -156,7 +160,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     family, kind = _family_of(fields)
     _check_activation(fields, family)
     # Qwen2's class knows no such flag: it has the biases of queries, keys and values always.
-    biased = bool(fields.get("attention_bias", kind.biased)) and family != "qwen2"
+    biased = bool(fields.get("attention_bias", kind.biased))
+    biased = biased and family not in ("qwen2", "qwen2_moe")
     if (biased and family not in BIASED) or fields.get("mlp_bias"):
         flag = "mlp_bias" if fields.get("mlp_bias") else "attention_bias"
         raise refusal(f"{flag} is set, which is not supported", "use a model without biases")
@@ -191,8 +196,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
             whole_of(fields, "max_position_embeddings", kind.max_position), rope.scaling, family
         ),
     }
-    if family == "qwen3_moe":
-        sizes |= _experts_of_qwen(fields, sizes["layers"])
+    if family in ("qwen2_moe", "qwen3_moe"):
+        sizes |= _experts_of_qwen(fields, sizes["layers"], family)
     if family in ("mixtral", GPT_OSS):
         usual = (8, 2) if family == "mixtral" else (128, 4)
         sizes["experts"] = whole_of(fields, "num_local_experts", usual[0])
@@ -205,32 +210,40 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         rope_theta=rope.theta,
         rope_scaling=rope.scaling,
         tied=bool(fields.get("tie_word_embeddings", kind.tied)),
-        qkv_bias=biased or family == "qwen2",
+        qkv_bias=biased or family in ("qwen2", "qwen2_moe"),
         o_bias=biased,
         **_special(fields, family),
     )
     return _layered(fields, kind, plain, local)
 
 
-def _experts_of_qwen(fields: Mapping[str, Any], layers: int) -> dict[str, int]:
-    """Sizes of the experts that every layer has."""
+def _experts_of_qwen(fields: Mapping[str, Any], layers: int, family: str) -> dict[str, Any]:
+    """Sizes of the experts that every layer has, and how they share."""
+    second = family == "qwen2_moe"
     if whole_of(fields, "decoder_sparse_step", 1) != 1 or fields.get("mlp_only_layers"):
         raise refusal(
             "some layers have no experts (decoder_sparse_step, mlp_only_layers)",
             f"use a model with experts in all of its {layers} layers",
         )
-    if not fields.get("norm_topk_prob", False):
-        raise refusal(
-            "norm_topk_prob is not set", "use a model whose chosen experts' shares add up to one"
-        )
-    experts = whole_of(fields, "num_experts", 128)
+    experts = whole_of(fields, "num_experts", 60 if second else 128)
     if experts == 1:
         raise refusal("num_experts is 1", "a model without a router is not supported")
-    return {
-        "ffn": whole_of(fields, "moe_intermediate_size", 768),
+    ffn = whole_of(fields, "moe_intermediate_size", 1408 if second else 768)
+    found = {
+        "ffn": ffn,
         "experts": experts,
-        "experts_per_token": whole_of(fields, "num_experts_per_tok", 8),
+        "experts_per_token": whole_of(fields, "num_experts_per_tok", 4 if second else 8),
+        "shares_of_all": not fields.get("norm_topk_prob", False),
     }
+    if second:
+        shared = whole_of(fields, "shared_expert_intermediate_size", 5632)
+        if ffn < 1 or shared < 1 or shared % ffn:
+            raise refusal(
+                f"shared_expert_intermediate_size is {shared}, no multiple of the experts' {ffn}",
+                "use a model whose shared expert is as large as some whole ones",
+            )
+        found |= {"shared_experts": shared // ffn, "shared_gate": True}
+    return found
 
 
 def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:

@@ -10,7 +10,7 @@ in one line, which offers nothing that would be refused in turn.
 The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
 SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU; norms after blocks and caps in
 its later versions), of OLMo-2 (norms over all heads), of Mixtral (a router that chooses two
-experts) and of gpt-oss (sinks, experts with biases).
+experts), of Qwen2-MoE (shared experts) and of gpt-oss (sinks, experts with biases).
 """
 
 from __future__ import annotations
@@ -194,6 +194,9 @@ def _named(name: str) -> ModelSource:
         scaled_embedding=shape.gemma,
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
+        shared_experts=shape.shared_experts,
+        shared_gate=shape.shared_gate,
+        shares_of_all=shape.shares_of_all,
         qkv_bias=shape.qkv_bias,
         o_bias=shape.o_bias,
         sinks=shape.sinks,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models.config import ModelConfig, tensor_shapes
+from programs.models.config import MAX_CHOSEN, ModelConfig, tensor_shapes
 from programs.models.tensors import (
     ITEM_BYTES,
     MX_BLOCK,
@@ -50,6 +50,10 @@ COMPUTED = re.compile(r".*(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(m
 OF_EXPERT = re.compile(
     r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.(gate|up|down)_proj\.(weight|bias)"
 )
+#: A part of a shared expert; files have the whole.
+OF_SHARED = re.compile(
+    r"model\.(layers\.\d+\.mlp\.shared_expert)\.(\d+)\.((?:gate|up|down)_proj)\.weight"
+)
 BLOCKS = "_blocks"
 """Behind the names of stacked matrices of 4-bit numbers."""
 NAMED = 3
@@ -72,6 +76,9 @@ class Part:
     """Which matrix of several stacked ones it is."""
     transposed: bool = False
     """The file has the matrix with its columns first."""
+    column: int = 0
+    """The first column that is of it, where ``columns`` says how many are."""
+    columns: int | None = None
 
 
 class NamedSource:
@@ -88,6 +95,8 @@ class NamedSource:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         if part.rows is not None:
             rows = part.first + part.step * (np.arange(part.rows) if rows is None else rows)
+        if part.columns is not None:
+            columns = part.column + (np.arange(part.columns) if columns is None else columns)
         if part.expert is not None:
             return self._files.read_stacked(
                 part.stored, part.expert, rows, columns, part.transposed
@@ -176,8 +185,9 @@ def _part(
     """Where the tensor that is called `name` here is stored; None where it is not."""
     if name == HEAD:
         return next((Part(head) for head in _heads(prefix) if head in tensors), None)
-    if (stacked := _stacked(name, prefix, shapes, tensors)) is not None:
-        return stacked
+    special = _stacked(name, prefix, shapes, tensors) or _shared(name, prefix, shapes, tensors)
+    if special is not None:
+        return special
     stored = prefix + name.removeprefix(ROOT)
     if stored in tensors:
         return Part(stored)
@@ -228,6 +238,28 @@ def _stacked(
     return Part(stored, first, rows, step, int(expert), transposed)
 
 
+def _shared(
+    name: str,
+    prefix: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, StoredTensor],
+) -> Part | None:
+    """Where files hold a part of a shared expert, as large as the chosen ones: in one of several
+    times the size; None where they do not.
+    """
+    found = OF_SHARED.fullmatch(name)
+    if found is None:
+        return None
+    stem, number, matrix = found.groups()
+    stored = f"{prefix}{stem}.{matrix}.weight"
+    rows, columns = shapes[name]
+    if stored not in tensors:
+        return None
+    if matrix == "down_proj":
+        return Part(stored, column=int(number) * columns, columns=columns)
+    return Part(stored, int(number) * rows, rows)
+
+
 def _scale_name(name: str) -> str:
     if name.endswith(BLOCKS):
         return name.removesuffix(BLOCKS) + "_scales"
@@ -275,6 +307,10 @@ def _check(
 ) -> None:
     """Refuse a tensor that has another shape than the configuration says, or an unknown type."""
     stored_name, fused = part.stored, _fused(name)
+    if found := OF_SHARED.fullmatch(name):
+        parts = sum(f"model.{found[1]}.{n}.{found[3]}.weight" in shapes for n in range(MAX_CHOSEN))
+        whole = part.columns is None
+        shape = (parts * shape[0], shape[1]) if whole else (shape[0], parts * shape[1])
     if part.expert is not None:
         shape = (experts, part.step * shape[0], *shape[1:])
         shape = (shape[0], *shape[:0:-1]) if part.transposed else shape

@@ -159,7 +159,7 @@ def floor_of(
     out = product_floor(spec, dtype, heads * config.head_dim, hidden, parts)
     gate_up = product_floor(spec, dtype, hidden, 2 * own(config.ffn))
     down = product_floor(spec, dtype, own(config.ffn), hidden, parts)
-    chosen = config.experts_per_token
+    chosen = config.experts_per_token + config.shared_experts
     products = [qkv, out, *[gate_up, down] * chosen]
     if config.experts > 1:
         products.append(product_floor(spec, dtype, hidden, config.experts))

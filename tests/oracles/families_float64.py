@@ -5,7 +5,7 @@ nothing else of the project: what a field means is said here a second time, from
 configuration and modelling classes.  It works on whole sequences of [positions, features] and knows
 no tiles, chips or number tricks.
 
-Llama, Mistral, Mixtral, Qwen2, Qwen3, Qwen3-MoE, gpt-oss, Phi-3, Granite and SmolLM3.
+Llama, Mistral, Mixtral, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE, gpt-oss, Phi-3, Granite and SmolLM3.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ class FamilyFloat64:
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
             elif self.type == "gpt_oss":
                 x = x + self._clamped_experts(h, prefix + "mlp.")
+            elif self.type == "qwen2_moe":
+                names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
+                x = x + self._experts(h, *names, f["num_experts_per_tok"])
+                x = x + self._shared_expert(h, prefix + "mlp.")
             elif self.type == "qwen3_moe":
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
@@ -91,8 +95,26 @@ class FamilyFloat64:
         active = gate / (1 + np.exp(-gate))
         return self._linear(active * self._linear(h, prefix + "up_proj"), prefix + "down_proj")
 
+    def _shared_expert(self, h: F64, prefix: str) -> F64:
+        """An FFN that every token takes, times the sigmoid of one number; stored here in parts."""
+        size: int = self.fields["shared_expert_intermediate_size"]
+        parts = range(size // self.fields["moe_intermediate_size"])
+        matrices = [
+            np.concatenate(
+                [self._get(f"{prefix}shared_expert.{n}.{name}_proj.weight") for n in parts], axis
+            )
+            for name, axis in (("gate", 0), ("up", 0), ("down", 1))
+        ]
+        g, u = h @ matrices[0].T, h @ matrices[1].T
+        open_ = 1 / (1 + np.exp(-self._linear(h, prefix + "shared_expert_gate")))
+        given: F64 = open_ * ((g / (1 + np.exp(-g)) * u) @ matrices[2].T)
+        return given
+
     def _experts(self, h: F64, prefix: str, names: tuple[str, str, str], count: int) -> F64:
-        """The best experts of the softmax over all, their shares made to add up to one."""
+        """The best experts of the softmax over all; their shares made to add up to one, except
+        where ``norm_topk_prob`` is there and false.
+        """
+        normed = self.type == "mixtral" or self.fields.get("norm_topk_prob", False)
         logits = self._linear(h, prefix + "gate")
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -103,7 +125,7 @@ class FamilyFloat64:
                 gate, up, down = (f"{prefix}experts.{expert}.{name}" for name in names)
                 g = self._linear(token, gate)
                 part = self._linear(g / (1 + np.exp(-g)) * self._linear(token, up), down)
-                given[row] += own[expert] / own[best].sum() * part
+                given[row] += own[expert] / (own[best].sum() if normed else 1.0) * part
         return given
 
     def _clamped_experts(self, h: F64, prefix: str) -> F64:
@@ -171,7 +193,7 @@ class FamilyFloat64:
 
     def _biased(self, name: str) -> bool:
         part = name.rpartition(".")[2]
-        if self.type == "qwen2":
+        if self.type in ("qwen2", "qwen2_moe"):
             return part in ("q_proj", "k_proj", "v_proj")
         if self.type == "gpt_oss":
             return part != "lm_head"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
 
+from chip.isa import LANES
 from chip.scheduling import CompileError, Place
 from programs.decoder import Layout, router_width
 from programs.kernels import PAIR_ORDER, PLANE_ORDER, ColumnBlock, Weights
@@ -46,8 +47,10 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
         "up": (t, layout.ffn_tiles, f),
         "down": (layout.ffn_tiles, t, x),
         "head": (t, layout.vocab_blocks, v),
-        "router": (t, 1, router_width(layout.experts) // 16),
-        "fine": (t, 1, router_width(layout.experts) // 16),
+        "router": (t, 1, router_width(layout.routed) // 16),
+        "fine": (t, 1, router_width(layout.routed) // 16),
+        "share": (t, 1, LANES // 16),
+        "share_fine": (t, 1, LANES // 16),
     }
 
 

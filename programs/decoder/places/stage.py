@@ -543,9 +543,11 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
 
     The maps lie further out than the experts' weights.
     """
-    n, k, int8 = layout.experts, layout.chosen, dtype == "int8"
+    n, k, int8 = layout.routed, layout.chosen, dtype == "int8"
     if n == 1:
         return None
+    r, every = k - layout.shared, layout.shares_of_all
+    gates = (EAST_QUAD, _EAST_2)[: (1 + int8) * layout.shared_gate]
     biased = layout.expert_bias
     count = 2 + (int8 or biased)
     sides = [(pm.top(pm.map_slices(0), k), pm.top(pm.map_slices(1), k)) for _ in range(count)]
@@ -561,9 +563,9 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         later=pm.top(_WEST_2[1:2], n),
         ranks=pm.top(_WEST_3, 1),
         indices=pm.top(EAST_QUAD, k),
-        logits=pm.top(_EAST_2, k),
+        logits=pm.top(_EAST_2, r),
         best=pm.top(KV_QUAD, 1),
-        weights=pm.top(EAST_QUAD, k),
+        weights=pm.top(EAST_QUAD, r),
         inverse=pm.top(_EAST_2, 1),
         shares=pm.top(KV_QUAD, k),
         maps=tuple(MapPlaces(west, east, 0) for west, east in sides),
@@ -572,6 +574,10 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         bias_sums=pm.top(WEST_QUAD, layout.x_tiles) if biased else None,
         own=pm.top(EAST_QUAD, k),
         turns=pm.top(_WEST_2[1 : layout.turns + 1], k) if layout.turns > 1 else None,
+        shared=layout.shared,
+        gates=tuple(pm.top(quad, 1) for quad in gates),
+        absent=pm.top(EAST_QUAD, 1) if every else None,
+        every=pm.top(EAST_QUAD, 1) if every else None,
     )
 
 
@@ -708,7 +714,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
         else:
             tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
             words += len(held) * expert_blocks(layout, len(tiles))
-            words += router_parts(dtype) if layout.experts > 1 else 0
+            words += router_parts(dtype) * (1 + layout.shared_gate) if layout.experts > 1 else 0
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
     return words
@@ -820,7 +826,10 @@ def _place_ffn(
             replace(m, stride=s, turns=n)
             for m, s, n in zip(choice.maps, strides, turns, strict=False)
         )
-        found.router = of.place("router", ["router", "fine"][: router_parts(of.dtype)])
+        parts = router_parts(of.dtype)
+        columns = ["router", "fine"][:parts]
+        columns += ["share", "share_fine"][: parts * layout.shared_gate]
+        found.router = of.place("router", columns)
         if of.dtype == "int8":
             found.scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)
         if layout.expert_bias:

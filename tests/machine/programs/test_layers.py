@@ -157,6 +157,8 @@ QUICK = {
     ("llama, all biases", "int8", 8),
     ("granite, other factors", "int8", 8),
     ("gpt-oss, cut gates", "int8", 8),
+    ("qwen2 moe", "int8", 8),
+    ("qwen3 moe, shares of all", "fp16", 1),
 }
 ROWS = [
     pytest.param(*row, marks=() if row in QUICK else pytest.mark.long)
@@ -216,6 +218,9 @@ def test_a_family_is_what_its_description_says(name: str, dtype: str, tp: int) -
         ("llama, llama3", {"rope_scaling": None}),
         ("llama, linear", {"rope_scaling": None}),
         ("llama, yarn", {"rope_scaling": None}),
+        ("qwen2 moe", {"norm_topk_prob": True}),
+        ("qwen2 moe", {"num_experts_per_tok": 3}),
+        ("qwen3 moe, shares of all", {"norm_topk_prob": True}),
         ("gpt-oss", {"rope_scaling": None}),
         ("gpt-oss", {"sliding_window": 5}),
         ("gpt-oss", {"num_experts_per_tok": 2}),

@@ -379,6 +379,10 @@ def test_a_plan_with_experts_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     rows = shown(row, monkeypatch)[1]
     assert rows["experts of a layer"] == "2 of 8, those that the router chooses"
+    row["experts_computed"] = 5
+    assert shown(row, monkeypatch)[1]["experts of a layer"] == (
+        "2 of 8, those that the router chooses, and 3 that every token takes"
+    )
     assert rows["timing-only run"] == ("all chips retired at cycle 10,000 (1.2e+05 chip-cycles/s)")
     assert rows["energy"] == "no estimate: the chip spec gives no power (average_power_w)"
 

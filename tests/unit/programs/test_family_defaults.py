@@ -61,6 +61,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"max_position": 32_768, "qkv_bias": True},
     "qwen3": {"head_dim": 128, "max_position": 32_768, "head_norms": True},
+    "qwen2_moe": {
+        "kv_heads": 16,
+        "max_position": 32_768,
+        "qkv_bias": True,
+        "ffn": 1408,
+        "experts": 60,
+        "experts_per_token": 4,
+        "shared_experts": 4,
+        "shared_gate": True,
+    },
     "qwen3_moe": {  # with shares that add up to one, which is not its default
         "kv_heads": 4,
         "max_position": 32_768,

@@ -212,7 +212,7 @@ def test_a_block_of_positions_is_as_steps(
     found = []
     for cuts in (range(13), (0, 12), (0, 1, 8, 12)):
         model = partition_model(checkpoint, 2, dtype)
-        model.split = {0: 2} if model.layout.ffn_tiles > 1 else {}
+        model.split = {0: (1, 1)} if model.layout.ffn_tiles > 1 else {}
         golden = GoldenDecoder(model)
         streams: dict[tuple[int, str], list[NDArray[np.float32]]] = {}
         seen.append(streams)
@@ -295,7 +295,7 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
     pairs = [(drawn.head, built.head)]
     for a, b in zip(drawn.layers, built.layers, strict=True):
         other = ("head_gains", "key_shares", "post_gains", "bias", "o_bias")
-        other += ("router_bias", "expert_biases", "sinks")
+        other += ("router_bias", "expert_biases", "sinks", "share_gate")
         names = [f.name for f in dataclasses.fields(a) if f.name not in other]
         pairs += [(getattr(a, name), getattr(b, name)) for name in names]
         assert a.head_gains is not None and b.head_gains is not None
@@ -315,6 +315,18 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
         if mine.scale is not None and real.scale is not None:
             np.testing.assert_array_equal(mine.scale == 0, real.scale == 0)
     assert drawn.replicate is not None and built.replicate is not None
+    sharing = dataclasses.replace(AWKWARD["two tiles, three KV heads"], experts=3)
+    sharing = dataclasses.replace(sharing, shared_experts=2, shared_gate=True)
+    layout = Layout.of(sharing, 2)
+    gates = [
+        made.layers[0].share_gate
+        for made in (
+            random_chip_weights(layout, dtype, 1, 1),
+            chip_weights(random_checkpoint(sharing, 1), layout, dtype, 1),
+        )
+    ]
+    assert gates[0] is not None and gates[1] is not None
+    np.testing.assert_array_equal(gates[0].values.shape, gates[1].values.shape)
     after = dataclasses.replace(config, head_norms=False, wide_norms=True, post_norms=True)
     layout = Layout.of(after, 2)
     drawn = random_chip_weights(layout, dtype, 1, 1)

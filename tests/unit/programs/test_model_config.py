@@ -194,7 +194,6 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
         ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
         ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
         ("qwen3-8b", {"architectures": None, "model_type": "qwen3_next"}, "qwen3_next"),
-        ("qwen3-30b-a3b", {"norm_topk_prob": False}, "norm_topk_prob is not set"),
         ("qwen3-30b-a3b", {"mlp_only_layers": [3]}, "in all of its 48 layers"),
         ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "some layers have no experts"),
         ("qwen3-30b-a3b", {"num_experts": 1}, "num_experts is 1; a model without a router"),

@@ -1,4 +1,4 @@
-"""gpt-oss beyond one stage: experts with biases in parts, and plans of such models."""
+"""Experts with biases and shared ones: in parts on several stages, and plans of such models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from chip.spec import ChipSpec
 from programs.decoder import ATTENTION, GoldenDecoder, Host, compile_decoder, partition_model
-from programs.decoder.stages import FFN, Block, Stage, split_layers
+from programs.decoder.stages import FFN, Block, Stage, of_layers, split_layers
 from programs.models import random_checkpoint
 from programs.plans import check_plan, compile_plan
 from programs.running import LOOKAHEAD, Runner
@@ -19,17 +19,25 @@ SPEC, CONTEXT = ChipSpec(), 64
 
 
 @pytest.mark.parametrize(
-    ("ffn", "tp", "dtype"),
+    ("name", "ffn", "tp", "dtype"),
     [
-        (300, 2, "int8"),
-        pytest.param(1500, 1, "int8", marks=pytest.mark.long),
-        pytest.param(1500, 2, "fp16", marks=pytest.mark.long),
-        pytest.param(300, 8, "fp16", marks=pytest.mark.long),
+        ("gpt-oss", 300, 2, "int8"),
+        pytest.param("gpt-oss", 1500, 1, "int8", marks=pytest.mark.long),
+        pytest.param("gpt-oss", 1500, 2, "fp16", marks=pytest.mark.long),
+        pytest.param("gpt-oss", 300, 8, "fp16", marks=pytest.mark.long),
+        ("qwen2 moe", 90, 2, "int8"),
+        pytest.param("qwen2 moe", 1000, 1, "fp16", marks=pytest.mark.long),
+        pytest.param("qwen2 moe", 270, 8, "fp16", marks=pytest.mark.long),
     ],
 )
-def test_experts_with_biases_split_between_stages(ffn: int, tp: int, dtype: str) -> None:
-    """Parts cut between tiles take the biases of down once, those cut between experts each its."""
-    fields = {**FAMILIES["gpt-oss"].fields, "intermediate_size": ffn, "num_hidden_layers": 1}
+def test_experts_split_between_stages(name: str, ffn: int, tp: int, dtype: str) -> None:
+    """Parts cut between tiles take the biases of down once, those cut between experts each its; a
+    shared expert gives nothing in a part that it is not in.
+    """
+    sizes = {"intermediate_size": ffn, "num_hidden_layers": 1}
+    if name == "qwen2 moe":
+        sizes |= {"moe_intermediate_size": ffn, "shared_expert_intermediate_size": 2 * ffn}
+    fields = {**FAMILIES[name].fields, **sizes}
     family = Family(fields, {"sinks": 3.0, "down_proj.bias": 4.0})
     stages = [
         Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 3)), False),
@@ -37,8 +45,7 @@ def test_experts_with_biases_split_between_stages(ffn: int, tp: int, dtype: str)
     ]
     checkpoint = checkpoint_of(family)
     kinds = checkpoint.config.layer_kinds
-    first = replace(stages[0].blocks[0], of=kinds[0])
-    stages[0] = replace(stages[0], blocks=(first, *stages[0].blocks[1:]))
+    stages = of_layers(stages, kinds)
     model = partition_model(checkpoint, tp, dtype)
     model = replace(model, split=split_layers(stages))
     artifact = compile_decoder(model, SPEC, CONTEXT, stages=stages)
@@ -57,9 +64,10 @@ def test_experts_with_biases_split_between_stages(ffn: int, tp: int, dtype: str)
         np.testing.assert_array_equal(found.view(np.uint32), own.view(np.uint32))
 
 
-def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
-    config = checkpoint_of(FAMILIES["gpt-oss"]).config
-    plan = compile_plan("gpt-oss", config, SPEC, context=CONTEXT, chips=2)
+@pytest.mark.parametrize("name", ["gpt-oss", "qwen2 moe"])
+def test_a_plan_takes_the_cycles_of_the_compiled_model(name: str) -> None:
+    config = checkpoint_of(FAMILIES[name]).config
+    plan = compile_plan(name, config, SPEC, context=CONTEXT, chips=2)
     check_plan(plan)
     model = partition_model(random_checkpoint(config, 0), 2)
     artifact = compile_decoder(model, SPEC, CONTEXT, weights=False)
