@@ -45,7 +45,7 @@ NAMES = {
     "all": "any",
 }
 
-#: Calls whose arguments are types, texts or help.
+#: Calls whose arguments are types, texts or help; ``tell`` and ``phase`` say what goes on.
 UNTOUCHED_CALLS = {
     "TypeVar",
     "NewType",
@@ -55,6 +55,8 @@ UNTOUCHED_CALLS = {
     "Typer",
     "print",
     "echo",
+    "phase",
+    "tell",
     "warn",
 }
 LOGGERS = {"log", "logger", "logging", "_log", "_logger", "warnings"}
