@@ -291,7 +291,8 @@ class TracePlan:
 
     def _weights(self) -> tuple[I64, I64, I64]:
         """First cycle, end and number of all block events and flights' ends, unwindowed."""
-        parts: list[tuple[I64, I64, I64]] = []
+        nothing = np.zeros(0, np.int64)
+        parts: list[tuple[I64, I64, I64]] = [(nothing, nothing, nothing)]
         for launch in self.launches:
             entry = self.entries[launch.launched.entry]
             for number, program in enumerate(entry.programs):
@@ -301,9 +302,7 @@ class TracePlan:
             flights = entry.flights
             both = (flights.sent + launch.start, flights.received + launch.start + 1)
             parts.append((*both, np.full(len(flights), 2, np.int64)))
-        nothing = np.zeros(0, np.int64)
-        columns = zip(*parts, strict=True) if parts else ((nothing,),) * 3
-        first, end, count = (np.concatenate(column) for column in columns)
+        first, end, count = (np.concatenate(column) for column in zip(*parts, strict=True))
         return first, end, count
 
     def block_events(self) -> int:

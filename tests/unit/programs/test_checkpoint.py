@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from programs.models import CheckpointError, ModelConfig, load_checkpoint, random_checkpoint
+from programs.models import (
+    CheckpointError,
+    ModelConfig,
+    load_checkpoint,
+    names,
+    random_checkpoint,
+)
 from programs.models.checkpoint import read_config, tensor_shapes
 from tests import ROOT, examples
 
@@ -307,3 +313,12 @@ def test_random_checkpoints_are_seeded() -> None:
         assert not np.array_equal(other.tensor(name), forward[name])
     with pytest.raises(CheckpointError, match="no tokenizer"):
         _ = first.tokenizer
+
+
+@pytest.mark.parametrize("rows", [1, 4095, 4096, 4097, 10_000])
+def test_rows_are_compared_some_at_a_time(rows: int) -> None:
+    """A tied head of a large vocabulary is never held twice as a whole."""
+    blocks = [*names._blocks(rows)]
+    assert np.concatenate(blocks).tolist() == list(range(rows))
+    assert [len(block) for block in blocks[:-1]] == [4096] * (len(blocks) - 1)
+    assert 0 < len(blocks[-1]) <= 4096
