@@ -2,11 +2,11 @@
 
 Of ``words`` words each of n chips *owns* w: chip c has words c * w to c * w + w - 1.  What remains,
 fewer words than hops have time for, goes to everybody at once, as in ``node``.  All chips run one
-program: the first words of a chip's partial sums are one for each neighbour in turn, then come
-those for everybody, and those that the chip owns are last.  So the words of a chip lie in an order
-of its own (:func:`word_order`), and the sums are brought into the common order by a Scatter whose
-map (:func:`scatter_offsets`) is the only thing that differs.  Words leave as soon as they are
-readable, while the product that makes the others is under way.
+program: of a chip's partial sums the first n are one for each neighbour in turn and one that the
+chip owns, then come the next n, and last those for everybody.  So the words of a chip lie in an
+order of its own (:func:`word_order`), and the sums are brought into the common order by a Scatter
+whose map (:func:`scatter_offsets`) is the only thing that differs.  Words leave as soon as they are
+readable, while the product that makes the others is under way, and so do their sums.
 
 The sums are those of ``node.reduce``, added once, at their owner.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from chip import isa
 from chip.isa import Op
@@ -44,9 +43,9 @@ def all_reduce_cycles(spec: ChipSpec, chips: int, words: int, share: int) -> int
     word, hop = 4 * spec.send_spacing_cycles, spec.hop_cycles
     if not share:
         return hop + word * words + _SUM_CYCLES
-    sent = word * (share + words - chips * share)
+    sent = word * (2 * share + words - chips * share)
     summed = hop + word * share + _BETWEEN_CYCLES
-    return max(sent, summed) + hop + word * share + _ORDER_CYCLES
+    return max(sent, summed + word) + hop + _ORDER_CYCLES
 
 
 def share_of(spec: ChipSpec, chips: int, words: int) -> int:
@@ -59,9 +58,8 @@ def share_of(spec: ChipSpec, chips: int, words: int) -> int:
 
 def word_order(chips: int, chip: int, share: int, words: int) -> list[int]:
     """The word that each word of a chip's partial sums is of."""
-    others = [(chip ^ k) * share + i for i in range(share) for k in range(1, chips)]
-    own = range(chip * share, (chip + 1) * share)
-    return [*others, *range(chips * share, words), *own]
+    turns = [(chip ^ (k + 1) % chips) * share + i for i in range(share) for k in range(chips)]
+    return [*turns, *range(chips * share, words)]
 
 
 def scatter_offsets(chips: int, chip: int, share: int) -> list[int]:
@@ -86,26 +84,40 @@ def all_reduce_in_shares(
     between vectors that leave before the last word is readable.
     Returns the cycles from which all sums are on every chip, and from which the result is readable.
     """
-    w, dealt = shares.words, chips * shares.words
-    rest = len(ready) - dealt
-    received = {k: place.at(2 * w) for k, place in places.received.items()}
-    late, arrived = _send_first(schedule, spec, chips, ready, places, w, pace)
-    own = replace(places, partial=places.partial.at(len(ready) - w))
-    summed = reduce(schedule, spec, chips, w, arrived, own, target=shares.own, alone=True)
-    gathered = {k: place.at(w) for k, place in places.received.items()}
-    groups = [(group, shares.own) for group in _both_edges(chips)]
-    known = send_and_receive(schedule, spec, summed, groups, w, gathered)
-    terms = [shares.own, *(gathered[k] for k in range(1, chips))]
-    alone = target is None
-    goal = places.residual if target is None else places.partial.at(len(ready))
-    done = _bring_into_order(schedule, spec, terms, known, shares, goal)
-    if target is not None:
-        done = reduce(schedule, spec, 1, dealt, done, replace(places, partial=goal), target=target)
-    if rest:
-        tail = ReducePlaces(places.partial.at(dealt - w), places.residual.at(dealt), received)
+    w, dealt, end = shares.words, chips * shares.words, max(ready)
+    everybodys = {k: place.at(2 * w) for k, place in places.received.items()}
+    late = known = done = end
+    arrived = [max(ready[i * chips : (i + 1) * chips]) for i in range(w)]
+    left = list(range(w))  # words of the share that have not been added
+    for at in [*sorted(set(ready)), 1 << 30]:
+        own_terms = [ready[(i + 1) * chips - 1] for i in range(w)]
+        for i in [i for i in left if max(arrived[i], own_terms[i] + 1) <= at]:
+            left.remove(i)
+            goal = target, places.partial.at(len(ready) + i)
+            pause = end, pace
+            there, ordered = _gather(schedule, spec, i, arrived[i], places, shares, goal, pause)
+            known, done = max(known, there), max(done, ordered)
+        words = [word for word in range(len(ready)) if ready[word] == at]
+        least = pace if at < end else 0
+        for word in [word for word in words if word < dealt and (word + 1) % chips]:
+            row, k = divmod(word, chips)
+            received = {n: place.at(row) for n, place in places.received.items()}
+            to = [(range(k + 1, k + 2), places.partial.at(word))]
+            # links apart, since those of an edge are free at other cycles
+            there = send_and_receive(schedule, spec, at, to, 1, received, least)
+            arrived[row] = max(arrived[row], there)
+        if rest := [word for word in words if word >= dealt]:
+            received = {k: place.at(rest[0] - dealt) for k, place in everybodys.items()}
+            for group in _both_edges(chips):
+                to = [(group, places.partial.at(rest[0]))]
+                there = send_and_receive(schedule, spec, at, to, len(rest), received, least)
+                late = max(late, there)
+    if dealt < len(ready):
+        tail = ReducePlaces(places.partial.at(dealt), places.residual.at(dealt), everybodys)
         last = None if target is None else target.at(dealt)
-        end = reduce(schedule, spec, chips, rest, late, tail, target=last, alone=alone)
-        done = max(done, end)
+        n, alone = len(ready) - dealt, target is None
+        ended = reduce(schedule, spec, chips, n, late, tail, target=last, alone=alone)
+        done = max(done, ended)
     return max(known, late), done
 
 
@@ -114,41 +126,43 @@ def _both_edges(chips: int) -> list[range]:
     return [group for group in (range(4, chips), range(1, min(chips, 4))) if group]
 
 
-def _send_first(
+def _gather(
     schedule: Schedule,
     spec: ChipSpec,
-    chips: int,
-    ready: Sequence[int],
+    number: int,
+    arrived: int,
     places: ReducePlaces,
-    share: int,
-    pace: int,
+    shares: SharePlaces,
+    goal: tuple[Place | None, Place],
+    pause: tuple[int, int],
 ) -> tuple[int, int]:
-    """Send what is for everybody, and to each neighbour what it owns.
+    """Add word ``number`` of the share, whose terms are there from ``arrived`` on, and gather it.
 
-    Returns when the one and the other are readable where they go; see ``all_reduce_in_shares``.
+    goal: the target, and where the words of all chips are brought together before the residual is
+    added.  pause: the end of the product under way, and the least cycles between vectors until
+    then.  Returns as ``all_reduce_in_shares``.
     """
-    others = share * (chips - 1)
-    late = arrived = end = max(ready)
-    for at in sorted(set(ready)):
-        words = [word for word in range(len(ready) - share) if ready[word] == at]
-        least = pace if at < end else 0
-        for word in words:  # links apart, since those of an edge are free at other cycles
-            if word < others:
-                row, k = divmod(word, chips - 1)
-                own = {n: place.at(row) for n, place in places.received.items()}
-                to = [(range(k + 1, k + 2), places.partial.at(word))]
-                there = send_and_receive(schedule, spec, at, to, 1, own, least)
-                arrived = max(arrived, there)
-        everybody = [word for word in words if word >= others]
-        for _, run in groupby(enumerate(everybody), lambda numbered: numbered[1] - numbered[0]):
-            (_, first), *more = run
-            n = 1 + len(more)
-            skipped = 2 * share + first - others
-            received = {k: place.at(skipped) for k, place in places.received.items()}
-            for group in _both_edges(chips):
-                to = [(group, places.partial.at(first))]
-                late = max(late, send_and_receive(schedule, spec, at, to, n, received, least))
-    return late, arrived
+    w, chips = shares.words, len(places.received) + 1
+    target, together = goal
+    own = ReducePlaces(
+        places.partial.at((number + 1) * chips - 1),
+        places.residual,
+        {k: place.at(number) for k, place in places.received.items()},
+    )
+    there = shares.own.at(number)
+    summed = reduce(schedule, spec, chips, 1, arrived, own, target=there, alone=True)
+    gathered = {k: place.at(w + number) for k, place in places.received.items()}
+    groups = [(group, there) for group in _both_edges(chips)]
+    least = pause[1] if summed < pause[0] else 0
+    known = send_and_receive(schedule, spec, summed, groups, 1, gathered, least)
+    terms = [there, *(gathered[k] for k in range(1, chips))]
+    residual = places.residual.at(number)
+    if target is None:
+        return known, _bring_into_order(schedule, spec, terms, known, shares, residual)
+    done = _bring_into_order(schedule, spec, terms, known, shares, together)
+    added = replace(places, partial=together, residual=residual)
+    to = target.at(number)
+    return known, reduce(schedule, spec, 1, chips, done, added, target=to, every=w)
 
 
 def _bring_into_order(
@@ -159,21 +173,18 @@ def _bring_into_order(
     shares: SharePlaces,
     goal: Place,
 ) -> int:
-    """Scatter the shares of all chips, by distance, to their words of ``goal``."""
+    """Scatter a word of the share of every chip, by distance, to their words from ``goal`` on."""
     p = Pass(schedule, spec)
-    w = shares.words
-    read = []
+    first_read = 1 << 30
     for k, place in enumerate(terms):
-        t = 60 + k * w
-        value = p.load(place, 4 * k + place.inward, t, n=w, da=1)
-        read.append(value)
+        t = 60 + k
+        value = p.load(place, 4 * k + place.inward, t)
+        first_read = min(first_read, p.blocks[-1]["cycle"])
         code = 4 * (k ^ 1)
-        _, out = p.op(Op.MOV, t, value, n=w, out=code)
+        _, out = p.op(Op.MOV, t, value, out=code)
         position = isa.drive_position(isa.VXM_QUEUE, code)
         at = p.driven(t) + abs(goal.position - position)
-        offsets = p.load(shares.map.at(k), 4 * (k ^ 5), at, goal.queues[0], n=w)
-        window = ScatterWindow(offsets, len(terms) * w - 1)
-        p.store(goal, out, p.driven(t), position, n=w, da=1, window=window)
-    # what links bring was written by streams of the direction that it is read by
-    first_read = min(p.first_read(read[0]), p.first_read(*read[1:], level=True))
+        offsets = p.load(shares.map.at(k), 4 * (k ^ 5), at, goal.queues[0])
+        window = ScatterWindow(offsets, (len(terms) - 1) * shares.words)
+        p.store(goal, out, p.driven(t), position, window=window)
     return schedule.place(p, ready - first_read, "order of sums") + p.ready

@@ -112,21 +112,30 @@ def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> i
 def exchange_floor(spec: ChipSpec, tp: int, tiles: int, spread_cycles: int) -> int:
     """An all-reduce of ``tiles`` tiles: at once, or scattered, summed and gathered.
 
-    Of the second kind, what hops have time for may go at once beside the shares.
+    Of the second kind, what hops have time for may go at once beside the shares, last; and a tile's
+    sum is gathered while those of later tiles are still made.  Shares of whole tiles, or as even as
+    vectors are.
     """
     if tp == 1:
         return 0
-    tile, hop = _SUM_BYTES * spec.send_spacing_cycles, spec.hop_cycles
-    shared = -(-_SUM_BYTES * tiles // tp) * spec.send_spacing_cycles
+    vector, hop = spec.send_spacing_cycles, spec.hop_cycles
+    tile = _SUM_BYTES * vector
 
     def sent(cycles: int) -> int:
         return max(_FIRST_CYCLES, cycles - spread_cycles)
 
+    def in_shares(share: int, rest: int) -> int:
+        """Each chip owns ``share`` vectors, ``rest`` tiles go at once."""
+        before = spread_cycles * rest // tiles  # what is at once is made after the shares
+        step = max(_FIRST_CYCLES, share * vector - spread_cycles + before)
+        summed = hop + step + _BETWEEN_CYCLES + tile - before
+        ended = sent(2 * share * vector + tile * rest) + _SUM_CYCLES
+        return max(summed, ended) + hop
+
     ways = [hop + sent(tile * tiles) + _SUM_CYCLES]
-    ways.append(hop + sent(shared) + _BETWEEN_CYCLES + hop + shared)
+    ways.append(in_shares(-(-_SUM_BYTES * tiles // tp), 0))
     for share in range(1, tiles // tp + 1):
-        summed = hop + sent(tile * share) + _BETWEEN_CYCLES
-        ways.append(max(summed, sent(tile * (share + tiles - tp * share))) + hop + tile * share)
+        ways.append(in_shares(_SUM_BYTES * share, tiles - tp * share))
     return min(ways)
 
 
