@@ -1,32 +1,65 @@
-"""One typed compiler decorator, and atomic access to counters shared between processes."""
+"""Typed decorators of compiled functions, and the names of ``chip.intrinsics`` for them.
+
+Nothing here imports numba, which takes half as long as all else that a process with chips imports:
+a compiled function comes to be when it is first called, and many a process calls none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import cache, cached_property, update_wrapper
+from importlib import import_module
+from typing import Any, TypeVar, cast
 
-import numba
-from llvmlite import ir
-from numba.core import cgutils as _cgutils
-from numba.core import types
-from numba.extending import intrinsic
-from numba.np import arrayobj as _arrayobj
-
-from chip.kernel_cache import compiled
-
-cgutils: Any = _cgutils
-arrayobj: Any = _arrayobj
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _compiled(function: F, **options: Any) -> F:
-    """Compile without the interpreter lock; see ``chip.kernel_cache``."""
-    return compiled(function, nogil=True, **options)
+class Deferred:
+    """Something of numba's, made when it is first used, by Python or by compiled code."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    @cached_property
+    def made(self) -> Any:
+        """Numba's own object."""
+        _teach_numba()
+        return self._make()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.made(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # nobody asks numba what a copy or a pickle is
+            raise AttributeError(name)
+        return getattr(self.made, name)
+
+
+@cache
+def _teach_numba() -> None:
+    """What compiled code finds behind a name that is deferred is what was deferred."""
+    extending = import_module("numba.extending")
+    registry = import_module("numba.core.registry")
+
+    def type_of(value: Deferred, _: object) -> Any:
+        made = value.made
+        registry.cpu_target.target_context.refresh()  # it may be an intrinsic made just now
+        return registry.cpu_target.typing_context.resolve_value_type(made)
+
+    extending.typeof_impl.register(Deferred)(type_of)
+
+
+def compiled(function: F, **options: Any) -> F:
+    """Compile with numba's ``options`` when first called; see ``chip.kernel_cache``."""
+    later = Deferred(
+        lambda: import_module("chip.kernel_cache").compiled(function, **options),
+    )
+    return cast(F, update_wrapper(later, function))
 
 
 def jit(function: F) -> F:
-    """Compile; see ``_compiled``."""
-    return _compiled(function)
+    """Compile, to run without the interpreter lock."""
+    return compiled(function, nogil=True)
 
 
 def jit_uncounted(function: F) -> F:
@@ -34,165 +67,40 @@ def jit_uncounted(function: F) -> F:
 
     The caller keeps them.  Counting costs two atomic operations per array and call.
     """
-    return _compiled(function, _nrt=False)
+    return compiled(function, nogil=True, _nrt=False)
 
 
 def jit_inline(function: F) -> F:
     """As ``jit_uncounted``, always inlined: a call passes seven words per array, which costs more
     than one vector operation on 320 lanes.
     """
-    return _compiled(function, _nrt=False, forceinline=True)
+    return compiled(function, nogil=True, _nrt=False, forceinline=True)
 
 
 def jit_any_order(function: F) -> F:
     """As ``jit_uncounted``, with float additions in any order: for sums whose error bound covers
     them all.
     """
-    return _compiled(function, _nrt=False, fastmath={"reassoc"})
+    return compiled(function, nogil=True, _nrt=False, fastmath={"reassoc"})
 
 
-def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
-    """Ask for the 320 bytes of rows[row] (2-D, byte elements) to be brought into the cache."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        zero = context.get_constant(numba.intp, 0)
-        start = cgutils.get_item_pointer(context, builder, signature.args[0], view, [args[1], zero])
-        byte_pointer = ir.IntType(8).as_pointer()
-        start = builder.bitcast(start, byte_pointer)
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for offset in range(0, 320, 64):
-            line = builder.gep(start, [ir.Constant(ir.IntType(64), offset)])
-            builder.call(function, [line, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return numba.void(rows, numba.intp), generate
+def _intrinsic(name: str) -> Any:
+    return Deferred(lambda: getattr(import_module("chip.intrinsics"), name))
 
 
-def _stream_row(typing_context: Any, source: Any, target: Any) -> Any:
-    """target[:] = source, vectors of 320 bytes, past the caches: for data read much later.
-
-    The target is aligned to 64 bytes.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        line = ir.VectorType(ir.IntType(32), 16)
-        ends = []
-        for array_type, value in zip(signature.args, args, strict=True):
-            view = context.make_array(array_type)(context, builder, value)
-            ends.append(builder.bitcast(view.data, line.as_pointer()))
-        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        for k in range(5):
-            at = [ir.Constant(ir.IntType(64), k)]
-            value = builder.load(builder.gep(ends[0], at), align=4)
-            store = builder.store(value, builder.gep(ends[1], at), align=64)
-            store.set_metadata("nontemporal", hint)
-        return context.get_dummy_value()
-
-    return numba.void(source, target), generate
-
-
-def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
-    """rows[row] of a C-contiguous 2-D array as a view without reference counting.
-
-    An ordinary view costs two atomic operations, more than a vector operation on its lanes; the
-    caller keeps the array alive.
-    """
-    view_type = types.Array(rows.dtype, 1, "C")
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, args[0])
-        zero = context.get_constant(numba.intp, 0)
-        start = cgutils.get_item_pointer(
-            context, builder, signature.args[0], array, [args[1], zero]
-        )
-        view = context.make_array(view_type)(context, builder)
-        length = cgutils.unpack_tuple(builder, array.shape)[1]
-        arrayobj.populate_array(
-            view,
-            data=start,
-            shape=[length],
-            strides=[array.itemsize],
-            itemsize=array.itemsize,
-            meminfo=None,
-        )
-        return view._getvalue()
-
-    return view_type(rows, numba.intp), generate
-
-
-def _array_type(kind: Any, dimensions: int) -> Any:
-    return types.Array(kind.dtype, dimensions, "C")
-
-
-def _build(context: Any, builder: Any, array_type: Any, address: Any, shape: list[Any]) -> Any:
-    """A C-contiguous array at an address, without reference counting."""
-    array = context.make_array(array_type)(context, builder)
-    size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
-    item = context.get_constant(types.intp, size)
-    strides = [builder.mul(item, shape[1]), item] if len(shape) == 2 else [item]
-    data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
-    arrayobj.populate_array(
-        array, data=data, shape=shape, strides=strides, itemsize=item, meminfo=None
-    )
-    return array._getvalue()
-
-
-def _vector_at(typing_context: Any, address: Any, length: Any, kind: Any) -> Any:
-    """The array [length] of a NumPy scalar type at an address; the caller keeps it alive."""
-    array_type = _array_type(kind, 1)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _build(context, builder, signature.return_type, args[0], [args[1]])
-
-    return array_type(numba.int64, numba.int64, kind), generate
-
-
-def _matrix_at(typing_context: Any, address: Any, rows: Any, columns: Any, kind: Any) -> Any:
-    """The array [rows, columns] of a NumPy scalar type at an address."""
-    array_type = _array_type(kind, 2)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _build(context, builder, signature.return_type, args[0], [args[1], args[2]])
-
-    return array_type(numba.int64, numba.int64, numba.int64, kind), generate
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    view = context.make_array(array_type)(context, builder, array)
-    return cgutils.get_item_pointer(context, builder, array_type, view, [index])
-
-
-def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """array[index] = value (int64, 1-D); everything stored before is visible before it."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-        builder.store_atomic(args[2], pointer, "release", 8)
-        return context.get_dummy_value()
-
-    return numba.void(array, numba.intp, numba.int64), generate
-
-
-def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
-    """array[index] (int64, 1-D); nothing read after it is older than the value."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
-        return builder.load_atomic(pointer, "acquire", 8)
-
-    return numba.int64(array, numba.intp), generate
-
-
+#: rows[row] of a C-contiguous 2-D array as a view without reference counting.
+row_of: Any = _intrinsic("row_of")
+#: target[:] = source, vectors of 320 bytes, past the caches.
+stream_row: Any = _intrinsic("stream_row")
+#: The array [length] of a NumPy scalar type at an address; the caller keeps it alive.
+vector_at: Any = _intrinsic("vector_at")
+#: The array [rows, columns] of a NumPy scalar type at an address.
+matrix_at: Any = _intrinsic("matrix_at")
+#: Ask for the 320 bytes of rows[row] to be brought into the cache.
+prefetch_row: Any = _intrinsic("prefetch_row")
+#: array[index] = value; everything stored before is visible before it.
+store_release: Any = _intrinsic("store_release")
+#: array[index]; nothing read after it is older than the value.
+load_acquire: Any = _intrinsic("load_acquire")
 #: Let another thread have this core for a while; POSIX.
-yield_core: Any = types.ExternalFunction("sched_yield", types.int32())
-
-row_of: Any = intrinsic(_row_of)
-stream_row: Any = intrinsic(_stream_row)
-vector_at: Any = intrinsic(_vector_at)
-matrix_at: Any = intrinsic(_matrix_at)
-prefetch_row: Any = intrinsic(_prefetch_row)
-store_release: Any = intrinsic(_store_release)
-load_acquire: Any = intrinsic(_load_acquire)
+yield_core: Any = _intrinsic("yield_core")

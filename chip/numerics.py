@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.kernel_cache import compiled
+from chip.jit import compiled
 from chip.saturation import FP16, INT8, INT32, note
 
 F32Array = NDArray[np.float32]

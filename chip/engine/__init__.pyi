@@ -1,4 +1,5 @@
-from .chip import Chip, Status, run_chips, warm_up
+from .chip import Chip, Status, run_chips, use_interpreter, warm_up
+from .native import save_interpreter
 from .ring import CAPACITY, Rings, ring_vectors
 
 __all__ = [
@@ -8,5 +9,7 @@ __all__ = [
     "Status",
     "ring_vectors",
     "run_chips",
+    "save_interpreter",
+    "use_interpreter",
     "warm_up",
 ]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chip.engine import frames, loop
+from chip.engine import frames, loop, native
 from chip.engine.mxm import ACTIVATIONS
 from chip.engine.ring import Rings
 from chip.faults import LockstepViolation, ProgramFault
@@ -32,6 +33,8 @@ _WORD_ROWS = 1024
 _FOREVER = (1 << 62) - 1
 _ALONE = np.ones(1, np.int64)
 _NO_RINGS = Rings.allocate(1, 1)
+#: ``loop.run_chips``, or the same from a file.
+_step: native.Step = loop.run_chips
 
 
 class Status(IntEnum):
@@ -270,7 +273,7 @@ def run_chips(
         (chip,) = chips
         chip._code[0] = frames.READY
         chip._frame[frames.KEY] = r.key
-        loop.run_chips(
+        _step(
             chip._frame.reshape(1, -1),
             chip._code,
             r.counts,
@@ -291,7 +294,7 @@ def run_chips(
 
     def run_share(own: int) -> None:
         share = slice(own * len(chips) // shares, (own + 1) * len(chips) // shares)
-        moved[own] = loop.run_chips(
+        moved[own] = _step(
             joined[share], codes[share], r.counts, r.meta, r.data, until, rounds, moving, own
         )
 
@@ -312,6 +315,12 @@ def run_chips(
     for number in broken:
         chips[number]._stopped(found[number])
     return [chip._stopped(code) for chip, code in zip(chips, found, strict=True)]
+
+
+def use_interpreter(path: Path) -> None:
+    """Run chips with the interpreter that ``save_interpreter`` wrote, if it works here."""
+    global _step
+    _step = native.load_interpreter(path) or loop.run_chips
 
 
 def warm_up() -> None:

@@ -7,19 +7,15 @@ and exact, because the result itself fits.  Processors without it multiply int16
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import config as _config
-from numba.core import types as _types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from chip.jit import jit_inline
+from chip.jit import Deferred, jit_inline
 
-config: Any = _config
-types: Any = _types
 Array = NDArray[Any]
 
 _VECTORS = 5  # of 64 bytes each: 320 lanes
@@ -27,6 +23,7 @@ _VECTORS = 5  # of 64 bytes each: 320 lanes
 
 def has_vnni() -> bool:
     """True where compiled code may use AVX-512 VNNI."""
+    config = import_module("numba.core.config")
     if config.CPU_NAME or config.CPU_FEATURES:  # compiled for another processor
         return False
     return bool(binding.get_host_cpu_features().get("avx512vnni", False))
@@ -79,11 +76,12 @@ def _lay_unsigned(typing_context: Any, row: Any, out: Any) -> Any:
             builder.store(builder.xor(bits, high), _at(builder, target, k), align=1)
         return context.get_dummy_value()
 
-    return types.void(row, out), generate
+    return import_module("numba.core.types").void(row, out), generate
 
 
 def _dot_unsigned(typing_context: Any, w: Any, a: Any, b: Any) -> Any:
     """As ``dot_wide``, of activations as ``_lay_unsigned`` left them."""
+    types = import_module("numba.core.types")
     pair = types.UniTuple(types.int32, 2)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -113,7 +111,13 @@ def _dot_unsigned(typing_context: Any, w: Any, a: Any, b: Any) -> Any:
     return pair(w, a, b), generate
 
 
-lay_unsigned: Any = intrinsic(_lay_unsigned)
-dot_unsigned: Any = intrinsic(_dot_unsigned)
+def _intrinsic(implementation: Any) -> Any:
+    return Deferred(lambda: import_module("numba.extending").intrinsic(implementation))
 
-lay, dot = (lay_unsigned, dot_unsigned) if has_vnni() else (lay_wide, dot_wide)
+
+lay_unsigned = _intrinsic(_lay_unsigned)
+dot_unsigned = _intrinsic(_dot_unsigned)
+
+#: What the processor does best, which numba's settings have a say in.
+lay: Any = Deferred(lambda: (lay_unsigned if has_vnni() else cast(Any, lay_wide)).made)
+dot: Any = Deferred(lambda: (dot_unsigned if has_vnni() else cast(Any, dot_wide)).made)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from chip.engine import use_interpreter
 from cluster.errors import RunError, one_line
 from cluster.processes.group import (
     AbandonedError,
@@ -62,6 +63,8 @@ class ChipActor:
         self._group: ChipGroup | None = None
         self._launch = self._run = 0
         try:
+            if plan.interpreter is not None:
+                use_interpreter(plan.interpreter)
             self._artifact = load(plan.artifact)
             if plan.images is not None:
                 self._artifact.memory = plan.images.of(plan.chips)

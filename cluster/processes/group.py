@@ -195,6 +195,7 @@ class GroupPlan:
     ``images`` says how to make them.  snapshots: where the run keeps them.  snapshot_launches:
     launches between two, 0 for none.  faults: as for ``Runner``.  linked: files of programs that
     the driver linked for all groups that share them, by entry point and program number.
+    interpreter: one that needs no compiler, None for the compiler's.
     """
 
     artifact: Path
@@ -206,6 +207,7 @@ class GroupPlan:
     faults: FaultSetting | None = None
     images: ChipImages | None = None
     linked: Mapping[tuple[str, int], Path] = field(default_factory=dict)
+    interpreter: Path | None = None
 
 
 @dataclass(frozen=True)

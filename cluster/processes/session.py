@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 
-from chip.engine import warm_up
+from chip.engine import save_interpreter, warm_up
 from chip.faults import ProgramFault
 from chip.linking import link, save_linked
 from cluster.processes.group import GroupPlan, layout_of, split_chips
@@ -89,6 +89,8 @@ def chip_actors(
         hold(directory)
         stack.callback(release, directory)
         paths = _save_groups(artifact, groups, directory)
+        interpreter = directory / "interpreter.o"
+        saved = save_interpreter(interpreter)
         snapshots = stack.enter_context(snapshot_directory())
         linked, linking = _link_shared(artifact, groups, entries, directory)
         stack.callback(linking.join)
@@ -104,6 +106,7 @@ def chip_actors(
                 faults,
                 None if images is None else images.unread(),
                 linked,
+                interpreter if saved else None,
             )
             for number, chips in enumerate(groups)
         ]

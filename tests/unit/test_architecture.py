@@ -39,10 +39,11 @@ VAGUE = ("util", "helper", "manager", "misc", "common")
 FLOORS: dict[str, list[set[str]]] = {
     "chip": [
         {"errors", "saturation", "toml_files"},
-        {"kernel_cache"},
+        {"kernel_cache", "intrinsics"},
+        {"jit"},
         {"isa", "numerics"},
         {"opcodes", "spec"},
-        {"digest", "ecc", "faults", "jit", "program"},
+        {"digest", "ecc", "faults", "program"},
         {"checker", "encoding", "linking", "reference", "scheduling", "verify_numerics"},
         {"engine", "timeline"},
     ],

@@ -1,0 +1,164 @@
+"""What compiled code can do beyond Python: views by address, prefetches, atomic counters.
+
+Functions of typing and code generation, for ``chip.jit`` to make intrinsics of; this module imports
+numba.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils as _cgutils
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np import arrayobj as _arrayobj
+
+cgutils: Any = _cgutils
+arrayobj: Any = _arrayobj
+
+
+def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
+    """Ask for the 320 bytes of rows[row] (2-D, byte elements) to be brought into the cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        zero = context.get_constant(numba.intp, 0)
+        start = cgutils.get_item_pointer(context, builder, signature.args[0], view, [args[1], zero])
+        byte_pointer = ir.IntType(8).as_pointer()
+        start = builder.bitcast(start, byte_pointer)
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for offset in range(0, 320, 64):
+            line = builder.gep(start, [ir.Constant(ir.IntType(64), offset)])
+            builder.call(function, [line, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return numba.void(rows, numba.intp), generate
+
+
+def _stream_row(typing_context: Any, source: Any, target: Any) -> Any:
+    """target[:] = source, vectors of 320 bytes, past the caches: for data read much later.
+
+    The target is aligned to 64 bytes.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = ir.VectorType(ir.IntType(32), 16)
+        ends = []
+        for array_type, value in zip(signature.args, args, strict=True):
+            view = context.make_array(array_type)(context, builder, value)
+            ends.append(builder.bitcast(view.data, line.as_pointer()))
+        hint = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        for k in range(5):
+            at = [ir.Constant(ir.IntType(64), k)]
+            value = builder.load(builder.gep(ends[0], at), align=4)
+            store = builder.store(value, builder.gep(ends[1], at), align=64)
+            store.set_metadata("nontemporal", hint)
+        return context.get_dummy_value()
+
+    return numba.void(source, target), generate
+
+
+def _row_of(typing_context: Any, rows: Any, row: Any) -> Any:
+    """rows[row] of a C-contiguous 2-D array as a view without reference counting.
+
+    An ordinary view costs two atomic operations, more than a vector operation on its lanes; the
+    caller keeps the array alive.
+    """
+    view_type = types.Array(rows.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        zero = context.get_constant(numba.intp, 0)
+        start = cgutils.get_item_pointer(
+            context, builder, signature.args[0], array, [args[1], zero]
+        )
+        view = context.make_array(view_type)(context, builder)
+        length = cgutils.unpack_tuple(builder, array.shape)[1]
+        arrayobj.populate_array(
+            view,
+            data=start,
+            shape=[length],
+            strides=[array.itemsize],
+            itemsize=array.itemsize,
+            meminfo=None,
+        )
+        return view._getvalue()
+
+    return view_type(rows, numba.intp), generate
+
+
+def _array_type(kind: Any, dimensions: int) -> Any:
+    return types.Array(kind.dtype, dimensions, "C")
+
+
+def _build(context: Any, builder: Any, array_type: Any, address: Any, shape: list[Any]) -> Any:
+    """A C-contiguous array at an address, without reference counting."""
+    array = context.make_array(array_type)(context, builder)
+    size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    item = context.get_constant(types.intp, size)
+    strides = [builder.mul(item, shape[1]), item] if len(shape) == 2 else [item]
+    data = builder.inttoptr(address, context.get_data_type(array_type.dtype).as_pointer())
+    arrayobj.populate_array(
+        array, data=data, shape=shape, strides=strides, itemsize=item, meminfo=None
+    )
+    return array._getvalue()
+
+
+def _vector_at(typing_context: Any, address: Any, length: Any, kind: Any) -> Any:
+    """The array [length] of a NumPy scalar type at an address; the caller keeps it alive."""
+    array_type = _array_type(kind, 1)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _build(context, builder, signature.return_type, args[0], [args[1]])
+
+    return array_type(numba.int64, numba.int64, kind), generate
+
+
+def _matrix_at(typing_context: Any, address: Any, rows: Any, columns: Any, kind: Any) -> Any:
+    """The array [rows, columns] of a NumPy scalar type at an address."""
+    array_type = _array_type(kind, 2)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _build(context, builder, signature.return_type, args[0], [args[1], args[2]])
+
+    return array_type(numba.int64, numba.int64, numba.int64, kind), generate
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    view = context.make_array(array_type)(context, builder, array)
+    return cgutils.get_item_pointer(context, builder, array_type, view, [index])
+
+
+def _store_release(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index] = value (int64, 1-D); everything stored before is visible before it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        builder.store_atomic(args[2], pointer, "release", 8)
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.intp, numba.int64), generate
+
+
+def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index] (int64, 1-D); nothing read after it is older than the value."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return numba.int64(array, numba.intp), generate
+
+
+yield_core: Any = types.ExternalFunction("sched_yield", types.int32())
+row_of: Any = intrinsic(_row_of)
+stream_row: Any = intrinsic(_stream_row)
+vector_at: Any = intrinsic(_vector_at)
+matrix_at: Any = intrinsic(_matrix_at)
+prefetch_row: Any = intrinsic(_prefetch_row)
+store_release: Any = intrinsic(_store_release)
+load_acquire: Any = intrinsic(_load_acquire)
