@@ -41,6 +41,7 @@ Dtype = Annotated[str, typer.Option(help="Number type of weights: int8 or fp16."
 Context = Annotated[
     int | None, typer.Option(help="Positions to compile for.", show_default="what is needed")
 ]
+Chunk = Annotated[int, typer.Option(help="Tokens of a prompt that share each install of weights.")]
 Plot = Annotated[
     Path | None, typer.Option(help="Write a picture: .png or .svg.", show_default="none")
 ]

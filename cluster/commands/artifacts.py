@@ -36,15 +36,17 @@ def compile_(
     pp: option_types.Pp = None,
     dtype: option_types.Dtype = "int8",
     context: option_types.Context = None,
+    chunk: option_types.Chunk = 1,
     chip: option_types.ChipType = "groq-lpu-1",
     as_json: option_types.Json = False,
 ) -> None:
     """Compile a checkpoint to one .lpu file."""
     from programs.decoder import check_parallelism
 
-    tp_asked, stages = check_parallelism(chips, tp, pp)
+    width, stages = check_parallelism(chips, tp, pp)
     option_checks.check_choice("--dtype", dtype, ("int8", "fp16"))
     option_checks.check_at_least("--context", context, 1)
+    option_checks.check_at_least("--chunk", chunk, 1)
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.processes import carrying
     from programs.artifact import save
@@ -55,7 +57,7 @@ def compile_(
         checkpoint = open_model(model or "target")
         positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         compiled = compile_model(
-            checkpoint, tp=tp_asked, dtype=dtype, context=positions, chip=chip, pp=stages
+            checkpoint, tp=width, pp=stages, dtype=dtype, context=positions, chip=chip, chunk=chunk
         )
         tell("writing ...")
         save(carrying(compiled, checkpoint), output)

@@ -73,6 +73,7 @@ PANELS: dict[str, str] = {
             "chips",
             "tp",
             "pp",
+            "chunk",
             "chip",
             "pipelines",
             "link",

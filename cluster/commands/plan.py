@@ -208,6 +208,8 @@ def _prompts(row: Row) -> list[tuple[str, str]]:
     lines = []
     for cost in row.get("prompts", ()):
         how = f"{cost['launches']:,} launches" if cost["launches"] > 1 else "one launch"
+        if cost["chunk"] > 1:
+            how += f" of {cost['chunk']} tokens"
         if cost["cycles"] < cost["one_by_one_cycles"]:
             how += f"; one token after another {cost['one_by_one_cycles']:,}"
         lines.append(

@@ -95,21 +95,24 @@ def compile_named(
     dtype: str = "int8",
     context: int | None = None,
     chip: str = "groq-lpu-1",
+    chunk: int = 1,
 ) -> CompiledModel:
     """Compile a model, as ``lpu compile`` does.
 
     model: ``target`` or ``draft`` (shipped), or a checkpoint directory.  chips: a node of 1, 2, 4
     or 8, or tp (chips that share every matrix) times pp (stages).  context: positions at most,
     None for 256, or the model's limit where that is less.  chip: a preset or a TOML file.
+    chunk: tokens of a prompt that share each install of weights.
     Raises an LpuError, one line, for what cannot be.
     """
     width, stages = check_parallelism(chips, tp, pp)
     check_choice("--dtype", dtype, DTYPES)
     check_at_least("--context", context, 1)
+    check_at_least("--chunk", chunk, 1)
     checkpoint = open_model(model)
     positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
     artifact = compile_model(
-        checkpoint, tp=width, pp=stages, dtype=dtype, context=positions, chip=chip
+        checkpoint, tp=width, pp=stages, dtype=dtype, context=positions, chip=chip, chunk=chunk
     )
     return CompiledModel(artifact)
 

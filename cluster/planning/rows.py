@@ -156,7 +156,7 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         tell("prompts ...")
         row["prompts"] = [
             {**cost._asdict(), "seconds": cost.cycles / spec.clock_hz}
-            for cost in prompt_costs(found, settings.prompts)
+            for cost in prompt_costs(found, settings.prompts, settings.chunk)
         ]
     if settings.explain is not None:
         row["passes"] = [asdict(placed) for placed in explain_block(found, settings.explain)]

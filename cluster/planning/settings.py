@@ -33,9 +33,9 @@ class PlanSettings:
     axes, as ``FIELD=VALUES``.  set_: fields to change, as ``FIELD=VALUE``.  what_if: named changes,
     each on top of those before it.  prices: a file of ``cluster.planning.prices``.  buckets: also
     what a token costs at shorter contexts.  prompt: a number of tokens, or several: also when the
-    first token after them comes.  explain: a block of one plan whose passes are wanted,
-    with what they waited for.  advice: for one plan, what would move its bottleneck is planned as
-    well.  run: also run the programs.
+    first token after them comes, ``chunk`` tokens of them going together where that is sooner.
+    explain: a block of one plan whose passes are wanted, with what they waited for.  advice: for
+    one plan, what would move its bottleneck is planned as well.  run: also run the programs.
     """
 
     model: Annotated[str, typer.Option(help=option_types.MODEL_SHAPE)]
@@ -93,6 +93,9 @@ class PlanSettings:
             show_default="none",
         ),
     ] = None
+    chunk: Annotated[
+        int, typer.Option(help="With --prompt: tokens that may share each install of weights.")
+    ] = 1
     explain: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +116,9 @@ class PlanSettings:
         self._check_details(self.steps)
         for tokens in self.prompts:
             check_at_least("--prompt", tokens, 1)
+        check_at_least("--chunk", self.chunk, 1)
+        if self.chunk > 1 and not self.prompts:
+            raise InputError(f"--chunk {self.chunk}: say of what prompt with --prompt")
         if self.prices is not None:
             read_prices(self.prices)
         if self.explain is not None:

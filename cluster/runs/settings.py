@@ -79,7 +79,8 @@ class TextMachineSettings:
     """How a text is drawn, and the machine that computes it: what one text and a chat share.
 
     chips, tp, pp: None for what the others leave.  address: of a Ray to join, None for a private
-    one.  context: positions to compile for, None for as many as the text can take.
+    one.  context: positions to compile for, None for as many as the text can take.  chunk: tokens
+    of a prompt that go through the chips together.
     """
 
     chips: option_types.Chips = None
@@ -92,6 +93,7 @@ class TextMachineSettings:
     temperature: Temperature = 0.0
     seed: Seed = 0
     context: option_types.Context = None
+    chunk: option_types.Chunk = 1
     chip: option_types.ChipType = option_types.DEFAULT_CHIP
     artifact: StoredModel = None
     in_process: InProcess = False
@@ -131,6 +133,7 @@ class GenerateSettings(TextMachineSettings):
         check_choice("--sync", self.sync, SYNC)
         check_at_least("--max-new-tokens", self.max_new_tokens, 1)
         check_at_least("--context", self.context, 1)
+        check_at_least("--chunk", self.chunk, 1)
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise InputError(f"--temperature {self.temperature}: use a finite number, 0 or more")
         if not 0 <= self.seed < 2**63:

@@ -331,6 +331,7 @@ def compile_apart(
         context=settings.context or positions,
         chip=settings.chip,
         pp=stages,
+        chunk=settings.chunk,
     )
 
 
@@ -346,6 +347,7 @@ def _compile_whole(
         chip=settings.chip,
         pp=stages,
         wiring=wiring,
+        chunk=settings.chunk,
     )
 
 
@@ -363,6 +365,7 @@ def check_compiled_so(artifact: Artifact, settings: GenerateSettings) -> None:
         ("--pp", settings.pp, facts.pp),
         ("--dtype", None if settings.dtype == DTYPES[0] else settings.dtype, facts.dtype),
         ("--context", context, facts.context),
+        ("--chunk", None if settings.chunk == 1 else settings.chunk, facts.chunk),
         ("--chip", None if same else settings.chip, artifact.spec.name),
     ):
         if asked is not None and asked != has:

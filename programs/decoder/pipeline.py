@@ -68,7 +68,18 @@ class Pipeline:
     code: list[StageCode]  # of each stage; stages of one shape share theirs
     handovers: list[Handover]  # after each stage but the last
     gangs: Gangs
+    places: StagePlaces
+    numbers: Numbers
     _pieces: dict[object, Piece] = field(default_factory=dict)
+
+    def in_chunks(self, chunk: int) -> Pipeline:
+        """The same stages with places for ``chunk`` tokens each, which they work on at once.
+
+        Raises CompileError where they do not fit.
+        """
+        old = self.places
+        places = StagePlaces(old.spec, old.layout, old.dtype, old.context, old.sequences, chunk)
+        return build_pipeline(self.stages, places, self.numbers, self.topology, chunk)
 
     @property
     def split(self) -> dict[int, tuple[int, ...]]:
@@ -352,4 +363,6 @@ def build_pipeline(
         [shapes[s.shape] for s in stages],
         handovers,
         gangs,
+        places,
+        numbers,
     )

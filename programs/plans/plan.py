@@ -7,7 +7,7 @@ legal and all chips' vectors matched.  ``programs.plans.timing`` executes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -119,6 +119,16 @@ def compile_plan(
             "slices; use more chips, so that a chip has fewer layers"
         )
     return plan
+
+
+def chunk_plan(plan: Plan, chunk: int) -> Plan:
+    """The same stages with room for ``chunk`` tokens of a prompt, which all its programs take.
+
+    Raises CompileError where they do not fit.
+    """
+    pipeline = plan.pipeline.in_chunks(chunk)
+    starts = pipeline.starts(plan.context)
+    return replace(plan, pipeline=pipeline, starts=starts, checked=False)
 
 
 def system_bytes(spec: ChipSpec) -> int:

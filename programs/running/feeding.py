@@ -115,18 +115,24 @@ def text_feedings(artifact: Artifact, first: int, prompt: int, new_tokens: int) 
 
 
 def first_token_cycles(
-    beat_cycles: Callable[[int], tuple[int, int]], prompt: int, stages: int, buckets: Iterable[int]
+    beat_cycles: Callable[[int], tuple[int, int]],
+    prompt: int,
+    stages: int,
+    buckets: Iterable[int],
+    chunk: int = 1,
 ) -> int:
     """Cycles from a prompt's first beat to its last token's logits, on an empty machine.
 
     beat_cycles: of a bucket, as ``Pipeline.prompt_cycles``.  buckets: ascending, up to the prompt.
+    chunk: tokens of a beat; the last ones end with the prompt.
     """
     known = {bucket: beat_cycles(bucket) for bucket in buckets}
 
     def of(position: int) -> tuple[int, int]:
         return known[next(bucket for bucket in known if position < bucket)]
 
-    beats = sum(of(min(beat, prompt - 1))[0] for beat in range(stages + prompt - 2))
+    before = stages + -(-prompt // chunk) - 2
+    beats = sum(of(min((beat + 1) * chunk, prompt) - 1)[0] for beat in range(before))
     return beats + of(prompt - 1)[1]
 
 

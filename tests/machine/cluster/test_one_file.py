@@ -84,6 +84,7 @@ def test_a_file_is_enough_anywhere(
         ({"tp": 2}, "--tp 2: the artifact was compiled for 1; leave --tp out, or compile another"),
         ({"chips": 1, "tp": None, "pp": 1, "dtype": "fp16"}, "--dtype fp16: the artifact was"),
         ({"context": 65}, "--context 65: the artifact was compiled for 64"),
+        ({"chunk": 4}, "--chunk 4: the artifact was compiled for 1; leave --chunk out"),
         ({"chip": "groq-3-lp30"}, "was compiled for groq-lpu-1; leave --chip out"),
     ):
         with pytest.raises(InputError, match=words):

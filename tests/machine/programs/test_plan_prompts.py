@@ -61,6 +61,23 @@ def test_one_stage_has_nothing_to_overlap() -> None:
     assert cost.cycles == cost.one_by_one_cycles == 5 * plan.cycles - 4 * last.head_cycles
 
 
+@pytest.mark.parametrize("tokens", [3, 21])
+@pytest.mark.long
+def test_chunks_are_those_of_compiled_programs(tokens: int) -> None:
+    """The last chunk ends with the prompt, so five of 21 tokens are in it anew (eight a chunk)."""
+    model = partition_model(random_checkpoint(CONFIG, 0), 8)
+    cycles = compile_decoder(model, SPEC, 64, pp=3, weights=False, chunk=8).predicted_cycles
+    (cost,) = prompt_costs(compile_plan("test", CONFIG, SPEC, context=64, chips=24), [tokens], 8)
+    count = -(-tokens // 8)
+    apart = (count - 1) * cycles["chunk-64"] + cycles["chunk-64-end"]
+    beats = (3 + count - 2) * cycles["chunks-64"] + cycles["chunks-64-end"]
+    if tokens < 8:
+        assert cost.chunk == 1
+    else:
+        assert cost.chunk == 8 and cost.cycles == min(apart, beats) < cost.one_by_one_cycles
+        assert cost.launches == (count if apart <= beats else count + 2)
+
+
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["plan", "--model", "smollm2-135m", "--chips", "16", "--context", "128", "--no-run"]
     assert run([*asked, "--no-advice", "--prompt", "100,7", "--json"]) == 0
@@ -72,6 +89,17 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*asked, "--no-advice", "--prompt", "7"]) == 0
     shown = capsys.readouterr().out
     assert "first token after 7" in shown and "8 launches" in shown
+    assert run([*asked, "--no-advice", "--chunk", "4"]) == 2
+    assert "--chunk 4: say of what prompt with --prompt" in capsys.readouterr().err
     for text, said in (("0", "--prompt 0: use 1 or more"), ("129", "use --context 129")):
         assert run([*asked, "--no-advice", "--prompt", text]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_chunks_by_command(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", "--model", "smollm2-135m", "--chips", "8", "--context", "128", "--no-run"]
+    assert run([*asked, "--no-advice", "--prompt", "100", "--chunk", "4", "--json"]) == 0
+    (cost,) = json.loads(capsys.readouterr().out)["prompts"]
+    assert (cost["chunk"], cost["launches"]) == (4, 25)
+    assert cost["cycles"] < 0.6 * cost["one_by_one_cycles"]
