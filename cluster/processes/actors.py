@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import ray
@@ -131,6 +132,12 @@ class ChipActor:
         self._clock.report.remote(self._run, group, cycle, tokens)
 
 
+@cache
+def _remote() -> Any:
+    """The class as Ray has it, made once: Ray disassembles it to tell it from others."""
+    return ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
+
+
 def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
     """An actor for one group on the driver's host.
 
@@ -138,6 +145,5 @@ def start_chips(plan: GroupPlan, clock: Any, placement: Any) -> Any:
     which works for an actor that was ended on purpose as well.
     """
     # Without an environment of its own it takes one of the processes that Ray has started already.
-    remote: Any = ray.remote(num_cpus=0, max_restarts=0)(ChipActor)
-    options = remote.options(scheduling_strategy=placement, max_task_retries=0)
+    options = _remote().options(scheduling_strategy=placement, max_task_retries=0)
     return options.remote(plan, clock)
