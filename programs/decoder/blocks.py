@@ -242,12 +242,13 @@ class BlockScheduler:
         slots: list[tuple[Activations, list[Place]]],
         parts: int,
         maps: tuple[MapPlaces, int],
-        scale_words: int,
+        scales: tuple[int, int],
     ) -> int:
         """A product of every slot, one after the other, with the weights of the expert it has.
 
         slots: activations and targets of each; where the targets are the same, results are added
-        there.  maps: and when they are readable.  scale_words: from a slot's scales to the next's.
+        there.  maps: and when they are readable.  scales: words from a slot's to the next's, and
+        when they are.
         """
         shared = slots[0][1] == slots[-1][1]
         done: list[int | None] = [None] * len(m.rounds)
@@ -257,11 +258,11 @@ class BlockScheduler:
             for of_round, blocks in enumerate(m.rounds):
                 here = targets[first : first + len(blocks)]
                 first += len(blocks)
-                scale = m.scales[of_round].at(number * scale_words) if m.scales else None
+                scale = m.scales[of_round].at(number * scales[0]) if m.scales else None
                 which = count % 2
                 count += 1
                 pair = (maps[0].pair(0, which, number), maps[0].pair(1, which, number))
-                slot = Slot(pair, maps[1], which, done[of_round] if shared else None)
+                slot = Slot(pair, maps[1], which, done[of_round] if shared else None, scales[1])
                 done[of_round] = self._round(
                     blocks, k_tiles, act, ready, scale, dynamic, here, parts, slot
                 )
@@ -531,13 +532,14 @@ class BlockScheduler:
         held = None if len(m.experts) == layout.experts else m.experts
         choice = replace(s.choice, maps=m.maps, held=held, bias=m.router_bias)
         logits = self._matmul(m.router, layout.x_tiles, ready, None, [choice.targets()])
-        mapped, shared = choose_experts(d, spec, max(logits), choice, s.constants)
+        readable, shared = choose_experts(d, spec, max(logits), choice, s.constants)
+        mapped = max(readable)
         self._did(VXM, mapped)
         k, words = layout.chosen, 2 * m.tiles + layout.x_tiles
         copied = mapped
         if m.scales is not None and choice.scales is not None:
             copied = copy_chosen(
-                d, spec, mapped, m.scales, len(m.experts), k, m.maps[2], choice.scales
+                d, spec, readable[2], m.scales, len(m.experts), k, m.maps[2], choice.scales
             )
         known, given = mapped, None
         if choice.biases is not None:
@@ -547,12 +549,12 @@ class BlockScheduler:
         done = self._chosen(
             m.gate_up,
             layout.x_tiles,
-            max(ready, copied),
+            ready,
             None,
             slots,
             1,
-            (m.maps[0], mapped),
-            words,
+            (m.maps[0], readable[0]),
+            (words, copied),
         )
         if choice.biases is not None:
             done = self._clamped(m, choice.biases, max(done, known))
@@ -633,7 +635,7 @@ class BlockScheduler:
             slots = [(act, targets[0]) for act in acts]
             words = 2 * m.tiles + layout.x_tiles
             maps = m.maps[1], mapped
-            ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, words)
+            ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, (words, 0))
             done = [ready] * layout.x_tiles
         pace = self._period(m.down)
         if m.post is not None:

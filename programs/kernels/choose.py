@@ -119,19 +119,26 @@ class ChoicePlaces:
 
 def choose_experts(
     schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
-) -> tuple[int, int]:
-    """The choice from the router's results: when its maps are readable, and its shares."""
+) -> tuple[list[int], int]:
+    """The choice from the router's results: when each of its maps is readable, with turns if it
+    has any, and its shares.
+    """
     ready = _split(schedule, spec, ready, places)
     ready = _ranks(schedule, spec, ready, places, constants)
     ready = _pick(schedule, spec, ready, places, constants)
-    numbered, mapped, indices = ready, 0, places.indices
+    numbered, indices = ready, places.indices
+    mapped = []
     if places.own is not None and places.held is not None:
         numbered, indices = _own_numbers(schedule, spec, ready, places), places.own
     for target in places.maps:
-        mapped = max(mapped, _write_map(schedule, spec, numbered, indices, places.chosen, target))
+        at = _write_map(schedule, spec, numbered, indices, places.chosen, target)
+        mapped.append(at)
     if places.turns is not None:
         turns = find_turns(schedule, spec, numbered, indices, places.chosen, places.turns)
-        mapped = max(mapped, turns)
+        mapped = [
+            max(at, turns) if of.turns > 1 else at
+            for at, of in zip(mapped, places.maps, strict=True)
+        ]
     shared = _shares(schedule, spec, ready, places, constants)
     if places.shared:
         shared = max(shared, _shared_shares(schedule, spec, ready, places))

@@ -38,7 +38,7 @@ PART_BITS = 12
 #: Stream codes of a round, by hemisphere (0 west, 1 east).
 _RESULT = (16, 48)  # accumulators to VXM: SG4 4, eastward from the west, westward from the east
 _SCALE = 20  # WEST_QUAD to VXM, eastward
-_DYNAMIC = 56  # KV_QUAD to VXM, westward
+_DYNAMIC = 56  # a quad in the east to VXM, westward
 _OUT = 28
 _MAPS = (24, 60)  # two pairs each, inward past the weights
 _ADDED = 52  # targets to VXM, westward
@@ -217,13 +217,14 @@ class Slot:
     maps: low and high bytes, west and east, readable from ``ready`` on.  which: one of two pairs of
     streams; rounds that follow each other take different pairs, so that neither waits for the
     other's last words.  added: where given, results are added to what their targets hold from then
-    on (int8: with a dynamic scale; fp16: of two parts).
+    on (int8: with a dynamic scale; fp16: of two parts).  scaled: from when on the scales are there.
     """
 
     maps: tuple[Place, Place]
     ready: int
     which: int = 0
     added: int | None = None
+    scaled: int = 0
 
     def steering(self, schedule: Schedule) -> list[Steering]:
         """For the two hemispheres."""
@@ -260,7 +261,7 @@ def matmul_round(
 ) -> int:
     """Schedule one int8 round; returns the cycle at which all results are readable.
 
-    scale: fp32 words in the order of ``blocks`` on WEST_QUAD; dynamic: one fp32 word on KV_QUAD;
+    scale: fp32 words in the order of ``blocks`` on WEST_QUAD; dynamic: one fp32 word in the east;
     targets: one fp32 word in the east per block; slot: of several experts' weights, those meant.
     Of a chunk of activations, dynamic and targets are the first token's; with a slot it has one.
     """
@@ -332,6 +333,7 @@ def matmul_round(
     earliest = activations_ready - p.first_read(*taken)
     if slot is not None and steering is not None:
         earliest = max(earliest, slot.flow(p, blocks, steering, others))
+        earliest = max(earliest, slot.scaled - p.first_read(factor))
     return schedule.place(p, earliest, "matmul round") + p.ready
 
 

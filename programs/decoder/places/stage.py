@@ -336,8 +336,8 @@ def _place(
     short = () if layout.on_planes else _short_scores(pm, context)
     words = _attention_temporaries(pm, layout, tokens)
     share = share_of(spec, layout.tp, t)
-    # shares leave while weights are read from _EAST_2; experts' sums meet ``dynamic`` on KV_QUAD
-    quad = KV_QUAD if share and layout.experts == 1 else _EAST_2
+    # sums leave, or experts' come, while weights are read from _EAST_2; ``dynamic`` is elsewhere
+    quad = KV_QUAD if share or layout.experts > 1 else _EAST_2
     partial = pm.top(quad, tokens * partial_words(layout, share))
     x = pm.top(EAST_QUAD, tokens * t)
     between = pm.top(EAST_QUAD, tokens * t) if split else x
@@ -353,7 +353,7 @@ def _place(
     narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if layout.replicate else act.first[1]
     words |= _attention_constants(pm, layout, context, (chunk, len(cuts.maps)), tokens)
     factor = pm.top(WEST_QUAD, tokens)
-    dynamic = pm.top(KV_QUAD, tokens)
+    dynamic = pm.top(KV_QUAD if layout.experts == 1 else _EAST_2, tokens)
     inbox = partial  # free while no product is under way
     if split or share:
         inbox = pm.top(_EAST_2, tokens * t * (1 + split))

@@ -122,7 +122,7 @@ def test_any_choice_of_any_logits(
     else:
         fill(chip, places.coarse, rows * np.float32(3))
         fill(chip, places.fine, rows * np.float32(-2))
-    launch(schedule, max(mapped, shared), chip)
+    launch(schedule, max(*mapped, shared), chip)
     best = sorted(range(experts), key=lambda e: (-float(logits[e]), e))[:chosen]
     exact = np.exp(logits[best].astype(np.float64) - float(logits.max()))
     shares = read_words(chip, places.shares, chosen).view(np.float32)[..., 0]
