@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import pytest
 
 from cluster import architecture_picture
-from cluster.reference_pages import DIRECTORY, PAGES
 from tests import ROOT
 
 ROOMS = sorted(
@@ -51,16 +50,9 @@ def test_snippet_runs(code: str, printed: str) -> None:
     assert not printed or output.getvalue() == printed
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_reference_page_is_what_the_code_says(name: str) -> None:
-    """Made anew by ``python -m cluster.reference_pages``."""
-    assert (DIRECTORY / name).read_text(encoding="utf-8") == PAGES[name]()
-
-
 def test_the_picture_shows_the_folders() -> None:
-    """Made anew by ``python -m cluster.reference_pages``."""
+    """What it looks like is held by the unit test of reference pages."""
     drawn = architecture_picture.PICTURE.read_text(encoding="utf-8")
-    assert drawn == architecture_picture.draw()
     names = {element.text for element in ElementTree.fromstring(drawn).iter() if element.text}
     assert {str(room.relative_to(ROOT)).split("/", 1)[1] for room in ROOMS} <= names
 

@@ -35,7 +35,7 @@ from cluster.experiments.agentic.agents import (
     _Run,
 )
 from cluster.experiments.agentic.graph import LIGHT, NEW_TOKENS, TOOL_MS, AgentRequest, AgentStep
-from cluster.experiments.agentic.messages import KINDS
+from cluster.experiments.agentic.messages import KINDS, Inbox
 from cluster.experiments.agentic.text import LpuWriter
 from cluster.experiments.serving import PS
 from cluster.experiments.serving.batching import I64
@@ -163,6 +163,23 @@ def test_damaged_messages_are_counted_and_sent_again() -> None:
     if lossy["failed"] == 0:
         assert lossy["text_digest"] == clean["text_digest"]
         assert lossy["end_to_end_s"]["mean"] > clean["end_to_end_s"]["mean"]
+
+
+def test_a_damaged_message_costs_its_way_and_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What first crosses the link comes as nothing: who sent it hears so, and sends it again."""
+    calm = run_agents([CHAIN], SITE, Always(LPU), 0, 100.0, DRAFT)
+    receive, came = Inbox.receive, []
+
+    def received(inbox: Inbox, raw: bytes, **options: Any) -> Any:
+        came.append(raw)
+        return receive(inbox, raw[1:] if len(came) == 2 else raw, **options)
+
+    monkeypatch.setattr(Inbox, "receive", received)
+    run = run_agents([CHAIN], SITE, Always(LPU), 0, 100.0, DRAFT)
+    assert run["messages"]["rejected"] == 1 and sum(run["messages"]["reasons"].values()) == 1
+    assert run["failed"] == 0 and run["text_digest"] == calm["text_digest"]
+    later = run["end_to_end_s"]["p50"] - calm["end_to_end_s"]["p50"]
+    assert later == pytest.approx(2 * LINK.latency_s, abs=1e-6)
 
 
 def test_the_rule_and_what_is_learned() -> None:

@@ -57,6 +57,9 @@ def test_a_workload() -> None:
         ("run", "all 4,000 values equal the golden model's"),
         ("file", "a.lpu"),
     ]
+    (cycles, product, *rest) = workload_rows({**result, "product_cycles": 12000})
+    assert [cycles, *rest] == plain
+    assert product == ("of which a chip's product", "12,000")
 
 
 def test_a_launch_of_a_file() -> None:
