@@ -93,12 +93,15 @@ class ChipActor:
         mapping = SharedMapping.attach(ticket.mapping, ticket.layout, ticket.token)
         self._launch, self._run = ticket.launch, ticket.run
         if self._group is None:
+            model = plan.model
+            if model is None and plan.images is not None:
+                model = plan.images.model  # whose checkpoint has been opened already
             self._group = ChipGroup(
                 self._artifact,
                 plan.chips,
                 plan.group,
                 mapping,
-                plan.model,
+                model,
                 self._report,
                 faults=plan.faults,
             )
