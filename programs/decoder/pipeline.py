@@ -35,6 +35,9 @@ from programs.decoder.places import StagePlaces
 from programs.decoder.stage_code import Scheduled, StageCode
 from programs.decoder.stages import Stage, split_layers
 
+#: Cycles of an install at most: a slower one makes a block read before the block before it is done.
+MOST_INSTALL_CYCLES = 20
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -301,6 +304,11 @@ def _check_spec(spec: ChipSpec) -> None:
         raise CompileError(
             f"chip.alu_entry_cycles is {spec.alu_entry_cycles}: the decoder's kernels are written "
             "for 4 or more"
+        )
+    if spec.mxm_install_cycles > MOST_INSTALL_CYCLES:
+        raise CompileError(
+            f"chip.mxm_install_cycles is {spec.mxm_install_cycles}: the decoder's kernels are "
+            f"written for {MOST_INSTALL_CYCLES} or fewer"
         )
     least = spec.mxm_install_cycles + 4
     if spec.mxm_reload_gap_cycles < least:

@@ -20,7 +20,7 @@ from programs.kernels.on_planes.places import CachedTile, PlanePlaces, side_bloc
 _SLICES = 16
 #: Words of a value that are staged at a time: few find room between other streams.
 _STAGED = 1
-#: Words that are turned at a time, and cycles until the next: a slice is read before it is written.
+#: Words that are turned at a time, and cycles until the next at least (``_turn_period``).
 _TURN, _TURN_PERIOD = 10, 36
 _TURNED = 32  # first of the streams that the transposer drives
 
@@ -164,8 +164,9 @@ def _transpose(
     p = PlanePass(schedule, spec)
     words = tile.columns // LANES_PER_SUPERLANE
     queue, recent = isa.SXM_QUEUE + 8 + 4, []
+    period = _turn_period(spec, queue, tile)
     parts = [
-        (half, word, min(_TURN, words - word), 60 + _TURN * half + _TURN_PERIOD * (word // _TURN))
+        (half, word, min(_TURN, words - word), 60 + _TURN * half + period * (word // _TURN))
         for word in range(0, words, _TURN)
         for half in (0, 1)
     ]
@@ -198,6 +199,20 @@ def _transpose(
             window = ScatterWindow(maps[side], last)
             p.store(tile.values[side][half].at(word), out, at, start, n=n, window=window)
     return schedule.place(p, ready - p.first_read(*recent), "values to lanes") + p.ready
+
+
+def _turn_period(spec: ChipSpec, queue: int, tile: CachedTile) -> int:
+    """Cycles from one turn to the next, in which no slice reads and writes in the same cycle."""
+    away = []
+    for recent, values in zip(tile.recent, tile.values[EAST], strict=True):
+        for position in {isa.slice_position(q) for q in recent.queues if q in values.queues}:
+            travel = abs(position - isa.sample_position(queue, 0))
+            back = abs(position - isa.drive_position(queue, _TURNED))
+            away.append(spec.read_cycles + travel + spec.transpose_cycles + back)
+    period = _TURN_PERIOD
+    while not all(_TURN <= late % period <= period - _TURN for late in away):
+        period += 1
+    return period
 
 
 def _hold_map(

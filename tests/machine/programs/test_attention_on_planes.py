@@ -274,6 +274,7 @@ def test_cached_tiles_share_a_run(shape: Shape) -> None:
         {"mxm_install_cycles": 4, "mxm_multiply_cycles": 11, "mxm_accumulate_cycles": 30},
         {"mxm_install_cycles": 1, "mxm_reload_gap_cycles": 12, "distribute_cycles": 5},
         {"mxm_reload_gap_cycles": 8, "transpose_cycles": 6, "read_cycles": 2, "write_cycles": 3},
+        {"mxm_install_cycles": 20, "transpose_cycles": 14},
     ],
     ids=str,
 )
@@ -286,6 +287,33 @@ def test_other_latencies_give_the_same_bits(changed: dict[str, int]) -> None:
     cache.values[320:336] = 0
     wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
     assert same(stand.run(compiled(shape, 640, append=True, spec=spec)), wanted)
+
+
+@pytest.mark.long
+@settings(max_examples=examples(12), deadline=None)
+@given(
+    shape=st.sampled_from([Shape((2, 2), 96, 2), Shape((8,), 16, 3), Shape((4,), 64, 3, False)]),
+    cycles=st.fixed_dictionaries(
+        {"mxm_install_cycles": st.sampled_from([1, 3, 12, 20])},
+        optional={
+            "mxm_multiply_cycles": st.integers(2, 40),
+            "mxm_accumulate_cycles": st.integers(1, 40),
+            "mxm_reload_gap_cycles": st.integers(1, 30),
+            "distribute_cycles": st.integers(1, 20),
+            "transpose_cycles": st.integers(1, 60),
+            "read_cycles": st.integers(1, 12),
+            "write_cycles": st.integers(1, 12),
+        },
+    ),
+)
+def test_any_latencies_give_the_same_bits(shape: Shape, cycles: dict[str, int]) -> None:
+    spec, position = replace(SPEC, **cycles), 320 * shape.blocks - 310
+    stand, cache, rotated, visible = attended(shape, position, spec=spec)
+    stand.put_new(cache.keys[position], np.zeros(320, np.float32), position)
+    cache.values[position // 16 * 16 : position // 16 * 16 + 16] = 0
+    wanted = tiles_of(shape, cache.attended(queries_of(shape, rotated), visible))
+    program = compiled(shape, 320 * shape.blocks, append=True, spec=spec)
+    assert same(stand.run(program), wanted)
 
 
 def test_addresses_may_be_symbols() -> None:

@@ -58,6 +58,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         CompileError,
         "mxm_reload_gap_cycles is 6: two activations need 7 with mxm_install_cycles 3",
     ),
+    "install": (
+        lambda: planned(spec=replace(SPEC, mxm_install_cycles=21, mxm_reload_gap_cycles=25)),
+        CompileError,
+        "mxm_install_cycles is 21: the decoder's kernels are written for 20 or fewer",
+    ),
     "encoder's alu": (
         lambda: compile_encoder(ENCODER, TWO_CYCLES, 1),
         CompileError,
