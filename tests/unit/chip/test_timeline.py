@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chip.isa import C2C_QUEUE, QUEUES, VXM_QUEUE, Op
 from chip.program import Program, expand, new_blocks
-from chip.spec import ChipSpec
+from chip.spec import PRESETS, ChipSpec
 from chip.timeline import (
     FAMILIES,
     MEM_EAST,
@@ -102,3 +103,8 @@ def test_units_have_names_and_families_of_their_own() -> None:
     assert len(set(names)) == UNITS
     assert [first for _, first, _ in FAMILIES] == [0, *(end for _, _, end in FAMILIES[:-1])]
     assert FAMILIES[-1][2] == UNITS
+
+
+@pytest.mark.parametrize("spec", [ChipSpec(), *PRESETS.values()], ids=lambda spec: spec.name)
+def test_a_vector_is_on_its_link_for_whole_cycles(spec: ChipSpec) -> None:
+    assert wire_cycles(spec) - 1 < spec.cycles_per_vector <= wire_cycles(spec)
