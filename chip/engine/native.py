@@ -45,10 +45,10 @@ _SYMBOL_TABLE, _UNDEFINED = 2, 0
 Step = Callable[..., Any]
 
 
-def _undefined(code: bytes) -> set[str]:
-    """Names that an ELF object of 64 bits leaves to others; ValueError for anything else."""
+def _undefined(code: bytes) -> set[str] | None:
+    """Names that an ELF object of 64 bits leaves to others; None for anything else."""
     if code[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("no ELF object")
+        return None
     (table,) = struct.unpack_from("<Q", code, 40)
     size, count = struct.unpack_from("<HH", code, 58)
     sections = [struct.unpack_from("<IIQQQQII", code, table + size * i) for i in range(count)]
@@ -78,10 +78,12 @@ def save_interpreter(path: Path) -> bool:
         found = tuple((str(getattr(a, "dtype", a)), getattr(a, "ndim", 0)) for a in facts.argtypes)
         if kind != "object" or found != _SIGNATURE:
             return False
-        undefined = sorted(_undefined(data[0]))
+        undefined = _undefined(data[0])
     except (ValueError, TypeError, AttributeError, OSError):  # kept nowhere, of another form
         return False
-    header = json.dumps({"symbol": facts.llvm_func_name, "undefined": undefined})
+    if undefined is None:
+        return False
+    header = json.dumps({"symbol": facts.llvm_func_name, "undefined": sorted(undefined)})
     path.write_bytes(header.encode() + b"\n" + data[0])
     return True
 
