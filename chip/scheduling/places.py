@@ -39,6 +39,13 @@ class Place:
         """The same place ``offset`` words further."""
         return Place(self.queues, self.address + offset, self.symbol)
 
+    def part(self, first: int, end: int | None = None, step: int = 1) -> Place:
+        """The same words on some of the slices: byte planes ``first``, ``first + step``, ...
+
+        end: before which plane; None: to the last.
+        """
+        return Place(self.queues[first:end:step], self.address, self.symbol)
+
     @property
     def position(self) -> int:
         """Stream position of the first byte plane."""

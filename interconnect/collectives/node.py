@@ -63,7 +63,7 @@ def link_pace(spec: ChipSpec, vectors: int, least: int = 0) -> int:
     return pace
 
 
-def _edges(neighbours: Sequence[int]) -> list[list[int]]:
+def edges(neighbours: Sequence[int]) -> list[list[int]]:
     """Neighbours grouped by the edge their links are on, east first."""
     groups = [[k for k in neighbours if k >= 4], [k for k in neighbours if k < 4]]
     return [group for group in groups if group]
@@ -139,7 +139,7 @@ def spread_words(
 
     source: the own words[0] words, sent to every neighbour; None: nothing is sent.
     """
-    for i, group in enumerate(_edges(range(1, len(words)))):
+    for i, group in enumerate(edges(range(1, len(words)))):
         if source is not None:
             _send(p, pace, source, words[0], group, start + i)
         for k in group:
@@ -154,7 +154,7 @@ def exchange(
     schedule: Schedule, spec: ChipSpec, chips: int, words: int, ready: int, places: ReducePlaces
 ) -> int:
     """Send ``words`` words of ``partial`` to all neighbours; returns when theirs are readable."""
-    groups = [(group, places.partial) for group in _edges(range(1, chips))]
+    groups = [(group, places.partial) for group in edges(range(1, chips))]
     return send_and_receive(schedule, spec, ready, groups, words, places.received)
 
 
@@ -306,12 +306,12 @@ def _broadcast(
     p = Pass(schedule, spec)
     pace = spec.send_spacing_cycles  # nobody sends where it receives
     if chip == root:
-        for i, group in enumerate(_edges(range(1, chips))):
+        for i, group in enumerate(edges(range(1, chips))):
             _send(p, pace, places.partial, words, group, _START + i)
     else:
         k = chip ^ root
-        last = _edges(range(1, chips)).index(
-            next(group for group in _edges(range(1, chips)) if k in group)
+        last = edges(range(1, chips)).index(
+            next(group for group in edges(range(1, chips)) if k in group)
         )
         _receive(p, spec, pace, places.residual, words, k, _START + last)
     start = schedule.place(p, 0, "broadcast")

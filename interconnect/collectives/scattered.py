@@ -20,7 +20,7 @@ from chip import isa
 from chip.isa import Op
 from chip.scheduling import Pass, Place, ScatterWindow, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives.node import ReducePlaces, reduce, send_and_receive
+from interconnect.collectives.node import ReducePlaces, edges, reduce, send_and_receive
 
 #: Besides hops and links, as schedules have it: from what arrives to the sum of it; from the first
 #: step's last vector to the second one's first; from the last vector to sums in the common order.
@@ -102,13 +102,13 @@ def all_reduce_in_shares(
         for word in [word for word in words if word < dealt and (word + 1) % chips]:
             row, k = divmod(word, chips)
             received = {n: place.at(row) for n, place in places.received.items()}
-            to = [(range(k + 1, k + 2), places.partial.at(word))]
+            to = [([k + 1], places.partial.at(word))]
             # links apart, since those of an edge are free at other cycles
             there = send_and_receive(schedule, spec, at, to, 1, received, least)
             arrived[row] = max(arrived[row], there)
         if rest := [word for word in words if word >= dealt]:
             received = {k: place.at(rest[0] - dealt) for k, place in everybodys.items()}
-            for group in _both_edges(chips):
+            for group in edges(range(1, chips)):
                 to = [(group, places.partial.at(rest[0]))]
                 there = send_and_receive(schedule, spec, at, to, len(rest), received, least)
                 late = max(late, there)
@@ -119,11 +119,6 @@ def all_reduce_in_shares(
         ended = reduce(schedule, spec, chips, n, late, tail, target=last, alone=alone)
         done = max(done, ended)
     return max(known, late), done
-
-
-def _both_edges(chips: int) -> list[range]:
-    """The neighbours whose links are on one edge, east first."""
-    return [group for group in (range(4, chips), range(1, min(chips, 4))) if group]
 
 
 def _gather(
@@ -152,7 +147,7 @@ def _gather(
     there = shares.own.at(number)
     summed = reduce(schedule, spec, chips, 1, arrived, own, target=there, alone=True)
     gathered = {k: place.at(w + number) for k, place in places.received.items()}
-    groups = [(group, there) for group in _both_edges(chips)]
+    groups = [(group, there) for group in edges(range(1, chips))]
     least = pause[1] if summed < pause[0] else 0
     known = send_and_receive(schedule, spec, summed, groups, 1, gathered, least)
     terms = [there, *(gathered[k] for k in range(1, chips))]

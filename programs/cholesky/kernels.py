@@ -155,7 +155,7 @@ class Kernels:
 
     def _halves(self, words: Place) -> tuple[Place, Place]:
         """Where the two fp16 parts of rows lie."""
-        return Place(words.queues[:2], words.address), Place(words.queues[2:], words.address)
+        return words.part(0, 2), words.part(2)
 
     def _subtract_from(self, source: Place, target: Place, rows: Rows, da: int) -> Finish:
         def finish(p: Pass, emitted: Emitted) -> None:

@@ -134,7 +134,7 @@ def place_cholesky(shape: CholeskyShape, spec: ChipSpec, chip: int) -> Places:
         "use more chips or a smaller matrix",
     )
     spread = again.at(wide)
-    second, third = (Place(again.queues[i : i + 2], again.address + wide + ROWS) for i in (0, 2))
+    second, third = (again.part(i, i + 2).at(wide + ROWS) for i in (0, 2))
     return Places(
         matrix,
         work,

@@ -54,7 +54,7 @@ class TensorPlaces:
     def of_plane(self, plane: int) -> Place:
         """The copy that ``plane`` reads."""
         place = self.copies[plane // 2]
-        return Place(place.queues[plane % 2 : plane % 2 + 1], place.address)
+        return place.part(plane % 2, plane % 2 + 1)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def columns_at(halves: tuple[Place, Place], period: int, jump: int) -> Target:
                 words = -(-(n - slot) // 16)
                 if words <= 0:
                     continue
-                own = Place(place.queues[slot : slot + 1], place.address, place.symbol)
+                own = place.part(slot, slot + 1)
                 n2 = max(1, words // period)
                 p.keep(
                     own,

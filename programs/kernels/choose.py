@@ -300,9 +300,9 @@ def _write_map(
     offset, _ = p.op(Op.MUL_F32, t, index, imm=float(target.stride), n=k)
     for place, code in ((target.west, 40), (target.east, 8)):
         low, out = p.op(Op.CVT_F32_I32, t + 3, offset, n=k, out=code, width=1)
-        p.keep(Place(place.queues[::2], place.address), out, t + 3, n=k, copies=True)
+        p.keep(place.part(0, step=2), out, t + 3, n=k, copies=True)
         _, out = p.op(Op.ASR, t + 6, low, imm=8, n=k, out=code + 4, width=1)
-        p.keep(Place(place.queues[1::2], place.address), out, t + 6, n=k, copies=True)
+        p.keep(place.part(1, step=2), out, t + 6, n=k, copies=True)
     return schedule.place(p, ready - first_read, "map of experts") + p.ready
 
 

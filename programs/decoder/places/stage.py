@@ -842,8 +842,8 @@ def _pairs(places: list[Place]) -> Activations:
     """The two slices of a west and an east pair as separate places."""
     west, east = places
     return Activations(
-        (Place(west.queues[:1], west.address), Place(east.queues[:1], east.address)),
-        (Place(west.queues[1:], west.address), Place(east.queues[1:], east.address)),
+        (west.part(0, 1), east.part(0, 1)),
+        (west.part(1), east.part(1)),
     )
 
 

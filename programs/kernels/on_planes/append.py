@@ -101,8 +101,8 @@ def stage_value(
         for part in (0, 1):
             source = places.spread[part].at(words * number + word)
             maps = places.recent_maps[part].at(_SLICES // 2 * part)
-            own = slice(_SLICES // 2 * part, _SLICES // 2 * (part + 1))
-            low, high = (Place(t.queues[own], t.address + word, t.symbol) for t in tile.recent)
+            first = _SLICES // 2 * part
+            low, high = (t.part(first, first + _SLICES // 2).at(word) for t in tile.recent)
             _scatter_copies(p, source, (low, high), 16 * part + 6, 20, maps, n, last)
         earliest = ready - p.first_read()
         staged = max(staged, schedule.place(p, earliest, "new value") + p.ready)

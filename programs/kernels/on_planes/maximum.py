@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from chip import isa
 from chip.isa import SUPERLANES, AccMode, Op
-from chip.scheduling import Alu, Place, ScatterWindow, Self, Stream, offsets
+from chip.scheduling import Alu, ScatterWindow, Self, Stream, offsets
 from programs.kernels.on_planes.passes import (
     EAST,
     EDGE,
@@ -86,7 +86,7 @@ def _turn(p: PlanePass, when: int, head: int, heads: int, places: PlanePlaces) -
     sample = p.driven(when) + _TO_SXM
     unit = isa.SXM_QUEUE + 8 * side
     lanes = places.lane_maps[side]
-    own = Place(lanes.queues[number : number + 1], lanes.address, lanes.symbol)
+    own = lanes.part(number, number + 1)
     code = 8 * number + 4
     turn = p.load(own.at(_LANES * head), outward(side, code), sample, unit, n=_LANES, da=1)
     out = Stream(inward(side, code), 4, p.schedule.tag())
@@ -180,7 +180,7 @@ def _across(p: PlanePass, when: int, packed: Alu, places: PlanePlaces) -> tuple[
         p.install_same(plane, ones, installed)
         p.hold_plane(plane, installed, at + SUPERLANES)
         place = places.pieces[side]
-        source = Place(place.queues[half : half + 1], place.address, place.symbol)
+        source = place.part(half, half + 1)
         queue = isa.MXM_QUEUE + 2 * plane
         piece = p.load(source, outward(side, 16 * half), at, queue, n=SUPERLANES, da=1)
         p.activate(plane, piece, at, SUPERLANES, 1)
@@ -218,7 +218,7 @@ def _spread(p: PlanePass, when: int, word: Alu, heads: int, places: PlanePlaces)
     sample = p.driven(begin) + _TO_SXM
     unit = isa.SXM_QUEUE + 8
     lanes = places.lane_maps[EAST].at(_LANES * HEADS)
-    own = Place(lanes.queues[:1], lanes.address, lanes.symbol)
+    own = lanes.part(0, 1)
     turn = p.load(own, 16, sample, unit, n=heads, dc=dc, da=1)
     out = Stream(inward(EAST, 0), 4, p.schedule.tag())
     distribute(p, EAST, sample, value, turn, out, heads, dc)
