@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
 from interconnect.collectives import all_reduce_in_shares, exchange, reduce
+from programs.decoder.lanes import MOST_HEADS, Layout
 from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import (
     AttentionMatrices,
@@ -29,6 +30,7 @@ from programs.kernels import (
     ColumnBlock,
     HeadTile,
     MapPlaces,
+    NewValue,
     QueryGroup,
     Slot,
     add_bias,
@@ -65,6 +67,14 @@ VXM, MATMUL, SOFTMAX, C2C = "vxm", "matmul", "attention", "c2c"
 #: Words of a token's heads and values as attention takes them, and when those of the heads and all
 #: are readable.
 _Projected = tuple[Place, Place, int, int]
+
+
+def _of_tokens(
+    tiles: tuple[int, ...], heads: tuple[int, ...], layout: Layout, tokens: int
+) -> QueryGroup:
+    """A token's query tiles, and as many of those after it."""
+    every = tuple(n * layout.q_tiles + tile for n in range(tokens) for tile in tiles)
+    return QueryGroup(every, heads * tokens, layout.head_lanes, tokens)
 
 
 @dataclass
@@ -349,28 +359,39 @@ class BlockScheduler:
             for tile, key in zip(m.cached, new_keys, strict=True):
                 known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
             turned.append((places, queries, values, values_ready))
-        done = []
-        for places, queries, values, values_ready in turned:
-            appended, heads_before = set[int](), 0
-            for run in layout.query_runs:
-                own = places
+        done = [0] * len(turned)
+        values_ready, appended, heads_before = max(ready for *_, ready in turned), set[int](), 0
+        for run in layout.query_runs:
+            count = sum(sum(counts) for _, _, counts in run)
+            together = 1 if turned[0][0].sinks is not None else max(1, MOST_HEADS // count)
+            new = [
+                NewValue(values[tile], m.cached[tile], places)
+                for places, _, values, _ in turned
+                for tile in dict.fromkeys(tile for tile, _, _ in run)
+                if tile not in appended
+            ]
+            for first in range(0, len(turned), together):
+                tokens = turned[first : first + together]
+                places = tokens[0][0]
                 if places.sinks is not None:
-                    own = replace(places, sinks=places.sinks.at(heads_before))
-                heads_before += sum(sum(counts) for _, _, counts in run)
+                    places = replace(places, sinks=places.sinks.at(heads_before))
+                queries = max(at for _, at, _, _ in tokens)
                 attended = attend_tiles(
                     d,
                     self.spec,
                     tuple(
-                        (QueryGroup(t, n, layout.head_lanes), m.cached[tile]) for tile, t, n in run
+                        (_of_tokens(t, n, layout, len(tokens)), m.cached[tile])
+                        for tile, t, n in run
                     ),
                     self.context,
                     (max(queries, attended), max(known, attended), max(values_ready, attended)),
-                    own,
+                    places,
                     self.numbers.caps[0],
-                    tuple(None if tile in appended else values[tile] for tile, _, _ in run),
+                    new if first == 0 else (),
                 )
-                appended |= {tile for tile, _, _ in run}
-            done.append(attended)
+                done[first : first + together] = [attended] * len(tokens)
+            appended |= {tile for tile, _, _ in run}
+            heads_before += count
         return done, [places.outputs for places, *_ in turned]
 
     def block(self, m: Matrices, ready: int) -> int:

@@ -41,6 +41,7 @@ from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_
 from .on_planes import (
     BLOCK,
     CachedTile,
+    NewValue,
     PlanePlaces,
     QueryGroup,
     append_key,
@@ -78,6 +79,7 @@ __all__ = [
     "HeadNormPlaces",
     "HeadTile",
     "MapPlaces",
+    "NewValue",
     "PlanePlaces",
     "QueryGroup",
     "RopePlaces",

@@ -21,6 +21,7 @@ from chip.scheduling import Place, Schedule, program_of
 from chip.spec import ChipSpec
 from programs.kernels import (
     CachedTile,
+    NewValue,
     PlanePlaces,
     QueryGroup,
     append_key,
@@ -242,7 +243,7 @@ def compiled(
     schedule = Schedule()
     groups = tuple((shape.group_of(i), shape.tile_of(i)) for i in range(shape.cached))
     key = append_key(schedule, spec, KEY, 0, shape.tile, PLACES) if append else 0
-    values = (VALUE,) if append else ()
+    values = [NewValue(VALUE, shape.tile, places)] if append else []
     end = attend_tiles(schedule, spec, groups, context, (0, key, 0), places, cap, values)
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)

@@ -86,7 +86,7 @@ def place_on_planes(
     blocks, width = blocks_of(context), layout.value_lanes // 16
     sides = blocks // 2, blocks - blocks // 2
     windows = 0 < layout.window < context
-    values = min(_HEADS, layout.cache_tiles)
+    values = min(_HEADS, tokens * layout.cache_tiles)
     near = (_WEST_PAIR, _EAST_PAIR)
     words = PlanePlaces(
         rotated=turned[0],

@@ -3,6 +3,7 @@ from .attend import attend_tiles
 from .places import (
     BLOCK,
     CachedTile,
+    NewValue,
     PlanePlaces,
     QueryGroup,
     constant_words,
@@ -16,6 +17,7 @@ from .places import (
 __all__ = [
     "BLOCK",
     "CachedTile",
+    "NewValue",
     "PlanePlaces",
     "QueryGroup",
     "append_key",

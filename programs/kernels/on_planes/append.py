@@ -17,6 +17,8 @@ from chip.spec import ChipSpec
 from programs.kernels.on_planes.passes import EAST, GROUPS, WEST, PlanePass, farthest, outward
 from programs.kernels.on_planes.places import CachedTile, PlanePlaces, side_blocks
 
+#: Words that ``spread_values`` makes at most: later ones would be read where the first are written.
+SPREAD_WORDS = 80
 _SLICES = 16
 #: Words of a value that are staged at a time: few find room between other streams.
 _STAGED = 1

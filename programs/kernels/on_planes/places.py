@@ -49,20 +49,37 @@ class CachedTile:
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """``heads`` of the query tiles ``tiles`` that attend to one cached tile, side by side."""
+    """``heads`` of the query tiles ``tiles`` that attend to one cached tile, side by side.
+
+    tokens: whose tiles they are, as many of each, token by token.
+    """
 
     tiles: tuple[int, ...]
     heads: tuple[int, ...]
     head_lanes: int
+    tokens: int = 1
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """Heads ``first`` .. of those that go through the planes together: they attend to ``tile``."""
+    """Heads ``first`` .. of those that go through the planes together: they attend to ``tile``.
+
+    tokens: as in ``QueryGroup``.
+    """
 
     tile: CachedTile
     first: int
     heads: int
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
+class NewValue:
+    """A value (a fp32 word in the east) that is not in its cached tile yet; maps: its token's."""
+
+    value: Place
+    tile: CachedTile
+    maps: PlanePlaces
 
 
 @dataclass(frozen=True)
@@ -71,10 +88,10 @@ class PlanePlaces:
 
     Inputs.  rotated: fp32 query tiles, east quad; head_masks: fp32 ones on a head's lanes, a word
     for each head of a tile, west quad; masks: one near slice in the east, word b is block b's, 0 or
-    255 a lane.  key_maps: pair, words 0..15 for the west and 16..31 for the east (``key_map``);
-    value_maps: for the (west, east), a pair with one word each (``value_map``); recent_maps: two
-    pairs with the same 16 words (``recent_map``); all maps near the VXM in the east, two of a kind
-    on different slices.
+    255 a lane, those of further tokens behind all blocks that the caches hold.  key_maps: pair,
+    words 0..15 for the west and 16..31 for the east (``key_map``); value_maps: for the (west,
+    east), a pair with one word each (``value_map``); recent_maps: two pairs with the same 16 words
+    (``recent_map``); all maps near the VXM in the east, two of a kind on different slices.
 
     Constants.  constants: 4 words on the weight slices of planes 0..3 (``constant_words``);
     lane_maps: 136 words on each slice of a quad of each side (``lane_map_words``); offsets: one

@@ -132,8 +132,12 @@ def _mask(
             a, _ = p.op(Op.TANH, t + 3, a, n=n, dc=dc, alu=bend)
             x, _ = p.op(Op.MUL_F32, t + 6, a, imm=cap, n=n, dc=dc, alu=widen)
         t += late
-        words = places.masks.at(0 if side == EAST else 1)
-        mask = p.load(words, 40, t - 3, n=n, dc=dc, da=(0, 2))
+        words, own = places.masks.at(0 if side == EAST else 1), run.heads // run.tokens
+        tag = p.schedule.tag()
+        for token in range(run.tokens):
+            place, at_vxm = words.at(token * run.tile.blocks), t - 3 + 2 * own * token
+            each = own, blocks[side]
+            mask = p.load(place, 40, at_vxm, n=each, dc=dc, da=(0, 2), tag=tag)
         p.op(Op.SHL, t - 3, mask, imm=24, n=n, dc=dc, alu=shift)
         code, place = outward(side, 4), places.scores[side].at(run.first)
         _, out = p.op(Op.ADD_F32, t, x, Alu(shift), n=n, dc=dc, alu=add, out=code)

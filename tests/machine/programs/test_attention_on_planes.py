@@ -14,7 +14,7 @@ from chip import numerics
 from chip.checker import check
 from chip.scheduling import Pass, Place, Schedule, Symbol, program_of, relocate
 from chip.spec import ChipSpec
-from programs.kernels import append_key, attend_tiles
+from programs.kernels import NewValue, append_key, attend_tiles
 from tests import examples
 from tests.stands.plane_stand import (
     KEY,
@@ -335,7 +335,8 @@ def test_addresses_may_be_symbols() -> None:
     schedule = Schedule()
     key = append_key(schedule, SPEC, KEY, 0, named, PLACES)
     groups, ready = ((shape.group, named),), (0, key, 0)
-    end = attend_tiles(schedule, SPEC, groups, 640, ready, PLACES, new_values=(VALUE,))
+    new = [NewValue(VALUE, named, PLACES)]
+    end = attend_tiles(schedule, SPEC, groups, 640, ready, PLACES, new_values=new)
     table, used, gangs = schedule.blocks()
     stand, cache, rotated, visible = attended(shape, 400)
     stand.put_new(cache.keys[400], np.zeros(320, np.float32), 400)
@@ -381,7 +382,7 @@ def test_new_values_share_a_run(shape: Shape) -> None:
     tiles = [shape.tile_of(i) for i in range(shape.cached)]
     key = max(append_key(schedule, SPEC, KEY.at(i), 0, t, PLACES) for i, t in enumerate(tiles))
     groups = tuple((shape.group_of(i), tile) for i, tile in enumerate(tiles))
-    values = tuple(VALUE.at(i) for i in range(shape.cached))
+    values = [NewValue(VALUE.at(i), tile, PLACES) for i, tile in enumerate(tiles)]
     ready = (0, key, 0)
     end = attend_tiles(schedule, SPEC, groups, 320 * shape.blocks, ready, PLACES, 0.0, values)
     table, _, gangs = schedule.blocks()
