@@ -193,12 +193,11 @@ def reduce(
     add: Op = Op.ADD_F32,
     target: Place | None = None,
     alone: bool = False,
-    every: int = 1,
 ) -> int:
     """Add the chips' words by the tree, then ``residual``; returns when the sums are readable.
 
     They go to ``target``, an east quad like the residual's, or take the residual's place.
-    alone: nothing is added to them.  every: words from one to the next.
+    alone: nothing is added to them.
     """
     goal = places.residual if target is None else target
     done = ready
@@ -208,8 +207,8 @@ def reduce(
         t = 40
         loaded = []
         for k in range(chips):
-            place = (places.partial if k == 0 else places.received[k]).at(every * first)
-            loaded.append(p.load(place, 4 * k + place.inward, t, n=n, da=every))
+            place = (places.partial if k == 0 else places.received[k]).at(first)
+            loaded.append(p.load(place, 4 * k + place.inward, t, n=n, da=1))
         # what links bring was written by streams of the direction that it is read by
         first_read = min(p.first_read(loaded[0]), p.first_read(*loaded[1:], level=True))
         terms: list[Operand] = [*loaded]
@@ -221,9 +220,9 @@ def reduce(
         if alone:
             _, out = p.op(Op.MOV, when, terms[0], n=n, out=12)
         else:
-            residual = p.load(places.residual.at(every * first), 36, when, n=n, da=every)
+            residual = p.load(places.residual.at(first), 36, when, n=n, da=1)
             _, out = p.op(add, when, terms[0], residual, n=n, out=12)
-        p.keep(goal.at(every * first), out, when, n=n, da=every)
+        p.keep(goal.at(first), out, when, n=n, da=1)
         done = max(done, schedule.place(p, ready - first_read, "reduce") + p.ready)
     return done
 

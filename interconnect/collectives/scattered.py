@@ -14,7 +14,7 @@ The sums are those of ``node.reduce``, added once, at their owner.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chip import isa
 from chip.isa import Op
@@ -25,6 +25,8 @@ from interconnect.collectives.node import ReducePlaces, edges, reduce, send_and_
 #: Besides hops and links, as schedules have it: from what arrives to the sum of it; from the first
 #: step's last vector to the second one's first; from the last vector to sums in the common order.
 _SUM_CYCLES, _BETWEEN_CYCLES, _ORDER_CYCLES = 40, 40, 100
+#: Streams of the residual's words, inward; of the sums in order, and of the two maps, outward.
+_RESIDUAL, _ORDERED, _MAPS = 36, 12, (18, 20)
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,8 @@ def all_reduce_in_shares(
 ) -> tuple[int, int]:
     """Sum the words of ``partial`` over the chips, and ``residual`` to ``target``.
 
-    Behind its words ``partial`` has room for all that chips own.  ready: when each word is
-    readable.  target: None: the sums stay alone, in place of ``residual``.  pace: least cycles
-    between vectors that leave before the last word is readable.
+    ready: when each word is readable.  target: None: the sums stay alone, in place of
+    ``residual``.  pace: least cycles between vectors that leave before the last word is readable.
     Returns the cycles from which all sums are on every chip, and from which the result is readable.
     """
     w, dealt, end = shares.words, chips * shares.words, max(ready)
@@ -93,9 +94,8 @@ def all_reduce_in_shares(
         own_terms = [ready[(i + 1) * chips - 1] for i in range(w)]
         for i in [i for i in left if max(arrived[i], own_terms[i] + 1) <= at]:
             left.remove(i)
-            goal = target, places.partial.at(len(ready) + i)
             pause = end, pace
-            there, ordered = _gather(schedule, spec, i, arrived[i], places, shares, goal, pause)
+            there, ordered = _gather(schedule, spec, i, arrived[i], places, shares, target, pause)
             known, done = max(known, there), max(done, ordered)
         words = [word for word in range(len(ready)) if ready[word] == at]
         least = pace if at < end else 0
@@ -128,17 +128,15 @@ def _gather(
     arrived: int,
     places: ReducePlaces,
     shares: SharePlaces,
-    goal: tuple[Place | None, Place],
+    target: Place | None,
     pause: tuple[int, int],
 ) -> tuple[int, int]:
     """Add word ``number`` of the share, whose terms are there from ``arrived`` on, and gather it.
 
-    goal: the target, and where the words of all chips are brought together before the residual is
-    added.  pause: the end of the product under way, and the least cycles between vectors until
-    then.  Returns as ``all_reduce_in_shares``.
+    pause: the end of the product under way, and the least cycles between vectors until then.
+    Returns as ``all_reduce_in_shares``.
     """
     w, chips = shares.words, len(places.received) + 1
-    target, together = goal
     own = ReducePlaces(
         places.partial.at((number + 1) * chips - 1),
         places.residual,
@@ -151,13 +149,9 @@ def _gather(
     least = pause[1] if summed < pause[0] else 0
     known = send_and_receive(schedule, spec, summed, groups, 1, gathered, least)
     terms = [there, *(gathered[k] for k in range(1, chips))]
-    residual = places.residual.at(number)
-    if target is None:
-        return known, _bring_into_order(schedule, spec, terms, known, shares, residual)
-    done = _bring_into_order(schedule, spec, terms, known, shares, together)
-    added = replace(places, partial=together, residual=residual)
-    to = target.at(number)
-    return known, reduce(schedule, spec, 1, chips, done, added, target=to, every=w)
+    to = places.residual if target is None else target
+    residual = None if target is None else places.residual.at(number)
+    return known, _bring_into_order(schedule, spec, terms, known, shares, residual, to.at(number))
 
 
 def _bring_into_order(
@@ -166,20 +160,32 @@ def _bring_into_order(
     terms: Sequence[Place],
     ready: int,
     shares: SharePlaces,
+    residual: Place | None,
     goal: Place,
 ) -> int:
-    """Scatter a word of the share of every chip, by distance, to their words from ``goal`` on."""
-    p = Pass(schedule, spec)
-    first_read = 1 << 30
+    """Scatter a word of the share of every chip, by distance, to their words from ``goal`` on.
+
+    residual: the first of the words that are added to them, if any.
+    """
+    p, t, n = Pass(schedule, spec), 60, len(terms)
+    first_read, last = 1 << 30, (n - 1) * shares.words
+    alu, tag = p.pick(_RESIDUAL, _ORDERED), schedule.tag()
+    moved = []
     for k, place in enumerate(terms):
-        t = 60 + k
-        value = p.load(place, 4 * k + place.inward, t)
+        value = p.load(place, 4 * k + place.inward, t + k)
         first_read = min(first_read, p.blocks[-1]["cycle"])
-        code = 4 * (k ^ 1)
-        _, out = p.op(Op.MOV, t, value, out=code)
-        position = isa.drive_position(isa.VXM_QUEUE, code)
-        at = p.driven(t) + abs(goal.position - position)
-        offsets = p.load(shares.map.at(k), 4 * (k ^ 5), at, goal.queues[0])
-        window = ScatterWindow(offsets, (len(terms) - 1) * shares.words)
-        p.store(goal, out, p.driven(t), position, window=window)
+        moved.append(p.op(Op.MOV, t + k, value)[0])
+    t += spec.alu_cycles
+    added = None
+    if residual is not None:
+        passing = p.gathered(residual, _RESIDUAL, t)
+        offsets = p.load(shares.map, _MAPS[0], passing, residual.queues[0], n=n, da=1)
+        added = p.gather(residual, _RESIDUAL, t, ScatterWindow(offsets, last), n=n)
+    for k, mover in enumerate(moved):
+        add = Op.MOV if added is None else Op.ADD_F32
+        _, out = p.op(add, t + k, mover, added, alu=alu, out=_ORDERED, tag=tag)
+    position = isa.drive_position(isa.VXM_QUEUE, _ORDERED)
+    at = p.driven(t) + abs(goal.position - position)
+    offsets = p.load(shares.map, _MAPS[1], at, goal.queues[0], n=n, da=1)
+    p.store(goal, out, p.driven(t), position, n=n, da=0, window=ScatterWindow(offsets, last))
     return schedule.place(p, ready - first_read, "order of sums") + p.ready

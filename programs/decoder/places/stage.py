@@ -203,9 +203,9 @@ class DecoderPlaces:
             )
         if post is not None:
             post = PostPlaces(post.sums.at(at * t), post.factor.at(at))
-        exchanged = partial_words(layout, 0)
+        exchanged = partial_words(layout)
         received = {k: place.at(at * exchanged) for k, place in self.reduce.received.items()}
-        partial = self.reduce.partial.at(at * partial_words(layout, share))
+        partial = self.reduce.partial.at(at * partial_words(layout))
         shares = self.shares
         return replace(
             self,
@@ -338,10 +338,10 @@ def _place(
     share = share_of(spec, layout.tp, t)
     # sums leave, or experts' come, while weights are read from _EAST_2; ``dynamic`` is elsewhere
     quad = KV_QUAD if share or layout.experts > 1 else _EAST_2
-    partial = pm.top(quad, tokens * partial_words(layout, share))
+    partial = pm.top(quad, tokens * partial_words(layout))
     x = pm.top(EAST_QUAD, tokens * t)
     between = pm.top(EAST_QUAD, tokens * t) if split else x
-    most = tokens * max(partial_words(layout, 0), t * (1 + split))
+    most = tokens * max(partial_words(layout), t * (1 + split))
     received = {k: pm.top(RECEIVED_QUADS[k], most) for k in range(1, layout.tp)}
     reduce = ReducePlaces(partial, x, received)
     shares = _place_shares(pm, layout, share, tokens)
@@ -439,10 +439,9 @@ def result_words(layout: Layout) -> int:
     return max(layout.q_tiles + 2 * layout.kv_tiles, layout.slot_tiles)
 
 
-def partial_words(layout: Layout, share: int) -> int:
-    """Words of a token's partial sums; share: words that a chip adds up for all."""
-    words = max(layout.x_tiles, 2) if layout.wide_norms else layout.x_tiles
-    return words + share * layout.tp
+def partial_words(layout: Layout) -> int:
+    """Words of a token's partial sums."""
+    return max(layout.x_tiles, 2) if layout.wide_norms else layout.x_tiles
 
 
 def _check_chunk(layout: Layout, tokens: int) -> None:
