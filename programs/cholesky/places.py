@@ -96,7 +96,9 @@ class Places:
 
 def place_cholesky(shape: CholeskyShape, spec: ChipSpec, chip: int) -> Places:
     """Raises CompileError when the matrix does not fit."""
-    strips = Strips(spec)
+    received = {k: RECEIVED_QUADS[k] for k in range(1, shape.chips)}
+    kept = frozenset(queue for quad in received.values() for queue in quad)
+    strips = Strips(spec, kept=kept, kept_words=LANES)
     wide = ROWS * (ROWS + shape.tiles)
     low, high = (strips.take(name, EAST, 16, 3 * GROUPS + 80 * shape.tiles) for name in "lh")
 
@@ -151,7 +153,7 @@ def place_cholesky(shape: CholeskyShape, spec: ChipSpec, chip: int) -> Places:
         unit,
         below,
         guest,
-        {k: Place(RECEIVED_QUADS[k], spec.words_per_slice - LANES) for k in range(1, shape.chips)},
+        {k: Place(quad, spec.words_per_slice - LANES) for k, quad in received.items()},
         strips.used_bytes(),
     )
 

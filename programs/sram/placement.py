@@ -12,7 +12,7 @@ refused until everything has been asked for, so that the refusal says how much i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chip.isa import LANES, SLICES, SLICES_PER_HEMISPHERE
@@ -205,7 +205,8 @@ class Strips:
 
     Slices nearest the VXM go first to strips of fewer than sixteen slices, those at the edge to
     the sixteen-slice strips of weights.  Slices in ``shared`` are for strips of weights only, and
-    keep their last ``shared_words`` words for something else.
+    keep their last ``shared_words`` words for something else; so do those in ``kept``, whatever
+    strip they are of, their last ``kept_words``.
     """
 
     spec: ChipSpec
@@ -213,6 +214,8 @@ class Strips:
     missing_bytes: int = 0
     shared: frozenset[int] = frozenset()
     shared_words: int = 0
+    kept: frozenset[int] = frozenset()
+    kept_words: int = 0
     _strips: dict[Hashable, list[_Strip]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -235,9 +238,8 @@ class Strips:
         is noted; see ``settle``.
         """
         strips = self._strips.setdefault((key, side, width), [])
-        most = self.spec.words_per_slice - (self.shared_words if width >= _WEIGHTS else 0)
         for strip in strips if not fresh else ():
-            if strip.used + words <= most:
+            if strip.used + words <= self._room(strip.queues):
                 place = Place(strip.queues, strip.used)
                 strip.used += words
                 return place
@@ -246,13 +248,19 @@ class Strips:
             usable = sorted(order[-width:])
         else:
             usable = [s for s in self.free[side] if s not in self.shared][:width]
-        if words > most or width > len(usable):
+        if words > self._room(usable) or width > len(usable):
             self.missing_bytes += width * words * LANES
             return Place(tuple(range(width)), 0)
         queues = tuple(usable)
         self.free[side] = [s for s in self.free[side] if s not in usable]
         strips.append(_Strip(queues, words))
         return Place(queues, 0)
+
+    def _room(self, queues: Sequence[int]) -> int:
+        """Words of a strip of these slices."""
+        shared = self.shared_words if len(queues) >= _WEIGHTS else 0
+        kept = 0 if self.kept.isdisjoint(queues) else self.kept_words
+        return self.spec.words_per_slice - max(shared, kept)
 
     def used_bytes(self) -> int:
         """SRAM bytes taken so far."""

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.checker import check
+from chip.isa import WEST
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from interconnect.vectors import check_fabric
 from programs.cholesky import CholeskyShape, compile_cholesky, golden_cholesky, read_cholesky
 from programs.cholesky.compiler import ENTRY
 from programs.running import LOOKAHEAD, Runner
+from programs.sram import Strips
 
 SPEC = ChipSpec()
 F32 = NDArray[np.float32]
@@ -98,3 +100,21 @@ def test_what_cannot_be_factored() -> None:
         CholeskyShape(9, 3)
     with pytest.raises(ValueError, match=r"the matrix is float64 \(3, 3\): use float32 \[4, 4\]"):
         compile_cholesky(CholeskyShape(4), SPEC, np.eye(3))  # type: ignore[arg-type]
+
+
+def test_what_neighbours_send_lies_where_no_strip_reaches() -> None:
+    """The last words of their slices are kept from every strip, narrow or wide."""
+    words = SPEC.words_per_slice
+    strips = Strips(SPEC, kept=frozenset({2, 40}), kept_words=320)
+    first = strips.take("a", WEST, 4, words - 320)
+    assert (first.queues, first.address) == ((0, 1, 2, 3), 0)
+    second = strips.take("a", WEST, 4, 1)
+    assert (second.queues, second.address) == ((4, 5, 6, 7), 0)
+    assert strips.take("a", WEST, 4, words - 1).address == 1
+    strips.settle("all of it", "ask for less")
+    assert 40 in strips.take("weights", WEST, 16, words - 320).queues
+    strips.settle("all of it", "ask for less")
+    strips = Strips(SPEC, kept=frozenset({2}), kept_words=320)
+    strips.take("a", WEST, 4, words - 319)
+    with pytest.raises(CompileError, match="all of it does not fit"):
+        strips.settle("all of it", "ask for less")
