@@ -135,8 +135,8 @@ class BlockScheduler:
         self.phases.append((phase, ready))
         return ready
 
-    def _normed(self, s: DecoderPlaces, ready: int) -> int:
-        """A token's x normed into the activation words."""
+    def _normed(self, s: DecoderPlaces, ready: int, factors: Place | None) -> int:
+        """A token's x normed into the activation words; factors: of int8 ones."""
         d, layout = self.schedule, s.layout
         int8 = s.dtype == "int8"
         ready = norm_factor(
@@ -149,16 +149,23 @@ class BlockScheduler:
             self.numbers.inv_h,
             self.numbers.eps,
             self.numbers.gain if int8 else None,
-            s.factor,
+            s.dynamic if int8 else s.factor,
         )
-        kernel = quantise if int8 else halve
-        return self._did(VXM, kernel(d, self.spec, s.x, layout.x_tiles, ready, s.factor, s.act))
+        tiles = layout.x_tiles
+        if int8:
+            ready = quantise(d, self.spec, s.x, tiles, ready, s.dynamic, s.act, factors)
+        else:
+            ready = halve(d, self.spec, s.x, tiles, ready, s.factor, s.act)
+        return self._did(VXM, ready)
 
-    def _input(self, ready: int) -> tuple[int, Place | None, int]:
-        """x as a block takes it: when, the first token's dynamic scale, and the parts in fp16."""
+    def _input(self, ready: int, factors: Place | None) -> tuple[int, Place | None, int]:
+        """x as a block takes it: when, the first token's dynamic scale, and the parts in fp16.
+
+        factors: of x normed for int8.
+        """
         s = self.places
         if s.layout.pre_norms:
-            return max([self._normed(token, ready) for token in self.tokens]), None, 1
+            return max([self._normed(token, ready, factors) for token in self.tokens]), None, 1
         words = [token.x for token in self.tokens]
         return *self._all_activated(words, s.layout.x_tiles, [ready] * len(words)), 2
 
@@ -403,7 +410,7 @@ class BlockScheduler:
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
         s, layout = self.places, self.places.layout
         qt, kt = layout.q_tiles, layout.kv_tiles
-        ready, dynamic, parts = self._input(ready)
+        ready, dynamic, parts = self._input(ready, m.factors)
         words = [[token.results.at(i) for i in range(qt + 2 * kt)] for token in self.tokens]
         done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
         projected = [self._projected(token, m, done) for token in self.tokens]
@@ -528,7 +535,7 @@ class BlockScheduler:
     def _ffn(self, m: FfnMatrices, ready: int) -> int:
         """A whole FFN, or a part: parts norm the same x, and their sums meet in ``between``."""
         s, d, layout = self.places, self.schedule, self.places.layout
-        ready, dynamic, split = self._input(ready)
+        ready, dynamic, split = self._input(ready, m.factors)
         if s.choice is not None and m.router is not None:
             return self._experts(m, ready)
         targets = []
@@ -728,7 +735,7 @@ class BlockScheduler:
         """Final norm and logits, of the last token."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.head is not None
-        ready = self._normed(self.tokens[-1], ready)
+        ready = self._normed(self.tokens[-1], ready, s.head_factors)
         targets = [s.logits.at(i) for i in range(sum(map(len, s.head.rounds)))]
         ready = max(self._matmul(s.head, layout.x_tiles, ready, None, [targets]))
         if self.numbers.caps[1]:

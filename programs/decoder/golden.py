@@ -209,6 +209,8 @@ class _Chip:
             for layer in weights.layers
         ]
         self.head_gains = [layer.head_gains for layer in weights.layers]
+        self.factors = [layer.factors for layer in weights.layers]
+        self.head_factors = weights.factors
         self.key_shares = [layer.key_shares for layer in weights.layers]
         self.post_gains = [layer.post_gains for layer in weights.layers]
         self.biases = [(layer.bias, layer.o_bias) for layer in weights.layers]
@@ -300,7 +302,7 @@ class GoldenDecoder:
         chips = self._layout.tp
         for number in range(self._layout.layers):
             self.tally.at(str(number), chips)
-            taken = self._input(x)
+            taken = self._input(x, number, 0)
             self.tally.at(str(number))
             rope = ropes[self._model.config.kind_of(number).second_rope]
             heads = self._project(number, taken)
@@ -313,7 +315,7 @@ class GoldenDecoder:
                 watch(number, "attention", x)
             spans = self._model.split.get(number, (1,))
             self.tally.at(str(number), chips * len(spans))
-            taken = self._input(x)
+            taken = self._input(x, number, 1)
             self.tally.at(str(number))
             for end, span in zip(accumulate(spans), spans, strict=True):  # all of one normed x
                 layout, part = self._layout, range(end - span, end)
@@ -324,7 +326,7 @@ class GoldenDecoder:
             if watch is not None:
                 watch(number, "ffn", x)
         self.tally.at("head", chips)
-        normed = self._norm(x)
+        normed = self._norm(x, self._chips[0].head_factors)
         width = self._layout.vocab_width
         logits = [
             chip.head(normed)[..., :width].reshape(len(tokens), -1)[
@@ -335,9 +337,11 @@ class GoldenDecoder:
         joined: F32 = np.concatenate(logits, axis=1)[:, : self._layout.vocab]
         return capped(joined, self._model.config.logit_cap)
 
-    def _input(self, x: F32) -> _Activation:
-        """What attention and FFN take of x, tiles [P, T, 320]."""
-        return self._norm(x) if self._layout.pre_norms else self._dynamic(x)
+    def _input(self, x: F32, layer: int, which: int) -> _Activation:
+        """What the attention (0) or the FFN (1) of a layer takes of x, tiles [P, T, 320]."""
+        if not self._layout.pre_norms:
+            return self._dynamic(x)
+        return self._norm(x, self._chips[0].factors[layer][which])
 
     def _given(self, y: F32, layer: int, which: int) -> F32:
         """What is added to x of a block's sum over the chips, tiles [P, T, 320].
@@ -353,13 +357,17 @@ class GoldenDecoder:
         given: F32 = (y * r) * gain
         return given
 
-    def _norm(self, x: F32) -> _Activation:
-        """Normalise tiles [P, T, 320] into what a normed matrix takes; every chip does the same."""
+    def _norm(self, x: F32, factors: F32 | None) -> _Activation:
+        """Normalise tiles [P, T, 320] into what a normed matrix takes; every chip does the same.
+
+        factors: [T, 320], of int8 activations.
+        """
         mean = _square_sum(x) * self._model.inv_h
         r = numerics.rsqrt(mean + self._model.eps)
         if not self._int8:
             return _Activation(bits=numerics.to_f16_bits(x * r, SIDES))
-        return _quantise(x, r * self._model.quant_gain, None)
+        assert factors is not None
+        return _quantise(x, r * self._model.quant_gain, None, factors)
 
     def _dynamic(self, x: F32) -> _Activation:
         """Make tiles without a norm ready for a matmul."""
@@ -672,9 +680,10 @@ def _lane_sums(s: F32, ones: numerics.SplitF16) -> F32:
     return total * np.float32(2.0**-18)
 
 
-def _quantise(x: F32, inv: F32, scale: F32 | None) -> _Activation:
-    """Return the two int8 digits of `x` inv, a number of up to 15 bits."""
-    q = numerics.to_i32(x * inv)
+def _quantise(x: F32, inv: F32, scale: F32 | None, factors: F32 | None = None) -> _Activation:
+    """Return the two int8 digits of `x` inv, a number of up to 15 bits; of that times `factors`."""
+    value = x * inv
+    q = numerics.to_i32(value if factors is None else value * factors)
     high = (q + np.int32(64)) >> 7
     hi = numerics.to_i8(high, SIDES).astype(np.float32)
     return _Activation(hi=hi, lo=(q - (high << 7)).astype(np.float32), scale=scale)

@@ -250,7 +250,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
             _put_matrices(image, each, bases, matrices, order, shared)
         layer = weights.layer(block.layer)
         put: list[tuple[Place | None, NDArray[np.float32] | None]] = [
-            (m.post, layer.post_gains[isinstance(m, FfnMatrices)])
+            (m.post, layer.post_gains[isinstance(m, FfnMatrices)]),
+            (m.factors, layer.factors[isinstance(m, FfnMatrices)]),
         ]
         if isinstance(m, AttentionMatrices):
             put.append((m.gains, layer.head_gains))
@@ -264,6 +265,9 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
                 put_fp32(image, place, bases[place.symbol], words)
     if places.head is not None:
         _put_matrices(image, places.head, {}, {"head": weights.head}, order)
+        if places.head_factors is not None:
+            assert weights.factors is not None
+            put_fp32(image, places.head_factors, 0, weights.factors)
     if weights.replicate is not None:
         for tile, blocks in enumerate(places.replicate):
             q_tile = layout.cache_of_tile.index(tile)

@@ -65,6 +65,8 @@ NO_LOGIT = np.float32(-(2.0**127))
 """Takes no share beside any score: bits FF000000."""
 ONES_LANE = LANES - 16
 """The first lane that counts positions where attention runs on the planes."""
+GAIN_REACH = 4.0
+"""Of a norm's gains, in medians: how much greater a factor of normed activations may be at most."""
 
 
 @dataclass
@@ -125,6 +127,10 @@ class LayerWeights:
     """float32 [query heads, 320]: of each head that goes through the planes, in that order, its
     sink's logit on the lanes that count positions; `NO_LOGIT` on the others.
     """
+    factors: tuple[F32 | None, F32 | None] = (None, None)
+    """float32 [x_tiles, 320] (int8): what normed activations are multiplied by, for q, k and v,
+    and for gate and up; from 0 to 1, zero on padding.  None where those take no normed x.
+    """
 
 
 @dataclass
@@ -136,6 +142,8 @@ class ChipWeights:
     """x_tiles -> vocab_blocks blocks of vocab_width columns."""
     replicate: NDArray[np.uint16] | None
     """One-hot fp16 bits [q_tiles, kv_tiles, q_width, 320] (column: q lane, lane: kv lane)."""
+    factors: F32 | None = None
+    """float32 [x_tiles, 320]: as a layer's, for the head."""
     numbers: tuple[int, ...] = ()
     """Numbers of the model's layers that these are; empty: of all of them."""
 
@@ -278,10 +286,9 @@ def chip_weights(
         k_axis: Axis,
         n_axis: Axis,
         width: int,
-        norm: str | None = None,
+        gain: F64 | None = None,
         factor: float = 1.0,
     ) -> Matrix:
-        gain = None if norm is None else _gain(checkpoint, norm)
         names = [name] if isinstance(name, str) else name
         return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
 
@@ -291,8 +298,10 @@ def chip_weights(
         scores = f"{prefix}.self_attn"
         gates, ups, downs = map(list, zip(*ffn_names(checkpoint.config, number), strict=True))
         norms = norm_names(checkpoint.config, number)
-        (first, after), (second, last_norm) = norms.attention, norms.ffn
+        (before, after), (second, last_norm) = norms.attention, norms.ffn
         has, also = number in attention, number in ffn
+        first, taken = _folded(checkpoint, before if has else None, dtype, x)
+        inside, taken_inside = _folded(checkpoint, second if also else None, dtype, x)
         own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
         own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
         layers.append(
@@ -301,8 +310,8 @@ def chip_weights(
                 k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
                 v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
                 o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width, None, given),
-                gate=build(gates, x, own_hidden, layout.ffn_width, second),
-                up=build(ups, x, own_hidden, layout.ffn_width, second),
+                gate=build(gates, x, own_hidden, layout.ffn_width, inside),
+                up=build(ups, x, own_hidden, layout.ffn_width, inside),
                 down=build(downs, hidden, own_down, layout.x_width, None, given),
                 head_gains=_head_gains(checkpoint, layout, scores, inner, chip) if has else None,
                 key_shares=_key_shares(layout, chip) if has else None,
@@ -312,25 +321,61 @@ def chip_weights(
                 ),
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
-                router=_router(checkpoint, layout, number, second, dtype) if also else None,
-                share_gate=_share_gate(checkpoint, layout, number, second, dtype) if also else None,
+                router=_router(checkpoint, layout, number, inside, dtype) if also else None,
+                share_gate=_share_gate(checkpoint, layout, number, inside, dtype) if also else None,
                 router_bias=router_bias(checkpoint, number) if also else None,
                 expert_biases=(
                     expert_biases(checkpoint, (hidden, x), number, chip) if also else None
                 ),
                 sinks=_sinks(checkpoint, layout, scores, chip) if has else None,
+                factors=(taken, taken_inside),
             )
         )
     own = vocab if head else vocab[:0]
     factor = checkpoint.config.logit_factor
-    last = build(checkpoint.head_name, x, own, layout.vocab_width, "model.norm.weight", factor)
-    return ChipWeights(layers, last, _one_hot(layout, chip), tuple(numbers))
+    gain, taken = _folded(checkpoint, "model.norm.weight" if head else None, dtype, x)
+    last = build(checkpoint.head_name, x, own, layout.vocab_width, gain, factor)
+    return ChipWeights(layers, last, _one_hot(layout, chip), taken, tuple(numbers))
 
 
 def _gain(checkpoint: Checkpoint, name: str) -> F64:
     """Return a norm's gain, float64."""
     stored = checkpoint.tensor(name).astype(np.float64)
     return stored + 1.0 if checkpoint.config.unit_gain else stored
+
+
+def _folded(
+    checkpoint: Checkpoint, name: str | None, dtype: str, axis: Axis
+) -> tuple[F64 | None, F32 | None]:
+    """What the K rows behind a norm are multiplied by, float64 [hidden], and what x then is.
+
+    Columns of int8 weights have one scale each, so gains that differ would spend its steps on the
+    rows that have the greatest: there x takes them, on the lanes of ``axis``.
+    """
+    if name is None:
+        return None, None
+    gain = _gain(checkpoint, name)
+    if dtype != "int8":
+        return gain, None
+    finite(gain, name)
+    factors = activation_factors(gain)
+    return gain / factors, _on_lanes(factors.astype(np.float64), axis, name)
+
+
+def activation_factors(gain: F64) -> F32:
+    """What normed activations are multiplied by instead of a norm's ``gain``; above 0, at most 1.
+
+    A vector of them has 15 bits for sqrt(hidden) times its greatest factor, so no factor is more
+    than ``GAIN_REACH`` medians: what a gain has beyond, its row of weights keeps.
+    """
+    size = np.abs(gain)
+    most, median = float(size.max()), float(np.median(size))
+    if median > 0:
+        most = min(most, GAIN_REACH * median)
+    if most == 0:
+        return np.ones(len(gain), np.float32)
+    factors = (np.minimum(size, most) / most).astype(np.float32)
+    return np.where(factors > 0, factors, np.float32(1))
 
 
 def _post_gain(checkpoint: Checkpoint, layout: Layout, name: str | None) -> F32 | None:
@@ -402,14 +447,14 @@ def _o_bias(checkpoint: Checkpoint, prefix: str, axis: Axis, factor: float) -> F
 
 
 def _router(
-    checkpoint: Checkpoint, layout: Layout, number: int, norm: str | None, dtype: str
+    checkpoint: Checkpoint, layout: Layout, number: int, gain: F64 | None, dtype: str
 ) -> Matrix | None:
     """Return the router of a layer's experts, if there are several."""
-    if layout.experts == 1 or norm is None:
+    if layout.experts == 1 or gain is None:
         return None
     name = router_name(checkpoint.config, number)
     weights = checkpoint.tensor(name).astype(np.float64)
-    weights *= _gain(checkpoint, norm)
+    weights *= gain
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
     return Matrix(*router_values(weights, layout.x_axis(), dtype, constant, name))
 
@@ -434,13 +479,13 @@ def _sink_rows(stored: F32, layout: Layout, chip: int) -> F32:
 
 
 def _share_gate(
-    checkpoint: Checkpoint, layout: Layout, number: int, norm: str | None, dtype: str
+    checkpoint: Checkpoint, layout: Layout, number: int, gain: F64 | None, dtype: str
 ) -> Matrix | None:
     """Return the gate of a layer's shared experts, its result on all lanes, if there is one."""
-    if not layout.shared_gate or norm is None:
+    if not layout.shared_gate or gain is None:
         return None
     name = shared_gate_name(number)
-    weights = checkpoint.tensor(name).astype(np.float64) * _gain(checkpoint, norm)
+    weights = checkpoint.tensor(name).astype(np.float64) * gain
     constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
     every = np.repeat(weights, LANES, axis=0)
     return Matrix(*router_values(every, layout.x_axis(), dtype, constant, name))
@@ -570,6 +615,12 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         assert gate is not None and up is not None and last is not None
         return gate, up, last
 
+    def factors(present: bool) -> F32 | None:
+        if dtype != "int8" or not present:
+            return None
+        spread: F32 = random.random(x.shape, dtype=np.float32) * np.float32(0.5) + np.float32(0.5)
+        return spread * (x >= 0)
+
     def router(columns: int, repeats: int = 1) -> Matrix | None:
         if columns < 2 - (repeats > 1):
             return None
@@ -601,10 +652,12 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             sinks=_sink_rows(random.random(layout.heads_total, np.float32), layout, chip)
             if layout.sinks
             else None,
+            factors=(factors(layout.pre_norms), factors(layout.pre_norms)),
         )
         for _ in range(layout.layers)
     ]
-    return ChipWeights(layers, draw(x, vocab, layout.vocab_width), _one_hot(layout, chip))
+    head = draw(x, vocab, layout.vocab_width)
+    return ChipWeights(layers, head, _one_hot(layout, chip), factors(True))
 
 
 def _check_dtype(dtype: str) -> None:

@@ -78,6 +78,7 @@ class StageCode:
                 p.x,
                 p.factor,
                 p.dynamic,
+                p.head_factors,
                 p.act,
                 p.results,
                 p.up,

@@ -228,13 +228,22 @@ def quantise(
     ready: int,
     factor: Place,
     target: Activations,
+    gains: Place | None = None,
 ) -> int:
-    """x * factor as two int8 digits, written to both hemispheres."""
+    """x * factor as two int8 digits, written to both hemispheres.
+
+    gains: west words that the product is multiplied by, ``factor`` being on KV_QUAD then; it is in
+    the west without.
+    """
     p = Pass(schedule, spec)
     t = 40
     value = p.load(x, 32, t, n=tiles, da=1)
-    inverse = p.load(factor, 4, t, n=tiles, da=0)
+    inverse = p.load(factor, 4 if gains is None else 36, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
+    if gains is not None:
+        t += 3
+        gain = p.load(gains, 4, t, n=tiles, da=1)
+        a, _ = p.op(Op.MUL_F32, t, a, gain, n=tiles)
     a, _ = p.op(Op.CVT_F32_I32, t + 3, a, n=tiles)
     rounded, _ = p.op(Op.ADD_I32, t + 6, a, imm=64, n=tiles)
     high, _ = p.op(Op.ASR, t + 9, rounded, imm=7, n=tiles)

@@ -80,6 +80,7 @@ class AttentionMatrices:
     sinks: Place | None = None  # of the heads in the order in which they go through the planes
     of: LayerKind = PLAIN_LAYER
     post: Place | None = None  # gains of the norm after the block
+    factors: Place | None = None  # of normed int8 activations
 
 
 @dataclass
@@ -99,6 +100,7 @@ class FfnMatrices:
     biases: Place | None = None  # the same
     router_bias: Place | None = None
     post: Place | None = None
+    factors: Place | None = None
 
 
 Matrices = AttentionMatrices | FfnMatrices
@@ -161,6 +163,7 @@ class DecoderPlaces:
     second_rope: tuple[Place, Place] | None = None  # cosines and sines of the other table
     sliding: SlidingMask | None = None  # where the context is longer than the window
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
+    head_factors: Place | None = None
 
     def token(self, number: int) -> DecoderPlaces:
         """The places of token ``number`` of a chunk: its own words, and what all share."""
@@ -376,7 +379,7 @@ def _place(
         scores = short or _long_scores(pm, context, scales)
         caches = place_caches(pm, symbols, layout, stage, cuts, sequences)
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice, parts)
-    head = _place_head(pm, layout, stage, dtype) if stage.head else None
+    head, head_factors = _place_head(pm, layout, stage, dtype) if stage.head else (None, None)
     rope = RopePlaces(words["cos"], words["sin"], words["swap_map"], words["rotated"])
     attention = None
     if not layout.on_planes:
@@ -425,6 +428,7 @@ def _place(
         second_rope,
         sliding,
         shares,
+        head_factors,
     )
 
 
@@ -590,13 +594,17 @@ def place_head_norm(
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
-def _place_head(pm: SramPlacement, layout: Layout, stage: Stage, dtype: str) -> MatrixPlaces:
-    """The stage's part of the output head."""
+def _place_head(
+    pm: SramPlacement, layout: Layout, stage: Stage, dtype: str
+) -> tuple[MatrixPlaces, Place | None]:
+    """The stage's part of the output head, and factors of what it takes."""
     shapes = matrix_shapes(layout)
     k_tiles, blocks, groups = shapes["head"]
     own = part_tiles(blocks, stage.head_part, stage.head_parts)
     shapes["head"] = (k_tiles, len(own), groups)
-    return MatrixPlacer(pm, None, [0], dtype, shapes).place("head", ["head"])
+    of = MatrixPlacer(pm, None, [0], dtype, shapes)
+    head = of.place("head", ["head"])
+    return head, of.words("factors", WEST_QUAD, layout.x_tiles) if dtype == "int8" else None
 
 
 def _place_shares(pm: SramPlacement, layout: Layout, share: int, tokens: int) -> SharePlaces | None:
@@ -654,6 +662,11 @@ def _gain_words(layout: Layout) -> tuple[int, int]:
     return 2 * layout.head_norms + wide, layout.x_tiles * layout.post_norms
 
 
+def _factor_words(layout: Layout, dtype: str) -> int:
+    """Words of factors of the normed activations of a block."""
+    return layout.x_tiles if dtype == "int8" and layout.pre_norms else 0
+
+
 def mask_positions(context: int, spec: ChipSpec) -> int:
     """Positions one window of the mask table serves; longer contexts take several windows."""
     most = spec.words_per_bank // 4
@@ -707,6 +720,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
             words += len(held) * expert_blocks(layout, len(tiles)) + 1
     if dtype != "int8":
         return words
+    words += _factor_words(layout, dtype) * len(stage.blocks)
     for block in stage.blocks:
         if block.kind == ATTENTION:
             words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
@@ -716,6 +730,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
             words += router_parts(dtype) * (1 + layout.shared_gate) if layout.experts > 1 else 0
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
+        words += layout.x_tiles
     return words
 
 
@@ -735,6 +750,7 @@ def _place_blocks(
     """
     shapes = matrix_shapes(layout)
     heads, post = _gain_words(layout)
+    taken = _factor_words(layout, dtype)
     groups: dict[tuple[str, range, int], list[int]] = {}
     for i, block in enumerate(stage.blocks):
         groups.setdefault((block.kind, block.own, block.parts), []).append(i)
@@ -764,6 +780,7 @@ def _place_blocks(
                 cache = caches[variant]
                 o = of.place("o", ["o"])
                 after = of.words("post", WEST_QUAD, post) if post else None
+                factors = of.words("factors", WEST_QUAD, taken) if taken else None
                 kinds = [stage.blocks[member].of for member in members]
                 for own_kind in dict.fromkeys(kinds):  # the same places for all
                     for member, kind_of_member in zip(members, kinds, strict=True):
@@ -782,6 +799,7 @@ def _place_blocks(
                             sinks,
                             own_kind,
                             after,
+                            factors,
                         )
                     )
                 continue
@@ -791,6 +809,7 @@ def _place_blocks(
             own_ffn = _place_ffn(of, layout, (tiles, held), choice)
             own_ffn.begins, own_ffn.ends = parts.start == 0, parts.stop == of_parts
             own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
+            own_ffn.factors = of.words("factors", WEST_QUAD, taken) if taken else None
             variants.append(own_ffn)
     return variants, variant_of
 

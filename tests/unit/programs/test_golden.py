@@ -294,7 +294,7 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
     built = chip_weights(random_checkpoint(config, 1), layout, dtype, 1)
     pairs = [(drawn.head, built.head)]
     for a, b in zip(drawn.layers, built.layers, strict=True):
-        other = ("head_gains", "key_shares", "post_gains", "bias", "o_bias")
+        other = ("head_gains", "key_shares", "post_gains", "bias", "o_bias", "factors")
         other += ("router_bias", "expert_biases", "sinks", "share_gate")
         names = [f.name for f in dataclasses.fields(a) if f.name not in other]
         pairs += [(getattr(a, name), getattr(b, name)) for name in names]
@@ -306,6 +306,12 @@ def test_random_chip_weights_have_the_real_shapes(dtype: str) -> None:
         for ours, theirs in [(a.bias, b.bias), (a.o_bias, b.o_bias), *biases]:
             assert ours is not None and theirs is not None
             np.testing.assert_array_equal(ours == 0, theirs == 0)
+        for ours, theirs in zip(
+            (*a.factors, drawn.factors), (*b.factors, built.factors), strict=True
+        ):
+            assert (ours is None) == (theirs is None) == (dtype == "fp16")
+            if ours is not None and theirs is not None:
+                np.testing.assert_array_equal(ours == 0, theirs == 0)
         assert a.key_shares is None and a.post_gains == b.post_gains == (None, None)
     for mine, real in pairs:
         assert mine.values.shape == real.values.shape and mine.values.dtype == real.values.dtype
