@@ -266,6 +266,30 @@ FAMILIES: dict[str, Family] = {
         ),
         {"mlp.gate.weight": 3.0},
     ),
+    "llama 4": Family(
+        _of(
+            "llama4_text",
+            "Llama4ForCausalLM",
+            WIDE,
+            num_hidden_layers=3,
+            no_rope_layers=[1, 0, 1],
+            num_local_experts=5,
+            num_experts_per_tok=1,
+            interleave_moe_layer_step=1,
+        ),
+        {"mlp.gate.weight": 3.0},
+    ),
+    "llama 4, two of nine": Family(
+        _of(
+            "llama4_text",
+            "Llama4ForCausalLM",
+            SMALL,
+            no_rope_layer_interval=2,
+            num_local_experts=9,
+            num_experts_per_tok=2,
+            max_position_embeddings=4096,
+        ),
+    ),
     "gpt-oss": Family(
         _of(
             "gpt_oss",

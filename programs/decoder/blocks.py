@@ -54,6 +54,7 @@ from programs.kernels import (
     norm_heads,
     quantise,
     rope,
+    scale_slots,
     scale_words,
     shared_biases,
     take_turns,
@@ -434,7 +435,7 @@ class BlockScheduler:
             biased = add_bias(d, self.spec, heads, qt + 2 * kt, max(done), m.bias)
             done = [self._did(VXM, biased)] * (qt + 2 * kt)
         of_heads, of_all = max(done[: qt + kt]), max(done)
-        if s.head_norm is not None and m.gains is not None:
+        if s.head_norm is not None and m.gains is not None and not m.of.plain_heads:
             of_heads = norm_heads(
                 d,
                 self.spec,
@@ -587,6 +588,12 @@ class BlockScheduler:
         if choice.biases is not None:
             done = self._clamped(m, choice.biases, max(done, known))
         factors = [choice.shares.at(i) for i, own in enumerate(tiles) for _ in own]
+        if layout.input_shares:
+            own_tiles = (m.tiles, k)
+            done = max(
+                scale_slots(d, spec, x, own_tiles, max(done, shared), choice.shares)
+                for x in (s.results, s.up)
+            )
         ready = gated_product(
             d,
             spec,
@@ -596,7 +603,7 @@ class BlockScheduler:
             k * m.tiles,
             max(shared, done),
             s.hidden,
-            factors,
+            None if layout.input_shares else factors,
         )
         self._did(VXM, ready)
         ready, dynamic = self._activated(s, s.hidden, k * m.tiles, ready)

@@ -389,7 +389,8 @@ class GoldenDecoder:
             if bias is not None:
                 at, end = q.shape[1], q.shape[1] + k.shape[1]
                 q, k, v = q + bias[:at], k + bias[at:end], v + bias[end:]
-            if gains is not None and not self._layout.wide_norms:
+            bare = self._model.config.kind_of(layer).plain_heads
+            if gains is not None and not self._layout.wide_norms and not bare:
                 q, k = self._norm_heads(q, gains[0]), self._norm_heads(k, gains[1])
             heads.append((q, k, v))
         return self._norm_together(layer, heads) if self._layout.wide_norms else heads
@@ -506,6 +507,11 @@ class GoldenDecoder:
             logits = logits + router_bias[0, : len(ffns)]
         count = self._layout.chosen - self._layout.shared
         chosen, shares = choice_of(logits, count, self._layout.shares_of_all)
+        if self._layout.input_shares:
+            shares = (
+                numerics.tanh(np.take_along_axis(_in_two_pieces(logits), chosen, 1) * HALF) * HALF
+                + HALF
+            )
         if self._layout.shared:
             numbers = np.tile(np.arange(routed, len(ffns)), (len(chosen), 1))
             chosen = np.concatenate([chosen, numbers], axis=1)
@@ -520,8 +526,12 @@ class GoldenDecoder:
         for expert, (ffn, (rows, slots)) in enumerate(zip(ffns, of_expert, strict=True)):
             if len(rows):
                 bias = None if biases is None else (biases[0], biases[1], expert)
-                own = self._gated(ffn, normed.of(rows, np.zeros_like(slots), 1), tiles, bias)
-                hidden[rows, slots] = own * shares[rows, slots, None, None]
+                scale = shares[rows, slots, None, None] if self._layout.input_shares else None
+                taken = normed.of(rows, np.zeros_like(slots), 1)
+                own = self._gated(ffn, taken, tiles, bias, scale)
+                if scale is None:
+                    own = own * shares[rows, slots, None, None]
+                hidden[rows, slots] = own
         taken = self._dynamic(hidden.reshape(len(hidden), -1, LANES))
         sums = np.zeros((*chosen.shape, self._layout.x_tiles, LANES), np.float32)
         for ffn, (rows, slots) in zip(ffns, of_expert, strict=True):
@@ -557,12 +567,15 @@ class GoldenDecoder:
         normed: _Activation,
         tiles: slice,
         biases: tuple[F32, F32, int] | None = None,
+        scale: F32 | None = None,
     ) -> F32:
         """Return ``tiles`` [P, *, 320] of what an FFN's down takes.
 
-        biases: of all experts' gate and up, and whose are meant.
+        biases: of all experts' gate and up, and whose are meant.  scale: of what goes in.
         """
         gate, up = ffn["gate"](normed)[:, tiles], ffn["up"](normed)[:, tiles]
+        if scale is not None:
+            gate, up = gate * scale, up * scale
         if biases is not None:
             limit = np.float32(self._model.config.swiglu_limit)
             first = biases[2] * self._layout.ffn_tiles
@@ -635,13 +648,19 @@ def _sinks_of(rows: F32 | None, layout: Layout) -> F32 | None:
     return found
 
 
+def _in_two_pieces(logits: F32) -> F32:
+    """Return logits as the sum of two fp16 numbers."""
+    large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
+    exact: F32 = large + numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
+    return exact
+
+
 def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32]:
     """Return the experts that logits [P, experts] choose and their shares, [P, count] each.
 
     of_all: shares of the softmax over all experts, not over the chosen ones.
     """
-    large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
-    exact = large + numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
+    exact = _in_two_pieces(logits)
     chosen = np.argsort(-exact, axis=1, kind="stable")[:, :count]
     best = np.take_along_axis(exact, chosen, 1)
     weights = numerics.exp(best - best[:, :1])

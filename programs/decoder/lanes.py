@@ -118,6 +118,8 @@ class Layout:
     """FFNs, and slots, that every token has: the last ones."""
     shared_gate: bool = False
     """Shared experts are multiplied by the sigmoid of a product of their own."""
+    input_shares: bool = False
+    """What goes into chosen experts is multiplied by their shares, not what comes out."""
     shares_of_all: bool = False
     """Shares are those of the softmax over all experts."""
     expert_bias: bool = False
@@ -205,6 +207,7 @@ class Layout:
             shared=config.shared_experts,
             shared_gate=config.shared_gate,
             shares_of_all=config.shares_of_all,
+            input_shares=config.input_shares,
             expert_bias=config.expert_bias,
             sinks=config.sinks,
             qkv_bias=config.qkv_bias,

@@ -278,7 +278,6 @@ def chip_weights(
     attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
     numbers = sorted(attention | ffn)
     inner = checkpoint.config.query_scale or 1.0 / math.sqrt(layout.head_dim)
-    query_factor = 1.0 if layout.head_norms or layout.wide_norms else inner
     given = checkpoint.config.residual_factor
 
     def build(
@@ -302,6 +301,9 @@ def chip_weights(
         has, also = number in attention, number in ffn
         first, taken = _folded(checkpoint, before if has else None, dtype, x)
         inside, taken_inside = _folded(checkpoint, second if also else None, dtype, x)
+        bare = checkpoint.config.kind_of(number).plain_heads
+        normed = layout.wide_norms or (layout.head_norms and not bare)
+        query_factor = 1.0 if normed else inner
         own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
         own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
         layers.append(
@@ -417,7 +419,10 @@ def _head_gains(
     half, lanes = layout.head_dim // 2, layout.half_lanes
     for row, (name, factor) in zip(rows, (("q_norm", inner), ("k_norm", 1.0)), strict=True):
         tensor = f"{prefix}.{name}.weight"
-        gain = (_gain(checkpoint, tensor) * factor).astype(np.float32)
+        own = np.ones(layout.head_dim)
+        if checkpoint.config.head_gains:
+            own = _gain(checkpoint, tensor)
+        gain = (own * factor).astype(np.float32)
         finite(gain, tensor)
         for first in range(0, LANES - layout.head_lanes + 1, layout.head_lanes):
             row[first + lanes], row[first + lanes + 8] = gain[:half], gain[half:]

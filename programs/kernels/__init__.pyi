@@ -10,7 +10,7 @@ from .attention import (
 )
 from .bias import add_bias, shared_biases
 from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
-from .ffn import clamp_gates, gated_product
+from .ffn import clamp_gates, gated_product, scale_slots
 from .gemm import (
     EAST,
     PAIRS,
@@ -122,6 +122,7 @@ __all__ = [
     "recent_map",
     "requantise_rows",
     "rope",
+    "scale_slots",
     "scale_words",
     "shared_biases",
     "step_cycles",

@@ -71,8 +71,9 @@ class ChoicePlaces:
     chosen ones' biases; bias_sums: a word for each tile of x (west), the sums of shared biases;
     shared: how many of the slots, the last ones, have experts that no router chooses: ``indices``
     has their numbers from the start; gates: results, on all lanes, whose sum's sigmoid is their
-    share (none: it is 1); absent, every: where shares are those of the softmax over all experts, a
-    constant, 0 on lanes with experts and -2^127 on others, and a word for the terms of its sum;
+    share (none: it is 1); sigmoid: the others' shares are sigmoids of their own logits;
+    absent, every: where shares are those of the softmax over all experts, a constant, 0 on lanes
+    with experts and -2^127 on others, and a word for the terms of its sum;
     held: where given, those of the experts that are here; a slot of another one has the offset of
     the first of them, and a share of 0; own: their numbers among those.
     turns: of experts that share words, see ``find_turns``.
@@ -103,6 +104,7 @@ class ChoicePlaces:
     turns: Place | None = None
     shared: int = 0
     gates: tuple[Place, ...] = ()
+    sigmoid: bool = False
     absent: Place | None = None
     every: Place | None = None
 
@@ -139,7 +141,10 @@ def choose_experts(
             max(at, turns) if of.turns > 1 else at
             for at, of in zip(mapped, places.maps, strict=True)
         ]
-    shared = _shares(schedule, spec, ready, places, constants)
+    if places.sigmoid:
+        shared = _sigmoid_shares(schedule, spec, ready, places)
+    else:
+        shared = _shares(schedule, spec, ready, places, constants)
     if places.shared:
         shared = max(shared, _shared_shares(schedule, spec, ready, places))
     return mapped, shared
@@ -348,6 +353,29 @@ def _shares(
         _, out = p.op(Op.MOV, t, share, n=k, dc=2, out=4)
     p.keep(places.shares, out, t, n=k, dc=2)
     return schedule.place(p, ready - p.first_read()) + p.ready
+
+
+def _sigmoid_shares(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
+    """The sigmoid of every chosen expert's logit; when readable."""
+    p = Pass(schedule, spec)
+    t, n = 40, places.routed
+    logit = p.load(places.logits, 32, t, n=n, dc=2, da=1)
+    first_read = p.first_read(logit)
+    a, _ = p.op(Op.MUL_F32, t, logit, imm=0.5, n=n, dc=2)
+    a, _ = p.op(Op.TANH, t + 3, a, n=n, dc=2)
+    a, _ = p.op(Op.MUL_F32, t + 6, a, imm=0.5, n=n, dc=2)
+    t += 9
+    if places.held is None:
+        _, out = p.op(Op.ADD_F32, t, a, imm=0.5, n=n, dc=2, out=4)
+    else:
+        share, _ = p.op(Op.ADD_F32, t, a, imm=0.5, n=n, dc=2)
+        share, _ = p.op(Op.MOV, t + 3, share, n=n, dc=2)
+        index = p.load(places.indices, 40, t + 3, n=n, dc=2, da=1)
+        share = _if_held(p, t + 3, index, share, places.held, n, 2)
+        t += 12
+        _, out = p.op(Op.MOV, t, share, n=n, dc=2, out=4)
+    p.keep(places.shares, out, t, n=n, dc=2)
+    return schedule.place(p, ready - first_read, "shares") + p.ready
 
 
 def _sum_of_all(

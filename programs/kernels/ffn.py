@@ -20,6 +20,7 @@ from programs.models import CLAMPED_SILU, GELU_TANH
 _TILES_PER_PASS = {False: 12, True: 9}
 #: Of a pass that adds biases and cuts what is too great, before it writes where it reads.
 _BIASED_PER_PASS = 12
+_SCALED_PER_PASS = 10
 #: gelu's inner polynomial is g (GELU_CUBIC g^2 + GELU_LINEAR); both are rounded to fp32.
 GELU_LINEAR = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715 * GELU_LINEAR
@@ -134,4 +135,30 @@ def clamp_gates(
             p.keep(target, out, t, n=n, dc=dc, da=(1, each))
             name = "clamp gates"
             done = max(done, schedule.place(p, ready - first_read, name) + p.ready)
+    return done
+
+
+def scale_slots(
+    schedule: Schedule, spec: ChipSpec, x: Place, tiles: tuple[int, int], ready: int, shares: Place
+) -> int:
+    """Tiles of slot after slot, each times its slot's share, in place; when they are readable.
+
+    x: fp32 words in the east; tiles: of each slot, and slots; shares: fp32 words of another quad.
+    """
+    done = ready
+    each, slots = tiles
+    together = max(1, _SCALED_PER_PASS // each)
+    for slot in range(0, slots, together):
+        for first in range(0, each, _SCALED_PER_PASS):
+            n = (min(_SCALED_PER_PASS, each - first), min(together, slots - slot))
+            dc = (1, n[0])
+            p = Pass(schedule, spec)
+            t = 40
+            target = x.at(slot * each + first)
+            value = p.load(target, 36, t, n=n, dc=dc, da=(1, each))
+            share = p.load(shares.at(slot), 44, t, n=n, dc=dc, da=(0, 1))
+            _, out = p.op(Op.MUL_F32, t, value, share, n=n, dc=dc, out=12)
+            p.keep(target, out, t, n=n, dc=dc, da=(1, each))
+            earliest = ready - p.first_read()
+            done = max(done, schedule.place(p, earliest, "scale slots") + p.ready)
     return done

@@ -60,6 +60,14 @@ class Architecture:
     """Multi-head latent attention instead of a key and a value per head."""
     shared_experts: int = 0
     """Experts of size ``ffn`` that every token passes, beside the chosen ones."""
+    input_shares: bool = False
+    """What chosen experts take is multiplied by a sigmoid, as in Llama 4."""
+    plain_every: int = 0
+    """Every so many layers one has neither rotary positions nor norms of heads; 0: none has."""
+    head_gains: bool = True
+    """The norms of heads have gains."""
+    most_positions: int = 0
+    """Positions up to which there are kernels for its attention; 0: any."""
     shared_gate: bool = False
     """The shared ones are multiplied by the sigmoid of a product of their own, as in Qwen2-MoE."""
     shares_of_all: bool = False
@@ -130,7 +138,9 @@ class Architecture:
     def _layer_extras(self) -> int:
         """Elements of one layer outside its matrices: norms and biases."""
         h, q, kv = self.hidden_size, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        extras = self.block_norms * h + (2 * self.head_dim if self.head_norms else 0)
+        extras = self.block_norms * h + (
+            2 * self.head_dim if self.head_norms and self.head_gains else 0
+        )
         extras += q + kv if self.wide_norms else 0
         if self.latent is not None:
             extras += self.latent.query + self.latent.key_value
@@ -252,6 +262,8 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         qkv_bias=c.qkv_bias,
         o_bias=c.o_bias,
         shared_experts=c.shared_experts,
+        input_shares=c.input_shares,
+        head_gains=c.head_gains,
         shared_gate=c.shared_gate,
         shares_of_all=c.shares_of_all,
         sinks=c.sinks,
@@ -363,6 +375,24 @@ def _table() -> dict[str, Architecture]:
             shared_gate=True,
             shares_of_all=True,
             qkv_bias=True,
+        ),
+        Architecture(
+            "llama-4-scout",
+            48,
+            5120,
+            40,
+            8,
+            128,
+            8192,
+            202048,
+            experts=16,
+            experts_per_token=1,
+            shared_experts=1,
+            input_shares=True,
+            plain_every=4,
+            head_norms=True,
+            head_gains=False,
+            most_positions=8191,
         ),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),

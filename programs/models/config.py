@@ -49,10 +49,10 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 1):
             raise CheckpointError(f"rope factor is {self.factor}; it must be at least 1")
-        if not 0 < self.low_freq_factor < self.high_freq_factor < math.inf:
+        if not 0 < self.low_freq_factor <= self.high_freq_factor < math.inf:
             raise CheckpointError(
                 f"rope factors are {self.low_freq_factor} (low) and {self.high_freq_factor} "
-                "(high); they must be positive and the high one the greater"
+                "(high); they must be positive and the high one no less"
             )
         if not 1 <= self.original_max_position < MAX_SIZE:
             raise CheckpointError(
@@ -98,6 +98,8 @@ class LayerKind:
     """Attends to the last `ModelConfig.sliding_window` positions alone."""
     second_rope: bool = False
     """Turns by the second rotary table instead of the first."""
+    plain_heads: bool = False
+    """Its query and key heads are not normed where those of other layers are."""
 
 
 PLAIN_LAYER = LayerKind()
@@ -142,6 +144,12 @@ class ModelConfig:
     experts_per_token: int = 1
     shared_experts: int = 0
     """FFNs of ``ffn`` elements that every token takes beside those that the router chooses."""
+    input_shares: bool = False
+    """A chosen expert takes what goes in times the sigmoid of its logit, as in Llama 4; else what
+    comes out is multiplied by its share of a softmax.
+    """
+    head_gains: bool = True
+    """The norms of query and key heads have gains."""
     shared_gate: bool = False
     """What the shared ones give is multiplied by the sigmoid of a product of its own."""
     shares_of_all: bool = False
@@ -218,7 +226,9 @@ class ModelConfig:
             )
         if self.shared_gate and not self.shared_experts:
             raise CheckpointError("a gate of shared experts, but there are none; give both")
-        if (self.shared_experts or self.shares_of_all) and self.expert_bias:
+        if self.input_shares and (self.shares_of_all or one):
+            raise CheckpointError("shares of what goes into experts are of one logit, a router's")
+        if (self.shared_experts or self.shares_of_all or self.input_shares) and self.expert_bias:
             raise CheckpointError("shared experts beside experts with biases have no kernels")
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim is {self.head_dim}; rotary embedding needs it even")
@@ -336,7 +346,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[f"{prefix}.self_attn.v_proj.bias"] = (kv,)
         if config.o_bias:
             shapes[f"{prefix}.self_attn.o_proj.bias"] = (h,)
-        if config.head_norms:
+        if config.head_norms and config.head_gains:
             shapes[f"{prefix}.self_attn.q_norm.weight"] = (config.head_dim,)
             shapes[f"{prefix}.self_attn.k_norm.weight"] = (config.head_dim,)
         if config.wide_norms:

@@ -4,9 +4,9 @@ Families with kernels: Llama and Mistral (one computation), Qwen2 (biases), Qwen
 and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, blocks and logits),
 SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
-heads), Mixtral and Qwen3-MoE (experts), Qwen2-MoE (shared experts), gpt-oss (sinks, biases of
-experts).  A model that computes anything else is refused by name.  Every problem is a
-`CheckpointError` of one line.
+heads), Mixtral and Qwen3-MoE (experts), Qwen2-MoE (shared experts), Llama 4 (experts whose input is
+scaled), gpt-oss (sinks, biases of experts).  A model that computes anything else is refused by
+name.  Every problem is a `CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -43,6 +43,9 @@ __all__ = ["read_config"]
 
 GPT_OSS = "gpt_oss"
 """Its experts' gates are cut, and its weights published in blocks of 4-bit numbers."""
+LLAMA4 = "llama4_text"
+"""Some of its layers have neither rotary positions nor norms of heads; experts' inputs are scaled.
+"""
 BIASED = (GPT_OSS, "llama", "qwen3", "qwen3_moe", "smollm3", "granite")
 """Families whose ``attention_bias`` gives queries, keys, values and outputs a bias."""
 SMOLLM3 = "SmolLM3ForCausalLM"
@@ -135,6 +138,7 @@ FAMILIES = {
         full_every=2,
         biased=True,
     ),
+    LLAMA4: _Family("Llama4ForCausalLM", 8, 128, eps=1e-5, theta=500000.0, max_position=131072),
 }
 """By ``model_type``."""
 
@@ -149,6 +153,11 @@ def read_config(path: str | Path) -> ModelConfig:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; name a Hugging Face checkpoint directory")
     fields = read_json(file)
+    inner = fields.get("text_config")
+    if fields.get("architectures") == ["Llama4ForConditionalGeneration"] and isinstance(
+        inner, dict
+    ):
+        fields = {**inner, "architectures": [FAMILIES[LLAMA4].architecture]}  # no images
     try:
         return _parse_config(fields)
     except CheckpointError as error:
@@ -198,8 +207,10 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     }
     if family in ("qwen2_moe", "qwen3_moe"):
         sizes |= _experts_of_qwen(fields, sizes["layers"], family)
-    if family in ("mixtral", GPT_OSS):
-        usual = (8, 2) if family == "mixtral" else (128, 4)
+    if family == LLAMA4:
+        sizes |= _of_llama4(fields, sizes["layers"], sizes["max_position"])
+    if family in ("mixtral", GPT_OSS, LLAMA4):
+        usual = {"mixtral": (8, 2), GPT_OSS: (128, 4), LLAMA4: (16, 1)}[family]
         sizes["experts"] = whole_of(fields, "num_local_experts", usual[0])
         sizes["experts_per_token"] = whole_of(fields, "num_experts_per_tok", usual[1])
         if sizes["experts"] == 1:
@@ -244,6 +255,33 @@ def _experts_of_qwen(fields: Mapping[str, Any], layers: int, family: str) -> dic
             )
         found |= {"shared_experts": shared // ffn, "shared_gate": True}
     return found
+
+
+def _of_llama4(fields: Mapping[str, Any], layers: int, positions: int) -> dict[str, Any]:
+    """A shared expert, inputs that are scaled, and the positions up to which attention is usual.
+
+    From ``floor_scale`` positions on queries of some layers grow, and from ``attention_chunk_size``
+    on others see their own chunk alone; neither has kernels.
+    """
+    every = whole_of(fields, "interleave_moe_layer_step", 1)
+    named = fields.get("moe_layers")
+    if every != 1 or (named is not None and sorted(named) != list(range(layers))):
+        raise refusal(
+            "some layers have no experts (interleave_moe_layer_step, moe_layers)",
+            f"use a model with experts in all of its {layers} layers",
+        )
+    if fields.get("attention_chunk_size", 8192) is not None:
+        positions = min(positions, whole_of(fields, "attention_chunk_size", 8192))
+    if fields.get("attn_temperature_tuning", True):
+        positions = min(positions, whole_of(fields, "floor_scale", 8192) - 1)
+    normed = bool(fields.get("use_qk_norm", True))
+    return {
+        "max_position": positions,
+        "input_shares": True,
+        "shared_experts": 1,
+        "head_norms": normed,
+        "head_gains": not normed,
+    }
 
 
 def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:
@@ -336,8 +374,11 @@ def _layered(
 ) -> ModelConfig:
     """With what the fields and the family say of single layers; local: the sliding ones' table."""
     window, turned = _window(fields, kind), (True,) * config.layers
-    if kind.architecture == SMOLLM3:
+    four = kind.architecture == FAMILIES[LLAMA4].architecture
+    if kind.architecture == SMOLLM3 or four:
         turned = _turned_layers(fields, config.layers)
+    if four:  # types of its layers are chunked and full: the same up to max_position
+        fields = {name: value for name, value in fields.items() if name != "layer_types"}
     sliding = _sliding_layers(fields, kind, turned, window)
     if local is not None:
         turned = tuple(not one for one in sliding)
@@ -349,14 +390,17 @@ def _layered(
         config,
         sliding_window=window,
         second_rope=None if all(turned) else local or Rope(0.0),
-        layer_kinds=tuple(map(LayerKind, sliding, (not one for one in turned))),
+        layer_kinds=tuple(
+            LayerKind(slides, not turns, four and config.head_norms and not turns)
+            for slides, turns in zip(sliding, turned, strict=True)
+        ),
     )
 
 
 def _turned_layers(fields: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Which layers have rotary positions: ``no_rope_layers`` has 1 for those that do."""
     named = fields.get("no_rope_layers")
-    if named is None:
+    if named is None or named == []:
         every = whole_of(fields, "no_rope_layer_interval", 4)
         if every < 1:
             raise refusal(f"no_rope_layer_interval is {every}", "it must be 1 or more")

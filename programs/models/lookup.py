@@ -10,7 +10,8 @@ in one line, which offers nothing that would be refused in turn.
 The kernels are those of Llama-family decoders (rotary positions, RMS norms, grouped queries,
 SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU; norms after blocks and caps in
 its later versions), of OLMo-2 (norms over all heads), of Mixtral (a router that chooses two
-experts), of Qwen2-MoE (shared experts) and of gpt-oss (sinks, experts with biases).
+experts), of Qwen2-MoE (shared experts), of Llama 4 (experts whose input is
+scaled) and of gpt-oss (sinks, experts with biases).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from programs.models.architectures import (
     shipped_model,
 )
 from programs.models.checkpoint import Checkpoint, load_checkpoint
-from programs.models.config import CLAMPED_SILU, GELU_TANH, SILU, LayerKind, ModelConfig
+from programs.models.config import CLAMPED_SILU, GELU_TANH, SILU, LayerKind, ModelConfig, Rope
 from programs.models.families import read_config
 from programs.models.gguf import is_gguf, read_gguf
 from programs.models.gguf_metadata import gguf_config
@@ -187,7 +188,7 @@ def _named(name: str) -> ModelSource:
         ffn=shape.ffn,
         vocab=shape.vocab,
         tied=shape.tied,
-        max_position=UNLIMITED,
+        max_position=shape.most_positions or UNLIMITED,
         head_norms=shape.head_norms,
         activation=_activation(shape),
         unit_gain=shape.gemma,
@@ -195,6 +196,9 @@ def _named(name: str) -> ModelSource:
         experts=shape.experts,
         experts_per_token=shape.experts_per_token,
         shared_experts=shape.shared_experts,
+        input_shares=shape.input_shares,
+        head_gains=shape.head_gains,
+        second_rope=Rope(0.0) if shape.plain_every else None,
         shared_gate=shape.shared_gate,
         shares_of_all=shape.shares_of_all,
         qkv_bias=shape.qkv_bias,
@@ -202,11 +206,19 @@ def _named(name: str) -> ModelSource:
         sinks=shape.sinks,
         expert_bias=shape.expert_bias,
         sliding_window=shape.window,
-        layer_kinds=tuple(LayerKind(layer % 2 == 0) for layer in range(shape.layers))
-        if shape.window
-        else (),
+        layer_kinds=_kinds(shape),
     )
     return ModelSource(shape, config, None)
+
+
+def _kinds(shape: Architecture) -> tuple[LayerKind, ...]:
+    """What differs between its layers."""
+    if shape.window:
+        return tuple(LayerKind(layer % 2 == 0) for layer in range(shape.layers))
+    if shape.plain_every:
+        plain = [(layer + 1) % shape.plain_every == 0 for layer in range(shape.layers)]
+        return tuple(LayerKind(False, one, one) for one in plain)
+    return ()
 
 
 def _activation(shape: Architecture) -> str:

@@ -76,6 +76,10 @@ class Part:
     """Which matrix of several stacked ones it is."""
     transposed: bool = False
     """The file has the matrix with its columns first."""
+    together: int = 1
+    """Matrices of an expert whose rows follow each other in there."""
+    head_dim: int = 0
+    """Rows of a head whose halves the file has in turns; 0: none are."""
     column: int = 0
     """The first column that is of it, where ``columns`` says how many are."""
     columns: int | None = None
@@ -95,6 +99,8 @@ class NamedSource:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}")
         if part.rows is not None:
             rows = part.first + part.step * (np.arange(part.rows) if rows is None else rows)
+        if part.head_dim:
+            rows = _in_turns(np.arange(part.rows or 0) if rows is None else rows, part.head_dim)
         if part.columns is not None:
             columns = part.column + (np.arange(part.columns) if columns is None else columns)
         if part.expert is not None:
@@ -129,6 +135,8 @@ def name_tensors(
             part = _part(HEAD, prefix, shapes, tensors)
         if part is None:
             raise CheckpointError(f"{directory}: {_missing(name, prefix, config, tensors)}")
+        if part.head_dim:
+            part = replace(part, head_dim=config.head_dim)
         parts[name] = part
         if part.stored not in whole:
             whole[part.stored] = _scaled(part.stored, tensors)
@@ -185,7 +193,9 @@ def _part(
     """Where the tensor that is called `name` here is stored; None where it is not."""
     if name == HEAD:
         return next((Part(head) for head in _heads(prefix) if head in tensors), None)
-    special = _stacked(name, prefix, shapes, tensors) or _shared(name, prefix, shapes, tensors)
+    special = _of_llama4(name, prefix, shapes, tensors)
+    for form in (_stacked, _shared):
+        special = special or form(name, prefix, shapes, tensors)
     if special is not None:
         return special
     stored = prefix + name.removeprefix(ROOT)
@@ -236,6 +246,45 @@ def _stacked(
     if stored not in tensors or f"{stem}_bias" not in tensors:
         return None
     return Part(stored, first, rows, step, int(expert), transposed)
+
+
+def _in_turns(rows: Index, head_dim: int) -> Index:
+    """Rows of a file that has the halves of every head in turns."""
+    head, within = np.divmod(rows, head_dim)
+    half = head_dim // 2
+    turned: Index = head * head_dim + 2 * (within % half) + within // half
+    return turned
+
+
+def _of_llama4(
+    name: str,
+    prefix: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, StoredTensor],
+) -> Part | None:
+    """Where Llama 4's files hold what they have under other names, or in another order."""
+    layer = LAYER.fullmatch(name.removeprefix(ROOT))
+    if layer is None:
+        return None
+    number, rest = layer.groups()
+    before = f"{prefix}layers.{number}."
+    if f"{before}feed_forward.router.weight" not in tensors:
+        return None
+    rows = shapes[name][0]
+    if rest in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
+        return Part(before + rest, rows=rows, head_dim=1)  # told by the configuration
+    if rest == "mlp.gate.weight":
+        return Part(f"{before}feed_forward.router.weight")
+    found = OF_EXPERT.fullmatch(name)
+    if found is not None:
+        _, expert, matrix, _ = found.groups()
+        both = matrix != "down"
+        stored = f"{before}feed_forward.experts.{'gate_up' if both else 'down'}_proj"
+        first, together = rows * (matrix == "up"), 1 + both
+        return Part(stored, first, rows, expert=int(expert), transposed=True, together=together)
+    if rest.startswith("mlp.shared_expert.0."):
+        return Part(before + rest.replace("mlp.shared_expert.0.", "feed_forward.shared_expert."))
+    return None
 
 
 def _shared(
@@ -312,7 +361,7 @@ def _check(
         whole = part.columns is None
         shape = (parts * shape[0], shape[1]) if whole else (shape[0], parts * shape[1])
     if part.expert is not None:
-        shape = (experts, part.step * shape[0], *shape[1:])
+        shape = (experts, part.step * part.together * shape[0], *shape[1:])
         shape = (shape[0], *shape[:0:-1]) if part.transposed else shape
     if fused is not None and stored_name.endswith(tuple(FUSED)):
         start = fused[0].removesuffix(next(f for f in FUSED if fused[0].endswith(f)))

@@ -59,7 +59,10 @@ def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
         scaled = []
         for value in plain:
             turns = scaling.original_max_position * value / two_pi
-            keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
+            if low == high:
+                keep = Decimal(turns > low)
+            else:
+                keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
             scaled.append(float((1 - keep) * value / factor + keep * value))
         return np.array(scaled)
 

@@ -51,6 +51,8 @@ class FamilyFloat64:
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
             elif self.type == "gpt_oss":
                 x = x + self._clamped_experts(h, prefix + "mlp.")
+            elif self.type == "llama4_text":
+                x = x + self._scaled_experts(h, prefix + "mlp.")
             elif self.type == "qwen2_moe":
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
@@ -75,6 +77,8 @@ class FamilyFloat64:
             q, k = self._norm(q, prefix + "q_norm"), self._norm(k, prefix + "k_norm")
         if self._turns(layer):
             q, k = self._rotate(q), self._rotate(k)
+            if self.type == "llama4_text":  # to a mean square of one, without a gain
+                q, k = (x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-5) for x in (q, k))
         factor = self.fields["attention_multiplier"] if self.type == "granite" else d**-0.5
         ages = np.arange(n)[:, None] - np.arange(n)[None, :]  # of a key, seen from a query
         seen = (ages >= 0) & (ages < self._window(layer))
@@ -128,6 +132,17 @@ class FamilyFloat64:
                 given[row] += own[expert] / (own[best].sum() if normed else 1.0) * part
         return given
 
+    def _scaled_experts(self, h: F64, prefix: str) -> F64:
+        """The best experts of token times sigmoid, and one that takes every token as it is."""
+        logits = self._linear(h, prefix + "gate")
+        given = self._mlp(h, prefix + "shared_expert.0.")
+        for row, (token, own) in enumerate(zip(h, logits, strict=True)):
+            best = sorted(range(len(own)), key=lambda e: (-own[e], e))
+            for expert in best[: self.fields["num_experts_per_tok"]]:
+                taken = token / (1 + np.exp(-own[expert]))
+                given[row] += self._mlp(taken, f"{prefix}experts.{expert}.")
+        return given
+
     def _clamped_experts(self, h: F64, prefix: str) -> F64:
         """The best experts of the router's logits, and the softmax over these alone."""
         logits = self._linear(h, prefix + "router")
@@ -168,7 +183,7 @@ class FamilyFloat64:
 
     def _turns(self, layer: int) -> bool:
         """Whether a layer has rotary positions at all."""
-        if self.type != "smollm3":
+        if self.type not in ("smollm3", "llama4_text"):
             return True
         if self.fields.get("no_rope_layers") is not None:
             return bool(self.fields["no_rope_layers"][layer])

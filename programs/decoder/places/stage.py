@@ -578,6 +578,7 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         own=pm.top(EAST_QUAD, k),
         turns=pm.top(_WEST_2[1 : layout.turns + 1], k) if layout.turns > 1 else None,
         shared=layout.shared,
+        sigmoid=layout.input_shares,
         gates=tuple(pm.top(quad, 1) for quad in gates),
         absent=pm.top(EAST_QUAD, 1) if every else None,
         every=pm.top(EAST_QUAD, 1) if every else None,

@@ -158,6 +158,7 @@ QUICK = {
     ("granite, other factors", "int8", 8),
     ("gpt-oss, cut gates", "int8", 8),
     ("qwen2 moe", "int8", 8),
+    ("llama 4", "fp16", 1),
     ("qwen3 moe, shares of all", "fp16", 1),
 }
 ROWS = [
@@ -221,6 +222,8 @@ def test_a_family_is_what_its_description_says(name: str, dtype: str, tp: int) -
         ("qwen2 moe", {"norm_topk_prob": True}),
         ("qwen2 moe", {"num_experts_per_tok": 3}),
         ("qwen3 moe, shares of all", {"norm_topk_prob": True}),
+        ("llama 4", {"no_rope_layers": [1, 1, 1]}),
+        ("llama 4, two of nine", {"num_experts_per_tok": 1}),
         ("gpt-oss", {"rope_scaling": None}),
         ("gpt-oss", {"sliding_window": 5}),
         ("gpt-oss", {"num_experts_per_tok": 2}),

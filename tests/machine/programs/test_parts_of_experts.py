@@ -26,6 +26,8 @@ SPEC, CONTEXT = ChipSpec(), 64
         pytest.param("gpt-oss", 1500, 2, "fp16", marks=pytest.mark.long),
         pytest.param("gpt-oss", 300, 8, "fp16", marks=pytest.mark.long),
         ("qwen2 moe", 90, 2, "int8"),
+        pytest.param("llama 4", 90, 2, "int8", marks=pytest.mark.long),
+        pytest.param("llama 4", 1000, 1, "fp16", marks=pytest.mark.long),
         pytest.param("qwen2 moe", 1000, 1, "fp16", marks=pytest.mark.long),
         pytest.param("qwen2 moe", 270, 8, "fp16", marks=pytest.mark.long),
     ],
@@ -34,7 +36,7 @@ def test_experts_split_between_stages(name: str, ffn: int, tp: int, dtype: str) 
     """Parts cut between tiles take the biases of down once, those cut between experts each its; a
     shared expert gives nothing in a part that it is not in.
     """
-    sizes = {"intermediate_size": ffn, "num_hidden_layers": 1}
+    sizes = {"intermediate_size": ffn, "num_hidden_layers": 1, "no_rope_layers": [1]}
     if name == "qwen2 moe":
         sizes |= {"moe_intermediate_size": ffn, "shared_expert_intermediate_size": 2 * ffn}
     fields = {**FAMILIES[name].fields, **sizes}
@@ -64,7 +66,7 @@ def test_experts_split_between_stages(name: str, ffn: int, tp: int, dtype: str) 
         np.testing.assert_array_equal(found.view(np.uint32), own.view(np.uint32))
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "qwen2 moe"])
+@pytest.mark.parametrize("name", ["gpt-oss", "qwen2 moe", "llama 4"])
 def test_a_plan_takes_the_cycles_of_the_compiled_model(name: str) -> None:
     config = checkpoint_of(FAMILIES[name]).config
     plan = compile_plan(name, config, SPEC, context=CONTEXT, chips=2)

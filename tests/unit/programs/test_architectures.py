@@ -39,6 +39,7 @@ TOTALS = {
     "tinyllama-1.1b": 1_100_048_384,
     "smollm2-135m": 134_515_008,
     "qwen1.5-moe-a2.7b": 14_315_784_192,
+    "llama-4-scout": 107_769_861_120,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
     "qwen3-235b": 235e9,
@@ -47,6 +48,7 @@ TOTALS = {
     "deepseek-v3": 671e9,
 }
 ACTIVE = {"mixtral-8x7b": 12.9e9, "qwen3-235b": 22e9, "qwen3-30b-a3b": 3.3e9, "deepseek-v3": 37e9}
+ACTIVE |= {"llama-4-scout": 17e9}
 KV_BYTES = {
     "llama-2-70b": 327_680,
     "llama-3-70b": 327_680,
