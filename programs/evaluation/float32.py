@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from chip.errors import LpuError
 from programs.models import (
+    CLAMPED_SILU,
     GELU_TANH,
     Checkpoint,
+    bias_name,
     ffn_names,
     inverse_frequencies,
     norm_names,
     router_name,
+    shared_gate_name,
     sin_cos,
 )
 
@@ -38,7 +41,9 @@ COMPUTED = {
     *("eps", "rope_theta", "rope_scaling", "tied", "head_norms", "activation", "unit_gain"),
     *("scaled_embedding", "experts", "experts_per_token", "sliding_window", "layer_kinds"),
     *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
-    *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias"),
+    *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias", "sinks", "head_gains"),
+    *("shared_experts", "shared_gate", "shares_of_all", "input_shares", "expert_bias"),
+    *("swiglu_limit", "plain_heads"),
     *("embedding_factor", "residual_factor", "logit_factor"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
     *("beta_fast", "beta_slow", "truncate", "size"),
@@ -110,13 +115,17 @@ class Float32Forward:
     def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
         """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
         config, prefix = self._config, f"model.layers.{layer}.self_attn"
-        q, k, v = (self._product(x, f"{prefix}.{name}_proj", config.qkv_bias) for name in "qkv")
+        matrices = (f"{prefix}.{name}_proj.weight" for name in "qkv")
+        q, k, v = (self._product(x, matrix, config.qkv_bias) for matrix in matrices)
         gains = f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight"
         if config.wide_norms:
             q, k = self._norm(q, gains[0]), self._norm(k, gains[1])
         q, k, v = (y.reshape(len(x), -1, config.head_dim) for y in (q, k, v))
-        if config.head_norms:
-            q, k = self._norm(q, gains[0]), self._norm(k, gains[1])
+        if config.head_norms and not config.kind_of(layer).plain_heads:
+            q, k = (
+                self._norm(y, gain) if config.head_gains else self._unit(y)
+                for y, gain in zip((q, k), gains, strict=True)
+            )
         q, k = _rotate(q, rope), _rotate(k, rope)
         keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
         values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
@@ -128,50 +137,73 @@ class Float32Forward:
         for head in range(config.heads):
             scores = q[:, head] @ keys[:, head // group].T * np.float32(scale)
             scores = np.where(seen, _capped(scores, config.score_cap), np.float32(-np.inf))
-            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            shares /= shares.sum(axis=1, keepdims=True)
-            mixed[:, head] = shares @ values[:, head // group]
-        return self._product(mixed.reshape(len(x), -1), f"{prefix}.o_proj", config.o_bias)
+            if config.sinks:
+                sink = self._tensor(f"{prefix}.sinks")[head]
+                scores = np.concatenate([scores, np.full((len(x), 1), sink)], axis=1)
+            mixed[:, head] = _shares(scores)[:, : len(keys)] @ values[:, head // group]
+        return self._product(mixed.reshape(len(x), -1), f"{prefix}.o_proj.weight", config.o_bias)
 
     def _feed_forward(self, layer: int, x: F32) -> F32:
         """What the FFN, or a layer's experts, add to the residual stream [P, hidden]."""
-        names = ffn_names(self._config, layer)
+        config, names = self._config, ffn_names(self._config, layer)
         if len(names) == 1:
             return self._gated(x, *names[0])
-        logits = self._linear(x, router_name(self._config, layer))
-        chosen = np.argsort(-logits, axis=1, kind="stable")[:, : self._config.experts_per_token]
+        logits = self._product(x, router_name(config, layer), config.expert_bias)
+        chosen = np.argsort(-logits, axis=1, kind="stable")[:, : config.experts_per_token]
         best: F32 = np.take_along_axis(logits, chosen, 1)
-        shares: F32 = np.exp(best - best[:, :1])
-        shares = shares / shares.sum(axis=1, keepdims=True)
+        shares = _shares(best)
+        if config.shares_of_all:
+            shares = np.take_along_axis(_shares(logits), chosen, 1)
+        if config.input_shares:
+            shares = _sigmoid(best)
         out = np.zeros_like(x)
-        for expert, tensors in enumerate(names):
+        for expert, tensors in enumerate(names[: config.experts]):
             rows, place = np.nonzero(chosen == expert)
             if len(rows):
-                out[rows] += shares[rows, place, None] * self._gated(x[rows], *tensors)
+                share = shares[rows, place, None]
+                taken = x[rows] * share if config.input_shares else x[rows]
+                given = self._gated(taken, *tensors)
+                out[rows] += given if config.input_shares else share * given
+        if config.shared_experts:
+            own: F32 = np.ones((len(x), 1), np.float32)
+            if config.shared_gate:
+                own = _sigmoid(self._linear(x, shared_gate_name(layer)))
+            for tensors in names[config.experts :]:
+                out += own * self._gated(x, *tensors)
         return out
 
     def _gated(self, x: F32, gate: str, up: str, down: str) -> F32:
-        g = self._linear(x, gate)
-        half, one = np.float32(0.5), np.float32(1)
-        inner = g * half  # SiLU is g (1 + tanh(g / 2)) / 2
-        if self._config.activation == GELU_TANH:
+        config = self._config
+        g, u = (self._product(x, name, config.expert_bias) for name in (gate, up))
+        if config.activation == CLAMPED_SILU:
+            limit = np.float32(config.swiglu_limit)
+            g, u = np.minimum(g, limit), np.clip(u, -limit, limit)
+            active = g * _sigmoid(np.float32(1.702) * g) * (u + np.float32(1))
+        elif config.activation == GELU_TANH:
             inner = np.float32(math.sqrt(2 / math.pi)) * (g + np.float32(0.044715) * g * g * g)
-        active = half * g * (one + np.tanh(inner))
-        return self._linear(active * self._linear(x, up), down)
+            active = np.float32(0.5) * g * (np.float32(1) + np.tanh(inner)) * u
+        else:
+            active = g * _sigmoid(g) * u
+        return self._product(active, down, config.expert_bias)
 
     def _norm(self, x: F32, name: str | None) -> F32:
         """RMS norm over the last axis, times the gain ``name``; x itself without one."""
         if name is None:
             return x
-        mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         gain = self._tensor(name) + np.float32(self._config.unit_gain)
-        normed: F32 = x / np.sqrt(mean + np.float32(self._config.eps)) * gain
+        normed: F32 = self._unit(x) * gain
         return normed
 
+    def _unit(self, x: F32) -> F32:
+        """x over its root mean square along the last axis."""
+        mean: F32 = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+        unit: F32 = x / np.sqrt(mean + np.float32(self._config.eps))
+        return unit
+
     def _product(self, x: F32, name: str, biased: bool) -> F32:
-        """A matrix of attention, and its bias."""
-        y = self._linear(x, f"{name}.weight")
-        return y + self._tensor(f"{name}.bias") if biased else y
+        """A product with the matrix ``name``, and its bias where it has one."""
+        y = self._linear(x, name)
+        return y + self._tensor(bias_name(name)) if biased else y
 
     def _linear(self, x: F32, name: str) -> F32:
         result: F32 = x @ self._tensor(name).T
@@ -194,6 +226,19 @@ def _refuse_others(value: Any) -> None:
                     "it"
                 )
             _refuse_others(own)
+
+
+def _sigmoid(x: F32) -> F32:
+    """1 / (1 + exp(-x)), without an overflow."""
+    result: F32 = np.float32(0.5) * (np.float32(1) + np.tanh(np.float32(0.5) * x))
+    return result
+
+
+def _shares(logits: F32) -> F32:
+    """The softmax over the last axis."""
+    shares: F32 = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def _capped(x: F32, cap: float) -> F32:

@@ -205,8 +205,8 @@ REAL: dict[str, tuple[Callable[[float], object], list[float], list[float]]] = {
     "bit errors": (lambda v: error_chances(v, 3), [0.0, 0.999], [-1e-9, 1.0]),
     "mean jitter": (lambda v: LinkJitter("x", 3, v, 7, 1.0), [3.0, 7.0], [2.999, 7.001]),
     "jitter's spread": (lambda v: LinkJitter("x", 3, 5.0, 7, v), [1e-3], [0.0, -1.0]),
-    "low factor": (lambda v: RopeScaling("llama3", 8.0, v, 4.0), [1e-3, 3.999], [0.0, 4.0]),
-    "high factor": (lambda v: RopeScaling("llama3", 8.0, 1.0, v), [1.001, 1e9], [1.0, math.inf]),
+    "low factor": (lambda v: RopeScaling("llama3", 8.0, v, 4.0), [1e-3, 4.0], [0.0, 4.001]),
+    "high factor": (lambda v: RopeScaling("llama3", 8.0, 1.0, v), [1.0, 1e9], [0.999, math.inf]),
     "slow turns": (
         lambda v: RopeScaling("yarn", 8.0, beta_slow=v),
         [1e-3, 31.999],

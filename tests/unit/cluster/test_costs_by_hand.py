@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -121,6 +121,17 @@ def test_help_tells_what_scaling_does_when_nobody_says() -> None:
 # --- what is said is what is compiled -------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class CostsGiven:
+    """What a belt was made of."""
+
+    plan: object
+    costs: object
+    interval_cycles: int | None
+    slots: int = 3
+    most_places: object = None
+
+
 def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     plan = SimpleNamespace(chips=8, starts=[0])  # of one stage
@@ -132,12 +143,13 @@ def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(programs.plans, "compile_plan", compile_plan)
     monkeypatch.setattr(programs.plans, "check_plan", asked.append)
     monkeypatch.setattr(programs.plans, "bucket_costs", lambda plan: [plan])
-    monkeypatch.setattr(machines_module, "belt_of_plan", lambda *given: given)
+    monkeypatch.setattr(programs.plans, "plan_room", lambda plan, slots: (plan, slots))
+    monkeypatch.setattr(machines_module, "belt_of_plan", CostsGiven)
     belt: Any = lpu_belt("llama-3-8b", LpuChoice(16, "groq-3-lp30", "fp16", 300, None, 77))
-    assert belt == (plan, [plan], 77)
+    assert belt == CostsGiven(plan, [plan], 77, most_places=(plan, 3))
     said = {"dtype": "fp16", "chips": 16, "context": 300, "batch": 1}
     assert asked == [("llama-3-8b", 32, "groq-3-lp30", said), plan]
-    lpu_belt("llama-3-8b", LpuChoice(None))
+    assert lpu_belt("llama-3-8b", LpuChoice(None)) == CostsGiven(plan, [plan], None)
     said = {"dtype": "int8", "chips": None, "context": 2048, "batch": 1}
     assert asked[2:] == [("llama-3-8b", 32, "groq-lpu-1", said), plan]
 
