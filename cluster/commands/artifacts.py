@@ -23,7 +23,9 @@ MOST_ELEMENTS = 1 << 22
 _OF_ONE = re.compile(r"\b[EW][0-9]+\b|at cycle -?[0-9]+")
 
 File = Annotated[Path, typer.Argument(help="An .lpu file.", metavar="FILE")]
-Entry = Annotated[str | None, typer.Option(help="Entry point.", show_default="the first one")]
+Entry = Annotated[
+    str | None, typer.Option(help="Entry point.", show_default="the shortest decode, or the first")
+]
 
 
 def compile_(

@@ -30,10 +30,13 @@ def entry_names(artifact: Artifact) -> list[str]:
 
 
 def pick_entry(artifact: Artifact, entry: str | None) -> str:
-    """The entry point asked for, or the first by name and number."""
+    """The entry point asked for; else the decode of the fewest positions, or the first there is.
+
+    The first of a decoder by name may be one of a prompt's, which ends without logits.
+    """
     names = entry_names(artifact)
     if entry is None and names:
-        return names[0]
+        return next((name for name in names if name.startswith("decode-")), names[0])
     if entry is not None and entry in names:
         return entry
     raise InputError(f"--entry {entry}: the entry points are {', '.join(names) or 'none'}")
