@@ -6,12 +6,27 @@ a compiled function comes to be when it is first called, and many a process call
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache, cached_property, update_wrapper
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def sources_digest(package: Path = Path(__file__).parent) -> str:
+    """A digest of a package's sources, names and bytes.
+
+    What one copy of this package compiles or links is of no use to another one.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(package.rglob("*.py")):
+        code = path.read_bytes()
+        digest.update(f"{path.relative_to(package)} {len(code)}\n".encode() + code)
+    return digest.hexdigest()
 
 
 class Deferred:

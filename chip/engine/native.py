@@ -2,13 +2,16 @@
 
 One process writes the file for the others of its run: importing numba and loading its cache costs a
 process half a second.  The file has what LLVM made of ``loop.run_chips``, which is called by its
-address; where it cannot be made or used, numba serves.
+address; where it cannot be made or used, numba serves.  It names the sources that it was made from:
+a process of another copy of the package has other frames, which this code would write over.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
+import os
 import struct
 from collections.abc import Callable
 from importlib import import_module
@@ -19,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import loop
+from chip.jit import sources_digest
 
 #: What only the interpreter's face to Python refers to, which is never called here.
 _OF_WRAPPERS = {
@@ -64,28 +68,48 @@ def _undefined(code: bytes) -> set[str] | None:
     return names
 
 
+def _code_digest(code: bytes) -> str:
+    return hashlib.blake2b(code, digest_size=16).hexdigest()
+
+
 def save_interpreter(path: Path) -> bool:
     """Write the interpreter to ``path``, once it is compiled; False where that cannot be.
 
     It can where numba keeps kernels on disk: it does not keep machine code in memory.
     """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        stored = _stored_interpreter()
+        if stored is not None:
+            part.write_bytes(stored)
+            os.replace(part, path)
+    except Exception:  # kept nowhere, damaged, of another version's form, or no room
+        part.unlink(missing_ok=True)
+        return False
+    return stored is not None
+
+
+def _stored_interpreter() -> bytes | None:
+    """The bytes of such a file; None where numba's cache has something else than is known here."""
     dispatcher = loop.run_chips.made  # type: ignore[attr-defined]
     cache = dispatcher._cache
-    try:
-        ((signature, compiled),) = dispatcher.overloads.items()
-        key = cache._index_key(signature, compiled.target_context.codegen())
-        (_, kind, data), facts = cache._cache_file.load(key)[:2]
-        found = tuple((str(getattr(a, "dtype", a)), getattr(a, "ndim", 0)) for a in facts.argtypes)
-        if kind != "object" or found != _SIGNATURE:
-            return False
-        undefined = _undefined(data[0])
-    except (ValueError, TypeError, AttributeError, OSError):  # kept nowhere, of another form
-        return False
+    ((signature, compiled),) = dispatcher.overloads.items()
+    key = cache._index_key(signature, compiled.target_context.codegen())
+    (_, kind, data), facts = cache._cache_file.load(key)[:2]
+    found = tuple((str(getattr(a, "dtype", a)), getattr(a, "ndim", 0)) for a in facts.argtypes)
+    if kind != "object" or found != _SIGNATURE:
+        return None
+    code = data[0]
+    undefined = _undefined(code)
     if undefined is None:
-        return False
-    header = json.dumps({"symbol": facts.llvm_func_name, "undefined": sorted(undefined)})
-    path.write_bytes(header.encode() + b"\n" + data[0])
-    return True
+        return None
+    header = {
+        "sources": sources_digest(),
+        "code": _code_digest(code),
+        "symbol": facts.llvm_func_name,
+        "undefined": sorted(undefined),
+    }
+    return json.dumps(header).encode() + b"\n" + bytes(code)
 
 
 #: LLVM's engines, which own the machine code.
@@ -93,10 +117,15 @@ _ENGINES: list[Any] = []
 
 
 def _load(path: Path) -> int | None:
-    """The interpreter's address, None where something that it calls is not in this process."""
-    binding = import_module("llvmlite.binding")
+    """The interpreter's address, None where it is another copy's, or damaged, or where something
+    that it calls is not in this process.
+    """
     header, _, code = path.read_bytes().partition(b"\n")
     facts = json.loads(header)
+    # LLVM ends the process over some damaged code
+    if facts["sources"] != sources_digest() or facts["code"] != _code_digest(code):
+        return None
+    binding = import_module("llvmlite.binding")
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)
@@ -121,7 +150,10 @@ def _flat(array: NDArray[Any]) -> tuple[int, ...]:
 
 def load_interpreter(path: Path) -> Step | None:
     """``loop.run_chips`` from a file of ``save_interpreter``; None where it does not work here."""
-    address = _load(path)
+    try:
+        address = _load(path)
+    except Exception:  # no file, no header, another LLVM: numba serves
+        address = None
     if address is None:
         return None
     kinds = [np.dtype(kind) if dimensions else None for kind, dimensions in _SIGNATURE]

@@ -183,8 +183,8 @@ def _own_termination() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-#: Where the running packages lie.  Ray puts the driver's working directory in front of its workers'
-#: module path, and a checkout there would shadow the installed packages and their compiled kernels.
+#: Where the running packages lie.  Ray, started or joined, puts the driver's working directory in
+#: front of its workers' module path, and a checkout there would shadow the packages that run here.
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -362,7 +362,7 @@ def _join(ray: Any, address: str) -> None:
     _show_token()
     place = _one_machine() if _on_loopback_only(address) else contextlib.nullcontext()
     try:
-        with place:
+        with place, contextlib.chdir(PACKAGE_ROOT):
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,

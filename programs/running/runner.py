@@ -188,7 +188,9 @@ class Runner:
         """The executable form of a chip's program, made once for chips that share it."""
         key = (entry, self.artifact.program_of_chip[chip])
         if key not in self._linked and key in self.stored:
-            self._linked[key] = load_linked(self.stored[key], self.artifact.spec)
+            stored = load_linked(self.stored[key], self.artifact.spec)
+            if stored is not None:
+                self._linked[key] = stored
         if key not in self._linked:
             try:
                 self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)

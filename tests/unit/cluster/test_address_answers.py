@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import time
 from concurrent import futures
+from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -24,6 +26,17 @@ def refused(address: str) -> str:
         ray_session._join(None, address)
     assert time.monotonic() - began < 10
     return str(caught.value)
+
+
+def test_workers_of_a_joined_ray_import_what_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray puts the driver's working directory in front of their path: another checkout, perhaps."""
+    monkeypatch.chdir(tmp_path)
+    told = []
+    ray = SimpleNamespace(init=lambda **_: told.append(Path.cwd()))
+    ray_session._join(ray, "auto")
+    assert told == [ray_session.PACKAGE_ROOT] and Path.cwd() == tmp_path
 
 
 def test_nobody_listens() -> None:
