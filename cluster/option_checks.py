@@ -50,6 +50,19 @@ def check_at_least(option: str, value: int | None, least: int) -> None:
         raise InputError(f"{option} {value}: use {least} or more")
 
 
+def check_chunk(tokens: int) -> None:
+    """Refuse a chunk of so many tokens that no launch has them."""
+    check_at_least("--chunk", tokens, 1)
+    if tokens > 1:  # who asks for none waits for no import
+        from programs.artifact import MOST_CHUNK
+
+        if tokens > MOST_CHUNK:
+            raise InputError(
+                f"--chunk {tokens}: a launch takes {MOST_CHUNK} tokens of a prompt at most; use "
+                f"1 to {MOST_CHUNK}"
+            )
+
+
 def check_plot(path: Path | None) -> None:
     """Refuse a picture that could not be written, before anything is computed for it."""
     if path is None:

@@ -48,7 +48,7 @@ def compile_(
     width, stages = check_parallelism(chips, tp, pp)
     option_checks.check_choice("--dtype", dtype, ("int8", "fp16"))
     option_checks.check_at_least("--context", context, 1)
-    option_checks.check_at_least("--chunk", chunk, 1)
+    option_checks.check_chunk(chunk)
     from cluster.commands.output import print_json, print_table, stderr_console, working
     from cluster.processes import carrying
     from programs.artifact import save

@@ -218,6 +218,8 @@ def _prompts(row: Row) -> list[tuple[str, str]]:
                 f"{cost['cycles']:,} cycles, {1000 * cost['seconds']:,.4g} ms: {how}",
             )
         )
+    if row.get("chunk_refused"):
+        lines.append(("no chunks", row["chunk_refused"]))
     return lines
 
 

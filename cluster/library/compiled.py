@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import InputError
-from cluster.option_checks import DEFAULT_CONTEXT, check_at_least, check_choice
+from cluster.option_checks import DEFAULT_CONTEXT, check_at_least, check_choice, check_chunk
 from cluster.processes import carrying, open_carried
 from cluster.runs import (
     DEFAULT_PROMPT,
@@ -108,7 +108,7 @@ def compile_named(
     width, stages = check_parallelism(chips, tp, pp)
     check_choice("--dtype", dtype, DTYPES)
     check_at_least("--context", context, 1)
-    check_at_least("--chunk", chunk, 1)
+    check_chunk(chunk)
     checkpoint = open_model(model)
     positions = context or min(DEFAULT_CONTEXT, checkpoint.config.max_position)
     artifact = compile_model(

@@ -154,10 +154,12 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         row["buckets"] = [cost._asdict() for cost in bucket_costs(found)]
     if settings.prompts:
         tell("prompts ...")
+        prompts = prompt_costs(found, settings.prompts, settings.chunk)
         row["prompts"] = [
-            {**cost._asdict(), "seconds": cost.cycles / spec.clock_hz}
-            for cost in prompt_costs(found, settings.prompts, settings.chunk)
+            {**cost._asdict(), "seconds": cost.cycles / spec.clock_hz} for cost in prompts.costs
         ]
+        row["chunk_refused"] = prompts.refused or None
+        row["checked_pieces"] += prompts.pieces
     if settings.explain is not None:
         row["passes"] = [asdict(placed) for placed in explain_block(found, settings.explain)]
     if settings.advice and not settings.axes:

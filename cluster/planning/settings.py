@@ -13,7 +13,7 @@ import typer
 
 from cluster import option_types
 from cluster.errors import InputError
-from cluster.option_checks import check_at_least, check_choice
+from cluster.option_checks import check_at_least, check_choice, check_chunk
 from cluster.planning.prices import read_prices
 from cluster.planning.steps import WHAT_IF, WIRING_NAMES, Axis, PlanStep, step_of, what_ifs
 from cluster.planning.values import PLAN_FIELDS, axis_values, one_change, several
@@ -116,7 +116,7 @@ class PlanSettings:
         self._check_details(self.steps)
         for tokens in self.prompts:
             check_at_least("--prompt", tokens, 1)
-        check_at_least("--chunk", self.chunk, 1)
+        check_chunk(self.chunk)
         if self.chunk > 1 and not self.prompts:
             raise InputError(f"--chunk {self.chunk}: say of what prompt with --prompt")
         if self.prices is not None:

@@ -20,6 +20,7 @@ from cluster.option_checks import (
     check_at_least,
     check_at_most,
     check_choice,
+    check_chunk,
     check_node,
     check_text,
 )
@@ -133,7 +134,7 @@ class GenerateSettings(TextMachineSettings):
         check_choice("--sync", self.sync, SYNC)
         check_at_least("--max-new-tokens", self.max_new_tokens, 1)
         check_at_least("--context", self.context, 1)
-        check_at_least("--chunk", self.chunk, 1)
+        check_chunk(self.chunk)
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise InputError(f"--temperature {self.temperature}: use a finite number, 0 or more")
         if not 0 <= self.seed < 2**63:

@@ -1,4 +1,5 @@
 from .bindings import (
+    MOST_CHUNK,
     OUTPUT_TYPES,
     Bindings,
     DecoderFacts,
@@ -14,6 +15,7 @@ from .sources import SOURCES, fault_text, place_of, source_entry, with_places, w
 
 __all__ = [
     "ENTRY_POINT",
+    "MOST_CHUNK",
     "OUTPUT_TYPES",
     "SOURCES",
     "TOPOLOGIES",

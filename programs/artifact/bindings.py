@@ -17,6 +17,7 @@ from programs.artifact.file import Artifact
 from programs.artifact.header import ArtifactError
 
 __all__ = [
+    "MOST_CHUNK",
     "OUTPUT_TYPES",
     "Bindings",
     "DecoderFacts",
@@ -31,6 +32,8 @@ Planes = tuple[tuple[int, int, int], ...]
 
 #: What an output's 32 bits may be, by the name that the header's ``output_types`` has for it.
 OUTPUT_TYPES = {"f32": "float32", "i32": "int32"}
+#: Tokens of a chunk at most: positions of a decoder's shortest bucket.
+MOST_CHUNK = 64
 #: Byte planes of an output, which holds words of four bytes.
 OUTPUT_PLANES = 4
 _INPUTS = frozenset({"x", "cos", "sin"})
@@ -237,7 +240,7 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             mask_positions=0 if planes else _count(bindings["mask_positions"]),
             cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
             sequences=None if "sequences" not in model else _count(model["sequences"]),
-            chunk=_count(model.get("chunk", 1)),
+            chunk=_chunk(model.get("chunk", 1)),
             window=_count(bindings["sliding_window"]) if sliding else 0,
             window_positions=(
                 _count(bindings["sliding_positions"]) if sliding and not planes else 0
@@ -291,6 +294,13 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError
     return value
+
+
+def _chunk(value: Any) -> int:
+    """``value``, which is a number of tokens that a launch may have; ValueError otherwise."""
+    if _count(value) > MOST_CHUNK:
+        raise ValueError
+    return int(value)
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ from .compiler import (
     compile_decoder,
     compile_model,
     compile_model_apart,
+    input_planes,
     join_images,
 )
 from .expert_weights import router_columns, router_parts, router_width
@@ -76,6 +77,7 @@ __all__ = [
     "ffn_columns",
     "ffn_part",
     "home_of",
+    "input_planes",
     "join_images",
     "machine_sizes",
     "memory_bytes",

@@ -272,7 +272,7 @@ def decoder_artifact(
     known = wiring.name if wiring.name in TOPOLOGIES else "custom"  # part of a rack
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
-    inputs = _inputs(places)
+    inputs = input_planes(places)
     a, mask = places.attention, places.sliding
     bindings, about = Bindings(
         inputs=inputs,
@@ -310,8 +310,8 @@ def decoder_artifact(
     )
 
 
-def _inputs(places: DecoderPlaces) -> dict[str, Planes]:
-    """Where the host writes before a launch, by name."""
+def input_planes(places: DecoderPlaces) -> dict[str, Planes]:
+    """Where the host writes before a launch of a stage at ``places``, by name."""
     rope, a, planes, n = places.rope, places.attention, places.planes, places.chunk
     inputs = {
         "x": planes_of(places.x, n * places.layout.x_tiles),

@@ -112,23 +112,30 @@ def compile_plan(
     pipeline = build_pipeline(dealt.stages, dealt.places, Numbers.of(config), dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)
-    words, room = instruction_bytes(plan), system_bytes(spec)
-    if words > room:
-        raise CompileError(
-            f"{name}: {words:,} bytes of instruction words in {room:,} bytes of the system's "
-            "slices; use more chips, so that a chip has fewer layers"
-        )
+    _check_words(plan, name)
     return plan
 
 
 def chunk_plan(plan: Plan, chunk: int) -> Plan:
     """The same stages with room for ``chunk`` tokens of a prompt, which all its programs take.
 
-    Raises CompileError where they do not fit.
+    Raises CompileError where they do not fit, or their instruction words do not.
     """
     pipeline = plan.pipeline.in_chunks(chunk)
     starts = pipeline.starts(plan.context)
-    return replace(plan, pipeline=pipeline, starts=starts, checked=False)
+    chunked = replace(plan, pipeline=pipeline, starts=starts, checked=False)
+    _check_words(chunked, f"a chunk of {chunk} tokens")
+    return chunked
+
+
+def _check_words(plan: Plan, name: str) -> None:
+    """Raise CompileError where instruction words exceed the system's slices."""
+    words, room = instruction_bytes(plan), system_bytes(plan.spec)
+    if words > room:
+        raise CompileError(
+            f"{name}: {words:,} bytes of instruction words in {room:,} bytes of the system's "
+            "slices; use more chips, so that a chip has fewer layers"
+        )
 
 
 def system_bytes(spec: ChipSpec) -> int:

@@ -1,8 +1,8 @@
 """What a prompt costs a plan: cycles from its first token's beat to the logits of its last.
 
-The tokens follow each other through the stages (``programs.running.feeding``), each beat being of
-the bucket of its furthest token; where that is not sooner they are fed one by one.  Chunks of
-tokens go through the stages together, one chunk after another or one in each stage.
+It is fed as a compiled model is (``programs.running.feeding``): its tokens one by one, or one after
+another through the stages, or chunks of them, whichever takes the least time with the host's
+transfers; each launch is of the bucket of its furthest token.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from chip.scheduling import CompileError
-from programs.plans.buckets import BucketCost, bucket_costs, plan_buckets
+from programs.decoder import chunk_entry, input_planes, prompt_entry, token_entry
+from programs.plans.buckets import bucket_costs, plan_buckets
 from programs.plans.plan import Plan, check_beats, check_plan, chunk_plan
-from programs.running import first_token_cycles
+from programs.running import Feeder
 
 
 class PromptCost(NamedTuple):
@@ -30,7 +31,18 @@ class PromptCost(NamedTuple):
     chunk: int = 1
 
 
-def prompt_costs(plan: Plan, prompts: Sequence[int], chunk: int = 1) -> list[PromptCost]:
+class PromptCosts(NamedTuple):
+    """What prompts cost.  pieces: distinct pieces of programs of chunks that were checked.
+
+    refused: why there are no programs of chunks although they were asked for; empty otherwise.
+    """
+
+    costs: list[PromptCost]
+    pieces: int = 0
+    refused: str = ""
+
+
+def prompt_costs(plan: Plan, prompts: Sequence[int], chunk: int = 1) -> PromptCosts:
     """What each of ``prompts``, numbers of tokens, costs; all that would run is proved legal.
 
     chunk: tokens that may go through the stages together.  Raises CompileError for a prompt that
@@ -44,48 +56,63 @@ def prompt_costs(plan: Plan, prompts: Sequence[int], chunk: int = 1) -> list[Pro
         )
     every = plan_buckets(plan.context)
     buckets = every[: 1 + sum(bucket < longest for bucket in every)]
-    costs = bucket_costs(plan, buckets)
-    stages = len(plan.starts)
-    if stages > 1:
-        check_beats(plan)
-    of_chunks: tuple[Plan, list[BucketCost]] | None = None
-    if chunk > 1:
-        chunked = chunk_plan(plan, chunk)
-        check_plan(chunked)
-        of_chunks = chunked, bucket_costs(chunked, buckets)
-        if stages > 1:
-            check_beats(chunked)
-    found = []
+    cycles = _cycles(plan, buckets, 1)
+    pieces, refused = 0, ""
+    if 1 < chunk <= longest:
+        try:
+            chunked = chunk_plan(plan, chunk)
+            pieces = check_plan(chunked)
+            cycles |= _cycles(chunked, buckets, chunk)
+        except CompileError as error:
+            chunk, refused = 1, f"--chunk {chunk}: {error}"
+    feeder = _feeder(plan, buckets, chunk, cycles)
+    costs = []
     for tokens in prompts:
-        last = next(cost for cost in costs if tokens <= cost.positions)
-        alone, before = last.cycles - last.prefill_cycles, 0
-        for cost in costs:  # those that are fed without logits, and the last one's own head
-            here = max(0, min(tokens, cost.positions) - before)
-            alone, before = alone + here * cost.prefill_cycles, cost.positions
-        launches, cycles = tokens, alone
-        if stages > 1:
-            beats = first_token_cycles(plan.pipeline.prompt_cycles, tokens, stages, buckets)
-            if beats < alone:
-                launches, cycles = stages + tokens - 1, beats
-        own = PromptCost(tokens, cycles, launches, alone)
-        if of_chunks is not None and tokens >= chunk:
-            own = min(own, _in_chunks(*of_chunks, own, chunk), key=lambda cost: cost.cycles)
-        found.append(own)
-    return found
+        alone = feeder.launches(feeder.one_by_one(0, tokens))
+        fed = feeder.launches(feeder.way(0, tokens))
+        costs.append(
+            PromptCost(
+                tokens,
+                sum(cycles[name] for name, _ in fed),
+                len(fed),
+                sum(cycles[name] for name, _ in alone),
+                max(together for _, together in fed),
+            )
+        )
+    return PromptCosts(costs, pieces, refused)
 
 
-def _in_chunks(plan: Plan, costs: Sequence[BucketCost], own: PromptCost, chunk: int) -> PromptCost:
-    """A prompt in chunks of ``chunk`` tokens, the last of which ends with it; own: as tokens.
+def _feeder(plan: Plan, buckets: Sequence[int], chunk: int, cycles: dict[str, int]) -> Feeder:
+    """How a prompt is fed to a plan with programs of these cycles."""
+    spec, inputs = plan.spec, input_planes(plan.pipeline.code[-1].places).values()
+    words = sum(words for planes in inputs for _, _, words in planes)
+    return Feeder(
+        stages=len(plan.starts),
+        context=plan.context,
+        buckets=buckets,
+        chunk=chunk,
+        cycles=cycles,
+        clock_hz=spec.clock_hz,
+        launch_seconds=spec.pcie_latency_s,
+        token_seconds=spec.lanes * words / spec.pcie_bytes_per_s,
+    )
 
-    costs: of a chunk by the bucket of its last position.
+
+def _cycles(plan: Plan, buckets: Sequence[int], chunk: int) -> dict[str, int]:
+    """Of every entry point for a token or a chunk that feeds a prompt; all are proved legal.
+
+    plan: with room for the chunk.
     """
-    tokens, stages = own.tokens, len(plan.starts)
-    ends = [*range(chunk, tokens, chunk), tokens]
-    of = [next(cost for cost in costs if end <= cost.positions) for end in ends]
-    cycles, launches = sum(cost.prefill_cycles for cost in of[:-1]) + of[-1].cycles, len(ends)
-    if stages > 1:
-        buckets = [cost.positions for cost in costs]
-        beats = first_token_cycles(plan.pipeline.prompt_cycles, tokens, stages, buckets, chunk)
-        if beats < cycles:
-            cycles, launches = beats, stages + len(ends) - 1
-    return PromptCost(tokens, cycles, launches, own.one_by_one_cycles, chunk)
+    found = {}
+    for cost in bucket_costs(plan, buckets):
+        for end, own in ((False, cost.prefill_cycles), (True, cost.cycles)):
+            alone = token_entry(cost.positions, not end)
+            found[alone if chunk == 1 else chunk_entry(cost.positions, end)] = own
+    if len(plan.starts) > 1:
+        check_beats(plan)
+        for positions in buckets:
+            both = plan.pipeline.prompt_cycles(positions)
+            for end, own in zip((False, True), both, strict=True):
+                beat = prompt_entry(positions, end)
+                found[beat if chunk == 1 else chunk_entry(positions, end, together=True)] = own
+    return found

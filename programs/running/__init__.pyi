@@ -1,5 +1,5 @@
 from .belt import BeltResult, run_belt
-from .feeding import Feeding, first_token_cycles, prompt_feedings, text_feedings
+from .feeding import FedPart, Feeder, Feeding, prompt_feedings, text_feedings
 from .runner import Generation, Runner, RunResult, generate
 from .saturation import (
     Saturations,
@@ -28,6 +28,8 @@ __all__ = [
     "SYNC_MODES",
     "Alone",
     "BeltResult",
+    "FedPart",
+    "Feeder",
     "Feeding",
     "Generation",
     "Logits",
@@ -36,7 +38,6 @@ __all__ = [
     "Runner",
     "Saturations",
     "StuckError",
-    "first_token_cycles",
     "generate",
     "joined_saturations",
     "prompt_feedings",

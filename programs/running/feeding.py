@@ -7,17 +7,19 @@ logits.  Where that is not sooner, as for one token or one stage, every token go
 stages by itself.
 
 With programs for chunks of M tokens, what enters a stage is M tokens at once.  The last chunk ends
-with the prompt, so some of its tokens may be fed again: the same keys are written once more.
+with the prompt, so some of its tokens may be fed again: the same keys are written once more, and
+what their conversions lose counts once more.  A prompt of fewer than M new tokens has no chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 from programs.artifact import Artifact, Bindings, decoder_of
-from programs.decoder import bucket_at, chunk_entry, entry_at, prompt_entry
+from programs.decoder import bucket_at, chunk_entry, entry_at, prompt_entry, token_entry
 
 
 @dataclass(frozen=True)
@@ -36,70 +38,135 @@ class Feeding:
     tokens: int = 1
 
 
+class FedPart(NamedTuple):
+    """Launches in a row: what begins at ``starts``, ``tokens`` tokens each.
+
+    together: one behind the other through the stages, else each through all stages by itself.
+    logits: of the last token.
+    """
+
+    starts: Sequence[int]
+    tokens: int = 1
+    together: bool = False
+    logits: bool = True
+
+
+@dataclass(frozen=True)
+class Feeder:
+    """The ways to feed a prompt to a decoder, compiled or planned, and what each takes.
+
+    buckets: positions that programs are for, ascending.  chunk: tokens of a chunk, 1 for none.
+    cycles: of every entry point there is; a way that needs another one is none.  launch_seconds,
+    token_seconds: of the host's transfers before a launch, and for each of its tokens.
+    """
+
+    stages: int
+    context: int
+    buckets: Sequence[int]
+    chunk: int
+    cycles: Mapping[str, int]
+    clock_hz: float
+    launch_seconds: float
+    token_seconds: float
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Feeder:
+        """Of a compiled decoder; raises ArtifactError for any other artifact."""
+        facts, spec = decoder_of(artifact), artifact.spec
+        inputs = Bindings.of(artifact).inputs.values()
+        words = sum(words for planes in inputs for _, _, words in planes)
+        return cls(
+            stages=facts.pp,
+            context=facts.context,
+            buckets=facts.buckets,
+            chunk=facts.chunk,
+            cycles={n: c for n, c in artifact.predicted_cycles.items() if n in artifact.programs},
+            clock_hz=spec.clock_hz,
+            launch_seconds=spec.pcie_latency_s,
+            token_seconds=spec.lanes * words / facts.chunk / spec.pcie_bytes_per_s,
+        )
+
+    def one_by_one(self, first: int, tokens: int) -> list[FedPart]:
+        """Every token through all stages by itself."""
+        return [FedPart(range(first, first + tokens))]
+
+    def way(self, first: int, tokens: int) -> list[FedPart]:
+        """How ``tokens`` positions from ``first`` on are fed: what takes the least time.
+
+        The host's transfers are included.
+        """
+        own = self.one_by_one(first, tokens)
+        last, chunk = first + tokens - 1, self.chunk
+        ways = []
+        if self.stages > 1:
+            ways.append([FedPart(range(first, last + 1), 1, True)])
+        if 1 < chunk <= tokens:
+            starts = [*range(first, last - chunk + 1, chunk), last - chunk + 1]
+            ways.append([FedPart(starts, chunk)])
+            whole = starts[: tokens // chunk]
+            if alone := range(whole[-1] + chunk, last + 1):
+                ways.append([FedPart(whole, chunk, logits=False), FedPart(alone)])
+            if self.stages > 1 and last + chunk < self.context:
+                ways.append([FedPart(starts, chunk, True)])
+        there = [way for way in ways if all(name in self.cycles for name, _ in self.launches(way))]
+        return min([own, *there], key=self.seconds)
+
+    def launches(self, way: Sequence[FedPart]) -> list[tuple[str, int]]:
+        """The entry point of every launch, and the tokens of what enters a stage in it."""
+        found = []
+        for part in way:
+            count = len(part.starts) + (self.stages - 1 if part.together else 0)
+            for number in range(count):
+                furthest = part.starts[min(number, len(part.starts) - 1)] + part.tokens - 1
+                bucket = self.buckets[bisect_right(self.buckets, furthest)]
+                end = part.logits and number == count - 1
+                if part.tokens > 1:
+                    name = chunk_entry(bucket, end, part.together)
+                elif part.together:
+                    name = prompt_entry(bucket, end)
+                else:
+                    name = token_entry(bucket, prefill=not end)
+                found.append((name, part.tokens))
+        return found
+
+    def seconds(self, way: Sequence[FedPart]) -> float:
+        """Of the launches, with the host's transfers before each."""
+        return sum(
+            self.cycles[name] / self.clock_hz + self.launch_seconds + tokens * self.token_seconds
+            for name, tokens in self.launches(way)
+        )
+
+    def feedings(self, way: Sequence[FedPart]) -> list[Feeding]:
+        """The launches, with what each stage works on."""
+        names = iter(self.launches(way))
+        found = []
+        for part in way:
+            starts, tokens, stages = part.starts, part.tokens, self.stages
+            free = min(starts[-1] + tokens, self.context - tokens)
+            count = len(starts) + (stages - 1 if part.together else 0)
+            for number in range(count):
+                own = [number - part.together * stage for stage in range(stages)]
+                found.append(
+                    Feeding(
+                        next(names)[0],
+                        tuple(starts[max(n, 0)] if n < len(starts) else free for n in own),
+                        part.logits and number == count - 1,
+                        frozenset(s for s, n in enumerate(own) if not 0 <= n < len(starts)),
+                        tokens,
+                    )
+                )
+        return found
+
+
 def prompt_feedings(artifact: Artifact, first: int, tokens: int) -> list[Feeding]:
     """The launches of a prompt's ``tokens`` positions from ``first``; the last one gives logits.
 
     One by one, on the belt or in chunks, whatever takes the least time, the host's transfers
     included, of what the artifact has programs for.  Raises ValueError beyond the context.
     """
-    last = first + tokens - 1
-    bucket_at(artifact, last)
-    facts = decoder_of(artifact)
-    ways = [_one_by_one(artifact, range(first, last + 1), last)]
-    if facts.pp > 1 and prompt_entry(bucket_at(artifact, last), True) in artifact.programs:
-        ways.append(_on_belt(artifact, range(first, last + 1), 1, prompt_entry))
-    chunk = facts.chunk
-    if chunk > 1 and tokens >= chunk:
-        starts = [*range(first, last - chunk + 1, chunk), last - chunk + 1]
-        ways.append(_chunks(artifact, starts))
-        whole = starts[: tokens // chunk]
-        alone = range(whole[-1] + chunk, last + 1)
-        if alone:
-            ways.append(_chunks(artifact, whole, False) + _one_by_one(artifact, alone, last))
-        if facts.pp > 1 and last + chunk < facts.context:
-            ways.append(_on_belt(artifact, starts, chunk, partial(chunk_entry, together=True)))
-    return min(ways, key=lambda way: _seconds(artifact, way))
-
-
-def _one_by_one(artifact: Artifact, positions: Iterable[int], last: int) -> list[Feeding]:
-    """Every token through all stages by itself; logits of the ``last``."""
-    stages = decoder_of(artifact).pp
-    return [
-        Feeding(entry_at(artifact, at, prefill=at < last), (at,) * stages, at == last)
-        for at in positions
-    ]
-
-
-def _chunks(artifact: Artifact, starts: Sequence[int], logits: bool = True) -> list[Feeding]:
-    """Every chunk through all stages by itself; logits: of the last one."""
-    facts = decoder_of(artifact)
-    found = []
-    for number, at in enumerate(starts, 1):
-        end = logits and number == len(starts)
-        entry = chunk_entry(bucket_at(artifact, at + facts.chunk - 1), end)
-        found.append(Feeding(entry, (at,) * facts.pp, end, tokens=facts.chunk))
-    return found
-
-
-def _on_belt(
-    artifact: Artifact, starts: Sequence[int], tokens: int, entry: Callable[[int, bool], str]
-) -> list[Feeding]:
-    """What begins at ``starts``, ``tokens`` tokens each, one behind the other through the stages.
-
-    entry: the entry point for a bucket, and for the last beat.
-    """
-    stages, context = decoder_of(artifact).pp, decoder_of(artifact).context
-    free = min(starts[-1] + tokens, context - tokens)
-    found = []
-    for beat in range(stages + len(starts) - 1):
-        own = [beat - stage for stage in range(stages)]
-        resting = frozenset(stage for stage in range(stages) if not 0 <= own[stage] < len(starts))
-        end = beat == stages + len(starts) - 2
-        furthest = starts[min(beat, len(starts) - 1)] + tokens - 1
-        positions = tuple(starts[max(n, 0)] if n < len(starts) else free for n in own)
-        name = entry(bucket_at(artifact, furthest), end)
-        found.append(Feeding(name, positions, end, resting, tokens))
-    return found
+    bucket_at(artifact, first + tokens - 1)
+    feeder = Feeder.of(artifact)
+    return feeder.feedings(feeder.way(first, tokens))
 
 
 def text_feedings(artifact: Artifact, first: int, prompt: int, new_tokens: int) -> list[Feeding]:
@@ -112,39 +179,3 @@ def text_feedings(artifact: Artifact, first: int, prompt: int, new_tokens: int) 
         Feeding(entry_at(artifact, at, prefill=False), (at,) * stages, True)
         for at in range(prompt, prompt + new_tokens - 1)
     ]
-
-
-def first_token_cycles(
-    beat_cycles: Callable[[int], tuple[int, int]],
-    prompt: int,
-    stages: int,
-    buckets: Iterable[int],
-    chunk: int = 1,
-) -> int:
-    """Cycles from a prompt's first beat to its last token's logits, on an empty machine.
-
-    beat_cycles: of a bucket, as ``Pipeline.prompt_cycles``.  buckets: ascending, up to the prompt.
-    chunk: tokens of a beat; the last ones end with the prompt.
-    """
-    known = {bucket: beat_cycles(bucket) for bucket in buckets}
-
-    def of(position: int) -> tuple[int, int]:
-        return known[next(bucket for bucket in known if position < bucket)]
-
-    before = stages + -(-prompt // chunk) - 2
-    beats = sum(of(min((beat + 1) * chunk, prompt) - 1)[0] for beat in range(before))
-    return beats + of(prompt - 1)[1]
-
-
-def _seconds(artifact: Artifact, feedings: Iterable[Feeding]) -> float:
-    """Of launches, with the host's transfers before each."""
-    spec = artifact.spec
-    inputs = Bindings.of(artifact).inputs.values()
-    words = sum(words for planes in inputs for _, _, words in planes)
-    each = spec.lanes * words / decoder_of(artifact).chunk / spec.pcie_bytes_per_s
-    return sum(
-        artifact.predicted_cycles[feeding.entry] / spec.clock_hz
-        + spec.pcie_latency_s
-        + feeding.tokens * each
-        for feeding in feedings
-    )

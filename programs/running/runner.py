@@ -22,7 +22,7 @@ from chip.faults import ProgramFault
 from chip.linking import LinkedProgram, link, load_linked, touched_words
 from interconnect.wiring import wire
 from programs.artifact import Artifact, Bindings
-from programs.decoder import Host, pick_token
+from programs.decoder import Host, ends_prompt, pick_token
 from programs.faults import FaultSetting, ModelledFaults, UnrecoverableError
 from programs.running.feeding import Feeding, text_feedings
 from programs.running.saturation import Saturations, saturations_of
@@ -346,7 +346,7 @@ class Runner:
             if feeding.logits:
                 result.decode.append(number)
                 result.tokens.append(self._pick(job, len(result.decode)))
-                if feeding.tokens == 1 and not feeding.resting:
+                if not ends_prompt(feeding.entry):
                     result.decode_io_seconds += self.host.virtual_io_seconds - launch_io_before
             result.io_seconds = self.host.virtual_io_seconds - io_before
             self.peers.report(reached, result.tokens)

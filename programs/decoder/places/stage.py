@@ -13,6 +13,7 @@ from chip.isa import LANES
 from chip.scheduling import CompileError, Place, Symbol
 from chip.spec import ChipSpec
 from interconnect.collectives import RECEIVED_QUADS, ReducePlaces, SharePlaces, share_of
+from programs.artifact import MOST_CHUNK
 from programs.decoder import (
     ATTENTION,
     Layout,
@@ -56,8 +57,6 @@ _SHORT = 1024
 #: Contexts up to which one window of the mask table serves, and the window of longer ones: the
 #: checker bounds the words in reach of a program's Gathers.
 _ONE_WINDOW, _WINDOW = 512, 64
-#: Tokens of a chunk at most: those of the shortest bucket.
-MOST_CHUNK = 64
 #: Places that a block of experts is cut to; more leave less of a bank unused.
 _EXPERT_PARTS = (1, 2, 8)
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)

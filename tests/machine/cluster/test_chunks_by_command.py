@@ -11,6 +11,7 @@ import pytest
 import lpu
 from cluster import GenerateSettings, generate
 from cluster.cli import run
+from cluster.errors import InputError
 from programs.artifact import decoder_of, load
 
 PROMPT = "def add(a, b):\n    return"
@@ -44,3 +45,12 @@ def test_a_text_in_chunks_takes_fewer_launches() -> None:
 def test_chunks_from_python() -> None:
     made = lpu.compile("draft", tp=1, context=64, chunk=4)
     assert decoder_of(made.artifact).chunk == 4
+
+
+def test_a_chunk_that_no_launch_takes_is_refused_before_any_work() -> None:
+    refused = pytest.raises(InputError, match="--chunk 65: a launch takes 64 tokens of a prompt")
+    with refused:
+        lpu.compile("draft", tp=1, chunk=65)
+    with refused:
+        GenerateSettings(chunk=65)
+    assert run(["compile", "--model", "nowhere", "--chunk", "65", "-o", "m.lpu"]) == 2

@@ -182,3 +182,22 @@ def test_an_artifact_whose_inputs_are_of_another_chunk_is_no_decoder() -> None:
     assert decoder_of(artifact).chunk == 4
     with pytest.raises(ArtifactError, match="no compiled decoder"):
         decoder_of(replace(artifact, model={**artifact.model, "chunk": 3}))
+    scaled = {
+        name: [(slice_, first, words // 4 * 128) for slice_, first, words in planes]
+        for name, planes in artifact.bindings["inputs"].items()
+    }
+    for chunk in (64, 128):  # both divide the inputs, but a launch takes 64 at most
+        bindings = {**artifact.bindings, "inputs": scaled}
+        other = replace(artifact, bindings=bindings, model={**artifact.model, "chunk": chunk})
+        if chunk == 64:
+            assert decoder_of(other).chunk == 64
+        else:
+            with pytest.raises(ArtifactError, match="no compiled decoder"):
+                decoder_of(other)
+
+
+def test_an_artifact_without_programs_of_chunks_is_fed_token_by_token() -> None:
+    artifact, _ = made(SHAPES["own heads"], 4, 1, 1)
+    own = {name: of for name, of in artifact.programs.items() if not name.startswith("chunk")}
+    fed = prompt_feedings(replace(artifact, programs=own), 0, 5)
+    assert [feeding.entry for feeding in fed] == ["prefill-64"] * 4 + ["decode-64"]
