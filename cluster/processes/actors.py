@@ -105,7 +105,7 @@ class ChipActor:
                 self._report,
                 faults=plan.faults,
             )
-            self._group.runner.stored = plan.linked
+            self._group.runner.stored = plan.linked.read
         else:
             self._group.enter(mapping, ticket.keep)
 

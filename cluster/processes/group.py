@@ -8,7 +8,7 @@ itself, so nobody waits for a coordinator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from math import nan
@@ -21,6 +21,7 @@ from chip.faults import LockstepViolation
 from chip.isa import LANES
 from cluster.errors import RunError, one_line
 from cluster.processes.conclusion import ChipsPart
+from cluster.processes.linked_files import LinkedFiles
 from cluster.processes.mapping import MappingLayout, SharedMapping
 from cluster.processes.outputs import describe_outputs
 from cluster.processes.snapshots import forget_before, restore, take
@@ -193,9 +194,9 @@ class GroupPlan:
 
     artifact: a file with the memory images of the group's own chips, or without any where
     ``images`` says how to make them.  snapshots: where the run keeps them.  snapshot_launches:
-    launches between two, 0 for none.  faults: as for ``Runner``.  linked: files of programs that
-    the driver linked for all groups that share them, by entry point and program number.
-    interpreter: one that needs no compiler, None for the compiler's.
+    launches between two, 0 for none.  faults: as for ``Runner``.  linked: programs
+    that the driver links for all groups that share them.  interpreter: one that needs no compiler,
+    None for the compiler's.
     """
 
     artifact: Path
@@ -206,7 +207,7 @@ class GroupPlan:
     model: PartitionedModel | None = None
     faults: FaultSetting | None = None
     images: ChipImages | None = None
-    linked: Mapping[tuple[str, int], Path] = field(default_factory=dict)
+    linked: LinkedFiles = field(default_factory=LinkedFiles)
     interpreter: Path | None = None
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
 
 from chip.engine import save_interpreter, warm_up
-from chip.faults import ProgramFault
-from chip.linking import link, save_linked
 from cluster.processes.group import GroupPlan, layout_of, split_chips
 from cluster.processes.leftovers import hold, release
+from cluster.processes.linked_files import Linking
 from cluster.processes.ray_session import check_reachable, open_ray
 from cluster.processes.snapshots import SNAPSHOT_LAUNCHES, snapshot_directory
 from cluster.processes.supervision import Supervisor
@@ -68,14 +65,13 @@ def chip_actors(
     phase: Callable[[str], None],
     model: PartitionedModel | None = None,
     images: ChipImages | None = None,
-    entries: Iterable[str] = (),
+    entries: Sequence[str] = (),
 ) -> Iterator[Supervisor]:
     """The actors of a run, one per group of chips, under a supervisor that replaces the dead.
 
     phase: told what goes on.  model: as for ``Host``.  images: lets every actor make those of its
-    own chips, which ``artifact`` then lacks.  entries: entry points that will be launched: their
-    programs are linked here, while Ray starts, where several actors have them.  Files, shared
-    memory and actors are gone afterwards.
+    own chips, which ``artifact`` then lacks.  entries: entry points in the order in which they may
+    be launched: see ``Linking``.  Files, shared memory and actors are gone afterwards.
     """
     check_reachable(placement.address)  # before kernels are compiled, which takes minutes
     groups = split_chips(artifact.chips, placement.chips_per_actor)
@@ -92,8 +88,8 @@ def chip_actors(
         interpreter = directory / "interpreter.o"
         saved = save_interpreter(interpreter)
         snapshots = stack.enter_context(snapshot_directory())
-        linked, linking = _link_shared(artifact, groups, entries, directory)
-        stack.callback(linking.join)
+        linking = Linking(artifact, groups, entries, directory)
+        stack.callback(linking.stop)
         light = None if model is None else replace(model, _built={})
         plans = [
             GroupPlan(
@@ -105,37 +101,13 @@ def chip_actors(
                 light,
                 faults,
                 None if images is None else images.unread(),
-                linked,
+                linking.files,
                 interpreter if saved else None,
             )
             for number, chips in enumerate(groups)
         ]
         where = stack.enter_context(open_ray(placement.address, len(groups) + 1))
-        linking.join()
         yield stack.enter_context(Supervisor(plans, layout_of(artifact, len(groups)), where, phase))
-
-
-def _link_shared(
-    artifact: Artifact, groups: list[range], entries: Iterable[str], directory: Path
-) -> tuple[dict[tuple[str, int], Path], Thread]:
-    """Where the programs that several groups share will lie, and the thread that links them.
-
-    What does not link, or finds no room, is left out when the thread has ended: actors see to it.
-    """
-    having = Counter(n for chips in groups for n in {artifact.program_of_chip[c] for c in chips})
-    shared = [(entry, n) for entry in entries for n, count in having.items() if count > 1]
-    paths = {key: directory / f"linked-{number}.npz" for number, key in enumerate(shared)}
-
-    def work() -> None:
-        for (entry, number), path in list(paths.items()):
-            try:
-                save_linked(link(artifact.programs[entry][number], artifact.spec), path)
-            except (ProgramFault, OSError):
-                del paths[entry, number]
-
-    thread = Thread(target=work)
-    thread.start()
-    return paths, thread
 
 
 def _save_groups(artifact: Artifact, groups: list[range], directory: Path) -> list[Path]:

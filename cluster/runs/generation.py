@@ -31,7 +31,7 @@ from cluster.processes import (
     load_kernels,
 )
 from cluster.tracing import Launched
-from programs.artifact import Artifact
+from programs.artifact import Artifact, decoder_of
 from programs.decoder import ChipImages, PartitionedModel, ends_prompt
 from programs.running import Generation, Saturations, text_feedings
 
@@ -192,7 +192,7 @@ def kept_chips(
         with _kept_here(artifact) as work:
             yield work
         return
-    entries = {feeding.entry for feeding in text_feedings(artifact, 0, 2, 1)}
+    entries = _in_order(artifact)
     with chip_actors(artifact, placement, phase, None, images, entries) as supervisor:
 
         def work(job: Generation, listener: Listener) -> GenerationResult:
@@ -202,6 +202,14 @@ def kept_chips(
             return _conclude(artifact, job, results, stopwatch, len(results), supervisor.recoveries)
 
         yield work
+
+
+def _in_order(artifact: Artifact) -> list[str]:
+    """All entry points of ``artifact``, first those of texts that grow from bucket to bucket."""
+    lengths = (2, *(bucket - 1 for bucket in decoder_of(artifact).buckets))
+    texts = [text_feedings(artifact, 0, length, 2) for length in lengths]
+    likely = [feeding.entry for text in texts for feeding in text]
+    return list(dict.fromkeys([*likely, *artifact.programs]))
 
 
 @contextlib.contextmanager
@@ -267,7 +275,7 @@ def _run_actors(
     planned: Sequence[Launched],
 ) -> tuple[list[GroupResult], list[Recovery], tuple[int, int]]:
     listener = stopwatch.listener
-    entries = {launched.entry for launched in planned}
+    entries = list(dict.fromkeys(launched.entry for launched in planned))
     with chip_actors(artifact, placement, listener.phase, model, images, entries) as supervisor:
         listener.phase("generating")
         faults = placement.setting(artifact)

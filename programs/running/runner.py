@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Rings, ring_vectors
 from chip.faults import ProgramFault
-from chip.linking import LinkedProgram, link, load_linked, touched_words
+from chip.linking import LinkedProgram, link, touched_words
+from chip.spec import ChipSpec
 from interconnect.wiring import wire
 from programs.artifact import Artifact, Bindings
 from programs.decoder import Host, ends_prompt, pick_token
@@ -115,8 +115,8 @@ class Runner:
         self.rings = rings
         self.peers = peers
         self._linked: dict[tuple[str, int], LinkedProgram] = {}
-        #: Files of programs that somebody linked already, by entry point and program number.
-        self.stored: Mapping[tuple[str, int], Path] = {}
+        #: A program that somebody linked already, by entry point and number; None: link it here.
+        self.stored: Callable[[str, int, ChipSpec], LinkedProgram | None] = lambda *_: None
         self._touched: dict[int, NDArray[np.int64]] = {}
         self._touched_programs: dict[int, int] = {}
         self.chips = [self._new_chip(number) for number in numbers]
@@ -187,13 +187,11 @@ class Runner:
     def linked(self, entry: str, chip: int) -> LinkedProgram:
         """The executable form of a chip's program, made once for chips that share it."""
         key = (entry, self.artifact.program_of_chip[chip])
-        if key not in self._linked and key in self.stored:
-            stored = load_linked(self.stored[key], self.artifact.spec)
-            if stored is not None:
-                self._linked[key] = stored
         if key not in self._linked:
+            spec = self.artifact.spec
             try:
-                self._linked[key] = link(self.artifact.program(entry, chip), self.artifact.spec)
+                stored = self.stored(*key, spec)
+                self._linked[key] = stored or link(self.artifact.program(entry, chip), spec)
             except ProgramFault as fault:  # linking knows no chip
                 raise ProgramFault(
                     fault.code, fault.cycle, fault.queue, fault.message, chip=chip

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba.core.caching import FunctionCache
 
+from chip.engine import loop
 from chip.spec import ChipSpec
 from cluster.listening import Listener
-from cluster.processes import Placement, carrying
+from cluster.processes import Placement, carrying, chip_actors
 from cluster.runs import (
     GenerateSettings,
     GenerationResult,
@@ -143,6 +145,21 @@ class Timed(Heard):
     def token(self, token: int) -> None:
         super().token(token)
         self.times.append(perf_counter())
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_actors_load_no_compiler(artifact: Artifact, local_ray: None) -> None:
+    entries = ["prefill-64", "decode-64"]
+    with chip_actors(artifact, Placement(4), lambda _: None, entries=entries) as supervisor:
+        results = supervisor.run("generate", Generation(PROMPT, NEW_TOKENS))
+        maps = [Path(f"/proc/{process}/maps").read_text() for process in supervisor.processes]
+    assert results[0].run.tokens == run(artifact, Placement(8, in_process=True)).tokens
+    if not isinstance(loop.run_chips.made._cache, FunctionCache):  # type: ignore[attr-defined]
+        pytest.skip("this host keeps no compiled kernels")
+    # Compiled parts of both are in a process that imports them: of LLVM alone, then.
+    assert [("llvmlite" in text, "/numba/" in text) for text in maps] == [(True, False)] * 2
+    assert "/numba/" in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.ray

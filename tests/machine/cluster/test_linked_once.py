@@ -1,15 +1,31 @@
-"""Programs that several actors have are linked once, by the driver, and run from its files."""
+"""Programs that several actors have are linked once, by the driver, and run from its files.
+
+It links while they work: what is not there they link themselves, and nobody waits for the rest.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import pickle
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
+from time import perf_counter
+from typing import Any
 
 import pytest
 
 from chip.faults import ProgramFault
+from chip.linking import LinkedProgram, link
 from chip.program import Program, new_blocks
 from chip.spec import ChipSpec
-from cluster.processes.session import _link_shared
+from cluster.listening import Listener
+from cluster.processes import Placement, chip_actors, linked_files, session
+from cluster.processes.group import GroupPlan
+from cluster.processes.linked_files import LinkedFiles, Linking
+from cluster.runs import generation, run_generation
+from cluster.runs.generation import kept_chips
 from programs.artifact import Artifact
 from programs.decoder import Host, compile_decoder, partition_model
 from programs.models import ModelConfig, random_checkpoint
@@ -26,14 +42,21 @@ def compiled() -> tuple[Artifact, Host]:
     return artifact, Host(artifact, model)
 
 
+def linked(artifact: Artifact, entries: list[str], directory: Path) -> LinkedFiles:
+    """Those of two groups of a chip each, when the thread has ended."""
+    linking = Linking(artifact, [range(1), range(1, 2)], entries, directory)
+    linking.thread.join()
+    return linking.files
+
+
 def test_actors_run_what_the_driver_linked(
     compiled: tuple[Artifact, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, host = compiled
     first = Runner.alone(artifact, host).generate(JOB)
-    paths, thread = _link_shared(artifact, [range(1), range(1, 2)], artifact.programs, tmp_path)
-    thread.join()
-    assert set(paths) == {(entry, 0) for entry in artifact.programs}
+    files = linked(artifact, list(artifact.programs), tmp_path)
+    assert set(files.paths) == {(entry, 0) for entry in artifact.programs}
+    assert sorted(tmp_path.iterdir()) == sorted(files.paths.values())
 
     def no(*_: object) -> None:
         raise AssertionError("an actor links")
@@ -41,21 +64,32 @@ def test_actors_run_what_the_driver_linked(
     monkeypatch.setattr(runner, "link", no)
     host.begin()
     other = Runner.alone(artifact, host)
-    other.stored = paths
+    other.stored = pickle.loads(pickle.dumps(files)).read
     again = other.generate(JOB)
     assert (again.sums, again.tokens, again.retired) == (first.sums, first.tokens, first.retired)
-    with pytest.raises(AssertionError, match="an actor links"):
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:1000])):
+        damage(files.paths["decode-64", 0])
         host.begin()
-        Runner.alone(artifact, host).generate(JOB)
+        other = Runner.alone(artifact, host)
+        other.stored = files.read
+        with pytest.raises(AssertionError, match="an actor links"):
+            other.generate(JOB)
+        monkeypatch.setattr(runner, "link", link)
+        host.begin()
+        other = Runner.alone(artifact, host)
+        other.stored = files.read
+        assert other.generate(JOB).sums == first.sums
+        monkeypatch.setattr(runner, "link", no)
+        files = linked(artifact, list(artifact.programs), tmp_path)
 
 
 def test_what_only_one_has_is_its_own_to_link(
     compiled: tuple[Artifact, Host], tmp_path: Path
 ) -> None:
     artifact, _ = compiled
-    paths, thread = _link_shared(artifact, [range(2)], artifact.programs, tmp_path)
-    thread.join()
-    assert not paths and not list(tmp_path.iterdir())
+    linking = Linking(artifact, [range(2)], list(artifact.programs), tmp_path)
+    linking.thread.join()
+    assert not linking.files.paths and not list(tmp_path.iterdir())
 
 
 def test_what_does_not_link_is_the_actors_to_tell(
@@ -64,8 +98,174 @@ def test_what_does_not_link_is_the_actors_to_tell(
     artifact, _ = compiled
     blocks = new_blocks(2)  # two instructions of one queue in one cycle
     monkeypatch.setitem(artifact.programs, "wrong", [Program(blocks, [], [], 5)])
+    files = linked(artifact, ["wrong", "decode-64"], tmp_path)
+    assert list(tmp_path.iterdir()) == [files.paths["decode-64", 0]]
+    chips = Runner.alone(artifact)
+    chips.stored = files.read
     with pytest.raises(ProgramFault):
-        Runner.alone(artifact).launch("wrong", 0, "lookahead")
-    paths, thread = _link_shared(artifact, [range(1), range(1, 2)], ["wrong"], tmp_path)
-    thread.join()
-    assert not paths
+        chips.launch("wrong", 0, "lookahead")
+
+
+@pytest.mark.parametrize("failing", ["link", "save_linked"])
+def test_whatever_fails_leaves_no_part_of_a_file(
+    failing: str,
+    compiled: tuple[Artifact, Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifact, _ = compiled
+    whole, entries = getattr(linked_files, failing), []
+
+    def fails_once(*arguments: Any) -> Any:
+        entries.append(arguments)
+        if len(entries) == 1:
+            raise MemoryError
+        return whole(*arguments)
+
+    monkeypatch.setattr(linked_files, failing, fails_once)
+    files = linked(artifact, ["prefill-64", "decode-64"], tmp_path)
+    assert list(tmp_path.iterdir()) == [files.paths["decode-64", 0]]
+    assert files.read("prefill-64", 0, artifact.spec) is None
+
+
+class Slow:
+    """``link`` that waits at its program of number ``at`` until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.at = at
+        self.linked: list[Program] = []
+        self.reached, self.go_on = Event(), Event()
+        monkeypatch.setattr(linked_files, "link", self)
+
+    def __call__(self, program: Program, spec: ChipSpec) -> LinkedProgram:
+        self.linked.append(program)
+        if len(self.linked) == self.at + 1:
+            self.reached.set()
+            assert self.go_on.wait(10)
+        return link(program, spec)
+
+
+def test_an_actor_waits_for_what_is_being_linked_alone(
+    compiled: tuple[Artifact, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = compiled
+    slow = Slow(monkeypatch, 1)
+    linking = Linking(artifact, [range(1), range(1, 2)], [*artifact.programs], tmp_path)
+    first, second, *_ = artifact.programs
+    assert slow.reached.wait(10)
+    assert linking.files.read(first, 0, artifact.spec) is not None
+    assert linking.files.read("decode-320", 0, artifact.spec) is None  # not begun, or not at all
+    got: list[LinkedProgram | None] = []
+    actor = Thread(target=lambda: got.append(linking.files.read(second, 0, artifact.spec)))
+    actor.start()
+    actor.join(0.05)
+    assert actor.is_alive()
+    monkeypatch.setattr(linked_files, "LONGEST_WAIT_SECONDS", 0.02)
+    assert linking.files.read(second, 0, artifact.spec) is None
+    slow.go_on.set()
+    actor.join()
+    linking.thread.join()
+    assert got[0] is not None and got[0].cycles == link(slow.linked[1], artifact.spec).cycles
+
+
+class Crew:
+    """A supervisor that gets plans and starts nothing."""
+
+    plans: list[GroupPlan]
+
+    def __init__(self, plans: list[GroupPlan], *_: object) -> None:
+        Crew.plans = plans
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def nothing(*_: object) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(session, "open_ray", nothing)
+    monkeypatch.setattr(session, "Supervisor", Crew)
+
+
+def test_nobody_waits_for_programs_that_may_never_be_launched(
+    compiled: tuple[Artifact, Host], no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = compiled
+    slow, entries = Slow(monkeypatch, 1), list(artifact.programs)[::-1]
+    began = perf_counter()
+    with chip_actors(artifact, Placement(1), lambda _: None, entries=entries):
+        assert slow.reached.wait(10)
+        files = Crew.plans[1].linked
+        assert list(files.paths) == [(entry, 0) for entry in entries]
+        directory = files.paths[entries[0], 0].parent
+        assert files.paths[entries[0], 0].exists() and not files.paths[entries[1], 0].exists()
+    assert not directory.exists()
+    assert perf_counter() - began < 8
+    before = len(slow.linked)
+    slow.go_on.set()
+    for thread in linking_threads():
+        thread.join()
+    assert len(slow.linked) == before == 2 and not directory.exists()
+
+
+def test_an_interruption_waits_for_no_program(
+    compiled: tuple[Artifact, Host], no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = compiled
+    slow = Slow(monkeypatch, 0)
+
+    def interrupted(*_: object) -> None:
+        assert slow.reached.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "open_ray", interrupted)
+    began = perf_counter()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        chip_actors(artifact, Placement(1), lambda _: None, entries=list(artifact.programs)),
+    ):
+        pass
+    assert perf_counter() - began < 8
+    assert all(thread.daemon for thread in linking_threads())
+    slow.go_on.set()
+    for thread in linking_threads():
+        thread.join()
+    assert len(slow.linked) == 1
+
+
+def linking_threads() -> list[Thread]:
+    return [thread for thread in threading.enumerate() if "_work" in thread.name]
+
+
+def test_programs_are_linked_in_the_order_of_their_launches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = partition_model(random_checkpoint(SHAPE, 0), 2, "int8")
+    artifact = compile_decoder(model, ChipSpec(), 320)
+    told: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def actors(*arguments: Any) -> Iterator[None]:
+        told.append(list(arguments[5]))
+        yield
+
+    def collected(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(generation, "chip_actors", actors)
+    monkeypatch.setattr(generation, "_collect", collected)
+    job = Generation(tuple(range(1, 71)), 280 - 70)
+    with pytest.raises(InterruptedError):
+        run_generation(artifact, job, Placement(1), Listener(), perf_counter())
+    order = ["prefill-64", "prefill-128", "decode-128", "decode-256", "decode-512"]
+    assert told.pop() == order
+    with kept_chips(artifact, Placement(1), lambda _: None):
+        pass
+    buckets = (64, 128, 256, 512)
+    every = [f"{kind}-{bucket}" for bucket in buckets for kind in ("prefill", "decode")]
+    assert told.pop() == every and set(artifact.programs) == set(every)
