@@ -12,6 +12,7 @@ Knows sizes and the chip's figures; knows no schedule.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,9 +26,9 @@ _GROUPS = LANES // _GROUP
 #: A trip MEM -> MXM -> VXM besides the multiplication and the accumulation: hops and the read
 #: (76 in all, a calibration row), and operations of the VXM before the next trip (assumed: 4).
 _HOPS_CYCLES, _OPERATIONS = 32, 4
-#: Of an exchange besides hop and links: first vector to the link, and the sum (assumed, as the
-#: schedules of collectives have it); of one in two steps, between the two.
-_FIRST_CYCLES, _SUM_CYCLES, _BETWEEN_CYCLES = 96, 30, 35
+#: Of an exchange besides hops, links and additions (assumed, as the schedules of collectives have
+#: it): around its sum; of one in two steps, between the two.
+_SUM_CYCLES, _BETWEEN_CYCLES = 42, 50
 #: Dependent trips of a layer: the sums of the norms before its blocks (2), the products (4: q k v;
 #: O; gate and up; down), scores, their reference, values, denominators; and in int8 the scales of
 #: O's and down's inputs.
@@ -48,10 +49,9 @@ FLOOR_TERMS = {
 
 
 class Product(NamedTuple):
-    """A product's cycles, those before its last round, and those by the planes' ports alone."""
+    """A product's cycles, and those by the planes' ports alone."""
 
     cycles: int
-    spread_cycles: int
     stream_cycles: float
 
 
@@ -83,19 +83,27 @@ class Floor:
 def product_floor(spec: ChipSpec, dtype: str, inputs: int, columns: int, parts: int = 1) -> Product:
     """Matrices that share an input, ``columns`` in all on a chip, of ``inputs`` rows there.
 
-    parts: vectors that each install serves.  Blocks are levelled over the planes: rounds of four
-    blocks (int8) or two (fp16, a plane pair each), equally wide.
+    parts: vectors that each install serves.  As few rounds as can be of four blocks (int8) or two
+    (fp16, a plane pair each), of any widths.
     """
     units = 4 if dtype == "int8" else 2
     tiles, groups = -(-inputs // LANES), -(-columns // _GROUP)
     rounds = max(1, -(-groups // (units * _GROUPS)))
-    wide = -(-groups // (units * rounds))
-    each = max(wide + spec.mxm_reload_gap_cycles, 2 * parts + spec.mxm_install_cycles)
-    return Product(
-        rounds * tiles * each,
-        (rounds - 1) * tiles * each,
-        tiles * columns / (units * _GROUP),
-    )
+    wide = -(-groups // units) + rounds * spec.mxm_reload_gap_cycles
+    each = max(wide, rounds * (2 * parts + spec.mxm_install_cycles))
+    return Product(tiles * each, tiles * columns / (units * _GROUP))
+
+
+def tiles_made(
+    spec: ChipSpec, dtype: str, inputs: int, columns: int, parts: int, terms: int = 1
+) -> list[int]:
+    """From when on 1, 2, ... tiles of a product can be whole: its cycles were it as narrow.
+
+    terms: products of these sizes that each tile is the sum of.  First is the one that is not full.
+    """
+    others = (-(-columns // LANES) - 1) * LANES
+    narrow = range(columns - others, columns + 1, LANES)
+    return [terms * product_floor(spec, dtype, inputs, n, parts).cycles for n in narrow]
 
 
 def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> int:
@@ -109,33 +117,42 @@ def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> i
     return 2 * -(-tiles * blocks // 2) * each
 
 
-def exchange_floor(spec: ChipSpec, tp: int, tiles: int, spread_cycles: int) -> int:
-    """An all-reduce of ``tiles`` tiles: at once, or scattered, summed and gathered.
+def exchange_floor(spec: ChipSpec, tp: int, made: Sequence[int]) -> int:
+    """An all-reduce of tiles, after the last of them: at once, or scattered, summed and gathered.
 
-    Of the second kind, what hops have time for may go at once beside the shares, last; and a tile's
-    sum is gathered while those of later tiles are still made.  Shares of whole tiles, or as even as
-    vectors are.
+    made: cycles until 1, 2, ... tiles are there, at the earliest.  Tiles leave while later ones are
+    still made, and so do sums of the second kind.  Of that, what hops have time for may go at once
+    beside the shares, made before or after.  Shares of whole tiles, or as even as vectors are.  A
+    chip's last share may be its own, which takes no link.
     """
     if tp == 1:
         return 0
-    vector, hop = spec.send_spacing_cycles, spec.hop_cycles
+    tiles, end = len(made), made[-1]
+    vector, hop, adds = spec.send_spacing_cycles, spec.hop_cycles, tp.bit_length() - 1
     tile = _SUM_BYTES * vector
+    between = _BETWEEN_CYCLES + adds * spec.alu_cycles
+    total = _SUM_CYCLES + (adds + 1) * spec.alu_cycles  # the residual is one more
 
-    def sent(cycles: int) -> int:
-        return max(_FIRST_CYCLES, cycles - spread_cycles)
+    def sent(first: int, vectors: int) -> int:
+        """When the last of as many leaves by a link that takes tiles from ``first`` on once."""
+        tails = range(-(-vectors // _SUM_BYTES))
+        return max(made[first + n] - tile * n for n in tails) + vector * (vectors - 1)
 
-    def in_shares(share: int, rest: int) -> int:
-        """Each chip owns ``share`` vectors, ``rest`` tiles go at once."""
-        before = spread_cycles * rest // tiles  # what is at once is made after the shares
-        step = max(_FIRST_CYCLES, share * vector - spread_cycles + before)
-        summed = hop + step + _BETWEEN_CYCLES + tile - before
-        ended = sent(2 * share * vector + tile * rest) + _SUM_CYCLES
-        return max(summed, ended) + hop
+    def in_shares(share: int, dealt: int, last: int) -> int:
+        """Each chip owns ``share`` vectors of ``dealt`` tiles, of which tile ``last`` is last."""
+        unit = (1 if share % _SUM_BYTES else _SUM_BYTES) - 1  # the vectors behind its first
+        there = max(made[last - 1] + unit * vector, made[0] + (share - 1) * vector) + hop
+        summed = max(there, made[last]) + between + unit * vector
+        ended = sent(0, 2 * share + _SUM_BYTES * (tiles - dealt))
+        if last + 1 < tiles:
+            ended = max(ended, sent(last + 1, _SUM_BYTES * (tiles - last - 1)))
+        return max(summed + _SUM_CYCLES + spec.alu_cycles, ended + total) + hop - end
 
-    ways = [hop + sent(tile * tiles) + _SUM_CYCLES]
-    ways.append(in_shares(-(-_SUM_BYTES * tiles // tp), 0))
+    ways = [sent(0, _SUM_BYTES * tiles) + total + hop - end]
+    if tiles > 1:
+        ways.append(in_shares(-(-_SUM_BYTES * tiles // tp), tiles, tiles - 1))
     for share in range(1, tiles // tp + 1):
-        ways.append(in_shares(_SUM_BYTES * share, tiles - tp * share))
+        ways += [in_shares(_SUM_BYTES * share, tp * share, n) for n in range(tp * share - 1, tiles)]
     return min(ways)
 
 
@@ -172,12 +189,12 @@ def floor_of(
     products = [qkv, out, *[gate_up, down] * chosen]
     if config.experts > 1:
         products.append(product_floor(spec, dtype, hidden, config.experts))
-    x_tiles = -(-hidden // LANES)
-    spread = (chosen - 1) * down.cycles + down.spread_cycles
-    exchange = exchange_floor(spec, tp, x_tiles, out.spread_cycles)
-    exchange += exchange_floor(spec, tp, x_tiles, spread)
+    made = tiles_made(spec, dtype, heads * config.head_dim, hidden, parts)
+    exchange = exchange_floor(spec, tp, made)
+    made = tiles_made(spec, dtype, own(config.ffn), hidden, parts, chosen)
+    exchange += exchange_floor(spec, tp, made)
     if config.wide_norms:
-        exchange += exchange_floor(spec, tp, 1, 0)  # a sum over all chips' heads
+        exchange += exchange_floor(spec, tp, [0])  # a sum over all chips' heads
     trip = (
         spec.mxm_multiply_cycles
         + spec.mxm_accumulate_cycles
@@ -185,13 +202,14 @@ def floor_of(
         + _OPERATIONS * spec.alu_cycles
     )
     trips = _TRIPS + (_DYNAMIC_TRIPS if dtype == "int8" else 0)
-    trips += config.head_norms + config.wide_norms + (config.experts > 1) + 2 * config.post_norms
+    trips += config.wide_norms + (config.experts > 1) + 2 * config.post_norms
     if not config.pre_norms and dtype != "int8":
         trips -= 2  # fp16 takes x as it is
     vocab = -(-own(config.vocab) // head_parts)
     last = product_floor(spec, dtype, hidden, vocab)
-    attention = 0
+    attention, head_norms = 0, 0
     for layer in range(layers):
+        head_norms += config.head_norms and not config.kind_of(layer).plain_heads
         window = config.sliding_window if config.kind_of(layer).sliding else context
         attention += attention_floor(spec, tiles, on_tile, min(context, window))
     return Floor(
@@ -199,7 +217,7 @@ def floor_of(
         layers * sum(p.cycles for p in products),
         attention,
         layers * exchange,
-        layers * trips * trip,
+        (layers * trips + head_norms) * trip,
         (stages - 1) * spec.hop_cycles,
         last.cycles + 2 * trip,
     )

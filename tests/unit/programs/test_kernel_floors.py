@@ -68,5 +68,5 @@ def test_an_exchange_is_links_hops_and_a_sum(tiles: int) -> None:
     else:
         there = exchange(schedule, SPEC, 8, tiles, READY, places)
         done = reduce(schedule, SPEC, 8, tiles, there, places)
-    above = done - READY - exchange_floor(SPEC, 8, tiles, 0)
+    above = done - READY - exchange_floor(SPEC, 8, [0] * tiles)
     assert 0 < above < (180 if share else 100)
