@@ -75,6 +75,13 @@ class Host:
         if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
             self._charge(moved)
 
+    def took_over(self, chip: Chip, position: int, tokens: int) -> None:
+        """The last launch of ``chip`` fed ``tokens`` from ``position`` on, whoever was its host.
+
+        What the next one costs depends on it: a step back is charged whoever takes it.
+        """
+        self._group_of[chip.chip_id] = (position + tokens - 1) // RECENT_MAPS
+
     def _prepare_token(self, chip: Chip, stage: int, number: int, token: int, position: int) -> int:
         """Write the inputs of token ``number`` of a launch; the bytes moved."""
         bytes_moved = 0
@@ -109,16 +116,15 @@ class Host:
 
         tokens: of the launch that is prepared.
         """
-        facts, moved = self._facts, 0
+        facts = self._facts
         group, beside = divmod(position, RECENT_MAPS)
         before = self._group_of.get(chip.chip_id)
-        self._group_of[chip.chip_id] = (position + tokens - 1) // RECENT_MAPS
+        self.took_over(chip, position, tokens)
         if facts.cached_words and group != before and beside:
             own, lanes = facts.cached_words[stage], facts.cached_lanes
-            restored = restore_recent(chip, self._placement, own, position, lanes)
-            # a host that took over from another one finds there what that one left: no transfer
-            moved += 0 if before is None else restored
-        return moved
+            moved = restore_recent(chip, self._placement, own, position, lanes)
+            return 0 if before is None else moved  # what no launch fed has nothing to move
+        return 0
 
     def _maps(self, position: int) -> list[tuple[str, list[int]]]:
         """The maps of attention on the VXM, by name."""

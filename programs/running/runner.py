@@ -324,6 +324,10 @@ class Runner:
         reached = sum(map(max, zip(*result.retired.values(), strict=True)))
         prompt = len(job.prompt)
         feedings = text_feedings(self.artifact, result.begun, prompt, job.max_new_tokens)
+        for before in feedings[: len(result.entries)][-1:]:
+            for chip in self.chips:
+                first = before.positions[self.host.stage_of(chip.chip_id)]
+                self.host.took_over(chip, first, before.tokens)
         for number in range(len(result.entries), len(feedings)):
             between(result)
             feeding, tokens = feedings[number], [*job.prompt, *result.tokens]

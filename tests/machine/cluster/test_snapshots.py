@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chip.spec import ChipSpec
 from cluster.processes.snapshots import SnapshotError, forget_before, launches, restore, take
-from programs.running import RunResult
+from programs.decoder import Host, compile_decoder, partition_model
+from programs.models import ModelConfig, random_checkpoint
+from programs.running import Generation, Runner, RunResult
 
 
 def runner(*numbers: int, seed: int = 0) -> Any:
@@ -77,3 +80,25 @@ def test_without_room_no_part_of_a_file_is_left(tmp_path: Path, spare: bool) -> 
     assert launches(tmp_path, 0) == set()
     take(tmp_path, 0, runner(3, 4), result(5))
     assert launches(tmp_path, 0) == {5}
+
+
+@pytest.mark.long
+def test_a_text_costs_the_same_wherever_it_is_taken_up(tmp_path: Path) -> None:
+    """Its last chunk begins in another group of sixteen positions than the one before it ended."""
+    config = ModelConfig(60, 1, 4, 2, 24, 90, 61, max_position=4096)
+    model = partition_model(random_checkpoint(config, 3), 1)
+    slow = ChipSpec(pcie_latency_s=1e-3)  # so that the fewest launches are the soonest
+    artifact = compile_decoder(model, slow, 64, chunk=12)
+    runner = Runner.alone(artifact, Host(artifact, model))
+    job = Generation(tuple(range(27)), 3)
+
+    def between(result: RunResult) -> None:
+        take(tmp_path, 0, runner, result)
+
+    calm = runner.generate(job, between=between)
+    assert calm.entries == ["chunk-64"] * 2 + ["chunk-64-end"] + ["decode-64"] * 2
+    for launch in range(1, 5):
+        later = Runner.alone(artifact, Host(artifact, model))
+        taken = later.generate(job, restore(tmp_path, 0, launch, later))
+        assert (taken.tokens, taken.sums) == (calm.tokens, calm.sums)
+        assert taken.io_seconds == pytest.approx(calm.io_seconds, rel=1e-9), launch
