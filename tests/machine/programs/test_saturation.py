@@ -25,6 +25,7 @@ from programs.models.tensors import TensorSource
 from programs.running import (
     BARRIER,
     LOOKAHEAD,
+    Generation,
     Runner,
     Saturations,
 )
@@ -152,6 +153,27 @@ def test_a_layer_on_two_stages(dtype: str) -> None:
 def test_ordinary_activations_lose_nothing() -> None:
     for dtype in ("int8", "fp16"):
         assert counted(loud(GROUPED), 2, dtype) == ({}, {})
+
+
+def test_tokens_that_are_fed_twice_count_twice() -> None:
+    """The last of two chunks begins two positions before the first one's end."""
+    factors = dict.fromkeys(("q_proj", "k_proj", "v_proj", "up_proj"), 1e5)
+    model = partition_model(loud(replace(GROUPED, layers=1), 3e9, **factors), 1, "int8")
+    slow = replace(SPEC, pcie_latency_s=1e-3)  # so that the fewest launches are the soonest
+    artifact = compile_decoder(model, slow, CONTEXT, chunk=4)
+    prompt = (3, 41, 59, 60, 2, 7)
+    done = Runner.alone(artifact, Host(artifact, model)).generate(Generation(prompt, 1))
+    assert done.entries == ["chunk-64", "chunk-64-end"]
+    golden, of_token = GoldenDecoder(model), []
+    for position, token in enumerate(prompt):
+        before = {place: counts.copy() for place, counts in golden.tally.counts.items()}
+        golden.step(token, position, CONTEXT)
+        after = golden.tally.counts.items()
+        of_token.append({place: counts - before.get(place, 0) for place, counts in after})
+    layer = sum(of_token[at]["0"] for at in (0, 1, 2, 3, 2, 3, 4, 5))
+    for place, counts in (("0", layer), ("head", of_token[5]["head"])):
+        wanted = {kind: n for kind, n in zip(KINDS, counts.tolist(), strict=True) if n}
+        assert done.saturations[place] == wanted and wanted
 
 
 @pytest.mark.long
