@@ -72,7 +72,7 @@ def generation_run(
     """The run of ``lpu generate``; GPUs beside it are estimates for the same tokens."""
     spec = artifact.spec
     gave = [launch for launch in launches if launch.token is not None]
-    # A first token that came from the last stage alone took no launch of its own.
+    # A first token that came from a prompt's last beat or chunk took no launch of its own.
     own = [launch for launch in gave if not ends_prompt(launch.entry)] or gave
     seconds = np.array([launch.cycles / spec.clock_hz for launch in own])
     middle = own[len(own) // 2]

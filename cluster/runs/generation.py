@@ -76,8 +76,8 @@ class GenerationResult:
     ended: str = LENGTH
     predicted_first_token_cycles: int = 0
     decode_tokens: int = 0
-    """Those whose launch took a token through all stages: all but the first, where the prompt's
-    tokens followed each other and it came from the last stage alone.  ``decode_seconds`` is theirs.
+    """Those whose launch took one token through all stages: all but the first, where it came from
+    the end of a prompt's beats or from its last chunk.  ``decode_seconds`` is theirs.
     """
 
     @property
