@@ -270,7 +270,7 @@ class BlockScheduler:
         """
         shared = slots[0][1] == slots[-1][1]
         done: list[int | None] = [None] * len(m.rounds)
-        count = 0
+        latest = count = 0
         for number, (act, targets) in enumerate(slots):
             first = 0
             for of_round, blocks in enumerate(m.rounds):
@@ -281,10 +281,10 @@ class BlockScheduler:
                 count += 1
                 pair = (maps[0].pair(0, which, number), maps[0].pair(1, which, number))
                 slot = Slot(pair, maps[1], which, done[of_round] if shared else None, scales[1])
-                done[of_round] = self._round(
-                    blocks, k_tiles, act, ready, scale, dynamic, here, parts, slot
-                )
-        return self._did(MATMUL, max(at for at in done if at is not None))
+                known = self._round(blocks, k_tiles, act, ready, scale, dynamic, here, parts, slot)
+                done[of_round] = known
+                latest = max(latest, known)  # a later slot's planes may be free sooner
+        return self._did(MATMUL, latest)
 
     def _append(
         self, s: DecoderPlaces, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces
