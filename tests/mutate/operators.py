@@ -45,7 +45,7 @@ NAMES = {
     "all": "any",
 }
 
-#: Calls whose arguments are types, texts or help; ``tell`` and ``phase`` say what goes on.
+#: Calls whose arguments are types, texts or help.
 UNTOUCHED_CALLS = {
     "TypeVar",
     "NewType",
@@ -55,10 +55,10 @@ UNTOUCHED_CALLS = {
     "Typer",
     "print",
     "echo",
-    "phase",
-    "tell",
     "warn",
 }
+#: Calls that say what goes on, where their arguments are texts: ``tell(token)`` delivers.
+TELLING_CALLS = {"phase", "tell"}
 LOGGERS = {"log", "logger", "logging", "_log", "_logger", "warnings"}
 #: Keywords that say something to people only.
 TEXT_KEYWORDS = {"help", "metavar", "show_default", "rich_help_panel", "epilog", "title", "label"}
@@ -340,7 +340,20 @@ class _Finder(ast.NodeVisitor):
         return start, after.end if after.text == "," else end
 
     def _untouched(self, call: ast.Call) -> bool:
-        return last_name(call.func) in UNTOUCHED_CALLS or _first_name(call.func) in LOGGERS
+        name = last_name(call.func)
+        if name in TELLING_CALLS:
+            return all(_is_text(argument) for argument in call.args)
+        return name in UNTOUCHED_CALLS or _first_name(call.func) in LOGGERS
+
+
+def _is_text(node: ast.expr) -> bool:
+    """A literal, a choice of texts, or what is named as one: a constant, ``text``."""
+    if isinstance(node, ast.IfExp):
+        return _is_text(node.body) and _is_text(node.orelse)
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str)
+    named = last_name(node)
+    return isinstance(node, ast.JoinedStr) or named.isupper() or named == "text"
 
 
 def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
