@@ -81,18 +81,17 @@ def all_reduce_in_shares(
 ) -> tuple[int, int]:
     """Sum the words of ``partial`` over the chips, and ``residual`` to ``target``.
 
-    ready: when each word is readable.  target: None: the sums stay alone, in place of
+    ready: when each word is readable, in any order.  target: None: the sums stay alone, in place of
     ``residual``.  pace: least cycles between vectors that leave before the last word is readable.
     Returns the cycles from which all sums are on every chip, and from which the result is readable.
     """
     w, dealt, end = shares.words, chips * shares.words, max(ready)
     everybodys = {k: place.at(2 * w) for k, place in places.received.items()}
     late = known = done = end
-    arrived = [max(ready[i * chips : (i + 1) * chips]) for i in range(w)]
-    left = list(range(w))  # words of the share that have not been added
+    made = [max(ready[i * chips : (i + 1) * chips]) for i in range(w)]
+    arrived, left = list(made), list(range(w))  # words of the share that have not been added
     for at in [*sorted(set(ready)), 1 << 30]:
-        own_terms = [ready[(i + 1) * chips - 1] for i in range(w)]
-        for i in [i for i in left if max(arrived[i], own_terms[i] + 1) <= at]:
+        for i in [i for i in left if made[i] < at and arrived[i] <= at]:  # all of a turn is sent
             left.remove(i)
             pause = end, pace
             there, ordered = _gather(schedule, spec, i, arrived[i], places, shares, target, pause)
@@ -106,7 +105,7 @@ def all_reduce_in_shares(
             # links apart, since those of an edge are free at other cycles
             there = send_and_receive(schedule, spec, at, to, 1, received, least)
             arrived[row] = max(arrived[row], there)
-        if rest := [word for word in words if word >= dealt]:
+        for rest in _runs([word for word in words if word >= dealt]):
             received = {k: place.at(rest[0] - dealt) for k, place in everybodys.items()}
             for group in edges(range(1, chips)):
                 to = [(group, places.partial.at(rest[0]))]
@@ -119,6 +118,13 @@ def all_reduce_in_shares(
         ended = reduce(schedule, spec, chips, n, late, tail, target=last, alone=alone)
         done = max(done, ended)
     return max(known, late), done
+
+
+def _runs(words: Sequence[int]) -> list[range]:
+    """Ascending numbers as ranges of those that follow each other."""
+    firsts = [word for word in words if word - 1 not in words]
+    lasts = [word for word in words if word + 1 not in words]
+    return [range(a, b + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
 def _gather(
@@ -151,30 +157,33 @@ def _gather(
     terms = [there, *(gathered[k] for k in range(1, chips))]
     to = places.residual if target is None else target
     residual = None if target is None else places.residual.at(number)
-    return known, _bring_into_order(schedule, spec, terms, known, shares, residual, to.at(number))
+    done = _bring_into_order(
+        schedule, spec, terms, (summed, known), shares, residual, to.at(number)
+    )
+    return known, done
 
 
 def _bring_into_order(
     schedule: Schedule,
     spec: ChipSpec,
     terms: Sequence[Place],
-    ready: int,
+    ready: tuple[int, int],
     shares: SharePlaces,
     residual: Place | None,
     goal: Place,
 ) -> int:
     """Scatter a word of the share of every chip, by distance, to their words from ``goal`` on.
 
-    residual: the first of the words that are added to them, if any.
+    ready: the chip's own and the others'.  residual: the first of the words that are added to
+    them, if any.
     """
     p, t, n = Pass(schedule, spec), 60, len(terms)
-    first_read, last = 1 << 30, (n - 1) * shares.words
+    last = (n - 1) * shares.words
     alu, tag = p.pick(_RESIDUAL, _ORDERED), schedule.tag()
-    moved = []
-    for k, place in enumerate(terms):
-        value = p.load(place, 4 * k + place.inward, t + k)
-        first_read = min(first_read, p.blocks[-1]["cycle"])
-        moved.append(p.op(Op.MOV, t + k, value)[0])
+    loaded = [p.load(place, 4 * k + place.inward, t + k) for k, place in enumerate(terms)]
+    # what links bring was written by streams of the direction that it is read by
+    first_reads = p.first_read(loaded[0]), p.first_read(*loaded[1:], level=True)
+    moved = [p.op(Op.MOV, t + k, value)[0] for k, value in enumerate(loaded)]
     t += spec.alu_cycles
     added = None
     if residual is not None:
@@ -188,4 +197,5 @@ def _bring_into_order(
     at = p.driven(t) + abs(goal.position - position)
     offsets = p.load(shares.map, _MAPS[1], at, goal.queues[0], n=n, da=1)
     p.store(goal, out, p.driven(t), position, n=n, da=0, window=ScatterWindow(offsets, last))
-    return schedule.place(p, ready - first_read, "order of sums") + p.ready
+    earliest = max(at - first for at, first in zip(ready, first_reads, strict=True))
+    return schedule.place(p, earliest, "order of sums") + p.ready

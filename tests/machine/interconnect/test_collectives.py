@@ -112,10 +112,19 @@ def test_collective_equals_numpy(operation: str, chips: int, dtype: type) -> Non
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize(
-    ("chips", "words", "share"), [(8, 26, 3), (8, 13, 1), (8, 8, 1), (4, 13, 2), (2, 7, 3)]
+    ("chips", "words", "share", "ascending"),
+    [
+        (8, 26, 3, True),
+        (8, 13, 1, True),
+        (8, 8, 1, True),
+        (4, 13, 2, True),
+        (2, 7, 3, True),
+        (8, 26, 2, False),
+        (4, 13, 2, False),
+    ],
 )
 def test_sums_in_two_steps_are_those_of_one(
-    chips: int, words: int, share: int, alone: bool
+    chips: int, words: int, share: int, ascending: bool, alone: bool
 ) -> None:
     """One program for all chips; each adds its share of the words, and all get the tree's bits."""
     top = 2 * SPEC.words_per_bank - words
@@ -125,11 +134,14 @@ def test_sums_in_two_steps_are_those_of_one(
     shares = SharePlaces(share, Place((44, 45, 46, 47), 100), Place((4, 5), 7))
     places = ReducePlaces(partial, residual, received)
     schedule, ready = Schedule(), [150 * (word // 4) for word in range(words)]
+    if not ascending:
+        np.random.default_rng(chips).shuffle(ready)
     known, end = all_reduce_in_shares(schedule, SPEC, chips, ready, places, shares, target, 27)
     at_last = all_reduce_in_shares(
-        Schedule(), SPEC, chips, [ready[-1]] * words, places, shares, target
+        Schedule(), SPEC, chips, [max(ready)] * words, places, shares, target
     )
-    assert max(ready) + SPEC.hop_cycles < known < end < at_last[1]
+    assert max(ready) + SPEC.hop_cycles < known < end
+    assert end < at_last[1] or not ascending
     table, _, gangs = schedule.blocks()
     program = program_of([table], gangs, end)
     assert [str(f) for f in check(program, SPEC)] == []
