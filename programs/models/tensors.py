@@ -329,7 +329,8 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
             raise refuse(f"the entry of {name!r} is damaged") from error
         if not 8 + length <= begin <= end <= size or min(shape, default=0) < 0:
             raise refuse(f"tensor {name!r} lies outside the file")
-        if dtype in ITEM_BYTES and end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        each = ITEM_BYTES | {"U8": 1}  # the bytes that 4-bit numbers lie in
+        if dtype in each and end - begin != math.prod(shape) * each[dtype]:
             raise refuse(f"tensor {name!r} has the wrong number of bytes")
         tensors[name] = StoredTensor(file, dtype, shape, begin, end)
     return tensors

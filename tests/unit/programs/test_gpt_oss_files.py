@@ -168,6 +168,27 @@ def test_damaged_scales_are_refused(tmp_path: Path) -> None:
         partition_model(load_checkpoint(path), 1).chip(0)
 
 
+@pytest.mark.parametrize("end", ["_blocks", "_scales"])
+@pytest.mark.parametrize("times", [0.5, 2, 0.9])
+def test_bytes_of_4_bit_numbers_are_as_many_as_their_shape_says(
+    end: str, times: float, tmp_path: Path
+) -> None:
+    path, _ = published(tmp_path / "m")
+    load_checkpoint(path)
+    name = f"model.layers.1.mlp.experts.down_proj{end}"
+    file = path / "model.safetensors"
+    shape = load_file(file)[name].shape
+    changed(path, name, np.zeros(int(np.prod(shape) * times), np.uint8))
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + length])
+    header[name]["shape"] = list(shape)  # as it was, of other bytes
+    text, rest = json.dumps(header).encode(), file.read_bytes()[8 + length :]
+    file.write_bytes(len(text).to_bytes(8, "little") + text + rest)
+    with pytest.raises(CheckpointError) as told:
+        load_checkpoint(path)
+    assert f"tensor {name!r} has the wrong number of bytes" in str(told.value)
+
+
 def test_experts_of_another_shape_are_refused(tmp_path: Path) -> None:
     path, _ = published(tmp_path / "m")
     (path / "config.json").write_text(json.dumps({**FIELDS, "num_local_experts": 4}))
