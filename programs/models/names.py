@@ -54,6 +54,8 @@ OF_EXPERT = re.compile(
 OF_SHARED = re.compile(
     r"model\.(layers\.\d+\.mlp\.shared_expert)\.(\d+)\.((?:gate|up|down)_proj)\.weight"
 )
+#: Any of them tells that a layer's names are those of Llama 4.
+LLAMA4_MARKS = ("router.weight", "experts.gate_up_proj", "experts.down_proj")
 BLOCKS = "_blocks"
 """Behind the names of stacked matrices of 4-bit numbers."""
 NAMED = 3
@@ -262,13 +264,26 @@ def _of_llama4(
     shapes: Mapping[str, tuple[int, ...]],
     tensors: Mapping[str, StoredTensor],
 ) -> Part | None:
-    """Where Llama 4's files hold what they have under other names, or in another order."""
+    """Where Llama 4's files hold what they have under other names, or in another order; None where
+    they do not.
+    """
+    part = _llama4_part(name, prefix, shapes, tensors)
+    return part if part is not None and part.stored in tensors else None
+
+
+def _llama4_part(
+    name: str,
+    prefix: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, StoredTensor],
+) -> Part | None:
+    """Where Llama 4's files have to hold `name`; None for files or names that are no such ones."""
     layer = LAYER.fullmatch(name.removeprefix(ROOT))
     if layer is None:
         return None
     number, rest = layer.groups()
     before = f"{prefix}layers.{number}."
-    if f"{before}feed_forward.router.weight" not in tensors:
+    if not any(f"{before}feed_forward.{mark}" in tensors for mark in LLAMA4_MARKS):
         return None
     rows = shapes[name][0]
     if rest in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
@@ -388,7 +403,13 @@ def _missing(
             f"tensor {HEAD!r} is missing; if the output head is the embedding, set "
             "tie_word_embeddings to true in config.json, else fetch every file of the model again"
         )
-    stored = prefix + name.removeprefix(ROOT)
+    shapes = tensor_shapes(config)
+
+    def stored_as(wanted: str) -> str:
+        part = _llama4_part(wanted, prefix, shapes, tensors)
+        return prefix + wanted.removeprefix(ROOT) if part is None else part.stored
+
+    stored = stored_as(name)
     module = stored.removesuffix("weight")
     beside = sorted(other for other in tensors if other.startswith(module))
     if beside:
@@ -400,7 +421,7 @@ def _missing(
     begin = f"{prefix}layers.{layer[1]}." if layer else prefix
     # Where all names beside it are known, a file was not fetched.
     there = sorted(other for other in tensors if other.startswith(begin))
-    known = {prefix + wanted.removeprefix(ROOT) for wanted in tensor_shapes(config)}
+    known = {stored_as(wanted) for wanted in shapes}
     strange = [
         other
         for other in there or sorted(tensors)

@@ -21,6 +21,8 @@ from programs.models import (
     read_config,
 )
 
+Tensors = dict[str, NDArray[np.float32]]
+
 H, F, E, D = 48, 20, 3, 12
 TEXT = {
     "model_type": "llama4_text",
@@ -87,8 +89,8 @@ def test_equal_factors_of_frequencies_leave_nothing_between(tmp_path: Path) -> N
     assert 0 < (turns > 1).sum() < len(plain)
 
 
-def test_published_names_and_orders_are_read(tmp_path: Path) -> None:
-    path = written(tmp_path / "m")
+def drawn() -> tuple[Tensors, Tensors]:
+    """The tensors of a file as published, and what they mean by the product's names."""
     rng = np.random.default_rng(4)
 
     def draw(*shape: int) -> NDArray[np.float32]:
@@ -127,6 +129,12 @@ def test_published_names_and_orders_are_read(tmp_path: Path) -> None:
     stored = {"language_model." + name: of for name, of in stored.items()}
     stored |= {"language_model.lm_head.weight": head, "vision_model.patch.weight": draw(3, 3)}
     meant["lm_head.weight"] = head
+    return stored, meant
+
+
+def test_published_names_and_orders_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "m")
+    stored, meant = drawn()
     save_file(stored, path / "model.safetensors")
     read = load_checkpoint(path)
     assert read.unread == ("vision_model.patch.weight",)
@@ -136,6 +144,34 @@ def test_published_names_and_orders_are_read(tmp_path: Path) -> None:
         if values.ndim == 2 and len(values) > 7:
             found = read.block(name, rows, columns)
             np.testing.assert_array_equal(found, values[np.ix_(rows, columns)], name)
+
+
+def test_every_tensor_that_is_left_out_is_named(tmp_path: Path) -> None:
+    """The file's own name is told, whichever of a layer it is."""
+    path = written(tmp_path / "m")
+    stored, _ = drawn()
+    own = [name for name in stored if ".layers.1." in name]
+    assert len(own) == 12
+    for name in own:
+        save_file({n: of for n, of in stored.items() if n != name}, path / "model.safetensors")
+        with pytest.raises(CheckpointError) as told:
+            load_checkpoint(path)
+        assert f"tensor {name!r} is missing; fetch every safetensors file" in str(told.value)
+
+
+def test_experts_stored_one_by_one_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "m")
+    stored, _ = drawn()
+    stem = "language_model.model.layers.0.feed_forward.experts."
+    both = stored.pop(f"{stem}gate_up_proj")
+    for e in range(E):
+        stored[f"{stem}{e}.gate_proj.weight"] = np.ascontiguousarray(both[e, :, :F].T)
+        stored[f"{stem}{e}.up_proj.weight"] = np.ascontiguousarray(both[e, :, F:].T)
+    save_file(stored, path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="the files have names that are not known here") as e:
+        load_checkpoint(path)
+    assert f"{stem}gate_up_proj' is missing" in str(e.value)
+    assert f"{stem}0.gate_proj.weight'" in str(e.value)
 
 
 @pytest.mark.parametrize(
