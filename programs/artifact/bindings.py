@@ -55,7 +55,8 @@ _COUNTING = 16
 class DecoderFacts:
     """What a compiled decoder says of itself.
 
-    buckets: positions that programs are made for, ascending; context: those the KV cache holds.
+    buckets: positions that programs are made for, ascending, the last those the KV cache holds;
+    context: those that a sequence may have, fewer where the model was made for fewer.
     mask_positions: of one window of the mask; cache_segments: (first position, positions) of each
     word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a

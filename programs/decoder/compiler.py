@@ -208,8 +208,9 @@ def compile_belt(
     """Compile a conveyor belt of ``pp`` stages with caches for ``sequences`` (default: pp).
 
     One launch is one beat: every stage works on a token of another sequence and hands x on.
-    Entry ``belt-CONTEXT-K`` is for beats of number K modulo ``sequences``; stage s then works on
-    sequence (K - s) modulo ``sequences``.  Raises CompileError when it does not fit.
+    Entry ``belt-CONTEXT-K``, of the positions that a sequence may have, is for beats of number K
+    modulo ``sequences``; stage s then works on sequence (K - s) modulo ``sequences``.  Raises
+    CompileError when it does not fit.
     """
     count = pp if sequences is None else sequences
     if count < pp:
@@ -223,7 +224,7 @@ def compile_belt(
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
     for number in range(count):
-        entry = belt_entry(context, number)
+        entry = belt_entry(min(context, model.config.max_position), number)
         programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
     artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context], count)
     if weights:
@@ -284,7 +285,7 @@ def decoder_artifact(
             checkpoint="" if model.checkpoint.path is None else str(model.checkpoint.path),
             sram_used_bytes=max(c.places.placement.used_bytes() for c in pipeline.code),
             buckets=tuple(buckets),
-            context=places.context,
+            context=min(places.context, model.config.max_position),
             mask_positions=0 if a is None else a.mask_positions,
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,

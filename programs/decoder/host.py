@@ -144,7 +144,7 @@ class Host:
     def _mask_offsets(self, position: int) -> list[int]:
         """Where each window of the mask begins in the table: zeros, then minus infinities."""
         window = self._facts.mask_positions
-        starts = range(0, self._facts.context, window)
+        starts = range(0, self._facts.buckets[-1], window)
         return [min(max(window - 1 - (position - first), 0), window) for first in starts]
 
     def _sliding_offsets(self, position: int) -> list[int]:
@@ -155,7 +155,7 @@ class Host:
         run, window = self._facts.window_positions, self._facts.window
         zeros, oldest = min(run, window), position - window + 1
         offsets = []
-        for first in range(0, self._facts.context, run):
+        for first in range(0, self._facts.buckets[-1], run):
             if oldest > first:  # the window begins in this run, or behind it
                 offsets.append(max(run - (oldest - first), 0))
             else:  # it ends in this run, behind it, or was over before
@@ -220,7 +220,7 @@ def bucket_at(artifact: Artifact, position: int) -> int:
     """The context whose programs a token at ``position`` takes; ValueError beyond the last."""
     facts = decoder_of(artifact)
     for bucket in facts.buckets:
-        if position < bucket:
+        if position < min(bucket, facts.context):
             return bucket
     raise ValueError(
         f"position {position}: the artifact was compiled for {facts.context} positions; "

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from chip.spec import ChipSpec
+from cluster.library import CompiledModel
 from programs.artifact import Artifact, ArtifactError, Bindings, compiled_at, decoder_of, load, save
-from programs.decoder import compile_belt, compile_decoder, partition_model
+from programs.decoder import adopt, compile_belt, compile_decoder, partition_model
 from programs.models import LayerKind, ModelConfig, random_checkpoint
+from programs.running import LpuSession, run_belt
 from tests import ROOT
 
 CONFIG = ModelConfig(64, 2, 4, 2, 16, 96, 100)
@@ -31,6 +33,32 @@ def on_planes() -> Artifact:
     config = replace(CONFIG, max_position=4096, sliding_window=330, layer_kinds=kinds)
     model = partition_model(random_checkpoint(config, 0), 1)
     return compile_decoder(model, ChipSpec(), 1024, pp=2, weights=False)
+
+
+def test_a_sequence_has_no_more_positions_than_the_model_was_made_for() -> None:
+    """Programs are for whole buckets; what is compiled refuses positions beyond the model's."""
+    config = replace(CONFIG, layers=1, max_position=50)
+    checkpoint = random_checkpoint(config, 0)
+    model = partition_model(checkpoint, 1)
+    artifact = compile_decoder(model, ChipSpec(), 50, weights=False)
+    facts = decoder_of(artifact)
+    assert (facts.buckets, facts.context) == ((64,), 50)
+    assert CompiledModel(artifact).context == 50
+    session = LpuSession(artifact, model)
+    assert session.context == 50
+    session.feed(5, 49)
+    refused = "position 50: the artifact was compiled for 50 positions"
+    with pytest.raises(ValueError, match=refused):
+        session.feed(5, 50)
+    with pytest.raises(ValueError, match=refused):
+        session.read(range(3), 48)
+    assert adopt(artifact, checkpoint, 50)
+    with pytest.raises(ArtifactError, match="51 positions asked for, but the artifact was"):
+        adopt(artifact, checkpoint, 51)
+    belt = compile_belt(model, ChipSpec(), 50, 1, weights=False)
+    assert decoder_of(belt).context == 50 and list(belt.programs) == ["belt-50-0"]
+    with pytest.raises(ValueError, match="51 positions: the belt was compiled for 50"):
+        run_belt(belt, [[5] * 40], 12, model)
 
 
 def test_a_decoder_says_the_same_from_its_file(decoder: Artifact, tmp_path: Path) -> None:
