@@ -506,12 +506,9 @@ class GoldenDecoder:
         if router_bias is not None:
             logits = logits + router_bias[0, : len(ffns)]
         count = self._layout.chosen - self._layout.shared
-        chosen, shares = choice_of(logits, count, self._layout.shares_of_all)
+        chosen, shares, best = choice_of(logits, count, self._layout.shares_of_all)
         if self._layout.input_shares:
-            shares = (
-                numerics.tanh(np.take_along_axis(_in_two_pieces(logits), chosen, 1) * HALF) * HALF
-                + HALF
-            )
+            shares = numerics.tanh(best * HALF) * HALF + HALF
         if self._layout.shared:
             numbers = np.tile(np.arange(routed, len(ffns)), (len(chosen), 1))
             chosen = np.concatenate([chosen, numbers], axis=1)
@@ -655,8 +652,9 @@ def _in_two_pieces(logits: F32) -> F32:
     return exact
 
 
-def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32]:
-    """Return the experts that logits [P, experts] choose and their shares, [P, count] each.
+def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32, F32]:
+    """Return the experts that logits [P, experts] choose, their shares and their logits in two
+    fp16 pieces, [P, count] each.
 
     of_all: shares of the softmax over all experts, not over the chosen ones.
     """
@@ -671,7 +669,7 @@ def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32
     else:
         r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])
     shares: F32 = weights * (r * r)
-    return chosen, shares
+    return chosen, shares, best
 
 
 def _square_sum(x: F32) -> F32:

@@ -20,7 +20,7 @@ from programs.encoder import (
     random_layers,
     random_tokens,
 )
-from programs.models import Checkpoint, ModelConfig, random_checkpoint
+from programs.models import Checkpoint, LayerKind, ModelConfig, Rope, random_checkpoint
 from programs.models.tensors import TensorSource
 from programs.running import (
     BARRIER,
@@ -42,6 +42,20 @@ AFTER = ModelConfig(
     344, 2, 9, 3, 40, 130, 331, pre_norms=False, post_norms=True, wide_norms=True, score_cap=2.0
 )
 EXPERTS = ModelConfig(100, 2, 4, 2, 24, 700, 331, experts=8, experts_per_token=2)
+SHARED = replace(EXPERTS, experts_per_token=1, shared_experts=1, shared_gate=True)
+SCALED = replace(  # as Llama 4
+    EXPERTS,
+    experts_per_token=1,
+    shared_experts=1,
+    input_shares=True,
+    head_norms=True,
+    head_gains=False,
+    second_rope=Rope(0.0),
+    layer_kinds=(LayerKind(), LayerKind(False, True, True)),
+)
+CUT = replace(  # as gpt-oss
+    EXPERTS, activation="clamped_silu", expert_bias=True, sinks=True, qkv_bias=True, o_bias=True
+)
 ON_PLANES = replace(GROUPED, max_position=4096)
 
 
@@ -121,6 +135,21 @@ def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
     """Queries, keys, values and the inputs of O and down beyond fp16."""
     factors = dict.fromkeys(("q_proj", "k_proj", "v_proj", "up_proj", "w3"), 1e5)
     found, wanted = counted(loud(config, **factors), tp, dtype)
+    assert found == wanted and found["0"]["fp16"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+@pytest.mark.parametrize(
+    "config", [EXPERTS, SHARED, SCALED, CUT], ids=["own", "shared", "scaled", "cut"]
+)
+@pytest.mark.cases(2)
+def test_loud_routers_and_experts(config: ModelConfig, dtype: str) -> None:
+    """Logits of the router beyond fp16 count once, whatever the shares are made of them."""
+    factors = dict.fromkeys(("mlp.gate", "block_sparse_moe.gate", "router"), 2e5)
+    found, wanted = counted(loud(config, **factors), 2, dtype)
+    assert found == wanted and found["0"]["fp16"] > 0
+    factors |= dict.fromkeys(("up_proj", "w3", "shared_expert_gate", "q_proj"), 1e5)
+    found, wanted = counted(loud(config, 1e5, **factors), 2, dtype)
     assert found == wanted and found["0"]["fp16"] > 0
 
 
