@@ -246,9 +246,9 @@ class ModelConfig:
                 raise CheckpointError(
                     f"{name} is {value}; what is multiplied needs {CAPS[0]} to {CAPS[1]:,.0f}"
                 )
-        if not (math.isfinite(self.swiglu_limit) and self.swiglu_limit > 0):
+        if not CAPS[0] <= self.swiglu_limit <= CAPS[1]:
             raise CheckpointError(
-                f"swiglu_limit is {self.swiglu_limit}; it must be positive and finite"
+                f"swiglu_limit is {self.swiglu_limit}; it must be from {CAPS[0]} to {CAPS[1]:,.0f}"
             )
         for name in ("query_scale", "score_cap", "logit_cap"):
             value = getattr(self, name)

@@ -52,7 +52,11 @@ SMOLLM3 = "SmolLM3ForCausalLM"
 """Some of its layers have no rotary positions."""
 GEMMA3 = "Gemma3ForCausalLM"
 """Its sliding layers have a rotary table of their own."""
+SWIGLU_SLOPE = 1.702
+"""What a cut gate is multiplied by in its sigmoid, in every published gpt-oss."""
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
+UNSETTLED = ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+"""Classes whose versions disagree on the layers that have a window."""
 NEVER, ALWAYS, SWITCHED, MOST = "never", "always", "switched", "most"
 """Families by their sliding windows: none; on every layer; as ``use_sliding_window`` says; on all
 but every ``full_every``-th layer.
@@ -91,15 +95,11 @@ FAMILIES = {
         "MixtralForCausalLM", 8, eps=1e-5, theta=1e6, max_position=131072, sliding=ALWAYS
     ),
     "qwen2": _Family("Qwen2ForCausalLM", 32, max_position=32768, sliding=SWITCHED, window=4096),
-    "qwen2_moe": _Family(
-        "Qwen2MoeForCausalLM", 16, max_position=32768, sliding=SWITCHED, window=4096
-    ),
+    "qwen2_moe": _Family(UNSETTLED[0], 16, max_position=32768, sliding=SWITCHED, window=4096),
     "qwen3": _Family(
         "Qwen3ForCausalLM", 32, 128, max_position=32768, sliding=SWITCHED, window=4096
     ),
-    "qwen3_moe": _Family(
-        "Qwen3MoeForCausalLM", 4, max_position=32768, sliding=SWITCHED, window=4096
-    ),
+    "qwen3_moe": _Family(UNSETTLED[1], 4, max_position=32768, sliding=SWITCHED, window=4096),
     "phi3": _Family("Phi3ForCausalLM", eps=1e-5, max_position=4096, sliding=ALWAYS),
     "granite": _Family("GraniteForCausalLM"),
     "smollm3": _Family(SMOLLM3, 4, theta=2e6, tied=True, max_position=32768, sliding=SWITCHED),
@@ -168,7 +168,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     """Translate the fields of a Hugging Face ``config.json``."""
     family, kind = _family_of(fields)
     _check_activation(fields, family)
-    # Qwen2's class knows no such flag: it has the biases of queries, keys and values always.
+    # Qwen2's class knows no such flag: it has the biases of queries, keys and values always, and
+    # Qwen2-MoE's by a flag of its own.
     biased = bool(fields.get("attention_bias", kind.biased))
     biased = biased and family not in ("qwen2", "qwen2_moe")
     if (biased and family not in BIASED) or fields.get("mlp_bias"):
@@ -221,7 +222,9 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
         rope_theta=rope.theta,
         rope_scaling=rope.scaling,
         tied=bool(fields.get("tie_word_embeddings", kind.tied)),
-        qkv_bias=biased or family in ("qwen2", "qwen2_moe"),
+        qkv_bias=biased
+        or family == "qwen2"
+        or (family == "qwen2_moe" and bool(fields.get("qkv_bias", True))),
         o_bias=biased,
         **_special(fields, family),
     )
@@ -265,6 +268,9 @@ def _of_llama4(fields: Mapping[str, Any], layers: int, positions: int) -> dict[s
     """
     every = whole_of(fields, "interleave_moe_layer_step", 1)
     named = fields.get("moe_layers")
+    numbers = isinstance(named, list) and all(type(layer) is int for layer in named)
+    if named is not None and not numbers:
+        raise refusal(f"moe_layers is {shown(named)}", "it must be a list of layers' numbers")
     if every != 1 or (named is not None and sorted(named) != list(range(layers))):
         raise refusal(
             "some layers have no experts (interleave_moe_layer_step, moe_layers)",
@@ -344,6 +350,12 @@ def _special(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
 def _of_gpt_oss(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Sinks, and experts with biases whose gates are cut."""
     limit = number_of(fields, "swiglu_limit", 7.0)
+    slope = number_of(fields, "swiglu_alpha", SWIGLU_SLOPE)
+    if slope != SWIGLU_SLOPE:
+        raise refusal(
+            f"swiglu_alpha is {slope}, for which there are no kernels",
+            f"use a model whose gates have {SWIGLU_SLOPE}",
+        )
     return {
         "sinks": True,
         "expert_bias": True,
@@ -436,6 +448,12 @@ def _sliding_layers(
     usual = (window > 0,) * layers
     if kind.architecture == SMOLLM3:
         usual = tuple(window > 0 and not one for one in turned)
+    elif kind.architecture in UNSETTLED and window and fields.get("layer_types") is None:
+        raise refusal(
+            "use_sliding_window is set, and versions of the class disagree on the layers that it "
+            "means",
+            "name them in layer_types",
+        )
     elif kind.sliding == SWITCHED and window:
         first = whole_of(fields, "max_window_layers", 28)
         usual = tuple(layer >= first for layer in range(layers))

@@ -230,7 +230,8 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
     if embedding is None:
         raise fields.refuse("tensor 'token_embd.weight' is missing")
     positions = fields.whole(f"{a}.context_length")
-    window = fields.whole(f"{a}.attention.sliding_window", WINDOW.get(a, 0))
+    usual = None if a == GPT_OSS else WINDOW.get(a, 0)  # as in llama.cpp, which needs gpt-oss's
+    window = fields.whole(f"{a}.attention.sliding_window", usual)
     experts = fields.whole(f"{a}.expert_count", 0) or 1
     gemma = a in GEMMAS
     config = ModelConfig(
@@ -255,7 +256,7 @@ def _configuration(file: GgufFile, fields: _Fields) -> ModelConfig:
         qkv_bias="blk.0.attn_q.bias" in file.tensors,
         o_bias="blk.0.attn_output.bias" in file.tensors,
         experts=experts,
-        experts_per_token=fields.whole(f"{a}.expert_used_count", 1) if experts > 1 else 1,
+        experts_per_token=fields.whole(f"{a}.expert_used_count") if experts > 1 else 1,
     )
     # As many layers as the file can have: what follows names every tensor of each.
     if config.layers * (6 if a == "phi3" else 8) > len(file.tensors):

@@ -6,12 +6,15 @@ The defaults are those of the classes of Hugging Face's transformers, one family
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from programs.models import LayerKind, ModelConfig, Rope, RopeScaling, read_config
+from programs.models import CheckpointError, LayerKind, ModelConfig, Rope, RopeScaling, read_config
+from programs.models import families as published
+from tests import ROOT
 
 #: What no class has a default for that is used here: 32 heads of 32, twelve layers.
 GIVEN = {
@@ -107,7 +110,52 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "second_rope": Rope(10_000.0),
         "layer_kinds": (*[LayerKind(True, True)] * 5, PLAIN) * 2,
     },
+    "gpt_oss": {
+        "kv_heads": 8,
+        "head_dim": 64,
+        "eps": 1e-5,
+        "rope_theta": 150_000.0,
+        "max_position": 131_072,
+        "qkv_bias": True,
+        "o_bias": True,
+        "sinks": True,
+        "expert_bias": True,
+        "activation": "clamped_silu",
+        "swiglu_limit": 7.0,
+        "experts": 128,
+        "experts_per_token": 4,
+        "sliding_window": 128,
+        "layer_kinds": (SLIDES, PLAIN) * 6,
+    },
+    "llama4_text": {
+        "kv_heads": 8,
+        "head_dim": 128,
+        "eps": 1e-5,
+        "rope_theta": 500_000.0,
+        "max_position": 8191,  # before queries grow and chunks begin
+        "experts": 16,
+        "experts_per_token": 1,
+        "shared_experts": 1,
+        "input_shares": True,
+        "head_norms": True,
+        "head_gains": False,
+        "layer_kinds": (PLAIN, PLAIN, PLAIN, LayerKind(False, True, True)) * 3,
+        "second_rope": Rope(0.0),
+    },
     "olmo2": {"eps": 1e-5, "pre_norms": False, "post_norms": True, "wide_norms": True},
+}
+#: What people call the others than by their model_type.
+CALLED = {
+    "qwen2": "Qwen",
+    "qwen3": "Qwen",
+    "qwen2_moe": "Qwen2-MoE",
+    "qwen3_moe": "Qwen3-MoE",
+    "phi3": "Phi-3",
+    "gemma2": "Gemma",
+    "gemma3_text": "Gemma",
+    "gpt_oss": "gpt-oss",
+    "llama4_text": "Llama 4",
+    "olmo2": "OLMo-2",
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 
@@ -115,6 +163,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 def read(path: Path, model_type: str, **more: Any) -> ModelConfig:
     file = path / "config.json"
     fields = {"model_type": model_type, "norm_topk_prob": True, **GIVEN, **more}
+    if model_type == "gpt_oss":
+        fields["rope_scaling"] = None  # has to be given
     file.write_text(json.dumps(fields), encoding="utf-8")
     return read_config(file)
 
@@ -139,6 +189,29 @@ def test_windows_that_are_switched_on(tmp_path: Path) -> None:
         assert found.layer_kinds == (*[PLAIN] * 28, SLIDES, SLIDES)
         found = read(tmp_path, family, **more, max_window_layers=29, sliding_window=100)
         assert (found.sliding_window, found.layer_kinds) == (100, (*[PLAIN] * 29, SLIDES))
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe"])
+def test_windows_of_experts_need_types_of_layers(family: str, tmp_path: Path) -> None:
+    """Versions of these classes give them to different layers."""
+    with pytest.raises(CheckpointError) as told:
+        read(tmp_path, family, use_sliding_window=True)
+    assert str(told.value).endswith(
+        "use_sliding_window is set, and versions of the class disagree on the layers that it "
+        "means; name them in layer_types"
+    )
+    types = ["sliding_attention", "full_attention"] * 6
+    found = read(tmp_path, family, use_sliding_window=True, layer_types=types)
+    assert found.layer_kinds == (SLIDES, PLAIN) * 6
+    # what has no effect is not refused
+    assert not read(tmp_path, family, sliding_window=100).layer_kinds
+
+
+def test_biases_of_qwen2_with_experts_can_be_left_out(tmp_path: Path) -> None:
+    found = read(tmp_path, "qwen2_moe", qkv_bias=False)
+    assert found == replace(read(tmp_path, "qwen2_moe"), qkv_bias=False)
+    assert read(tmp_path, "qwen2_moe", qkv_bias=True).qkv_bias
+    assert read(tmp_path, "qwen2", qkv_bias=False).qkv_bias  # whose class has no such flag
 
 
 @pytest.mark.parametrize(("window", "slides"), [(4095, True), (4096, False), (4097, False)])
@@ -184,3 +257,12 @@ def test_a_table_stretched_reaches_as_far(tmp_path: Path) -> None:
     assert far.max_position == 2**31 - 1
     gemma = read(tmp_path, "gemma3_text", rope_scaling={"rope_type": "linear", "factor": 8.0})
     assert gemma.max_position == 131_072
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/limits.md", "docs/how-to.md"])
+def test_every_family_is_named_where_a_user_looks(page: str) -> None:
+    assert set(FAMILIES) == set(published.FAMILIES)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = text.partition("## Limits")[2] or text
+    for family in FAMILIES:
+        assert CALLED.get(family, family).lower() in text.lower(), family

@@ -407,6 +407,12 @@ def test_gpt_oss_is_read_as_converted(tmp_path: Path, kind: str) -> None:
     write(path, GPT_OSS, alone, family="gpt-oss", kind=form, fields=fields, extra=extra)
     read = load_checkpoint(path)
     assert read.config == GPT_OSS
+    for name in ("expert_used_count", "attention.sliding_window"):  # nobody guesses them
+        lacking = {**fields, f"gpt-oss.{name}": None}
+        write(path, GPT_OSS, alone, family="gpt-oss", kind=form, fields=lacking, extra=extra)
+        with pytest.raises(CheckpointError, match=re.escape(f"gpt-oss.{name} is missing")):
+            load_checkpoint(path)
+    write(path, GPT_OSS, alone, family="gpt-oss", kind=form, fields=fields, extra=extra)
     for name, tensor in tensors.items():
         meant = tensor
         if tensor.ndim == 2 and kind == "MXFP4":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,14 @@ def test_the_configuration_is_what_the_family_computes(tmp_path: Path) -> None:
     [
         ({"rope_scaling": ...}, "rope_scaling of a gpt-oss model is not given; add it, null if"),
         ({"quantization_config": {"quant_method": "awq"}}, "the weights are already quantised"),
-        ({"swiglu_limit": 0}, "swiglu_limit is 0.0; it must be positive and finite"),
+        ({"swiglu_limit": 0}, "swiglu_limit is 0.0; it must be from 1e-06 to 1,000,000"),
+        ({"swiglu_limit": 1e39}, r"swiglu_limit is 1e\+39; it must be from 1e-06 to 1,000,000"),
+        ({"swiglu_limit": 1e-60}, "swiglu_limit is 1e-60; it must be from 1e-06 to 1,000,000"),
+        ({"swiglu_limit": math.nan}, "swiglu_limit is nan; it must be from 1e-06 to 1,000,000"),
+        (
+            {"swiglu_alpha": 1.5},
+            "swiglu_alpha is 1.5, for which there are no kernels; use a model whose gates have 1.7",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -186,6 +186,15 @@ def test_layers_without_experts_are_refused(changes: dict[str, Any], tmp_path: P
     ) in str(told.value)
 
 
+@pytest.mark.parametrize("named", [5, ["a", 1], [0, True], {"0": 1}], ids=str)
+def test_layers_with_experts_are_a_list_of_numbers(named: object, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as told:
+        read_config(written(tmp_path / "m", moe_layers=named))
+    assert "moe_layers is " in str(told.value)
+    assert str(told.value).endswith("; it must be a list of layers' numbers")
+    assert read_config(written(tmp_path / "m", moe_layers=[1, 0])).experts == E
+
+
 def test_inputs_are_scaled_by_one_logit() -> None:
     plain = ModelConfig(48, 1, 4, 4, 12, 20, 67, experts=3, experts_per_token=2)
     with pytest.raises(CheckpointError, match="shares of what goes into experts are of one logit"):
