@@ -329,7 +329,7 @@ def _place(
     pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
     t, kt = layout.x_tiles, layout.kv_tiles
-    chunk = mask_positions(context, spec)
+    window = mask_positions(context, spec)
     cuts = cache_cuts(context, spec.words_per_bank, sequences)
     constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
     tiles = act_words(layout, dtype)
@@ -353,7 +353,7 @@ def _place(
     hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
     logits = pm.top(EAST_QUAD, layout.vocab_blocks)
     narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if layout.replicate else act.first[1]
-    words |= _attention_constants(pm, layout, context, (chunk, len(cuts.maps)), tokens)
+    words |= _attention_constants(pm, layout, context, (window, len(cuts.maps)), tokens)
     factor = pm.top(WEST_QUAD, tokens)
     dynamic = pm.top(KV_QUAD if layout.experts == 1 else _EAST_2, tokens)
     inbox = partial  # free while no product is under way
@@ -368,7 +368,7 @@ def _place(
         turned = words["rotated"], words["outputs"]
         planes = place_on_planes(pm, layout, context, turned, tokens)
     else:
-        sliding = place_sliding_mask(pm, layout, context, chunk, tokens)
+        sliding = place_sliding_mask(pm, layout, context, window, tokens)
     # the same places for most stages, so that they share the code of their blocks
     scales = max(_scale_words(layout, stage, dtype), pm.words // 8)
     caches: list[CacheForm]
@@ -383,8 +383,8 @@ def _place(
     attention = None
     if not layout.on_planes:
         attention = AttentionPlaces(
-            mask_words=2 * chunk,
-            mask_positions=chunk,
+            mask_words=2 * window,
+            mask_positions=window,
             scores=scores,
             keys=(),
             values=(),
@@ -481,13 +481,13 @@ def _attention_constants(
     of_maps: positions of a window of the mask, and words of a map of the cache.
     """
     found = {"cos": pm.top(WEST_QUAD, tokens), "sin": pm.top(_WEST_2, tokens)}
-    chunk, maps = of_maps
+    window, maps = of_maps
     if not layout.on_planes:
         found |= {
             "head_masks": pm.top(WEST_QUAD, layout.heads_per_tile),
-            "mask_table": pm.bottom(WEST_QUAD, 2 * chunk, one_bank=True),
+            "mask_table": pm.bottom(WEST_QUAD, 2 * window, one_bank=True),
             "kv_map": pm.top(MAP_PAIR, tokens * maps),
-            "mask_map": pm.top(MAP_PAIR, tokens * -(-context // chunk)),
+            "mask_map": pm.top(MAP_PAIR, tokens * -(-context // window)),
         }
     return found | {"swap_map": pm.top(KV_QUAD[:1], 1)}
 
