@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from programs.decoder import GoldenDecoder, Layout, partition_model
+from programs.decoder import GoldenDecoder, Layout, partition, partition_model
 from programs.decoder.lanes import PartitionError
 from programs.decoder.partition import activation_factors, chip_weights
 from programs.models import Checkpoint, ModelConfig, random_checkpoint
@@ -117,6 +117,69 @@ def test_uneven_gains_cost_no_accuracy(seed: int) -> None:
     logits = GoldenDecoder(partition_model(uneven_model, 2)).logits_for(tokens)
     error = np.sqrt(np.mean((logits - wanted) ** 2)) / wanted.std()
     assert error < 0.015
+
+
+@dataclass
+class _Massive:
+    """A model one of whose channels is huge for every token, as some have them.
+
+    weights: what those that take this channel are multiplied by.
+    """
+
+    source: TensorSource
+    channel: int
+    size: float
+    weights: float
+
+    def read(self, name: str, rows: Index | None, columns: Index | None) -> F32:
+        values = self.source.read(name, rows, columns).copy()
+        if "embed" in name:
+            values[:, self.channel] = self.size
+        elif any(part in name for part in ("q_proj", "k_proj", "v_proj", "gate", "up_", "lm_head")):
+            values[:, self.channel] *= self.weights
+        return values
+
+
+def massive_errors(
+    seed: int, ratio: float, weights: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[float, float]:
+    """Errors of logits with factors, and with all of the gains in the weights; in deviations."""
+    gains = uneven(seed)
+    gains[7] = 0.05  # norms make such a channel small
+    model = model_with(gains)
+    size = ratio * float(model.tensor("model.embed_tokens.weight").std())
+    model = replace(model, source=_Massive(model.source, 7, size, weights))
+    tokens = [3, 41, 59, 26, 5, 8]
+    wanted = LlamaFloat32(model).logits(tokens)
+
+    def error() -> float:
+        logits = GoldenDecoder(partition_model(model, 2)).logits_for(tokens)
+        return float(np.sqrt(np.mean((logits - wanted) ** 2)) / wanted.std())
+
+    taken = error()
+    with monkeypatch.context() as patch:
+        patch.setattr(partition, "activation_factors", lambda gain: np.ones(len(gain), np.float32))
+        return taken, error()
+
+
+@pytest.mark.parametrize("ratio", [30.0, 3000.0])
+def test_a_massive_channel_costs_less_than_with_gains_in_weights(
+    ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows of weights, which keep less of the gain, spend fewer of the others' steps."""
+    taken, folded = massive_errors(0, ratio, 1.0, monkeypatch)
+    assert taken < 0.025 and taken < folded / 3
+
+
+def test_a_massive_channel_that_no_weight_takes_costs_steps_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one case that factors make worse: up to the reach, which they take of every other lane.
+
+    The norm of x still has the channel, and its factor nothing to give back.
+    """
+    taken, folded = massive_errors(0, 3000.0, 0.0, monkeypatch)
+    assert folded < taken < partition.GAIN_REACH * folded
 
 
 def test_fp16_folds_whole_gains_and_takes_no_factors() -> None:
