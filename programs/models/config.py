@@ -23,6 +23,8 @@ MAX_LAYERS = 1 << 14
 """Bounds that keep a damaged configuration from asking for unbounded work."""
 CAPS = 1e-6, 1e6
 """Least and most of what scores and logits are multiplied by or capped at."""
+SMALLEST = 2.0**-126
+"""Of the normal fp32 numbers."""
 SIZES = ("hidden_size", "layers", "heads", "kv_heads", "head_dim", "ffn", "vocab", "max_position")
 
 
@@ -256,10 +258,14 @@ class ModelConfig:
                 raise CheckpointError(
                     f"{name} is {value}; it must be from {CAPS[0]} to {CAPS[1]:,.0f}, or 0"
                 )
-        for name in ("eps", "rope_theta"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise CheckpointError(f"{name} is {value}; it must be positive and finite")
+        if not SMALLEST <= self.eps <= CAPS[1]:
+            raise CheckpointError(
+                f"eps is {self.eps}; it must be from {SMALLEST:.2g} to {CAPS[1]:,.0f}"
+            )
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
+            raise CheckpointError(
+                f"rope_theta is {self.rope_theta}; it must be positive and finite"
+            )
         self._check_layers()
 
     def _check_layers(self) -> None:

@@ -235,6 +235,8 @@ DAMAGES: list[tuple[str, Callable[[Path], Any]]] = [
     ("head_dim is 13", config_with(head_dim=13)),
     ("cannot share 3", config_with(num_key_value_heads=3)),
     ("eps is nan", config_with(rms_norm_eps=float("nan"))),
+    ("eps is 1e+39; it must be from 1.2e-38 to 1,000,000", config_with(rms_norm_eps=1e39)),
+    ("eps is 1e-60; it must be from 1.2e-38 to 1,000,000", config_with(rms_norm_eps=1e-60)),
     ("rope_theta is too large", config_with(rope_theta=10**400)),
     ("vocab_size is too large; correct it", config_with(vocab_size=10**400)),
 ]
