@@ -150,13 +150,13 @@ class BlockScheduler:
             self.numbers.inv_h,
             self.numbers.eps,
             self.numbers.gain if int8 else None,
-            s.dynamic if int8 else s.factor,
+            s.norm_factor,
         )
         tiles = layout.x_tiles
         if int8:
-            ready = quantise(d, self.spec, s.x, tiles, ready, s.dynamic, s.act, factors)
+            ready = quantise(d, self.spec, s.x, tiles, ready, s.norm_factor, s.act, factors)
         else:
-            ready = halve(d, self.spec, s.x, tiles, ready, s.factor, s.act)
+            ready = halve(d, self.spec, s.x, tiles, ready, s.norm_factor, s.act)
         return self._did(VXM, ready)
 
     def _input(self, ready: int, factors: Place | None) -> tuple[int, Place | None, int]:

@@ -78,6 +78,7 @@ class StageCode:
                 p.x,
                 p.factor,
                 p.dynamic,
+                p.norm_factor,
                 p.head_factors,
                 p.act,
                 p.results,

@@ -37,7 +37,16 @@ from .gemv import (
     matmul_round,
 )
 from .head_norm import HeadNormPlaces, norm_heads
-from .norm import Constants, dynamic_factor, factor_of_sum, halve, in_two, norm_factor, quantise
+from .norm import (
+    Constants,
+    clear_of_digits,
+    dynamic_factor,
+    factor_of_sum,
+    halve,
+    in_two,
+    norm_factor,
+    quantise,
+)
 from .on_planes import (
     BLOCK,
     CachedTile,
@@ -98,6 +107,7 @@ __all__ = [
     "cap_words",
     "choose_experts",
     "clamp_gates",
+    "clear_of_digits",
     "constant_words",
     "copy_chosen",
     "cut",

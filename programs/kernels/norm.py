@@ -17,6 +17,8 @@ from chip.scheduling import Alu, Pass, Place, Repeat, Schedule, Self, Stream, of
 from chip.spec import ChipSpec
 from programs.kernels.gemv import PART_BITS, Activations
 
+#: Streams: of an east factor, inward; of the east's digits, outward.
+_FACTOR, _EAST_DIGITS = 36, 8
 _PAIR = 2  # the east plane pair holds the ones
 #: Pieces of a sum, the power of two that the first is taken at, and the bits between two.
 PIECES, FIRST_BITS, PIECE_BITS = 5, 30, 12
@@ -26,6 +28,8 @@ SUM_UNIT = 2.0 ** (FIRST_BITS - PIECE_BITS * (PIECES - 1))
 _PIECE_CYCLES = 12
 #: Tiles of a pass that cuts them in two: it reads them again so many cycles later.
 _TILES_IN_TWO = 12
+#: Cycles from a normed word's factor to its digits: two products, an integer, halves, their types.
+_TO_DIGITS = 15
 #: Cycles a sum keeps its pieces' ALUs and the plane pair.
 SUM_CYCLES = _PIECE_CYCLES * PIECES
 
@@ -232,13 +236,13 @@ def quantise(
 ) -> int:
     """x * factor as two int8 digits, written to both hemispheres.
 
-    gains: west words that the product is multiplied by, ``factor`` being on KV_QUAD then; it is in
-    the west without.
+    gains: west words that the product is multiplied by, ``factor`` being in the east then, where it
+    must be clear of the digits (``clear_of_digits``); it is in the west without.
     """
     p = Pass(schedule, spec)
     t = 40
     value = p.load(x, 32, t, n=tiles, da=1)
-    inverse = p.load(factor, 4 if gains is None else 36, t, n=tiles, da=0)
+    inverse = p.load(factor, 4 if gains is None else _FACTOR, t, n=tiles, da=0)
     a, _ = p.op(Op.MUL_F32, t, value, inverse, n=tiles)
     if gains is not None:
         t += 3
@@ -248,12 +252,29 @@ def quantise(
     rounded, _ = p.op(Op.ADD_I32, t + 6, a, imm=64, n=tiles)
     high, _ = p.op(Op.ASR, t + 9, rounded, imm=7, n=tiles)
     low, _ = p.op(Op.AND, t + 9, rounded, imm=127, n=tiles)
-    for side, code in ((1, 8), (0, 40)):
+    for side, code in ((1, _EAST_DIGITS), (0, 40)):
         _, out = p.op(Op.CVT_I32_I8, t + 12, high, n=tiles, out=code, width=1)
         p.keep(target.first[side], out, t + 12, n=tiles)
         _, out = p.op(Op.SUB_I32, t + 12, low, imm=64, n=tiles, out=code + 4, width=1)
         p.keep(target.second[side], out, t + 12, n=tiles)
     return schedule.place(p, ready - p.first_read(value, inverse), "quantise") + p.ready
+
+
+def clear_of_digits(spec: ChipSpec, factor: Place, tiles: int, target: Activations) -> bool:
+    """Whether ``quantise`` can read the east word ``factor`` for ``tiles`` words, with gains.
+
+    It reads the factor once a word, and soon writes digits: on a slice that has both, the last read
+    must come before the first digit.
+    """
+    digits = {queue for place in (*target.first, *target.second) for queue in place.queues}
+    taken = isa.sample_position(isa.VXM_QUEUE, _FACTOR)
+    driven = isa.drive_position(isa.VXM_QUEUE, _EAST_DIGITS)
+    for position in {isa.slice_position(queue) for queue in digits & set(factor.queues)}:
+        read = -spec.read_cycles - abs(position - taken)
+        at = _TO_DIGITS + spec.alu_entry_cycles + spec.alu_cycles + abs(position - driven)
+        if read + tiles > at:
+            return False
+    return True
 
 
 def halve(

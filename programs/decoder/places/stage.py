@@ -48,6 +48,7 @@ from programs.kernels import (
     Segments,
     Weights,
     WideNormPlaces,
+    clear_of_digits,
 )
 from programs.models import PLAIN_LAYER, LayerKind
 from programs.sram import EAST_QUAD, KV_QUAD, MAP_PAIR, WEST_QUAD, SramPlacement, Symbols
@@ -135,6 +136,7 @@ class DecoderPlaces:
     x: Place
     factor: Place
     dynamic: Place
+    norm_factor: Place  # of normed activations: int8 in the east, fp16 in the west
     act: Activations
     stage: Stage
     variants: list[Matrices]
@@ -214,6 +216,7 @@ class DecoderPlaces:
             x=self.x.at(at * t),
             factor=self.factor.at(at),
             dynamic=self.dynamic.at(at),
+            norm_factor=self.norm_factor.at(at),
             act=act,
             results=self.results.at(at * result_words(layout)),
             up=self.up.at(at * result_words(layout)),
@@ -356,6 +359,9 @@ def _place(
     words |= _attention_constants(pm, layout, context, (window, len(cuts.maps)), tokens)
     factor = pm.top(WEST_QUAD, tokens)
     dynamic = pm.top(KV_QUAD if layout.experts == 1 else _EAST_2, tokens)
+    norm_factor = dynamic if dtype == "int8" else factor
+    if not clear_of_digits(spec, norm_factor, t, act):
+        norm_factor = pm.top(_EAST_2, tokens)
     inbox = partial  # free while no product is under way
     if split or share:
         inbox = pm.top(_EAST_2, tokens * t * (1 + split))
@@ -400,6 +406,7 @@ def _place(
         x,
         factor,
         dynamic,
+        norm_factor,
         act,
         stage,
         variants,

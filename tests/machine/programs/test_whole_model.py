@@ -251,6 +251,14 @@ def test_pieces_that_are_legal_alone_are_legal_together() -> None:
     assert len({p.cycles for p in programs}) == 1 and programs[0].cycles == plan.cycles
 
 
+@pytest.mark.parametrize("tiles", [28, 52])
+def test_x_may_be_as_many_words_as_it_likes(tiles: int) -> None:
+    """A norm reads its factor once a word, also when there are more than fit before its digits."""
+    config = ModelConfig(320 * tiles, 1, 8, 8, 40, 320, 320)
+    plan = compile_plan("wide", config, SPEC, context=64, tp=2)
+    assert plan.layout.x_tiles == tiles and check_plan(plan) > 0
+
+
 PLANNED = [
     (name, context)
     for name, shape in ARCHITECTURES.items()
