@@ -190,6 +190,7 @@ def test_a_killed_compile_leaves_the_old_file_or_none(tmp_path: Path) -> None:
             target.unlink()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
     target = tmp_path / "x.lpu"
     target.write_bytes(b"old")

@@ -330,6 +330,7 @@ def test_wrong_options_are_one_line(
     assert words in error
 
 
+@pytest.mark.long
 def test_stays_until_it_was_scraped_twice() -> None:
     port = free_ports(1)[0]
     began = time.monotonic()

@@ -71,6 +71,7 @@ def test_launches_that_fail_on_the_modelled_machine_count_once(
     assert result.saturations == calm.saturations
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_actors_and_a_lost_one(
     loud: Artifact, calm: GenerationResult, local_ray: None, tmp_path: Path

@@ -360,6 +360,7 @@ def sums_are_right(bench: Bench, sets: dict[int, list[int]], shared: bool) -> bo
     return True
 
 
+@pytest.mark.long
 def test_row_8_weight_load_as_in_the_published_programs(run: Runner) -> None:
     """409,600 weights into four planes in < 40 cycles, Read and transit included (S20, MORSE).
 
@@ -372,6 +373,7 @@ def test_row_8_weight_load_as_in_the_published_programs(run: Runner) -> None:
     assert sums_are_right(bench, sets, shared=True)
 
 
+@pytest.mark.long
 def test_row_8_weight_load_of_four_different_matrices(run: Runner) -> None:
     """409,600 different weights need 32 slices per hemisphere, so some lie further in.
 

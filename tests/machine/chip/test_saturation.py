@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -57,6 +58,7 @@ def _engine_counts(bench: Bench, program: Program) -> NDArray[np.int64]:
     return chip.saturated
 
 
+@pytest.mark.long
 @settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(
     ops=st.lists(st.sampled_from(CONVERSIONS), min_size=1, max_size=4),

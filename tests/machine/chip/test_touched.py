@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from chip.engine import Chip, Rings
 from chip.linking import link, touched_words
@@ -12,6 +13,7 @@ from tests.stands.programs_random import WORDS, fill_words, random_program
 SPEC = ChipSpec()
 
 
+@pytest.mark.long
 def test_nothing_else_changes() -> None:
     bank = SPEC.words_per_bank
     used = np.r_[0:WORDS, bank : bank + WORDS]  # all that random programs reach

@@ -225,6 +225,7 @@ def site() -> AgentSite:
     return build_site(AgenticSettings())
 
 
+@pytest.mark.long
 def test_text_is_real_and_cycles_are_those_of_emulated_chips(site: AgentSite) -> None:
     requests = draw_requests(50.0, 4, 0)
     report = run_agentic(requests, site, "rule", 0, 0.1)

@@ -32,6 +32,7 @@ TWO_VECTORS = """
 FLOATS = st.floats(-1e6, 1e6, width=32)
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(FLOATS, FLOATS)
 def test_the_sum_comes_out(tmp_path_factory: pytest.TempPathFactory, a: float, b: float) -> None:

@@ -160,6 +160,7 @@ def lpu(*arguments: str, said: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_the_command_answers_line_by_line(model: Path) -> None:
     options = ("--model", str(model), "--chips", "1", "--in-process", "--context", "64")
     done = lpu("chat", *options, "--max-new-tokens", "4", said="def f(x):\n/exit\nnever\n")

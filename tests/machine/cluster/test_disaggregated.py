@@ -270,6 +270,7 @@ def test_help_names_every_platform() -> None:
     assert tuple(PLATFORMS) == PLATFORM_NAMES
 
 
+@pytest.mark.long
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["experiment", "disaggregated", "--requests", "20"]
     assert run([*arguments, "--json"]) == 0

@@ -110,6 +110,7 @@ def test_stages_of_one_machine_share_its_time() -> None:
     assert report["host_bytes"]["gpu_tokens_out"] == 4 * int(trace.output_tokens.sum())
 
 
+@pytest.mark.long
 def test_one_rule_finds_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that is called like a shape: its name is the shape, ./name the directory."""
     shipped = find_model("draft").checkpoint
@@ -230,6 +231,7 @@ def test_an_interval_of_what_does_not_overlap(capsys: pytest.CaptureFixture[str]
     assert "an interval is of tokens that overlap" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_ten_thousand_requests_take_seconds() -> None:
     (row,) = load_10000_requests()
     assert row.value < 10
@@ -338,6 +340,7 @@ def test_no_simulation_outgrows_its_integers(
     assert captured.out == "" and captured.err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_model_without_weights_costs_what_its_plan_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -19,6 +19,7 @@ LOAD = ("load", "--requests", "50", "--lpu-cycles-per-token", "30000")
 SPLIT = ("disaggregated", "--requests", "20", "--lpu-cycles-per-token", "30000")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [

@@ -57,6 +57,7 @@ def test_a_plan_has_the_contract_s_keys(capsys: pytest.CaptureFixture[str]) -> N
     assert 0 < row["sram_used_ratio"] < 1
 
 
+@pytest.mark.long
 def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--model", "target", "--chips", "16", "--context", "64", "--batch", "3", "--no-run")
     row = planned(capsys, *asked)
@@ -230,6 +231,7 @@ def test_a_wrong_model_is_offered_none_that_is_then_refused(
             config_of(name)
 
 
+@pytest.mark.long
 def test_passes_say_what_they_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--model", "target", "--chips", "2", "--context", "64", "--no-run", "--explain")
     for block, first in (("attention", "norm factor"), ("ffn", "norm factor"), ("head", None)):

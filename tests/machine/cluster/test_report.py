@@ -210,6 +210,7 @@ def test_hostile_strings_stay_text(
     assert page.complaints() == [] and len(page.requests()) <= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(RUNS))
 @pytest.mark.cases(1)
 def test_a_saved_run_gives_the_same_page(
@@ -317,6 +318,7 @@ def test_paths_are_checked_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_sections_may_be_absent(pages: dict[str, tuple[Path, Path]]) -> None:
     value = json.loads(pages["generate"][0].read_text())
     bare = {key: value[key] for key in ("format", "version", "kind", "title", "facts")}

@@ -88,6 +88,7 @@ def test_a_cable_that_keeps_failing_costs_its_node(calm: Survived) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_text_is_that_of_the_usual_machine(calm: Survived) -> None:
     usual = run_generation(
         on(topology_of(64)), JOB, Placement(64, in_process=True), Listener(), perf_counter(), MODEL
@@ -103,6 +104,7 @@ def test_a_second_death_needs_a_second_spare() -> None:
         generate(plan)
 
 
+@pytest.mark.long
 def test_a_node_that_is_gone_does_not_die_again(calm: Survived) -> None:
     cables = calm.artifact.cables
     broken = next(n for n, (a, _, b, _) in enumerate(cables) if a // 8 == 4 and b // 8 == 4)

@@ -160,6 +160,7 @@ class Chain:
         return self.table[list(tokens)].astype(np.float32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("drafter", ["model", "lookup"])
 @pytest.mark.cases(1)
 def test_whole_texts_follow_the_target(drafter: str) -> None:
@@ -345,6 +346,7 @@ def test_wrong_input(arguments: list[str], complaint: str) -> None:
     assert done.output == ""
 
 
+@pytest.mark.long
 def test_command_line(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("def \n\nclass \n")

@@ -244,6 +244,7 @@ def test_too_many_events_are_refused_with_a_window_that_fits(whole: TracePlan, m
     assert fits.block_events() > 0
 
 
+@pytest.mark.long
 def test_both_formats_say_the_same(
     artifact: Artifact, launches: list[Launched], tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_factorisation(capsys: pytest.CaptureFixture[str]) -> None:
     assert "of the largest element" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_product_over_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--m", "30", "--k", "900", "--n", "200", "--chips", "10")
     said = answer(capsys, "workload", "matmul", *sizes, "--split", "rows:5,columns:2", "--run")

@@ -102,6 +102,7 @@ def one_count(
     return made
 
 
+@pytest.mark.long
 @given(
     st.sampled_from(["2", "4", "8", "16", "24"]),
     st.sampled_from(OPERATIONS),

@@ -51,6 +51,7 @@ def _same(a: list[Image], b: list[Image]) -> bool:
     return [image_digest(image) for image in a] == [image_digest(image) for image in b]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tp", "pp"), [(1, 4), (1, 8), (2, 2), (2, 4), (4, 1)])
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.cases(4)

@@ -45,6 +45,7 @@ def compare(shape: EncoderShape, chips: int = 1, seed: int = 0) -> int:
     return cycles
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     heads=st.integers(1, 9),

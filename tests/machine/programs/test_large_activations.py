@@ -60,6 +60,7 @@ def test_a_large_channel_costs_no_accuracy(size: float, dtype: str) -> None:
     assert relative_error(outlier(size, quiet=False), dtype) < 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [20_000.0, 60_000.0, 1e5])
 @pytest.mark.cases(1)
 def test_a_large_channel_that_norms_hold_back_costs_no_accuracy_in_fp16(size: float) -> None:

@@ -170,6 +170,7 @@ def test_faults_that_never_end_are_one_error(artifact: Artifact) -> None:
         run(artifact, FaultPlan(link_bit_error_rate=1e-3))
 
 
+@pytest.mark.long
 def test_everything_at_once_and_again(artifact: Artifact, calm: RunResult) -> None:
     plan = FaultPlan(
         seed=3,

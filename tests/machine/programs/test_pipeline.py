@@ -145,6 +145,7 @@ def test_more_tiles_than_a_pass_takes(tp: int, config: ModelConfig) -> None:
     compare(artifact, model, 3, LOOKAHEAD)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tp", "pp", "layers"), [(2, 4, 5), (8, 4, 12)])
 @pytest.mark.cases(1)
 def test_a_belt_gives_every_sequence_its_own_tokens(tp: int, pp: int, layers: int) -> None:

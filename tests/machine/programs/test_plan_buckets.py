@@ -92,6 +92,7 @@ def test_every_bucket_is_checked(plan: Plan, monkeypatch: pytest.MonkeyPatch) ->
     assert len(seen) == 2 * shapes
 
 
+@pytest.mark.long
 def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["plan", "--model", "draft", "--chips", "8", "--context", "256", "--no-run"]
     assert run([*asked, "--buckets", "--json"]) == 0

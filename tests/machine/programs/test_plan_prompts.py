@@ -98,6 +98,7 @@ def test_chunks_that_cannot_be_leave_the_tokens() -> None:
     assert prompt_costs(experts, [3], 4) == prompt_costs(experts, [3])
 
 
+@pytest.mark.long
 def test_instruction_words_of_chunks_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a chunk are several times as many as a token's."""
     plan = compile_plan("test", CONFIG, SPEC, context=64, chips=8)
@@ -109,6 +110,7 @@ def test_instruction_words_of_chunks_fit_too(monkeypatch: pytest.MonkeyPatch) ->
     assert re.match(r"--chunk 8: a chunk of 8 tokens: [0-9,]+ bytes of instruction", found.refused)
 
 
+@pytest.mark.long
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["plan", "--model", "smollm2-135m", "--chips", "16", "--context", "128", "--no-run"]
     assert run([*asked, "--no-advice", "--prompt", "100,7", "--json"]) == 0

@@ -277,6 +277,7 @@ def one_and_one_hot(plan: Plan, stage: int) -> set[Word]:
     return tables
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "dtype"),
     [*CASES, (EXPERTS, "int8"), (EXPERTS, "fp16")],
@@ -389,6 +390,7 @@ def test_no_schedule_is_below_the_floor(config: ModelConfig, dtype: str) -> None
     assert found.boundaries == SPEC.hop_cycles
 
 
+@pytest.mark.long
 def test_a_full_belt_says_how_many_sequences_fit() -> None:
     """As many as a plan with that batch on the same machine is not refused for."""
     small = replace(SPEC, words_per_bank=260)

@@ -87,6 +87,7 @@ def test_programs_for_prompts_are_legal(four: tuple[Artifact, PartitionedModel])
     assert not any("prompt" in name for name in one.programs), "one stage has nothing to overlap"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tp", "pp", "length", "sync"),
     [
@@ -183,6 +184,7 @@ def test_a_spare_node_computes_the_beats_again(
     assert (result.faults["spare_used"], result.faults["replays"]) == (1, 1)
 
 
+@pytest.mark.long
 def test_first_tokens_on_a_belt_of_several_prompts() -> None:
     """Prompt after prompt: q's last token has entered after all of its and those before it."""
     model = partition_model(random_checkpoint(CONFIG, 5), 2)

@@ -211,6 +211,7 @@ def test_barriers_count_as_lookahead() -> None:
     assert counted(loud_model, 2, "fp16", 2, BARRIER)[0] == counted(loud_model, 2, "fp16", 2)[0]
 
 
+@pytest.mark.long
 def test_other_golden_models_count_each_value_once() -> None:
     """Their chips convert it for one hemisphere or for both; no lane is padding here."""
     shape = EncoderShape(1, 320, 20, 320, 16)

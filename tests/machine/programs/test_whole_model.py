@@ -83,6 +83,7 @@ def test_timing_programs_have_the_effects_of_linked_ones() -> None:
     assert link(program, SPEC).elements == joined.elements
 
 
+@pytest.mark.long
 def test_too_little_memory_splits_ffns_or_is_refused() -> None:
     plan = compile_plan("small", LARGE, SHALLOW, context=32)
     assert plan.chips > 8 and plan.pipeline.split
@@ -94,6 +95,7 @@ def test_too_little_memory_splits_ffns_or_is_refused() -> None:
     assert f"does not fit {fewer} chips" in text and "B more" in text and "\n" not in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("asked", "batch"), [(512, 5), (400, 6)])
 @pytest.mark.cases(1)
 def test_too_long_a_context_names_the_longest(asked: int, batch: int) -> None:
@@ -223,6 +225,7 @@ def fewest_cuts(
     return rest(0, stages)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("chips", "tp", "left"),
     [

@@ -368,6 +368,7 @@ def test_malformed_tables() -> None:
     assert "bounds" in {f.code for f in check(program(wild), SPEC)}
 
 
+@pytest.mark.long
 def test_mutants_are_noticed() -> None:
     """Most single edits of a tagged program break a rule; all findings are complete."""
     rejected = 0

@@ -59,12 +59,14 @@ def emitted(p: NDArray[np.float64], q: NDArray[np.float64], seed: int) -> Iterat
         yield token if verdict.accepted else verdict.token
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sharpness", [0.3, 2.0])
 def test_emitted_tokens_follow_the_target(sharpness: float) -> None:
     p, q = random_law(1, 40, sharpness), random_law(2, 40, sharpness)
     check_drawn_from(list(emitted(p, q, 5)), p)
 
 
+@pytest.mark.long
 def test_a_sure_drafter_is_corrected_too() -> None:
     p = random_law(1, 12, 1.0)
     check_drawn_from(list(emitted(p, acceptance.point_mass(3, 12), 5)), p)

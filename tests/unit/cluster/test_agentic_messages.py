@@ -93,6 +93,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(sorted(schema()["properties"])), json_values))
 def test_any_values_under_the_right_names_are_refused_or_valid(changes: dict[str, Any]) -> None:

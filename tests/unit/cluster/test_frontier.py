@@ -65,6 +65,7 @@ def test_a_frontier_without_any_power_is_refused_before_planning() -> None:
     check_power(PlanSettings("target", chip=["groq-3-lp30"], set_=["chip.average_power_w=9"]).steps)
 
 
+@pytest.mark.long
 def test_a_file_and_a_picture(tmp_path: Path) -> None:
     rows = [plan(s, k, batch=s * k) for s, k in product((1, 2), (3, 4))]
     points = frontier_points(rows)

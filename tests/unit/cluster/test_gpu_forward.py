@@ -80,6 +80,7 @@ def test_every_batching_gives_the_same_bits(seed: int, sizes: list[int]) -> None
     assert same_bits(in_pieces(TARGET, tokens, sizes), in_pieces(TARGET, tokens, [1]))
 
 
+@pytest.mark.long
 def test_the_whole_context_gives_the_same_bits() -> None:
     tokens = text(11, TARGET.config.max_position)
     whole = TARGET.forward(tokens, TARGET.new_cache())

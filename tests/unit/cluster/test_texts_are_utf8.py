@@ -36,6 +36,7 @@ def test_a_lone_surrogate_from_python_is_told() -> None:
         GenerateSettings(prompt="\ud800")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["generate", "belt"])
 def test_the_command_says_it_in_one_line(verb: str) -> None:
     done = subprocess.run(

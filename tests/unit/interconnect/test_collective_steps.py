@@ -103,6 +103,7 @@ def test_parts_come_to_their_chips(chips: int, words: int) -> None:
         ], algorithm
 
 
+@pytest.mark.long
 @given(st.sampled_from([8, 16, 72, 264, 10_440]), st.integers(1, 40_000))
 @settings(max_examples=30, deadline=None)
 def test_shards_are_whole_words_as_even_as_possible(chips: int, words: int) -> None:

@@ -252,6 +252,7 @@ def test_other_sizes_name_the_nearest(chips: int, near: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_every_size_promised_exists() -> None:
     sizes = [1, 2, 4, 8, *range(16, 265, 8), *range(288, 10_441, 72)]
     exist = []

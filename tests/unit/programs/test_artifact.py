@@ -512,6 +512,7 @@ def measured(path: Path) -> tuple[int, float, str]:
     return peak, seconds, message
 
 
+@pytest.mark.long
 def test_memory_of_a_large_artifact(tmp_path: Path) -> None:
     """Saving needs a few chunks, loading the file's size and a few chunks."""
     path = tmp_path / "a.lpu"

@@ -135,6 +135,7 @@ def test_damaged_facts_are_no_decoder(decoder: Artifact, group: str, key: str, v
         decoder_of(damaged)
 
 
+@pytest.mark.long
 def test_a_decoder_on_the_planes_says_the_same_from_its_file(
     on_planes: Artifact, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_decoder_on_the_planes_says_the_same_from_its_file(
     assert len(facts.cached_words) == 2 and facts.cached_words[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -160,6 +160,7 @@ def test_awkward_shapes_are_close_to_float32(name: str, tp: int, dtype: str) -> 
     assert error < limit, f"{name}, {dtype}, tp {tp}: relative error {error:.5f}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tp", "dtype"), [(1, "int8"), (4, "int8"), (2, "fp16")])
 @pytest.mark.cases(1)
 def test_context_bucket_changes_no_bit(target: Checkpoint, tp: int, dtype: str) -> None:
