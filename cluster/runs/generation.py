@@ -32,8 +32,8 @@ from cluster.processes import (
 )
 from cluster.tracing import Launched
 from programs.artifact import Artifact, decoder_of
-from programs.decoder import ChipImages, PartitionedModel, ends_prompt
-from programs.running import Generation, Saturations, text_feedings
+from programs.decoder import ChipImages, PartitionedModel, ends_prompt, entry_at
+from programs.running import Generation, Saturations, prompt_feedings, text_feedings
 
 #: How long a look at the clock may take; its answer comes at the next look otherwise.
 ANSWER_SECONDS = 0.01
@@ -205,11 +205,18 @@ def kept_chips(
 
 
 def _in_order(artifact: Artifact) -> list[str]:
-    """All entry points of ``artifact``, first those of texts that grow from bucket to bucket."""
-    lengths = (2, *(bucket - 1 for bucket in decoder_of(artifact).buckets))
-    texts = [text_feedings(artifact, 0, length, 2) for length in lengths]
-    likely = [feeding.entry for text in texts for feeding in text]
-    return list(dict.fromkeys([*likely, *artifact.programs]))
+    """Entry points that texts which grow from bucket to bucket are likely to take, in order.
+
+    Of each bucket those of a prompt at its beginning, no longer than the shortest bucket, and of a
+    token after it.
+    """
+    facts = decoder_of(artifact)
+    ends = sorted({min(bucket, facts.context) for bucket in facts.buckets})
+    likely: list[str] = []
+    for start, end in zip((0, *ends), ends, strict=False):
+        fed = prompt_feedings(artifact, start, min(end - start, facts.buckets[0]))
+        likely += [*(feeding.entry for feeding in fed), entry_at(artifact, start, prefill=False)]
+    return list(dict.fromkeys(likely))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import contextlib
 import pickle
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from time import perf_counter
@@ -242,16 +243,14 @@ def linking_threads() -> list[Thread]:
     return [thread for thread in threading.enumerate() if "_work" in thread.name]
 
 
-def test_programs_are_linked_in_the_order_of_their_launches(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = partition_model(random_checkpoint(SHAPE, 0), 2, "int8")
-    artifact = compile_decoder(model, ChipSpec(), 320)
-    told: list[list[str]] = []
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What each run has said is to be linked; no run goes on from there."""
+    found: list[list[str]] = []
 
     @contextlib.contextmanager
     def actors(*arguments: Any) -> Iterator[None]:
-        told.append(list(arguments[5]))
+        found.append(list(arguments[5]))
         yield
 
     def collected(*_: object) -> None:
@@ -259,13 +258,43 @@ def test_programs_are_linked_in_the_order_of_their_launches(
 
     monkeypatch.setattr(generation, "chip_actors", actors)
     monkeypatch.setattr(generation, "_collect", collected)
+    return found
+
+
+def compiled_for(positions: int, context: int = 320, **options: int) -> Artifact:
+    """A model made for ``positions``, with programs for ``context``."""
+    config = replace(SHAPE, layers=2, max_position=positions)
+    model = partition_model(random_checkpoint(config, 0), 2, "int8")
+    return compile_decoder(model, ChipSpec(), context, weights=False, **options)
+
+
+def test_programs_are_linked_in_the_order_of_their_launches(told: list[list[str]]) -> None:
+    artifact = compiled_for(512)
     job = Generation(tuple(range(1, 71)), 280 - 70)
     with pytest.raises(InterruptedError):
         run_generation(artifact, job, Placement(1), Listener(), perf_counter())
     order = ["prefill-64", "prefill-128", "decode-128", "decode-256", "decode-512"]
     assert told.pop() == order
+
+
+@pytest.mark.parametrize(
+    "positions, buckets",
+    [(512, (64, 128, 256, 512)), (300, (64, 128, 256, 512)), (50, (64,)), (1, (64,))],
+)
+def test_of_a_chat_what_texts_take_within_the_models_positions_is_linked(
+    positions: int, buckets: tuple[int, ...], told: list[list[str]]
+) -> None:
+    artifact = compiled_for(positions)
     with kept_chips(artifact, Placement(1), lambda _: None):
         pass
-    buckets = (64, 128, 256, 512)
-    every = [f"{kind}-{bucket}" for bucket in buckets for kind in ("prefill", "decode")]
-    assert told.pop() == every and set(artifact.programs) == set(every)
+    kinds = ("prefill", "decode")[positions == 1 :]
+    assert told.pop() == [f"{kind}-{bucket}" for bucket in buckets for kind in kinds]
+
+
+def test_of_a_chat_no_way_is_linked_that_no_prompt_goes(told: list[list[str]]) -> None:
+    artifact = compiled_for(250, 250, pp=2, chunk=4)
+    with kept_chips(artifact, Placement(1), lambda _: None):
+        pass
+    kinds = ("chunks-{}", "chunks-{}-end", "decode-{}")
+    taken = [kind.format(bucket) for bucket in (64, 128, 256) for kind in kinds]
+    assert told.pop() == taken and set(taken) < set(artifact.programs)
