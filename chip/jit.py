@@ -29,6 +29,9 @@ def sources_digest(package: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
+sources_digest()  # of what is imported now: the files may change before anybody asks
+
+
 class Deferred:
     """Something of numba's, made when it is first used, by Python or by compiled code."""
 

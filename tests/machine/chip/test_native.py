@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from numba.core.caching import FunctionCache
 
+from chip import jit
 from chip.engine import Chip, Rings, loop, native, save_interpreter, use_interpreter, warm_up
 from chip.engine import chip as chip_module
 from chip.jit import sources_digest
@@ -99,6 +101,30 @@ def written(path: Path, code: bytes, **facts: Any) -> Path:
     }
     path.write_bytes(json.dumps(header | facts).encode() + b"\n" + code)
     return path
+
+
+def test_sources_are_those_that_were_imported(tmp_path: Path) -> None:
+    """Whoever changes them meanwhile makes another copy, not this one."""
+    own = tmp_path / "jit.py"
+    own.write_bytes(Path(jit.__file__).read_bytes())
+    digests = []
+    for name in ("before", "after"):
+        spec = spec_from_file_location(name, own)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        (tmp_path / f"{name}.py").write_text("new")
+        digests.append(module.sources_digest())
+    assert digests[0] == digest_of({"jit.py": own.read_bytes()})
+    assert digests[1] == digest_of({"before.py": b"new", "jit.py": own.read_bytes()})
+
+
+def digest_of(files: dict[str, bytes]) -> str:
+    """Of the names, lengths and bytes of sources."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, code in files.items():
+        digest.update(b"%s %d\n%s" % (name.encode(), len(code), code))
+    return digest.hexdigest()
 
 
 def used(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
