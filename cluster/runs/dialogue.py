@@ -157,5 +157,4 @@ def conversation(
         chips_per_actor(artifact.chips, single.packing), single.address, single.in_process
     )
     with kept_chips(artifact, placement, listener.phase, images) as work:
-        context = min(decoder_of(artifact).context, checkpoint.config.max_position)
-        yield Conversation(settings, checkpoint, tokenizer, context, work)
+        yield Conversation(settings, checkpoint, tokenizer, decoder_of(artifact).context, work)

@@ -179,9 +179,14 @@ def decoder_of(artifact: Artifact) -> DecoderFacts:
     return facts
 
 
-def compiled_at(artifact: Artifact, checkpoint: str) -> Artifact:
-    """``artifact`` as if compiled from the directory ``checkpoint``."""
-    return replace(artifact, model={**artifact.model, "checkpoint": checkpoint})
+def compiled_at(artifact: Artifact, checkpoint: str, context: int | None = None) -> Artifact:
+    """``artifact`` as if compiled from the directory ``checkpoint``.
+
+    context: positions that a sequence may have; None: as many as it says.
+    """
+    bindings = artifact.bindings if context is None else {**artifact.bindings, "context": context}
+    model = {**artifact.model, "checkpoint": checkpoint}
+    return replace(artifact, model=model, bindings=bindings)
 
 
 def _places(artifact: Artifact, kind: str) -> dict[str, Planes]:

@@ -247,6 +247,7 @@ def home_of(artifact: Artifact) -> Path:
 def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifact:
     """``artifact`` with ``checkpoint`` for its embeddings, if the two belong together.
 
+    It has no more positions than the model was made for: files of before say those of its caches.
     Raises ArtifactError where they do not, or ``positions`` are more than it was compiled for.
     """
     facts, bindings = decoder_of(artifact), Bindings.of(artifact)
@@ -256,12 +257,13 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
         raise ArtifactError(
             f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
         )
-    if positions > facts.context:
+    context = min(facts.context, checkpoint.config.max_position)
+    if positions > context:
         raise ArtifactError(
-            f"{positions} positions asked for, but the artifact was compiled for {facts.context}; "
+            f"{positions} positions asked for, but the artifact was compiled for {context}; "
             "shorten the prompt, lower --max-new-tokens, or compile with a longer --context"
         )
-    return compiled_at(artifact, str(checkpoint.path))
+    return compiled_at(artifact, str(checkpoint.path), context)
 
 
 def pick_token(logits: F32, temperature: float, seed: int, step: int) -> int:

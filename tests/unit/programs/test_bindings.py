@@ -55,6 +55,10 @@ def test_a_sequence_has_no_more_positions_than_the_model_was_made_for() -> None:
     assert adopt(artifact, checkpoint, 50)
     with pytest.raises(ArtifactError, match="51 positions asked for, but the artifact was"):
         adopt(artifact, checkpoint, 51)
+    before = replace(artifact, bindings={**artifact.bindings, "context": 64})
+    assert decoder_of(adopt(before, checkpoint, 50)).context == 50
+    with pytest.raises(ArtifactError, match="51 positions asked for, but the artifact was"):
+        adopt(before, checkpoint, 51)
     belt = compile_belt(model, ChipSpec(), 50, 1, weights=False)
     assert decoder_of(belt).context == 50 and list(belt.programs) == ["belt-50-0"]
     with pytest.raises(ValueError, match="51 positions: the belt was compiled for 50"):
