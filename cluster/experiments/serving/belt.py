@@ -48,7 +48,8 @@ class Belt:
     host_bytes: to the chips for every token, and back with logits; None where not known.
     stages: of the pipeline; prompt_cycles: per bucket a beat of one prompt's tokens and the last
     stage alone, where known.  intervals: per bucket a beat of the full belt, compiled; empty where
-    nothing overlaps.  most_places: requests whose caches the chips hold.
+    nothing overlaps.  most_places: requests whose caches the chips hold.  most_positions: of a
+    request, which may be fewer than there are programs for.
     """
 
     clock_hz: int
@@ -63,6 +64,7 @@ class Belt:
     prompt_cycles: tuple[tuple[int, int], ...] = ()
     intervals: tuple[int, ...] = ()
     most_places: int = MAX_PLACES
+    most_positions: int = MAX_CONTEXT
 
     def __post_init__(self) -> None:
         for value in (*self.prefill_cycles, *self.decode_cycles):
@@ -82,7 +84,7 @@ class Belt:
     @property
     def context(self) -> int:
         """Positions a request may have."""
-        return self.buckets[-1]
+        return min(self.buckets[-1], self.most_positions)
 
     @property
     def interval(self) -> int | None:
@@ -273,6 +275,7 @@ def belt_of(
         ),
         tuple(intervals),
         places,
+        facts.context,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chip.scheduling import CompileError
@@ -36,7 +37,14 @@ from programs.decoder import (
     compile_model,
     partition_model,
 )
-from programs.models import architecture, config_of, find_model, open_model
+from programs.models import (
+    ModelConfig,
+    architecture,
+    config_of,
+    find_model,
+    open_model,
+    random_checkpoint,
+)
 from programs.plans import compile_plan
 from programs.running import LpuSession
 from tests.oracles.load_oracle import batched, belted
@@ -152,6 +160,15 @@ def test_an_lpu_pool_is_what_the_oracle_says(draft: Artifact) -> None:
     ):
         assert times.tolist() == [-1 if c < 0 else cycles_to_ps(c, clock) for c in expected]
     assert (served.done_ps < 0).any() and (served.done_ps >= 0).any()
+
+
+def test_a_request_has_no_more_positions_than_the_model_was_made_for() -> None:
+    """Programs are for 64 here."""
+    config = ModelConfig(64, 1, 2, 2, 32, 128, 320, max_position=50)
+    model = partition_model(random_checkpoint(config, 0), 1)
+    belt = belt_of(compile_decoder(model, ChipSpec(), 50, weights=False))
+    assert (belt.buckets, belt.context, belt.up_to(9).context) == ((64,), 50, 50)
+    assert belt.fits(np.array([40, 40]), np.array([11, 12])).tolist() == [True, False]
 
 
 def test_a_request_takes_the_cycles_that_emulated_chips_take(draft: Artifact) -> None:
