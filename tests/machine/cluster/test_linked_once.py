@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,17 +152,27 @@ def test_an_actor_waits_for_what_is_being_linked_alone(
     compiled: tuple[Artifact, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, _ = compiled
-    slow = Slow(monkeypatch, 1)
+    slow, looked = Slow(monkeypatch, 1), Event()
+
+    def sleep(seconds: float) -> None:
+        looked.set()
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+    monkeypatch.setattr(linked_files, "time", clock)
+    first, second = artifact.programs
+    monkeypatch.setitem(artifact.programs, "last", artifact.programs[first])
     linking = Linking(artifact, [range(1), range(1, 2)], [*artifact.programs], tmp_path)
-    first, second, *_ = artifact.programs
     assert slow.reached.wait(10)
+    assert ("last", 0) in linking.files.paths and "other" not in artifact.programs
     assert linking.files.read(first, 0, artifact.spec) is not None
-    assert linking.files.read("decode-320", 0, artifact.spec) is None  # not begun, or not at all
+    assert linking.files.read("last", 0, artifact.spec) is None  # not begun
+    assert linking.files.read("other", 0, artifact.spec) is None  # not at all
+    assert not looked.is_set()
     got: list[LinkedProgram | None] = []
     actor = Thread(target=lambda: got.append(linking.files.read(second, 0, artifact.spec)))
     actor.start()
-    actor.join(0.05)
-    assert actor.is_alive()
+    assert looked.wait(10)  # it waits, for as long as was said until now
     monkeypatch.setattr(linked_files, "LONGEST_WAIT_SECONDS", 0.02)
     assert linking.files.read(second, 0, artifact.spec) is None
     slow.go_on.set()
