@@ -122,8 +122,8 @@ def exchange_floor(spec: ChipSpec, tp: int, made: Sequence[int]) -> int:
 
     made: cycles until 1, 2, ... tiles are there, at the earliest.  Tiles leave while later ones are
     still made, and so do sums of the second kind.  Of that, what hops have time for may go at once
-    beside the shares, made before or after.  Shares of whole tiles, or as even as vectors are.  A
-    chip's last share may be its own, which takes no link.
+    beside the shares, made before or after.  Shares of whole tiles, or as even as vectors are.
+    Each chip may make all tiles of its own share last, which take no link.
     """
     if tp == 1:
         return 0
@@ -141,7 +141,8 @@ def exchange_floor(spec: ChipSpec, tp: int, made: Sequence[int]) -> int:
     def in_shares(share: int, dealt: int, last: int) -> int:
         """Each chip owns ``share`` vectors of ``dealt`` tiles, of which tile ``last`` is last."""
         unit = (1 if share % _SUM_BYTES else _SUM_BYTES) - 1  # the vectors behind its first
-        there = max(made[last - 1] + unit * vector, made[0] + (share - 1) * vector) + hop
+        others = made[last - max(1, share // _SUM_BYTES)]  # the last tile of another chip's share
+        there = max(others + unit * vector, made[0] + (share - 1) * vector) + hop
         summed = max(there, made[last]) + between + unit * vector
         ended = sent(0, 2 * share + _SUM_BYTES * (tiles - dealt))
         if last + 1 < tiles:

@@ -48,10 +48,11 @@ def of(name: str, tp: int, stages: int, dtype: str = "int8", context: int = 4096
         ("llama-2-7b", 7, 4096, (494 + 184 + 13 * 64 + 460, 702, 1386 + 1328, 1056)),
         ("llama-2-7b", 7, 2048, (494 + 184 + 13 * 64 + 460, 378, 1386 + 1328, 1056)),
         ("llama-3-8b", 7, 4096, (247 + 184 + 13 * 77 + 552, 378, 1386 + 1284, 1056)),
-        # O: two tiles each and 10 at once: 4 x 10 until the first, 55 x 24, 54 + 650 less 4 x 177.
+        # O: 13 vectors of each chip, its own three whole tiles last: 23 are made in 4 x (113 + 42),
+        # 650 + 50 + 9, 650 + 42 + 3 after that, less 4 x 177.
         # down: 18 tiles have all that are dealt; 21 after 12 x (103 + 42), from then on 23 x 24, 54
         # and 650 less 12 x 177.
-        ("llama-2-70b", 72, 4096, (702 + 708 + 26 * 154 + 2124, 378, 1356 + 872, 1056)),
+        ("llama-2-70b", 72, 4096, (702 + 708 + 26 * 154 + 2124, 378, 1316 + 872, 1056)),
     ],
 )
 def test_terms_of_published_shapes(
@@ -101,6 +102,23 @@ def test_an_exchange_goes_the_shorter_way() -> None:
     # a tile in 100 cycles, each sent before the next is there
     slow = [100 * n for n in range(1, 27)]
     assert exchange_floor(SPEC, 8, slow) == 24 * 3 + 42 + 12 + 650
+
+
+def test_each_chip_may_make_its_own_tiles_last() -> None:
+    """24 tiles of 8 chips: three of each chip's own, which no link takes, after the other 21.
+
+    Those are there after 4 x (105 + 42) cycles, three vectors later and a hop; their sums leave in
+    50 + 9 and three vectors more, end in 42 + 3 and another hop; all is made in 4 x (120 + 42).
+    """
+    near = replace(SPEC, hop_cycles=232)
+    made = tiles_made(near, "int8", 4 * 320, 24 * 320, 1)
+    assert (made[20], made[22], made[23]) == (588, 628, 648)
+    sums_leave = 588 + 3 * 24 + 232 + 59 + 3 * 24
+    assert exchange_floor(near, 8, made) == sums_leave + 45 + 232 - 648 == 652
+    # one tile of each chip's own: all but one of them are others'
+    made = tiles_made(near, "int8", 4 * 320, 8 * 320, 1)
+    assert (made[6], made[7]) == (196, 216)
+    assert exchange_floor(near, 8, made) == 196 + 2 * (3 * 24 + 232) + 59 + 45 - 216
 
 
 def test_tiles_are_made_as_fast_as_rounds_of_any_width_allow() -> None:
