@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from chip.spec import ChipSpec
+from cluster.cli import run
 from programs.artifact import content_hash, load, save
 from programs.decoder import compile_decoder, partition_model
 from programs.models import ModelConfig, random_checkpoint
@@ -188,6 +190,27 @@ def test_a_killed_compile_leaves_the_old_file_or_none(tmp_path: Path) -> None:
         if target.exists() and target.read_bytes() != old:
             load(target)  # it was faster than the kill: the whole new file
             target.unlink()
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_the_old_one_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "one.asm", tmp_path / "x.lpu"
+    source.write_text("0: alu[0] MOV s0=imm imm=40f\n")
+    target.write_bytes(b"old")
+    heeded = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        code = run(["assemble", str(source), "-o", str(target)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heeded)
+    assert code == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and told[0].startswith(f"lpu: {target}: not written: ")
+    assert target.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"one.asm", "x.lpu"}
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chip import numerics
 from chip.checker import check
+from chip.engine import Chip
 from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from interconnect.vectors import check_fabric
@@ -246,6 +247,28 @@ def test_stepping_back_over_groups_of_sixteen() -> None:
         golden.reset()
         wanted = golden.block(text, 0, 64)[-1]
         assert logits.tobytes() == wanted.tobytes(), f"after a step back to {length}"
+
+
+def test_a_step_back_is_charged_whoever_fed_the_launch_before() -> None:
+    """A host that takes chips over charges what the one before it would have."""
+    config = ModelConfig(64, 1, 2, 1, 32, 96, 64, tied=True, **LONG)
+    model = partition_model(random_checkpoint(config, 0), 1)
+    artifact = compile_decoder(model, SPEC, 64, weights=False)
+    chip = Chip(SPEC, 0)
+
+    def charged(host: Host, position: int) -> float:
+        before = host.virtual_io_seconds
+        host.prepare(chip, 5, position)
+        return host.virtual_io_seconds - before
+
+    first = Host(artifact, model)
+    on = charged(first, 40)  # no launch before it
+    back = charged(first, 21)
+    assert back > on
+    for position, tokens, cost in ((40, 1, back), (30, 11, back), (20, 1, on), (14, 7, on)):
+        taking = Host(artifact, model)
+        taking.took_over(chip, position, tokens)
+        assert charged(taking, 21) == cost, (position, tokens)
 
 
 def test_a_plan_takes_the_cycles_of_the_compiled_model() -> None:
