@@ -342,14 +342,14 @@ class _Finder(ast.NodeVisitor):
     def _untouched(self, call: ast.Call) -> bool:
         name = last_name(call.func)
         if name in TELLING_CALLS:
-            return all(_is_text(argument) for argument in call.args)
+            return all(_is_told(argument) for argument in call.args)
         return name in UNTOUCHED_CALLS or _first_name(call.func) in LOGGERS
 
 
-def _is_text(node: ast.expr) -> bool:
+def _is_told(node: ast.expr) -> bool:
     """A literal, a choice of texts, or what is named as one: a constant, ``text``."""
     if isinstance(node, ast.IfExp):
-        return _is_text(node.body) and _is_text(node.orelse)
+        return _is_told(node.body) and _is_told(node.orelse)
     if isinstance(node, ast.Constant):
         return isinstance(node.value, str)
     named = last_name(node)

@@ -97,9 +97,9 @@ def test_a_window_over_several_runs_of_the_mask(tp: int) -> None:
     """Equal bits in a context whose mask has many runs, some positions left out."""
     config = replace(TWO, sliding_window=70)
     model = partition_model(random_checkpoint(config, 0), tp, "fp16")
-    artifact = compile_decoder(model, SPEC, 1024)
+    artifact = compile_decoder(model, SPEC, 512)
     runner, golden = Runner.alone(artifact, Host(artifact, model)), GoldenDecoder(model)
-    for position in (0, 1, 63, 64, 65, 133, 134, 199, 700, 701):
+    for position in (0, 1, 63, 64, 65, 133, 134, 199, 400, 401):
         for chip in runner.chips:
             runner.host.prepare(chip, 5, position)
         entry = runner.host.entry(position, prefill=False)
