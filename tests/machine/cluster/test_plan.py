@@ -287,10 +287,13 @@ def test_a_plan_says_how_many_experts_are_computed(
             ("--model", "tinyllama-1.1b", "--context", "140000"),
             ("too many of a tile's keys or values for a bank", "use --context 130560 or less"),
         ),
-        (("--model", "mixtral-8x7b", "--context", "99999"), ("of scores", "use --context 9")),
+        (
+            ("--model", "mixtral-8x7b", "--context", "140000"),
+            ("too many of a tile's keys or values for a bank", "use --context 130560 or less"),
+        ),
         (
             ("--model", "mixtral-8x7b", "--context", "4096", "--batch", "60"),
-            ("too many of caches", "or less or a smaller batch"),
+            ("too many on slices", "or less or a smaller batch"),
         ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
         (("--model", "qwen3-235b", "--chips", "8"), ("does not fit 8 chips", "use --chips")),
