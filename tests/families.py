@@ -266,6 +266,33 @@ FAMILIES: dict[str, Family] = {
         ),
         {"mlp.gate.weight": 3.0},
     ),
+    "qwen3 moe, some without": Family(
+        _of(
+            "qwen3_moe",
+            "Qwen3MoeForCausalLM",
+            SMALL,
+            num_hidden_layers=3,
+            intermediate_size=700,
+            moe_intermediate_size=70,
+            norm_topk_prob=True,
+            num_experts=9,
+            num_experts_per_tok=3,
+            mlp_only_layers=[0, 2],
+        ),
+    ),
+    "llama 4, every other": Family(
+        _of(
+            "llama4_text",
+            "Llama4ForCausalLM",
+            WIDE,
+            no_rope_layers=[1, 0],
+            num_local_experts=5,
+            num_experts_per_tok=1,
+            interleave_moe_layer_step=2,
+            intermediate_size_mlp=150,
+        ),
+        {"mlp.gate.weight": 3.0},
+    ),
     "llama 4": Family(
         _of(
             "llama4_text",

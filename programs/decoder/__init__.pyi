@@ -38,11 +38,12 @@ from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Pipeline, build_pipeline
 from .stage_code import Body
-from .stages import ATTENTION, Stage, ffn_part, part_tiles, single_stage
+from .stages import ATTENTION, FFN, Stage, ffn_part, part_tiles, single_stage
 
 __all__ = [
     "ATTENTION",
     "C2C",
+    "FFN",
     "MATMUL",
     "NODE",
     "QUANT_RANGE",

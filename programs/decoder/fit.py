@@ -6,6 +6,7 @@ weights and its context, only to deal blocks evenly.  Nothing is scheduled here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,8 +100,12 @@ def _joined(places: StagePlaces, stage: Stage, split: bool) -> Stage:
 
 def _most_parts(layout: Layout) -> int:
     """Parts an FFN may be cut into: one where its whole sum is normed before it is added to x."""
-    # a part of experts has two at least
-    return 1 if layout.post_norms else min(MOST_PARTS, max(layout.ffn_tiles, layout.experts // 2))
+    if layout.post_norms:
+        return 1
+    # a part of experts has two at least, one of another FFN a tile
+    most = min(MOST_PARTS, max(layout.ffn_tiles, layout.experts // 2))
+    dense = (layout.for_ffn(kind).ffn_tiles for kind in set(layout.layer_kinds) if kind.dense)
+    return min(most, *dense, MOST_PARTS)
 
 
 def _head_parts(fits: Fits) -> int:
@@ -118,8 +123,6 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     t, width = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * width) / 16
-    ffn = 3 * t * layout.slot_tiles * layout.ffn_width / 16
-    router = 2 * t * layout.experts / 16 if layout.experts > 1 else 0
     share = share_of(spec, layout.tp, t)
     exchange = all_reduce_cycles(spec, layout.tp, t, share) if layout.tp > 1 else 0
     if layout.on_planes:
@@ -132,8 +135,11 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
         if block.kind == "attention":
             total += attention / rate * 1.4 + scores + exchange + 500
         else:
-            tiles, _ = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
-            own = ffn * len(tiles) / layout.ffn_tiles
+            of = layout.for_ffn(block.of)
+            ffn = 3 * t * of.chosen * of.ffn_tiles * of.ffn_width / 16
+            router = 2 * t * of.experts / 16 if of.experts > 1 else 0
+            tiles, _ = ffn_part(of.ffn_tiles, of.experts, block.own, block.parts)
+            own = ffn * len(tiles) / of.ffn_tiles
             total += (own + router) / rate * 1.4 + exchange + 800
     if stage.head:
         head = t * layout.vocab_blocks * layout.vocab_width / 16 / stage.head_parts
@@ -371,7 +377,8 @@ def _too_big(
 def _alone_problem(asked: _Asked) -> str:
     """Why a group of eight chips does not hold one block or the smallest part of an FFN."""
     places = asked.places(NODE)
-    blocks = model_blocks(1, _most_parts(places.layout))
+    kinds = dict.fromkeys(places.layout.layer_kinds)
+    blocks = model_blocks(max(1, len(kinds)), _most_parts(places.layout), tuple(kinds))
     return next(filter(None, (places.problem(Stage((b,), False), True) for b in blocks)), "")
 
 
@@ -412,9 +419,12 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
-    ffn = ffn_columns(layout, layout.ffn_tiles, layout.experts)
     head = t * layout.vocab_blocks * layout.vocab_width
-    words = layout.layers * (qkv + o + ffn + router_columns(layout, dtype)) + head
+    words = layout.layers * (qkv + o) + head
+    for kind, layers in Counter(map(layout.kind_of, range(layout.layers))).items():
+        own = layout.for_ffn(kind)
+        words += layers * ffn_columns(own, own.ffn_tiles, own.experts)
+        words += layers * router_columns(own, dtype)
     tile = 4 * context
     if layout.on_planes:
         tile = _PAIR_SLICES * sum(map(sum, cached_words(layout, context)))

@@ -185,7 +185,7 @@ class _Chip:
     """One chip: its decoded weights and its keys and values."""
 
     def __init__(self, weights: ChipWeights, layout: Layout) -> None:
-        x, f = layout.x_width, layout.ffn_width
+        x = layout.x_width
         self.layers = [
             {
                 "q": _Multiplier(layer.q, x),
@@ -197,16 +197,17 @@ class _Chip:
             | ({} if layer.share_gate is None else {"share": _Multiplier(layer.share_gate, x)})
             for layer in weights.layers
         ]
+        of_layers = [layout.for_ffn(layout.kind_of(n)) for n in range(layout.layers)]
         self.ffns = [
             [
                 {
-                    "gate": _Multiplier(_of_expert(layer.gate, e, layout.experts), x),
-                    "up": _Multiplier(_of_expert(layer.up, e, layout.experts), x),
-                    "down": _Multiplier(_of_expert(layer.down, e, layout.experts), f),
+                    "gate": _Multiplier(_of_expert(layer.gate, e, of.experts), x),
+                    "up": _Multiplier(_of_expert(layer.up, e, of.experts), x),
+                    "down": _Multiplier(_of_expert(layer.down, e, of.experts), of.ffn_width),
                 }
-                for e in range(layout.experts)
+                for e in range(of.experts)
             ]
-            for layer in weights.layers
+            for layer, of in zip(weights.layers, of_layers, strict=True)
         ]
         self.head_gains = [layer.head_gains for layer in weights.layers]
         self.factors = [layer.factors for layer in weights.layers]
@@ -318,7 +319,8 @@ class GoldenDecoder:
             taken = self._input(x, number, 1)
             self.tally.at(str(number))
             for end, span in zip(accumulate(spans), spans, strict=True):  # all of one normed x
-                layout, part = self._layout, range(end - span, end)
+                layout = self._layout.for_ffn(self._layout.kind_of(number))
+                part = range(end - span, end)
                 tiles, held = ffn_part(layout.ffn_tiles, layout.experts, part, sum(spans))
                 own = slice(tiles.start, tiles.stop)
                 sums = [self._feed_forward(c, number, taken, own, held) for c in self._chips]

@@ -246,7 +246,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
         for each in own:
             shared = (1, 1, LANES)
             if isinstance(m, FfnMatrices) and each is not m.router:
-                shared = (len(m.experts), layout.turns, layout.ffn_width)
+                of_ffn = layout.for_ffn(block.of)
+                shared = (len(m.experts), of_ffn.turns, of_ffn.ffn_width)
             _put_matrices(image, each, bases, matrices, order, shared)
         layer = weights.layer(block.layer)
         put: list[tuple[Place | None, NDArray[np.float32] | None]] = [

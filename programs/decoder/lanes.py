@@ -8,13 +8,13 @@ per (tile, lane), and every matrix has one for its inputs and one for its output
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chip.errors import LpuError
-from programs.models import LayerKind, ModelConfig
+from programs.models import PLAIN_LAYER, LayerKind, ModelConfig
 
 __all__ = ["LANES", "Axis", "Layout", "PartitionError"]
 
@@ -138,6 +138,8 @@ class Layout:
     """Of each layer; empty where all are alike."""
     on_planes: bool = False
     """Attention runs on the planes, positions on lanes; else on the VXM, one after another."""
+    dense_ffn: int = 0
+    """Feed-forward elements of layers that have one FFN where others have experts."""
 
     @classmethod
     def of(cls, config: ModelConfig, tp: int) -> Layout:
@@ -216,6 +218,32 @@ class Layout:
             window=config.sliding_window,
             layer_kinds=config.layer_kinds,
             on_planes=on_planes,
+            dense_ffn=config.dense_ffn,
+        )
+
+    def kind_of(self, layer: int) -> LayerKind:
+        """What is special about a layer."""
+        return self.layer_kinds[layer] if self.layer_kinds else PLAIN_LAYER
+
+    def for_ffn(self, kind: LayerKind) -> Layout:
+        """The layout of a model whose FFNs are all as those of layers of ``kind``."""
+        if not kind.dense:
+            return self
+        per_chip = _ceil(self.dense_ffn, self.tp)
+        tiles, width = _tiles(per_chip)
+        return replace(
+            self,
+            ffn=self.dense_ffn,
+            ffn_per_chip=per_chip,
+            ffn_tiles=tiles,
+            ffn_width=width,
+            experts=1,
+            turns=1,
+            chosen=1,
+            shared=0,
+            shared_gate=False,
+            input_shares=False,
+            shares_of_all=False,
         )
 
     @property
@@ -230,8 +258,9 @@ class Layout:
 
     @property
     def slot_tiles(self) -> int:
-        """FFN tiles of all slots."""
-        return self.chosen * self.ffn_tiles
+        """FFN tiles of all slots, or of the FFN of a layer without experts, if those are more."""
+        dense = _tiles(_ceil(self.dense_ffn, self.tp))[0] if self.dense_ffn else 0
+        return max(self.chosen * self.ffn_tiles, dense)
 
     @property
     def routed(self) -> int:

@@ -273,7 +273,7 @@ def chip_weights(
     _check_dtype(dtype)
     _check_chip(layout, chip)
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
-    hidden, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    vocab = layout.vocab_axis(chip)
     every = range(layout.layers)
     attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
     numbers = sorted(attention | ffn)
@@ -301,7 +301,9 @@ def chip_weights(
         has, also = number in attention, number in ffn
         first, taken = _folded(checkpoint, before if has else None, dtype, x)
         inside, taken_inside = _folded(checkpoint, second if also else None, dtype, x)
-        bare = checkpoint.config.kind_of(number).plain_heads
+        kind = checkpoint.config.kind_of(number)
+        bare, of_ffn = kind.plain_heads, layout.for_ffn(kind)
+        hidden = of_ffn.ffn_axis(chip)
         normed = layout.wide_norms or (layout.head_norms and not bare)
         query_factor = 1.0 if normed else inner
         own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
@@ -312,8 +314,8 @@ def chip_weights(
                 k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
                 v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
                 o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width, None, given),
-                gate=build(gates, x, own_hidden, layout.ffn_width, inside),
-                up=build(ups, x, own_hidden, layout.ffn_width, inside),
+                gate=build(gates, x, own_hidden, of_ffn.ffn_width, inside),
+                up=build(ups, x, own_hidden, of_ffn.ffn_width, inside),
                 down=build(downs, hidden, own_down, layout.x_width, None, given),
                 head_gains=_head_gains(checkpoint, layout, scores, inner, chip) if has else None,
                 key_shares=_key_shares(layout, chip) if has else None,
@@ -323,8 +325,8 @@ def chip_weights(
                 ),
                 bias=_bias(checkpoint, scores, (q, kv), query_factor, layout) if has else None,
                 o_bias=_o_bias(checkpoint, scores, x, given * (chip == 0)) if has else None,
-                router=_router(checkpoint, layout, number, inside, dtype) if also else None,
-                share_gate=_share_gate(checkpoint, layout, number, inside, dtype) if also else None,
+                router=_router(checkpoint, of_ffn, number, inside, dtype) if also else None,
+                share_gate=_share_gate(checkpoint, of_ffn, number, inside, dtype) if also else None,
                 router_bias=router_bias(checkpoint, number) if also else None,
                 expert_biases=(
                     expert_biases(checkpoint, (hidden, x), number, chip) if also else None
@@ -572,7 +574,8 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
     key = np.array([seed, chip], dtype=np.uint64)
     random = np.random.Generator(np.random.Philox(key=key))
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
-    ffn, vocab = layout.ffn_axis(chip), layout.vocab_axis(chip)
+    vocab, ffns = layout.vocab_axis(chip), [layout.for_ffn(kind) for kind in layout.layer_kinds]
+    ffns = ffns or [layout] * layout.layers
 
     def draw(k_axis: Axis, n_axis: Axis, width: int, normed: bool = True) -> Matrix:
         shape = (len(k_axis), len(n_axis), width, LANES)
@@ -615,6 +618,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         if not layout.expert_bias:
             return None
         down = x if chip == 0 else np.full_like(x, -1)
+        ffn = layout.ffn_axis(chip)
         axes = (np.tile(axis, (layout.experts, 1)) for axis in (ffn, ffn, down))
         gate, up, last = (biases(axis, True) for axis in axes)
         assert gate is not None and up is not None and last is not None
@@ -642,14 +646,14 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             k=draw(x, kv, layout.kv_width),
             v=draw(x, kv, layout.kv_width),
             o=draw(q, x, layout.x_width, normed=False),
-            gate=draw(x, np.tile(ffn, (layout.experts, 1)), layout.ffn_width),
-            up=draw(x, np.tile(ffn, (layout.experts, 1)), layout.ffn_width),
-            down=draw(ffn, np.tile(x, (layout.experts, 1)), layout.x_width, normed=False),
+            gate=draw(x, np.tile(own.ffn_axis(chip), (own.experts, 1)), own.ffn_width),
+            up=draw(x, np.tile(own.ffn_axis(chip), (own.experts, 1)), own.ffn_width),
+            down=draw(own.ffn_axis(chip), np.tile(x, (own.experts, 1)), own.x_width, normed=False),
             head_gains=gains(),
             key_shares=_key_shares(layout, chip),
             post_gains=(post_gain(), post_gain()),
-            router=router(layout.routed),
-            share_gate=router(int(layout.shared_gate), LANES),
+            router=router(own.routed),
+            share_gate=router(int(own.shared_gate), LANES),
             bias=biases(np.concatenate([q, kv, kv]), layout.qkv_bias),
             o_bias=biases(x if chip == 0 else np.full_like(x, -1), layout.o_bias),
             router_bias=biases(lane, layout.expert_bias),
@@ -659,7 +663,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             else None,
             factors=(factors(layout.pre_norms), factors(layout.pre_norms)),
         )
-        for _ in range(layout.layers)
+        for own in ffns
     ]
     head = draw(x, vocab, layout.vocab_width)
     return ChipWeights(layers, head, _one_hot(layout, chip), factors(True))

@@ -24,7 +24,7 @@ class Block:
     """The attention or the FFN of layer ``layer``; of an FFN in ``parts`` parts ``span`` of them,
     computed as one, from ``part`` on.
 
-    of: what is special about an attention's layer.
+    of: what is special about its layer, of what such a block knows.
     """
 
     kind: str
@@ -103,8 +103,9 @@ def model_blocks(layers: int, parts: int, kinds: Sequence[LayerKind] = ()) -> tu
     """Every block of a model in order, every FFN in ``parts`` parts; kinds: of its layers."""
     found: list[Block] = []
     for n in range(layers):
-        found.append(Block(ATTENTION, n, of=kinds[n] if kinds else PLAIN_LAYER))
-        found += [Block(FFN, n, part, parts) for part in range(parts)]
+        kind = kinds[n] if kinds else PLAIN_LAYER
+        found.append(Block(ATTENTION, n, of=kind.of_attention))
+        found += [Block(FFN, n, part, parts, kind.of_ffn) for part in range(parts)]
     return tuple(found)
 
 
@@ -120,7 +121,7 @@ def whole_again(stages: Sequence[Stage]) -> list[Stage]:
             else:
                 blocks.append(block)
             if block.parts > 1 and block.span == block.parts:
-                blocks[-1] = Block(FFN, block.layer)
+                blocks[-1] = Block(FFN, block.layer, of=block.of)
         joined.append(replace(stage, blocks=tuple(blocks)))
     return joined
 
@@ -131,18 +132,15 @@ def single_stage(layers: int, kinds: Sequence[LayerKind] = ()) -> list[Stage]:
 
 
 def of_layers(stages: Sequence[Stage], kinds: Sequence[LayerKind]) -> list[Stage]:
-    """The stages with their attention blocks of the kinds that their layers have."""
+    """The stages with their blocks of the kinds that their layers have."""
     if not kinds:
         return list(stages)
-    return [
-        replace(
-            stage,
-            blocks=tuple(
-                replace(b, of=kinds[b.layer]) if b.kind == ATTENTION else b for b in stage.blocks
-            ),
-        )
-        for stage in stages
-    ]
+
+    def known(block: Block) -> Block:
+        kind = kinds[block.layer]
+        return replace(block, of=kind.of_attention if block.kind == ATTENTION else kind.of_ffn)
+
+    return [replace(stage, blocks=tuple(map(known, stage.blocks))) for stage in stages]
 
 
 Cost = Callable[[Stage], float]
@@ -198,10 +196,14 @@ def _fill(
         return _most(end - at, lambda n: good(at, at + n))
 
     found: list[Stage] = []
-    known: dict[tuple[str, int], int] = {}  # blocks of a full stage, by where in a layer it begins
+    # blocks of a full stage, by where in a layer it begins; up to the last layer without experts
+    # by the layer too
+    known: dict[tuple[str, int, int], int] = {}
     at, end = 0, len(blocks)
+    unlike = max((block.layer for block in blocks if block.of.dense), default=-1)
     while True:
-        begin = blocks[at].kind, blocks[at].part
+        layer = blocks[at].layer
+        begin = blocks[at].kind, blocks[at].part, layer if layer <= unlike else -1
         if begin not in known or at + known[begin] >= end:
             n = filling(at)
             if at + n == end:

@@ -43,7 +43,7 @@ COMPUTED = {
     *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
     *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias", "sinks", "head_gains"),
     *("shared_experts", "shared_gate", "shares_of_all", "input_shares", "expert_bias"),
-    *("swiglu_limit", "plain_heads"),
+    *("swiglu_limit", "plain_heads", "dense", "dense_ffn"),
     *("embedding_factor", "residual_factor", "logit_factor"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
     *("beta_fast", "beta_slow", "truncate", "size"),

@@ -73,7 +73,7 @@ class Architecture:
     shares_of_all: bool = False
     """Experts' shares are those of the softmax over all of them."""
     dense_layers: int = 0
-    """Leading layers with one plain network of ``dense_ffn`` instead of experts."""
+    """Layers, of a named model the first, with one network of ``dense_ffn`` instead of experts."""
     dense_ffn: int = 0
     gated: bool = True
     """SwiGLU with three matrices; otherwise two, as in OPT."""
@@ -268,6 +268,8 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         shares_of_all=c.shares_of_all,
         sinks=c.sinks,
         expert_bias=c.expert_bias,
+        dense_layers=sum(kind.dense for kind in c.layer_kinds),
+        dense_ffn=c.dense_ffn,
     )
 
 
@@ -415,7 +417,6 @@ def missing_kernels(shape: Architecture) -> list[str]:
         f"routing to {shape.experts_per_token} of {shape.experts} experts": (
             shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
         ),
-        "layers without experts": shape.dense_layers > 0,
         "latent attention": shape.latent is not None,
         "an FFN without a gate": not shape.gated,
         "biases": shape.biases,

@@ -7,7 +7,7 @@ is in ``programs.models.families``.  Every problem is a `CheckpointError` of one
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from programs.models.tensors import CheckpointError
 
@@ -102,6 +102,18 @@ class LayerKind:
     """Turns by the second rotary table instead of the first."""
     plain_heads: bool = False
     """Its query and key heads are not normed where those of other layers are."""
+    dense: bool = False
+    """It has one FFN of `ModelConfig.dense_ffn` elements where other layers have experts."""
+
+    @property
+    def of_attention(self) -> LayerKind:
+        """What of it its attention knows."""
+        return replace(self, dense=False)
+
+    @property
+    def of_ffn(self) -> LayerKind:
+        """What of it its FFN knows."""
+        return LayerKind(dense=self.dense)
 
 
 PLAIN_LAYER = LayerKind()
@@ -158,6 +170,8 @@ class ModelConfig:
     """Shares are those of the softmax over all experts; else over the chosen ones alone."""
     expert_bias: bool = False
     """The router's logits and the products of every expert have biases, as in gpt-oss."""
+    dense_ffn: int = 0
+    """Elements of the FFN of layers that have one alone; 0: all layers are alike."""
     swiglu_limit: float = 7.0
     """``clamped_silu``: greatest gate, and greatest size of what it is multiplied with."""
     sinks: bool = False
@@ -288,6 +302,13 @@ class ModelConfig:
             raise CheckpointError(
                 "a layer has the second rotary table, but there is one alone; give both"
             )
+        dense = any(kind.dense for kind in self.layer_kinds)
+        if dense != (self.dense_ffn > 0) or (dense and (self.experts == 1 or self.expert_bias)):
+            raise CheckpointError(
+                f"layers without experts {dense}, of {self.dense_ffn} elements, beside "
+                f"{self.experts} experts; they need a size, and others that have experts without "
+                "biases"
+            )
 
     def kind_of(self, layer: int) -> LayerKind:
         """What is special about a layer."""
@@ -335,7 +356,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     Matrices are [output, input], as Hugging Face stores them.
     """
-    h, f = config.hidden_size, config.ffn
+    h = config.hidden_size
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab, h)}
     for layer in range(config.layers):
@@ -361,12 +382,14 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes.update({name: (h,) for name in names.ffn if name})
         if config.sinks:
             shapes[f"{prefix}.self_attn.sinks"] = (config.heads,)
-        if config.experts > 1:
+        dense = config.kind_of(layer).dense
+        if config.experts > 1 and not dense:
             shapes[router_name(config, layer)] = (config.experts, h)
-        if config.shared_gate:
+        if config.shared_gate and not dense:
             shapes[shared_gate_name(layer)] = (1, h)
         if config.expert_bias:
             shapes[bias_name(router_name(config, layer))] = (config.experts,)
+        f = config.dense_ffn if dense else config.ffn
         for gate, up, down in ffn_names(config, layer):
             shapes[gate] = shapes[up] = (f, h)
             shapes[down] = (h, f)
@@ -404,7 +427,7 @@ def norm_names(config: ModelConfig, layer: int) -> NormNames:
 def ffn_names(config: ModelConfig, layer: int) -> list[tuple[str, str, str]]:
     """(gate, up, down) of a layer's FFN, or of each of its experts, the shared ones last."""
     prefix = f"model.layers.{layer}"
-    if config.experts == 1:
+    if config.experts == 1 or config.kind_of(layer).dense:
         mlp = f"{prefix}.mlp"
         return [(f"{mlp}.gate_proj.weight", f"{mlp}.up_proj.weight", f"{mlp}.down_proj.weight")]
     each = [f"{prefix}.{_experts_of(config)}.experts.{e}" for e in range(config.experts)]

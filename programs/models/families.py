@@ -13,7 +13,7 @@ This module reads sizes and constants; it opens no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import Repr
@@ -232,13 +232,12 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
 
 
 def _experts_of_qwen(fields: Mapping[str, Any], layers: int, family: str) -> dict[str, Any]:
-    """Sizes of the experts that every layer has, and how they share."""
+    """Sizes of the experts, the layers that have none, and how experts share."""
+    step, named = whole_of(fields, "decoder_sparse_step", 1), _numbers(fields, "mlp_only_layers")
+    if step < 1:
+        raise refusal(f"decoder_sparse_step is {step}", "it must be 1 or more")
+    dense = [(n + 1) % step != 0 or n in named for n in range(layers)]
     second = family == "qwen2_moe"
-    if whole_of(fields, "decoder_sparse_step", 1) != 1 or fields.get("mlp_only_layers"):
-        raise refusal(
-            "some layers have no experts (decoder_sparse_step, mlp_only_layers)",
-            f"use a model with experts in all of its {layers} layers",
-        )
     experts = whole_of(fields, "num_experts", 60 if second else 128)
     if experts == 1:
         raise refusal("num_experts is 1", "a model without a router is not supported")
@@ -248,6 +247,7 @@ def _experts_of_qwen(fields: Mapping[str, Any], layers: int, family: str) -> dic
         "experts": experts,
         "experts_per_token": whole_of(fields, "num_experts_per_tok", 4 if second else 8),
         "shares_of_all": not fields.get("norm_topk_prob", False),
+        **_without_experts(dense, whole_of(fields, "intermediate_size")),
     }
     if second:
         shared = whole_of(fields, "shared_expert_intermediate_size", 5632)
@@ -267,15 +267,11 @@ def _of_llama4(fields: Mapping[str, Any], layers: int, positions: int) -> dict[s
     on others see their own chunk alone; neither has kernels.
     """
     every = whole_of(fields, "interleave_moe_layer_step", 1)
-    named = fields.get("moe_layers")
-    numbers = isinstance(named, list) and all(type(layer) is int for layer in named)
-    if named is not None and not numbers:
-        raise refusal(f"moe_layers is {shown(named)}", "it must be a list of layers' numbers")
-    if every != 1 or (named is not None and sorted(named) != list(range(layers))):
-        raise refusal(
-            "some layers have no experts (interleave_moe_layer_step, moe_layers)",
-            f"use a model with experts in all of its {layers} layers",
-        )
+    if every < 1:
+        raise refusal(f"interleave_moe_layer_step is {every}", "it must be 1 or more")
+    named = _numbers(fields, "moe_layers")
+    if fields.get("moe_layers") is None:
+        named = list(range(every - 1, layers, every))
     if fields.get("attention_chunk_size", 8192) is not None:
         positions = min(positions, whole_of(fields, "attention_chunk_size", 8192))
     if fields.get("attn_temperature_tuning", True):
@@ -287,7 +283,28 @@ def _of_llama4(fields: Mapping[str, Any], layers: int, positions: int) -> dict[s
         "shared_experts": 1,
         "head_norms": normed,
         "head_gains": not normed,
+        **_without_experts(
+            [layer not in named for layer in range(layers)],
+            whole_of(fields, "intermediate_size_mlp", 16384),
+        ),
     }
+
+
+def _numbers(fields: Mapping[str, Any], name: str) -> list[int]:
+    """Layers by their numbers; none where the field is left out or null."""
+    named = fields.get(name)
+    if named is None:
+        return []
+    if not isinstance(named, list) or not all(type(layer) is int for layer in named):
+        raise refusal(f"{name} is {shown(named)}", "it must be a list of layers' numbers")
+    return named
+
+
+def _without_experts(dense: Sequence[bool], ffn: int) -> dict[str, Any]:
+    """Fields of a model whose layers have one FFN of ``ffn`` elements where ``dense`` says so."""
+    if not any(dense):
+        return {}
+    return {"dense_ffn": ffn, "layer_kinds": tuple(LayerKind(dense=one) for one in dense)}
 
 
 def _reach(positions: int, scaling: RopeScaling | None, family: str) -> int:
@@ -403,8 +420,13 @@ def _layered(
         sliding_window=window,
         second_rope=None if all(turned) else local or Rope(0.0),
         layer_kinds=tuple(
-            LayerKind(slides, not turns, four and config.head_norms and not turns)
-            for slides, turns in zip(sliding, turned, strict=True)
+            LayerKind(
+                slides,
+                not turns,
+                four and config.head_norms and not turns,
+                config.kind_of(layer).dense,
+            )
+            for layer, (slides, turns) in enumerate(zip(sliding, turned, strict=True))
         ),
     )
 

@@ -206,6 +206,7 @@ def _named(name: str) -> ModelSource:
         sinks=shape.sinks,
         expert_bias=shape.expert_bias,
         sliding_window=shape.window,
+        dense_ffn=shape.dense_ffn,
         layer_kinds=_kinds(shape),
     )
     return ModelSource(shape, config, None)
@@ -218,6 +219,8 @@ def _kinds(shape: Architecture) -> tuple[LayerKind, ...]:
     if shape.plain_every:
         plain = [(layer + 1) % shape.plain_every == 0 for layer in range(shape.layers)]
         return tuple(LayerKind(False, one, one) for one in plain)
+    if shape.dense_layers:
+        return tuple(LayerKind(dense=n < shape.dense_layers) for n in range(shape.layers))
     return ()
 
 

@@ -55,7 +55,14 @@ OF_SHARED = re.compile(
     r"model\.(layers\.\d+\.mlp\.shared_expert)\.(\d+)\.((?:gate|up|down)_proj)\.weight"
 )
 #: Any of them tells that a layer's names are those of Llama 4.
-LLAMA4_MARKS = ("router.weight", "experts.gate_up_proj", "experts.down_proj")
+LLAMA4_MARKS = (
+    "router.weight",
+    "experts.gate_up_proj",
+    "experts.down_proj",
+    *(f"{name}_proj.weight" for name in ("gate", "up", "down")),
+)
+DENSE = tuple(f"mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+"""Of a layer without experts."""
 BLOCKS = "_blocks"
 """Behind the names of stacked matrices of 4-bit numbers."""
 NAMED = 3
@@ -299,6 +306,8 @@ def _llama4_part(
         return Part(stored, first, rows, expert=int(expert), transposed=True, together=together)
     if rest.startswith("mlp.shared_expert.0."):
         return Part(before + rest.replace("mlp.shared_expert.0.", "feed_forward.shared_expert."))
+    if rest in DENSE:
+        return Part(before + rest.replace("mlp.", "feed_forward."))
     return None
 
 

@@ -184,18 +184,33 @@ def floor_of(
     parts = 1 if dtype == "int8" else 2
     qkv = product_floor(spec, dtype, hidden, (heads + 2 * kv_heads) * config.head_dim)
     out = product_floor(spec, dtype, heads * config.head_dim, hidden, parts)
-    gate_up = product_floor(spec, dtype, hidden, 2 * own(config.ffn))
-    down = product_floor(spec, dtype, own(config.ffn), hidden, parts)
-    chosen = config.experts_per_token + config.shared_experts
-    products = [qkv, out, *[gate_up, down] * chosen]
-    if config.experts > 1:
-        products.append(product_floor(spec, dtype, hidden, config.experts))
     made = tiles_made(spec, dtype, heads * config.head_dim, hidden, parts)
     exchange = exchange_floor(spec, tp, made)
-    made = tiles_made(spec, dtype, own(config.ffn), hidden, parts, chosen)
-    exchange += exchange_floor(spec, tp, made)
     if config.wide_norms:
         exchange += exchange_floor(spec, tp, [0])  # a sum over all chips' heads
+    # layers without experts are counted apart
+    dense = sum(config.kind_of(layer).dense for layer in range(layers))
+    stream, weights, exchanges = 0.0, 0, layers * exchange
+    for count, ffn, chosen, experts in (
+        (
+            layers - dense,
+            config.ffn,
+            config.experts_per_token + config.shared_experts,
+            config.experts,
+        ),
+        (dense, config.dense_ffn, 1, 1),
+    ):
+        if not count:
+            continue
+        gate_up = product_floor(spec, dtype, hidden, 2 * own(ffn))
+        down = product_floor(spec, dtype, own(ffn), hidden, parts)
+        products = [qkv, out, *[gate_up, down] * chosen]
+        if experts > 1:
+            products.append(product_floor(spec, dtype, hidden, experts))
+        stream += count * sum(p.stream_cycles for p in products)
+        weights += count * sum(p.cycles for p in products)
+        made = tiles_made(spec, dtype, own(ffn), hidden, parts, chosen)
+        exchanges += count * exchange_floor(spec, tp, made)
     trip = (
         spec.mxm_multiply_cycles
         + spec.mxm_accumulate_cycles
@@ -203,22 +218,23 @@ def floor_of(
         + _OPERATIONS * spec.alu_cycles
     )
     trips = _TRIPS + (_DYNAMIC_TRIPS if dtype == "int8" else 0)
-    trips += config.wide_norms + (config.experts > 1) + 2 * config.post_norms
+    trips += config.wide_norms + 2 * config.post_norms
     if not config.pre_norms and dtype != "int8":
         trips -= 2  # fp16 takes x as it is
     vocab = -(-own(config.vocab) // head_parts)
     last = product_floor(spec, dtype, hidden, vocab)
+    routers = (layers - dense) * (config.experts > 1)
     attention, head_norms = 0, 0
     for layer in range(layers):
         head_norms += config.head_norms and not config.kind_of(layer).plain_heads
         window = config.sliding_window if config.kind_of(layer).sliding else context
         attention += attention_floor(spec, tiles, on_tile, min(context, window))
     return Floor(
-        math.ceil(layers * sum(p.stream_cycles for p in products) + last.stream_cycles),
-        layers * sum(p.cycles for p in products),
+        math.ceil(stream + last.stream_cycles),
+        weights,
         attention,
-        layers * exchange,
-        (layers * trips + head_norms) * trip,
+        exchanges,
+        (layers * trips + routers + head_norms) * trip,
         (stages - 1) * spec.hop_cycles,
         last.cycles + 2 * trip,
     )

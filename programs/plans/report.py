@@ -168,14 +168,15 @@ def _sram(plan: Plan) -> dict[str, int]:
     t, x = layout.x_tiles, layout.x_width
     qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     attention = (qkv + layout.q_tiles * t * x) * 320
-    router = router_columns(layout, plan.dtype) * 320
     weights, blocks = 0, 0
     if stage.head:
-        own = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)
-        weights = t * len(own) * layout.vocab_width * 320
+        of_head = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)
+        weights = t * len(of_head) * layout.vocab_width * 320
     for block in stage.blocks:
-        tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
-        ffn = 320 * ffn_columns(layout, len(tiles), len(held)) + router
+        own = layout.for_ffn(block.of)
+        tiles, held = ffn_part(own.ffn_tiles, own.experts, block.own, block.parts)
+        router = router_columns(own, plan.dtype)
+        ffn = 320 * (ffn_columns(own, len(tiles), len(held)) + router)
         weights += attention if block.kind == ATTENTION else ffn
         blocks += block.kind == ATTENTION
     weights *= item

@@ -46,7 +46,9 @@ class FamilyFloat64:
             h = self._norm(x, prefix + "input_layernorm")
             x = x + grown * self._attention(h, layer, prefix + "self_attn.")
             h = self._norm(x, prefix + "post_attention_layernorm")
-            if self.type == "mixtral":
+            if not self._routes(layer):
+                x = x + grown * self._mlp(h, prefix + "mlp.")
+            elif self.type == "mixtral":
                 names = prefix + "block_sparse_moe.", ("w1", "w3", "w2")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
             elif self.type == "gpt_oss":
@@ -57,11 +59,9 @@ class FamilyFloat64:
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
                 x = x + self._shared_expert(h, prefix + "mlp.")
-            elif self.type == "qwen3_moe":
+            else:
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
-            else:
-                x = x + grown * self._mlp(h, prefix + "mlp.")
         tied = f.get("tie_word_embeddings", False)
         head = self._get("model.embed_tokens.weight" if tied else "lm_head.weight")
         logits: F64 = self._norm(x, "model.norm") @ head.T
@@ -180,6 +180,16 @@ class FamilyFloat64:
         else:
             slides = layer >= f["max_window_layers"]
         return float(window) if slides else math.inf
+
+    def _routes(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        f = self.fields
+        if self.type in ("qwen2_moe", "qwen3_moe"):
+            step, named = f.get("decoder_sparse_step", 1), f.get("mlp_only_layers") or []
+            return layer not in named and (layer + 1) % step == 0
+        if self.type == "llama4_text":
+            return (layer + 1) % int(f.get("interleave_moe_layer_step", 1)) == 0
+        return self.type in ("mixtral", "gpt_oss")
 
     def _turns(self, layer: int) -> bool:
         """Whether a layer has rotary positions at all."""

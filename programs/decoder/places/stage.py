@@ -16,6 +16,7 @@ from interconnect.collectives import RECEIVED_QUADS, ReducePlaces, SharePlaces, 
 from programs.artifact import MOST_CHUNK
 from programs.decoder import (
     ATTENTION,
+    FFN,
     Layout,
     Stage,
     ffn_part,
@@ -732,9 +733,10 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
         if block.kind == ATTENTION:
             words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
         else:
-            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, block.own, block.parts)
-            words += len(held) * expert_blocks(layout, len(tiles))
-            words += router_parts(dtype) * (1 + layout.shared_gate) if layout.experts > 1 else 0
+            own = layout.for_ffn(block.of)
+            tiles, held = ffn_part(own.ffn_tiles, own.experts, block.own, block.parts)
+            words += len(held) * expert_blocks(own, len(tiles))
+            words += router_parts(dtype) * (1 + own.shared_gate) if own.experts > 1 else 0
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
         words += layout.x_tiles
@@ -758,13 +760,14 @@ def _place_blocks(
     shapes = matrix_shapes(layout)
     heads, post = _gain_words(layout)
     taken = _factor_words(layout, dtype)
-    groups: dict[tuple[str, range, int], list[int]] = {}
+    groups: dict[tuple[str, range, int, LayerKind], list[int]] = {}
     for i, block in enumerate(stage.blocks):
-        groups.setdefault((block.kind, block.own, block.parts), []).append(i)
+        of_group = block.of if block.kind == FFN else PLAIN_LAYER
+        groups.setdefault((block.kind, block.own, block.parts, of_group), []).append(i)
     variants: list[Matrices] = []
     variant_of = [0] * len(stage.blocks)
     for variant in range(max(LAYER_VARIANTS, len(caches))):
-        for (kind, parts, of_parts), own in groups.items():
+        for (kind, parts, of_parts, of_group), own in groups.items():
             if kind == ATTENTION:
                 members = caches[variant].members if variant < len(caches) else []
             else:
@@ -810,10 +813,11 @@ def _place_blocks(
                         )
                     )
                 continue
-            tiles, held = ffn_part(layout.ffn_tiles, layout.experts, parts, of_parts)
-            own_shapes = part_shapes(shapes, len(tiles))
+            of_ffn = layout.for_ffn(of_group)
+            tiles, held = ffn_part(of_ffn.ffn_tiles, of_ffn.experts, parts, of_parts)
+            own_shapes = part_shapes(matrix_shapes(of_ffn), len(tiles))
             of = MatrixPlacer(pm, symbols, members, dtype, own_shapes, cut)
-            own_ffn = _place_ffn(of, layout, (tiles, held), choice)
+            own_ffn = _place_ffn(of, of_ffn, (tiles, held), None if of_group.dense else choice)
             own_ffn.begins, own_ffn.ends = parts.start == 0, parts.stop == of_parts
             own_ffn.post = of.words("post", WEST_QUAD, post) if post else None
             own_ffn.factors = of.words("factors", WEST_QUAD, taken) if taken else None

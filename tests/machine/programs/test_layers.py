@@ -152,7 +152,7 @@ QUICK = {
     ("gemma2, large residual", "int8", 1),
     ("gemma3", "fp16", 1),
     ("olmo2, shared heads", "int8", 8),
-    ("qwen3 moe", "int8", 8),
+    ("qwen3 moe, some without", "int8", 8),
     ("qwen2, large biases", "fp16", 1),
     ("llama, all biases", "int8", 8),
     ("granite, other factors", "int8", 8),

@@ -28,15 +28,17 @@ SPEC, CONTEXT = ChipSpec(), 64
         ("qwen2 moe", 90, 2, "int8"),
         pytest.param("llama 4", 90, 2, "int8", marks=pytest.mark.long),
         pytest.param("llama 4", 1000, 1, "fp16", marks=pytest.mark.long),
+        pytest.param("llama 4, every other", 1000, 1, "fp16", marks=pytest.mark.long),
         pytest.param("qwen2 moe", 1000, 1, "fp16", marks=pytest.mark.long),
         pytest.param("qwen2 moe", 270, 8, "fp16", marks=pytest.mark.long),
     ],
 )
 def test_experts_split_between_stages(name: str, ffn: int, tp: int, dtype: str) -> None:
     """Parts cut between tiles take the biases of down once, those cut between experts each its; a
-    shared expert gives nothing in a part that it is not in.
+    shared expert gives nothing in a part that it is not in; a layer without experts has parts too.
     """
     sizes = {"intermediate_size": ffn, "num_hidden_layers": 1, "no_rope_layers": [1]}
+    sizes |= {"intermediate_size_mlp": ffn}
     if name == "qwen2 moe":
         sizes |= {"moe_intermediate_size": ffn, "shared_expert_intermediate_size": 2 * ffn}
     fields = {**FAMILIES[name].fields, **sizes}
@@ -66,7 +68,15 @@ def test_experts_split_between_stages(name: str, ffn: int, tp: int, dtype: str) 
         np.testing.assert_array_equal(found.view(np.uint32), own.view(np.uint32))
 
 
-@pytest.mark.parametrize("name", ["gpt-oss", "qwen2 moe", "llama 4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt-oss",
+        "qwen2 moe",
+        "llama 4",
+        pytest.param("llama 4, every other", marks=pytest.mark.long),
+    ],
+)
 def test_a_plan_takes_the_cycles_of_the_compiled_model(name: str) -> None:
     config = checkpoint_of(FAMILIES[name]).config
     plan = compile_plan(name, config, SPEC, context=CONTEXT, chips=2)

@@ -14,8 +14,8 @@ from chip.spec import ChipSpec
 from programs.decoder import Layout
 from programs.decoder.fit import _cost, _most_parts, _size, deal_stages, sequences_that_fit
 from programs.decoder.places import StagePlaces
-from programs.decoder.stages import Stage, model_blocks, single_stage
-from programs.models import ModelConfig
+from programs.decoder.stages import FFN, Stage, model_blocks, pack, single_stage, whole_again
+from programs.models import LayerKind, ModelConfig
 
 SPEC = ChipSpec()
 LLAMA = ModelConfig(100, 1, 4, 2, 24, 700, 331)
@@ -77,6 +77,44 @@ def test_a_part_of_an_ffn_costs_its_tiles() -> None:
 def test_parts_an_ffn_may_be_cut_into(config: ModelConfig, tp: int, parts: int) -> None:
     layout = Layout.of(config, tp)
     assert _most_parts(layout) == parts
+
+
+FIRST = LayerKind(dense=True)
+#: Two layers without experts, with an FFN of three tiles, before two with experts of two each.
+MIXED = replace(
+    MIXTRAL, layers=4, dense_ffn=700, layer_kinds=(FIRST, FIRST, LayerKind(), LayerKind())
+)
+
+
+def test_a_layer_without_experts_costs_its_own_ffn() -> None:
+    own = places(MIXED, 1, 64)
+    costs = [_cost(own, Stage((b,), False)) for b in model_blocks(4, 1, MIXED.layer_kinds)]
+    assert costs[::2] == costs[:1] * 4
+    dense, sparse = COLUMN * 135 + 800, COLUMN * (132 + 0.375) + 800
+    assert costs[1::2] == pytest.approx([dense] * 2 + [sparse] * 2, rel=1e-12)
+    assert _most_parts(own.layout) == 2 and _most_parts(replace(own.layout, dense_ffn=300)) == 1
+
+
+def test_stages_are_filled_by_what_their_layers_are() -> None:
+    """Where large layers come first, later stages hold more."""
+    large = [False] * 3 + [True] * 2 + [False] * 5
+    kinds = tuple(LayerKind(dense=one) for one in large)
+    blocks = model_blocks(10, 1, kinds)
+
+    def fits(stage: Stage) -> bool:
+        ffns = [block for block in stage.blocks if block.kind == FFN]
+        return sum(6 if block.of.dense else 2 for block in ffns) + stage.head <= 6
+
+    found = pack(blocks, fits)
+    assert found is not None
+    assert [[b.layer for b in stage.blocks if b.kind == FFN] for stage in found] == [
+        [0, 1, 2],
+        [3],
+        [4],
+        [5, 6, 7],
+        [8, 9],
+    ]
+    assert whole_again(found) == found
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 7, 12, 40])

@@ -211,6 +211,20 @@ def test_chosen_experts_count_and_a_router_is_a_trip() -> None:
     assert floor_of(replace(config, experts=64), SPEC, **asked).stream > sparse.stream
 
 
+def test_layers_without_experts_count_their_own_ffn() -> None:
+    config = config_of("mixtral-8x7b")[1]
+    kinds = tuple(LayerKind(dense=layer < 3) for layer in range(32))
+    some = replace(config, dense_ffn=7000, layer_kinds=kinds)
+    every = replace(config, ffn=7000, experts=1, experts_per_token=1)
+    asked = {"tp": 8, "stages": 40, "dtype": "int8", "context": 4096}
+    found, sparse, plain = (floor_of(one, SPEC, **asked) for one in (some, config, every))
+    for name in ("weights", "exchange", "latency"):
+        of_all, of_none = getattr(sparse, name), getattr(plain, name)
+        assert getattr(found, name) == of_all // 32 * 29 + of_none // 32 * 3
+    assert found.head == sparse.head and found.attention == sparse.attention
+    assert found.stream < sparse.stream
+
+
 def test_norms_are_trips_and_a_norm_over_all_heads_an_exchange() -> None:
     config = config_of("mistral-7b")[1]
 

@@ -177,13 +177,27 @@ def test_experts_stored_one_by_one_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [{"interleave_moe_layer_step": 2}, {"moe_layers": [1]}], ids=str
 )
-def test_layers_without_experts_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_layers_without_experts_are_read(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path / "m", **changes)
+    stored, meant = drawn()
+    begin, rng = "language_model.model.layers.0.feed_forward.", np.random.default_rng(5)
+    stored = {name: of for name, of in stored.items() if not name.startswith(begin)}
+    for part, shape in (("gate", (77, H)), ("up", (77, H)), ("down", (H, 77))):
+        own = rng.standard_normal(shape).astype(np.float32)
+        stored[f"{begin}{part}_proj.weight"] = meant[f"model.layers.0.mlp.{part}_proj.weight"] = own
+    save_file(stored, path / "model.safetensors")
+    read = load_checkpoint(path)
+    assert [kind.dense for kind in read.config.layer_kinds] == [True, False]
+    assert read.config.dense_ffn == 77 and read.unread == ("vision_model.patch.weight",)
+    absent = ("model.layers.0.mlp.gate.", "model.layers.0.mlp.experts", "model.layers.0.mlp.shared")
+    for name in [name for name in meant if not name.startswith(absent)]:
+        np.testing.assert_array_equal(read.tensor(name), meant[name], name)
+
+
+def test_every_so_many_layers_have_experts(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as told:
-        read_config(written(tmp_path / "m", **changes))
-    assert (
-        "some layers have no experts (interleave_moe_layer_step, moe_layers); use a model with "
-        "experts in all of its 2 layers"
-    ) in str(told.value)
+        read_config(written(tmp_path / "m", interleave_moe_layer_step=0))
+    assert str(told.value).endswith("interleave_moe_layer_step is 0; it must be 1 or more")
 
 
 @pytest.mark.parametrize("named", [5, ["a", 1], [0, True], {"0": 1}], ids=str)

@@ -194,8 +194,8 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
         ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
         ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
         ("qwen3-8b", {"architectures": None, "model_type": "qwen3_next"}, "qwen3_next"),
-        ("qwen3-30b-a3b", {"mlp_only_layers": [3]}, "in all of its 48 layers"),
-        ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "some layers have no experts"),
+        ("qwen3-30b-a3b", {"mlp_only_layers": 3}, "is 3; it must be a list of layers' numbers"),
+        ("qwen3-30b-a3b", {"decoder_sparse_step": 0}, "decoder_sparse_step is 0; it must be 1 or"),
         ("qwen3-30b-a3b", {"num_experts": 1}, "num_experts is 1; a model without a router"),
         ("qwen3-30b-a3b", {"num_experts": 257}, "8 of 257 experts"),
     ],
@@ -207,6 +207,24 @@ def test_what_has_no_kernels_is_refused_in_one_line(
     with pytest.raises(CheckpointError) as caught:
         read_config(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dense"),
+    [
+        ({"mlp_only_layers": [3, 0]}, [0, 3]),
+        ({"decoder_sparse_step": 2}, list(range(0, 48, 2))),
+        (
+            {"decoder_sparse_step": 3, "mlp_only_layers": [2]},
+            [n for n in range(48) if n == 2 or n % 3 != 2],
+        ),
+        ({"decoder_sparse_step": 1, "mlp_only_layers": None}, []),
+    ],
+)
+def test_layers_without_experts(changes: Fields, dense: list[int], tmp_path: Path) -> None:
+    config = read_config(written(tmp_path / "model", PUBLISHED["qwen3-30b-a3b"], **changes))
+    assert [n for n, kind in enumerate(config.layer_kinds) if kind.dense] == dense
+    assert config.dense_ffn == (6144 if dense else 0) and config.ffn == 768
 
 
 def windows_of(path: Path) -> tuple[int, list[int]]:
@@ -298,6 +316,10 @@ def test_layers_name_what_their_model_has() -> None:
     ):
         with pytest.raises(CheckpointError, match=words):
             replace(one, **changes)  # type: ignore[arg-type]
+    several = replace(one, experts=3, dense_ffn=8, layer_kinds=(LayerKind(), LayerKind(dense=True)))
+    for changes in ({"dense_ffn": 0}, {"layer_kinds": ()}, {"experts": 1}):
+        with pytest.raises(CheckpointError, match="they need a size, and others that have experts"):
+            replace(several, **changes)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="second table is inf; it must be finite, 0 or more"):
         Rope(float("inf"))
 
