@@ -88,8 +88,6 @@ class MatrixPlacer:
             chosen = slots[first : first + len(order)]
             sizes = [self.shapes[m][0] * self.shapes[m][2] * experts for m, _ in chosen]
             blocks = []
-            if experts > 1:
-                self._check_reach(max(sizes), experts)
             planes = _level_planes(self.placement, order, sizes)
             for slot, plane, words in zip(chosen, planes, sizes, strict=True):
                 reach = self.reach(slot[0]) if experts > 1 else words
@@ -117,10 +115,10 @@ class MatrixPlacer:
                 scales.append(self.words(f"{name}{first}.scale", WEST_QUAD, len(blocks)))
         return MatrixPlaces(rounds, scales, slots)
 
-    def _check_reach(self, words: int, experts: int) -> None:
+    def check_reach(self, matrix: str, experts: int) -> None:
         """Raise CompileError where a part of a block's words of all experts is more than a bank."""
-        bank, each = self.placement.spec.words_per_bank, -(-words // experts // self.parts)
-        if each * experts > bank:
+        bank, each = self.placement.spec.words_per_bank, self.reach(matrix)
+        if experts > 1 and each * experts > bank:
             raise CompileError(
                 f"the model does not fit: {each} words a slice of each of {experts} "
                 f"experts, and a Gather reaches {bank}; use more chips or int8 weights"

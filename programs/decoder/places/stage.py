@@ -844,10 +844,18 @@ def _place_ffn(
     n, own = len(held), len(tiles)
     blocks = expert_blocks(layout, own)
     copies = None if choice is None else choice.scales
-    gate_up = of.place("gate_up", ["gate", "up"], n, copies)
     words = -(-n // layout.turns)
+    for matrix, experts in (("gate", n), ("down", words)):
+        of.check_reach(matrix, experts)
+    scales, biases = None, None
+    if choice is not None and of.dtype == "int8":
+        # first: they share a slice with one plane's weights, which are then fewer
+        scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)
+    if choice is not None and layout.expert_bias:
+        biases = of.words("biases", WEST_QUAD, n * blocks, one_bank=True)
+    gate_up = of.place("gate_up", ["gate", "up"], n, copies)
     down = of.place("down", ["down"], words, None if copies is None else copies.at(2 * own))
-    found = FfnMatrices(gate_up, down, tiles.start, own, experts=held)
+    found = FfnMatrices(gate_up, down, tiles.start, own, experts=held, scales=scales, biases=biases)
     if choice is not None:
         strides = (of.reach("gate"), of.reach("down"), blocks)
         turns = (1, layout.turns, 1)
@@ -859,10 +867,7 @@ def _place_ffn(
         columns = ["router", "fine"][:parts]
         columns += ["share", "share_fine"][: parts * layout.shared_gate]
         found.router = of.place("router", columns)
-        if of.dtype == "int8":
-            found.scales = of.words("scales", WEST_QUAD, n * blocks, one_bank=True)
         if layout.expert_bias:
-            found.biases = of.words("biases", WEST_QUAD, n * blocks, one_bank=True)
             found.router_bias = of.words("router_bias", WEST_QUAD, 1)
     return found
 

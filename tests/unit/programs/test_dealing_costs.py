@@ -15,7 +15,7 @@ from programs.decoder import Layout
 from programs.decoder.fit import _cost, _most_parts, _size, deal_stages, sequences_that_fit
 from programs.decoder.places import StagePlaces
 from programs.decoder.stages import FFN, Stage, model_blocks, pack, single_stage, whole_again
-from programs.models import LayerKind, ModelConfig
+from programs.models import LayerKind, ModelConfig, config_of
 
 SPEC = ChipSpec()
 LLAMA = ModelConfig(100, 1, 4, 2, 24, 700, 331)
@@ -144,6 +144,13 @@ def test_stages_are_one_to_a_block_and_the_head() -> None:
     for stages in (0, 6):
         with pytest.raises(ValueError, match=f"{stages} pipeline stages for 2 layers: use 1 to 5,"):
             deal_stages(own, stages)
+
+
+def test_scales_and_biases_count_where_they_share_a_slice_with_weights() -> None:
+    """A layer of gpt-oss-20b on eight chips: 832 words of both beside one plane's weights."""
+    config = config_of("gpt-oss-20b")[1]
+    own = places(config, 8, 4096)
+    assert own.problem(Stage(model_blocks(1, 1, config.layer_kinds), False), False) == ""
 
 
 def test_sizes_for_people() -> None:
