@@ -4,7 +4,7 @@ from .explain import explain_block
 from .floor import FLOOR_TERMS, Floor, floor_of
 from .full_belt import FullBelt, plan_room
 from .plan import Plan, check_plan, compile_plan
-from .prompts import PromptCost, prompt_costs
+from .prompts import PromptCost, chunk_costs, prompt_costs
 from .report import BELT, describe_machine, report_plan
 from .timing import run_timing, timing_programs
 
@@ -22,6 +22,7 @@ __all__ = [
     "bottleneck_of",
     "bucket_costs",
     "check_plan",
+    "chunk_costs",
     "compile_plan",
     "describe_machine",
     "explain_block",

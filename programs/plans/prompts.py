@@ -60,9 +60,8 @@ def prompt_costs(plan: Plan, prompts: Sequence[int], chunk: int = 1) -> PromptCo
     pieces, refused = 0, ""
     if 1 < chunk <= longest:
         try:
-            chunked = chunk_plan(plan, chunk)
-            pieces = check_plan(chunked)
-            cycles |= _cycles(chunked, buckets, chunk)
+            together, pieces = _chunk_cycles(plan, buckets, chunk)
+            cycles |= together
         except CompileError as error:
             chunk, refused = 1, f"--chunk {chunk}: {error}"
     feeder = _feeder(plan, buckets, chunk, cycles)
@@ -96,6 +95,21 @@ def _feeder(plan: Plan, buckets: Sequence[int], chunk: int, cycles: dict[str, in
         launch_seconds=spec.pcie_latency_s,
         token_seconds=spec.lanes * words / spec.pcie_bytes_per_s,
     )
+
+
+def chunk_costs(plan: Plan, chunk: int) -> dict[str, int]:
+    """Cycles of every entry point for a chunk of so many tokens, in every bucket; all proved legal.
+
+    Raises CompileError where there can be no such programs, ProgramFault for an error of one.
+    """
+    return _chunk_cycles(plan, plan_buckets(plan.context), chunk)[0]
+
+
+def _chunk_cycles(plan: Plan, buckets: Sequence[int], chunk: int) -> tuple[dict[str, int], int]:
+    """Cycles by entry point for a chunk, and the distinct pieces of programs that were checked."""
+    chunked = chunk_plan(plan, chunk)
+    pieces = check_plan(chunked)
+    return _cycles(chunked, buckets, chunk), pieces
 
 
 def _cycles(plan: Plan, buckets: Sequence[int], chunk: int) -> dict[str, int]:

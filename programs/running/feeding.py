@@ -13,7 +13,8 @@ what their conversions lose counts once more.  A prompt of fewer than M new toke
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -108,7 +109,7 @@ class Feeder:
                 ways.append([FedPart(whole, chunk, logits=False), FedPart(alone)])
             if self.stages > 1 and last + chunk < self.context:
                 ways.append([FedPart(starts, chunk, True)])
-        there = [way for way in ways if all(name in self.cycles for name, _ in self.launches(way))]
+        there = [way for way in ways if all(name in self.cycles for name, _ in self.tally(way))]
         return min([own, *there], key=self.seconds)
 
     def launches(self, way: Sequence[FedPart]) -> list[tuple[str, int]]:
@@ -119,21 +120,35 @@ class Feeder:
             for number in range(count):
                 furthest = part.starts[min(number, len(part.starts) - 1)] + part.tokens - 1
                 bucket = self.buckets[bisect_right(self.buckets, furthest)]
-                end = part.logits and number == count - 1
-                if part.tokens > 1:
-                    name = chunk_entry(bucket, end, part.together)
-                elif part.together:
-                    name = prompt_entry(bucket, end)
-                else:
-                    name = token_entry(bucket, prefill=not end)
-                found.append((name, part.tokens))
+                found.append((_entry(part, bucket, number == count - 1), part.tokens))
         return found
+
+    def tally(self, way: Sequence[FedPart]) -> Counter[tuple[str, int]]:
+        """How often each of ``launches`` occurs, without a list of them."""
+        found: Counter[tuple[str, int]] = Counter()
+        for part in way:
+            # Ascending starts: those that end below a bucket come before those that do not.
+            below = [bisect_left(part.starts, bucket - part.tokens + 1) for bucket in self.buckets]
+            for bucket, before, upto in zip(self.buckets, [0, *below], below, strict=False):
+                if upto > before:
+                    found[_entry(part, bucket, last=False), part.tokens] += upto - before
+                    furthest = bucket
+            if part.together:
+                found[_entry(part, furthest, last=False), part.tokens] += self.stages - 1
+            found[_entry(part, furthest, last=False), part.tokens] -= 1
+            found[_entry(part, furthest, last=True), part.tokens] += 1
+        return +found
 
     def seconds(self, way: Sequence[FedPart]) -> float:
         """Of the launches, with the host's transfers before each."""
         return sum(
-            self.cycles[name] / self.clock_hz + self.launch_seconds + tokens * self.token_seconds
-            for name, tokens in self.launches(way)
+            count
+            * (
+                self.cycles[name] / self.clock_hz
+                + self.launch_seconds
+                + tokens * self.token_seconds
+            )
+            for (name, tokens), count in self.tally(way).items()
         )
 
     def feedings(self, way: Sequence[FedPart]) -> list[Feeding]:
@@ -156,6 +171,16 @@ class Feeder:
                     )
                 )
         return found
+
+
+def _entry(part: FedPart, bucket: int, last: bool) -> str:
+    """The entry point of a launch of ``part``; last: of all its launches."""
+    end = part.logits and last
+    if part.tokens > 1:
+        return chunk_entry(bucket, end, part.together)
+    if part.together:
+        return prompt_entry(bucket, end)
+    return token_entry(bucket, prefill=not end)
 
 
 def prompt_feedings(artifact: Artifact, first: int, tokens: int) -> list[Feeding]:

@@ -1,11 +1,11 @@
 """LPU pipelines in virtual time: exact cycles per token, and places on a conveyor belt.
 
 A pipeline without overlap works on one request at a time, from its first prompt token to its last
-answer token; the prompt's tokens follow each other through the stages where that is sooner.  With
-an *initiation interval* a token enters every so many cycles, whosever it is: ``slots`` has who
-enters when.  On a compiled belt the stages go in lockstep, so a token takes as many intervals as
-there are stages, and no more tokens are in flight than stages; tokens of prompts enter no faster
-than the host brings them.  The queue is first come, first served.
+answer token; the prompt's tokens follow each other through the stages, or go through them in
+chunks, where that is sooner.  With an *initiation interval* a token enters every so many cycles,
+whosever it is: ``slots`` has who enters when.  On a compiled belt the stages go in lockstep, so a
+token takes as many intervals as there are stages, and no more tokens are in flight than stages;
+tokens of prompts enter no faster than the host brings them.  The queue is first come, first served.
 
 Cycles and intervals are exact where they come from a compiled program; either may be a figure that
 the user gives.  Times are integers of cycles; what leaves this module is in picoseconds.
@@ -14,18 +14,21 @@ the user gives.  Times are integers of cycles; what leaves this module is in pic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.spec import ChipSpec
 from cluster.errors import InputError
 from cluster.experiments.serving.arrivals import PS
 from programs.artifact import Artifact, Bindings, decoder_of
 from programs.decoder import prompt_entry, token_entry
 from programs.plans import BucketCost, Plan
+from programs.running import Feeder
 
 I64 = NDArray[np.int64]
 
@@ -34,6 +37,14 @@ MAX_CYCLES = 10**9
 """Cycles of one token at most: a second."""
 MAX_PLACES = 4096
 """Places of one pipeline."""
+
+
+class PromptWork(NamedTuple):
+    """Launches that read a prompt, their cycles, and those of the host's transfers before them."""
+
+    launches: int
+    cycles: int
+    host_cycles: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,9 @@ class Belt:
     intervals: tuple[int, ...] = ()
     most_places: int = MAX_PLACES
     most_positions: int = MAX_CONTEXT
+    chunk: int = 1
+    chunk_cycles: Mapping[str, int] = field(default_factory=dict)
+    chunk_host_cycles: int = 0
 
     def __post_init__(self) -> None:
         for value in (*self.prefill_cycles, *self.decode_cycles):
@@ -157,18 +171,41 @@ class Belt:
         return min(self.slots, self.most_places)
 
     @cached_property
-    def _launches(self) -> tuple[I64, I64, I64]:
-        """Cycles of launches of all positions before, int64 [context + 1] each.
-
-        Without logits, with logits, and in beats of a prompt.
-        """
+    def _decode(self) -> I64:
+        """Cycles of launches with logits of all positions before, int64 [context + 1]."""
         sizes = np.diff((0, *self.buckets))
-        sums = []
-        beats = [beat for beat, _ in self.prompt_cycles] or [0] * len(sizes)
-        for cycles in (self.prefill_cycles, self.decode_cycles, beats):
-            per_position = np.repeat(np.array(cycles, np.int64), sizes)
-            sums.append(np.concatenate([np.zeros(1, np.int64), np.cumsum(per_position)]))
-        return sums[0], sums[1], sums[2]
+        per_position = np.repeat(np.array(self.decode_cycles, np.int64), sizes)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(per_position)])
+
+    @cached_property
+    def _feeder(self) -> Feeder:
+        """The ways to feed a prompt to a pipeline that it has alone."""
+        cycles = dict(self.chunk_cycles)
+        for bucket, prefill, decode in zip(
+            self.buckets, self.prefill_cycles, self.decode_cycles, strict=True
+        ):
+            cycles[token_entry(bucket, True)] = prefill
+            cycles[token_entry(bucket, False)] = decode
+        for bucket, both in zip(self.buckets, self.prompt_cycles, strict=False):
+            for end in (False, True):
+                cycles[prompt_entry(bucket, end)] = both[end]
+        alone = self.host_cycles[0]
+        each = (self.chunk_host_cycles - alone) / (self.chunk - 1) if self.chunk > 1 else 0.0
+        return Feeder(
+            stages=self.stages,
+            context=self.most_positions,
+            buckets=self.buckets,
+            chunk=self.chunk,
+            cycles=cycles,
+            clock_hz=self.clock_hz,
+            launch_seconds=(alone - each) / self.clock_hz,
+            token_seconds=each / self.clock_hz,
+        )
+
+    @cached_property
+    def _prompts(self) -> dict[int, PromptWork]:
+        """What prompts took that were asked for, by their tokens."""
+        return {}
 
     def fits(self, prompt: I64, output: I64) -> NDArray[np.bool_]:
         """Whether requests fit the context: the last answer token is never fed."""
@@ -183,26 +220,22 @@ class Belt:
 
     def reading(self, prompt: int) -> int:
         """Cycles until the logits of a prompt's last token, nobody else being in the pipeline."""
-        return self._with_transfers(*self.prompt_launches(prompt))
+        work, (before, after) = self.prompt_work(prompt), self.host_cycles
+        return work.cycles + work.host_cycles + after - before
 
-    def prompt_launches(self, prompt: int) -> tuple[int, int]:
-        """How many launches read a prompt, and their cycles without transfers of the host.
-
-        As ``programs.running.prompt_feedings`` has it: the tokens one by one, or in beats where
-        that is sooner.
-        """
-        prefill, decode, beats = self._launches
-        alone = prompt, int(prefill[prompt - 1] + decode[prompt] - decode[prompt - 1])
-        if self.stages == 1 or not self.prompt_cycles:
-            return alone
-        beat, end = self.prompt_cycles[int(np.searchsorted(self.buckets, prompt))]
-        cycles = int(beats[prompt]) + (self.stages - 2) * beat + end
-        together = prompt + self.stages - 1, cycles
-        return min(alone, together, key=lambda way: self._with_transfers(*way))
-
-    def _with_transfers(self, launches: int, cycles: int) -> int:
-        before, after = self.host_cycles
-        return cycles + (launches - 1) * before + after
+    def prompt_work(self, prompt: int) -> PromptWork:
+        """What reads a prompt of so many tokens, by the rule of ``programs.running.Feeder``."""
+        if prompt not in self._prompts:
+            launches = self._feeder.tally(self._feeder.way(0, prompt))
+            self._prompts[prompt] = PromptWork(
+                launches.total(),
+                sum(count * self._feeder.cycles[name] for (name, _), count in launches.items()),
+                sum(
+                    count * (self.host_cycles[0] if tokens == 1 else self.chunk_host_cycles)
+                    for (_, tokens), count in launches.items()
+                ),
+            )
+        return self._prompts[prompt]
 
     def out(self, position: int) -> int:
         """Cycles of one token with logits, transfers included; on a belt of its stages' beats."""
@@ -210,7 +243,7 @@ class Belt:
 
     def answers(self, prompt: int, answers: int) -> int:
         """Cycles of ``answers`` tokens one after another, the first of them after ``prompt``."""
-        decode = self._launches[1]
+        decode = self._decode
         return int(decode[prompt + answers] - decode[prompt]) + answers * self.host_cycles[1]
 
 
@@ -225,9 +258,10 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
 
 
 def host_bytes(artifact: Artifact) -> tuple[int, int]:
-    """Bytes that the host puts into the chips before a launch, and takes out with the logits."""
+    """Bytes that the host puts into the chips for a token, and takes out with the logits."""
     bindings = Bindings.of(artifact)
     into = sum(320 * words for planes in bindings.inputs.values() for _, _, words in planes)
+    into //= decoder_of(artifact).chunk
     return into, 4 * 320 * bindings.outputs["logits"][0][2]
 
 
@@ -240,6 +274,22 @@ def host_seconds(artifact: Artifact) -> tuple[float, float]:
     spec = artifact.spec
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     return before, before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
+
+
+def _host_cycles(spec: ChipSpec, host_bytes: tuple[int, int], chunk: int) -> tuple[int, int, int]:
+    """Cycles of the host's transfers around a token, without and with logits, and before a chunk.
+
+    host_bytes: to the chips for a token, and back with logits.
+    """
+    into, out = host_bytes
+    before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
+    after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
+    together = spec.pcie_latency_s + chunk * into / spec.pcie_bytes_per_s
+    # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.
+    first, second, third = (
+        math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after, together)
+    )
+    return first, second, third
 
 
 def belt_of(
@@ -255,18 +305,17 @@ def belt_of(
     facts = decoder_of(artifact)
     buckets = facts.buckets
     cycles = artifact.predicted_cycles
-    clock = artifact.spec.clock_hz
-    # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.
-    host = [math.ceil(seconds * clock - 1e-6) for seconds in host_seconds(artifact)]
+    crossing = host_bytes(artifact)
+    before, after, together = _host_cycles(artifact.spec, crossing, facts.chunk)
     return Belt(
-        clock,
+        artifact.spec.clock_hz,
         buckets,
         tuple(cycles[token_entry(bucket, True)] for bucket in buckets),
         tuple(cycles[token_entry(bucket, False)] for bucket in buckets),
-        (host[0], host[1]),
+        (before, after),
         "compiled: exact cycles per token",
         interval_cycles,
-        host_bytes(artifact),
+        crossing,
         facts.pp,
         tuple(
             (cycles[prompt_entry(bucket, False)], cycles[prompt_entry(bucket, True)])
@@ -276,30 +325,36 @@ def belt_of(
         tuple(intervals),
         places,
         facts.context,
+        facts.chunk,
+        {name: count for name, count in cycles.items() if name.startswith("chunk")},
+        together,
     )
 
 
 def belt_of_plan(
-    plan: Plan, costs: Sequence[BucketCost], interval_cycles: int | None = None
+    plan: Plan,
+    costs: Sequence[BucketCost],
+    interval_cycles: int | None = None,
+    chunk: int = 1,
+    chunk_cycles: Mapping[str, int] | None = None,
 ) -> Belt:
     """The costs of a plan: exact cycles of its buckets, the host by the PCIe model.
 
-    costs: of ``programs.plans.bucket_costs``.  A plan for several sequences has that many places.
+    costs: of ``programs.plans.bucket_costs``; chunk_cycles: of ``programs.plans.chunk_costs``.
+    A plan for several sequences has that many places.
     """
     tiles, spec = plan.layout.x_tiles, plan.spec
     places = plan.pipeline.code[0].places
     rows = 2 * plan.layout.rope_tables
     into = 320 * (4 * (tiles + rows) + places.map_words)  # x, rope rows; maps and masks
     out = 4 * 320 * plan.layout.vocab_blocks
-    before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
-    after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
-    host = [math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after)]
+    before, after, together = _host_cycles(spec, (into, out), chunk)
     return Belt(
         spec.clock_hz,
         tuple(cost.positions for cost in costs),
         tuple(cost.prefill_cycles for cost in costs),
         tuple(cost.cycles for cost in costs),
-        (host[0], host[1]),
+        (before, after),
         "compiled: exact cycles per token, of a plan without weights",
         interval_cycles,
         (into, out),
@@ -307,6 +362,10 @@ def belt_of_plan(
         tuple(plan.pipeline.prompt_cycles(cost.positions) for cost in costs),
         tuple(cost.interval_cycles for cost in costs if plan.batch > 1),
         plan.batch if plan.batch > 1 else MAX_PLACES,
+        plan.context,
+        chunk,
+        chunk_cycles or {},
+        together,
     )
 
 

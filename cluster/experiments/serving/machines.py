@@ -33,7 +33,8 @@ class LpuChoice:
     as many requests as they have room for caches of, whoever gives it.  overlap: a
     pipeline of several stages takes tokens of several requests, as many as its chips have room
     for caches of.  longest: positions of the longest request, for which such chips are compiled
-    where no context is named.
+    where no context is named.  chunk: tokens of a prompt that share each install of weights, on
+    pipelines that a request has alone.
     """
 
     chips: int | None = 8
@@ -44,8 +45,14 @@ class LpuChoice:
     interval_cycles: int | None = None
     overlap: bool = True
     longest: int | None = None
+    chunk: int = 1
 
     def __post_init__(self) -> None:
+        if self.chunk > 1 and self.cycles_per_token is not None:
+            raise InputError(
+                f"--chunk {self.chunk} with --lpu-cycles-per-token: what a chunk takes is "
+                "compiled; leave one out"
+            )
         if not self.overlap and self.interval_cycles is not None:
             raise InputError(
                 "--no-overlap with --lpu-interval-cycles: an interval is of tokens that overlap; "
@@ -83,10 +90,17 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
             choice.interval_cycles,
         )
     if find_model(model).checkpoint is None:
-        return _planned_belt(model, choice)
-    if model in SHIPPED:
-        return _shipped_belt(model, choice, load_chip_spec(choice.chip))
-    return _compiled_belt(model, choice)
+        belt = _planned_belt(model, choice)
+    elif model in SHIPPED:
+        belt = _shipped_belt(model, choice, load_chip_spec(choice.chip))
+    else:
+        belt = _compiled_belt(model, choice)
+    if choice.chunk > 1 and belt.slots > 1:
+        raise InputError(
+            f"--chunk {choice.chunk}: tokens of several requests are in a pipeline of this pool, "
+            "one a slot; add --no-overlap"
+        )
+    return belt
 
 
 @lru_cache(maxsize=8)
@@ -106,7 +120,13 @@ def _compiled_belt(model: str, choice: LpuChoice) -> Belt:
     context = choice.positions(checkpoint.config.max_position)
     tp, pp = check_parallelism(choice.chips)
     artifact = compile_model(
-        checkpoint, tp=tp, dtype=choice.dtype, context=context, chip=choice.chip, pp=pp
+        checkpoint,
+        tp=tp,
+        dtype=choice.dtype,
+        context=context,
+        chip=choice.chip,
+        pp=pp,
+        chunk=choice.chunk,
     )
     for places in _places(pp if choice.compiles_belt else 1):
         parts = partition_model(checkpoint, tp, choice.dtype)
@@ -130,11 +150,13 @@ def _places(stages: int) -> range:
 
 def _planned_belt(model: str, choice: LpuChoice) -> Belt:
     """The costs of a model without weights: its plan, compiled and checked for every bucket."""
-    from programs.plans import bucket_costs, check_plan, plan_room
+    from programs.plans import bucket_costs, check_plan, chunk_costs, plan_room
 
     plan = _plan_with_room(model, choice)
     check_plan(plan)
-    belt = belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles)
+    chunk = choice.chunk
+    together = chunk_costs(plan, chunk) if chunk > 1 and plan.batch == 1 else None
+    belt = belt_of_plan(plan, bucket_costs(plan), choice.interval_cycles, chunk, together)
     if choice.interval_cycles is None:
         return belt
     return replace(belt, most_places=plan_room(plan, belt.slots))

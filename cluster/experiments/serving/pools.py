@@ -145,6 +145,7 @@ class LpuServers:
             "pipelines": self.pipelines,
             "places_per_pipeline": belt.places,
             "context": belt.context,
+            "chunk": belt.chunk,
             "decode_cycles": list(belt.decode_cycles),
             "host_cycles": list(belt.host_cycles),
             "clock_hz": belt.clock_hz,

@@ -36,8 +36,8 @@ from cluster.experiments.option_types import (
     Spread,
     TraceFile,
 )
-from cluster.option_checks import check_at_least, check_choice
-from cluster.option_types import MODEL_SHAPE, ChipType
+from cluster.option_checks import check_at_least, check_choice, check_chunk
+from cluster.option_types import MODEL_SHAPE, ChipType, Chunk
 
 if TYPE_CHECKING:
     from cluster.experiments.serving.arrivals import Lengths
@@ -97,6 +97,7 @@ class LoadSettings:
       the full belt.
     - overlap: requests share the stages of a pipeline, as many as its chips have room for caches
       of; else each has it alone.
+    - chunk: tokens of a prompt that share each install of weights, where each has it alone.
 
     Raises InputError, one line, for what cannot be.
     """
@@ -159,6 +160,7 @@ class LoadSettings:
     lpu_cycles_per_token: LpuCycles = None
     lpu_interval_cycles: LpuInterval = None
     overlap: LpuOverlap = True
+    chunk: Chunk = 1
 
     def __post_init__(self) -> None:
         check_choice("--pool", self.pool, POOLS)
@@ -233,6 +235,7 @@ class DisaggregatedSettings:
       the full belt.
     - overlap: requests share the stages of a pipeline, as many as its chips have room for caches
       of; else each has it alone.
+    - chunk: tokens of a prompt that share each install of weights, where each has it alone.
     - lpu_ffn_cycles: cycles of one layer's feed-forward network of a token; None: its share of the
       weights.
 
@@ -280,6 +283,7 @@ class DisaggregatedSettings:
     lpu_cycles_per_token: LpuCycles = None
     lpu_interval_cycles: LpuInterval = None
     overlap: LpuOverlap = True
+    chunk: Chunk = 1
     lpu_ffn_cycles: Annotated[
         int | None,
         typer.Option(
@@ -306,6 +310,7 @@ def _check_lpus(settings: Serving) -> None:
     check_at_least("--context", settings.context, 1)
     check_at_least("--lpu-cycles-per-token", settings.lpu_cycles_per_token, 1)
     check_at_least("--lpu-interval-cycles", settings.lpu_interval_cycles, 1)
+    check_chunk(settings.chunk)
 
 
 def _check_requests(settings: Serving) -> None:
@@ -331,6 +336,7 @@ def lpu_choice_of(settings: Serving, longest: int | None = None) -> LpuChoice:
         s.lpu_interval_cycles,
         s.overlap,
         longest,
+        s.chunk,
     )
 
 

@@ -200,8 +200,8 @@ class _Study:
 
         def work(cached: int, pending: int, drafted: int) -> Work:
             if belt is not None and not cached:  # a prompt: its tokens follow each other
-                launches, cycles = belt.prompt_launches(pending)
-                return Work(launches, cycles, launches * feeding)
+                read = belt.prompt_work(pending)
+                return Work(read.launches, read.cycles, read.host_cycles / belt.clock_hz)
             launches = pending + max(0, drafted - 1)
             io = (launches - drafted) * feeding + drafted * with_logits
             return Work(launches, launches * each, io)

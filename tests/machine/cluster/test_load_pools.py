@@ -13,6 +13,7 @@ from chip.scheduling import CompileError
 from chip.spec import ChipSpec
 from cluster.bench.experiments import load_10000_requests
 from cluster.cli import run
+from cluster.errors import InputError
 from cluster.experiments.serving import (
     PS,
     Lengths,
@@ -26,6 +27,7 @@ from cluster.experiments.serving import (
     ps_to_cycles,
 )
 from cluster.experiments.serving.batching import serve_batched
+from cluster.experiments.serving.belt import belt_of_plan
 from cluster.experiments.serving.figures import service_report
 from cluster.experiments.serving.slots import BeltPlaces, serve_on_belts
 from cluster.gpu import GpuGroup, load_gpu_spec
@@ -45,7 +47,7 @@ from programs.models import (
     open_model,
     random_checkpoint,
 )
-from programs.plans import compile_plan
+from programs.plans import bucket_costs, chunk_costs, compile_plan
 from programs.running import LpuSession
 from tests.oracles.load_oracle import batched, belted
 
@@ -206,9 +208,58 @@ def test_stages_overlap_by_default_and_prompts_follow_themselves() -> None:
         launches, cycles = session.launches, session.cycles
         session.read([5] * length)
         done = (session.launches - launches, session.cycles - cycles)
-        assert done == alone.prompt_launches(length)
+        assert done == alone.prompt_work(length)[:2]
         before, after = alone.host_cycles
         assert alone.reading(length) == done[1] + (done[0] - 1) * before + after
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("chips", "chunk"), [(1, 4), (16, 3)])
+def test_prompts_go_in_chunks_as_emulated_chips_read_them(chips: int, chunk: int) -> None:
+    """Launches, cycles and the host's seconds of prompts shorter and longer than a chunk."""
+    belt = lpu_belt("draft", LpuChoice(chips, context=100, overlap=False, chunk=chunk))
+    assert (belt.chunk, belt.places) == (chunk, 1)
+    checkpoint, stages = open_model("draft"), max(1, chips // 8)
+    width = min(chips, 8)
+    session = LpuSession(
+        compile_decoder(partition_model(checkpoint, width), ChipSpec(), 100, pp=stages, chunk=chunk)
+    )
+    clock, fewer = belt.clock_hz, 0
+    for length in (1, chunk - 1, chunk, chunk + 1, 3 * chunk, 70):
+        before = session.launches, session.cycles, session.io_seconds
+        session.read([5] * length)
+        work = belt.prompt_work(length)
+        assert (session.launches - before[0], session.cycles - before[1]) == work[:2]
+        fewer += work.launches < length
+        host = work.host_cycles + belt.host_cycles[1] - belt.host_cycles[0]
+        assert belt.reading(length) == work.cycles + host
+        assert host == pytest.approx(
+            (session.io_seconds - before[2]) * clock, abs=work.launches + 2
+        )
+    assert fewer >= 3
+
+
+@pytest.mark.long
+def test_chunks_of_a_plan_are_those_of_the_compiled_model() -> None:
+    name, config = config_of("draft")
+    plan = compile_plan(name, config, ChipSpec(), chips=1, context=64)
+    compiled = belt_of(
+        compile_decoder(partition_model(open_model("draft"), 1), ChipSpec(), 64, chunk=4)
+    )
+    planned = belt_of_plan(plan, bucket_costs(plan), None, 4, chunk_costs(plan, 4))
+    for length in (3, 4, 9, 63):
+        assert planned.prompt_work(length) == compiled.prompt_work(length)
+
+
+def test_chunks_have_no_slots_among_others() -> None:
+    for choice in (
+        LpuChoice(1, context=64, interval_cycles=2000, chunk=4),
+        LpuChoice(16, context=64, chunk=4),
+    ):
+        with pytest.raises(InputError, match="tokens of several requests are in a pipeline"):
+            lpu_belt("draft", choice)
+    with pytest.raises(InputError, match="what a chunk takes is compiled; leave one out"):
+        LpuChoice(1, cycles_per_token=900, chunk=4)
 
 
 @pytest.mark.long

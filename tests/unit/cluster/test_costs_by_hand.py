@@ -128,13 +128,15 @@ class CostsGiven:
     plan: object
     costs: object
     interval_cycles: int | None
-    slots: int = 3
+    chunk: int = 1
+    chunk_cycles: object = None
+    slots: int = 1
     most_places: object = None
 
 
 def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    plan = SimpleNamespace(chips=8, starts=[0])  # of one stage
+    plan = SimpleNamespace(chips=8, starts=[0], batch=1)  # of one stage
 
     def compile_plan(name: str, config: Any, spec: Any, **options: Any) -> object:
         asked.append((name, config.layers, spec.name, options))
@@ -144,14 +146,17 @@ def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(programs.plans, "check_plan", asked.append)
     monkeypatch.setattr(programs.plans, "bucket_costs", lambda plan: [plan])
     monkeypatch.setattr(programs.plans, "plan_room", lambda plan, slots: (plan, slots))
+    monkeypatch.setattr(programs.plans, "chunk_costs", lambda plan, chunk: {"chunk": chunk})
     monkeypatch.setattr(machines_module, "belt_of_plan", CostsGiven)
     belt: Any = lpu_belt("llama-3-8b", LpuChoice(16, "groq-3-lp30", "fp16", 300, None, 77))
-    assert belt == CostsGiven(plan, [plan], 77, most_places=(plan, 3))
+    assert belt == CostsGiven(plan, [plan], 77, most_places=(plan, 1))
     said = {"dtype": "fp16", "chips": 16, "context": 300, "batch": 1}
     assert asked == [("llama-3-8b", 32, "groq-3-lp30", said), plan]
     assert lpu_belt("llama-3-8b", LpuChoice(None)) == CostsGiven(plan, [plan], None)
     said = {"dtype": "int8", "chips": None, "context": 2048, "batch": 1}
     assert asked[2:] == [("llama-3-8b", 32, "groq-lpu-1", said), plan]
+    chunked = CostsGiven(plan, [plan], None, 4, {"chunk": 4})
+    assert lpu_belt("llama-3-8b", LpuChoice(None, chunk=4)) == chunked
 
 
 def test_constants_of_lpus_are_taken_as_given() -> None:

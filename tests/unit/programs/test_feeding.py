@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from programs.running import Feeder
+from programs.running.feeding import FedPart
 
 #: Two stages and chunks of eight tokens; the host takes no time.
 FEEDER = Feeder(
@@ -78,3 +82,16 @@ def test_a_way_without_its_programs_is_none(missing: str) -> None:
     cycles = {name: cycles for name, cycles in FEEDER.cycles.items() if name != missing}
     for tokens in range(1, 40):
         assert missing not in entries(replace(FEEDER, cycles=cycles), 0, tokens)
+
+
+@given(st.data())
+def test_launches_are_counted_without_a_list_of_them(data: st.DataObject) -> None:
+    buckets = [*sorted(data.draw(st.sets(st.integers(1, 90)))), 100]
+    feeder = replace(FEEDER, buckets=buckets, stages=data.draw(st.integers(1, 4)))
+    way = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        tokens = data.draw(st.integers(1, 9))
+        starts = data.draw(st.lists(st.integers(0, 100 - tokens), min_size=1, unique=True))
+        together = feeder.stages > 1 and data.draw(st.booleans())
+        way.append(FedPart(sorted(starts), tokens, together, data.draw(st.booleans())))
+    assert feeder.tally(way) == Counter(feeder.launches(way))
