@@ -63,6 +63,19 @@ def check_chunk(tokens: int) -> None:
             )
 
 
+def check_batch(sequences: int) -> None:
+    """Refuse a batch of so many sequences that no launch has them."""
+    check_at_least("--batch", sequences, 1)
+    if sequences > 1:
+        from programs.artifact import MOST_CHUNK
+
+        if sequences > MOST_CHUNK:
+            raise InputError(
+                f"--batch {sequences}: a stage takes {MOST_CHUNK} sequences at a time at most; use "
+                f"1 to {MOST_CHUNK}"
+            )
+
+
 def check_plot(path: Path | None) -> None:
     """Refuse a picture that could not be written, before anything is computed for it."""
     if path is None:

@@ -37,6 +37,9 @@ class BeltTexts:
         """What there is to say, for people."""
         facts = self.facts
         exact = "as" if facts["retired_as_predicted"] else "NOT as"
+        batch = facts["batch"]
+        of_each = "a token leaves" if batch == 1 else f"a token of each of {batch} leaves"
+        turns = "prompt after prompt" if batch == 1 else "group after group"
         one, every = facts["tokens_per_second_per_user"], facts["tokens_per_second_total"]
         return [
             *(
@@ -44,13 +47,13 @@ class BeltTexts:
                 for before, after in zip(self.prompts, self.texts, strict=True)
             ),
             (
-                "a token leaves every",
+                f"{of_each} every",
                 f"{facts['interval_cycles']:,} cycles ({exact} predicted, {facts['beats']} beats)",
             ),
             ("a token takes", f"{facts['latency_cycles']:,} cycles from first stage to last"),
             (
                 "first tokens",
-                f"after {_joined(facts['first_token_cycles'])} cycles, prompt after prompt",
+                f"after {_joined(facts['first_token_cycles'])} cycles, {turns}",
             ),
             ("tokens per second", f"{one:,.0f} per user, {every:,.0f} in all, without the host"),
             (
@@ -80,14 +83,17 @@ def generate_on_belt(
     if not all(prompts):
         raise InputError("--prompt is empty: give at least one character")
     positions = _positions(settings, checkpoint, prompts)
-    sequences = max(settings.pp, len(prompts))
+    batch = settings.batch
+    groups = max(settings.pp, -(-len(prompts) // batch))
     tell("compiling ...")
     partitioned = partition_model(checkpoint, settings.tp, settings.dtype)
     spec = load_chip_spec(settings.chip)
-    artifact = compile_belt(partitioned, spec, positions, settings.pp, sequences=sequences)
+    artifact = compile_belt(
+        partitioned, spec, positions, settings.pp, sequences=groups * batch, batch=batch
+    )
     tell("running ...")
     result = run_belt(artifact, prompts, settings.max_new_tokens, partitioned)
-    one, every = result.tokens_per_second(spec.clock_hz, sequences)
+    one, every = result.tokens_per_second(spec.clock_hz, groups)
     ends = checkpoint.end_tokens  # the belt moves on for the others; this text is over
     kept = [_until_end(tokens, ends) for tokens in result.tokens]
     pairs = zip(prompts, kept, strict=True)
@@ -96,7 +102,8 @@ def generate_on_belt(
         "chips": artifact.chips,
         "tp": settings.tp,
         "pp": settings.pp,
-        "sequences": sequences,
+        "sequences": groups * batch,
+        "batch": batch,
         "prompts": texts,
         "tokens": kept,
         "texts": said,

@@ -19,6 +19,7 @@ from cluster.option_checks import (
     CHIPS,
     check_at_least,
     check_at_most,
+    check_batch,
     check_choice,
     check_chunk,
     check_node,
@@ -246,6 +247,7 @@ class BeltSettings:
     """Several prompts at once on a conveyor belt of ``pp`` stages of ``tp`` chips.
 
     model: see ``programs.models.open_model``, None for ``target``.  prompt: None for four of them.
+    batch: sequences that a stage works on at a time.
     """
 
     model: option_types.Model = None
@@ -256,6 +258,10 @@ class BeltSettings:
     max_new_tokens: Annotated[int, typer.Option(help="Tokens for each prompt.")] = 16
     tp: Annotated[int, typer.Option(help="Chips that share every matrix.")] = 8
     pp: Annotated[int, typer.Option(help="Pipeline stages of tp chips each.")] = 2
+    batch: Annotated[
+        int,
+        typer.Option(help="Sequences that a stage takes at a time, sharing installs of weights."),
+    ] = 1
     dtype: option_types.Dtype = "int8"
     context: option_types.Context = None
     chip: option_types.ChipType = "groq-lpu-1"
@@ -263,6 +269,8 @@ class BeltSettings:
     def __post_init__(self) -> None:
         """Refuse what cannot be, naming the option."""
         from programs.decoder import check_parallelism
+
+        check_batch(self.batch)
 
         check_parallelism(None, self.tp, self.pp)
         for text in self.prompt or ():

@@ -60,9 +60,10 @@ class DecoderFacts:
     mask_positions: of one window of the mask; cache_segments: (first position, positions) of each
     word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
-    conveyor belt, else None.  chunk: tokens that a launch may have, so that every input is there as
-    often.  window: positions that layers with a sliding window attend to, and
-    window_positions: of one run of their mask; 0 where none is shorter than the context.
+    conveyor belt, else None.  chunk: tokens of one that a launch may have; batch: sequences that a
+    launch has a token of, all with logits.  Every input is there ``rows`` times.  window: positions
+    that layers with a sliding window attend to, and window_positions: of one run of their mask; 0
+    where none is shorter than the context.
 
     On the planes instead: blocks: of 320 positions that the caches hold, 0 on the VXM;
     cached_lanes: of a cached tile's values; cached_words: for each stage, of each attention block
@@ -81,6 +82,7 @@ class DecoderFacts:
     cache_segments: tuple[tuple[int, int], ...]
     sequences: int | None = None
     chunk: int = 1
+    batch: int = 1
     window: int = 0
     window_positions: int = 0
     blocks: int = 0
@@ -91,6 +93,11 @@ class DecoderFacts:
     def pp(self) -> int:
         """Pipeline stages."""
         return len(self.group_of_stage)
+
+    @property
+    def rows(self) -> int:
+        """Tokens that a launch has at most, of one sequence or of several."""
+        return max(self.chunk, self.batch)
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,8 @@ class Bindings:
             model["sequences"] = facts.sequences
         if facts.chunk > 1:
             model["chunk"] = facts.chunk
+        if facts.batch > 1:
+            model["batch"] = facts.batch
         if facts.window:
             bindings["sliding_window"] = facts.window
             if not facts.blocks:
@@ -247,6 +256,7 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             cache_segments=tuple((first, words) for first, words in map(_integers, segments)),
             sequences=None if "sequences" not in model else _count(model["sequences"]),
             chunk=_chunk(model.get("chunk", 1)),
+            batch=_chunk(model.get("batch", 1)),
             window=_count(bindings["sliding_window"]) if sliding else 0,
             window_positions=(
                 _count(bindings["sliding_positions"]) if sliding and not planes else 0
@@ -259,7 +269,10 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
         needed = _INPUTS | always | (windows if sliding else frozenset())
         whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
         every = (planes for name, planes in bindings["inputs"].items() if name in needed)
-        whole = whole and all(words % facts.chunk == 0 for own in every for _, _, words in own)
+        whole = whole and all(words % facts.rows == 0 for own in every for _, _, words in own)
+        whole = whole and all(n % facts.batch == 0 for _, _, n in bindings["outputs"]["logits"])
+        whole = whole and (facts.batch == 1 or facts.sequences is not None)
+        whole = whole and (facts.sequences or 0) % facts.batch == 0
         if planes:
             words = artifact.spec.words_per_slice
             whole = whole and _on_planes(facts, bindings["inputs"], words)
@@ -276,7 +289,7 @@ def _on_planes(facts: DecoderFacts, inputs: Mapping[str, Any], words: int) -> bo
     for name, count in _MAP_PLANES.items():
         if name in inputs and len(inputs[name]) != count:
             return False
-        if name in inputs and name.endswith("masks") and inputs[name][0][2] != blocks * facts.chunk:
+        if name in inputs and name.endswith("masks") and inputs[name][0][2] != blocks * facts.rows:
             return False
     each = lanes // LANES_PER_SUPERLANE
     west, east = each * (blocks // 2), each * (blocks - blocks // 2)

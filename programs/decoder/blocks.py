@@ -309,8 +309,9 @@ class BlockScheduler:
         qt, kt = layout.q_tiles, layout.kv_tiles
         known = (0, 0)
         turned = []
-        for s, (heads, v_words, of_heads, of_all) in zip(self.tokens, projected, strict=True):
-            a = s.attention_of(m, self.context)
+        every = zip(self.tokens, self._rows(m), projected, strict=True)
+        for s, row, (heads, v_words, of_heads, of_all) in every:
+            a = s.attention_of(row, self.context)
             if layout.replicate:
                 narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
                 queries, keys = rope(d, self.spec, heads, qt, of_heads, a, narrow)
@@ -347,7 +348,8 @@ class BlockScheduler:
         qt, kt, cached = layout.q_tiles, layout.kv_tiles, range(layout.cache_tiles)
         attended = known = 0
         turned = []
-        for s, (heads, v_words, of_heads, of_all) in zip(self.tokens, projected, strict=True):
+        every = zip(self.tokens, self._rows(m), projected, strict=True)
+        for s, row, (heads, v_words, of_heads, of_all) in every:
             assert s.planes is not None
             turns, places = s.planes_of(m, self.context)
             new_keys = [s.planes.keys.at(i) for i in cached]
@@ -364,43 +366,49 @@ class BlockScheduler:
             else:
                 queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, new_keys)
             known = max(known, keys_ready)
-            for tile, key in zip(m.cached, new_keys, strict=True):
+            for tile, key in zip(row.cached, new_keys, strict=True):
                 known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
-            turned.append((places, queries, values, values_ready))
+            turned.append((places, queries, values, values_ready, row.cached))
         done = [0] * len(turned)
-        values_ready, appended, heads_before = max(ready for *_, ready in turned), set[int](), 0
+        values_ready, appended, heads_before = max(at for *_, at, _ in turned), set[int](), 0
         for run in layout.query_runs:
             count = sum(sum(counts) for _, _, counts in run)
-            together = 1 if turned[0][0].sinks is not None else max(1, MOST_HEADS // count)
-            new = [
-                NewValue(values[tile], m.cached[tile], places)
-                for places, _, values, _ in turned
-                for tile in dict.fromkeys(tile for tile, _, _ in run)
-                if tile not in appended
-            ]
+            alone = s.batch or turned[0][0].sinks is not None
+            together = 1 if alone else max(1, MOST_HEADS // count)
             for first in range(0, len(turned), together):
                 tokens = turned[first : first + together]
-                places = tokens[0][0]
+                places, *_, caches = tokens[0]
+                # all before the first looks back; those of a batch nobody else sees
+                fresh = tokens if s.batch else turned if first == 0 else []
+                new = [
+                    NewValue(values[tile], own[tile], maps)
+                    for maps, _, values, _, own in fresh
+                    for tile in dict.fromkeys(tile for tile, _, _ in run)
+                    if tile not in appended
+                ]
                 if places.sinks is not None:
                     places = replace(places, sinks=places.sinks.at(heads_before))
-                queries = max(at for _, at, _, _ in tokens)
+                queries = max(at for _, at, *_ in tokens)
                 attended = attend_tiles(
                     d,
                     self.spec,
                     tuple(
-                        (_of_tokens(t, n, layout, len(tokens)), m.cached[tile])
-                        for tile, t, n in run
+                        (_of_tokens(t, n, layout, len(tokens)), caches[tile]) for tile, t, n in run
                     ),
                     self.context,
                     (max(queries, attended), max(known, attended), max(values_ready, attended)),
                     places,
                     self.numbers.caps[0],
-                    new if first == 0 else (),
+                    new,
                 )
                 done[first : first + together] = [attended] * len(tokens)
             appended |= {tile for tile, _, _ in run}
             heads_before += count
         return done, [places.outputs for places, *_ in turned]
+
+    def _rows(self, m: AttentionMatrices) -> list[AttentionMatrices]:
+        """What each token of a launch attends to: of a batch, its own sequence's caches."""
+        return [m.row(n) if self.places.batch else m for n in range(len(self.tokens))]
 
     def block(self, m: Matrices, ready: int) -> int:
         """One block; x is readable from ``ready``; returns when the new x is."""
@@ -739,13 +747,15 @@ class BlockScheduler:
         return ready
 
     def head(self, ready: int) -> int:
-        """Final norm and logits, of the last token."""
+        """Final norm and logits, of the last token; of a batch, of every one."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.head is not None
-        ready = self._normed(self.tokens[-1], ready, s.head_factors)
-        targets = [s.logits.at(i) for i in range(sum(map(len, s.head.rounds)))]
-        ready = max(self._matmul(s.head, layout.x_tiles, ready, None, [targets]))
+        own = self.tokens if s.batch else self.tokens[-1:]
+        ready = max([self._normed(token, ready, s.head_factors) for token in own])
+        blocks = sum(map(len, s.head.rounds))
+        words = [[s.logits.at(row * blocks + i) for i in range(blocks)] for row in range(len(own))]
+        ready = max(self._matmul(s.head, layout.x_tiles, ready, None, words))
         if self.numbers.caps[1]:
             cap = self.numbers.caps[1]
-            ready = cap_words(d, self.spec, s.logits, len(targets), ready, cap)
+            ready = cap_words(d, self.spec, s.logits, len(own) * blocks, ready, cap)
         return self._did(VXM, ready)

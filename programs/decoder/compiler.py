@@ -204,29 +204,39 @@ def compile_belt(
     *,
     weights: bool = True,
     sequences: int | None = None,
+    batch: int = 1,
 ) -> Artifact:
-    """Compile a conveyor belt of ``pp`` stages with caches for ``sequences`` (default: pp).
+    """Compile a conveyor belt of ``pp`` stages with caches for ``sequences`` (default: what fills
+    it), of which every stage takes ``batch`` at a time.
 
-    One launch is one beat: every stage works on a token of another sequence and hands x on.
-    Entry ``belt-CONTEXT-K``, of the positions that a sequence may have, is for beats of number K
-    modulo ``sequences``; stage s then works on sequence (K - s) modulo ``sequences``.  Raises
-    CompileError when it does not fit.
+    One launch is one beat: every stage works on a token of each sequence of a group and hands x
+    on.  Group g is sequences ``batch`` g to ``batch`` (g + 1) - 1; of n groups (the last one is
+    filled up) entry ``belt-CONTEXT-K``, of the positions that a sequence may have, is for beats of
+    number K modulo n; stage s then works on group (K - s) modulo n.  Raises CompileError when it
+    does not fit.
     """
-    count = pp if sequences is None else sequences
-    if count < pp:
+    count = pp * batch if sequences is None else sequences
+    least = (pp - 1) * batch + 1
+    if count < least:
         raise CompileError(
-            f"{count} sequences on a belt of {pp} stages: use {pp} or more, stages would idle"
+            f"{count} sequences on a belt of {pp} stages: use {least} or more, stages would idle"
         )
     context = buckets_up_to(context)[-1]
-    places = StagePlaces(spec, model.layout, model.dtype, context, count)
+    groups = -(-count // max(1, batch))
+    places = StagePlaces(
+        spec, model.layout, model.dtype, context, groups * batch, batch, batch != 1
+    )
     wiring = topology_of(model.layout.tp * pp)
-    pipeline = build_pipeline(deal_stages(places, pp), places, Numbers.of(model.config), wiring)
+    dealt = deal_stages(places, pp)
+    pipeline = build_pipeline(dealt, places, Numbers.of(model.config), wiring, batch)
     programs: dict[str, list[Program]] = {}
     program_of_chip: list[int] = []
-    for number in range(count):
+    for number in range(groups):
         entry = belt_entry(min(context, model.config.max_position), number)
-        programs[entry], program_of_chip = pipeline.belt_programs(context, count, number)
-    artifact = decoder_artifact(pipeline, model, programs, program_of_chip, [context], count)
+        programs[entry], program_of_chip = pipeline.belt_programs(context, groups, number)
+    artifact = decoder_artifact(
+        pipeline, model, programs, program_of_chip, [context], groups * batch
+    )
     if weights:
         artifact.memory = chip_images(pipeline, model).of(range(artifact.chips))
     return artifact
@@ -274,10 +284,10 @@ def decoder_artifact(
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
     inputs = input_planes(places)
-    a, mask = places.attention, places.sliding
+    a, mask, rows = places.attention, places.sliding, places.chunk if places.batch else 1
     bindings, about = Bindings(
         inputs=inputs,
-        outputs={"logits": planes_of(places.logits, layout.vocab_blocks)},
+        outputs={"logits": planes_of(places.logits, rows * layout.vocab_blocks)},
         decoder=DecoderFacts(
             dtype=model.dtype,
             tp=layout.tp,
@@ -289,7 +299,8 @@ def decoder_artifact(
             mask_positions=0 if a is None else a.mask_positions,
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,
-            chunk=places.chunk,
+            chunk=1 if places.batch else places.chunk,
+            batch=rows,
             window=layout.window if "sliding_map" in inputs or "sliding_masks" in inputs else 0,
             window_positions=0 if mask is None else mask.positions,
             blocks=0 if places.planes is None else places.planes.blocks,

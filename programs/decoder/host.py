@@ -75,6 +75,21 @@ class Host:
         if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
             self._charge(moved)
 
+    def prepare_batch(self, chip: Chip, rows: Sequence[tuple[int | None, int]]) -> None:
+        """As ``prepare``, of a token and its position for each sequence of a batch.
+
+        token: None where a sequence has none now; what is computed of it then is of zeros, and
+        its place in the caches must be written over before anybody sees it.
+        """
+        stage = self.stage_of(chip.chip_id)
+        if stage < 0:
+            return
+        moved = 0
+        for number, (token, position) in enumerate(rows):
+            moved += self._prepare_token(chip, stage, number, token, position)
+        if stage == 0 and chip.chip_id % self.model.layout.tp == 0:
+            self._charge(moved)
+
     def took_over(self, chip: Chip, position: int, tokens: int) -> None:
         """The last launch of ``chip`` fed ``tokens`` from ``position`` on, whoever was its host.
 
@@ -82,14 +97,17 @@ class Host:
         """
         self._group_of[chip.chip_id] = (position + tokens - 1) // RECENT_MAPS
 
-    def _prepare_token(self, chip: Chip, stage: int, number: int, token: int, position: int) -> int:
-        """Write the inputs of token ``number`` of a launch; the bytes moved."""
+    def _prepare_token(
+        self, chip: Chip, stage: int, number: int, token: int | None, position: int
+    ) -> int:
+        """Write the inputs of token ``number`` of a launch; the bytes moved.  None: zeros."""
         bytes_moved = 0
         words = []
         for table, turns in zip(("", "second_"), self.model.rope_rows(position), strict=False):
             words += [(f"{table}{name}", row[None]) for name, row in zip(TURNS, turns, strict=True)]
         if stage == 0:
-            words.append(("x", self.model.embedding(token)))
+            x = self.model.embedding(token or 0)
+            words.append(("x", x if token is not None else np.zeros_like(x)))
         for name, values in words:
             bytes_moved += self._write(chip, name, number, list(fp32_rows(values)))
         if self._facts.blocks:
@@ -108,7 +126,7 @@ class Host:
     def _write(self, chip: Chip, name: str, number: int, planes: Sequence[Rows]) -> int:
         """Write an input of token ``number`` of a launch, uint8 [words, 320] a slice; the bytes."""
         for (queue, address, words), rows in zip(self._bindings.inputs[name], planes, strict=True):
-            chip.write_words(queue, address + number * (words // self._facts.chunk), rows)
+            chip.write_words(queue, address + number * (words // self._facts.rows), rows)
         return sum(rows.size for rows in planes)
 
     def _restore_recent(self, chip: Chip, stage: int, position: int, tokens: int) -> int:
@@ -164,16 +182,22 @@ class Host:
 
     def read_logits(self, chip: Chip) -> F32:
         """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""
+        rows = self.read_batch(chip)
+        return rows[0] if len(rows) else np.zeros(0, np.float32)
+
+    def read_batch(self, chip: Chip) -> F32:
+        """As ``read_logits``, of every sequence of a batch: float32 [batch, tokens it holds]."""
         outputs = self._bindings.outputs["logits"]
         stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
         if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
             self._charge(4 * 320 * outputs[0][2])
         if stage != self._facts.pp - 1:
-            return np.zeros(0, np.float32)
+            return np.zeros((self._facts.batch, 0), np.float32)
         planes = [chip.read_words(queue, address, words) for queue, address, words in outputs]
         values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
         axis = self.model.layout.vocab_axis(local)
-        return np.asarray(values[axis >= 0], np.float32)
+        rows = values.reshape(self._facts.batch, *axis.shape)
+        return np.asarray(rows[:, axis >= 0], np.float32)
 
     def _charge(self, bytes_moved: int) -> None:
         spec = self.artifact.spec
@@ -253,7 +277,7 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
     facts, bindings = decoder_of(artifact), Bindings.of(artifact)
     layout = Layout.of(checkpoint.config, facts.tp)
     sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
-    if sizes != (facts.chunk * layout.x_tiles, layout.vocab_blocks):
+    if sizes != (facts.rows * layout.x_tiles, facts.batch * layout.vocab_blocks):
         raise ArtifactError(
             f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
         )

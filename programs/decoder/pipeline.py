@@ -31,7 +31,7 @@ from interconnect.collectives import (
 )
 from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
-from programs.decoder.places import StagePlaces
+from programs.decoder.places import StagePlaces, launch_of
 from programs.decoder.stage_code import Scheduled, StageCode
 from programs.decoder.stages import Stage, split_layers
 
@@ -83,6 +83,17 @@ class Pipeline:
         old = self.places
         places = StagePlaces(old.spec, old.layout, old.dtype, old.context, old.sequences, chunk)
         return build_pipeline(self.stages, places, self.numbers, self.topology, chunk)
+
+    def in_batches(self, batch: int) -> Pipeline:
+        """The same stages with places for a token of each of ``batch`` sequences at once.
+
+        There are caches for as many sequences as before, and those that fill the last group.
+        Raises CompileError where they do not fit.
+        """
+        old = self.places
+        count = -(-old.sequences // batch) * batch
+        places = StagePlaces(old.spec, old.layout, old.dtype, old.context, count, batch, True)
+        return build_pipeline(self.stages, places, self.numbers, self.topology, batch)
 
     @property
     def split(self) -> dict[int, tuple[int, ...]]:
@@ -237,7 +248,7 @@ class Pipeline:
         self, context: int, sequences: int, number: int, only: Sequence[int] = ()
     ) -> tuple[list[Program], list[int]]:
         """As ``programs``, for beat ``number`` modulo ``sequences``: stage s works on sequence
-        (number - s) modulo ``sequences``.
+        (number - s) modulo ``sequences``.  Of a batch, for sequences read groups of them.
         """
         _, _, end = self.beat(context)
         turns = [(number - stage) % sequences for stage in range(len(self.groups))]
@@ -334,9 +345,9 @@ def build_pipeline(
     _check_spec(spec)
     split = any(block.parts > 1 for stage in stages for block in stage.blocks)
     if split and places.chunk > 1:
+        what, _ = launch_of(places.chunk, places.batch)
         raise CompileError(
-            f"a chunk of {places.chunk} tokens: stages that compute a part of an FFN take one; use "
-            "stages of whole FFNs"
+            f"{what}: stages that compute a part of an FFN take one; use stages of whole FFNs"
         )
     if split and layout.post_norms:
         raise CompileError(

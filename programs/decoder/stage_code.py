@@ -50,7 +50,10 @@ class Body:
 
 @dataclass
 class StageCode:
-    """One shape of stage: its places and, by (context, sequence), its blocks."""
+    """One shape of stage: its places and, by (context, sequence), its blocks.
+
+    Of a batch, instead of a sequence, the number of a group of them.
+    """
 
     spec: ChipSpec
     places: DecoderPlaces
@@ -100,6 +103,7 @@ class StageCode:
                 p.post,
                 p.shares,
                 self.chunk,
+                p.batch,
             )
         )
         if key not in self.known:
@@ -154,7 +158,7 @@ class StageCode:
         parts = [self.scheduled(context, p.variants[variant]) for variant in p.variant_of]
         elapsed = 0
         for number, part in enumerate(parts):
-            bases = p.bases[sequence][number]
+            bases = p.bases_of(sequence, number)
             tables.append(part.at(elapsed - LEAD_CYCLES, bases, number))
             elapsed += part.cycles
         head, head_cycles = new_blocks(0), 0

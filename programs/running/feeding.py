@@ -84,7 +84,7 @@ class Feeder:
             cycles={n: c for n, c in artifact.predicted_cycles.items() if n in artifact.programs},
             clock_hz=spec.clock_hz,
             launch_seconds=spec.pcie_latency_s,
-            token_seconds=spec.lanes * words / facts.chunk / spec.pcie_bytes_per_s,
+            token_seconds=spec.lanes * words / facts.rows / spec.pcie_bytes_per_s,
         )
 
     def one_by_one(self, first: int, tokens: int) -> list[FedPart]:

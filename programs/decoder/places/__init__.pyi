@@ -7,6 +7,7 @@ from .stage import (
     Matrices,
     SlidingMask,
     StagePlaces,
+    launch_of,
     place_choice,
     place_decoder,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "StagePlaces",
     "blocks_of",
     "cached_words",
+    "launch_of",
     "place_choice",
     "place_decoder",
 ]

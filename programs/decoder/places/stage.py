@@ -83,6 +83,34 @@ class AttentionMatrices:
     post: Place | None = None  # gains of the norm after the block
     factors: Place | None = None  # of normed int8 activations
 
+    def row(self, number: int) -> AttentionMatrices:
+        """The same with the caches of row ``number`` of a batch, by symbols of their own."""
+
+        def own(place: Place) -> Place:
+            assert place.symbol is not None
+            return Place(place.queues, place.address, row_symbol(place.symbol, number))
+
+        def run(segments: Segments) -> Segments:
+            return tuple(replace(segment, place=own(segment.place)) for segment in segments)
+
+        def both(pair: tuple[Place, Place]) -> tuple[Place, Place]:
+            return own(pair[0]), own(pair[1])
+
+        return replace(
+            self,
+            keys=tuple(map(run, self.keys)),
+            values=tuple(map(run, self.values)),
+            cached=tuple(
+                replace(
+                    tile,
+                    keys=(both(tile.keys[0]), both(tile.keys[1])),
+                    values=(both(tile.values[0]), both(tile.values[1])),
+                    recent=both(tile.recent),
+                )
+                for tile in self.cached
+            ),
+        )
+
 
 @dataclass
 class FfnMatrices:
@@ -105,6 +133,11 @@ class FfnMatrices:
 
 
 Matrices = AttentionMatrices | FfnMatrices
+
+
+def row_symbol(symbol: Symbol, number: int) -> Symbol:
+    """What ``symbol`` is for the sequence in row ``number`` of a batch."""
+    return Symbol(f"{symbol.name}@{number}", symbol.banks)
 
 
 @dataclass(frozen=True)
@@ -166,6 +199,18 @@ class DecoderPlaces:
     sliding: SlidingMask | None = None  # where the context is longer than the window
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
     head_factors: Place | None = None
+    batch: bool = False  # the tokens of a launch are of a sequence each, and all have logits
+
+    def bases_of(self, number: int, block: int) -> dict[Symbol, int]:
+        """The addresses of a block for sequence ``number``; of a batch, for group ``number``."""
+        if not self.batch:
+            return self.bases[number][block]
+        first = number * self.chunk
+        found = dict(self.bases[first][block])
+        for row in range(self.chunk):
+            own = self.bases[first + row][block]
+            found |= {row_symbol(symbol, row): base for symbol, base in own.items()}
+        return found
 
     def token(self, number: int) -> DecoderPlaces:
         """The places of token ``number`` of a chunk: its own words, and what all share."""
@@ -300,22 +345,26 @@ def place_decoder(
     sequences: int = 1,
     split: bool = False,
     tokens: int = 1,
+    batch: bool = False,
 ) -> DecoderPlaces:
     """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
 
     split: some stage of the model computes a part of an FFN.  tokens: of a launch at most, see
-    ``DecoderPlaces.token``.  Inputs and outputs have the same places in every stage.  Experts are
-    cut to as few places a block as fit.  Raises CompileError when it does not fit.
+    ``DecoderPlaces.token``; batch: of a sequence each, in groups of so many.  Inputs and outputs
+    have the same places in every stage.  Experts are cut to as few places a block as fit.  Raises
+    CompileError when it does not fit.
     """
-    _check_chunk(layout, tokens)
+    _check_chunk(layout, tokens, batch)
     stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
     parts = _EXPERT_PARTS if layout.experts > 1 else _EXPERT_PARTS[:1]
     for cut in parts[:-1]:
         try:
-            return _place(spec, layout, dtype, context, stage, sequences, split, tokens, cut)
+            return _place(
+                spec, layout, dtype, context, stage, sequences, split, (tokens, batch), cut
+            )
         except CompileError:
             continue
-    return _place(spec, layout, dtype, context, stage, sequences, split, tokens, parts[-1])
+    return _place(spec, layout, dtype, context, stage, sequences, split, (tokens, batch), parts[-1])
 
 
 def _place(
@@ -326,10 +375,14 @@ def _place(
     stage: Stage,
     sequences: int,
     split: bool,
-    tokens: int,
+    launch: tuple[int, bool],
     parts: int,
 ) -> DecoderPlaces:
-    """``place_decoder`` with the words of a block of experts cut to ``parts`` places."""
+    """``place_decoder`` with the words of a block of experts cut to ``parts`` places.
+
+    launch: its tokens, and whether they are a batch.
+    """
+    tokens, batch = launch
     pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
     t, kt = layout.x_tiles, layout.kv_tiles
@@ -355,7 +408,7 @@ def _place(
     # a token's words of ``up`` are as far from the next one's as those of ``results``
     up = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
-    logits = pm.top(EAST_QUAD, layout.vocab_blocks)
+    logits = pm.top(EAST_QUAD, (tokens if batch else 1) * layout.vocab_blocks)
     narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if layout.replicate else act.first[1]
     words |= _attention_constants(pm, layout, context, (window, len(cuts.maps)), tokens)
     factor = pm.top(WEST_QUAD, tokens)
@@ -387,16 +440,7 @@ def _place(
     variants, variant_of = _place_blocks(pm, symbols, layout, dtype, stage, caches, choice, parts)
     head, head_factors = _place_head(pm, layout, stage, dtype) if stage.head else (None, None)
     rope = RopePlaces(words["cos"], words["sin"], words["swap_map"], words["rotated"])
-    attention = None
-    if not layout.on_planes:
-        attention = AttentionPlaces(
-            mask_words=2 * window,
-            mask_positions=window,
-            scores=scores,
-            keys=(),
-            values=(),
-            **words,
-        )
+    attention = None if layout.on_planes else _on_vxm(window, scores, words)
     return DecoderPlaces(
         layout,
         dtype,
@@ -436,6 +480,19 @@ def _place(
         sliding,
         shares,
         head_factors,
+        batch,
+    )
+
+
+def _on_vxm(window: int, scores: Segments, words: dict[str, Place]) -> AttentionPlaces:
+    """Places of attention on the VXM, without caches; window: positions of one of its masks."""
+    return AttentionPlaces(
+        mask_words=2 * window,
+        mask_positions=window,
+        scores=scores,
+        keys=(),
+        values=(),
+        **words,
     )
 
 
@@ -455,14 +512,20 @@ def partial_words(layout: Layout) -> int:
     return max(layout.x_tiles, 2) if layout.wide_norms else layout.x_tiles
 
 
-def _check_chunk(layout: Layout, tokens: int) -> None:
-    """Raise CompileError for a chunk that no launch can have."""
+def _check_chunk(layout: Layout, tokens: int, batch: bool) -> None:
+    """Raise CompileError for a chunk or a batch that no launch can have."""
+    what, kind = launch_of(tokens, batch)
     if not 1 <= tokens <= MOST_CHUNK:
-        raise CompileError(f"a chunk of {tokens} tokens: must be 1 to {MOST_CHUNK}")
+        raise CompileError(f"{what}: must be 1 to {MOST_CHUNK}")
     if tokens > 1 and layout.experts > 1:
-        raise CompileError(
-            f"a chunk of {tokens} tokens: they would choose different experts; use a chunk of 1"
-        )
+        raise CompileError(f"{what}: they would choose different experts; use a {kind} of 1")
+
+
+def launch_of(tokens: int, batch: bool) -> tuple[str, str]:
+    """What goes through a stage together, in words, and what it is called."""
+    if batch:
+        return f"a batch of {tokens} sequences", "batch"
+    return f"a chunk of {tokens} tokens", "chunk"
 
 
 def _attention_temporaries(pm: SramPlacement, layout: Layout, tokens: int) -> dict[str, Place]:
@@ -511,10 +574,14 @@ class StagePlaces:
         context: int,
         sequences: int = 1,
         chunk: int = 1,
+        batch: bool = False,
     ) -> None:
-        """context, sequences: of the caches; chunk: tokens of a launch at most."""
+        """context, sequences: of the caches; chunk: tokens of a launch at most; batch: they are
+        of a sequence each, ``sequences`` being a multiple of ``chunk``.
+        """
         self.spec, self.layout, self.dtype = spec, layout, dtype
         self.context, self.sequences, self.chunk = context, sequences, chunk
+        self.batch = batch
         self._known: dict[tuple[object, ...], DecoderPlaces | str] = {}
 
     def of(self, stage: Stage, split: bool) -> DecoderPlaces:
@@ -542,6 +609,7 @@ class StagePlaces:
                     self.sequences,
                     split,
                     self.chunk,
+                    self.batch,
                 )
             except CompileError as error:
                 self._known[key] = str(error)

@@ -261,6 +261,7 @@ def test_texts_on_the_belt(exact: bool, said: str) -> None:
         "pp": 4,
         "tp": 2,
         "wall_seconds": 1.26,
+        "batch": 1,
     }
     texts: Any = SimpleNamespace(facts=facts, prompts=["a", "b"], texts=["x\n", "y"], saturated="")
     rows = BeltTexts.rows.fget(texts)  # type: ignore[attr-defined]
@@ -274,6 +275,10 @@ def test_texts_on_the_belt(exact: bool, said: str) -> None:
         ("machine", "8 chips, 4 stages of 2, in one process"),
         ("wall time", "1.3 s"),
     ]
+    facts["batch"] = 3
+    rows = BeltTexts.rows.fget(texts)  # type: ignore[attr-defined]
+    assert rows[2][0] == "a token of each of 3 leaves every"
+    assert rows[4] == ("first tokens", "after 10,368, 13,824 cycles, group after group")
 
 
 def planned(**changed: Any) -> dict[str, Any]:
