@@ -19,6 +19,7 @@ from programs.decoder.places import (
     AttentionMatrices,
     DecoderPlaces,
     FfnMatrices,
+    LatentMatrices,
     Matrices,
     MatrixPlaces,
 )
@@ -59,7 +60,7 @@ from programs.kernels import (
     shared_biases,
     take_turns,
 )
-from programs.models import ModelConfig
+from programs.models import LATENT_EPS, ModelConfig
 
 #: What the critical path of a block is at: norms, gates, quantisation and sums; products with
 #: weights; rope, cache, scores and softmax; vectors between chips.
@@ -199,10 +200,12 @@ class BlockScheduler:
         dynamic: Place | None,
         targets: Sequence[list[Place]],
         parts: int = 1,
+        first: int = 0,
     ) -> list[int]:
         """All rounds of a product; when each column block's result is readable.
 
         targets: of every token of a launch; of one, the last.  parts: of an activation in fp16.
+        first: word of the activations.
         """
         done: list[int] = []
         act = self.tokens[-len(targets)].act
@@ -210,6 +213,7 @@ class BlockScheduler:
             tile = self.tokens[1].act.first[0].address - act.first[0].address
             after = targets[1][0].address - targets[0][0].address
             act = replace(act, chunk=Chunk(len(targets), tile, 1, after))
+        act = act.at(first)
         for number, blocks in enumerate(m.rounds):
             here = targets[0][len(done) : len(done) + len(blocks)]
             scale = m.scales[number] if m.scales else None
@@ -420,8 +424,11 @@ class BlockScheduler:
         s, layout = self.places, self.places.layout
         qt, kt = layout.q_tiles, layout.kv_tiles
         ready, dynamic, parts = self._input(ready, m.factors)
-        words = [[token.results.at(i) for i in range(qt + 2 * kt)] for token in self.tokens]
-        done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
+        if m.latent is not None:
+            done = self._from_latents(m.qkv, m.latent, ready)
+        else:
+            words = [[token.results.at(i) for i in range(qt + 2 * kt)] for token in self.tokens]
+            done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
         projected = [self._projected(token, m, done) for token in self.tokens]
         kernel = self._on_vxm if s.planes is None else self._on_planes
         attended, outputs = kernel(m, projected)
@@ -433,6 +440,67 @@ class BlockScheduler:
             return self._post_norm(done, m.post, pace, m.o_bias)
         x = [token.x for token in self.tokens]
         return self._residual(done, x, x, pace, m.o_bias)
+
+    def _from_latents(self, x: MatrixPlaces, m: LatentMatrices, ready: int) -> list[int]:
+        """Queries, keys and values made of latents; when each of their tiles is readable.
+
+        x: products of the normed x.
+        """
+        layout = self.places.layout
+        assert layout.latent is not None
+        qt, kt, (of_q, of_kv) = layout.q_tiles, layout.kv_tiles, layout.latent_tiles
+        behind, ranks = qt + 2 * kt, (layout.latent.query, layout.latent.key_value)
+        words = [
+            [
+                *(token.results.at(behind + i if of_q else i) for i in range(of_q or qt)),
+                *(token.results.at(behind + of_q + i) for i in range(of_kv)),
+                token.up,
+            ]
+            for token in self.tokens
+        ]
+        done = self._matmul(x, layout.x_tiles, ready, None, words)
+        queries, shared = done[:qt], done[-1]
+        if m.q is not None:
+            known = self._normed_latents(0, (behind, of_q), ranks[0], done, m.q_factors)
+            targets = [[token.results.at(i) for i in range(qt)] for token in self.tokens]
+            queries = self._matmul(m.q, of_q, known, None, targets, 1, layout.x_tiles)
+        else:
+            done = done[qt - of_q :]
+        known = self._normed_latents(1, (behind + of_q, of_kv), ranks[1], done[of_q:], m.kv_factors)
+        targets = [[token.results.at(qt + i) for i in range(2 * kt)] for token in self.tokens]
+        made = self._matmul(m.kv, of_kv, known, None, targets, 1, layout.x_tiles + of_q)
+        keys = max(shared, *made[:kt])
+        keys = max(
+            add_bias(self.schedule, self.spec, token.results.at(qt), kt, keys, token.up, 0)
+            for token in self.tokens
+        )
+        return [*queries, *[self._did(VXM, keys)] * kt, *made[kt:]]
+
+    def _normed_latents(
+        self, which: int, words: tuple[int, int], rank: int, done: list[int], factors: Place | None
+    ) -> int:
+        """Latents of every token normed into activation words behind those of x; when readable.
+
+        which: 0 of queries, 1 of keys and values; words: the first of the results, and how many;
+        done: when each is readable; rank: their elements.
+        """
+        d, spec, (first, tiles) = self.schedule, self.spec, words
+        ready = at = max(done[:tiles])
+        for s in self.tokens:
+            assert s.latent_factors is not None
+            x, factor = s.results.at(first), s.latent_factors.at(which)
+            to = s.act.at(s.layout.x_tiles + which * s.layout.latent_tiles[0])
+            int8 = s.dtype == "int8"
+            gain = QUANT_RANGE / math.sqrt(rank * SLACK) if int8 else None
+            known = norm_factor(
+                d, spec, x, tiles, ready, s.constants, 1.0 / rank, LATENT_EPS, gain, factor
+            )
+            if int8:
+                known = quantise(d, spec, x, tiles, known, factor, to, factors)
+            else:
+                known = halve(d, spec, x, tiles, known, factor, to)
+            at = max(at, known)
+        return self._did(VXM, at)
 
     def _projected(self, s: DecoderPlaces, m: AttentionMatrices, done: list[int]) -> _Projected:
         """A token's projections with bias and norms; done: when the product's are readable."""

@@ -121,8 +121,7 @@ def _cost(places: StagePlaces, stage: Stage) -> float:
     layout, context, spec = places.layout, places.context, places.spec
     rate = 4 * spec.mxm_reload_gap_cycles / 27 + 4  # planes' columns of sixteen words
     t, width = layout.x_tiles, layout.x_width
-    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
-    attention = (qkv + layout.q_tiles * t * width) / 16
+    attention = (layout.qkv_columns + layout.q_tiles * t * width) / 16
     share = share_of(spec, layout.tp, t)
     exchange = all_reduce_cycles(spec, layout.tp, t, share) if layout.tp > 1 else 0
     if layout.on_planes:
@@ -417,10 +416,9 @@ def memory_bytes(layout: Layout, dtype: str, context: int, batch: int) -> dict[s
     """Bytes of a model on one group of chips for all its chips: weights, cache (padding too)."""
     item = 1 if dtype == "int8" else 2
     t, x = layout.x_tiles, layout.x_width
-    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
     o = layout.q_tiles * t * x
     head = t * layout.vocab_blocks * layout.vocab_width
-    words = layout.layers * (qkv + o) + head
+    words = layout.layers * (layout.qkv_columns + o) + head
     for kind, layers in Counter(map(layout.kind_of, range(layout.layers))).items():
         own = layout.for_ffn(kind)
         words += layers * ffn_columns(own, own.ffn_tiles, own.experts)

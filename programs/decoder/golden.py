@@ -26,10 +26,16 @@ from numpy.typing import NDArray
 from chip import numerics
 from chip.saturation import Tally
 from programs.decoder.lanes import Layout
-from programs.decoder.partition import ChipWeights, Matrix, PartitionedModel, RopeRows
+from programs.decoder.partition import (
+    ChipWeights,
+    LatentWeights,
+    Matrix,
+    PartitionedModel,
+    RopeRows,
+)
 from programs.decoder.stages import ffn_part
 from programs.decoder.weighted_values import capped, mean_on_planes
-from programs.models import GELU_TANH
+from programs.models import GELU_TANH, LATENT_EPS
 
 __all__ = ["GoldenDecoder", "choice_of"]
 
@@ -185,14 +191,15 @@ class _Chip:
     """One chip: its decoded weights and its keys and values."""
 
     def __init__(self, weights: ChipWeights, layout: Layout) -> None:
-        x = layout.x_width
+        x, (of_q, of_kv) = layout.x_width, layout.latent_widths
         self.layers = [
             {
-                "q": _Multiplier(layer.q, x),
-                "k": _Multiplier(layer.k, x),
-                "v": _Multiplier(layer.v, x),
+                "q": _Multiplier(layer.q, of_q or x),
+                "k": _Multiplier(layer.k, of_kv or x),
+                "v": _Multiplier(layer.v, of_kv or x),
                 "o": _Multiplier(layer.o, layout.q_width),
             }
+            | _latent_multipliers(layer.latent, x)
             | ({} if layer.router is None else {"router": _Multiplier(layer.router, x)})
             | ({} if layer.share_gate is None else {"share": _Multiplier(layer.share_gate, x)})
             for layer in weights.layers
@@ -212,6 +219,10 @@ class _Chip:
         self.head_gains = [layer.head_gains for layer in weights.layers]
         self.factors = [layer.factors for layer in weights.layers]
         self.head_factors = weights.factors
+        self.latent_factors = [
+            (None, None) if layer.latent is None else layer.latent.factors
+            for layer in weights.layers
+        ]
         self.key_shares = [layer.key_shares for layer in weights.layers]
         self.post_gains = [layer.post_gains for layer in weights.layers]
         self.biases = [(layer.bias, layer.o_bias) for layer in weights.layers]
@@ -386,6 +397,9 @@ class GoldenDecoder:
         heads = []
         for chip in self._chips:
             matrices, gains = chip.layers[layer], chip.head_gains[layer]
+            if self._layout.latent is not None:
+                heads.append(self._from_latents(chip, layer, x))
+                continue
             q, k, v = (matrices[name](x) for name in "qkv")
             bias, _ = chip.biases[layer]
             if bias is not None:
@@ -396,6 +410,30 @@ class GoldenDecoder:
                 q, k = self._norm_heads(q, gains[0]), self._norm_heads(k, gains[1])
             heads.append((q, k, v))
         return self._norm_together(layer, heads) if self._layout.wide_norms else heads
+
+    def _from_latents(self, chip: _Chip, layer: int, x: _Activation) -> tuple[F32, F32, F32]:
+        """Return query, key and value tiles [P, *, 320] of a chip, made of normed latents."""
+        matrices, sizes = chip.layers[layer], self._layout.latent
+        assert sizes is not None
+        of_q, of_kv = chip.latent_factors[layer]
+        taken = x
+        if sizes.query:
+            taken = self._norm_latent(matrices["q_down"](x), of_q, sizes.query)
+        latent = self._norm_latent(matrices["kv_down"](x), of_kv, sizes.key_value)
+        return (
+            matrices["q"](taken),
+            matrices["k"](latent) + matrices["k_rope"](x),
+            matrices["v"](latent),
+        )
+
+    def _norm_latent(self, x: F32, factors: F32 | None, elements: int) -> _Activation:
+        """Normalise tiles [P, *, 320] of a latent of so many elements as ``_norm`` does x."""
+        mean = _square_sum(x) * np.float32(1.0 / elements)
+        r = numerics.rsqrt(mean + np.float32(LATENT_EPS))
+        if not self._int8:
+            return _Activation(bits=numerics.to_f16_bits(x * r, SIDES))
+        assert factors is not None
+        return _quantise(x, r * self._model.quant_gain_of(elements), None, factors)
 
     def _norm_together(
         self, layer: int, heads: list[tuple[F32, F32, F32]]
@@ -584,6 +622,17 @@ class GoldenDecoder:
         t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
         return hidden
+
+
+def _latent_multipliers(latent: LatentWeights | None, width: int) -> dict[str, _Multiplier]:
+    """What makes latents of x, whose tiles use ``width`` lanes, by its name."""
+    if latent is None:
+        return {}
+    found = {"kv_down": _Multiplier(latent.kv_down, width)}
+    found["k_rope"] = _Multiplier(latent.k_rope, width)
+    if latent.q_down is not None:
+        found["q_down"] = _Multiplier(latent.q_down, width)
+    return found
 
 
 def _of_expert(matrix: Matrix, expert: int, experts: int) -> Matrix:

@@ -100,7 +100,11 @@ def _put_matrices(
 def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str, Matrix]:
     """The matrices of one block, cut to its part."""
     if block.kind == ATTENTION:
-        return {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
+        heads = {name: getattr(layer, name) for name in ("q", "k", "v", "o")}
+        if layer.latent is not None:
+            heads |= {"kv_down": layer.latent.kv_down, "k_rope": layer.latent.k_rope}
+            heads |= {} if layer.latent.q_down is None else {"q_down": layer.latent.q_down}
+        return heads
     assert isinstance(m, FfnMatrices)
     own, held = slice(m.first_tile, m.first_tile + m.tiles), m.experts
     every = layer.down.values.shape[1] // len(m.down.columns)  # experts of the layer
@@ -239,6 +243,8 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
         own = [m.qkv, m.o] if isinstance(m, AttentionMatrices) else [m.gate_up, m.down]
         if isinstance(m, FfnMatrices) and m.router is not None:
             own.append(m.router)
+        if isinstance(m, AttentionMatrices) and m.latent is not None:
+            own += [m.latent.kv] if m.latent.q is None else [m.latent.q, m.latent.kv]
         bases = places.bases[0][number]
         if isinstance(m, FfnMatrices):
             _put_expert_scales(image, m, bases, matrices, order)
@@ -258,6 +264,10 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
             put.append((m.gains, layer.head_gains))
             put += [(m.bias, layer.bias), (m.sinks, layer.sinks)]
             put += [(m.o_bias, None if layer.o_bias is None else layer.o_bias[order])]
+            if m.latent is not None and layer.latent is not None:
+                put += zip(
+                    (m.latent.q_factors, m.latent.kv_factors), layer.latent.factors, strict=True
+                )
             if places.wide_norm is not None and layer.key_shares is not None:
                 put_fp32(image, places.wide_norm.shares, 0, layer.key_shares)
         for place, words in put:

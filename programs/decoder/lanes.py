@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.errors import LpuError
-from programs.models import PLAIN_LAYER, LayerKind, ModelConfig
+from programs.models import PLAIN_LAYER, LatentAttention, LayerKind, ModelConfig
 
 __all__ = ["LANES", "Axis", "Layout", "PartitionError"]
 
@@ -140,6 +140,8 @@ class Layout:
     """Attention runs on the planes, positions on lanes; else on the VXM, one after another."""
     dense_ffn: int = 0
     """Feed-forward elements of layers that have one FFN where others have experts."""
+    latent: LatentAttention | None = None
+    """Keys and values are made from a latent that every chip computes."""
 
     @classmethod
     def of(cls, config: ModelConfig, tp: int) -> Layout:
@@ -219,6 +221,7 @@ class Layout:
             layer_kinds=config.layer_kinds,
             on_planes=on_planes,
             dense_ffn=config.dense_ffn,
+            latent=config.latent,
         )
 
     def kind_of(self, layer: int) -> LayerKind:
@@ -255,6 +258,33 @@ class Layout:
     def kv_width(self) -> int:
         """Columns of a k or v block: the lanes used of a kv tile."""
         return self.kv_heads_per_tile * self.head_lanes
+
+    @property
+    def latent_tiles(self) -> tuple[int, int]:
+        """Tiles of the latents of queries (0: they are made of x) and of keys and values."""
+        if self.latent is None:
+            return 0, 0
+        ranks = self.latent.query, self.latent.key_value
+        return _tiles(ranks[0])[0] if ranks[0] else 0, _tiles(ranks[1])[0]
+
+    @property
+    def latent_widths(self) -> tuple[int, int]:
+        """Lanes used of each tile of the two latents, as ``latent_tiles``."""
+        if self.latent is None:
+            return 0, 0
+        ranks = self.latent.query, self.latent.key_value
+        return _tiles(ranks[0])[1] if ranks[0] else 0, _tiles(ranks[1])[1]
+
+    @property
+    def qkv_columns(self) -> int:
+        """Stored columns of 320 weights of the products before the attention of a layer."""
+        t, q = self.x_tiles, self.q_tiles * self.q_width
+        kv = self.kv_tiles * self.kv_width
+        if self.latent is None:
+            return t * (q + 2 * kv)
+        (of_q, of_kv), (q_width, kv_width) = self.latent_tiles, self.latent_widths
+        down = t * (of_q * q_width + of_kv * kv_width + self.kv_width)
+        return down + (of_q or t) * q + of_kv * 2 * kv
 
     @property
     def slot_tiles(self) -> int:
@@ -364,9 +394,69 @@ class Layout:
 
     def q_axis(self, chip: int) -> Axis:
         """Query outputs (head * head_dim + i, the rows of q_proj) on [q_tiles, 320]."""
+        return self._head_axis(self._heads_of(chip), self.q_tiles, self.heads_per_tile)
+
+    def o_axis(self, chip: int) -> Axis:
+        """What the attention gives (the columns of o_proj) on [q_tiles, 320]."""
+        if self.latent is None:
+            return self.q_axis(chip)
+        return self._value_axis(self._heads_of(chip), self.latent.value, 0, self.q_tiles)
+
+    def latent_axes(self) -> tuple[Axis, Axis]:
+        """The elements of the latents of queries, and of keys and values; those of the first are
+        none where queries are made of x.
+        """
+        assert self.latent is not None
+        ranks = self.latent.query, self.latent.key_value
+        each = zip(ranks, self.latent_tiles, self.latent_widths, strict=True)
+        query, key_value = (_straight_axis(0, rank, *form) for rank, *form in each)
+        return query, key_value
+
+    def made_axes(self, chip: int) -> tuple[Axis, Axis, Axis]:
+        """Rows of kv_b_proj that are keys and values, on [kv_tiles, 320] each, and those of
+        kv_a_proj_with_mqa that are the shared key, on [1, 320] in every slot of a tile.
+        """
+        assert self.latent is not None
+        a, heads = self.latent, self._heads_of(chip)
+        plain, each = self.head_dim - a.rope, self.head_dim - a.rope + a.value
+        keys = np.full((self.kv_tiles, LANES), -1, dtype=np.int64)
+        shared = np.full((1, LANES), -1, dtype=np.int64)
+        lanes = self._lanes_of_elements()
+        for slot, head in enumerate(heads):
+            tile, within = divmod(slot, self.kv_heads_per_tile)
+            first = within * self.head_lanes
+            keys[tile, first + lanes[:plain]] = head * each + np.arange(plain)
+        for first in range(0, self.kv_width, self.head_lanes):
+            shared[0, first + lanes[plain:]] = a.key_value + np.arange(a.rope)
+        return keys, self._value_axis(heads, each, plain, self.kv_tiles), shared
+
+    def _heads_of(self, chip: int) -> range:
+        """Query heads of a chip."""
         first = chip * self.query_heads
-        heads = range(first, min(first + self.query_heads, self.heads_total))
-        return self._head_axis(heads, self.q_tiles, self.heads_per_tile)
+        return range(first, min(first + self.query_heads, self.heads_total))
+
+    def _lanes_of_elements(self) -> NDArray[np.int64]:
+        """[head_dim]: the lane, within a head, of every element of a key.
+
+        What turns is on the lanes of the first pairs, its even elements against its odd ones.
+        """
+        assert self.latent is not None
+        pairs, turned = self.half_lanes, self.latent.rope // 2
+        still = self.head_dim // 2 - turned
+        lanes = np.empty(self.head_dim, dtype=np.int64)
+        lanes[:still], lanes[still : 2 * still] = pairs[turned:], pairs[turned:] + 8
+        lanes[2 * still :: 2], lanes[2 * still + 1 :: 2] = pairs[:turned], pairs[:turned] + 8
+        return lanes
+
+    def _value_axis(self, heads: Sequence[int], each: int, first: int, tiles: int) -> Axis:
+        """Elements ``head * each + first`` and on of latent attention's values, in order."""
+        assert self.latent is not None
+        axis = np.full((tiles, LANES), -1, dtype=np.int64)
+        elements = np.arange(self.latent.value, dtype=np.int64)
+        for slot, head in enumerate(heads):
+            tile, within = divmod(slot, self.heads_per_tile)
+            axis[tile, within * self.head_lanes + elements] = head * each + first + elements
+        return axis
 
     def kv_axis(self, chip: int) -> Axis:
         """Key (or value) outputs (KV head * head_dim + i) on [kv_tiles, 320]."""
@@ -387,6 +477,13 @@ class Layout:
 
     def _head_axis(self, heads: Sequence[int], tiles: int, per_tile: int) -> Axis:
         axis = np.full((tiles, LANES), -1, dtype=np.int64)
+        if self.latent is not None:
+            within = self._lanes_of_elements()
+            for slot, head in enumerate(heads):
+                tile, own = divmod(slot, per_tile)
+                elements = head * self.head_dim + np.arange(self.head_dim)
+                axis[tile, own * self.head_lanes + within] = elements
+            return axis
         half = np.arange(self.head_dim // 2, dtype=np.int64)
         for slot, head in enumerate(heads):
             row = axis[slot // per_tile]

@@ -11,7 +11,7 @@ quantising.  It does not know memory slices, cycles or instructions, and it neve
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ from programs.models import (
     ModelConfig,
     ffn_names,
     inverse_frequencies,
+    latent_names,
     norm_names,
     router_name,
     shared_gate_name,
@@ -77,6 +78,20 @@ class Matrix:
     """int8, or uint16 fp16 bits: [k_tiles, n_blocks, columns, 320]; zero on padding."""
     scale: F32 | None
     """float32 [n_blocks, 320], zero on padding; None in fp16."""
+
+
+@dataclass
+class LatentWeights:
+    """The matrices of one layer on every chip that make the latents of x, and the shared key."""
+
+    q_down: Matrix | None
+    """x_tiles -> the tiles of the queries' latent; None where queries are made of x."""
+    kv_down: Matrix
+    """x_tiles -> the tiles of the latent of keys and values."""
+    k_rope: Matrix
+    """x_tiles -> one block of kv_width columns: the shared key in every head slot."""
+    factors: tuple[F32 | None, F32 | None]
+    """float32 [tiles, 320] (int8): what normed latents are multiplied by, the queries' first."""
 
 
 @dataclass
@@ -127,6 +142,8 @@ class LayerWeights:
     """float32 [query heads, 320]: of each head that goes through the planes, in that order, its
     sink's logit on the lanes that count positions; `NO_LOGIT` on the others.
     """
+    latent: LatentWeights | None = None
+    """What makes the latents, of which `q` (where they have one), `k` and `v` are products then."""
     factors: tuple[F32 | None, F32 | None] = (None, None)
     """float32 [x_tiles, 320] (int8): what normed activations are multiplied by, for q, k and v,
     and for gate and up; from 0 to 1, zero on padding.  None where those take no normed x.
@@ -212,7 +229,12 @@ class PartitionedModel:
     @property
     def quant_gain(self) -> np.float32:
         """fp32(16256 / sqrt(H (1 + 2^-7)))."""
-        return np.float32(QUANT_RANGE / math.sqrt(self.layout.hidden_size * SLACK))
+        return self.quant_gain_of(self.layout.hidden_size)
+
+    @staticmethod
+    def quant_gain_of(elements: int) -> np.float32:
+        """As ``quant_gain``, of normed vectors of so many elements."""
+        return np.float32(QUANT_RANGE / math.sqrt(elements * SLACK))
 
     def embedding(self, token: int) -> F32:
         """Return the embedding of `token` on its lanes, float32 [x_tiles, 320]."""
@@ -229,7 +251,7 @@ class PartitionedModel:
         """Return (cos, sin) of each rotary table of the model for a token at `position`.
 
         float32 [320] in lane order, repeated for every head slot that fits a tile, zero on padding;
-        the sine is negated on the lanes of first halves.
+        the sine is negated on the lanes of first halves.  Elements that do not turn have 1 and 0.
         """
         layout = self.layout
         tables = []
@@ -238,7 +260,9 @@ class PartitionedModel:
             sin, cos = sin * rope.size, cos * rope.size
             cos_row, sin_row = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
             for slot in range(LANES // layout.head_lanes):
-                lanes = slot * layout.head_lanes + layout.half_lanes
+                every = slot * layout.head_lanes + layout.half_lanes
+                lanes, still = every[: len(cos)], every[len(cos) :]
+                cos_row[still] = cos_row[still + 8] = 1.0
                 cos_row[lanes] = cos_row[lanes + 8] = cos.astype(np.float32)
                 sin_row[lanes + 8] = sin.astype(np.float32)
                 sin_row[lanes] = -sin_row[lanes + 8]
@@ -273,7 +297,7 @@ def chip_weights(
     _check_dtype(dtype)
     _check_chip(layout, chip)
     x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
-    vocab = layout.vocab_axis(chip)
+    o, vocab = layout.o_axis(chip), layout.vocab_axis(chip)
     every = range(layout.layers)
     attention, ffn = (set(every if of is None else of) for of in (attention, ffn))
     numbers = sorted(attention | ffn)
@@ -286,7 +310,7 @@ def chip_weights(
         n_axis: Axis,
         width: int,
         gain: F64 | None = None,
-        factor: float = 1.0,
+        factor: float | Sequence[float] = 1.0,
     ) -> Matrix:
         names = [name] if isinstance(name, str) else name
         return _build(checkpoint, names, k_axis, n_axis, width, gain, factor, dtype)
@@ -307,16 +331,30 @@ def chip_weights(
         normed = layout.wide_norms or (layout.head_norms and not bare)
         query_factor = 1.0 if normed else inner
         own_q, own_kv, own_o = (axis if has else axis[:0] for axis in (q, kv, x))
+        routed = given * checkpoint.config.routed_factor
+        chosen = len(downs) - of_ffn.shared if of_ffn.experts > 1 else 0
+        downs_given = [routed] * chosen + [given] * (len(downs) - chosen)
+        if layout.latent is None:
+            heads = _Heads(
+                build(f"{scores}.q_proj.weight", x, own_q, layout.q_width, first, query_factor),
+                build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
+                build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
+            )
+        else:
+            heads = _from_latents(
+                checkpoint, layout, dtype, chip, number, inner, first if has else None
+            )
         own_hidden, own_down = (axis if also else axis[:0] for axis in (hidden, x))
         layers.append(
             LayerWeights(
-                q=build(f"{scores}.q_proj.weight", x, own_q, layout.q_width, first, query_factor),
-                k=build(f"{scores}.k_proj.weight", x, own_kv, layout.kv_width, first),
-                v=build(f"{scores}.v_proj.weight", x, own_kv, layout.kv_width, first),
-                o=build(f"{scores}.o_proj.weight", q, own_o, layout.x_width, None, given),
+                q=heads.q,
+                k=heads.k,
+                v=heads.v,
+                latent=heads.latent,
+                o=build(f"{scores}.o_proj.weight", o, own_o, layout.x_width, None, given),
                 gate=build(gates, x, own_hidden, of_ffn.ffn_width, inside),
                 up=build(ups, x, own_hidden, of_ffn.ffn_width, inside),
-                down=build(downs, hidden, own_down, layout.x_width, None, given),
+                down=build(downs, hidden, own_down, layout.x_width, None, downs_given),
                 head_gains=_head_gains(checkpoint, layout, scores, inner, chip) if has else None,
                 key_shares=_key_shares(layout, chip) if has else None,
                 post_gains=(
@@ -340,6 +378,64 @@ def chip_weights(
     gain, taken = _folded(checkpoint, "model.norm.weight" if head else None, dtype, x)
     last = build(checkpoint.head_name, x, own, layout.vocab_width, gain, factor)
     return ChipWeights(layers, last, _one_hot(layout, chip), taken, tuple(numbers))
+
+
+@dataclass
+class _Heads:
+    """What makes queries, keys and values, as in `LayerWeights`."""
+
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    latent: LatentWeights | None = None
+
+
+def _from_latents(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    dtype: str,
+    chip: int,
+    number: int,
+    inner: float,
+    gain: F64 | None,
+) -> _Heads:
+    """What makes the latents of a layer of x, whose norm has ``gain``, and heads of these.
+
+    inner: what scores are multiplied by.  Without a gain all is built as if it had no columns.
+    """
+    assert layout.latent is not None
+    names, x, width = latent_names(number), layout.x_axis(), layout.kv_width
+    query, key_value = layout.latent_axes()
+    keys, values, shared = layout.made_axes(chip)
+    (q_width, kv_width), has = layout.latent_widths, gain is not None
+
+    def build(
+        name: str, k_axis: Axis, n_axis: Axis, columns: int, of: F64 | None, factor: float = 1.0
+    ) -> Matrix:
+        own = n_axis if has else n_axis[:0]
+        return _build(checkpoint, [name], k_axis, own, columns, of, factor, dtype)
+
+    of_q, of_kv = (
+        _folded(checkpoint, name if has and used else None, dtype, axis)
+        for name, used, axis in (
+            (names.query_norm, layout.latent.query, query),
+            (names.norm, True, key_value),
+        )
+    )
+    q_down, q = None, layout.q_axis(chip)
+    if layout.latent.query:
+        q_down = build(names.query_down, x, query, q_width, gain)
+        heads = build(names.query_up, query, q, layout.q_width, of_q[0], inner)
+    else:
+        heads = build(names.queries, x, q, layout.q_width, gain, inner)
+    latent = LatentWeights(
+        q_down,
+        build(names.down, x, key_value, kv_width, gain),
+        build(names.down, x, shared, width, gain),
+        (of_q[1], of_kv[1]),
+    )
+    k, v = (build(names.up, key_value, axis, width, of_kv[0]) for axis in (keys, values))
+    return _Heads(heads, k, v, latent)
 
 
 def _gain(checkpoint: Checkpoint, name: str) -> F64:
@@ -505,14 +601,14 @@ def _build(
     n_axis: Axis,
     width: int,
     gain: F64 | None,
-    factor: float,
+    factor: float | Sequence[float],
     dtype: str,
 ) -> Matrix:
     """Fold, quantise and place a tensor [N, K], one block of columns at a time.
 
     Several `names` are those of experts, whose blocks follow each other.  `gain` [K] multiplies the
-    K rows, `factor` everything; a normed matrix (one with a gain) also gets the constant of its
-    activations' quantisation in its scale.
+    K rows, `factor` everything, or each tensor its own; a normed matrix (one with a gain) also gets
+    the constant of its activations' quantisation in its scale.
     """
     k_tiles, n_blocks = len(k_axis), len(names) * len(n_axis)
     int8 = dtype == "int8"
@@ -528,14 +624,15 @@ def _build(
     for block in range(n_blocks):
         expert, of_axis = divmod(block, len(n_axis))
         name, outputs = names[expert], n_axis[of_axis]
+        of_name = factor if isinstance(factor, int | float) else factor[expert]
         column = np.flatnonzero(outputs >= 0)
         if not len(column) or not len(rows):
             continue
         weights = checkpoint.block(name, outputs[column], rows).astype(np.float64)
         if gain is not None:
             weights *= gain[rows]
-        if factor != 1.0:
-            weights *= factor
+        if of_name != 1.0:
+            weights *= of_name
         peak = np.abs(weights).max(axis=1)
         finite(peak, name)
         if int8:
@@ -562,6 +659,35 @@ def _one_hot(layout: Layout, chip: int) -> NDArray[np.uint16] | None:
         column, row = q_slot * layout.head_lanes + lanes, kv_slot * layout.head_lanes + lanes
         one_hot[q_tile, kv_tile, column, row] = F16_ONE
     return one_hot
+
+
+def _head_axes(layout: Layout, chip: int) -> tuple[tuple[Axis, Axis], ...]:
+    """Inputs and outputs of the matrices that make queries, keys and values."""
+    x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+    if layout.latent is None:
+        return (x, q), (x, kv), (x, kv)
+    query, key_value = layout.latent_axes()
+    keys, values, _ = layout.made_axes(chip)
+    return (query if layout.latent.query else x, q), (key_value, keys), (key_value, values)
+
+
+def _random_latent(
+    layout: Layout,
+    chip: int,
+    draw: Callable[[Axis, Axis, int], Matrix],
+    factors: Callable[[bool, Axis], F32 | None],
+) -> LatentWeights | None:
+    """Drawn matrices of latents, where there are any."""
+    if layout.latent is None:
+        return None
+    x, (query, key_value) = layout.x_axis(), layout.latent_axes()
+    of_q, of_kv = layout.latent_widths
+    return LatentWeights(
+        draw(x, query, of_q) if layout.latent.query else None,
+        draw(x, key_value, of_kv),
+        draw(x, layout.made_axes(chip)[2], layout.kv_width),
+        (factors(layout.latent.query > 0, query), factors(True, key_value)),
+    )
 
 
 def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> ChipWeights:
@@ -624,11 +750,11 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         assert gate is not None and up is not None and last is not None
         return gate, up, last
 
-    def factors(present: bool) -> F32 | None:
+    def factors(present: bool, axis: Axis = x) -> F32 | None:
         if dtype != "int8" or not present:
             return None
-        spread: F32 = random.random(x.shape, dtype=np.float32) * np.float32(0.5) + np.float32(0.5)
-        return spread * (x >= 0)
+        spread: F32 = random.random(axis.shape, dtype=np.float32) * np.float32(0.5)
+        return (spread + np.float32(0.5)) * (axis >= 0)
 
     def router(columns: int, repeats: int = 1) -> Matrix | None:
         if columns < 2 - (repeats > 1):
@@ -640,12 +766,15 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         return Matrix(*router_values(rows, x, dtype, constant, "router"))
 
     lane = np.where(np.arange(LANES) < layout.experts, np.arange(LANES), -1)[None]
+
+    of_q, of_k, of_v = _head_axes(layout, chip)
     layers = [
         LayerWeights(
-            q=draw(x, q, layout.q_width),
-            k=draw(x, kv, layout.kv_width),
-            v=draw(x, kv, layout.kv_width),
-            o=draw(q, x, layout.x_width, normed=False),
+            q=draw(*of_q, layout.q_width),
+            k=draw(*of_k, layout.kv_width),
+            v=draw(*of_v, layout.kv_width),
+            latent=_random_latent(layout, chip, draw, factors),
+            o=draw(layout.o_axis(chip), x, layout.x_width, normed=False),
             gate=draw(x, np.tile(own.ffn_axis(chip), (own.experts, 1)), own.ffn_width),
             up=draw(x, np.tile(own.ffn_axis(chip), (own.experts, 1)), own.ffn_width),
             down=draw(own.ffn_axis(chip), np.tile(x, (own.experts, 1)), own.x_width, normed=False),

@@ -83,6 +83,7 @@ class StageCode:
                 p.dynamic,
                 p.norm_factor,
                 p.head_factors,
+                p.latent_factors,
                 p.act,
                 p.results,
                 p.up,

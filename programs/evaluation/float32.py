@@ -19,10 +19,12 @@ from chip.errors import LpuError
 from programs.models import (
     CLAMPED_SILU,
     GELU_TANH,
+    LATENT_EPS,
     Checkpoint,
     bias_name,
     ffn_names,
     inverse_frequencies,
+    latent_names,
     norm_names,
     router_name,
     shared_gate_name,
@@ -43,7 +45,8 @@ COMPUTED = {
     *("second_rope", "sliding", "theta", "scaling", "pre_norms", "post_norms", "wide_norms"),
     *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias", "sinks", "head_gains"),
     *("shared_experts", "shared_gate", "shares_of_all", "input_shares", "expert_bias"),
-    *("swiglu_limit", "plain_heads", "dense", "dense_ffn"),
+    *("swiglu_limit", "plain_heads", "dense", "dense_ffn", "latent", "routed_factor"),
+    *("key_value", "rope", "query", "value"),
     *("embedding_factor", "residual_factor", "logit_factor"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
     *("beta_fast", "beta_slow", "truncate", "size"),
@@ -82,9 +85,11 @@ class Float32Forward:
 
     def reset(self) -> None:
         """Forget the text."""
-        empty = np.zeros((0, self._config.kv_heads, self._config.head_dim), np.float32)
-        self._keys = [empty] * self._config.layers
-        self._values = [empty] * self._config.layers
+        config = self._config
+        value = config.head_dim if config.latent is None else config.latent.value
+        empty = np.zeros((0, config.kv_heads, config.head_dim), np.float32)
+        self._keys = [empty] * config.layers
+        self._values = [empty[:, :, :value]] * config.layers
 
     def block(self, tokens: Sequence[int], position: int, watch: Watch | None = None) -> F32:
         """Read ``tokens`` from ``position`` on: logits after each, float32 [tokens, vocab]."""
@@ -115,6 +120,26 @@ class Float32Forward:
     def _attend(self, layer: int, x: F32, position: int, rope: tuple[F32, F32]) -> F32:
         """What attention adds to the residual stream [P, hidden]; keys and values are kept."""
         config, prefix = self._config, f"model.layers.{layer}.self_attn"
+        q, k, v = (self._heads if config.latent is None else self._from_latents)(layer, x, rope)
+        keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
+        values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
+        group, scale = config.heads // config.kv_heads, config.query_scale or config.head_dim**-0.5
+        ages = position + np.arange(len(x))[:, None] - np.arange(len(keys))
+        sliding = config.kind_of(layer).sliding
+        seen = (ages >= 0) & (ages < (config.sliding_window if sliding else len(keys)))
+        mixed = np.empty((len(x), config.heads, values.shape[2]), np.float32)
+        for head in range(config.heads):
+            scores = q[:, head] @ keys[:, head // group].T * np.float32(scale)
+            scores = np.where(seen, _capped(scores, config.score_cap), np.float32(-np.inf))
+            if config.sinks:
+                sink = self._tensor(f"{prefix}.sinks")[head]
+                scores = np.concatenate([scores, np.full((len(x), 1), sink)], axis=1)
+            mixed[:, head] = _shares(scores)[:, : len(keys)] @ values[:, head // group]
+        return self._product(mixed.reshape(len(x), -1), f"{prefix}.o_proj.weight", config.o_bias)
+
+    def _heads(self, layer: int, x: F32, rope: tuple[F32, F32]) -> tuple[F32, F32, F32]:
+        """Queries, keys and values [P, heads, head_dim], rotated."""
+        config, prefix = self._config, f"model.layers.{layer}.self_attn"
         matrices = (f"{prefix}.{name}_proj.weight" for name in "qkv")
         q, k, v = (self._product(x, matrix, config.qkv_bias) for matrix in matrices)
         gains = f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight"
@@ -126,22 +151,25 @@ class Float32Forward:
                 self._norm(y, gain) if config.head_gains else self._unit(y)
                 for y, gain in zip((q, k), gains, strict=True)
             )
-        q, k = _rotate(q, rope), _rotate(k, rope)
-        keys = self._keys[layer] = np.concatenate([self._keys[layer][:position], k])
-        values = self._values[layer] = np.concatenate([self._values[layer][:position], v])
-        group, scale = config.heads // config.kv_heads, config.query_scale or config.head_dim**-0.5
-        ages = position + np.arange(len(x))[:, None] - np.arange(len(keys))
-        sliding = config.kind_of(layer).sliding
-        seen = (ages >= 0) & (ages < (config.sliding_window if sliding else len(keys)))
-        mixed = np.empty_like(q)
-        for head in range(config.heads):
-            scores = q[:, head] @ keys[:, head // group].T * np.float32(scale)
-            scores = np.where(seen, _capped(scores, config.score_cap), np.float32(-np.inf))
-            if config.sinks:
-                sink = self._tensor(f"{prefix}.sinks")[head]
-                scores = np.concatenate([scores, np.full((len(x), 1), sink)], axis=1)
-            mixed[:, head] = _shares(scores)[:, : len(keys)] @ values[:, head // group]
-        return self._product(mixed.reshape(len(x), -1), f"{prefix}.o_proj.weight", config.o_bias)
+        return _rotate(q, rope), _rotate(k, rope), v
+
+    def _from_latents(self, layer: int, x: F32, rope: tuple[F32, F32]) -> tuple[F32, F32, F32]:
+        """As ``_heads``, made of latents; values [P, heads, value]."""
+        config, names, a = self._config, latent_names(layer), self._config.latent
+        assert a is not None
+        inner, queries = x, names.queries
+        if a.query:
+            inner, queries = self._linear(x, names.query_down), names.query_up
+            inner = self._unit(inner, LATENT_EPS) * self._tensor(names.query_norm)
+        q = self._linear(inner, queries).reshape(len(x), config.heads, -1)
+        down = self._linear(x, names.down)
+        latent = self._unit(down[:, : a.key_value], LATENT_EPS) * self._tensor(names.norm)
+        made = self._linear(latent, names.up).reshape(len(x), config.heads, -1)
+        plain = config.head_dim - a.rope
+        shared = _rotate(_in_halves(down[:, None, a.key_value :]), rope)
+        shared = np.broadcast_to(shared, (len(x), config.heads, a.rope))
+        q = np.concatenate([q[..., :plain], _rotate(_in_halves(q[..., plain:]), rope)], axis=2)
+        return q, np.concatenate([made[..., :plain], shared], axis=2), made[..., plain:]
 
     def _feed_forward(self, layer: int, x: F32) -> F32:
         """What the FFN, or a layer's experts, add to the residual stream [P, hidden]."""
@@ -156,6 +184,7 @@ class Float32Forward:
             shares = np.take_along_axis(_shares(logits), chosen, 1)
         if config.input_shares:
             shares = _sigmoid(best)
+        shares = shares * np.float32(config.routed_factor)
         out = np.zeros_like(x)
         for expert, tensors in enumerate(names[: config.experts]):
             rows, place = np.nonzero(chosen == expert)
@@ -194,10 +223,10 @@ class Float32Forward:
         normed: F32 = self._unit(x) * gain
         return normed
 
-    def _unit(self, x: F32) -> F32:
-        """x over its root mean square along the last axis."""
+    def _unit(self, x: F32, eps: float | None = None) -> F32:
+        """x over its root mean square along the last axis; eps: if not the model's."""
         mean: F32 = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        unit: F32 = x / np.sqrt(mean + np.float32(self._config.eps))
+        unit: F32 = x / np.sqrt(mean + np.float32(self._config.eps if eps is None else eps))
         return unit
 
     def _product(self, x: F32, name: str, biased: bool) -> F32:
@@ -250,6 +279,12 @@ def _rope_rows(angles: NDArray[np.float64], size: float) -> tuple[F32, F32]:
     """(cos, sin) times ``size``, float32 [P, 1, head_dim / 2], of angles [P, head_dim / 2]."""
     sin, cos = sin_cos(angles)
     return (cos * size).astype(np.float32)[:, None], (sin * size).astype(np.float32)[:, None]
+
+
+def _in_halves(x: F32) -> F32:
+    """Even elements along the last axis, then odd ones."""
+    halves: F32 = np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
+    return halves
 
 
 def _rotate(x: F32, rope: tuple[F32, F32]) -> F32:

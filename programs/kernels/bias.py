@@ -13,11 +13,12 @@ _TOGETHER = 3
 
 
 def add_bias(
-    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, bias: Place
+    schedule: Schedule, spec: ChipSpec, x: Place, tiles: int, ready: int, bias: Place, step: int = 1
 ) -> int:
-    """Add fp32 words ``bias`` in the west to ``tiles`` adjacent ones ``x`` in the east.
+    """Add fp32 words ``bias`` to ``tiles`` adjacent ones ``x`` in the east.
 
-    Returns when all are readable.
+    bias: constants in the west; or, with a ``step`` of 0 words from one to the next, one word on
+    other slices of the east, which is readable when x is.  Returns when all are readable.
     """
     done = ready
     for first in range(0, tiles, _TILES_PER_PASS):
@@ -25,10 +26,12 @@ def add_bias(
         p = Pass(schedule, spec)
         t = 40
         value = p.load(x.at(first), 36, t, n=n, da=1)
-        first_read = p.first_read(value)
-        more = p.load(bias.at(first), 8, t, n=n, da=1)
+        constant = p.first_read(value)
+        code = 8 if bias.inward == 0 else 40
+        more = p.load(bias.at(step * first), code, t, n=n, da=step)
         _, out = p.op(Op.ADD_F32, t, value, more, n=n, out=12)
         p.keep(x.at(first), out, t, n=n)
+        first_read = constant if step else p.first_read(value, more)
         done = max(done, schedule.place(p, ready - first_read, "add bias") + p.ready)
     return done
 

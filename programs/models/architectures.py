@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from programs.models.config import ModelConfig, routable
+from programs.models.config import LatentAttention, ModelConfig, routable
 from programs.models.families import read_config
 from programs.models.tensors import CheckpointError
 
@@ -23,20 +23,6 @@ __all__ = [
     "shape_of",
     "shipped_model",
 ]
-
-
-@dataclass(frozen=True)
-class LatentAttention:
-    """Sizes of multi-head latent attention (DeepSeek-V2 and later), in elements.
-
-    A position keeps one latent of ``key_value`` elements and one rotated key of ``rope``, shared by
-    all heads; a head's key has head_dim elements made from the latent and the ``rope`` shared ones.
-    """
-
-    key_value: int = 512
-    rope: int = 64
-    query: int = 1536
-    """Rank of the queries' own projection."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,16 @@ class Architecture:
     tied: bool = False
     """The output head is the token embedding."""
     latent: LatentAttention | None = None
-    """Multi-head latent attention instead of a key and a value per head."""
+    """Multi-head latent attention instead of a key and a value per head; head_dim are then the
+    elements of a head's key that are made from the latent.
+    """
+    routed_factor: float = 1.0
+    """What the chosen experts' results are multiplied by."""
+    expert_groups: int = 1
+    """Groups of experts, of which the best ``chosen_groups`` are chosen before experts are."""
+    chosen_groups: int = 1
+    sigmoid_scores: bool = False
+    """Experts are chosen by the sigmoids of their logits and a bias, which are their shares too."""
     shared_experts: int = 0
     """Experts of size ``ffn`` that every token passes, beside the chosen ones."""
     input_shares: bool = False
@@ -129,8 +124,9 @@ class Architecture:
         if self.latent is None:
             return h * (q + 2 * self.kv_heads * self.head_dim) + q * h
         a = self.latent
-        queries = h * a.query + a.query * (q + self.heads * a.rope)
-        return queries + h * (a.key_value + a.rope) + a.key_value * 2 * q + q * h
+        turned, values = q + self.heads * a.rope, self.heads * a.value
+        queries = a.query * (h + turned) if a.query else h * turned
+        return queries + h * (a.key_value + a.rope) + a.key_value * (q + values) + values * h
 
     def _network(self, ffn: int) -> int:
         return (3 if self.gated else 2) * self.hidden_size * ffn
@@ -215,12 +211,13 @@ class Architecture:
 
         4 x layers x heads x head_dim x context.  Latent attention works on the latents as they
         lie in the cache: 2 (latent + rope) + 2 latent per head and position; ``expanded``: keys
-        and values are first made from them, as prefill does: 2 (head_dim + rope) + 2 head_dim.
+        and values are first made from them, as prefill does: 2 (head_dim + rope) + 2 value.
         """
         keys = values = self.head_dim
         if self.latent is not None:
-            base = self.head_dim if expanded else self.latent.key_value
-            keys, values = base + self.latent.rope, base
+            a = self.latent
+            keys = (self.head_dim if expanded else a.key_value) + a.rope
+            values = a.value if expanded else a.key_value
         return 2.0 * self.layers * self.heads * (keys + values) * context
 
     def flops_per_token(self, context: float) -> float:
@@ -249,7 +246,7 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         c.hidden_size,
         c.heads,
         c.kv_heads,
-        c.head_dim,
+        c.head_dim if c.latent is None else c.head_dim - c.latent.rope,
         c.ffn,
         c.vocab,
         c.experts,
@@ -270,6 +267,8 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         expert_bias=c.expert_bias,
         dense_layers=sum(kind.dense for kind in c.layer_kinds),
         dense_ffn=c.dense_ffn,
+        latent=c.latent,
+        routed_factor=c.routed_factor,
     )
 
 
@@ -290,6 +289,83 @@ def _gpt_oss(name: str, layers: int, experts: int) -> Architecture:
         sinks=True,
         expert_bias=True,
         window=128,
+    )
+
+
+def _with_shared_experts() -> tuple[Architecture, ...]:
+    """Models whose tokens all take some experts beside those that are chosen."""
+    return (
+        Architecture(
+            "deepseek-v3",
+            61,
+            7168,
+            128,
+            128,
+            128,
+            2048,
+            129280,
+            experts=256,
+            experts_per_token=8,
+            latent=LatentAttention(),
+            shared_experts=1,
+            dense_layers=3,
+            dense_ffn=18432,
+            routed_factor=2.5,
+            expert_groups=8,
+            chosen_groups=4,
+            sigmoid_scores=True,
+        ),
+        Architecture(
+            "deepseek-v2-lite",
+            27,
+            2048,
+            16,
+            16,
+            128,
+            1408,
+            102400,
+            experts=64,
+            experts_per_token=6,
+            latent=LatentAttention(query=0),
+            shares_of_all=True,
+            shared_experts=2,
+            dense_layers=1,
+            dense_ffn=10944,
+        ),
+        Architecture(
+            "qwen1.5-moe-a2.7b",
+            24,
+            2048,
+            16,
+            16,
+            128,
+            1408,
+            151936,
+            experts=60,
+            experts_per_token=4,
+            shared_experts=4,
+            shared_gate=True,
+            shares_of_all=True,
+            qkv_bias=True,
+        ),
+        Architecture(
+            "llama-4-scout",
+            48,
+            5120,
+            40,
+            8,
+            128,
+            8192,
+            202048,
+            experts=16,
+            experts_per_token=1,
+            shared_experts=1,
+            input_shares=True,
+            plain_every=4,
+            head_norms=True,
+            head_gains=False,
+            most_positions=8191,
+        ),
     )
 
 
@@ -346,56 +422,7 @@ def _table() -> dict[str, Architecture]:
             biases=True,
             learned_positions=2050,
         ),
-        Architecture(
-            "deepseek-v3",
-            61,
-            7168,
-            128,
-            128,
-            128,
-            2048,
-            129280,
-            experts=256,
-            experts_per_token=8,
-            latent=LatentAttention(),
-            shared_experts=1,
-            dense_layers=3,
-            dense_ffn=18432,
-        ),
-        Architecture(
-            "qwen1.5-moe-a2.7b",
-            24,
-            2048,
-            16,
-            16,
-            128,
-            1408,
-            151936,
-            experts=60,
-            experts_per_token=4,
-            shared_experts=4,
-            shared_gate=True,
-            shares_of_all=True,
-            qkv_bias=True,
-        ),
-        Architecture(
-            "llama-4-scout",
-            48,
-            5120,
-            40,
-            8,
-            128,
-            8192,
-            202048,
-            experts=16,
-            experts_per_token=1,
-            shared_experts=1,
-            input_shares=True,
-            plain_every=4,
-            head_norms=True,
-            head_gains=False,
-            most_positions=8191,
-        ),
+        *_with_shared_experts(),
         _gpt_oss("gpt-oss-20b", 24, 32),
         _gpt_oss("gpt-oss-120b", 36, 128),
         Architecture("gemma-2b", 18, 2048, 8, 1, 256, 16384, 256000, tied=True, gemma=True),
@@ -417,7 +444,7 @@ def missing_kernels(shape: Architecture) -> list[str]:
         f"routing to {shape.experts_per_token} of {shape.experts} experts": (
             shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
         ),
-        "latent attention": shape.latent is not None,
+        "groups of experts": shape.expert_groups > 1 or shape.sigmoid_scores,
         "an FFN without a gate": not shape.gated,
         "biases": shape.biases,
         "learned positions": shape.learned_positions > 0,

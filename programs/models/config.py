@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from programs.models.tensors import CheckpointError
 
-__all__ = ["LayerKind", "ModelConfig", "Rope", "RopeScaling", "tensor_shapes"]
+__all__ = ["LatentAttention", "LayerKind", "ModelConfig", "Rope", "RopeScaling", "tensor_shapes"]
 
 SILU, GELU_TANH, CLAMPED_SILU = "silu", "gelu_tanh", "clamped_silu"
 ACTIVATIONS = SILU, GELU_TANH, CLAMPED_SILU
@@ -117,6 +117,25 @@ class LayerKind:
 
 
 PLAIN_LAYER = LayerKind()
+LATENT_EPS = 1e-6
+"""Of the norms of latents: that of the published classes, whatever ``rms_norm_eps`` is."""
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Sizes of multi-head latent attention (DeepSeek-V2 and later), in elements.
+
+    A position has one latent of ``key_value`` elements, which is RMS-normed, and one rotated key of
+    ``rope``, shared by all heads.  From the latent are made a part of every head's key, which the
+    shared one completes, and its value of ``value`` elements.  In a query of head_dim elements the
+    last ``rope`` turn, the even ones against the odd ones.
+    """
+
+    key_value: int = 512
+    rope: int = 64
+    query: int = 1536
+    """Elements of the latent that queries are made from, normed as well; 0: they are made of x."""
+    value: int = 128
 
 
 def routable(experts: int, chosen: int) -> bool:
@@ -170,6 +189,10 @@ class ModelConfig:
     """Shares are those of the softmax over all experts; else over the chosen ones alone."""
     expert_bias: bool = False
     """The router's logits and the products of every expert have biases, as in gpt-oss."""
+    latent: LatentAttention | None = None
+    """Keys and values of all heads are made from one latent; head_dim is that of a whole key."""
+    routed_factor: float = 1.0
+    """What the chosen experts' results are multiplied by; those of shared ones are not."""
     dense_ffn: int = 0
     """Elements of the FFN of layers that have one alone; 0: all layers are alike."""
     swiglu_limit: float = 7.0
@@ -256,7 +279,10 @@ class ModelConfig:
             raise CheckpointError("query heads are normed each alone or all together, not both")
         if self.post_norms and self.residual_factor != 1:
             raise CheckpointError("a factor of what a norm gives has no effect; fold it into gains")
-        for name in ("embedding_factor", "residual_factor", "logit_factor"):
+        if self.routed_factor != 1 and (one or self.expert_bias):
+            raise CheckpointError("a factor of chosen experts needs some, without biases")
+        self._check_latent()
+        for name in ("embedding_factor", "residual_factor", "logit_factor", "routed_factor"):
             value = getattr(self, name)
             if not (math.isfinite(value) and CAPS[0] <= value <= CAPS[1]):
                 raise CheckpointError(
@@ -281,6 +307,29 @@ class ModelConfig:
                 f"rope_theta is {self.rope_theta}; it must be positive and finite"
             )
         self._check_layers()
+
+    def _check_latent(self) -> None:
+        """Refuse sizes of latents that cannot be, and what no kernel computes beside them."""
+        if self.latent is None:
+            return
+        a = self.latent
+        others = (self.head_norms, self.wide_norms, self.qkv_bias, not self.pre_norms)
+        if self.kv_heads != self.heads or any(others) or self.second_rope is not None:
+            raise CheckpointError(
+                "latent attention beside shared keys, norms of heads, biases, another rotary table "
+                "or no norm before it has no kernels; every head has a key of its own"
+            )
+        sizes = (a.key_value, a.rope, a.value, self.head_dim - a.rope)
+        if min(sizes) < 1 or max(*sizes, a.query) >= MAX_SIZE or a.query < 0 or a.rope % 2:
+            raise CheckpointError(
+                f"sizes of latent attention are {a} in heads of {self.head_dim}; they must be "
+                "positive, and what turns even"
+            )
+        if a.value > self.head_dim:
+            raise CheckpointError(
+                f"values of {a.value} elements are longer than keys of {self.head_dim}, which no "
+                "kernel takes; use another model"
+            )
 
     def _check_layers(self) -> None:
         """Refuse layers that are too few or too many, or name what the model does not have."""
@@ -315,6 +364,11 @@ class ModelConfig:
         return self.layer_kinds[layer] if self.layer_kinds else PLAIN_LAYER
 
     @property
+    def rope_dim(self) -> int:
+        """Elements of a head that turn."""
+        return self.head_dim if self.latent is None else self.latent.rope
+
+    @property
     def ropes(self) -> tuple[Rope, ...]:
         """The rotary tables, one or two."""
         first = Rope(self.rope_theta, self.rope_scaling)
@@ -342,6 +396,7 @@ class ModelConfig:
             self.residual_factor != 1,
             self.logit_factor != 1,
             self.ropes[0].size != 1,
+            self.latent is not None,
         )
         return self.activation == SILU and not any(special)
 
@@ -363,10 +418,13 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         prefix = f"model.layers.{layer}"
         names = norm_names(config, layer)
         shapes.update({name: (h,) for name in names.attention if name})
-        shapes[f"{prefix}.self_attn.q_proj.weight"] = (q, h)
-        shapes[f"{prefix}.self_attn.k_proj.weight"] = (kv, h)
-        shapes[f"{prefix}.self_attn.v_proj.weight"] = (kv, h)
-        shapes[f"{prefix}.self_attn.o_proj.weight"] = (h, q)
+        if config.latent is None:
+            shapes[f"{prefix}.self_attn.q_proj.weight"] = (q, h)
+            shapes[f"{prefix}.self_attn.k_proj.weight"] = (kv, h)
+            shapes[f"{prefix}.self_attn.v_proj.weight"] = (kv, h)
+            shapes[f"{prefix}.self_attn.o_proj.weight"] = (h, q)
+        else:
+            shapes.update(_latent_shapes(config, config.latent, latent_names(layer)))
         if config.qkv_bias:
             shapes[f"{prefix}.self_attn.q_proj.bias"] = (q,)
             shapes[f"{prefix}.self_attn.k_proj.bias"] = (kv,)
@@ -400,6 +458,43 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes["lm_head.weight"] = (config.vocab, h)
     return shapes
+
+
+@dataclass(frozen=True)
+class LatentNames:
+    """Tensors of a layer's latent attention: ``queries`` where they are made of x."""
+
+    queries: str
+    query_down: str
+    query_norm: str
+    query_up: str
+    down: str
+    """Of keys and values: the latent's rows, then those of the shared key."""
+    norm: str
+    up: str
+    """By head: the rows of its key, then those of its value."""
+    o: str
+
+
+def latent_names(layer: int) -> LatentNames:
+    """The names of the tensors of a layer's latent attention."""
+    of_keys = ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")
+    names = ("q_proj", "q_a_proj", "q_a_layernorm", "q_b_proj", *of_keys, "o_proj")
+    return LatentNames(*(f"model.layers.{layer}.self_attn.{name}.weight" for name in names))
+
+
+def _latent_shapes(
+    config: ModelConfig, a: LatentAttention, names: LatentNames
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a layer's latent attention."""
+    h, q = config.hidden_size, config.heads * config.head_dim
+    made = config.heads * (config.head_dim - a.rope + a.value)
+    shapes: dict[str, tuple[int, ...]] = {names.queries: (q, h)}
+    if a.query:
+        shapes = {names.query_down: (a.query, h), names.query_norm: (a.query,)}
+        shapes[names.query_up] = (q, a.query)
+    shapes |= {names.down: (a.key_value + a.rope, h), names.norm: (a.key_value,)}
+    return shapes | {names.up: (made, a.key_value), names.o: (h, config.heads * a.value)}
 
 
 @dataclass(frozen=True)
@@ -458,5 +553,5 @@ def _experts_of(config: ModelConfig) -> str:
     """What a layer's experts are called: as Qwen's and gpt-oss's where heads are normed, experts
     have biases or some are shared, else as Mixtral's.
     """
-    own = config.head_norms or config.expert_bias or config.shared_experts
+    own = config.head_norms or config.expert_bias or config.shared_experts or config.latent
     return "mlp" if own else "block_sparse_moe"

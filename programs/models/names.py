@@ -324,9 +324,10 @@ def _shared(
     if found is None:
         return None
     stem, number, matrix = found.groups()
-    stored = f"{prefix}{stem}.{matrix}.weight"
     rows, columns = shapes[name]
-    if stored not in tensors:
+    kinds = (f"{prefix}{stem}{several}.{matrix}.weight" for several in ("", "s"))
+    stored = next((stored for stored in kinds if stored in tensors), None)
+    if stored is None:
         return None
     if matrix == "down_proj":
         return Part(stored, column=int(number) * columns, columns=columns)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from programs.models.config import ModelConfig, Rope, RopeScaling
 from programs.models.tensors import CheckpointError, number_of, refusal, whole_of
 
-__all__ = ["inverse_frequencies", "read_rope", "sin_cos"]
+__all__ = ["inverse_frequencies", "read_rope", "score_size", "sin_cos"]
 
 F64 = NDArray[np.float64]
 
@@ -31,16 +31,16 @@ TRAINED = "original_max_position_embeddings"
 
 
 def inverse_frequencies(config: ModelConfig, table: int = 0) -> F64:
-    """Return the angle per position of each pair, radians, float64 [head_dim / 2].
+    """Return the angle per position of each pair that turns, radians, float64 [rope_dim / 2].
 
     table: of `ModelConfig.ropes`.
     """
     rope = config.ropes[table]
     if not rope.theta:
-        return np.zeros(config.head_dim // 2)
+        return np.zeros(config.rope_dim // 2)
     with localcontext() as context:
         context.prec = 40
-        theta, d = Decimal(rope.theta), config.head_dim
+        theta, d = Decimal(rope.theta), config.rope_dim
         plain = [theta ** (Decimal(-2 * i) / d) for i in range(d // 2)]
         scaling = rope.scaling
         if scaling is None:
@@ -179,6 +179,15 @@ def _scaling(rope: Mapping[str, Any], fields: Mapping[str, Any]) -> RopeScaling 
 def _trained(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The trained context where the configuration itself names it: before that of the table."""
     return {} if fields.get(TRAINED) is None else {TRAINED: fields[TRAINED]}
+
+
+def score_size(fields: Mapping[str, Any]) -> float:
+    """What latent attention's queries and keys grow by where a table stretches frequencies."""
+    table = _rope_table(fields, 10000.0)
+    all_dims = number_of(table, "mscale_all_dim", 0.0)
+    if _scaling(table, fields) is None or not all_dims:
+        return 1.0
+    return yarn_size(number_of(table, "factor"), all_dims)
 
 
 def yarn_size(factor: float, times: float = 1.0) -> float:

@@ -117,6 +117,46 @@ def attention_floor(spec: ChipSpec, tiles: int, heads: int, positions: int) -> i
     return 2 * -(-tiles * blocks // 2) * each
 
 
+def latent_floor(spec: ChipSpec, config: ModelConfig, heads: int, positions: int) -> int:
+    """As ``attention_floor``, of latent attention of ``heads`` on a chip, the shorter of two ways.
+
+    Heads attend to keys and values of their own; or all to the latents and the shared keys, queries
+    and results being turned into those and back by the same number of weights.
+    """
+    a = config.latent
+    assert a is not None
+
+    def both(keys: int, values: int, on_tile: int) -> int:
+        """Of an element's tiles half the cycles are the scores', half the values'."""
+        each = (attention_floor(spec, tiles, on_tile, positions) for tiles in (keys, values))
+        return sum(each) // 2
+
+    keys, values = (-(-heads // max(1, LANES // size)) for size in (config.head_dim, a.value))
+    latents, shared = -(-a.key_value // LANES), -(-(a.key_value + a.rope) // LANES)
+    return min(both(keys, values, 1), both(shared, latents, heads))
+
+
+def _attention_products(
+    config: ModelConfig, spec: ChipSpec, dtype: str, heads: tuple[int, int]
+) -> tuple[list[Product], int]:
+    """The products before a layer's attention on a chip, and the elements that this gives.
+
+    heads: of queries, and of keys and values, on a chip.
+    """
+    queries, kv = heads
+    a = config.latent
+    if a is None:
+        columns = (queries + 2 * kv) * config.head_dim
+        return [product_floor(spec, dtype, config.hidden_size, columns)], queries * config.head_dim
+    shared, of_q = a.key_value + a.rope, queries * config.head_dim
+    made = queries * (config.head_dim - a.rope + a.value)
+    products = [product_floor(spec, dtype, a.key_value, made)]
+    products.append(product_floor(spec, dtype, config.hidden_size, shared + (a.query or of_q)))
+    if a.query:
+        products.append(product_floor(spec, dtype, a.query, of_q))
+    return products, queries * a.value
+
+
 def exchange_floor(spec: ChipSpec, tp: int, made: Sequence[int]) -> int:
     """An all-reduce of tiles, after the last of them: at once, or scattered, summed and gathered.
 
@@ -182,9 +222,9 @@ def floor_of(
     tiles = -(-heads // room) if alone else kv_heads
     on_tile = -(-heads // tiles)
     parts = 1 if dtype == "int8" else 2
-    qkv = product_floor(spec, dtype, hidden, (heads + 2 * kv_heads) * config.head_dim)
-    out = product_floor(spec, dtype, heads * config.head_dim, hidden, parts)
-    made = tiles_made(spec, dtype, heads * config.head_dim, hidden, parts)
+    of_attention, values = _attention_products(config, spec, dtype, (heads, kv_heads))
+    of_attention.append(product_floor(spec, dtype, values, hidden, parts))
+    made = tiles_made(spec, dtype, values, hidden, parts)
     exchange = exchange_floor(spec, tp, made)
     if config.wide_norms:
         exchange += exchange_floor(spec, tp, [0])  # a sum over all chips' heads
@@ -204,7 +244,7 @@ def floor_of(
             continue
         gate_up = product_floor(spec, dtype, hidden, 2 * own(ffn))
         down = product_floor(spec, dtype, own(ffn), hidden, parts)
-        products = [qkv, out, *[gate_up, down] * chosen]
+        products = [*of_attention, *[gate_up, down] * chosen]
         if experts > 1:
             products.append(product_floor(spec, dtype, hidden, experts))
         stream += count * sum(p.stream_cycles for p in products)
@@ -219,6 +259,7 @@ def floor_of(
     )
     trips = _TRIPS + (_DYNAMIC_TRIPS if dtype == "int8" else 0)
     trips += config.wide_norms + 2 * config.post_norms
+    trips += 2 * (config.latent is not None)  # a latent's sum of squares, and its product
     if not config.pre_norms and dtype != "int8":
         trips -= 2  # fp16 takes x as it is
     vocab = -(-own(config.vocab) // head_parts)
@@ -228,7 +269,10 @@ def floor_of(
     for layer in range(layers):
         head_norms += config.head_norms and not config.kind_of(layer).plain_heads
         window = config.sliding_window if config.kind_of(layer).sliding else context
-        attention += attention_floor(spec, tiles, on_tile, min(context, window))
+        if config.latent is not None:
+            attention += latent_floor(spec, config, heads, min(context, window))
+        else:
+            attention += attention_floor(spec, tiles, on_tile, min(context, window))
     return Floor(
         math.ceil(stream + last.stream_cycles),
         weights,

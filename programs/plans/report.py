@@ -166,8 +166,7 @@ def _sram(plan: Plan) -> dict[str, int]:
     whole = memory_bytes(layout, plan.dtype, plan.context, plan.batch)
     item = 1 if plan.dtype == "int8" else 2
     t, x = layout.x_tiles, layout.x_width
-    qkv = t * (layout.q_tiles * layout.q_width + 2 * layout.kv_tiles * layout.kv_width)
-    attention = (qkv + layout.q_tiles * t * x) * 320
+    attention = (layout.qkv_columns + layout.q_tiles * t * x) * 320
     weights, blocks = 0, 0
     if stage.head:
         of_head = part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts)

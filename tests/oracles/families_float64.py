@@ -55,6 +55,8 @@ class FamilyFloat64:
                 x = x + self._clamped_experts(h, prefix + "mlp.")
             elif self.type == "llama4_text":
                 x = x + self._scaled_experts(h, prefix + "mlp.")
+            elif self.type.startswith("deepseek"):
+                x = x + self._deepseek_experts(h, prefix + "mlp.")
             elif self.type == "qwen2_moe":
                 names = prefix + "mlp.", ("gate_proj", "up_proj", "down_proj")
                 x = x + self._experts(h, *names, f["num_experts_per_tok"])
@@ -68,6 +70,8 @@ class FamilyFloat64:
         return logits / f["logits_scaling"] if self.type == "granite" else logits
 
     def _attention(self, h: F64, layer: int, prefix: str) -> F64:
+        if self.type.startswith("deepseek"):
+            return self._latent_attention(h, prefix)
         n, d = len(h), self.head_dim
         shares_of = self.heads // self.kv_heads
         q = self._linear(h, prefix + "q_proj").reshape(n, self.heads, d)
@@ -93,6 +97,47 @@ class FamilyFloat64:
             shares /= shares.sum(axis=1, keepdims=True)
             mixed[:, head] = shares[:, :n] @ v[:, of]
         return self._linear(mixed.reshape(n, -1), prefix + "o_proj")
+
+    def _latent_attention(self, h: F64, prefix: str) -> F64:
+        """A key of every head is made from a latent and completed by one that all share."""
+        f, n = self.fields, len(h)
+        plain, turned, long = f["qk_nope_head_dim"], f["qk_rope_head_dim"], f["v_head_dim"]
+        if f["q_lora_rank"] is None:
+            q = self._linear(h, prefix + "q_proj")
+        else:
+            inner = self._small_norm(self._linear(h, prefix + "q_a_proj"), prefix + "q_a_layernorm")
+            q = self._linear(inner, prefix + "q_b_proj")
+        q = q.reshape(n, self.heads, plain + turned)
+        both = self._linear(h, prefix + "kv_a_proj_with_mqa")
+        latent = self._small_norm(both[:, : f["kv_lora_rank"]], prefix + "kv_a_layernorm")
+        made = self._linear(latent, prefix + "kv_b_proj").reshape(n, self.heads, plain + long)
+        shared = self._turn_pairs(both[:, None, f["kv_lora_rank"] :])
+        turning = self._turn_pairs(q[:, :, plain:])
+        factor = (plain + turned) ** -0.5
+        table = f.get("rope_scaling") or {}
+        if table.get("mscale_all_dim"):
+            factor *= (0.1 * table["mscale_all_dim"] * math.log(table["factor"]) + 1) ** 2
+        seen = np.tril(np.ones((n, n), bool))
+        mixed = np.zeros((n, self.heads, long))
+        for head in range(self.heads):
+            scores = q[:, head, :plain] @ made[:, head, :plain].T
+            scores = (scores + turning[:, head] @ shared[:, 0].T) * factor
+            shares = np.exp(np.where(seen, scores, -np.inf))
+            mixed[:, head] = shares / shares.sum(axis=1, keepdims=True) @ made[:, head, plain:]
+        return self._linear(mixed.reshape(n, -1), prefix + "o_proj")
+
+    def _turn_pairs(self, x: F64) -> F64:
+        """Turn elements 2 i against 2 i + 1, as numbers of the complex plane."""
+        speeds, size = rotary(self.fields, x.shape[-1])
+        turns = np.exp(1j * np.outer(np.arange(len(x)), speeds))[:, None] * size
+        turned = (x[..., 0::2] + 1j * x[..., 1::2]) * turns
+        return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
+
+    def _small_norm(self, x: F64, name: str) -> F64:
+        """A norm whose epsilon is not the configuration's."""
+        root = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+        normed: F64 = x / root * self._get(name + ".weight")
+        return normed
 
     def _mlp(self, h: F64, prefix: str) -> F64:
         gate = self._linear(h, prefix + "gate_proj")
@@ -130,6 +175,21 @@ class FamilyFloat64:
                 g = self._linear(token, gate)
                 part = self._linear(g / (1 + np.exp(-g)) * self._linear(token, up), down)
                 given[row] += own[expert] / (own[best].sum() if normed else 1.0) * part
+        return given
+
+    def _deepseek_experts(self, h: F64, prefix: str) -> F64:
+        """The best experts times a factor, and those that every token takes."""
+        f = self.fields
+        given = np.zeros_like(h)
+        for part in range(f["n_shared_experts"] or 0):
+            given += self._mlp(h, f"{prefix}shared_expert.{part}.")
+        logits = self._linear(h, prefix + "gate")
+        for row, (token, own) in enumerate(zip(h, logits, strict=True)):
+            shares = np.exp(own - own.max())
+            shares = shares / shares.sum() * f["routed_scaling_factor"]
+            best = sorted(range(len(own)), key=lambda e: (-own[e], e))
+            for expert in best[: f["num_experts_per_tok"]]:
+                given[row] += shares[expert] * self._mlp(token, f"{prefix}experts.{expert}.")
         return given
 
     def _scaled_experts(self, h: F64, prefix: str) -> F64:
@@ -189,6 +249,8 @@ class FamilyFloat64:
             return layer not in named and (layer + 1) % step == 0
         if self.type == "llama4_text":
             return (layer + 1) % int(f.get("interleave_moe_layer_step", 1)) == 0
+        if self.type.startswith("deepseek"):
+            return f["n_routed_experts"] is not None and layer >= f["first_k_dense_replace"]
         return self.type in ("mixtral", "gpt_oss")
 
     def _turns(self, layer: int) -> bool:
@@ -236,7 +298,7 @@ def rotary(fields: Mapping[str, Any], d: int) -> tuple[F64, float]:
     theta: float = fields.get("rope_theta", 10000.0)
     plain = 1.0 / theta ** (np.arange(0, d, 2) / d)
     table = fields.get("rope_scaling") or {}
-    kind, factor = table.get("rope_type", "default"), table.get("factor", 1.0)
+    kind, factor = table.get("rope_type", table.get("type", "default")), table.get("factor", 1.0)
     if kind == "linear":
         return plain / factor, 1.0
     if kind == "llama3":

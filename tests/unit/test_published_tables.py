@@ -101,6 +101,7 @@ MODELS = {
     "gpt-oss-120b": (36, 2880, 64, 8, 64, 2880, 201088),
     "opt-66b": (64, 9216, 72, 72, 128, 36864, 50272),
     "deepseek-v3": (61, 7168, 128, 128, 128, 2048, 129280),
+    "deepseek-v2-lite": (27, 2048, 16, 16, 128, 1408, 102400),
     "gemma-2b": (18, 2048, 8, 1, 256, 16384, 256000),
     "gemma-7b": (28, 3072, 16, 16, 256, 24576, 256000),
     "tinyllama-1.1b": (22, 2048, 32, 4, 64, 5632, 32000),
@@ -143,10 +144,23 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "deepseek-v3": {
         "experts": 256,
         "experts_per_token": 8,
-        "latent": {"key_value": 512, "rope": 64, "query": 1536},
+        "latent": {"key_value": 512, "rope": 64, "query": 1536, "value": 128},
         "shared_experts": 1,
         "dense_layers": 3,
         "dense_ffn": 18432,
+        "routed_factor": 2.5,
+        "expert_groups": 8,
+        "chosen_groups": 4,
+        "sigmoid_scores": True,
+    },
+    "deepseek-v2-lite": {
+        "experts": 64,
+        "experts_per_token": 6,
+        "latent": {"key_value": 512, "rope": 64, "query": 0, "value": 128},
+        "shares_of_all": True,
+        "shared_experts": 2,
+        "dense_layers": 1,
+        "dense_ffn": 10944,
     },
     "gemma-2b": {"tied": True, "gemma": True},
     "gemma-7b": {"tied": True, "gemma": True},
@@ -160,6 +174,10 @@ PLAIN: dict[str, Any] = {
     "shared_experts": 0,
     "dense_layers": 0,
     "dense_ffn": 0,
+    "routed_factor": 1.0,
+    "expert_groups": 1,
+    "chosen_groups": 1,
+    "sigmoid_scores": False,
     "gated": True,
     "biases": False,
     "learned_positions": 0,
@@ -188,7 +206,7 @@ def test_models_are_their_config_files() -> None:
         assert astuple(shape)[:8] == (name, *sizes)
         rest = dict(list(asdict(shape).items())[8:])
         assert rest == PLAIN | SPECIAL.get(name, {}), name
-    assert LatentAttention() == LatentAttention(512, 64, 1536)
+    assert LatentAttention() == LatentAttention(512, 64, 1536, 128)
 
 
 def test_the_chip_is_what_is_published_and_calibrated() -> None:

@@ -38,10 +38,14 @@ def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
     """(K tiles, column blocks, column groups of 16 per block) of every matrix, of one expert."""
     t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
     x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
+    (of_q, of_kv), (q_width, kv_width) = layout.latent_tiles, layout.latent_widths
     return {
-        "q": (t, layout.q_tiles, q),
-        "k": (t, layout.kv_tiles, kv),
-        "v": (t, layout.kv_tiles, kv),
+        "q_down": (t, of_q, q_width // 16),
+        "kv_down": (t, of_kv, kv_width // 16),
+        "k_rope": (t, 1, kv),
+        "q": (of_q or t, layout.q_tiles, q),
+        "k": (of_kv or t, layout.kv_tiles, kv),
+        "v": (of_kv or t, layout.kv_tiles, kv),
         "o": (layout.q_tiles, t, x),
         "gate": (t, layout.ffn_tiles, f),
         "up": (t, layout.ffn_tiles, f),

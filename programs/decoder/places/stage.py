@@ -67,6 +67,16 @@ _DIGITS = ((5, 6), (50, 51))  # activation slices: west, east
 
 
 @dataclass
+class LatentMatrices:
+    """Of latent attention: products of the latents, and what these are multiplied by as int8."""
+
+    q: MatrixPlaces | None  # None: queries are among the products of x
+    kv: MatrixPlaces
+    q_factors: Place | None
+    kv_factors: Place | None
+
+
+@dataclass
 class AttentionMatrices:
     """What attention blocks share that have one assignment to planes and slices."""
 
@@ -82,6 +92,7 @@ class AttentionMatrices:
     of: LayerKind = PLAIN_LAYER
     post: Place | None = None  # gains of the norm after the block
     factors: Place | None = None  # of normed int8 activations
+    latent: LatentMatrices | None = None  # qkv are then the latents, the shared key, and queries
 
     def row(self, number: int) -> AttentionMatrices:
         """The same with the caches of row ``number`` of a batch, by symbols of their own."""
@@ -199,6 +210,7 @@ class DecoderPlaces:
     sliding: SlidingMask | None = None  # where the context is longer than the window
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
     head_factors: Place | None = None
+    latent_factors: Place | None = None  # two words, as norm_factor, of the latents
     batch: bool = False  # the tokens of a launch are of a sequence each, and all have logits
 
     def bases_of(self, number: int, block: int) -> dict[Symbol, int]:
@@ -263,6 +275,7 @@ class DecoderPlaces:
             factor=self.factor.at(at),
             dynamic=self.dynamic.at(at),
             norm_factor=self.norm_factor.at(at),
+            latent_factors=None if self.latent_factors is None else self.latent_factors.at(2 * at),
             act=act,
             results=self.results.at(at * result_words(layout)),
             up=self.up.at(at * result_words(layout)),
@@ -420,7 +433,7 @@ def _place(
     if split or share:
         inbox = pm.top(_EAST_2, tokens * t * (1 + split))
     replicate = _replicate_rounds(pm, layout)
-    head_norm, wide_norm, post = _place_norms(pm, layout, tokens)
+    head_norm, wide_norm, post, latent_factors = _place_norms(pm, layout, dtype, tokens)
     choice = place_choice(pm, layout, dtype)
     second_rope = _place_second_rope(pm, layout, tokens)
     planes, sliding = None, None
@@ -480,6 +493,7 @@ def _place(
         sliding,
         shares,
         head_factors,
+        latent_factors,
         batch,
     )
 
@@ -499,12 +513,14 @@ def _on_vxm(window: int, scores: Segments, words: dict[str, Place]) -> Attention
 def act_words(layout: Layout, dtype: str) -> int:
     """Words of a token's activations on each of their slices."""
     tiles = max(layout.x_tiles, layout.q_tiles, layout.slot_tiles)
-    return tiles * (1 if dtype == "int8" else 2)  # fp16 vectors in two parts
+    words = tiles * (1 if dtype == "int8" else 2)  # fp16 vectors in two parts
+    return max(words, layout.x_tiles + sum(layout.latent_tiles))  # x while latents are made of it
 
 
 def result_words(layout: Layout) -> int:
-    """Words of a token's projections, and later of its gate."""
-    return max(layout.q_tiles + 2 * layout.kv_tiles, layout.slot_tiles)
+    """Words of a token's projections, latents behind them, and later of its gate."""
+    heads = layout.q_tiles + 2 * layout.kv_tiles
+    return max(heads + sum(layout.latent_tiles), layout.slot_tiles)
 
 
 def partial_words(layout: Layout) -> int:
@@ -715,9 +731,11 @@ def place_sliding_mask(
 
 
 def _place_norms(
-    pm: SramPlacement, layout: Layout, tokens: int
-) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None]:
-    """Places for norms of heads, over all heads (shares are constants) and after blocks."""
+    pm: SramPlacement, layout: Layout, dtype: str, tokens: int
+) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None, Place | None]:
+    """Places for norms of heads, over all heads (shares are constants), after blocks, and factors
+    of latents.
+    """
     head_norm = place_head_norm(pm, layout, _EAST_2, tokens) if layout.head_norms else None
     wide_norm, post = None, None
     if layout.wide_norms:
@@ -729,7 +747,10 @@ def _place_norms(
         )
     if layout.post_norms:
         post = PostPlaces(pm.top(EAST_QUAD, tokens * layout.x_tiles), pm.top(KV_QUAD, tokens))
-    return head_norm, wide_norm, post
+    latent = None
+    if layout.latent is not None:
+        latent = pm.top(_EAST_2 if dtype == "int8" else WEST_QUAD, 2 * tokens)
+    return head_norm, wide_norm, post, latent
 
 
 def _gain_words(layout: Layout) -> tuple[int, int]:
@@ -800,6 +821,8 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     for block in stage.blocks:
         if block.kind == ATTENTION:
             words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
+            if layout.latent is not None:
+                words += 2 * sum(layout.latent_tiles) + 1
         else:
             own = layout.for_ffn(block.of)
             tiles, held = ffn_part(own.ffn_tiles, own.experts, block.own, block.parts)
@@ -847,7 +870,8 @@ def _place_blocks(
                 variant_of[member] = len(variants)
             if kind == ATTENTION:
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
-                qkv = of.place("qkv", ["q", "k", "v"])
+                qkv = of.place("qkv", qkv_names(layout))
+                latent = _place_latent(of, layout) if layout.latent is not None else None
                 gains = of.words("gains", WEST_QUAD, heads) if heads else None
                 tiles_of_heads = layout.q_tiles + 2 * layout.kv_tiles
                 bias = of.words("bias", WEST_QUAD, tiles_of_heads) if layout.qkv_bias else None
@@ -878,6 +902,7 @@ def _place_blocks(
                             own_kind,
                             after,
                             factors,
+                            latent,
                         )
                     )
                 continue
@@ -891,6 +916,26 @@ def _place_blocks(
             own_ffn.factors = of.words("factors", WEST_QUAD, taken) if taken else None
             variants.append(own_ffn)
     return variants, variant_of
+
+
+def qkv_names(layout: Layout) -> list[str]:
+    """The matrices of the products of x before an attention."""
+    if layout.latent is None:
+        return ["q", "k", "v"]
+    return ["q_down" if layout.latent.query else "q", "kv_down", "k_rope"]
+
+
+def _place_latent(of: MatrixPlacer, layout: Layout) -> LatentMatrices:
+    """Products of the latents of a layer."""
+    assert layout.latent is not None
+    queries, int8 = layout.latent.query > 0, of.dtype == "int8"
+    of_q, of_kv = layout.latent_tiles
+    return LatentMatrices(
+        of.place("q", ["q"]) if queries else None,
+        of.place("kv", ["k", "v"]),
+        of.words("q_factors", WEST_QUAD, of_q) if queries and int8 else None,
+        of.words("kv_factors", WEST_QUAD, of_kv) if int8 else None,
+    )
 
 
 def expert_blocks(layout: Layout, tiles: int) -> int:

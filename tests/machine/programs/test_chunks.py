@@ -100,6 +100,8 @@ def test_every_logit_is_that_of_one_token_after_another(
         ("gemma2", True, 1),
         ("gemma3, nested ropes", True, 2),
         ("smollm3, windows", False, 2),
+        ("deepseek-v2, latent queries", False, 1),
+        ("deepseek-v2, latent queries", True, 2),
     ],
 )
 @pytest.mark.long

@@ -159,6 +159,7 @@ QUICK = {
     ("gpt-oss, cut gates", "int8", 8),
     ("qwen2 moe", "int8", 8),
     ("llama 4", "fp16", 1),
+    ("deepseek-v2", "int8", 8),
     ("qwen3 moe, shares of all", "fp16", 1),
 }
 ROWS = [

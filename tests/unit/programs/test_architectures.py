@@ -46,15 +46,17 @@ TOTALS = {
     "qwen3-30b-a3b": 30.5e9,
     "opt-66b": 65.7e9,
     "deepseek-v3": 671e9,
+    "deepseek-v2-lite": 15_706_484_224,
 }
 ACTIVE = {"mixtral-8x7b": 12.9e9, "qwen3-235b": 22e9, "qwen3-30b-a3b": 3.3e9, "deepseek-v3": 37e9}
-ACTIVE |= {"llama-4-scout": 17e9}
+ACTIVE |= {"llama-4-scout": 17e9, "deepseek-v2-lite": 2_661_150_208}
 KV_BYTES = {
     "llama-2-70b": 327_680,
     "llama-3-70b": 327_680,
     "opt-66b": 2_359_296,
     "llama-3-405b": 516_096,
     "deepseek-v3": 70_272,
+    "deepseek-v2-lite": 31_104,
     "qwen3-8b": 147_456,
     "qwen3-235b": 192_512,
 }
@@ -137,6 +139,11 @@ def test_shapes_that_cannot_be(change: dict[str, int], words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
         replace(model, **change)
     assert "\n" not in str(caught.value)
+
+
+def test_groups_of_experts_have_no_kernels() -> None:
+    assert missing_kernels(ARCHITECTURES["deepseek-v3"]) == ["groups of experts"]
+    assert missing_kernels(ARCHITECTURES["deepseek-v2-lite"]) == []
 
 
 def test_up_to_sixteen_experts_of_256_have_kernels() -> None:

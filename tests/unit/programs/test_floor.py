@@ -18,7 +18,7 @@ from interconnect.collectives import (
     exchange,
     reduce,
 )
-from programs.models import LayerKind, ModelConfig, config_of
+from programs.models import LatentAttention, LayerKind, ModelConfig, config_of
 from programs.plans import Floor, floor_of
 from programs.plans.floor import attention_floor, exchange_floor, product_floor, tiles_made
 from programs.sram import EAST_QUAD, KV_QUAD
@@ -223,6 +223,27 @@ def test_layers_without_experts_count_their_own_ffn() -> None:
         assert getattr(found, name) == of_all // 32 * 29 + of_none // 32 * 3
     assert found.head == sparse.head and found.attention == sparse.attention
     assert found.stream < sparse.stream
+
+
+def test_latents_are_products_trips_and_a_cache() -> None:
+    """Of x 960 columns, of the latent 512 and of the results 2,048; a sum of squares and a product
+    are one trip each.  Two heads of a chip have two tiles of keys and one of values; many attend to
+    two tiles of latents and shared keys, and two of latents.
+    """
+    config = config_of("deepseek-v2-lite")[1]
+    asked = {"tp": 8, "stages": 27, "dtype": "int8", "context": 4096}
+    found = floor_of(config, SPEC, **asked)
+    plain = replace(config, latent=None, head_dim=128)
+    usual = floor_of(plain, SPEC, **asked)
+    own, other = 7 * (15 + 7) + 2 * (8 + 7), 7 * (12 + 7)
+    assert found.weights - usual.weights == 27 * (own - other)
+    assert found.latency - usual.latency == 27 * 2 * 88
+    assert found.attention == 27 * (13 * 27 + 7 * 27)
+    many = replace(config, heads=1024, kv_heads=1024)
+    assert floor_of(many, SPEC, **asked).attention == 27 * 2 * 13 * (2 * 128 + 3)
+    low = replace(config, latent=LatentAttention(512, 64, 1536, 128))
+    queries = floor_of(low, SPEC, **asked).weights - found.weights
+    assert queries == 27 * (7 * (33 + 2 * 7) + 5 * (6 + 7) - 7 * (15 + 7))
 
 
 def test_norms_are_trips_and_a_norm_over_all_heads_an_exchange() -> None:
