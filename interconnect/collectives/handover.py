@@ -31,6 +31,8 @@ from interconnect.wiring import Topology
 
 #: Cycle of a handover at which the first Send leaves: room for its Read.
 LEAD = 40
+#: Words that a pass adds to others: a longer one would write a slice while it still reads it.
+_ADDED_WORDS = 10
 #: Stream codes of what crosses, by the link's edge (west, east); no collective uses them.
 _LEAVE, _ARRIVE = (48, 12), (14, 50)
 _PATH_STEPS = 200_000
@@ -72,12 +74,14 @@ class Handover:
 @dataclass(frozen=True)
 class HandoverPlaces:
     """words: where they lie on every chip of both groups, an east quad; inbox: another east quad
-    for what crosses; received[k]: for what neighbour k spreads.
+    for what crosses; received[k]: for what neighbour k spreads; added: fp32 words, an east quad
+    too, that what comes is added to.
     """
 
     words: Place
     inbox: Place
     received: dict[int, Place]
+    added: Place | None = None
 
 
 def group_path(topology: Topology, tp: int, groups: int) -> list[int]:
@@ -301,10 +305,21 @@ def _copy(
         if not into.spread and k:
             continue
         source = places.inbox.at(carrier.first) if k == 0 else places.received[k]
-        p = Pass(schedule, spec)
-        value = p.load(source, 8 + source.inward, 40, n=carrier.words, da=1)
-        first_read = p.first_read(value, level=True)
-        _, out = p.op(Op.MOV, 40, value, n=carrier.words, out=12)
-        p.keep(places.words.at(carrier.first), out, 40, n=carrier.words)
-        done = max(done, schedule.place(p, ready - first_read, "copy") + p.ready)
+        most = carrier.words if places.added is None else _ADDED_WORDS
+        for first in range(0, carrier.words, most):
+            p, n, word = (
+                Pass(schedule, spec),
+                min(most, carrier.words - first),
+                carrier.first + first,
+            )
+            value = p.load(source.at(first), 8 + source.inward, 40, n=n, da=1)
+            first_read = p.first_read(value, level=True)
+            if places.added is None:
+                _, out = p.op(Op.MOV, 40, value, n=n, out=12)
+            else:
+                own = p.load(places.added.at(word), 36, 40, n=n, da=1)
+                first_read = min(first_read, p.first_read(own))
+                _, out = p.op(Op.ADD_F32, 40, value, own, n=n, out=12)
+            p.keep(places.words.at(word), out, 40, n=n)
+            done = max(done, schedule.place(p, ready - first_read, "copy") + p.ready)
     return done

@@ -36,8 +36,8 @@ from .host import (
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Pipeline, build_pipeline
-from .stage_code import Body
+from .pipeline import Piece, Pipeline, build_pipeline
+from .stage_code import Body, Scheduled
 from .stages import ATTENTION, FFN, Stage, ffn_part, part_tiles, single_stage
 
 __all__ = [
@@ -58,7 +58,9 @@ __all__ = [
     "Numbers",
     "PartitionError",
     "PartitionedModel",
+    "Piece",
     "Pipeline",
+    "Scheduled",
     "Stage",
     "adopt",
     "belt_entry",

@@ -751,8 +751,8 @@ class BlockScheduler:
         pace = self._period(m.down)
         if m.post is not None:
             return self._post_norm(done, m.post, pace)
-        residuals = [s.x if m.begins else s.between for s in self.tokens]
-        sums = [s.x if m.ends else s.between for s in self.tokens]
+        residuals = [s.x if m.begins or m.apart else s.between for s in self.tokens]
+        sums = None if m.apart else [s.x if m.ends else s.between for s in self.tokens]
         if given is None:
             return self._residual(done, residuals, sums, pace)
         return self._residual([max(*done, given[0])], residuals, sums, pace, given[1])
@@ -761,11 +761,12 @@ class BlockScheduler:
         self,
         done: list[int],
         residuals: list[Place],
-        targets: list[Place],
+        targets: list[Place] | None,
         pace: int,
         bias: Place | None = None,
     ) -> int:
-        """The all-reduce of a row-split product, and its sum with ``residuals`` to ``targets``.
+        """The all-reduce of a row-split product, and its sum with ``residuals`` to ``targets``;
+        without targets in place of the residuals, alone.
 
         done: when each of its tiles is readable; pace: its period; bias: of it, on one chip.
         """

@@ -8,7 +8,7 @@ what goes out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,8 +32,8 @@ from interconnect.collectives import (
 from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
 from programs.decoder.places import StagePlaces, launch_of
-from programs.decoder.stage_code import Scheduled, StageCode
-from programs.decoder.stages import Stage, split_layers
+from programs.decoder.stage_code import Body, Scheduled, StageCode
+from programs.decoder.stages import Stage, parts_apart, split_layers
 
 #: Cycles of an install at most: a slower one makes a block read before the block before it is done.
 MOST_INSTALL_CYCLES = 20
@@ -41,11 +41,48 @@ MOST_INSTALL_CYCLES = 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Blocks from cycle 0 that several chips may run; numbered within a pipeline."""
+    """Blocks from cycle 0 that several chips may run; numbered within a pipeline.
+
+    run: some blocks of a stage, x being readable at cycle 0; None: of a handover.
+    """
 
     number: int
     table: BlockTable
     cycles: int
+    run: Body | None = None
+
+    def whole(self) -> BlockTable:
+        """The blocks, those of an output head included."""
+        return self.table if self.run is None else self.run.whole()
+
+
+#: What a handover brings: all that goes on; x alone; the sum of an FFN's parts so far.
+WHOLE, ONLY_X, SUM = "whole", "x", "sum"
+
+
+@dataclass(frozen=True)
+class Passing:
+    """What a chip does at a boundary between stages: it sends words, or takes them (``into``)."""
+
+    boundary: int
+    what: str
+    into: bool
+
+
+#: A step of a stage: some of its blocks (None: all of them), or words at a boundary.
+Step = Piece | Passing | None
+
+
+@dataclass
+class Course:
+    """A launch of one token: the steps of each stage in order, and the cycle that each begins at.
+
+    starts: when x is first readable at each stage.  ends: when its steps are done but for a head.
+    """
+
+    steps: list[list[tuple[Step, int]]]
+    starts: list[int]
+    ends: list[int] = field(default_factory=list)
 
 
 def pause_cycles(spec: ChipSpec) -> int:
@@ -73,7 +110,10 @@ class Pipeline:
     gangs: Gangs
     places: StagePlaces
     numbers: Numbers
+    apart: dict[int, Handover] = field(default_factory=dict)
+    """By boundary: the way of x before a part of an FFN is computed, and of the sum after it."""
     _pieces: dict[object, Piece] = field(default_factory=dict)
+    _courses: dict[int, Course] = field(default_factory=dict)
 
     def in_chunks(self, chunk: int) -> Pipeline:
         """The same stages with places for ``chunk`` tokens each, which they work on at once.
@@ -100,70 +140,129 @@ class Pipeline:
         """Layers whose FFN is computed in parts; see ``split_layers``."""
         return split_layers(self.stages)
 
-    def places_between(self, stage: int) -> HandoverPlaces:
+    def places_between(self, stage: int, what: str = WHOLE) -> HandoverPlaces:
         """Where what comes into a stage lies."""
-        places = self.code[stage].places
-        words = places.between if self.stages[stage].split_before else places.x
-        return HandoverPlaces(words, places.inbox, places.reduce.received)
+        own, places = self.stages[stage], self.code[stage].places
+        there = HandoverPlaces(places.x, places.inbox, places.reduce.received)
+        if what == SUM:
+            words = places.x if own.blocks[0].ends else places.between
+            return replace(there, words=words, added=places.x)
+        return replace(there, words=places.between) if own.split_before and what == WHOLE else there
 
-    def handover(self, chip: int, out: int | None, into: int | None) -> Piece:
+    def handover(self, chip: int, out: int | None, into: int | None, what: str = WHOLE) -> Piece:
         """What chip ``chip`` of a group sends after stage ``out`` and takes after stage ``into``.
 
         From cycle 0, the words taken being readable at its end.  Equal ones are made once.
         """
-        leaving = None if out is None else self.handovers[out]
-        arriving = None if into is None else self.handovers[into]
+        ways = dict(enumerate(self.handovers)) if what == WHOLE else self.apart
+        leaving = None if out is None else ways[out]
+        arriving = None if into is None else ways[into]
         source = None
         if out is not None:
             places = self.code[out].places
-            source = places.between if self.stages[out].split_after else places.x
-        there = 0 if into is None else into + 1
+            split = self.stages[out].split_after and what != ONLY_X
+            source = places.between if split else places.x
+        there = self.places_between(0) if into is None else self.places_between(into + 1, what)
         key = (
             chip,
             source,
             None if leaving is None else leaving.leaving(chip),
             arriving,
-            None if into is None else self.places_between(there).words,
+            None if into is None else (there.words, there.added),
         )
         if key not in self._pieces:
             table, own, end = handover_blocks(
-                self.spec, self.tp, chip, leaving, arriving, self.places_between(there), source
+                self.spec, self.tp, chip, leaving, arriving, there, source
             )
             translate_gangs(table, own, self.gangs)
             self._pieces[key] = Piece(len(self._pieces), table, end)
         return self._pieces[key]
 
-    def handover_cycles(self, boundary: int) -> int:
-        """Cycles from the end of a stage's blocks to the beginning of the next one's.
-
-        Before and after the handover lies a pause in which nothing is dispatched, longer than any
-        unit takes to drive its streams: what is legal alone is legal one after the other.
-        """
-        arrived = max(self.handover(chip, None, boundary).cycles for chip in range(self.tp))
-        return arrived + 2 * pause_cycles(self.spec)
-
     def starts(self, context: int) -> list[int]:
         """The cycle x is readable at each stage, the first dispatch of all being at cycle 0."""
-        first = self.code[0].body(context)
-        starts = [-int(first.all_cycles().min())]
-        for boundary in range(len(self.handovers)):
-            length = self.code[boundary].body(context).cycles + self.handover_cycles(boundary)
-            starts.append(starts[-1] + length)
-        return starts
+        return self.course(context).starts
 
-    def timeline(
-        self, stage: int, chip: int, starts: Sequence[int]
-    ) -> list[tuple[Piece | None, int]]:
+    def course(self, context: int) -> Course:
+        """When the stages do what for one token: one after another, but for parts of an FFN.
+
+        A stage hands x on before it computes a part, and the sum of the parts so far after it, so
+        that the next stage computes its own part meanwhile.  Before and after a handover lies a
+        pause in which nothing is dispatched, longer than any unit takes to drive its streams: what
+        is legal alone is legal one after the other.
+        """
+        if context not in self._courses:
+            first = self.code[0].body(context)
+            course = Course([[] for _ in self.stages], [-int(first.all_cycles().min())])
+            pause = pause_cycles(self.spec)
+            for number in range(len(self.stages)):
+                course.ends.append(self._follow(course, context, number))
+                if number < len(self.handovers) and number not in self.apart:
+                    after = course.ends[number] + pause
+                    course.starts.append(self._pass(course, number, WHOLE, after))
+            self._courses[context] = course
+        return self._courses[context]
+
+    def _follow(self, course: Course, context: int, number: int) -> int:
+        """Add the steps of a stage to a course; when they are done."""
+        pause, stage = pause_cycles(self.spec), self.stages[number]
+        count, out, ready = len(stage.blocks), number in self.apart, course.starts[number]
+
+        def run(numbers: range, apart: bool = False) -> int:
+            if numbers == range(count) and not apart:
+                course.steps[number].append((None, ready))
+                return ready + self.code[number].body(context).cycles
+            piece = self._run(number, context, numbers, apart)
+            course.steps[number].append((piece, ready))
+            return ready + piece.cycles
+
+        def send_x() -> int:
+            course.starts.append(self._pass(course, number, ONLY_X, ready))
+            sent = max(self.handover(c, number, None, ONLY_X).cycles for c in range(self.tp))
+            return ready + sent + pause
+
+        first = 0
+        if number - 1 in self.apart:
+            if out and count == 1:
+                ready = send_x()
+            done = run(range(1), apart=True)
+            tables = [self.handover(c, None, number - 1, SUM).table for c in range(self.tp)]
+            taken = min(int(table["cycle"].min()) for table in tables if len(table))
+            at = max(course.ends[number - 1], done - taken) + pause
+            ready, first = self._pass(course, number - 1, SUM, at), 1
+        if out and first < count:
+            if first < count - 1:
+                ready = run(range(first, count - 1)) + pause
+            ready, first = send_x(), count - 1
+        if first < count or stage.head:
+            return run(range(first, count))
+        return ready - pause
+
+    def _pass(self, course: Course, boundary: int, what: str, at: int) -> int:
+        """Add a handover to a course; when what comes may be used."""
+        for into in (False, True):
+            course.steps[boundary + into].append((Passing(boundary, what, into), at))
+        come = max(self.handover(chip, None, boundary, what).cycles for chip in range(self.tp))
+        return at + come + pause_cycles(self.spec)
+
+    def _run(self, stage: int, context: int, numbers: range, apart: bool) -> Piece:
+        """Some blocks of a stage."""
+        key = (self.stages[stage].shape, context, numbers, apart)
+        if key not in self._pieces:
+            own = self.code[stage].run(context, numbers, apart)
+            self._pieces[key] = Piece(len(self._pieces), own.table, own.cycles, own)
+        return self._pieces[key]
+
+    def timeline(self, context: int, stage: int, chip: int) -> list[tuple[Piece | None, int]]:
         """What a chip of a stage does, in order: pieces (None: its body) and their starts."""
-        pause = pause_cycles(self.spec)
-        found: list[tuple[Piece | None, int]] = [(None, starts[stage])]
-        if stage > 0:
-            begins = starts[stage] - self.handover_cycles(stage - 1) + pause
-            found.insert(0, (self.handover(chip, None, stage - 1), begins))
-        if stage < len(self.handovers):
-            after = starts[stage + 1] - self.handover_cycles(stage) + pause
-            found.append((self.handover(chip, stage, None), after))
+        found: list[tuple[Piece | None, int]] = []
+        for step, start in self.course(context).steps[stage]:
+            piece = step if not isinstance(step, Passing) else self._passed(chip, step)
+            found.append((piece, start))
         return found
+
+    def _passed(self, chip: int, step: Passing) -> Piece:
+        out, into = (None, step.boundary) if step.into else (step.boundary, None)
+        return self.handover(chip, out, into, step.what)
 
     def beat(self, context: int, head: bool = True) -> tuple[int, int, int]:
         """One beat of the conveyor belt: when x is readable, when handing over begins, the end.
@@ -206,15 +305,14 @@ class Pipeline:
 
         only: the operations to keep, all if none are named.
         """
-        starts = self.starts(context)
         last = self.code[-1].body(context)
-        end = starts[-1] + last.cycles + (last.head_cycles if head else 0)
+        end = self.course(context).ends[-1] + (last.head_cycles if head else 0)
         return self._join(
             context,
             head,
             only,
             end,
-            lambda stage, chip: self.timeline(stage, chip, starts),
+            lambda stage, chip: self.timeline(context, stage, chip),
             [0] * len(self.groups),
         )
 
@@ -263,10 +361,13 @@ class Pipeline:
 
     def _kind(self, stage: int, chip: int) -> tuple[int, ...]:
         """Equal for chips of a stage that run one program, whatever the launch."""
-        into = None if stage == 0 else self.handover(chip, None, stage - 1)
-        out = None if stage == len(self.handovers) else self.handover(chip, stage, None)
-        both = self.exchanged(stage, chip) if self.handovers else None
-        return tuple(-1 if piece is None else piece.number for piece in (into, out, both))
+        passed = [] if not self.handovers else [self.exchanged(stage, chip).number]
+        for boundary, into in ((stage - 1, True), (stage, False)):
+            if 0 <= boundary < len(self.handovers):
+                ways = (ONLY_X, SUM) if boundary in self.apart else (WHOLE,)
+                steps = [Passing(boundary, what, into) for what in ways]
+                passed += [self._passed(chip, step).number for step in steps]
+        return tuple(passed)
 
     def _join(
         self,
@@ -293,8 +394,11 @@ class Pipeline:
                 if key not in known:
                     tables = [new_blocks(0)]
                     for number, (piece, start) in enumerate(line):
-                        table = shifted(own if piece is None else kept(piece.table), start)
+                        table = own
                         if piece is not None:
+                            table = kept(piece.whole() if head else piece.table)
+                        table = shifted(table, start)
+                        if piece is not None and piece.run is None:
                             rename_tags(table, (len(body.parts) + 1 + number) << 16)
                         tables.append(table)
                     known[key] = len(programs)
@@ -362,16 +466,15 @@ def build_pipeline(
             own = places.of(stage, split)
             shapes[stage.shape] = StageCode(spec, own, numbers, gangs, known, chunk)
     groups = group_path(wiring, layout.tp, len(stages))
+
+    def way(boundary: int, words: int) -> Handover:
+        here, there = groups[boundary : boundary + 2]
+        return plan_handover(wiring, layout.tp, here, there, words, spec)
+
+    words = chunk * layout.x_tiles
     handovers = [
-        plan_handover(
-            wiring,
-            layout.tp,
-            groups[i],
-            groups[i + 1],
-            chunk * layout.x_tiles * (2 if stages[i].split_after else 1),
-            spec,
-        )
-        for i in range(len(stages) - 1)
+        way(number, words * (2 if stage.split_after else 1))
+        for number, stage in enumerate(stages[:-1])
     ]
     return Pipeline(
         spec,
@@ -384,4 +487,5 @@ def build_pipeline(
         gangs,
         places,
         numbers,
+        {boundary: way(boundary, words) for boundary in parts_apart(stages)},
     )

@@ -19,7 +19,7 @@ from chip.scheduling import (
 )
 from chip.spec import ChipSpec
 from programs.decoder.blocks import BlockScheduler, Numbers
-from programs.decoder.places import AttentionMatrices, DecoderPlaces, Matrices
+from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
 
 #: Room before x is read in which a block's first weights may be loaded.
 LEAD_CYCLES = 400
@@ -153,24 +153,39 @@ class StageCode:
         """What of the context a block's schedule hangs on: nothing but an attention looks back."""
         return context if isinstance(matrices, AttentionMatrices) else 0
 
-    def _join(self, context: int, sequence: int) -> Body:
+    def run(self, context: int, numbers: range, apart: bool) -> Body:
+        """Some of the stage's blocks that follow each other, with the head if they are its last.
+
+        apart: a part of an FFN, without a head, whose sum stays alone, in the place of x.
+        """
+        return self._join(context, 0, numbers, apart)
+
+    def _join(
+        self, context: int, sequence: int, numbers: range | None = None, apart: bool = False
+    ) -> Body:
         p = self.places
+        own = range(len(p.variant_of)) if numbers is None else numbers
+        ends = own.stop == len(p.variant_of) and not apart
         tables: list[BlockTable] = []
-        parts = [self.scheduled(context, p.variants[variant]) for variant in p.variant_of]
+        parts: list[Scheduled] = []
         elapsed = 0
-        for number, part in enumerate(parts):
-            bases = p.bases_of(sequence, number)
-            tables.append(part.at(elapsed - LEAD_CYCLES, bases, number))
+        for number in own:
+            matrices = p.variants[p.variant_of[number]]
+            if apart and isinstance(matrices, FfnMatrices):
+                matrices = replace(matrices, apart=True)
+            part = self.scheduled(context, matrices)
+            tables.append(part.at(elapsed - LEAD_CYCLES, p.bases_of(sequence, number), number))
             elapsed += part.cycles
+            parts.append(part)
         head, head_cycles = new_blocks(0), 0
-        if p.head is not None and p.stage.head_part < p.stage.head_parts - 1:
+        if p.head is not None and ends and p.stage.head_part < p.stage.head_parts - 1:
             first = self.scheduled(context, None)  # x goes on when these logits are done
-            tables.append(first.at(elapsed - LEAD_CYCLES, {}, len(parts)))
+            tables.append(first.at(elapsed - LEAD_CYCLES, {}, len(p.variant_of)))
             elapsed += first.cycles
             parts.append(first)
-        elif p.head is not None:
+        elif p.head is not None and ends:
             last = self.scheduled(context, None)
-            head = last.at(elapsed - LEAD_CYCLES, {}, len(parts))
+            head = last.at(elapsed - LEAD_CYCLES, {}, len(p.variant_of))
             head_cycles = last.cycles
         joined = np.concatenate(tables) if tables else new_blocks(0)
         return Body(joined, elapsed, head, head_cycles, tuple(parts))

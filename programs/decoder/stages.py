@@ -83,6 +83,25 @@ def split_layers(stages: Sequence[Stage]) -> dict[int, tuple[int, ...]]:
     return found
 
 
+def parts_apart(stages: Sequence[Stage]) -> set[int]:
+    """The boundaries (0: after the first stage) on whose sides parts of an FFN can be computed at
+    the same time: x, which is the input of both, goes on alone before.
+
+    A stage keeps the sum of its own part where x was, so it has no other part of that FFN, and
+    x has gone on before if it goes on at all.
+    """
+    found: set[int] = set()
+    for boundary in reversed(range(len(stages) - 1)):
+        after = stages[boundary + 1]
+        if not after.split_before:
+            continue
+        first, *others = after.blocks
+        alone = not others or others[0].layer != first.layer
+        if alone and (first.ends or boundary + 1 in found):
+            found.add(boundary)
+    return found
+
+
 def part_tiles(tiles: int, part: int, parts: int) -> range:
     """The tiles of an FFN's ``tiles`` that part ``part`` of ``parts`` computes."""
     return range(tiles * part // parts, tiles * (part + 1) // parts)

@@ -54,9 +54,8 @@ def bucket_costs(
             )
         if check and positions != plan.context:
             check_bodies(plan, positions)
-        begins = plan.pipeline.starts(positions)
+        done = plan.pipeline.course(positions).ends[-1]
         last = plan.pipeline.code[-1].body(positions)
-        done = begins[-1] + last.cycles
         interval = plan.pipeline.beat(positions)[2]
         costs.append(BucketCost(positions, done + last.head_cycles, done, interval))
     return sorted(costs)

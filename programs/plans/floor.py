@@ -12,7 +12,8 @@ Knows sizes and the chip's figures; knows no schedule.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -206,10 +207,13 @@ def floor_of(
     dtype: str,
     context: int,
     head_parts: int = 1,
+    part_columns: Mapping[int, int] | None = None,
 ) -> Floor:
     """The floor of one token at ``context`` positions, on ``stages`` stages of ``tp`` chips.
 
     head_parts: stages that share the vocabulary and compute the head at the same time.
+    part_columns: of layers whose FFN several stages may compute at the same time, the columns of
+    its gate, or of each expert's, that a chip of the busiest one has.
     """
 
     def own(elements: int) -> int:
@@ -228,28 +232,24 @@ def floor_of(
     exchange = exchange_floor(spec, tp, made)
     if config.wide_norms:
         exchange += exchange_floor(spec, tp, [0])  # a sum over all chips' heads
-    # layers without experts are counted apart
-    dense = sum(config.kind_of(layer).dense for layer in range(layers))
     stream, weights, exchanges = 0.0, 0, layers * exchange
-    for count, ffn, chosen, experts in (
-        (
-            layers - dense,
-            config.ffn,
-            config.experts_per_token + config.shared_experts,
-            config.experts,
-        ),
-        (dense, config.dense_ffn, 1, 1),
-    ):
-        if not count:
-            continue
-        gate_up = product_floor(spec, dtype, hidden, 2 * own(ffn))
-        down = product_floor(spec, dtype, own(ffn), hidden, parts)
+    shared = part_columns or {}
+    # layers without experts, or with FFNs in parts, are counted apart
+    kinds = Counter((config.kind_of(n).dense, shared.get(n, 0)) for n in range(layers))
+    for (dense, columns), count in kinds.items():
+        ffn, chosen, experts = config.dense_ffn, 1, 1
+        if not dense:
+            ffn, experts = config.ffn, config.experts
+            chosen = config.experts_per_token + config.shared_experts
+        columns = columns or own(ffn)
+        gate_up = product_floor(spec, dtype, hidden, 2 * columns)
+        down = product_floor(spec, dtype, columns, hidden, parts)
         products = [*of_attention, *[gate_up, down] * chosen]
         if experts > 1:
             products.append(product_floor(spec, dtype, hidden, experts))
         stream += count * sum(p.stream_cycles for p in products)
         weights += count * sum(p.cycles for p in products)
-        made = tiles_made(spec, dtype, own(ffn), hidden, parts, chosen)
+        made = tiles_made(spec, dtype, columns, hidden, parts, chosen)
         exchanges += count * exchange_floor(spec, tp, made)
     trip = (
         spec.mxm_multiply_cycles
@@ -264,7 +264,7 @@ def floor_of(
         trips -= 2  # fp16 takes x as it is
     vocab = -(-own(config.vocab) // head_parts)
     last = product_floor(spec, dtype, hidden, vocab)
-    routers = (layers - dense) * (config.experts > 1)
+    routers = sum(count for (dense, _), count in kinds.items() if not dense) * (config.experts > 1)
     attention, head_norms = 0, 0
     for layer in range(layers):
         head_norms += config.head_norms and not config.kind_of(layer).plain_heads

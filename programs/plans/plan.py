@@ -23,6 +23,7 @@ from programs.decoder import (
     Body,
     Layout,
     Numbers,
+    Piece,
     Pipeline,
     build_pipeline,
     deal_model,
@@ -66,7 +67,7 @@ class Plan:
     def cycles(self) -> int:
         """Cycles of one token through all stages, head included."""
         last = self.body(len(self.starts) - 1)
-        return self.starts[-1] + last.cycles + last.head_cycles
+        return self.pipeline.course(self.context).ends[-1] + last.head_cycles
 
     @property
     def stage_cycles(self) -> list[int]:
@@ -167,18 +168,18 @@ def check_plan(plan: Plan) -> int:
     """Prove the plan's programs legal; the number of distinct pieces that were checked.
 
     A chip's program is what comes in, a stage's blocks, and what goes out, with pauses between
-    (see ``Pipeline.handover_cycles``): each distinct piece is checked once, and then the vectors
+    (see ``Pipeline.course``): each distinct piece is checked once, and then the vectors
     of all chips against each other.  Raises ProgramFault for the first error.
     """
     pipeline = plan.pipeline
     handovers: dict[int, BlockTable] = {}
     for number in range(len(pipeline.stages)):
         for chip in range(pipeline.tp):
-            lines = pipeline.timeline(number, chip, plan.starts)
+            lines = pipeline.timeline(plan.context, number, chip)
             if plan.batch > 1:
                 lines = lines + pipeline.belt_timeline(plan.context, number, chip)
             for piece, _ in lines:
-                if piece is not None and len(piece.table):
+                if piece is not None and piece.run is None and len(piece.table):
                     handovers[piece.number] = piece.table
     bodies = stage_bodies(plan, plan.context)
     for table in [*bodies, *handovers.values()]:
@@ -194,12 +195,18 @@ def check_plan(plan: Plan) -> int:
 
 
 def stage_bodies(plan: Plan, context: int) -> list[BlockTable]:
-    """The blocks of every shape of stage, scheduled for ``context`` positions, heads included."""
+    """The blocks of every shape of stage, scheduled for ``context`` positions, heads included, and
+    those of its runs where parts of an FFN are computed at the same time.
+    """
     pipeline = plan.pipeline
-    found: dict[tuple[object, ...], BlockTable] = {}
+    found: dict[object, BlockTable] = {}
     for code, stage in zip(pipeline.code, pipeline.stages, strict=True):
         if stage.shape not in found:
             found[stage.shape] = code.body(context).whole()
+    for steps in pipeline.course(context).steps:
+        for step, _ in steps:
+            if isinstance(step, Piece) and step.run is not None and len(step.whole()):
+                found[step.number] = step.whole()
     return list(found.values())
 
 

@@ -20,6 +20,7 @@ from programs.decoder import (
     NODE,
     SOFTMAX,
     VXM,
+    Scheduled,
     ffn_columns,
     ffn_part,
     memory_bytes,
@@ -95,7 +96,22 @@ def plan_floor(plan: Plan) -> Floor:
         dtype=plan.dtype,
         context=plan.context,
         head_parts=max(stage.head_parts for stage in plan.pipeline.stages),
+        part_columns=_part_columns(plan),
     )
+
+
+def _part_columns(plan: Plan) -> dict[int, int]:
+    """Columns of the widest part of each split FFN's gate on a chip, without padding, by layer."""
+    found: dict[int, int] = {}
+    for stage in plan.pipeline.stages:
+        for block in stage.blocks:
+            if block.parts > 1:
+                own = plan.layout.for_ffn(block.of)
+                tiles, _ = ffn_part(own.ffn_tiles, own.experts, block.own, block.parts)
+                ends = (min(n * own.ffn_width, own.ffn_per_chip) for n in (tiles.start, tiles.stop))
+                first, last = ends
+                found[block.layer] = max(found.get(block.layer, 0), last - first)
+    return found
 
 
 def _service(plan: Plan) -> tuple[float, float, str]:
@@ -109,11 +125,22 @@ def _service(plan: Plan) -> tuple[float, float, str]:
 
 
 def _phases(plan: Plan) -> dict[str, int]:
+    """Cycles by phase; of parts of an FFN at the same time those of the one that takes longest."""
     found = dict.fromkeys((INSTALL, MATMUL, VXM, SOFTMAX, C2C, PIPELINE), 0)
+    longest: dict[int, Scheduled] = {}
     for number, code in enumerate(plan.pipeline.code):
         parts = list(plan.body(number).parts)
+        blocks = plan.pipeline.stages[number].blocks
+        ends = (0, number - 1), (len(blocks) - 1, number)
+        beside = {at for at, boundary in ends if boundary in plan.pipeline.apart}
+        for at in beside:
+            layer, part = blocks[at].layer, parts[at]
+            longest[layer] = max(longest.get(layer, part), part, key=lambda own: own.cycles)
+        parts = [part for at, part in enumerate(parts) if at not in beside]
         if len(plan.body(number).head):
             parts.append(code.scheduled(plan.context, None))
+        if number == len(plan.starts) - 1:
+            parts += longest.values()
         for part in parts:
             for name, cycles in part.phases.items():
                 found[name] += cycles

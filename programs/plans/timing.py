@@ -51,11 +51,11 @@ def timing_programs(plan: Plan, belt: bool = False) -> list[LinkedProgram | None
             if belt:
                 line = pipeline.belt_timeline(plan.context, number, chip)
             else:
-                line = pipeline.timeline(number, chip, plan.starts)
+                line = pipeline.timeline(plan.context, number, chip)
             key = tuple(-1 if piece is None else piece.number for piece, _ in line)
             if key not in joined:
                 moved = [
-                    (whole if piece is None else part(piece.number, piece.table), start)
+                    (whole if piece is None else part(piece.number, piece.whole()), start)
                     for piece, start in line
                 ]
                 joined[key] = join(moved, end)

@@ -133,6 +133,7 @@ class FfnMatrices:
     tiles: int
     begins: bool = True  # no part of the FFN comes before
     ends: bool = True
+    apart: bool = False  # its sum goes to the place of x, where it meets that of the parts before
     experts: range = range(1)  # of the layer's, those that are here
     router: MatrixPlaces | None = None  # with every part
     maps: tuple[MapPlaces, ...] = ()  # of gate and up, of down, of the scales

@@ -27,7 +27,7 @@ from programs.decoder.blocks import Numbers
 from programs.decoder.fit import deal_stages
 from programs.decoder.places import StagePlaces
 from programs.decoder.places import stage as decoder
-from programs.decoder.stages import FFN, Block, Stage, model_blocks, split_layers
+from programs.decoder.stages import FFN, Block, Stage, model_blocks, parts_apart, split_layers
 from programs.models import ModelConfig, random_checkpoint
 from programs.running import BARRIER, LOOKAHEAD, Generation, Runner, run_belt
 
@@ -84,16 +84,55 @@ def test_stages_compute_what_the_golden_model_does(tp: int, pp: int, dtype: str,
     assert compare(alone, model, 4, LOOKAHEAD) == tokens
 
 
-@pytest.mark.parametrize(("tp", "dtype"), [(8, "int8"), (2, "fp16")])
+def first_part(layer: int, parts: int) -> tuple[Block, Block]:
+    return Block(ATTENTION, layer), Block(FFN, layer, 0, parts)
+
+
+#: Stages whose FFNs are split, and the boundaries that x crosses before a part is computed.
+SPLIT = {
+    "a third or two": (
+        [
+            Stage(first_part(0, 2), False),
+            Stage((Block(FFN, 0, 1, 2), Block(ATTENTION, 1)), False),
+            Stage((Block(FFN, 1, 0, 3),), False),
+            Stage((Block(FFN, 1, 1, 3, span=2),), True),
+        ],
+        {0, 2},
+    ),
+    "a stage for each part": (
+        [
+            Stage(first_part(0, 3), False),
+            Stage((Block(FFN, 0, 1, 3),), False),
+            Stage((Block(FFN, 0, 2, 3), *first_part(1, 2)), False),
+            Stage((Block(FFN, 1, 1, 2),), True),
+        ],
+        {0, 1, 2},
+    ),
+    "two parts of a stage": (
+        [
+            Stage((Block(ATTENTION, 0),), False),
+            Stage((Block(FFN, 0, 0, 4),), False),
+            Stage((Block(FFN, 0, 1, 4),), False),
+            Stage((Block(FFN, 0, 2, 4), Block(FFN, 0, 3, 4), *first_part(1, 1)), True),
+        ],
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("tp", "dtype", "case"),
+    [
+        (8, "int8", "a third or two"),
+        (2, "fp16", "a stage for each part"),
+        (8, "int8", "two parts of a stage"),
+    ],
+)
 @pytest.mark.long
-def test_ffns_split_between_stages(tp: int, dtype: str) -> None:
-    """x and the sum of the parts so far go on together; a third or two of an FFN may be a stage."""
-    stages = [
-        Stage((Block(ATTENTION, 0), Block(FFN, 0, 0, 2)), False),
-        Stage((Block(FFN, 0, 1, 2), Block(ATTENTION, 1)), False),
-        Stage((Block(FFN, 1, 0, 3),), False),
-        Stage((Block(FFN, 1, 1, 3, span=2),), True),
-    ]
+def test_ffns_split_between_stages(tp: int, dtype: str, case: str) -> None:
+    """x and the sum of the parts so far go on, together or x before the part is computed."""
+    stages, apart = SPLIT[case]
+    assert parts_apart(stages) == apart
     model = partition_model(random_checkpoint(WIDE, 0), tp, dtype)
     with pytest.raises(CompileError, match="split other FFNs"):
         compile_decoder(model, SPEC, 64, stages=stages)

@@ -300,3 +300,8 @@ def test_more_work_never_takes_less(
     assert floor_of(config, SPEC, **{**asked, "context": 2 * context}).cycles >= floor.cycles
     parted = floor_of(config, SPEC, **asked, head_parts=2)
     assert parted.head <= floor.head and parted.weights == floor.weights
+    columns = -(-ffn // tp)
+    assert floor_of(config, SPEC, **asked, part_columns={1: columns}) == floor
+    halved = floor_of(config, SPEC, **asked, part_columns={1: -(-columns // 2)})
+    both = floor_of(config, SPEC, **asked, part_columns={0: -(-columns // 2), 1: -(-columns // 2)})
+    assert both.weights - halved.weights == halved.weights - floor.weights <= 0
