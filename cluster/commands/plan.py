@@ -103,11 +103,29 @@ def _belt_text(row: Row) -> str:
         f"{belt['sequences']} without --chips plans a machine for all"
     )
     if belt["sequences"] > row["pp"]:
-        room += f"; a kernel serves one sequence, so more than {row['pp']} take turns"
+        room += f"; one sequence at a stage, so more than {row['pp']} take turns"
     return (
         f"{belt['sequences']:,} sequences: {belt['per_user']:,.1f} tokens/s for each, "
         f"{belt['total']:,.1f} in all{joules}; {room}"
     )
+
+
+def _batches(row: Row) -> list[tuple[str, str]]:
+    """Where there are more sequences than stages."""
+    if row.get("batch_refused"):
+        return [("batches", f"none: {row['batch_refused']}")]
+    if row.get("batches") is None:
+        return []
+    found = row["batches"]
+    own = row["initiation_interval_cycles"] * found["sequences_per_stage"]
+    return [
+        (
+            "batches",
+            f"{found['sequences_per_stage']} sequences a stage: a token of each every "
+            f"{found['interval_cycles']:,} cycles ({found['interval_cycles'] / own:.0%} of what "
+            f"one at a time takes); {found['sram_used_ratio']:.1%} of the fullest chip's SRAM",
+        )
+    ]
 
 
 def _cost(row: Row) -> list[tuple[str, str]]:
@@ -266,6 +284,7 @@ def _show(row: Row) -> None:
                 f"{row['tokens_per_second_per_user']:,.1f} per user, "
                 f"{row['tokens_per_second_total']:,.1f} in all ({row['mode']})",
             ),
+            *_batches(row),
             ("full belt", _belt_text(row)),
             ("SRAM of the fullest chip", f"{row['sram_used_ratio']:.1%} used"),
             *sram,

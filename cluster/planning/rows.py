@@ -19,8 +19,10 @@ from cluster.planning.steps import PlanStep, specs_of
 from interconnect.wiring import FabricError
 from programs.models import config_of
 from programs.plans import (
-    BELT,
+    ALONE,
+    BATCHES,
     Plan,
+    batch_plan,
     bucket_costs,
     check_plan,
     compile_plan,
@@ -106,7 +108,10 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
     )
     tell("checking ...")
     pieces = check_plan(found)
-    r = report_plan(found)
+    batched, refused = batch_plan(found)
+    if batched is not None:
+        pieces += check_plan(batched)
+    r = report_plan(found, batched)
     row: Row = {
         "model": name,
         "chip": spec.name,
@@ -146,6 +151,9 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         "full_belt": asdict(r.belt),
         "energy": _energy(spec, found.chips, r.cycles_per_token, r.total, r.belt.total),
     }
+    if batched is not None or refused:
+        row["batches"] = None if batched is None else _batches(batched)
+        row["batch_refused"] = refused or None
     if settings.prices is not None:
         prices = read_prices(settings.prices).of(spec)
         row["cost"] = cost_row(prices, found.chips, r.total, r.belt.total)
@@ -168,7 +176,8 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         row["tried"] = [asdict(one) for one in tried]
     if settings.run:
         tell("running ...")
-        row |= _run(found, r.mode == BELT)
+        beats = () if r.mode == ALONE else (batched if r.mode == BATCHES else found,)
+        row |= _run(found, [plan for plan in beats if plan is not None])
     row["wall_seconds"] = perf_counter() - began
     return row
 
@@ -184,14 +193,26 @@ def _changes(step: PlanStep, spec: ChipSpec) -> Row:
     }
 
 
-def _run(plan: Plan, full: bool) -> Row:
-    """What a run of the plan without data says; ``full``: the full belt is run, too.
+def _batches(batched: Plan) -> Row:
+    """What a stage takes at a time, where there are more sequences than stages."""
+    turns = batched.pipeline.turns
+    return {
+        "sequences_per_stage": batched.pipeline.places.chunk,
+        "groups": turns,
+        "interval_cycles": batched.interval_cycles,
+        "cycles": batched.cycles,
+        "sram_used_ratio": batched.sram_used_bytes / batched.spec.sram_bytes,
+    }
+
+
+def _run(own: Plan, full: Sequence[Plan]) -> Row:
+    """What a run of the plan without data says; ``full``: those whose full belt is run, too.
 
     Raises RunError where a chip retires at another cycle than planned.
     """
     row: Row = {}
     warm_up()
-    for belt in (False, True) if full else (False,):
+    for plan, belt in [(own, False), *((plan, True) for plan in full)]:
         programs = timing_programs(plan, belt)
         start = perf_counter()
         done = run_timing(plan, programs)

@@ -57,7 +57,7 @@ class PlanSettings:
         str, typer.Option(help="usual, or chain: nodes in a row, 8 cables to the next.")
     ] = "usual"
     context: Annotated[str, typer.Option(help="Positions of every sequence.")] = "2048"
-    batch: Annotated[str, typer.Option(help="Sequences in flight.")] = "1"
+    batch: Annotated[str, typer.Option(help="Sequences in flight; in batches if many.")] = "1"
     dtype: option_types.Dtype = "int8"
     sweep: Annotated[
         list[str] | None,

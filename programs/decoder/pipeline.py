@@ -136,6 +136,11 @@ class Pipeline:
         return build_pipeline(self.stages, places, self.numbers, self.topology, batch)
 
     @property
+    def turns(self) -> int:
+        """Sequences, or groups of a batch of them, that take turns in the stages."""
+        return self.places.sequences // (self.places.chunk if self.places.batch else 1)
+
+    @property
     def split(self) -> dict[int, tuple[int, ...]]:
         """Layers whose FFN is computed in parts; see ``split_layers``."""
         return split_layers(self.stages)

@@ -113,7 +113,7 @@ def compile_plan(
     pipeline = build_pipeline(dealt.stages, dealt.places, Numbers.of(config), dealt.wiring)
     plan = Plan(name, config, layout, dtype, context, batch, pipeline)
     plan.starts = pipeline.starts(context)
-    _check_words(plan, name)
+    check_words(plan, name)
     return plan
 
 
@@ -125,11 +125,11 @@ def chunk_plan(plan: Plan, chunk: int) -> Plan:
     pipeline = plan.pipeline.in_chunks(chunk)
     starts = pipeline.starts(plan.context)
     chunked = replace(plan, pipeline=pipeline, starts=starts, checked=False)
-    _check_words(chunked, f"a chunk of {chunk} tokens")
+    check_words(chunked, f"a chunk of {chunk} tokens")
     return chunked
 
 
-def _check_words(plan: Plan, name: str) -> None:
+def check_words(plan: Plan, name: str) -> None:
     """Raise CompileError where instruction words exceed the system's slices."""
     words, room = instruction_bytes(plan), system_bytes(plan.spec)
     if words > room:
@@ -187,7 +187,7 @@ def check_plan(plan: Plan) -> int:
     links = (Op.SEND, Op.RECEIVE)
     launches = [pipeline.programs(plan.context, True, links)]
     if plan.batch > 1:  # beats differ by the caches they use, not by what they send
-        launches.append(pipeline.belt_programs(plan.context, plan.batch, 0, links))
+        launches.append(pipeline.belt_programs(plan.context, pipeline.turns, 0, links))
     for programs, program_of_chip in launches:
         _refuse(check_fabric(programs, program_of_chip, pipeline.topology.cables, plan.spec))
     plan.checked = True

@@ -33,6 +33,7 @@ from programs.plans.full_belt import FullBelt, full_belt
 from programs.plans.plan import Plan, instruction_bytes, system_bytes
 
 BELT, ALONE = "conveyor belt", "one token at a time"
+BATCHES = "batches on the conveyor belt"
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class PlanReport:
     belt: FullBelt
 
 
-def report_plan(plan: Plan) -> PlanReport:
-    """All figures of ``plan``."""
+def report_plan(plan: Plan, batched: Plan | None = None) -> PlanReport:
+    """All figures of ``plan``; batched: the one of ``batch_plan``, where there is one."""
     phases = _phases(plan)
-    user_cycles, tokens, mode = _service(plan)
+    user_cycles, tokens, mode = _service(plan, batched)
     clock = plan.spec.clock_hz
     floor = plan_floor(plan)
     roofline, intensity = _roofline(plan)
@@ -114,14 +115,17 @@ def _part_columns(plan: Plan) -> dict[int, int]:
     return found
 
 
-def _service(plan: Plan) -> tuple[float, float, str]:
+def _service(plan: Plan, batched: Plan | None) -> tuple[float, float, str]:
     """Cycles between a user's tokens, tokens per cycle of all users, and how they are served."""
     stages = len(plan.starts)
-    belt = max(plan.batch, stages) * plan.interval_cycles
-    alone = plan.batch * plan.cycles
-    if plan.batch > 1 and belt < alone:
-        return belt, plan.batch / belt, BELT
-    return alone, plan.batch / alone, ALONE
+    ways = [(plan.batch * plan.cycles, ALONE)]
+    if plan.batch > 1:
+        ways.append((max(plan.batch, stages) * plan.interval_cycles, BELT))
+    if batched is not None:
+        turns = max(batched.pipeline.turns, stages)
+        ways.append((turns * batched.interval_cycles, BATCHES))
+    cycles, mode = min(ways, key=lambda way: way[0])
+    return cycles, plan.batch / cycles, mode
 
 
 def _phases(plan: Plan) -> dict[str, int]:

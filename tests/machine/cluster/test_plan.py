@@ -23,7 +23,7 @@ from programs.models import (
     config_of,
     random_checkpoint,
 )
-from programs.plans import bucket_costs, compile_plan, report_plan
+from programs.plans import batch_plan, bucket_costs, compile_plan, report_plan
 from tests import ROOT
 
 KEYS = {
@@ -63,7 +63,7 @@ def test_a_row_carries_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     row = planned(capsys, *asked)
     name, config = config_of("target")
     plan = compile_plan(name, config, ChipSpec(), context=64, batch=3, chips=16)
-    r = report_plan(plan)
+    r = report_plan(plan, batch_plan(plan)[0])
     for key, value in {
         "phases": r.phases,
         "sram_bytes": r.sram,

@@ -334,6 +334,17 @@ def shown(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[str, di
     return title, dict(rows)
 
 
+def test_batches_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"sequences_per_stage": 4, "interval_cycles": 4000, "sram_used_ratio": 0.4567}
+    _, rows = shown(planned(batches=found, batch_refused=None), monkeypatch)
+    assert rows["batches"] == (
+        "4 sequences a stage: a token of each every 4,000 cycles (40% of what one at a time "
+        "takes); 45.7% of the fullest chip's SRAM"
+    )
+    _, rows = shown(planned(batches=None, batch_refused="--batch 9: they would"), monkeypatch)
+    assert rows["batches"] == "none: --batch 9: they would"
+
+
 def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     title, rows = shown(planned(), monkeypatch)
     assert title == "target on 16 lp30"
@@ -350,7 +361,7 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         "full belt": (
             "4 sequences: 250.0 tokens/s for each, 1,000.2 in all, 0.0876 J per token (estimate); "
             "these chips have caches for 3 at this context: --batch 4 without --chips plans a "
-            "machine for all; a kernel serves one sequence, so more than 2 take turns"
+            "machine for all; one sequence at a stage, so more than 2 take turns"
         ),
         "SRAM of the fullest chip": "43.2% used",
         "  kv cache": "5,000 bytes",
@@ -428,7 +439,7 @@ def test_a_plan_s_advice_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert dict(rows)["full belt"] == (
         "4 sequences: 250.0 tokens/s for each, 1,000.2 in all; the chips have caches for all of "
-        "them; a kernel serves one sequence, so more than 2 take turns"
+        "them; one sequence at a stage, so more than 2 take turns"
     )
 
 
