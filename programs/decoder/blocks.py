@@ -350,6 +350,7 @@ class BlockScheduler:
         """As ``_on_vxm``, with positions on lanes."""
         d, layout = self.schedule, self.places.layout
         qt, kt, cached = layout.q_tiles, layout.kv_tiles, range(layout.cache_tiles)
+        spread = layout.replicate and not layout.wide_keys
         attended = known = 0
         turned = []
         every = zip(self.tokens, self._rows(m), projected, strict=True)
@@ -359,12 +360,12 @@ class BlockScheduler:
             new_keys = [s.planes.keys.at(i) for i in cached]
             values = [v_words.at(i) for i in cached]
             values_ready = of_all
-            if layout.replicate:
+            if spread:
                 narrow = [s.narrow.at(i) for i in range(2 * kt)]
                 queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, narrow[:kt])
                 narrowed = append_values(d, self.spec, v_words, of_all, turns, narrow[kt:])
-                spread, there = self._replicated(s, 0, max(keys_ready, of_heads, of_all))
-                keys_ready = append_values(d, self.spec, spread[0], there, turns, new_keys)
+                wide, there = self._replicated(s, 0, max(keys_ready, of_heads, of_all))
+                keys_ready = append_values(d, self.spec, wide[0], there, turns, new_keys)
                 # values take the words that keys have left
                 values, values_ready = self._replicated(s, 1, max(narrowed, keys_ready))
             else:
@@ -422,12 +423,12 @@ class BlockScheduler:
 
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
         s, layout = self.places, self.places.layout
-        qt, kt = layout.q_tiles, layout.kv_tiles
+        qt, tiles = layout.q_tiles, range(layout.projected_tiles)
         ready, dynamic, parts = self._input(ready, m.factors)
         if m.latent is not None:
             done = self._from_latents(m.qkv, m.latent, ready)
         else:
-            words = [[token.results.at(i) for i in range(qt + 2 * kt)] for token in self.tokens]
+            words = [[token.results.at(i) for i in tiles] for token in self.tokens]
             done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
         projected = [self._projected(token, m, done) for token in self.tokens]
         kernel = self._on_vxm if s.planes is None else self._on_planes
@@ -505,11 +506,11 @@ class BlockScheduler:
     def _projected(self, s: DecoderPlaces, m: AttentionMatrices, done: list[int]) -> _Projected:
         """A token's projections with bias and norms; done: when the product's are readable."""
         d, layout = self.schedule, s.layout
-        qt, kt = layout.q_tiles, layout.kv_tiles
+        qt, kt, every = layout.q_tiles, layout.key_tiles, layout.projected_tiles
         heads, v_words = s.results, s.results.at(qt + kt)
         if m.bias is not None:
-            biased = add_bias(d, self.spec, heads, qt + 2 * kt, max(done), m.bias)
-            done = [self._did(VXM, biased)] * (qt + 2 * kt)
+            biased = add_bias(d, self.spec, heads, every, max(done), m.bias)
+            done = [self._did(VXM, biased)] * every
         of_heads, of_all = max(done[: qt + kt]), max(done)
         if s.head_norm is not None and m.gains is not None and not m.of.plain_heads:
             of_heads = norm_heads(

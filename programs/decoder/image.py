@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chip.isa import LANES
 from chip.scheduling import Place, Symbol
 from interconnect.collectives import scatter_offsets, word_order
+from programs.decoder.lanes import Layout
 from programs.decoder.partition import (
     NO_LOGIT,
     ChipWeights,
@@ -95,6 +96,55 @@ def _put_matrices(
             place = places.scales[number]
             base = 0 if place.symbol is None else bases[place.symbol]
             put_fp32(image, place, base, np.stack(scale_rows))
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """The columns of narrow tiles that those of wide ones are copies of.
+
+    tile, lane: of each column of a cached tile, int64 [cache_tiles, q_width]; used: whether it is
+    of any, bool of the same shape.
+    """
+
+    tile: NDArray[np.int64]
+    lane: NDArray[np.int64]
+    used: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, layout: Layout, one_hot: NDArray[np.uint16]) -> _Spread:
+        """one_hot: those of a chip's ``ChipWeights.replicate``."""
+        q_tiles = [layout.cache_of_tile.index(tile) for tile in range(layout.cache_tiles)]
+        hot = one_hot[q_tiles].transpose(0, 2, 1, 3).reshape(len(q_tiles), layout.q_width, -1)
+        tile, lane = np.divmod(hot.argmax(axis=2), LANES)
+        return cls(tile, lane, hot.max(axis=2) > 0)
+
+    def rows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Words [kv_tiles, 320] of lanes that are columns, [cache_tiles, 320]."""
+        found = np.zeros((len(self.tile), LANES), np.float32)
+        found[:, : self.tile.shape[1]] = np.where(self.used, rows[self.tile, self.lane], 0)
+        return found
+
+    def matrix(self, matrix: Matrix, stored: bool = True) -> Matrix:
+        """A matrix with wide tiles for columns; stored: all of them, else installs repeat them."""
+        values = matrix.values
+        if stored:
+            values = values[:, self.tile, self.lane]
+            values[:, ~self.used] = 0
+        return Matrix(values, None if matrix.scale is None else self.rows(matrix.scale))
+
+
+def _wide(layout: Layout, layer: LayerWeights, one_hot: NDArray[np.uint16] | None) -> LayerWeights:
+    """A layer with K, and V where it needs to be, as wide as ``layout`` has them."""
+    if not layout.wide_keys or one_hot is None or not layer.k.values.shape[1]:
+        return layer
+    spread, bias, q = _Spread.of(layout, one_hot), layer.bias, layout.q_tiles
+    k = spread.matrix(layer.k, layout.key_copies == 1)
+    v = spread.matrix(layer.v) if layout.wide_values else layer.v
+    if bias is not None:
+        k_bias, v_bias = bias[q : q + layout.kv_tiles], bias[q + layout.kv_tiles :]
+        v_bias = spread.rows(v_bias) if layout.wide_values else v_bias
+        bias = np.concatenate([bias[:q], spread.rows(k_bias), v_bias])
+    return replace(layer, k=k, v=v, bias=bias)
 
 
 def _block_matrices(block: Block, m: Matrices, layer: LayerWeights) -> dict[str, Matrix]:
@@ -239,7 +289,10 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
     order = _put_shares(image, places, chip)
     for number, block in enumerate(stage.blocks):
         m = places.variants[places.variant_of[number]]
-        matrices = _block_matrices(block, m, weights.layer(block.layer))
+        layer = weights.layer(block.layer)
+        if block.kind == ATTENTION:
+            layer = _wide(layout, layer, weights.replicate)
+        matrices = _block_matrices(block, m, layer)
         own = [m.qkv, m.o] if isinstance(m, AttentionMatrices) else [m.gate_up, m.down]
         if isinstance(m, FfnMatrices) and m.router is not None:
             own.append(m.router)
@@ -248,14 +301,13 @@ def memory_image(places: DecoderPlaces, stage: Stage, weights: ChipWeights, chip
         bases = places.bases[0][number]
         if isinstance(m, FfnMatrices):
             _put_expert_scales(image, m, bases, matrices, order)
-            _put_expert_biases(image, m, bases, weights.layer(block.layer), order)
+            _put_expert_biases(image, m, bases, layer, order)
         for each in own:
             shared = (1, 1, LANES)
             if isinstance(m, FfnMatrices) and each is not m.router:
                 of_ffn = layout.for_ffn(block.of)
                 shared = (len(m.experts), of_ffn.turns, of_ffn.ffn_width)
             _put_matrices(image, each, bases, matrices, order, shared)
-        layer = weights.layer(block.layer)
         put: list[tuple[Place | None, NDArray[np.float32] | None]] = [
             (m.post, layer.post_gains[isinstance(m, FfnMatrices)]),
             (m.factors, layer.factors[isinstance(m, FfnMatrices)]),

@@ -26,6 +26,8 @@ LANES = 320
 SHORT_POSITIONS = 512
 #: Heads that one run of attention through the planes serves, and so a tile has there.
 MOST_HEADS = 8
+#: Column blocks of a round of a product in int8, a plane each.
+PRODUCTS = 4
 #: Experts that share a word of weights at most: three versions of a word meet in the VXM.
 MOST_TURNS = 3
 
@@ -279,12 +281,62 @@ class Layout:
     def qkv_columns(self) -> int:
         """Stored columns of 320 weights of the products before the attention of a layer."""
         t, q = self.x_tiles, self.q_tiles * self.q_width
-        kv = self.kv_tiles * self.kv_width
+        keys, values = self.key_tiles * self.key_width, self.value_tiles * self.value_width
         if self.latent is None:
-            return t * (q + 2 * kv)
+            return t * (q + keys + values)
         (of_q, of_kv), (q_width, kv_width) = self.latent_tiles, self.latent_widths
         down = t * (of_q * q_width + of_kv * kv_width + self.kv_width)
-        return down + (of_q or t) * q + of_kv * 2 * kv
+        return down + (of_q or t) * q + of_kv * (keys + values)
+
+    @property
+    def wide_keys(self) -> bool:
+        """K's product gives a KV head's columns once for each of its query heads, beside those of
+        q, in no more cycles and from no more words: so nothing is left to spread.
+        """
+        free = self.q_tiles < PRODUCTS and self.q_tiles + self.cache_tiles <= PRODUCTS
+        narrow, wide = self.kv_tiles * self.kv_width, self.cache_tiles * self.q_width
+        may = self.on_planes and self.replicate and not self.wide_norms and self.latent is None
+        return may and free and (self._one_for_all or wide <= narrow)
+
+    @property
+    def _one_for_all(self) -> bool:
+        """All query heads of every chip use the same KV head, and every chip has as many."""
+        return self.kv_heads == 1 and self.value_lanes == self.head_lanes
+
+    @property
+    def wide_values(self) -> bool:
+        """The same of V, which needs it unless all heads of a chip use the same values."""
+        return self.wide_keys and not self._one_for_all
+
+    @property
+    def key_tiles(self) -> int:
+        """Tiles of K as its product gives them."""
+        return self.cache_tiles if self.wide_keys else self.kv_tiles
+
+    @property
+    def value_tiles(self) -> int:
+        """Tiles of V as its product gives them."""
+        return self.cache_tiles if self.wide_values else self.kv_tiles
+
+    @property
+    def key_width(self) -> int:
+        """Columns of a block of K that are stored."""
+        return self.q_width if self.wide_keys and self.key_copies == 1 else self.kv_width
+
+    @property
+    def key_copies(self) -> int:
+        """How often an install takes the stored columns of a block of K."""
+        return self.heads_per_tile if self.wide_keys and self._one_for_all else 1
+
+    @property
+    def value_width(self) -> int:
+        """Columns of a block of V."""
+        return self.q_width if self.wide_values else self.kv_width
+
+    @property
+    def projected_tiles(self) -> int:
+        """Tiles of q, K and V together, as their products give them."""
+        return self.q_tiles + self.key_tiles + self.value_tiles
 
     @property
     def slot_tiles(self) -> int:

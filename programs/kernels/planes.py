@@ -31,7 +31,8 @@ class Weights:
     given, K step k begins offsets[k] words behind its place instead.  experts: where several,
     there are as many such matrices one behind the other, and a ``Steering`` says which is meant.
     reach: where given, an expert's words are cut after every ``reach``; the first part of all
-    experts is at ``halves``, the others at ``beyond``.
+    experts is at ``halves``, the others at ``beyond``.  copies: where several, a step's words are
+    fewer by that factor, and each install takes them as often, one after the other.
     """
 
     halves: tuple[Place, ...]
@@ -41,11 +42,12 @@ class Weights:
     experts: int = 1
     reach: int = 0
     beyond: tuple[tuple[Place, ...], ...] = ()
+    copies: int = 1
 
     @property
     def strides(self) -> tuple[int, int]:
         """Words from a column group to the next, and from a K step to the next."""
-        return (0, 1) if self.same else (1, self.groups)
+        return (0, 1) if self.same else (1, self.groups // self.copies)
 
 
 def put_weights(
@@ -196,10 +198,13 @@ def _read(
     period: int,
 ) -> Stream:
     """Read one half of every K step's words: one block where the steps are evenly spaced."""
-    groups, strides = weights.groups, weights.strides
-    if weights.offsets is None:
-        return p.load(place, code, when, queue, n=(groups, steps), dc=(1, period), da=strides)
+    groups, strides = weights.groups // weights.copies, weights.strides
     tag = p.schedule.tag()
+    if weights.offsets is None:
+        for copy in range(weights.copies):
+            at, n = when + copy * groups, (groups, steps)
+            value = p.load(place, code, at, queue, n=n, dc=(1, period), da=strides, tag=tag)
+        return value
     for step, offset in enumerate(weights.offsets):
         value = p.load(
             place.at(offset), code, when + step * period, queue, n=groups, da=strides[0], tag=tag

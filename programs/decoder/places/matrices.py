@@ -36,16 +36,16 @@ def part_shapes(shapes: Shapes, tiles: int) -> Shapes:
 
 def matrix_shapes(layout: Layout) -> dict[str, tuple[int, int, int]]:
     """(K tiles, column blocks, column groups of 16 per block) of every matrix, of one expert."""
-    t, q, kv = layout.x_tiles, layout.q_width // 16, layout.kv_width // 16
+    t, q = layout.x_tiles, layout.q_width // 16
     x, f, v = layout.x_width // 16, layout.ffn_width // 16, layout.vocab_width // 16
     (of_q, of_kv), (q_width, kv_width) = layout.latent_tiles, layout.latent_widths
     return {
         "q_down": (t, of_q, q_width // 16),
         "kv_down": (t, of_kv, kv_width // 16),
-        "k_rope": (t, 1, kv),
+        "k_rope": (t, 1, layout.kv_width // 16),
         "q": (of_q or t, layout.q_tiles, q),
-        "k": (of_kv or t, layout.kv_tiles, kv),
-        "v": (of_kv or t, layout.kv_tiles, kv),
+        "k": (of_kv or t, layout.key_tiles, layout.key_width // 16),
+        "v": (of_kv or t, layout.value_tiles, layout.value_width // 16),
         "o": (layout.q_tiles, t, x),
         "gate": (t, layout.ffn_tiles, f),
         "up": (t, layout.ffn_tiles, f),
@@ -76,12 +76,18 @@ class MatrixPlacer:
         return -(-tiles * groups // self.parts)
 
     def place(
-        self, name: str, matrices: list[str], experts: int = 1, copies: Place | None = None
+        self,
+        name: str,
+        matrices: list[str],
+        experts: int = 1,
+        copies: Place | None = None,
+        again: int = 1,
     ) -> MatrixPlaces:
         """Rounds and scales of ``matrices``, whose column blocks run one after another.
 
         experts: each block has the words of so many, in reach of one Gather; copies: where the
-        scales of the one chosen first are by then.
+        scales of the one chosen first are by then.  again: how often an install takes the words of
+        ``k``.
         """
         order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
         halves = 1 if self.dtype == "int8" else 2
@@ -108,7 +114,9 @@ class MatrixPlacer:
                     )
                     for cut in cuts
                 ]
-                own = Weights(each[0], self.shapes[slot[0]][2], experts=experts)
+                times = again if slot[0] == "k" else 1
+                groups = times * self.shapes[slot[0]][2]
+                own = Weights(each[0], groups, experts=experts, copies=times)
                 if len(each) > 1:
                     own = replace(own, reach=reach, beyond=tuple(each[1:]))
                 blocks.append(ColumnBlock(own, plane))

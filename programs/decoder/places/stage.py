@@ -229,7 +229,7 @@ class DecoderPlaces:
         """The places of token ``number`` of a chunk: its own words, and what all share."""
         layout, at = self.layout, number
         t, qt, kt = layout.x_tiles, layout.q_tiles, layout.kv_tiles
-        heads, share = qt + kt, 0 if self.shares is None else self.shares.words
+        heads, share = qt + layout.key_tiles, 0 if self.shares is None else self.shares.words
         act = self.act.at(at * act_words(layout, self.dtype))
         narrow = self.narrow.at(at * 2 * kt)
         attention, planes, sliding = self.attention, self.planes, self.sliding
@@ -423,7 +423,8 @@ def _place(
     up = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
     logits = pm.top(EAST_QUAD, (tokens if batch else 1) * layout.vocab_blocks)
-    narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if layout.replicate else act.first[1]
+    spread = layout.replicate and not layout.wide_keys
+    narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if spread else act.first[1]
     words |= _attention_constants(pm, layout, context, (window, len(cuts.maps)), tokens)
     factor = pm.top(WEST_QUAD, tokens)
     dynamic = pm.top(KV_QUAD if layout.experts == 1 else _EAST_2, tokens)
@@ -520,8 +521,7 @@ def act_words(layout: Layout, dtype: str) -> int:
 
 def result_words(layout: Layout) -> int:
     """Words of a token's projections, latents behind them, and later of its gate."""
-    heads = layout.q_tiles + 2 * layout.kv_tiles
-    return max(heads + sum(layout.latent_tiles), layout.slot_tiles)
+    return max(layout.projected_tiles + sum(layout.latent_tiles), layout.slot_tiles)
 
 
 def partial_words(layout: Layout) -> int:
@@ -683,7 +683,7 @@ def place_head_norm(
     """Places for all tiles of heads of a chip; ``queues``: an east quad for the normed ones."""
     slots = LANES // layout.head_lanes
     ones = pm.top(pm.weight_slices(3), slots)  # the odd plane of the east pair
-    normed = pm.top(queues, tokens * (layout.q_tiles + layout.kv_tiles))
+    normed = pm.top(queues, tokens * (layout.q_tiles + layout.key_tiles))
     return HeadNormPlaces(ones, slots, layout.head_lanes, normed)
 
 
@@ -808,7 +808,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     """Words of a stage's scales, one for each column block, and of its gains and biases."""
     heads, post = _gain_words(layout)
     heads += layout.x_tiles * layout.o_bias
-    heads += (layout.q_tiles + 2 * layout.kv_tiles) * layout.qkv_bias
+    heads += layout.projected_tiles * layout.qkv_bias
     heads += layout.query_heads * layout.sinks
     words = heads * sum(block.kind == ATTENTION for block in stage.blocks)
     words += post * len(stage.blocks)
@@ -821,7 +821,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
     words += _factor_words(layout, dtype) * len(stage.blocks)
     for block in stage.blocks:
         if block.kind == ATTENTION:
-            words += layout.x_tiles + layout.q_tiles + 2 * layout.kv_tiles
+            words += layout.x_tiles + layout.projected_tiles
             if layout.latent is not None:
                 words += 2 * sum(layout.latent_tiles) + 1
         else:
@@ -871,10 +871,10 @@ def _place_blocks(
                 variant_of[member] = len(variants)
             if kind == ATTENTION:
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
-                qkv = of.place("qkv", qkv_names(layout))
+                qkv = of.place("qkv", qkv_names(layout), again=layout.key_copies)
                 latent = _place_latent(of, layout) if layout.latent is not None else None
                 gains = of.words("gains", WEST_QUAD, heads) if heads else None
-                tiles_of_heads = layout.q_tiles + 2 * layout.kv_tiles
+                tiles_of_heads = layout.projected_tiles
                 bias = of.words("bias", WEST_QUAD, tiles_of_heads) if layout.qkv_bias else None
                 o_bias = of.words("o_bias", WEST_QUAD, layout.x_tiles) if layout.o_bias else None
                 sinks = (
@@ -997,7 +997,7 @@ def _pairs(places: list[Place]) -> Activations:
 
 def _replicate_rounds(pm: SramPlacement, layout: Layout) -> list[list[ColumnBlock]]:
     """One-hot matrices that spread fp16 K and V to the query heads' lanes, east pair only."""
-    if not layout.replicate:
+    if not layout.replicate or layout.wide_keys:
         return []
     groups = layout.q_width // 16
     words = layout.kv_tiles * groups

@@ -154,6 +154,8 @@ def machine(config: ModelConfig, tp: int, dtype: str, context: int, pp: int = 1)
         pytest.param("capped, biases", 8, "fp16", marks=pytest.mark.long),
         ("small experts", 1, "int8"),
         pytest.param("small experts", 8, "fp16", marks=pytest.mark.long),
+        pytest.param("small experts", 4, "int8", marks=pytest.mark.long),
+        pytest.param("shared heads", 4, "fp16", marks=pytest.mark.long),
         pytest.param("experts", 2, "int8", marks=pytest.mark.long),
         pytest.param("experts", 1, "fp16", marks=pytest.mark.long),
     ],

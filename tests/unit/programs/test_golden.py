@@ -253,6 +253,27 @@ def test_layout_of_a_grouped_model() -> None:
     assert (axis[0, 256:] == -1).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "copies", "tiles", "columns"),
+    [
+        ((2048, 22, 32, 4, 64, 5632, 32000), 4, 1 + 1 + 1, 256 + 64 + 64),  # TinyLlama
+        ((4096, 32, 32, 8, 128, 14336, 128256), 2, 2 + 1 + 1, 512 + 128 + 128),  # Llama 3 8B
+        ((576, 30, 9, 3, 64, 1536, 49152), 1, 1 + 1 + 1, 128 + 128 + 128),  # SmolLM2: 2 KV heads
+        ((8192, 80, 64, 8, 128, 28672, 32000), 0, 4 + 1 + 1, 1024 + 128 + 128),  # a round more
+    ],
+)
+def test_keys_at_their_query_heads(
+    shape: tuple[int, ...], copies: int, tiles: int, columns: int
+) -> None:
+    """K is made for every query head where that takes no round, and no word, more."""
+    layout = Layout.of(ModelConfig(*shape, max_position=4096), 8)
+    assert layout.replicate and layout.wide_keys == (copies > 0)
+    assert layout.key_copies == max(copies, 1)
+    assert (layout.projected_tiles, layout.qkv_columns) == (tiles, columns * layout.x_tiles)
+    assert layout.wide_values == (copies == 1)
+    assert layout.key_width * layout.key_copies == (layout.q_width if copies else layout.kv_width)
+
+
 @pytest.mark.parametrize("name", AWKWARD)
 @pytest.mark.parametrize("tp", [1, 2, 4, 8])
 def test_every_element_has_one_place(name: str, tp: int) -> None:
