@@ -61,9 +61,10 @@ class DecoderFacts:
     word of ``kv_map``.  group_of_stage: which group of ``tp`` chips each pipeline stage is on.
     checkpoint: the directory it was compiled from, empty for a model in none.  sequences: of a
     conveyor belt, else None.  chunk: tokens of one that a launch may have; batch: sequences that a
-    launch has a token of, all with logits.  Every input is there ``rows`` times.  window: positions
-    that layers with a sliding window attend to, and window_positions: of one run of their mask; 0
-    where none is shorter than the context.
+    launch has a token of, all with logits.  Every input is there ``rows`` times.  every_logit: the
+    last launch of a chunked prompt gives those of each of its tokens.  window: positions that
+    layers with a sliding window attend to, and window_positions: of one run of their mask; 0 where
+    none is shorter than the context.
 
     On the planes instead: blocks: of 320 positions that the caches hold, 0 on the VXM;
     cached_lanes: of a cached tile's values; cached_words: for each stage, of each attention block
@@ -83,6 +84,7 @@ class DecoderFacts:
     sequences: int | None = None
     chunk: int = 1
     batch: int = 1
+    every_logit: bool = False
     window: int = 0
     window_positions: int = 0
     blocks: int = 0
@@ -98,6 +100,11 @@ class DecoderFacts:
     def rows(self) -> int:
         """Tokens that a launch has at most, of one sequence or of several."""
         return max(self.chunk, self.batch)
+
+    @property
+    def logit_rows(self) -> int:
+        """Tokens of a launch that may have logits."""
+        return self.chunk if self.every_logit else self.batch
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,8 @@ class Bindings:
             model["chunk"] = facts.chunk
         if facts.batch > 1:
             model["batch"] = facts.batch
+        if facts.every_logit:
+            model["every_logit"] = True
         if facts.window:
             bindings["sliding_window"] = facts.window
             if not facts.blocks:
@@ -257,6 +266,7 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
             sequences=None if "sequences" not in model else _count(model["sequences"]),
             chunk=_chunk(model.get("chunk", 1)),
             batch=_chunk(model.get("batch", 1)),
+            every_logit=model.get("every_logit") is True,
             window=_count(bindings["sliding_window"]) if sliding else 0,
             window_positions=(
                 _count(bindings["sliding_positions"]) if sliding and not planes else 0
@@ -270,7 +280,9 @@ def _decoder(artifact: Artifact) -> DecoderFacts | None:
         whole = bindings["inputs"].keys() >= needed and "logits" in bindings["outputs"]
         every = (planes for name, planes in bindings["inputs"].items() if name in needed)
         whole = whole and all(words % facts.rows == 0 for own in every for _, _, words in own)
-        whole = whole and all(n % facts.batch == 0 for _, _, n in bindings["outputs"]["logits"])
+        whole = whole and all(
+            n % facts.logit_rows == 0 for _, _, n in bindings["outputs"]["logits"]
+        )
         whole = whole and (facts.batch == 1 or facts.sequences is not None)
         whole = whole and (facts.sequences or 0) % facts.batch == 0
         if planes:

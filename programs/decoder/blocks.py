@@ -817,10 +817,10 @@ class BlockScheduler:
         return ready
 
     def head(self, ready: int) -> int:
-        """Final norm and logits, of the last token; of a batch, of every one."""
+        """Final norm and logits, of the last token or of every one."""
         s, d, layout = self.places, self.schedule, self.places.layout
         assert s.head is not None
-        own = self.tokens if s.batch else self.tokens[-1:]
+        own = self.tokens[-s.logit_rows :]
         ready = max([self._normed(token, ready, s.head_factors) for token in own])
         blocks = sum(map(len, s.head.rounds))
         words = [[s.logits.at(row * blocks + i) for i in range(blocks)] for row in range(len(own))]

@@ -65,11 +65,12 @@ def compile_model(
     pp: int = 1,
     wiring: Topology | None = None,
     chunk: int = 1,
+    every_logit: bool = False,
 ) -> Artifact:
     """Compile for ``pp`` stages of ``tp`` chips of type ``chip`` and ``context`` positions.
 
-    wiring, chunk: as for ``compile_decoder``.  Raises CompileError when it does not fit, or the
-    model was not made for so many positions.
+    wiring, chunk, every_logit: as for ``compile_decoder``.  Raises CompileError when it does not
+    fit, or the model was not made for so many positions.
     """
     compiled, images = compile_model_apart(
         checkpoint,
@@ -80,6 +81,7 @@ def compile_model(
         pp=pp,
         wiring=wiring,
         chunk=chunk,
+        every_logit=every_logit,
     )
     compiled.memory = images.of(range(compiled.chips))
     join_images(compiled)
@@ -96,6 +98,7 @@ def compile_model_apart(
     pp: int = 1,
     wiring: Topology | None = None,
     chunk: int = 1,
+    every_logit: bool = False,
 ) -> tuple[Artifact, ChipImages]:
     """As ``compile_model``, the memory images apart: whoever has a chip reads its weights."""
     most = checkpoint.config.max_position
@@ -105,7 +108,15 @@ def compile_model_apart(
             "the prompt, or lower --max-new-tokens or --context"
         )
     model = partition_model(checkpoint, tp, dtype)
-    return compile_apart(model, load_chip_spec(chip), context, pp=pp, wiring=wiring, chunk=chunk)
+    return compile_apart(
+        model,
+        load_chip_spec(chip),
+        context,
+        pp=pp,
+        wiring=wiring,
+        chunk=chunk,
+        every_logit=every_logit,
+    )
 
 
 def compile_decoder(
@@ -118,6 +129,7 @@ def compile_decoder(
     stages: Sequence[Stage] | None = None,
     wiring: Topology | None = None,
     chunk: int = 1,
+    every_logit: bool = False,
 ) -> Artifact:
     """Compile a partitioned decoder; raises CompileError when it does not fit.
 
@@ -127,10 +139,18 @@ def compile_decoder(
     stages themselves instead.
     ``wiring``: the cables between the chips, if not those of the usual machine of their number.
     ``chunk``: tokens of a prompt that go through the stages together, 1 to MOST_CHUNK; programs
-    for one token are made as well.
+    for one token are made as well.  ``every_logit``: the last chunk gives the logits of each of its
+    tokens, which verify drafted ones.
     """
     artifact, images = compile_apart(
-        model, spec, max_context, pp=pp, stages=stages, wiring=wiring, chunk=chunk
+        model,
+        spec,
+        max_context,
+        pp=pp,
+        stages=stages,
+        wiring=wiring,
+        chunk=chunk,
+        every_logit=every_logit,
     )
     if weights:
         artifact.memory = images.of(range(artifact.chips))
@@ -146,11 +166,14 @@ def compile_apart(
     stages: Sequence[Stage] | None = None,
     wiring: Topology | None = None,
     chunk: int = 1,
+    every_logit: bool = False,
 ) -> tuple[Artifact, ChipImages]:
     """As ``compile_decoder``, the memory images apart: no weight has been read."""
     layout = model.layout
     buckets = buckets_up_to(max_context)
-    places = StagePlaces(spec, layout, model.dtype, buckets[-1], chunk=chunk)
+    places = StagePlaces(
+        spec, layout, model.dtype, buckets[-1], chunk=chunk, every_logit=every_logit
+    )
     dealt = list(stages) if stages is not None else deal_stages(places, pp)
     dealt = of_layers(dealt, layout.layer_kinds)
     if any(stage.head_parts > 1 for stage in dealt):
@@ -284,7 +307,7 @@ def decoder_artifact(
     name = "single" if chips == 1 else f"node-{chips}" if chips <= 8 else known
     cables = [(a, x, b, y) for a, x, b, y in wiring.cables.tolist()]
     inputs = input_planes(places)
-    a, mask, rows = places.attention, places.sliding, places.chunk if places.batch else 1
+    a, mask, rows = places.attention, places.sliding, places.logit_rows
     bindings, about = Bindings(
         inputs=inputs,
         outputs={"logits": planes_of(places.logits, rows * layout.vocab_blocks)},
@@ -300,7 +323,8 @@ def decoder_artifact(
             cache_segments=tuple(places.cache_maps),
             sequences=sequences,
             chunk=1 if places.batch else places.chunk,
-            batch=rows,
+            batch=places.chunk if places.batch else 1,
+            every_logit=rows > 1 and not places.batch,
             window=layout.window if "sliding_map" in inputs or "sliding_masks" in inputs else 0,
             window_positions=0 if mask is None else mask.positions,
             blocks=0 if places.planes is None else places.planes.blocks,

@@ -48,6 +48,7 @@ class Host:
         """As before the first launch: nothing is charged, and nothing known of the chips."""
         self.virtual_io_seconds = 0.0
         self._group_of: dict[int, int] = {}
+        self._tokens = 1  # of the launch that was prepared last
 
     def stage_of(self, chip: int) -> int:
         """The pipeline stage of a chip, -1 for one that no stage is on."""
@@ -64,6 +65,7 @@ class Host:
 
     def prepare_chunk(self, chip: Chip, tokens: Sequence[int], position: int) -> None:
         """As ``prepare``, of ``tokens`` from ``position`` on in one launch."""
+        self._tokens = len(tokens)
         stage = self.stage_of(chip.chip_id)
         if stage < 0:
             return
@@ -181,22 +183,27 @@ class Host:
         return offsets
 
     def read_logits(self, chip: Chip) -> F32:
-        """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end."""
-        rows = self.read_batch(chip)
-        return rows[0] if len(rows) else np.zeros(0, np.float32)
+        """The chip's slice of the vocabulary, float32 [tokens it holds]; none before the end.
 
-    def read_batch(self, chip: Chip) -> F32:
-        """As ``read_logits``, of every sequence of a batch: float32 [batch, tokens it holds]."""
+        After a chunk, those of its last token.
+        """
+        row: F32 = self.read_rows(chip)[self._tokens - 1 if self._facts.every_logit else 0]
+        return row
+
+    def read_rows(self, chip: Chip) -> F32:
+        """As ``read_logits``, of every token of a launch that may have logits, float32 [rows,
+        tokens it holds]: of each sequence of a batch, or of each token of a last chunk.
+        """
         outputs = self._bindings.outputs["logits"]
         stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
         if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
             self._charge(4 * 320 * outputs[0][2])
         if stage != self._facts.pp - 1:
-            return np.zeros((self._facts.batch, 0), np.float32)
+            return np.zeros((self._facts.logit_rows, 0), np.float32)
         planes = [chip.read_words(queue, address, words) for queue, address, words in outputs]
         values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
         axis = self.model.layout.vocab_axis(local)
-        rows = values.reshape(self._facts.batch, *axis.shape)
+        rows = values.reshape(self._facts.logit_rows, *axis.shape)
         return np.asarray(rows[:, axis >= 0], np.float32)
 
     def _charge(self, bytes_moved: int) -> None:
@@ -277,7 +284,7 @@ def adopt(artifact: Artifact, checkpoint: Checkpoint, positions: int) -> Artifac
     facts, bindings = decoder_of(artifact), Bindings.of(artifact)
     layout = Layout.of(checkpoint.config, facts.tp)
     sizes = bindings.inputs["x"][0][2], bindings.outputs["logits"][0][2]
-    if sizes != (facts.rows * layout.x_tiles, facts.batch * layout.vocab_blocks):
+    if sizes != (facts.rows * layout.x_tiles, facts.logit_rows * layout.vocab_blocks):
         raise ArtifactError(
             f"the artifact was not compiled from {checkpoint.path}: name its model with --model"
         )

@@ -105,6 +105,7 @@ class StageCode:
                 p.shares,
                 self.chunk,
                 p.batch,
+                p.logit_rows,
             )
         )
         if key not in self.known:

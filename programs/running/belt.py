@@ -97,7 +97,7 @@ def run_belt(
         out = turns[-1]
         if out is None or not (waiting := queue.waiting_for(out)):
             continue
-        logits = np.concatenate([host.read_batch(chip) for chip in runner.chips], axis=1)
+        logits = np.concatenate([host.read_rows(chip) for chip in runner.chips], axis=1)
         for sequence in waiting:
             row = sequence - out.group * facts.batch
             queue.give(sequence, pick_token(logits[row], 0.0, 0, 0))

@@ -212,7 +212,8 @@ class DecoderPlaces:
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
     head_factors: Place | None = None
     latent_factors: Place | None = None  # two words, as norm_factor, of the latents
-    batch: bool = False  # the tokens of a launch are of a sequence each, and all have logits
+    batch: bool = False  # the tokens of a launch are of a sequence each
+    logit_rows: int = 1  # tokens of a launch that have logits, the last or all
 
     def bases_of(self, number: int, block: int) -> dict[Symbol, int]:
         """The addresses of a block for sequence ``number``; of a batch, for group ``number``."""
@@ -360,25 +361,26 @@ def place_decoder(
     split: bool = False,
     tokens: int = 1,
     batch: bool = False,
+    every_logit: bool = False,
 ) -> DecoderPlaces:
     """Allocate every word of a stage (default: the whole decoder) with caches for ``sequences``.
 
     split: some stage of the model computes a part of an FFN.  tokens: of a launch at most, see
-    ``DecoderPlaces.token``; batch: of a sequence each, in groups of so many.  Inputs and outputs
-    have the same places in every stage.  Experts are cut to as few places a block as fit.  Raises
-    CompileError when it does not fit.
+    ``DecoderPlaces.token``; batch: of a sequence each, in groups of so many; every_logit: all of a
+    chunk have logits, as those of a batch have.  Inputs and outputs have the same places in every
+    stage.  Experts are cut to as few places a block as fit.  Raises CompileError when it does not
+    fit.
     """
     _check_chunk(layout, tokens, batch)
     stage = stage or single_stage(layout.layers, layout.layer_kinds)[0]
+    launch = tokens, batch, tokens if batch or every_logit else 1
     parts = _EXPERT_PARTS if layout.experts > 1 else _EXPERT_PARTS[:1]
     for cut in parts[:-1]:
         try:
-            return _place(
-                spec, layout, dtype, context, stage, sequences, split, (tokens, batch), cut
-            )
+            return _place(spec, layout, dtype, context, stage, sequences, split, launch, cut)
         except CompileError:
             continue
-    return _place(spec, layout, dtype, context, stage, sequences, split, (tokens, batch), parts[-1])
+    return _place(spec, layout, dtype, context, stage, sequences, split, launch, parts[-1])
 
 
 def _place(
@@ -389,14 +391,14 @@ def _place(
     stage: Stage,
     sequences: int,
     split: bool,
-    launch: tuple[int, bool],
+    launch: tuple[int, bool, int],
     parts: int,
 ) -> DecoderPlaces:
     """``place_decoder`` with the words of a block of experts cut to ``parts`` places.
 
-    launch: its tokens, and whether they are a batch.
+    launch: its tokens, whether they are a batch, and how many have logits.
     """
-    tokens, batch = launch
+    tokens, batch, logit_rows = launch
     pm = SramPlacement(spec, maps=layout.experts > 1)
     symbols = Symbols(sequences, len(stage.blocks))
     t, kt = layout.x_tiles, layout.kv_tiles
@@ -422,7 +424,7 @@ def _place(
     # a token's words of ``up`` are as far from the next one's as those of ``results``
     up = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
-    logits = pm.top(EAST_QUAD, (tokens if batch else 1) * layout.vocab_blocks)
+    logits = pm.top(EAST_QUAD, logit_rows * layout.vocab_blocks)
     spread = layout.replicate and not layout.wide_keys
     narrow = pm.top((_DIGITS[1]), tokens * 2 * kt) if spread else act.first[1]
     words |= _attention_constants(pm, layout, context, (window, len(cuts.maps)), tokens)
@@ -497,6 +499,7 @@ def _place(
         head_factors,
         latent_factors,
         batch,
+        logit_rows,
     )
 
 
@@ -592,13 +595,15 @@ class StagePlaces:
         sequences: int = 1,
         chunk: int = 1,
         batch: bool = False,
+        every_logit: bool = False,
     ) -> None:
         """context, sequences: of the caches; chunk: tokens of a launch at most; batch: they are
-        of a sequence each, ``sequences`` being a multiple of ``chunk``.
+        of a sequence each, ``sequences`` being a multiple of ``chunk``; every_logit: all of them
+        have logits, as those of a batch have.
         """
         self.spec, self.layout, self.dtype = spec, layout, dtype
         self.context, self.sequences, self.chunk = context, sequences, chunk
-        self.batch = batch
+        self.batch, self.every_logit = batch, every_logit
         self._known: dict[tuple[object, ...], DecoderPlaces | str] = {}
 
     def of(self, stage: Stage, split: bool) -> DecoderPlaces:
@@ -627,6 +632,7 @@ class StagePlaces:
                     split,
                     self.chunk,
                     self.batch,
+                    self.every_logit,
                 )
             except CompileError as error:
                 self._known[key] = str(error)

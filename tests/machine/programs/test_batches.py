@@ -117,7 +117,7 @@ def fed(
         turn = beat - stages + 1
         if turn < 0:
             continue
-        values = np.concatenate([host.read_batch(chip) for chip in runner.chips], axis=1)
+        values = np.concatenate([host.read_rows(chip) for chip in runner.chips], axis=1)
         for row, (token, position) in enumerate(rows(turn)):
             if token is not None:
                 found[turn % groups * batch + row, position] = values[row]
