@@ -1,7 +1,16 @@
 from .algorithms import collective_steps
 from .group_sums import GroupSums, WordRange, receiving_slices, sum_over_groups, working_quads
 from .handover import Handover, HandoverPlaces, group_path, handover_blocks, plan_handover
-from .node import RECEIVED_QUADS, ReducePlaces, exchange, link_pace, reduce, spread_words
+from .node import (
+    RECEIVED_QUADS,
+    ReducePlaces,
+    exchange,
+    exchange_as_made,
+    link_pace,
+    reduce,
+    runs_of,
+    spread_words,
+)
 from .plan import CollectivePlan, compile_fastest, launch_sizes, plan_collective
 from .programs import FabricCollective, compile_fabric_collective
 from .scattered import (
@@ -36,6 +45,7 @@ __all__ = [
     "compile_fabric_collective",
     "compile_fastest",
     "exchange",
+    "exchange_as_made",
     "group_path",
     "handover_blocks",
     "launch_sizes",
@@ -44,6 +54,7 @@ __all__ = [
     "plan_handover",
     "receiving_slices",
     "reduce",
+    "runs_of",
     "scatter_offsets",
     "share_of",
     "spread_words",

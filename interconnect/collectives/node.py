@@ -158,6 +158,47 @@ def exchange(
     return send_and_receive(schedule, spec, ready, groups, words, places.received)
 
 
+def runs_of(ready: Sequence[int]) -> list[tuple[int, range]]:
+    """Words that follow each other and are readable from the same cycle on, and that cycle; the
+    earliest first.
+    """
+    firsts = [n for n, at in enumerate(ready) if not n or at != ready[n - 1]]
+    ends = [*firsts[1:], len(ready)]
+    runs = [(ready[a], range(a, b)) for a, b in zip(firsts, ends, strict=True)]
+    return sorted(runs, key=lambda run: (run[0], run[1].start))
+
+
+def exchange_as_made(
+    schedule: Schedule,
+    spec: ChipSpec,
+    chips: int,
+    ready: Sequence[int],
+    places: ReducePlaces,
+    pace: int = 0,
+) -> int:
+    """As ``exchange`` of as many words as ``ready`` says when each is readable: those that are made
+    first leave while a product makes the others.
+
+    pace: least cycles between vectors that leave before the last word is readable.
+    """
+    end, spacing, free = max(ready), spec.send_spacing_cycles, 0
+    runs = [(at, words, pace if at < end else 0) for at, words in runs_of(ready)]
+    for at, words, least in runs:
+        free = max(free, at) + 4 * len(words) * max(spacing, least)
+    if free >= end + 4 * len(ready) * spacing:  # what leaves early would be in the others' way
+        return exchange(schedule, spec, chips, len(ready), end, places)
+    late = 0
+    for at, words, least in runs:
+        first = words.start
+        received = {k: place.at(first) for k, place in places.received.items()}
+        # links apart, since those of an edge are free at other cycles
+        for group in edges(range(1, chips)):
+            own = [(group, places.partial.at(first))]
+            there = send_and_receive(schedule, spec, at, own, len(words), received, least)
+            late = max(late, there)
+    return late
+
+
 def send_and_receive(
     schedule: Schedule,
     spec: ChipSpec,
@@ -200,9 +241,13 @@ def reduce(
     alone: nothing is added to them.
     """
     goal = places.residual if target is None else target
-    done = ready
-    for first in range(0, words, _WORDS_PER_PASS):
-        n = min(_WORDS_PER_PASS, words - first)
+    done, most = ready, _WORDS_PER_PASS
+    together = not alone and places.partial.queues == places.residual.queues
+    levels = max(together, chips.bit_length() - 1)
+    if together:  # the residual is read after the last of the partial sums
+        most = min(most, levels * spec.alu_cycles)
+    for first in range(0, words, most):
+        n = min(most, words - first)
         p = Pass(schedule, spec)
         t = 40
         loaded = []
@@ -216,6 +261,9 @@ def reduce(
         while len(terms) > 1:
             pairs = zip(terms[::2], terms[1::2], strict=True)
             terms = [p.op(add, when, a, b, n=n)[0] for a, b in pairs]
+            when += spec.alu_cycles
+        if when < t + levels * spec.alu_cycles:
+            terms = [p.op(Op.MOV, when, terms[0], n=n)[0]]
             when += spec.alu_cycles
         if alone:
             _, out = p.op(Op.MOV, when, terms[0], n=n, out=12)

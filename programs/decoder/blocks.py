@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 
 from chip.scheduling import Place, Schedule
 from chip.spec import ChipSpec
-from interconnect.collectives import all_reduce_in_shares, exchange, reduce
+from interconnect.collectives import (
+    all_reduce_in_shares,
+    exchange,
+    exchange_as_made,
+    reduce,
+    runs_of,
+)
 from programs.decoder.lanes import MOST_HEADS, Layout
 from programs.decoder.partition import QUANT_RANGE, SLACK
 from programs.decoder.places import (
@@ -265,30 +271,36 @@ class BlockScheduler:
         parts: int,
         maps: tuple[MapPlaces, int],
         scales: tuple[int, int],
-    ) -> int:
-        """A product of every slot, one after the other, with the weights of the expert it has.
+    ) -> list[int]:
+        """A product of every slot with the weights of the expert it has; when each column block of
+        all slots is readable.
 
-        slots: activations and targets of each; where the targets are the same, results are added
-        there.  maps: and when they are readable.  scales: words from a slot's to the next's, and
-        when they are.
+        slots: activations and targets of each, one slot after the other; where the targets are the
+        same, results are added there, round after round, so that the first blocks are whole soon.
+        maps: and when they are readable.  scales: words from a slot's to the next's, and when they
+        are.
         """
         shared = slots[0][1] == slots[-1][1]
-        done: list[int | None] = [None] * len(m.rounds)
-        latest = count = 0
-        for number, (act, targets) in enumerate(slots):
-            first = 0
-            for of_round, blocks in enumerate(m.rounds):
-                here = targets[first : first + len(blocks)]
-                first += len(blocks)
-                scale = m.scales[of_round].at(number * scales[0]) if m.scales else None
-                which = count % 2
-                count += 1
-                pair = (maps[0].pair(0, which, number), maps[0].pair(1, which, number))
-                slot = Slot(pair, maps[1], which, done[of_round] if shared else None, scales[1])
-                known = self._round(blocks, k_tiles, act, ready, scale, dynamic, here, parts, slot)
-                done[of_round] = known
-                latest = max(latest, known)  # a later slot's planes may be free sooner
-        return self._did(MATMUL, latest)
+        rounds, every = range(len(m.rounds)), range(len(slots))
+        firsts = [sum(map(len, m.rounds[:number])) for number in rounds]
+        order = [(slot, number) for slot in every for number in rounds]
+        if shared:
+            order.sort(key=lambda both: both[1])
+        done = [0] * len(slots[0][1])
+        for count, (number, of_round) in enumerate(order):
+            (act, targets), blocks = slots[number], m.rounds[of_round]
+            own = slice(firsts[of_round], firsts[of_round] + len(blocks))
+            scale = m.scales[of_round].at(number * scales[0]) if m.scales else None
+            which = count % 2
+            pair = (maps[0].pair(0, which, number), maps[0].pair(1, which, number))
+            added = done[own.start] if shared and number else None
+            slot = Slot(pair, maps[1], which, added, scales[1])
+            args = blocks, k_tiles, act, ready, scale, dynamic, targets[own], parts, slot
+            known = self._round(*args)
+            # a later slot's planes may be free sooner
+            done[own] = [max(known, *done[own])] * len(blocks)
+        self._did(MATMUL, max(done))
+        return done
 
     def _append(
         self, s: DecoderPlaces, ready_k: int, ready_v: int, v: Place, a: AttentionPlaces
@@ -652,7 +664,7 @@ class BlockScheduler:
             known, given = self._expert_biases(m, choice, mapped, shared)
         tiles = [range(i * m.tiles, (i + 1) * m.tiles) for i in range(k)]
         slots = [(s.act, [p.at(t) for p in (s.results, s.up) for t in own]) for own in tiles]
-        done = self._chosen(
+        made = self._chosen(
             m.gate_up,
             layout.x_tiles,
             ready,
@@ -662,6 +674,7 @@ class BlockScheduler:
             (m.maps[0], readable[0]),
             (words, copied),
         )
+        done = max(made)
         if choice.biases is not None:
             done = self._clamped(m, choice.biases, max(done, known))
         factors = [choice.shares.at(i) for i, own in enumerate(tiles) for _ in own]
@@ -747,8 +760,7 @@ class BlockScheduler:
             slots = [(act, targets[0]) for act in acts]
             words = 2 * m.tiles + layout.x_tiles
             maps = m.maps[1], mapped
-            ready = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, (words, 0))
-            done = [ready] * layout.x_tiles
+            done = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, (words, 0))
         pace = self._period(m.down)
         if m.post is not None:
             return self._post_norm(done, m.post, pace)
@@ -756,7 +768,8 @@ class BlockScheduler:
         sums = None if m.apart else [s.x if m.ends else s.between for s in self.tokens]
         if given is None:
             return self._residual(done, residuals, sums, pace)
-        return self._residual([max(*done, given[0])], residuals, sums, pace, given[1])
+        done = [max(at, given[0]) for at in done]
+        return self._residual(done, residuals, sums, pace, given[1])
 
     def _residual(
         self,
@@ -771,16 +784,20 @@ class BlockScheduler:
 
         done: when each of its tiles is readable; pace: its period; bias: of it, on one chip.
         """
-        d, layout = self.schedule, self.places.layout
         if bias is not None:
-            ready = [
-                self._did(
-                    VXM, add_bias(d, self.spec, s.reduce.partial, layout.x_tiles, max(done), bias)
-                )
-                for s in self.tokens
-            ]
-            done = [max(ready)] * layout.x_tiles
+            biased = [self._biased(s.reduce.partial, done, bias) for s in self.tokens]
+            done = [max(own) for own in zip(*biased, strict=True)]
         return self._did(VXM, self._summed(done, residuals, targets, pace))
+
+    def _biased(self, words: Place, done: list[int], bias: Place) -> list[int]:
+        """Add ``bias`` to words, those that are done together at once; when each is readable."""
+        found = list(done)
+        for at, own in runs_of(done):
+            n, first = len(own), own[0]
+            known = add_bias(self.schedule, self.spec, words.at(first), n, at, bias.at(first))
+            found[first : first + n] = [known] * n
+        self._did(VXM, max(found))
+        return found
 
     def _summed(
         self, done: list[int], residuals: list[Place], targets: list[Place] | None, pace: int
@@ -810,7 +827,11 @@ class BlockScheduler:
         for places, target in zip(each, goals, strict=False):
             at = known
             if tp > 1:
-                at = self._did(C2C, exchange(d, self.spec, tp, words, at, places))
+                if len(self.tokens) == 1:
+                    at = exchange_as_made(d, self.spec, tp, done, places, pace)
+                else:
+                    at = exchange(d, self.spec, tp, words, at, places)
+                self._did(C2C, at)
             alone = target is None
             at = reduce(d, self.spec, tp, words, at, places, target=target, alone=alone)
             ready = max(ready, at)

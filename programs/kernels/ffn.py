@@ -60,13 +60,14 @@ def gated_product(
     target: Place,
     factors: list[Place] | None = None,
 ) -> int:
-    """fp32 words gate, up (different east quads) to ``target``; returns when it is readable.
+    """fp32 words gate, up (east quads) to ``target``; returns when it is readable.
 
     factors: fp32 words of a third east quad, by which each tile is multiplied last.
     """
     done = ready
     gelu = activation == GELU_TANH
-    most = _TILES_PER_PASS[gelu]
+    # operations are three cycles apart, and so are what they read of one quad
+    most = 3 if gate.queues == up.queues else _TILES_PER_PASS[gelu]
     for first in range(0, tiles, most):
         n = min(most, tiles - first)
         p = Pass(schedule, spec)

@@ -411,8 +411,8 @@ def _place(
     short = () if layout.on_planes else _short_scores(pm, context)
     words = _attention_temporaries(pm, layout, tokens)
     share = share_of(spec, layout.tp, t)
-    # sums leave, or experts' come, while weights are read from _EAST_2; ``dynamic`` is elsewhere
-    quad = KV_QUAD if share or layout.experts > 1 else _EAST_2
+    # sums leave while weights are read from _EAST_2, and experts' come; ``dynamic`` is elsewhere
+    quad = EAST_QUAD if layout.experts > 1 else KV_QUAD if share else _EAST_2
     partial = pm.top(quad, tokens * partial_words(layout))
     x = pm.top(EAST_QUAD, tokens * t)
     between = pm.top(EAST_QUAD, tokens * t) if split else x
@@ -422,7 +422,9 @@ def _place(
     shares = _place_shares(pm, layout, share, tokens)
     results = pm.top(EAST_QUAD, tokens * result_words(layout))
     # a token's words of ``up`` are as far from the next one's as those of ``results``
-    up = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + layout.slot_tiles)
+    # results of experts, which come while others' weights are read, lie where no weights do
+    beside = EAST_QUAD if layout.experts > 1 else _EAST_2
+    up = pm.top(beside, (tokens - 1) * result_words(layout) + layout.slot_tiles)
     hidden = pm.top(EAST_QUAD, tokens * layout.slot_tiles)
     logits = pm.top(EAST_QUAD, logit_rows * layout.vocab_blocks)
     spread = layout.replicate and not layout.wide_keys
@@ -434,7 +436,7 @@ def _place(
     if not clear_of_digits(spec, norm_factor, t, act):
         norm_factor = pm.top(_EAST_2, tokens)
     inbox = partial  # free while no product is under way
-    if split or share:
+    if split or share or partial.queues == x.queues:
         inbox = pm.top(_EAST_2, tokens * t * (1 + split))
     replicate = _replicate_rounds(pm, layout)
     head_norm, wide_norm, post, latent_factors = _place_norms(pm, layout, dtype, tokens)

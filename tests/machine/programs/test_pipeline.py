@@ -35,6 +35,8 @@ SPEC = ChipSpec()
 TWELVE = ModelConfig(100, 12, 8, 4, 24, 130, 331)
 #: Three hidden tiles, so that carriers take unequal shares; several FFN tiles to split.
 WIDE = ModelConfig(700, 2, 8, 2, 64, 9000, 500)
+#: Six hidden tiles, which two chips send at once, those of the first round before the others.
+SIX = ModelConfig(1900, 1, 4, 2, 32, 130, 61)
 
 
 def assert_legal(artifact: Artifact) -> None:
@@ -173,11 +175,19 @@ def test_query_tiles_of_the_same_kv_heads_share_a_cache() -> None:
 
 @pytest.mark.parametrize(
     ("tp", "config"),
-    [(1, ModelConfig(100, 1, 12, 12, 320, 130, 331)), (2, ModelConfig(3500, 1, 4, 2, 32, 130, 61))],
-    ids=["24 tiles of heads", "11 hidden tiles"],
+    [
+        (1, ModelConfig(100, 1, 12, 12, 320, 130, 331)),
+        (2, ModelConfig(3500, 1, 4, 2, 32, 130, 61)),
+        pytest.param(2, SIX, marks=pytest.mark.long),
+        (2, replace(SIX, experts=4, experts_per_token=3)),
+        pytest.param(1, replace(SIX, experts=4, experts_per_token=3), marks=pytest.mark.long),
+    ],
+    ids=["24 tiles of heads", "11 hidden tiles", "6", "6, experts", "6, experts on one chip"],
 )
 def test_more_tiles_than_a_pass_takes(tp: int, config: ModelConfig) -> None:
-    """Rope, append and the sum of an all-reduce go in several passes where tiles are many."""
+    """Rope, append and the sum of an all-reduce go in several passes where tiles are many; some
+    tiles leave before others are made.
+    """
     model = partition_model(random_checkpoint(config, 0), tp, "int8")
     artifact = compile_decoder(model, SPEC, 64)
     assert_legal(artifact)
