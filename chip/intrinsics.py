@@ -154,7 +154,30 @@ def _load_acquire(typing_context: Any, array: Any, index: Any) -> Any:
     return numba.int64(array, numba.intp), generate
 
 
+def _memory_fence(typing_context: Any) -> Any:
+    """Nothing loaded after it is older than what was stored before it, as other cores see it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return numba.void(), generate
+
+
+def _address_of(typing_context: Any, array: Any, index: Any) -> Any:
+    """The address of array[index] (1-D); the caller keeps the array alive."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return builder.ptrtoint(pointer, ir.IntType(64))
+
+    return numba.int64(array, numba.intp), generate
+
+
 yield_core: Any = types.ExternalFunction("sched_yield", types.int32())
+system_call: Any = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
+memory_fence: Any = intrinsic(_memory_fence)
+address_of: Any = intrinsic(_address_of)
 row_of: Any = intrinsic(_row_of)
 stream_row: Any = intrinsic(_stream_row)
 vector_at: Any = intrinsic(_vector_at)

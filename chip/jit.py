@@ -122,3 +122,9 @@ store_release: Any = _intrinsic("store_release")
 load_acquire: Any = _intrinsic("load_acquire")
 #: Let another thread have this core for a while; POSIX.
 yield_core: Any = _intrinsic("yield_core")
+#: Nothing loaded after it is older than what was stored before it, as other cores see it.
+memory_fence: Any = _intrinsic("memory_fence")
+#: The address of array[index]; the caller keeps the array alive.
+address_of: Any = _intrinsic("address_of")
+#: A call of Linux's kernel: its number, and six arguments, all int64.
+system_call: Any = _intrinsic("system_call")

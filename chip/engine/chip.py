@@ -254,12 +254,15 @@ def run_chips(
     *,
     rounds: int = _FOREVER,
     threads: int = 1,
+    sleeps: int = 0,
 ) -> list[Status]:
     """Run begun chips, one after another and again, until none can go on; why each stopped.
 
     A chip stops when its program is done, at a block that starts at ``until_cycle`` or later, or
     where it lacks a vector or room in a ring of ``rings``.  ``rounds``: at most so many turns of
     each.  With several ``threads`` each steps its own share of the chips, to the same effect.
+    ``sleeps``: how often one thread rather sleeps, where Linux can, until another process has sent
+    or taken what lets a chip go on; it returns when nothing came for 20 ms.
 
     Raises ProgramFault for an offset outside its window or an unwired link, and
     LockstepViolation when a received vector is not the scheduled one.
@@ -283,6 +286,7 @@ def run_chips(
             rounds,
             _ALONE,
             0,
+            sleeps,
         )
         return [chip._stopped(int(chip._code[0]))]
     joined = np.array([chip._frame for chip in chips]).reshape(-1, frames.LENGTH)
@@ -295,7 +299,16 @@ def run_chips(
     def run_share(own: int) -> None:
         share = slice(own * len(chips) // shares, (own + 1) * len(chips) // shares)
         moved[own] = _step(
-            joined[share], codes[share], r.counts, r.meta, r.data, until, rounds, moving, own
+            joined[share],
+            codes[share],
+            r.counts,
+            r.meta,
+            r.data,
+            until,
+            rounds,
+            moving,
+            own,
+            sleeps if shares == 1 else 0,
         )
 
     while True:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.engine.bells import sleep, tell
 from chip.engine.frames import (
     DETAIL,
     DONE,
@@ -84,12 +85,15 @@ def _exchange(
     if number >= 0:
         capacity = meta.shape[0] // counts.shape[0]
         ring = Ring(row_of(counts, number), meta, link_data, number * capacity, capacity)
+        before = k
         if p.op == SEND:
             k = send(m, p, ring, row_of(links, SENT), k)
             code = WAIT_SEND
         else:
             k = receive(m, p, ring, row_of(links, RECEIVED), state, k)
             code = WAIT_RECEIVE if state[DETAIL] == INTACT else LOCKSTEP
+        if k > before:
+            tell(counts, 2 * number + (0 if p.op == SEND else 1))
     if k >= p.elements:
         return DONE
     at = p.first + k * p.stride
@@ -169,6 +173,7 @@ def run_chips(
     rounds: int,
     moving: Array,
     own: int,
+    sleeps: int,
 ) -> bool:
     """Step chips in turn, each as far as it can, ``rounds`` times at most.
 
@@ -176,10 +181,12 @@ def run_chips(
     ones and those that waited are run.  moving int64 [threads]: 1 for threads whose last round
     moved a chip, ``own`` being this one.  Ends early when nothing is left to run, at a fault, when
     a round moves nothing while no other thread moves anything, or after waiting for one too long.
-    Returns whether it moved a chip.
+    sleeps: how often it then sleeps instead, until another process makes that a chip can go on; it
+    ends when it slept in vain.  Returns whether it moved a chip.
     """
     ever = False
     waited = 0
+    capacity = meta.shape[0] // counts.shape[0]
     while rounds > 0 and waited < _PATIENCE:
         rounds -= 1
         alone = not _anybody_moves(moving, own)
@@ -204,8 +211,10 @@ def run_chips(
             return ever
         if moved:
             waited = 0
-        elif alone:
-            return ever  # the others had stopped before this round, which met all their vectors
+        elif alone:  # the others had stopped before this round, which met all their vectors
+            if sleeps == 0 or not sleep(frames, codes, counts, capacity):
+                return ever
+            sleeps -= 1
         else:
             waited += 1
             if waited > _SPINS:

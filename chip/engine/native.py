@@ -44,6 +44,7 @@ _SIGNATURE = (
     ("int64", 0),
     ("int64", 1),
     ("int64", 0),
+    ("int64", 0),
 )
 _SYMBOL_TABLE, _UNDEFINED = 2, 0
 Step = Callable[..., Any]

@@ -40,6 +40,8 @@ TOKEN_SECONDS = 0.04
 #: Chips' clocks are noted no more often than this for each chip of the process, and only for
 #: somebody who watches.
 NOTE_SECONDS = 0.001
+#: Waits for vectors that need not be told of: as many as come.
+SLEEPS = 1 << 62
 #: A mailbox whose checksum is wrong for so long is not being written: someone else wrote it.
 FORGED_SECONDS = 2.0
 
@@ -83,6 +85,7 @@ class MappedPeers:
         self.told_to = report
         self._every = REPORT_SECONDS if group else TOKEN_SECONDS
         self._wait = Wait(mapping.layout.processes)
+        self.sleeps = SLEEPS
         self._told = 0
         self._told_at = 0.0
         self.launch_times: list[float] = []
@@ -99,6 +102,7 @@ class MappedPeers:
         self.launch_times.clear()
         self._chips, self._host = chips, host
         self._watched, self._note_at = self.mapping.watched, 0.0
+        self.sleeps = 1 if self._watched else SLEEPS
         self._launches_before, self._reached = launches, reached
 
     def progressed(self) -> None:
@@ -108,10 +112,14 @@ class MappedPeers:
             self._note_clocks()
 
     def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
-        """Wait a moment for vectors of another process."""
+        """Nothing came while the compiled loop slept, if it could: wait a moment more.
+
+        Raises AbandonedError when nothing will come.
+        """
         if self._watched:
             self._note_clocks()
-        self._pause()
+        self._wait.pause()
+        self._look()
 
     def gate(self, mark: int) -> None:
         """Wait until every process has reached ``mark``."""
@@ -184,7 +192,11 @@ class MappedPeers:
         return value
 
     def _pause(self) -> None:
-        if self._wait.pause() and self.mapping.abandoned:
+        if self._wait.pause():
+            self._look()
+
+    def _look(self) -> None:
+        if self.mapping.abandoned:
             raise AbandonedError("the run was given up: another process failed")
 
 

@@ -3,6 +3,9 @@
 Waiting never touches the model: it decides when a chip continues, not what it computes.  Spinning
 alone ruins a machine with fewer cores than processes, sleeping alone costs its latency at every
 exchange, so the wait climbs through the three.
+
+Barriers and logits are waited for like this, and vectors where ``chip.engine`` cannot sleep until
+somebody wakes it.
 """
 
 from __future__ import annotations

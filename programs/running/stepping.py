@@ -41,13 +41,21 @@ class StuckError(LpuError):
 
 
 class Peers(Protocol):
-    """The rest of the machine, as seen by one runner."""
+    """The rest of the machine, as seen by one runner.
+
+    sleeps: how often the runner may sleep for a vector before it says that it ``progressed``.
+    """
+
+    sleeps: int
 
     def progressed(self) -> None:
         """Some chip of the runner went on."""
 
     def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
-        """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment."""
+        """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment.
+
+        A runner that may sleep has slept, where Linux can.
+        """
 
     def gate(self, mark: int) -> None:
         """Return when every runner has reached ``mark``; marks ascend."""
@@ -66,6 +74,7 @@ class Alone:
         self._on_token = on_token
         self._told = 0
         self._vectors = -1
+        self.sleeps = 0
 
     def progressed(self) -> None:
         """Nothing to note."""
@@ -115,7 +124,7 @@ def step_lookahead(chips: Sequence[Chip], rings: Rings, peers: Peers, threads: i
     pending = list(chips)
     while pending:
         before = [chip.clock for chip in pending]
-        status = run_chips(pending, rings, threads=threads)
+        status = run_chips(pending, rings, threads=threads, sleeps=peers.sleeps)
         moved = any(
             s == Status.DONE or chip.clock != b
             for s, chip, b in zip(status, pending, before, strict=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from threading import Timer
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from chip.program import Program, new_blocks
 from chip.spec import ChipSpec
 from cluster.processes import MappingError, SharedMapping, chips_per_actor, unexpected_retirements
 from cluster.processes.clock import VirtualClock
-from cluster.processes.group import MappedPeers, split_chips
+from cluster.processes.group import AbandonedError, MappedPeers, split_chips
 from cluster.processes.mapping import MappingLayout
 from interconnect.wiring import wire
 from programs.running import Alone, StuckError, step_lookahead, step_windows, window_cycles
@@ -120,6 +122,28 @@ def test_two_processes_pass_vectors(windows: bool) -> None:
     finally:
         mapping.unlink()
     assert (received(chip) == chips()[1].read_words(43, 0, VECTORS)).all()
+
+
+def test_who_waits_for_a_run_that_was_given_up_ends() -> None:
+    mapping = SharedMapping.private(MappingLayout(processes=2, chips=2, values=4, rings=2))
+    chip = chips()[0]
+    chip.begin(link(passing_program(), SPEC), 0)
+    peers = MappedPeers(0, mapping, None)
+    Timer(0.1, mapping.abandon).start()
+    began = perf_counter()
+    with pytest.raises(AbandonedError, match="given up: another process failed"):
+        step_lookahead([chip], mapping.rings(), peers)
+    assert perf_counter() >= began + 0.1
+
+
+def test_who_is_watched_tells_its_clock_after_every_sleep() -> None:
+    mapping = SharedMapping.private(MappingLayout(processes=1, chips=2, values=4, rings=2))
+    peers = MappedPeers(0, mapping, None)
+    peers.begin([], None)
+    assert peers.sleeps > 1 << 30
+    mapping.watch()
+    peers.begin([], None)
+    assert peers.sleeps == 1
 
 
 def test_mapping_of_another_run_is_refused(tmp_path: Path) -> None:
