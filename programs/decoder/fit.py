@@ -330,7 +330,7 @@ def _deal(places: StagePlaces, groups: int, parts: int | None = None) -> list[St
             return None
         fits = _fits(places, split=each > 1)
         blocks = model_blocks(layout.layers, each, layout.layer_kinds)
-        stages = deal(blocks, min(groups, len(blocks) + 1), cost, fits, _head_parts(fits))
+        stages = deal(blocks, min(groups, len(blocks) + 1), cost, fits, _head_parts(fits), True)
         if stages is not None:
             better = cut_less(blocks, stages, cost, fits) if each > 1 else None
             return [_joined(places, stage, each > 1) for stage in better or stages]

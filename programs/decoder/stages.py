@@ -176,10 +176,16 @@ def pack(
 
 
 def deal(
-    blocks: Sequence[Block], stages: int, cost: Cost, fits: Fits, heads: int = 1
+    blocks: Sequence[Block],
+    stages: int,
+    cost: Cost,
+    fits: Fits,
+    heads: int = 1,
+    fewer: bool = False,
 ) -> list[Stage] | None:
     """``blocks`` on exactly ``stages`` stages that all fit, the dearest as cheap as it can be.
 
+    fewer: on fewer, where more would make the dearest no cheaper: each has one more hand-over.
     cost: of a stage, by its shape, growing with its blocks; so does what ``fits`` measures.  heads:
     parts of the head, on as many stages.  None when they do not fit.  Stages without blocks are not
     made; the head may be alone on the last.  By bisection on the dearest stage's cost and greedy
@@ -199,7 +205,7 @@ def deal(
             low = middle
         else:
             best, high = found, middle
-    return _spread(best, stages, cost)
+    return best if fewer else _spread(best, stages, cost)
 
 
 def _fill(

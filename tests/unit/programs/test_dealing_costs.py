@@ -14,7 +14,7 @@ from chip.spec import ChipSpec
 from programs.decoder import Layout
 from programs.decoder.fit import _cost, _most_parts, _size, deal_stages, sequences_that_fit
 from programs.decoder.places import StagePlaces
-from programs.decoder.stages import FFN, Stage, model_blocks, pack, single_stage, whole_again
+from programs.decoder.stages import FFN, Stage, deal, model_blocks, pack, single_stage, whole_again
 from programs.models import LayerKind, ModelConfig, config_of
 
 SPEC = ChipSpec()
@@ -133,6 +133,21 @@ def test_sequences_are_as_many_as_fit_one_by_one(most: int) -> None:
         count += 1
     assert sequences_that_fit(stages, layout, spec, "int8", 64, most) == count
     assert most < 40 or 2 < count < 40
+
+
+def test_stages_that_spare_the_dearest_nothing_are_not_made() -> None:
+    """Four layers on six stages: two of them cannot be divided, so that none need be."""
+    blocks = model_blocks(4, 1)
+
+    def cost(stage: Stage) -> float:
+        return sum(5 if block.kind == FFN else 4 for block in stage.blocks)
+
+    fewer = deal(blocks, 6, cost, lambda stage: True, fewer=True)
+    every = deal(blocks, 6, cost, lambda stage: True)
+    assert fewer is not None and every is not None
+    assert (len(fewer), len(every)) == (4, 6)
+    assert max(map(cost, fewer)) == max(map(cost, every)) == 9
+    assert [b for stage in fewer for b in stage.blocks] == [*blocks]
 
 
 def test_stages_are_one_to_a_block_and_the_head() -> None:
