@@ -30,6 +30,8 @@ from programs.decoder.places import (
     MatrixPlaces,
 )
 from programs.kernels import (
+    EAST,
+    WEST,
     Activations,
     AttentionPlaces,
     ChoicePlaces,
@@ -64,6 +66,7 @@ from programs.kernels import (
     scale_slots,
     scale_words,
     shared_biases,
+    spread_first,
     take_turns,
 )
 from programs.models import LATENT_EPS, ModelConfig
@@ -72,9 +75,9 @@ from programs.models import LATENT_EPS, ModelConfig
 #: weights; rope, cache, scores and softmax; vectors between chips.
 VXM, MATMUL, SOFTMAX, C2C = "vxm", "matmul", "attention", "c2c"
 
-#: Words of a token's heads and values as attention takes them, and when those of the heads and all
+#: Words of a token's heads and values as attention takes them, and when queries, keys and values
 #: are readable.
-_Projected = tuple[Place, Place, int, int]
+_Projected = tuple[Place, Place, tuple[int, int, int]]
 
 
 def _of_tokens(
@@ -326,15 +329,18 @@ class BlockScheduler:
         known = (0, 0)
         turned = []
         every = zip(self.tokens, self._rows(m), projected, strict=True)
-        for s, row, (heads, v_words, of_heads, of_all) in every:
+        for s, row, (heads, v_words, (of_queries, of_keys, of_values)) in every:
+            of_heads = max(of_queries, of_keys)
             a = s.attention_of(row, self.context)
             if layout.replicate:
                 narrow = [Place(s.narrow.queues, s.narrow.address + i) for i in range(kt)]
                 queries, keys = rope(d, self.spec, heads, qt, of_heads, a, narrow)
-                keys, values = self._append(s, max(keys, of_heads, of_all), of_all, v_words, a)
+                keys, values = self._append(
+                    s, max(keys, of_heads, of_values), of_values, v_words, a
+                )
             else:
                 queries, keys = rope(d, self.spec, heads, qt, of_heads, a, a.keys)
-                values = append_values(d, self.spec, v_words, of_all, a, a.values)
+                values = append_values(d, self.spec, v_words, of_values, a, a.values)
             known = max(known[0], keys), max(known[1], values)
             turned.append((a, queries))
         attended, done = 0, []
@@ -363,28 +369,44 @@ class BlockScheduler:
         d, layout = self.schedule, self.places.layout
         qt, kt, cached = layout.q_tiles, layout.kv_tiles, range(layout.cache_tiles)
         spread = layout.replicate and not layout.wide_keys
+        early: int | None = None
+        sides: list[tuple[int, ...]]
         attended = known = 0
         turned = []
         every = zip(self.tokens, self._rows(m), projected, strict=True)
-        for s, row, (heads, v_words, of_heads, of_all) in every:
+        for s, row, (heads, v_words, (of_queries, of_keys, of_values)) in every:
+            of_heads = max(of_queries, of_keys)
             assert s.planes is not None
             turns, places = s.planes_of(m, self.context)
             new_keys = [s.planes.keys.at(i) for i in cached]
             values = [v_words.at(i) for i in cached]
-            values_ready = of_all
+            values_ready, sides = of_values, [(WEST, EAST)]
             if spread:
                 narrow = [s.narrow.at(i) for i in range(2 * kt)]
                 queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, narrow[:kt])
-                narrowed = append_values(d, self.spec, v_words, of_all, turns, narrow[kt:])
-                wide, there = self._replicated(s, 0, max(keys_ready, of_heads, of_all))
+                narrowed = append_values(d, self.spec, v_words, of_values, turns, narrow[kt:])
+                wide, there = self._replicated(s, 0, max(keys_ready, of_heads, of_values))
                 keys_ready = append_values(d, self.spec, wide[0], there, turns, new_keys)
                 # values take the words that keys have left
                 values, values_ready = self._replicated(s, 1, max(narrowed, keys_ready))
+            elif of_keys < of_queries:
+                # queries are still made, in the west
+                sides, k_words = [(EAST,), (WEST,)], heads.at(qt)
+                if len(self.tokens) == 1:
+                    at_once = [
+                        NewValue(values[tile], row.cached[tile], places)
+                        for tile in dict.fromkeys(tile for tile, _, _ in layout.query_runs[0])
+                    ]
+                    early = spread_first(d, self.spec, at_once, of_values, places)
+                _, keys_ready = rope(d, self.spec, k_words, 0, of_keys, turns, new_keys)
+                queries, _ = rope(d, self.spec, heads, qt, of_queries, turns, ())
             else:
                 queries, keys_ready = rope(d, self.spec, heads, qt, of_heads, turns, new_keys)
             known = max(known, keys_ready)
             for tile, key in zip(row.cached, new_keys, strict=True):
-                known = max(known, append_key(d, self.spec, key, keys_ready, tile, places))
+                for side in sides:
+                    at = append_key(d, self.spec, key, keys_ready, tile, places, side)
+                    known = max(known, at)
             turned.append((places, queries, values, values_ready, row.cached))
         done = [0] * len(turned)
         values_ready, appended, heads_before = max(at for *_, at, _ in turned), set[int](), 0
@@ -417,6 +439,7 @@ class BlockScheduler:
                     places,
                     self.numbers.caps[0],
                     new,
+                    None if first or heads_before else early,
                 )
                 done[first : first + together] = [attended] * len(tokens)
             appended |= {tile for tile, _, _ in run}
@@ -440,8 +463,11 @@ class BlockScheduler:
         if m.latent is not None:
             done = self._from_latents(m.qkv, m.latent, ready)
         else:
-            words = [[token.results.at(i) for i in tiles] for token in self.tokens]
-            done = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
+            first = {"q": 0, "k": qt, "v": qt + layout.key_tiles}
+            order = [first[name] + block for name, block in m.qkv.columns]
+            words = [[token.results.at(i) for i in order] for token in self.tokens]
+            known = self._matmul(m.qkv, layout.x_tiles, ready, dynamic, words, parts)
+            done = [known[order.index(tile)] for tile in tiles]
         projected = [self._projected(token, m, done) for token in self.tokens]
         kernel = self._on_vxm if s.planes is None else self._on_planes
         attended, outputs = kernel(m, projected)
@@ -523,7 +549,8 @@ class BlockScheduler:
         if m.bias is not None:
             biased = add_bias(d, self.spec, heads, every, max(done), m.bias)
             done = [self._did(VXM, biased)] * every
-        of_heads, of_all = max(done[: qt + kt]), max(done)
+        of_queries, of_keys = max(done[:qt]), max(done[qt : qt + kt])
+        of_heads, of_values = max(of_queries, of_keys), max(done[qt + kt :])
         if s.head_norm is not None and m.gains is not None and not m.of.plain_heads:
             of_heads = norm_heads(
                 d,
@@ -538,11 +565,11 @@ class BlockScheduler:
                 s.head_norm,
             )
             self._did(VXM, of_heads)
-            heads = s.head_norm.normed
+            heads, of_queries, of_keys = s.head_norm.normed, of_heads, of_heads
         if s.wide_norm is not None and m.gains is not None:
             of_heads = self._norm_wide(s, s.results, m.gains, of_heads)
-            heads = s.wide_norm.normed
-        return heads, v_words, of_heads, of_all
+            heads, of_queries, of_keys = s.wide_norm.normed, of_heads, of_heads
+        return heads, v_words, (of_queries, of_keys, of_values)
 
     def _norm_wide(self, s: DecoderPlaces, x: Place, gains: Place, ready: int) -> int:
         """Query and key tiles from ``x`` on, each normed over all heads of all chips."""

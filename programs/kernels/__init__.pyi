@@ -60,6 +60,7 @@ from .on_planes import (
     lane_map_words,
     offset_words,
     recent_map,
+    spread_first,
     value_map,
 )
 from .planes import Weights, put_weights
@@ -135,6 +136,7 @@ __all__ = [
     "scale_slots",
     "scale_words",
     "shared_biases",
+    "spread_first",
     "step_cycles",
     "store_results",
     "take_turns",

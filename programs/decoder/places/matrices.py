@@ -82,12 +82,13 @@ class MatrixPlacer:
         experts: int = 1,
         copies: Place | None = None,
         again: int = 1,
+        beside_keys: bool = False,
     ) -> MatrixPlaces:
         """Rounds and scales of ``matrices``, whose column blocks run one after another.
 
         experts: each block has the words of so many, in reach of one Gather; copies: where the
         scales of the one chosen first are by then.  again: how often an install takes the words of
-        ``k``.
+        ``k``.  beside_keys: what comes last is made while new values pass the east planes.
         """
         order = PLANE_ORDER if self.dtype == "int8" else PAIR_ORDER
         halves = 1 if self.dtype == "int8" else 2
@@ -98,7 +99,10 @@ class MatrixPlacer:
             chosen = slots[first : first + len(order)]
             sizes = [self.shapes[m][0] * self.shapes[m][2] * experts for m, _ in chosen]
             blocks = []
-            planes = _level_planes(self.placement, order, sizes)
+            west = beside_keys and first > 0 and 2 * len(chosen) <= len(order)
+            planes = _level_planes(
+                self.placement, order[len(order) // 2 :] if west else order, sizes
+            )
             for slot, plane, words in zip(chosen, planes, sizes, strict=True):
                 reach = self.reach(slot[0]) if experts > 1 else words
                 cuts = range(0, words // experts, reach) if experts > 1 else range(1)
@@ -144,6 +148,16 @@ class MatrixPlacer:
         if self.symbols is None:
             return each[self.layers[0]]
         return self.symbols.place(label, each, self.placement.banks(each.values(), words))
+
+    def groups(self, matrices: list[str], again: int = 1) -> list[int]:
+        """Column groups of the widest block of each round; again: as of ``place``."""
+        each = 4 if self.dtype == "int8" else 2
+        wide = [
+            self.shapes[m][2] * (again if m == "k" else 1)
+            for m in matrices
+            for _ in range(self.shapes[m][1])
+        ]
+        return [max(wide[first : first + each]) for first in range(0, len(wide), each)]
 
 
 def _level_planes(pm: SramPlacement, order: tuple[int, ...], sizes: list[int]) -> tuple[int, ...]:

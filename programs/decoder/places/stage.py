@@ -879,7 +879,7 @@ def _place_blocks(
                 variant_of[member] = len(variants)
             if kind == ATTENTION:
                 of = MatrixPlacer(pm, symbols, members, dtype, shapes)
-                qkv = of.place("qkv", qkv_names(layout), again=layout.key_copies)
+                qkv = _place_qkv(of, layout)
                 latent = _place_latent(of, layout) if layout.latent is not None else None
                 gains = of.words("gains", WEST_QUAD, heads) if heads else None
                 tiles_of_heads = layout.projected_tiles
@@ -932,6 +932,21 @@ def qkv_names(layout: Layout) -> list[str]:
     if layout.latent is None:
         return ["q", "k", "v"]
     return ["q_down" if layout.latent.query else "q", "kv_down", "k_rope"]
+
+
+def _place_qkv(of: MatrixPlacer, layout: Layout) -> MatrixPlaces:
+    """The products of x before an attention.
+
+    Where they take several rounds and attention is on the planes, K and V come first if that takes
+    no cycle more: they go to their caches while the queries are made.
+    """
+    names, again = qkv_names(layout), layout.key_copies
+    narrow = layout.replicate and not layout.wide_keys  # K and V are spread by the planes
+    if layout.on_planes and layout.latent is None and not narrow:
+        usual, other = of.groups(names, again), of.groups(names[::-1], again)
+        if len(usual) > 1 and sum(other) <= sum(usual):
+            return of.place("qkv", names[::-1], again=again, beside_keys=True)
+    return of.place("qkv", names, again=again)
 
 
 def _place_latent(of: MatrixPlacer, layout: Layout) -> LatentMatrices:

@@ -1,5 +1,5 @@
 from .append import append_key
-from .attend import attend_tiles
+from .attend import attend_tiles, spread_first
 from .places import (
     BLOCK,
     CachedTile,
@@ -27,5 +27,6 @@ __all__ = [
     "lane_map_words",
     "offset_words",
     "recent_map",
+    "spread_first",
     "value_map",
 ]

@@ -22,8 +22,8 @@ SPREAD_WORDS = 80
 _SLICES = 16
 #: Words of a value that are staged at a time: few find room between other streams.
 _STAGED = 1
-#: Words that are turned at a time, and cycles until the next at least (``_turn_period``).
-_TURN, _TURN_PERIOD = 10, 36
+#: Words that are turned at a time.
+_TURN = 10
 _TURNED = 32  # first of the streams that the transposer drives
 
 
@@ -34,11 +34,15 @@ def append_key(
     ready: int,
     tile: CachedTile,
     places: PlanePlaces,
+    sides: tuple[int, ...] = (WEST, EAST),
 ) -> int:
-    """The fp16 word ``key`` (near pair in the east) to its column; returns when it is readable."""
+    """The fp16 word ``key`` (near pair in the east) to its column; returns when it is readable.
+
+    sides: those of which the words, or the spare ones, are written; it has one column of all.
+    """
     p = PlanePass(schedule, spec)
     copies = []
-    for number, side in enumerate((WEST, EAST)):
+    for number, side in enumerate(sides):
         last = GROUPS * side_blocks(tile.blocks)[side]
         start = 20 + _SLICES * number
         maps = places.key_maps.at(_SLICES * side)
@@ -91,7 +95,7 @@ def stage_value(
     tile: CachedTile,
     places: PlanePlaces,
 ) -> int:
-    """Value ``number`` of those spread to its lane of V^T; returns when it is readable.
+    """Value ``number`` of those spread beside the last tokens'; returns when it is readable.
 
     Half of the sixteen slices take copies of one of two places, as words of one of two maps say.
     """
@@ -108,8 +112,7 @@ def stage_value(
             _scatter_copies(p, source, (low, high), 16 * part + 6, 20, maps, n, last)
         earliest = ready - p.first_read()
         staged = max(staged, schedule.place(p, earliest, "new value") + p.ready)
-    ready = staged
-    return _transpose(schedule, spec, ready, tile, places)
+    return staged
 
 
 def spread_values(
@@ -159,74 +162,67 @@ def spread_values(
     return schedule.place(p, ready - first, "new values") + p.ready
 
 
-def _transpose(
+def turn_values(
     schedule: Schedule, spec: ChipSpec, ready: int, tile: CachedTile, places: PlanePlaces
 ) -> int:
-    """The last sixteen tokens' vectors to their lanes of V^T on both sides; when readable."""
-    p = PlanePass(schedule, spec)
+    """The last sixteen tokens' vectors to their lanes of V^T on both sides; when readable.
+
+    A few words a pass, which find room between other words on their streams.
+    """
+    words, done = tile.columns // LANES_PER_SUPERLANE, ready
+    for word in range(0, words, _TURN):
+        for half in (0, 1):
+            part = half, word, min(_TURN, words - word)
+            done = max(done, _turn(schedule, spec, ready, tile, places, part))
+    return done
+
+
+def _turn(
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    tile: CachedTile,
+    places: PlanePlaces,
+    part: tuple[int, int, int],
+) -> int:
+    """Words of ``turn_values``; part: which bytes, the first word and how many."""
+    p, t, (half, word, n) = PlanePass(schedule, spec), 60, part
     words = tile.columns // LANES_PER_SUPERLANE
-    queue, recent = isa.SXM_QUEUE + 8 + 4, []
-    period = _turn_period(spec, queue, tile)
-    parts = [
-        (half, word, min(_TURN, words - word), 60 + _TURN * half + period * (word // _TURN))
-        for word in range(0, words, _TURN)
-        for half in (0, 1)
-    ]
+    queue = isa.SXM_QUEUE + 8 + 4
     start = isa.drive_position(queue, _TURNED)
-    driven = [t + spec.transpose_cycles for _, _, _, t in parts]
-    maps = {
-        side: _hold_map(p, places.value_maps[side], tile.values[side], driven, start)
-        for side in (EAST, WEST)
-    }
-    for (half, word, n, t), at in zip(parts, driven, strict=True):
-        value = p.load(tile.recent[half].at(word), 0, t, queue, n=n, da=1)
-        recent.append(value)
-        out = Stream(_TURNED, _SLICES, schedule.tag())
-        p.emit(
-            Op.TRANSPOSE,
-            queue,
-            t,
-            n=n,
-            s0=0,
-            w0=_SLICES,
-            want0=value.tag,
-            out=out.code,
-            wo=_SLICES,
-            tag=out.tag,
-        )
-        turned = isa.diagonal(out.code, start, at) + np.arange(n)
-        p.drive(out.code, _SLICES, turned, start, tag=out.tag)
-        for side in (EAST, WEST):
-            last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
-            window = ScatterWindow(maps[side], last)
-            p.store(tile.values[side][half].at(word), out, at, start, n=n, window=window)
-    return schedule.place(p, ready - p.first_read(*recent), "values to lanes") + p.ready
-
-
-def _turn_period(spec: ChipSpec, queue: int, tile: CachedTile) -> int:
-    """Cycles from one turn to the next, in which no slice reads and writes in the same cycle."""
-    away = []
-    for recent, values in zip(tile.recent, tile.values[EAST], strict=True):
-        for position in {isa.slice_position(q) for q in recent.queues if q in values.queues}:
-            travel = abs(position - isa.sample_position(queue, 0))
-            back = abs(position - isa.drive_position(queue, _TURNED))
-            away.append(spec.read_cycles + travel + spec.transpose_cycles + back)
-    period = _TURN_PERIOD
-    while not all(_TURN <= late % period <= period - _TURN for late in away):
-        period += 1
-    return period
+    at = t + spec.transpose_cycles
+    value = p.load(tile.recent[half].at(word), 0, t, queue, n=n, da=1)
+    out = Stream(_TURNED, _SLICES, schedule.tag())
+    p.emit(
+        Op.TRANSPOSE,
+        queue,
+        t,
+        n=n,
+        s0=0,
+        w0=_SLICES,
+        want0=value.tag,
+        out=out.code,
+        wo=_SLICES,
+        tag=out.tag,
+    )
+    turned = isa.diagonal(out.code, start, at) + np.arange(n)
+    p.drive(out.code, _SLICES, turned, start, tag=out.tag)
+    for side in (EAST, WEST):
+        target = tile.values[side][half]
+        offsets = _hold_map(p, places.value_maps[side], target, at, start, n)
+        last = words * (side_blocks(tile.blocks)[side] + 1) - 1 - word
+        window = ScatterWindow(offsets, last)
+        p.store(target.at(word), out, at, start, n=n, window=window)
+    return schedule.place(p, ready - p.first_read(value), "values to lanes") + p.ready
 
 
 def _hold_map(
-    p: PlanePass, source: Place, targets: tuple[Place, Place], driven: list[int], start: int
+    p: PlanePass, source: Place, target: Place, driven: int, start: int, words: int
 ) -> Stream:
-    """The word of a map on its streams while turned words, driven at ``start``, pass by."""
-    side = EAST if targets[0].queues[0] >= isa.SLICES_PER_HEMISPHERE else WEST
-    reads = [
-        at + abs(position - start) - abs(position - source.position)
-        for at in (driven[0], driven[-1])
-        for position in (isa.slice_position(q) for target in targets for q in target.queues)
-    ]
-    far, travel = farthest(targets, source.position)
-    n = max(reads) + _TURN - min(reads)
+    """The word of a map on its streams while ``words`` words, driven at ``start``, pass by."""
+    side = EAST if target.queues[0] >= isa.SLICES_PER_HEMISPHERE else WEST
+    positions = [isa.slice_position(q) for q in target.queues]
+    reads = [driven + abs(at - start) - abs(at - source.position) for at in positions]
+    far, travel = farthest((target,), source.position)
+    n = max(reads) + words - min(reads)
     return p.load(source, outward(side, 16), min(reads) + travel, far, n=n)

@@ -35,6 +35,7 @@ LONG = {"max_position": 4096}
 #: Plain and replicated heads, several tiles, a head of one tile's most lanes, awkward sizes.
 SHAPES = {
     "own heads": ModelConfig(100, 2, 4, 4, 24, 130, 331, **LONG),
+    "two rounds of own heads": ModelConfig(100, 2, 8, 8, 40, 130, 331, **LONG),
     "shared heads": ModelConfig(100, 2, 8, 2, 24, 130, 331, **LONG),
     "one shared head": ModelConfig(100, 2, 8, 1, 40, 130, 331, **LONG),
     "many tiles": ModelConfig(60, 1, 24, 12, 72, 90, 61, **LONG),
@@ -143,6 +144,7 @@ def machine(config: ModelConfig, tp: int, dtype: str, context: int, pp: int = 1)
     ("name", "tp", "dtype"),
     [
         ("own heads", 1, "int8"),
+        pytest.param("two rounds of own heads", 1, "int8", marks=pytest.mark.long),
         ("shared heads", 8, "fp16"),
         ("one shared head", 1, "int8"),
         pytest.param("shared heads", 1, "int8", marks=pytest.mark.long),
@@ -172,6 +174,7 @@ def test_chips_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
     [
         (1, "int8", "shared heads"),
         pytest.param(2, "fp16", "own heads", marks=pytest.mark.long),
+        pytest.param(1, "int8", "two rounds of own heads", marks=pytest.mark.long),
         pytest.param(8, "int8", "capped, biases", marks=pytest.mark.long),
         pytest.param(1, "int8", "experts", marks=pytest.mark.long),
     ],
