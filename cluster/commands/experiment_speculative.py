@@ -48,7 +48,8 @@ def speculative(
     """Speculative decoding: drafts on LPUs, verification on GPUs, against either alone.
 
     Speed-ups are against the target alone on the same GPUs, with as many prompts at once;
-    lpu-only is the target alone on LPUs, one prompt after another.
+    lpu-only is the target alone on LPUs, one prompt after another; lpu-verified (--lpu-verify) the
+    same with a step's drafts judged together.
     """
     if plot is not None and not settings.sweep:
         raise InputError(f"--plot {plot}: the picture is of a sweep; add --sweep")

@@ -115,6 +115,7 @@ PANELS: dict[str, str] = {
             "gamma",
             "mode",
             "drafter",
+            "lpu_verify",
             "alpha",
             "concurrent",
             "kill_after",

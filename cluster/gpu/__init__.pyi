@@ -1,7 +1,7 @@
 from .collectives import collective_samples, collective_seconds, gpu_time
 from .forward import GpuModel
 from .link import KINDS, LINK_PRESETS, TOKEN_BYTES, LinkLedger, WorldLink, load_link
-from .pool import GpuPool, PassModel, common_prefix, ray_pool
+from .pool import Answer, GpuPool, PassModel, common_prefix, ray_pool
 from .roofline import ACTIVATION_BYTES, OUTER_KERNELS, GpuGroup, KernelJitter, check_pass
 from .spec import DTYPE_BYTES, GPU_PRESETS, field_source, load_gpu_spec
 
@@ -13,6 +13,7 @@ __all__ = [
     "LINK_PRESETS",
     "OUTER_KERNELS",
     "TOKEN_BYTES",
+    "Answer",
     "GpuGroup",
     "GpuModel",
     "GpuPool",

@@ -7,7 +7,6 @@ Whether what they wrote is the target's own is checked here, by decoding with th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,12 +24,44 @@ from cluster.experiments.speculative.steps import (
     follow,
     target_only,
 )
-from cluster.gpu import GpuModel, GpuPool
+from cluster.gpu import Answer, GpuModel, GpuPool
+from programs.artifact import MOST_CHUNK, Artifact
 from programs.decoder import compile_model
 from programs.models import Checkpoint, open_model
 from programs.running import LpuSession
 
 Phase = Callable[[str], None]
+
+
+class LpuVerifier:
+    """The target on LPUs in the place of a pool of GPUs, for one request after another.
+
+    seconds: virtual ones of each verification, the first of a request being its prompt's.
+    """
+
+    def __init__(self, session: LpuSession) -> None:
+        self._session = session
+        self._begun = False
+        self.seconds: list[float] = []
+
+    def verify(self, request: int, tokens: Sequence[int], from_position: int) -> Answer:
+        """See ``Verifier.verify``; everything before ``from_position`` is there already, but for
+        the first call of a request, which is of its last token.
+        """
+        began = self._session.seconds
+        if self._begun:
+            own = list(tokens[from_position:])
+            rows = self._session.verify(own, from_position)
+        else:
+            own = list(tokens)
+            rows = self._session.read(own)[None]
+        self._begun = True
+        self.seconds.append(self._session.seconds - began)
+        return Answer(rows, len(own))
+
+    def forget(self, request: int) -> None:
+        """The next call is of another request."""
+        self._begun = False
 
 
 class Rig:
@@ -56,10 +87,17 @@ class Rig:
         )
         self._drafters: dict[str, Drafter] = {}
 
-    def _compile(self, checkpoint: Checkpoint) -> Any:
+    def _compile(self, checkpoint: Checkpoint, chunk: int = 1) -> Artifact:
+        """chunk: tokens that are verified together."""
         s = self._settings
         return compile_model(
-            checkpoint, tp=s.chips or 1, dtype="int8", context=self._positions, chip=s.chip
+            checkpoint,
+            tp=s.chips or 1,
+            dtype="int8",
+            context=self._positions,
+            chip=s.chip,
+            chunk=chunk,
+            every_logit=chunk > 1,
         )
 
     def drafter(self, name: str) -> Drafter:
@@ -112,6 +150,34 @@ class Rig:
         texts = [trace.tokens for trace in traces]
         check = check_sampling(texts, rows_of, temperature, self._settings.seed)
         return (None if check.fits else False), check
+
+    def lpu_verified(
+        self, prompts: Sequence[Sequence[int]], job: Job
+    ) -> tuple[Charge, list[RequestTrace], bool]:
+        """Drafts of LPUs verified by the target on others, all of a step together, greedily: what
+        it takes, what happened, and whether tokens and logits are those of the target alone there.
+        """
+        chunk = min(job.gamma + 1, MOST_CHUNK)
+        session = LpuSession(self._compile(self.checkpoint, chunk))
+        total, traces, same = Charge(), [], True
+        for number, prompt in enumerate(prompts):
+            verifier = LpuVerifier(session)
+            trace = follow(number, prompt, job, self.drafter("lpu"), verifier)
+            clock = session.artifact.spec.clock_hz
+            works = [trace.start, *(step.work for step in trace.steps)]
+            reading, *drafts = [work.cycles / clock + work.io_seconds for work in works]
+            first, *verified = verifier.seconds
+            start, draft, verify = max(first, reading), sum(drafts), sum(verified)
+            decode = draft + verify
+            total += Charge(first, start, decode, draft, verify, makespan=start + decode)
+            traces.append(trace)
+            own = session.read(prompt)
+            for at, (token, row) in enumerate(
+                zip(trace.tokens, trace.target_logits, strict=True), len(prompt)
+            ):
+                same = same and int(np.argmax(own)) == token and np.array_equal(own, row)
+                own = session.logits(token, at)
+        return total, traces, same
 
     def lpu_only(
         self, prompts: Sequence[Sequence[int]], greedy: Sequence[list[int]]

@@ -16,6 +16,7 @@ from cluster.option_types import ChipType
 
 LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
 GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
+LPU_VERIFIED = "lpu-verified"
 
 MODES = ("tokens", "kv")
 DRAFTERS = ("lpu", "gpu", "lookup")
@@ -49,6 +50,8 @@ class SpeculativeSettings:
 
     LPUs:
 
+    - lpu_verify: the target on LPUs judges the proposals of the draft on other LPUs as well, all of
+      a step together.
     - chips: that share the draft (and, for LPU-only, the target): 1, 2, 4 or 8; None: 1, or the
       fewest that hold a draft without weights.
     - chip: a preset or a TOML file.
@@ -105,6 +108,13 @@ class SpeculativeSettings:
         bool, typer.Option("--replace-lost", help="Start a GPU node for each one that ends.")
     ] = False
     link: Link = "pcie5-x16"
+    lpu_verify: Annotated[
+        bool,
+        typer.Option(
+            "--lpu-verify",
+            help="Greedy drafts of LPUs verified by the target on LPUs, too, a step's together.",
+        ),
+    ] = False
     chips: Annotated[
         int | None,
         typer.Option(
@@ -163,6 +173,10 @@ class SpeculativeSettings:
                 raise InputError(f"{name} {text}: use {' or '.join(choices)}")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise InputError(f"--temperature {self.temperature}: use a finite number, 0 or more")
+        if self.lpu_verify and self.temperature > 0:
+            raise InputError(
+                f"--lpu-verify with --temperature {self.temperature:g}: it is greedy; use 0"
+            )
         if self.mode == "kv" and self.drafter != "lpu":
             raise InputError(
                 f"--mode kv with --drafter {self.drafter}: nothing crosses a link there; use "
@@ -176,6 +190,8 @@ class SpeculativeSettings:
             raise InputError(
                 "--kill-after and --replace-lost with --alpha: no GPU node runs; leave one out"
             )
+        elif self.lpu_verify:
+            raise InputError("--lpu-verify with --alpha: no model runs; leave one out")
         elif self.drafter == "lookup":
             raise InputError("--alpha with --drafter lookup: use --drafter lpu or gpu")
 

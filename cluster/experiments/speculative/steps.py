@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cluster.experiments.speculative import acceptance
 from cluster.experiments.speculative.acceptance import Draws, Use, Verdict
-from cluster.gpu import GpuPool, PassModel, common_prefix
+from cluster.gpu import Answer, PassModel, common_prefix
 from programs.running import LpuSession
 
 F32 = NDArray[np.float32]
@@ -102,6 +102,16 @@ class Job:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
+
+
+class Verifier(Protocol):
+    """Judges proposals: a pool of GPU nodes, or the target on LPUs."""
+
+    def verify(self, request: int, tokens: Sequence[int], from_position: int) -> Answer:
+        """Logits after each of ``tokens[from_position:]``, given the whole text ``tokens``."""
+
+    def forget(self, request: int) -> None:
+        """The request is over."""
 
 
 class Drafter(Protocol):
@@ -254,7 +264,7 @@ def follow(
     prompt: Sequence[int],
     job: Job,
     drafter: Drafter,
-    pool: GpuPool,
+    pool: Verifier,
     on_step: Callable[[int, int], None] | None = None,
     done: Callable[[DraftStep], None] | None = None,
 ) -> RequestTrace:

@@ -31,6 +31,7 @@ from cluster.experiments.speculative.settings import (
     LPU_KV,
     LPU_ONLY,
     LPU_TOKENS,
+    LPU_VERIFIED,
     SWEEP_GAMMAS,
     SWEEP_TEMPERATURES,
     SpeculativeSettings,
@@ -270,7 +271,30 @@ class _Study:
             self.phase("the target on LPUs alone")
             total, same = self.rig.lpu_only(self.prompts, self.greedy)
             rows.append(self._alone(LPU_ONLY, total, agreement=same))
+            if s.lpu_verify:
+                rows.append(self._verified(self.rig))
         return self._report(rows, crossings, main)
+
+    def _verified(self, rig: Rig) -> dict[str, Any]:
+        """The row of the target on LPUs that verifies what others draft."""
+        self.phase("drafts verified on LPUs")
+        total, traces, same = rig.lpu_verified(self.prompts, self._job(self.s.gamma, 0.0))
+        pairs = [
+            (own, token)
+            for trace, tokens in zip(traces, self.greedy, strict=True)
+            for own, token in zip(trace.tokens, tokens, strict=True)
+        ]
+        told = "every token and its logits are those of the target alone on LPUs, bit for bit"
+        return {
+            "variant": LPU_VERIFIED,
+            "link": None,
+            "temperature": 0.0,
+            **time_of.figures(traces, total, self.baseline, self.s.gamma),
+            "formula_speedup": None,  # of drafts that GPUs verify
+            "lossless": same,
+            "lossless_check": told if same else "tokens or logits differ from the target's on LPUs",
+            "agreement": sum(own == token for own, token in pairs) / len(pairs),
+        }
 
     def _honesty(self, traces: list[RequestTrace], heat: float) -> dict[str, Any]:
         """lossless, and what was checked for it."""

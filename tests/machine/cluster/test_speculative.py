@@ -277,6 +277,36 @@ def test_speed_ups_add_up() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("gamma", [1, 5])
+def test_drafts_verified_on_lpus(gamma: int) -> None:
+    """The text is that of the target alone on LPUs, whose tokens are walked along one by one."""
+    settings = SpeculativeSettings(gamma=gamma)
+    rig = Rig(settings, 64, lambda _: None)
+    total, traces, same = rig.lpu_verified(PROMPTS, Job(gamma, NEW))
+    assert same
+    texts = [trace.tokens for trace in traces]
+    alone, agreement = rig.lpu_only(PROMPTS, texts)
+    assert agreement == 1, "its own greedy tokens"
+    assert total.draft + total.verify == pytest.approx(total.decode)
+    steps = [step for trace in traces for step in trace.steps]
+    assert all(step.drafted == gamma and step.replayed == 0 for step in steps)
+    assert len(steps) < len(PROMPTS) * (NEW - 1) and total.verify < alone.decode
+    each = alone.decode / (len(PROMPTS) * (NEW - 1))
+    assert total.verify < (gamma + 1) / 1.3 * each * len(steps), "a step's share installs"
+
+
+@pytest.mark.long
+def test_a_row_of_drafts_verified_on_lpus() -> None:
+    result = run(PROMPTS[:1], SpeculativeSettings(max_new_tokens=NEW, lpu_verify=True))
+    row = {row["variant"]: row for row in result["rows"]}["lpu-verified"]
+    assert row["lossless"] and "alone on LPUs, bit for bit" in row["lossless_check"]
+    assert row["tokens"] == NEW and 0 <= row["agreement"] <= 1
+    seconds = row["draft_seconds"] + row["verify_seconds"]
+    assert seconds == pytest.approx(row["decode_seconds"])
+    assert row["speedup"] > 0 and row["formula_speedup"] is None
+
+
+@pytest.mark.long
 def test_sampling_ships_the_drafts_distributions() -> None:
     result = run(PROMPTS, SpeculativeSettings(max_new_tokens=NEW, temperature=0.7, gamma=2))
     assert result["lossless"] is None and "no sample proves" in result["lossless_check"]
@@ -332,6 +362,8 @@ def test_a_sweep_covers_gammas_links_and_temperatures() -> None:
         (["--alpha", "nan"], "--alpha nan"),
         (["--alpha", "0.5", "--drafter", "lookup"], "--alpha with --drafter lookup"),
         (["--alpha", "0.5", "--kill-after", "1"], "--replace-lost with --alpha"),
+        (["--alpha", "0.5", "--lpu-verify"], "--lpu-verify with --alpha: no model runs"),
+        (["--temperature", "0.5", "--lpu-verify"], "--temperature 0.5: it is greedy; use 0"),
         (["--gpu-model", "llama-3-70b"], "give the acceptance rate with --alpha"),
         (["--lpu-cycles-per-token", "5"], "without --alpha"),
         (["--prompt", ""], "a prompt is empty"),
