@@ -489,13 +489,14 @@ class BlockScheduler:
         assert layout.latent is not None
         qt, kt, (of_q, of_kv) = layout.q_tiles, layout.kv_tiles, layout.latent_tiles
         behind, ranks = qt + 2 * kt, (layout.latent.query, layout.latent.key_value)
+        keys_of = [token.latents.key for token in self.tokens if token.latents is not None]
         words = [
             [
                 *(token.results.at(behind + i if of_q else i) for i in range(of_q or qt)),
                 *(token.results.at(behind + of_q + i) for i in range(of_kv)),
-                token.up,
+                key,
             ]
-            for token in self.tokens
+            for token, key in zip(self.tokens, keys_of, strict=True)
         ]
         done = self._matmul(x, layout.x_tiles, ready, None, words)
         queries, shared = done[:qt], done[-1]
@@ -510,8 +511,8 @@ class BlockScheduler:
         made = self._matmul(m.kv, of_kv, known, None, targets, 1, layout.x_tiles + of_q)
         keys = max(shared, *made[:kt])
         keys = max(
-            add_bias(self.schedule, self.spec, token.results.at(qt), kt, keys, token.up, 0)
-            for token in self.tokens
+            add_bias(self.schedule, self.spec, token.results.at(qt), kt, keys, key, 0)
+            for token, key in zip(self.tokens, keys_of, strict=True)
         )
         return [*queries, *[self._did(VXM, keys)] * kt, *made[kt:]]
 
@@ -526,8 +527,8 @@ class BlockScheduler:
         d, spec, (first, tiles) = self.schedule, self.spec, words
         ready = at = max(done[:tiles])
         for s in self.tokens:
-            assert s.latent_factors is not None
-            x, factor = s.results.at(first), s.latent_factors.at(which)
+            assert s.latents is not None
+            x, factor = s.results.at(first), s.latents.factors.at(which)
             to = s.act.at(s.layout.x_tiles + which * s.layout.latent_tiles[0])
             int8 = s.dtype == "int8"
             gain = QUANT_RANGE / math.sqrt(rank * SLACK) if int8 else None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from programs.decoder.lanes import LANES, Axis, Layout, PartitionError
-from programs.models import Checkpoint, bias_name, ffn_names, router_name
+from programs.models import Checkpoint, bias_name, ffn_names, router_bias_name
 
 __all__ = [
     "expert_biases",
@@ -111,12 +111,14 @@ def on_axis(checkpoint: Checkpoint, name: str, axis: Axis, factor: float) -> F32
 
 
 def router_bias(checkpoint: Checkpoint, number: int) -> F32 | None:
-    """Return the bias of a router's logits, expert e's on lane e, if it has one."""
-    if not checkpoint.config.expert_bias:
+    """Return the bias of a router's logits or sigmoids, expert e's on lane e, if it has one."""
+    config = checkpoint.config
+    scored = config.sigmoid_scores and not config.kind_of(number).dense
+    if not (config.expert_bias or scored):
         return None
     axis = np.full((1, LANES), -1, np.int64)
     axis[0, : checkpoint.config.experts] = np.arange(checkpoint.config.experts)
-    return on_axis(checkpoint, bias_name(router_name(checkpoint.config, number)), axis, 1.0)
+    return on_axis(checkpoint, router_bias_name(config, number), axis, 1.0)
 
 
 def expert_biases(

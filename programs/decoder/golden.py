@@ -60,6 +60,8 @@ HALF, ONE = np.float32(0.5), np.float32(1)
 CLAMPED_SLOPE = np.float32(1.702 / 2)
 GELU_LINEAR = np.float32(math.sqrt(2 / math.pi))
 GELU_CUBIC = np.float32(0.044715 * math.sqrt(2 / math.pi))
+#: What an expert of a group that is not chosen is chosen by.
+FARTHEST = np.float32(-65504)
 ONES = numerics.split_f16(np.full((1, LANES), 0x3C00, dtype=np.uint16))
 
 
@@ -543,10 +545,17 @@ class GoldenDecoder:
         results = chip.layers[layer]["router"](normed)[..., :routed]
         logits = results[:, 0] + results[:, 1] if self._int8 else results[:, 0]
         router_bias, biases = chip.router_biases[layer], chip.expert_biases[layer]
-        if router_bias is not None:
-            logits = logits + router_bias[0, : len(ffns)]
         count = self._layout.chosen - self._layout.shared
-        chosen, shares, best = choice_of(logits, count, self._layout.shares_of_all)
+        if self._layout.sigmoid_scores:
+            assert router_bias is not None
+            logits = numerics.tanh(logits * HALF) * HALF + HALF
+            by = self._within_groups(*_two_pieces(logits + router_bias[0, :routed]))
+            chosen, shares = self._scored(logits, by, count)
+        else:
+            if router_bias is not None:
+                logits = logits + router_bias[0, :routed]
+            by = self._within_groups(*_two_pieces(logits))
+            chosen, shares, best = choice_of(logits, count, self._layout.shares_of_all, by)
         if self._layout.input_shares:
             shares = numerics.tanh(best * HALF) * HALF + HALF
         if self._layout.shared:
@@ -585,6 +594,36 @@ class GoldenDecoder:
         for slot in range(1, count):
             given = given + own[chosen[:, slot]] * shares[:, slot, None, None]
         return total + given
+
+    def _within_groups(self, large: F32, small: F32) -> F32:
+        """What experts are chosen by [P, experts], the least of all outside of the best groups.
+
+        large, small: two fp16 pieces of it.
+        """
+        groups, by = self._layout.expert_groups, large + small
+        if groups == 1:
+            return by
+        of_groups = by.reshape(len(by), groups, -1)
+        best = np.argsort(-of_groups, axis=2, kind="stable")[..., : 1 + self._layout.sigmoid_scores]
+        of_best = (
+            np.take_along_axis(piece.reshape(of_groups.shape), best, 2).astype(np.float64)
+            for piece in (large, small)
+        )
+        one, other = (piece.sum(axis=2).astype(np.float32) for piece in of_best)  # as dot products
+        order = np.argsort(-_in_two_pieces(one + other), axis=1, kind="stable")
+        kept = np.zeros((len(by), groups), bool)
+        np.put_along_axis(kept, order[:, : self._layout.chosen_groups], True, 1)
+        found: F32 = np.where(np.repeat(kept, of_groups.shape[2], axis=1), by, FARTHEST)
+        return _in_two_pieces(found)
+
+    @staticmethod
+    def _scored(sigmoids: F32, by: F32, count: int) -> tuple[Index, F32]:
+        """The experts with the greatest ``by`` and their shares, [P, count] each."""
+        chosen = np.argsort(-by, axis=1, kind="stable")[:, :count]
+        weights = np.take_along_axis(_in_two_pieces(sigmoids), chosen, 1)
+        r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])
+        shares: F32 = weights * (r * r)
+        return chosen, shares
 
     def _shared_share(self, chip: _Chip, layer: int, normed: _Activation) -> F32:
         """Return [P, 1]: what the shared experts of a layer are multiplied by."""
@@ -696,21 +735,30 @@ def _sinks_of(rows: F32 | None, layout: Layout) -> F32 | None:
     return found
 
 
+def _two_pieces(logits: F32) -> tuple[F32, F32]:
+    """Return the two fp16 numbers whose sum stands for logits."""
+    large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
+    return large, numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
+
+
 def _in_two_pieces(logits: F32) -> F32:
     """Return logits as the sum of two fp16 numbers."""
-    large = numerics.from_f16_bits(numerics.to_f16_bits(logits))
-    exact: F32 = large + numerics.from_f16_bits(numerics.to_f16_bits(logits - large))
+    large, small = _two_pieces(logits)
+    exact: F32 = large + small
     return exact
 
 
-def choice_of(logits: F32, count: int, of_all: bool = False) -> tuple[Index, F32, F32]:
+def choice_of(
+    logits: F32, count: int, of_all: bool = False, by: F32 | None = None
+) -> tuple[Index, F32, F32]:
     """Return the experts that logits [P, experts] choose, their shares and their logits in two
     fp16 pieces, [P, count] each.
 
-    of_all: shares of the softmax over all experts, not over the chosen ones.
+    of_all: shares of the softmax over all experts, not over the chosen ones.  by: what experts are
+    chosen by, if not by their logits.
     """
     exact = _in_two_pieces(logits)
-    chosen = np.argsort(-exact, axis=1, kind="stable")[:, :count]
+    chosen = np.argsort(-(exact if by is None else by), axis=1, kind="stable")[:, :count]
     best = np.take_along_axis(exact, chosen, 1)
     weights = numerics.exp(best - best[:, :1])
     if of_all:

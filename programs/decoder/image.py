@@ -32,6 +32,7 @@ from programs.decoder.stages import ATTENTION, FFN, Block, Stage
 from programs.kernels import (
     ChoicePlaces,
     ColumnBlock,
+    GroupPlaces,
     HeadNormPlaces,
     PlanePlaces,
     constant_words,
@@ -209,9 +210,12 @@ def _put_expert_biases(
 
     order: as for ``_put_matrices``.
     """
-    if m.biases is None or m.router_bias is None:
+    if m.router_bias is not None:
+        assert layer.router_bias is not None and m.router_bias.symbol is not None
+        put_fp32(image, m.router_bias, bases[m.router_bias.symbol], layer.router_bias)
+    if m.biases is None:
         return
-    assert layer.expert_biases is not None and layer.router_bias is not None
+    assert layer.expert_biases is not None and m.biases.symbol is not None
     every = len(layer.expert_biases[2]) // len(order)
     gate, up, down = (of.reshape(every, -1, 320) for of in layer.expert_biases)
     own = slice(m.first_tile, m.first_tile + m.tiles)
@@ -219,9 +223,7 @@ def _put_expert_biases(
         down = np.zeros_like(down)
     held = slice(m.experts.start, m.experts.stop)
     rows = np.concatenate([gate[held, own], up[held, own], down[held][:, order]], axis=1)
-    for place, words in ((m.biases, rows.reshape(-1, 320)), (m.router_bias, layer.router_bias)):
-        assert place.symbol is not None
-        put_fp32(image, place, bases[place.symbol], words)
+    put_fp32(image, m.biases, bases[m.biases.symbol], rows.reshape(-1, 320))
 
 
 def _put_choice(image: Image, places: ChoicePlaces) -> None:
@@ -234,10 +236,36 @@ def _put_choice(image: Image, places: ChoicePlaces) -> None:
     if places.shared:
         numbers = places.experts + np.arange(places.shared, dtype=np.float32)
         put_fp32(image, places.indices.at(places.routed), 0, np.tile(numbers[:, None], (1, 320)))
+    if places.scores is not None:
+        present = places.scores.present
+        image.append(
+            (present.queues[0], present.address, (lane < places.experts).astype(np.uint8)[None])
+        )
+    if places.groups is not None:
+        _put_groups(image, places.groups)
     if places.absent is not None:
         row = np.full((1, 320), NO_LOGIT, np.float32)
         row[0, : places.experts] = 0
         put_fp32(image, places.absent, 0, row)
+
+
+def _put_groups(image: Image, places: GroupPlaces) -> None:
+    """What a choice of groups looks up, and ones where column and lane are of one group."""
+    lane = np.arange(320)
+    used = lane < places.count * places.size
+    group, within = np.where(used, lane // places.size, -1), lane % places.size
+    member, number = np.arange(places.size)[:, None], np.arange(places.count)[:, None]
+    for place, rows in (
+        (places.members, used & (within == member)),
+        (places.behind, used & (within > member)),
+        (places.firsts, used & (lane == number * places.size)),
+        (places.later, group > number),
+    ):
+        image.append((place.queues[0], place.address, rows.astype(np.uint8)))
+    ones = np.where(used & used[:, None] & (group == group[:, None]), 0x3C, 0).astype(np.uint8)
+    columns = ones.reshape(20, 16, 320)  # column 16 w + s is word w of slice s
+    for s, queue in enumerate(places.ones.queues):
+        image.append((queue, places.ones.address, np.ascontiguousarray(columns[:, s])))
 
 
 def _put_shares(image: Image, places: DecoderPlaces, chip: int) -> list[int]:

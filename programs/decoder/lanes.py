@@ -142,6 +142,11 @@ class Layout:
     """Attention runs on the planes, positions on lanes; else on the VXM, one after another."""
     dense_ffn: int = 0
     """Feed-forward elements of layers that have one FFN where others have experts."""
+    expert_groups: int = 1
+    """Groups of experts of which ``chosen_groups`` are chosen first."""
+    chosen_groups: int = 1
+    sigmoid_scores: bool = False
+    """Experts are chosen by sigmoids and a bias."""
     latent: LatentAttention | None = None
     """Keys and values are made from a latent that every chip computes."""
 
@@ -223,6 +228,9 @@ class Layout:
             layer_kinds=config.layer_kinds,
             on_planes=on_planes,
             dense_ffn=config.dense_ffn,
+            expert_groups=config.expert_groups,
+            chosen_groups=config.chosen_groups,
+            sigmoid_scores=config.sigmoid_scores,
             latent=config.latent,
         )
 
@@ -249,6 +257,9 @@ class Layout:
             shared_gate=False,
             input_shares=False,
             shares_of_all=False,
+            sigmoid_scores=False,
+            expert_groups=1,
+            chosen_groups=1,
         )
 
     @property

@@ -765,7 +765,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
         constant = math.sqrt(layout.hidden_size * SLACK) / QUANT_RANGE
         return Matrix(*router_values(rows, x, dtype, constant, "router"))
 
-    lane = np.where(np.arange(LANES) < layout.experts, np.arange(LANES), -1)[None]
+    lane = np.where(np.arange(LANES) < layout.routed, np.arange(LANES), -1)[None]
 
     of_q, of_k, of_v = _head_axes(layout, chip)
     layers = [
@@ -785,7 +785,7 @@ def random_chip_weights(layout: Layout, dtype: str, seed: int, chip: int) -> Chi
             share_gate=router(int(own.shared_gate), LANES),
             bias=biases(np.concatenate([q, kv, kv]), layout.qkv_bias),
             o_bias=biases(x if chip == 0 else np.full_like(x, -1), layout.o_bias),
-            router_bias=biases(lane, layout.expert_bias),
+            router_bias=biases(lane, layout.expert_bias or own.sigmoid_scores),
             expert_biases=of_experts(),
             sinks=_sink_rows(random.random(layout.heads_total, np.float32), layout, chip)
             if layout.sinks

@@ -83,7 +83,7 @@ class StageCode:
                 p.dynamic,
                 p.norm_factor,
                 p.head_factors,
-                p.latent_factors,
+                p.latents,
                 p.act,
                 p.results,
                 p.up,

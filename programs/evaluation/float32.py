@@ -26,6 +26,7 @@ from programs.models import (
     inverse_frequencies,
     latent_names,
     norm_names,
+    router_bias_name,
     router_name,
     shared_gate_name,
     sin_cos,
@@ -46,6 +47,7 @@ COMPUTED = {
     *("query_scale", "score_cap", "logit_cap", "qkv_bias", "o_bias", "sinks", "head_gains"),
     *("shared_experts", "shared_gate", "shares_of_all", "input_shares", "expert_bias"),
     *("swiglu_limit", "plain_heads", "dense", "dense_ffn", "latent", "routed_factor"),
+    *("expert_groups", "chosen_groups", "sigmoid_scores"),
     *("key_value", "rope", "query", "value"),
     *("embedding_factor", "residual_factor", "logit_factor"),
     *("kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
@@ -177,9 +179,16 @@ class Float32Forward:
         if len(names) == 1:
             return self._gated(x, *names[0])
         logits = self._product(x, router_name(config, layer), config.expert_bias)
-        chosen = np.argsort(-logits, axis=1, kind="stable")[:, : config.experts_per_token]
+        by = logits
+        if config.sigmoid_scores:
+            logits = _sigmoid(logits)
+            by = logits + self._tensor(router_bias_name(config, layer))
+        by = self._within_groups(by)
+        chosen = np.argsort(-by, axis=1, kind="stable")[:, : config.experts_per_token]
         best: F32 = np.take_along_axis(logits, chosen, 1)
         shares = _shares(best)
+        if config.sigmoid_scores:
+            shares = best / best.sum(axis=1, keepdims=True)
         if config.shares_of_all:
             shares = np.take_along_axis(_shares(logits), chosen, 1)
         if config.input_shares:
@@ -200,6 +209,18 @@ class Float32Forward:
             for tensors in names[config.experts :]:
                 out += own * self._gated(x, *tensors)
         return out
+
+    def _within_groups(self, by: F32) -> F32:
+        """What experts are chosen by [P, experts], minus infinity outside of the best groups."""
+        config = self._config
+        if config.expert_groups == 1:
+            return by
+        of_groups = np.sort(by.reshape(len(by), config.expert_groups, -1), axis=2)
+        scores = of_groups[..., -1 - config.sigmoid_scores :].sum(axis=2)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : config.chosen_groups]
+        kept = (best[:, None] == np.arange(config.expert_groups)[:, None]).any(axis=2)
+        found: F32 = np.where(kept.repeat(of_groups.shape[2], 1), by, np.float32(-np.inf))
+        return found
 
     def _gated(self, x: F32, gate: str, up: str, down: str) -> F32:
         config = self._config

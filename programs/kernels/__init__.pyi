@@ -9,7 +9,14 @@ from .attention import (
     rope,
 )
 from .bias import add_bias, shared_biases
-from .choose import ChoicePlaces, MapPlaces, choose_experts, copy_chosen
+from .choose import (
+    ChoicePlaces,
+    GroupPlaces,
+    MapPlaces,
+    ScorePlaces,
+    choose_experts,
+    copy_chosen,
+)
 from .ffn import clamp_gates, gated_product, scale_slots
 from .gemm import (
     EAST,
@@ -86,6 +93,7 @@ __all__ = [
     "Constants",
     "Emitted",
     "Finish",
+    "GroupPlaces",
     "HeadNormPlaces",
     "HeadTile",
     "MapPlaces",
@@ -95,6 +103,7 @@ __all__ = [
     "RopePlaces",
     "RowOperand",
     "Rows",
+    "ScorePlaces",
     "Segment",
     "Segments",
     "Slot",

@@ -7,6 +7,10 @@ counts those that are greater than its own, or equal and of a lower index: its r
 whose rank is i then send their number and their logit through the ones again, so that every lane
 knows which expert is the i-th and what its logit is.  Expert times stride is the offset of its
 weights, written as bytes to the maps that Gathers sample.
+
+Where groups of experts are chosen first, ranks within a group come from ones on the lanes of each
+group alone; the greatest of a group, sent through these, are added up to its score on all of its
+lanes, groups are ranked as experts are, and the experts of the others are ranked behind all.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from programs.kernels.slots import divide, find_turns
 
 _PAIR = 2  # the east plane pair holds the ones
 _APART = 2  # cycles from one fp16 vector to the next
+FARTHEST = -65504.0
+"""What an expert of a group that is not chosen is ranked by: the least fp16 number."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,44 @@ class MapPlaces:
 
 
 @dataclass(frozen=True)
+class GroupPlaces:
+    """What chooses ``kept`` of ``count`` groups of ``size`` experts by their ``best`` greatest.
+
+    members, behind: bytes, word j is not zero on every group's j-th lane, and on those behind it
+    (west); firsts, later: bytes, word g is not zero on the first lane of group g, and on the lanes
+    of the groups behind it (west); ones: twenty words of high bytes, columns of ones on the lanes
+    of their group; raw: an fp32 word; pieces, exact: two fp16 pieces of the groups' scores, and
+    their sum (west); ranked, order: the same of what experts are ranked by.
+    """
+
+    count: int
+    size: int
+    best: int
+    kept: int
+    members: Place
+    behind: Place
+    firsts: Place
+    later: Place
+    ones: Place
+    raw: Place
+    pieces: Place
+    exact: Place
+    ranked: Place
+    order: Place
+
+
+@dataclass(frozen=True)
+class ScorePlaces:
+    """Of sigmoids that experts are chosen by: ``raw`` the sigmoids (an fp32 word), present: a byte
+    word, not zero on lanes with experts (west), ranked: two fp16 pieces of sigmoid and bias.
+    """
+
+    raw: Place
+    present: Place
+    ranked: Place
+
+
+@dataclass(frozen=True)
 class ChoicePlaces:
     """Words of a choice of ``chosen`` experts of ``experts``; fp32 words unless said otherwise.
 
@@ -67,8 +111,9 @@ class ChoicePlaces:
     logits: of the chosen ones, in the order of their ranks; best: the greatest logit; weights:
     what shares are before they are divided by their sum; inverse: of the sum; shares;
     scales: of the chosen ones' column blocks (int8), which ``copy_chosen`` fills;
-    bias: of the logits, expert e's on lane e (west), where they have any; biases: as scales, of the
-    chosen ones' biases; bias_sums: a word for each tile of x (west), the sums of shared biases;
+    bias: of the logits, or of sigmoids, expert e's on lane e (west), where they have any;
+    biases: as scales, of the chosen ones' biases; bias_sums: a word for each tile of x (west), the
+    sums of shared biases;
     shared: how many of the slots, the last ones, have experts that no router chooses: ``indices``
     has their numbers from the start; gates: results, on all lanes, whose sum's sigmoid is their
     share (none: it is 1); sigmoid: the others' shares are sigmoids of their own logits;
@@ -77,6 +122,8 @@ class ChoicePlaces:
     held: where given, those of the experts that are here; a slot of another one has the offset of
     the first of them, and a share of 0; own: their numbers among those.
     turns: of experts that share words, see ``find_turns``.
+    scores: where experts are chosen by sigmoids and a bias; ``pieces``, ``logits`` and ``weights``
+    are those of the sigmoids then, ``exact`` has the bias; groups: where groups are chosen first.
     """
 
     experts: int
@@ -107,6 +154,8 @@ class ChoicePlaces:
     sigmoid: bool = False
     absent: Place | None = None
     every: Place | None = None
+    scores: ScorePlaces | None = None
+    groups: GroupPlaces | None = None
 
     def targets(self) -> list[Place]:
         """Where the router's column blocks go."""
@@ -126,7 +175,18 @@ def choose_experts(
     has any, and its shares.
     """
     ready = _split(schedule, spec, ready, places)
-    ready = _ranks(schedule, spec, ready, places, constants)
+    ranked, exact = places.pieces.at(1), places.exact
+    if places.scores is not None:
+        own, ranked = places.scores, places.scores.ranked
+        ready = _pieces_of(schedule, spec, ready, own.raw, ranked, exact, places.bias)
+    if places.groups is not None:
+        values = ranked, exact
+        ready = _without_groups(schedule, spec, ready, places, places.groups, values, constants)
+        ranked, exact = places.groups.ranked, places.groups.order
+    tables = places.one_hot, places.later
+    ready = _ranks(
+        schedule, spec, ready, (ranked, exact), tables, places.experts, places.ranks, constants
+    )
     ready = _pick(schedule, spec, ready, places, constants)
     numbered, indices = ready, places.indices
     mapped = []
@@ -151,7 +211,7 @@ def choose_experts(
 
 
 def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces) -> int:
-    """Two fp16 pieces of the logits, and their sum."""
+    """Two fp16 pieces of the logits, and their sum; or of their sigmoids, and these."""
     p = Pass(schedule, spec)
     t = 40
     coarse = p.load(places.coarse, 32, t)
@@ -160,35 +220,133 @@ def _split(schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces)
     else:
         logit, _ = p.op(Op.ADD_F32, t, coarse, p.load(places.fine, 36, t))
     first_read = p.first_read()
+    if places.scores is not None:
+        logit, _ = p.op(Op.MUL_F32, t + 3, logit, imm=0.5)
+        logit, _ = p.op(Op.TANH, t + 6, logit)
+        logit, _ = p.op(Op.MUL_F32, t + 9, logit, imm=0.5)
+        logit, _ = p.op(Op.ADD_F32, t + 12, logit, imm=0.5)
+        t += 15
+        _, out = p.op(Op.MASK, t, logit, p.load(places.scores.present, 8, t), out=16)
+        p.keep(places.scores.raw, out, t)
+        ready = schedule.place(p, ready - first_read, "sigmoids") + p.ready
+        return _pieces_of(
+            schedule, spec, ready, places.scores.raw, places.pieces.at(1), places.exact
+        )
     if places.bias is not None:
         t += 3
         logit, _ = p.op(Op.ADD_F32, t, logit, p.load(places.bias, 8, t))
-    large, out = p.op(Op.CVT_F32_F16, t + 3, logit, out=8)
-    p.keep(places.pieces.at(1), out, t + 3)
-    logit, _ = p.op(Op.MOV, t + 3, logit)
-    wide, _ = p.op(Op.CVT_F16_F32, t + 6, large)
-    logit, _ = p.op(Op.MOV, t + 6, logit)
-    rest, _ = p.op(Op.SUB_F32, t + 9, logit, wide)
-    wide, _ = p.op(Op.MOV, t + 9, wide)
-    small, out = p.op(Op.CVT_F32_F16, t + 12, rest, out=12)
-    p.keep(places.pieces.at(2), out, t + 12)
-    wide, _ = p.op(Op.MOV, t + 12, wide)
-    small, _ = p.op(Op.CVT_F16_F32, t + 15, small)
-    wide, _ = p.op(Op.MOV, t + 15, wide)
-    _, out = p.op(Op.ADD_F32, t + 18, wide, small, out=40)
-    p.keep(places.exact, out, t + 18)
+    _two_pieces(p, t + 3, logit, places.pieces.at(1), places.exact)
     return schedule.place(p, ready - first_read) + p.ready
 
 
+def _two_pieces(p: Pass, t: int, value: Alu, pieces: Place, exact: Place) -> None:
+    """Two fp16 pieces of a value that is chained at ``t`` to ``pieces``, their sum to ``exact``."""
+    large, out = p.op(Op.CVT_F32_F16, t, value, out=8)
+    p.keep(pieces, out, t)
+    value, _ = p.op(Op.MOV, t, value)
+    wide, _ = p.op(Op.CVT_F16_F32, t + 3, large)
+    value, _ = p.op(Op.MOV, t + 3, value)
+    rest, _ = p.op(Op.SUB_F32, t + 6, value, wide)
+    wide, _ = p.op(Op.MOV, t + 6, wide)
+    small, out = p.op(Op.CVT_F32_F16, t + 9, rest, out=12)
+    p.keep(pieces.at(1), out, t + 9)
+    wide, _ = p.op(Op.MOV, t + 9, wide)
+    small, _ = p.op(Op.CVT_F16_F32, t + 12, small)
+    wide, _ = p.op(Op.MOV, t + 12, wide)
+    _, out = p.op(Op.ADD_F32, t + 15, wide, small, out=40)
+    p.keep(exact, out, t + 15)
+
+
+def _pieces_of(
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    raw: Place,
+    pieces: Place,
+    exact: Place,
+    bias: Place | None = None,
+) -> int:
+    """Two fp16 pieces of an fp32 word in the east, a bias in the west added, and their sum."""
+    p = Pass(schedule, spec)
+    t = 40
+    word = p.load(raw, 32, t)
+    if bias is None:
+        value, _ = p.op(Op.MOV, t, word)
+    else:
+        value, _ = p.op(Op.ADD_F32, t, word, p.load(bias, 8, t))
+    first_read = p.first_read()
+    _two_pieces(p, t + 3, value, pieces, exact)
+    return schedule.place(p, ready - first_read, "pieces") + p.ready
+
+
+def _without_groups(
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    places: ChoicePlaces,
+    groups: GroupPlaces,
+    values: tuple[Place, Place],
+    constants: Constants,
+) -> int:
+    """What experts are ranked by, -65,504 for those of groups that are not chosen.
+
+    values: two pieces of it for every expert, and their sum.
+    """
+    inside = groups.members, groups.behind
+    ready = _ranks(
+        schedule, spec, ready, values, inside, groups.size, places.ranks, constants, groups.ones
+    )
+    p = Pass(schedule, spec)
+    t = 80
+    rank = p.load(places.ranks, 4, t, n=2, dc=_APART)
+    first_read = p.first_read()
+    count, _ = p.op(Op.CVT_I32_F32, t, rank, n=2, dc=_APART)
+    beyond, _ = p.op(Op.GE_F32, t + 3, count, imm=float(groups.best), n=2, dc=_APART)
+    t += 6
+    piece = p.load(values[0], 36, t, n=2, dc=_APART, da=1)
+    tag = schedule.tag()
+    p.op(Op.MASK_BAR, t, piece, beyond, n=2, dc=_APART, out=0, width=2, tag=tag)
+    acc = _through_ones(p, spec, constants, t, 2, tag, groups.ones)
+    score = Stream(32, 4, schedule.tag())
+    _sum(p, acc, 1, 1, AccMode.SET)
+    at = _sum(p, acc + _APART, 1, 1, AccMode.ADD_EMIT, score)
+    _, out = p.op(Op.MOV, at, score, out=12)
+    p.keep(groups.raw, out, at)
+    ready = schedule.place(p, ready - first_read, "groups") + p.ready
+    ready = _pieces_of(schedule, spec, ready, groups.raw, groups.pieces, groups.exact)
+    of_groups, tables = (groups.pieces, groups.exact), (groups.firsts, groups.later)
+    ready = _ranks(schedule, spec, ready, of_groups, tables, groups.count, places.ranks, constants)
+    p = Pass(schedule, spec)
+    t = 40
+    rank = p.load(places.ranks, 4, t)
+    first_read = p.first_read()
+    count, _ = p.op(Op.CVT_I32_F32, t, rank)
+    beyond, _ = p.op(Op.GE_F32, t + 3, count, imm=float(groups.kept))
+    value, _ = p.op(Op.MASK_BAR, t + 6, p.load(values[1], 0, t + 6), beyond)
+    far, _ = p.op(Op.CVT_I32_F32, t + 6, beyond)
+    far, _ = p.op(Op.MUL_F32, t + 9, far, imm=FARTHEST)
+    value, _ = p.op(Op.MOV, t + 9, value)
+    _, out = p.op(Op.ADD_F32, t + 12, value, far, out=16)
+    p.keep(groups.raw, out, t + 12)
+    ready = schedule.place(p, ready - first_read, "chosen groups") + p.ready
+    return _pieces_of(schedule, spec, ready, groups.raw, groups.ranked, groups.order)
+
+
 def _through_ones(
-    p: Pass, spec: ChipSpec, constants: Constants, dispatched: int, count: int, tag: int
+    p: Pass,
+    spec: ChipSpec,
+    constants: Constants,
+    dispatched: int,
+    count: int,
+    tag: int,
+    ones: Place | None = None,
 ) -> int:
     """Multiply ``count`` fp16 vectors, driven by ALUs on E0 and E1, by ones; when their ACCs are.
 
-    dispatched: the cycle of the first one's ALU.
+    dispatched: the cycle of the first one's ALU; ones: see ``install_ones``.
     """
     meet = p.driven(dispatched) + isa.EAST_EDGE - isa.drive_position(isa.VXM_QUEUE, 0)
-    install_ones(p, spec, constants, meet)
+    install_ones(p, spec, constants, meet, ones)
     queue = isa.MXM_QUEUE + 2 * _PAIR + 1
     last = meet + _APART * (count - 1) + 1
     for half in range(2):
@@ -213,26 +371,39 @@ def _sum(p: Pass, at: int, n: int, dc: int, mode: AccMode, out: Stream | None = 
 
 
 def _ranks(
-    schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
+    schedule: Schedule,
+    spec: ChipSpec,
+    ready: int,
+    values: tuple[Place, Place],
+    tables: tuple[Place, Place],
+    n: int,
+    ranks: Place,
+    constants: Constants,
+    ones: Place | None = None,
 ) -> int:
-    """On lane e: how many logits are greater than its own, or equal and of a lower index."""
+    """To ``ranks`` on every lane: how many of ``n`` are greater than its own, or equal and earlier.
+
+    values: two fp16 pieces, and their sum.  tables: words of the lanes that each is on, and of
+    those behind it.  ones: of the lanes that know of each other, if not all do.
+    """
+    (pieces, sums), (one_hot, behind) = values, tables
     p = Pass(schedule, spec)
-    t, n = 80, places.experts
+    t = 80
     dc = 2 * _APART
     each, apart = (2, n), (_APART, dc)
-    piece = p.load(places.pieces.at(1), 36, t, n=each, dc=apart, da=(1, 0))
+    piece = p.load(pieces, 36, t, n=each, dc=apart, da=(1, 0))
     first_read = p.first_read(piece)
-    own = p.load(places.one_hot, 8, t, n=each, dc=apart, da=(0, 1))
+    own = p.load(one_hot, 8, t, n=each, dc=apart, da=(0, 1))
     tag = schedule.tag()
     p.op(Op.MASK, t, piece, own, n=each, dc=apart, out=0, width=2, tag=tag)
-    acc = _through_ones(p, spec, constants, t, 2 * n, tag)
+    acc = _through_ones(p, spec, constants, t, 2 * n, tag, ones)
     every = Stream(32, 4, schedule.tag())
     _sum(p, acc, n, dc, AccMode.SET)
     t = _sum(p, acc + _APART, n, dc, AccMode.ADD_EMIT, every)
-    exact = p.load(places.exact, 4, t, n=n, dc=dc)
+    exact = p.load(sums, 4, t, n=n, dc=dc)
     greater, _ = p.op(Op.GT_F32, t, every, exact, n=n, dc=dc)
     enough, _ = p.op(Op.GE_F32, t, every, exact, n=n, dc=dc)
-    later = p.load(places.later, 12, t + 3, n=n, dc=dc, da=1)
+    later = p.load(behind, 12, t + 3, n=n, dc=dc, da=1)
     equal, _ = p.op(Op.MASK, t + 3, enough, later, n=n, dc=dc)
     greater, _ = p.op(Op.MOV, t + 3, greater, n=n, dc=dc)
     before, _ = p.op(Op.OR, t + 6, greater, equal, n=n, dc=dc)
@@ -242,7 +413,7 @@ def _ranks(
     end = t + 9 + dc * (n - 1)
     p.hold_alu(rank, t + 9, end)
     _, out = p.op(Op.MOV, end + 3, Alu(rank), out=44)
-    p.keep(places.ranks, out, end + 3)
+    p.keep(ranks, out, end + 3)
     return schedule.place(p, ready - first_read) + p.ready
 
 
@@ -314,28 +485,33 @@ def _write_map(
 def _shares(
     schedule: Schedule, spec: ChipSpec, ready: int, places: ChoicePlaces, constants: Constants
 ) -> int:
-    """exp(logit - greatest) of the chosen ones, and that by their sum or the sum of all."""
+    """exp(logit - greatest) of the chosen ones, or their sigmoids, by their sum or that of all."""
     of_all = places.absent is not None
     known = _sum_of_all(schedule, spec, ready, places, constants) if of_all else ready
     p = Pass(schedule, spec)
     t, k = 40, places.routed
     logit = p.load(places.logits, 32, t, n=k, dc=3, da=1)
-    best = p.load(places.best, 36, t, n=k, dc=3)
-    first_read = p.first_read(logit, best)
-    a, _ = p.op(Op.SUB_F32, t, logit, best, n=k, dc=3)
-    weight, out = p.op(Op.EXP, t + 3, a, n=k, dc=3, out=8)
-    p.keep(places.weights, out, t + 3, n=k, dc=3)
+    if places.scores is None:
+        best = p.load(places.best, 36, t, n=k, dc=3)
+        first_read = p.first_read(logit, best)
+        a, _ = p.op(Op.SUB_F32, t, logit, best, n=k, dc=3)
+        t += 3
+        weight, out = p.op(Op.EXP, t, a, n=k, dc=3, out=8)
+    else:
+        first_read = p.first_read(logit)
+        weight, out = p.op(Op.MOV, t, logit, n=k, dc=3, out=8)
+    p.keep(places.weights, out, t, n=k, dc=3)
     if not of_all:
         total = p.pick()
-        p.op(Op.MOV, t + 6, weight, alu=total)
-        p.op(Op.ADD_F32, t + 9, weight, Self(), alu=total, n=k - 1, dc=3)
-        end = t + 6 + 3 * (k - 1)
-        p.hold_alu(total, t + 6, end)
+        p.op(Op.MOV, t + 3, weight, alu=total)
+        p.op(Op.ADD_F32, t + 6, weight, Self(), alu=total, n=k - 1, dc=3)
+        end = t + 3 + 3 * (k - 1)
+        p.hold_alu(total, t + 3, end)
         root, _ = p.op(Op.RSQRT, end + 3, Alu(total))
         _, out = p.op(Op.MUL_F32, end + 6, root, root, out=12)
         p.keep(places.inverse, out, end + 6)
     ready = max(known, schedule.place(p, ready - first_read) + p.ready)
-    p = Pass(schedule, spec)
+    p, t = Pass(schedule, spec), 40
     inverse: Operand = p.load(places.inverse, 36, t, n=k, dc=2)
     if of_all:  # it is the root
         inverse, _ = p.op(Op.MUL_F32, t, inverse, inverse, n=k, dc=2)

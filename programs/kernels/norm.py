@@ -130,13 +130,18 @@ def lane_sums(
     return Alu(join), at + 3
 
 
-def install_ones(p: Pass, spec: ChipSpec, constants: Constants, meet: int) -> None:
-    """320 columns of fp16 ones on the east pair, in force at ``meet``, kept for the pieces."""
+def install_ones(
+    p: Pass, spec: ChipSpec, constants: Constants, meet: int, own: Place | None = None
+) -> None:
+    """320 columns of fp16 ones on the east pair, in force at ``meet``, kept for the pieces.
+
+    own: twenty words of other high bytes, ones on some of their lanes.
+    """
     end = meet - spec.mxm_install_cycles
-    for half, place in enumerate((constants.zero, constants.one_high)):
+    for half, place in enumerate((constants.zero, own or constants.one_high)):
         plane = _PAIR + half
         queue = isa.MXM_QUEUE + 2 * plane
-        ones = p.load(place, 16 * half, end - 20, queue, n=20, da=0)
+        ones = p.load(place, 16 * half, end - 20, queue, n=20, da=int(place is own))
         p.emit(Op.LW, queue, end - 20, n=20, da=1, a=0, s0=16 * half, w0=16, want0=ones.tag)
         p.emit(Op.IW, queue, end, a=20)
         p.hold_buffer(plane, end - 20, end + spec.mxm_reload_gap_cycles - 1)

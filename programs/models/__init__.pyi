@@ -15,6 +15,7 @@ from .config import (
     ffn_names,
     latent_names,
     norm_names,
+    router_bias_name,
     router_name,
     shared_gate_name,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "random_checkpoint",
     "read_config",
     "render_chat",
+    "router_bias_name",
     "router_name",
     "shared_gate_name",
     "shipped_model",

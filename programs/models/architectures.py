@@ -269,6 +269,9 @@ def shape_of(name: str, c: ModelConfig) -> Architecture:
         dense_ffn=c.dense_ffn,
         latent=c.latent,
         routed_factor=c.routed_factor,
+        expert_groups=c.expert_groups,
+        chosen_groups=c.chosen_groups,
+        sigmoid_scores=c.sigmoid_scores,
     )
 
 
@@ -444,7 +447,6 @@ def missing_kernels(shape: Architecture) -> list[str]:
         f"routing to {shape.experts_per_token} of {shape.experts} experts": (
             shape.experts > 1 and not routable(shape.experts, shape.experts_per_token)
         ),
-        "groups of experts": shape.expert_groups > 1 or shape.sigmoid_scores,
         "an FFN without a gate": not shape.gated,
         "biases": shape.biases,
         "learned positions": shape.learned_positions > 0,

@@ -203,7 +203,7 @@ class _RandomSource:
         key = np.array([self._seed, zlib.crc32(name.encode())], dtype=np.uint64)
         values = np.random.Generator(np.random.Philox(key=key)).random(shape, dtype=np.float32)
         values -= np.float32(0.5)
-        if name.endswith((".bias", ".sinks")):
+        if name.endswith(("bias", ".sinks")):
             return values
         if len(shape) == 1:  # a norm's gain, 1 +- 0.25
             return values * np.float32(0.5) + np.float32(self._gain)

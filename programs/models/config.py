@@ -189,6 +189,17 @@ class ModelConfig:
     """Shares are those of the softmax over all experts; else over the chosen ones alone."""
     expert_bias: bool = False
     """The router's logits and the products of every expert have biases, as in gpt-oss."""
+    expert_groups: int = 1
+    """Groups of as many experts, one after the other, some of which are chosen before experts are.
+
+    A group's score is what its best expert is chosen by, or with ``sigmoid_scores`` the sum of the
+    two best.
+    """
+    chosen_groups: int = 1
+    sigmoid_scores: bool = False
+    """Experts are chosen by the sigmoids of their logits, each plus a bias; their shares are the
+    sigmoids over the sum of those of the chosen ones.
+    """
     latent: LatentAttention | None = None
     """Keys and values of all heads are made from one latent; head_dim is that of a whole key."""
     routed_factor: float = 1.0
@@ -279,6 +290,7 @@ class ModelConfig:
             raise CheckpointError("query heads are normed each alone or all together, not both")
         if self.post_norms and self.residual_factor != 1:
             raise CheckpointError("a factor of what a norm gives has no effect; fold it into gains")
+        self._check_groups()
         if self.routed_factor != 1 and (one or self.expert_bias):
             raise CheckpointError("a factor of chosen experts needs some, without biases")
         self._check_latent()
@@ -307,6 +319,25 @@ class ModelConfig:
                 f"rope_theta is {self.rope_theta}; it must be positive and finite"
             )
         self._check_layers()
+
+    def _check_groups(self) -> None:
+        """Refuse groups of experts that cannot be."""
+        groups, kept = self.expert_groups, self.chosen_groups
+        if (groups, kept) != (1, 1):
+            size = self.experts // max(groups, 1)
+            uneven = groups < 2 or self.experts % groups or size < 2
+            if uneven or not 1 <= kept <= groups or kept * size < self.experts_per_token:
+                raise CheckpointError(
+                    f"{kept} of {groups} groups of {self.experts} experts for "
+                    f"{self.experts_per_token} of them; groups are of two or more, equal, and "
+                    "those chosen have as many experts"
+                )
+        others = (self.shares_of_all, self.input_shares, self.expert_bias, self.experts == 1)
+        if self.sigmoid_scores and any(others):
+            raise CheckpointError(
+                "sigmoids that experts are chosen by are their shares too, of several experts; no "
+                "other shares go with them"
+            )
 
     def _check_latent(self) -> None:
         """Refuse sizes of latents that cannot be, and what no kernel computes beside them."""
@@ -445,8 +476,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             shapes[router_name(config, layer)] = (config.experts, h)
         if config.shared_gate and not dense:
             shapes[shared_gate_name(layer)] = (1, h)
-        if config.expert_bias:
-            shapes[bias_name(router_name(config, layer))] = (config.experts,)
+        if config.expert_bias or (config.sigmoid_scores and not dense):
+            shapes[router_bias_name(config, layer)] = (config.experts,)
         f = config.dense_ffn if dense else config.ffn
         for gate, up, down in ffn_names(config, layer):
             shapes[gate] = shapes[up] = (f, h)
@@ -539,6 +570,13 @@ def router_name(config: ModelConfig, layer: int) -> str:
     return f"model.layers.{layer}.{_experts_of(config)}.{name}.weight"
 
 
+def router_bias_name(config: ModelConfig, layer: int) -> str:
+    """What is added to a layer's logits, or to the sigmoids that its experts are chosen by."""
+    if config.sigmoid_scores:
+        return router_name(config, layer).removesuffix("weight") + "e_score_correction_bias"
+    return bias_name(router_name(config, layer))
+
+
 def shared_gate_name(layer: int) -> str:
     """The matrix, of one row, whose sigmoid the shared experts are multiplied by."""
     return f"model.layers.{layer}.mlp.shared_expert_gate.weight"
@@ -554,4 +592,5 @@ def _experts_of(config: ModelConfig) -> str:
     have biases or some are shared, else as Mixtral's.
     """
     own = config.head_norms or config.expert_bias or config.shared_experts or config.latent
+    own = own or config.sigmoid_scores
     return "mlp" if own else "block_sparse_moe"

@@ -5,8 +5,9 @@ and key heads), Phi-3 (fused matrices), Granite (factors of embeddings, scores, 
 SmolLM3 (layers without rotary positions), Gemma (GeGLU, gains of 1 + w, scaled embeddings), Gemma 2
 and 3 (norms after blocks, windows on most layers, caps), OLMo-2 (norms after blocks and over all
 heads), Mixtral and Qwen3-MoE (experts), Qwen2-MoE (shared experts), Llama 4 (experts whose input is
-scaled), gpt-oss (sinks, biases of experts), DeepSeek-V2 (latent attention).  A model that computes
-anything else is refused by name.  Every problem is a `CheckpointError` of one line.
+scaled), gpt-oss (sinks, biases of experts), DeepSeek-V2 and V3 (latent attention, groups of
+experts).  A model that computes anything else is refused by name.  Every problem is a
+`CheckpointError` of one line.
 
 This module reads sizes and constants; it opens no tensor.
 """
@@ -29,7 +30,7 @@ from programs.models.config import (
     Rope,
     RopeScaling,
 )
-from programs.models.deepseek import DEEPSEEK_V2, deepseek_fields
+from programs.models.deepseek import DEEPSEEKS, deepseek_fields
 from programs.models.rope import read_rope
 from programs.models.tensors import (
     SCALE_BLOCK,
@@ -140,7 +141,8 @@ FAMILIES = {
         biased=True,
     ),
     LLAMA4: _Family("Llama4ForCausalLM", 8, 128, eps=1e-5, theta=500000.0, max_position=131072),
-    DEEPSEEK_V2: _Family("DeepseekV2ForCausalLM", head_dim=192),
+    DEEPSEEKS[0]: _Family("DeepseekV2ForCausalLM", head_dim=192),
+    DEEPSEEKS[1]: _Family("DeepseekV3ForCausalLM", head_dim=192, max_position=4096),
 }
 """By ``model_type``."""
 
@@ -210,8 +212,8 @@ def _parse_config(fields: Mapping[str, Any]) -> ModelConfig:
     }
     if family in ("qwen2_moe", "qwen3_moe"):
         sizes |= _experts_of_qwen(fields, sizes["layers"], family)
-    if family == DEEPSEEK_V2:
-        sizes |= deepseek_fields(fields, heads, sizes["layers"])
+    if family in DEEPSEEKS:
+        sizes |= deepseek_fields(fields, family, heads, sizes["layers"])
     if family == LLAMA4:
         sizes |= _of_llama4(fields, sizes["layers"], sizes["max_position"])
     if family in ("mixtral", GPT_OSS, LLAMA4):

@@ -185,11 +185,25 @@ class FamilyFloat64:
             given += self._mlp(h, f"{prefix}shared_expert.{part}.")
         logits = self._linear(h, prefix + "gate")
         for row, (token, own) in enumerate(zip(h, logits, strict=True)):
-            shares = np.exp(own - own.max())
-            shares = shares / shares.sum() * f["routed_scaling_factor"]
-            best = sorted(range(len(own)), key=lambda e: (-own[e], e))
-            for expert in best[: f["num_experts_per_tok"]]:
-                given[row] += shares[expert] * self._mlp(token, f"{prefix}experts.{expert}.")
+            if self.type == "deepseek_v3":
+                shares = 1 / (1 + np.exp(-own))
+                score, counted = shares + self._get(prefix + "gate.e_score_correction_bias"), 2
+            else:
+                shares = np.exp(own - own.max())
+                score = shares = shares / shares.sum()
+                counted = 1
+            score = score.copy()
+            if f.get("topk_method") != "greedy" and f["n_group"] > 1:
+                members = np.arange(len(own)).reshape(f["n_group"], -1)
+                worth = [sorted(score[group])[-counted:] for group in members]
+                order = sorted(range(len(members)), key=lambda g: -sum(worth[g]))
+                score[members[order[f["topk_group"] :]]] = -np.inf
+            best = sorted(range(len(own)), key=lambda e: (-score[e], e))[: f["num_experts_per_tok"]]
+            if self.type == "deepseek_v3":
+                shares = shares / shares[best].sum()
+            for expert in best:
+                share = shares[expert] * f["routed_scaling_factor"]
+                given[row] += share * self._mlp(token, f"{prefix}experts.{expert}.")
         return given
 
     def _scaled_experts(self, h: F64, prefix: str) -> F64:

@@ -41,10 +41,12 @@ from programs.kernels import (
     ChoicePlaces,
     ColumnBlock,
     Constants,
+    GroupPlaces,
     HeadNormPlaces,
     MapPlaces,
     PlanePlaces,
     RopePlaces,
+    ScorePlaces,
     Segment,
     Segments,
     Weights,
@@ -211,7 +213,7 @@ class DecoderPlaces:
     sliding: SlidingMask | None = None  # where the context is longer than the window
     shares: SharePlaces | None = None  # where sums over the chips are made in two steps
     head_factors: Place | None = None
-    latent_factors: Place | None = None  # two words, as norm_factor, of the latents
+    latents: LatentPlaces | None = None
     batch: bool = False  # the tokens of a launch are of a sequence each
     logit_rows: int = 1  # tokens of a launch that have logits, the last or all
 
@@ -277,7 +279,7 @@ class DecoderPlaces:
             factor=self.factor.at(at),
             dynamic=self.dynamic.at(at),
             norm_factor=self.norm_factor.at(at),
-            latent_factors=None if self.latent_factors is None else self.latent_factors.at(2 * at),
+            latents=None if self.latents is None else self.latents.token(at, layout),
             act=act,
             results=self.results.at(at * result_words(layout)),
             up=self.up.at(at * result_words(layout)),
@@ -349,6 +351,20 @@ class PostPlaces:
 
     sums: Place
     factor: Place
+
+
+@dataclass(frozen=True)
+class LatentPlaces:
+    """factors: two words, as ``norm_factor``, of the latents; key: the shared one, not where
+    results are, and a token's as far from the next one's as those.
+    """
+
+    factors: Place
+    key: Place
+
+    def token(self, number: int, layout: Layout) -> LatentPlaces:
+        """Those of a token of a launch."""
+        return LatentPlaces(self.factors.at(2 * number), self.key.at(number * result_words(layout)))
 
 
 def place_decoder(
@@ -439,7 +455,7 @@ def _place(
     if split or share or partial.queues == x.queues:
         inbox = pm.top(_EAST_2, tokens * t * (1 + split))
     replicate = _replicate_rounds(pm, layout)
-    head_norm, wide_norm, post, latent_factors = _place_norms(pm, layout, dtype, tokens)
+    head_norm, wide_norm, post, latents = _place_norms(pm, layout, dtype, tokens)
     choice = place_choice(pm, layout, dtype)
     second_rope = _place_second_rope(pm, layout, tokens)
     planes, sliding = None, None
@@ -499,7 +515,7 @@ def _place(
         sliding,
         shares,
         head_factors,
-        latent_factors,
+        latents,
         batch,
         logit_rows,
     )
@@ -652,6 +668,7 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
     r, every = k - layout.shared, layout.shares_of_all
     gates = (EAST_QUAD, _EAST_2)[: (1 + int8) * layout.shared_gate]
     biased = layout.expert_bias
+    scores = layout.sigmoid_scores
     count = 2 + (int8 or biased)
     sides = [(pm.top(pm.map_slices(0), k), pm.top(pm.map_slices(1), k)) for _ in range(count)]
     words = k * expert_blocks(layout, layout.ffn_tiles)
@@ -682,6 +699,37 @@ def place_choice(pm: SramPlacement, layout: Layout, dtype: str) -> ChoicePlaces 
         gates=tuple(pm.top(quad, 1) for quad in gates),
         absent=pm.top(EAST_QUAD, 1) if every else None,
         every=pm.top(EAST_QUAD, 1) if every else None,
+        scores=ScorePlaces(
+            raw=pm.top(_EAST_2, 1),
+            present=pm.top(_WEST_2[1:2], 1),
+            ranked=pm.top(EAST_QUAD, 2),
+        )
+        if scores
+        else None,
+        groups=_place_groups(pm, layout),
+    )
+
+
+def _place_groups(pm: SramPlacement, layout: Layout) -> GroupPlaces | None:
+    """Places of a choice of groups of experts, where there is any."""
+    count, size = layout.expert_groups, layout.routed // layout.expert_groups
+    if count == 1:
+        return None
+    return GroupPlaces(
+        count,
+        size,
+        1 + layout.sigmoid_scores,
+        layout.chosen_groups,
+        members=pm.top(_WEST_2[:1], size),
+        behind=pm.top(_WEST_2[1:2], size),
+        firsts=pm.top(_WEST_2[:1], count),
+        later=pm.top(_WEST_2[1:2], count),
+        ones=pm.top(pm.weight_slices(3), LANES // 16),
+        raw=pm.top(_EAST_2, 1),
+        pieces=pm.top(EAST_QUAD, 2),
+        exact=pm.top(WEST_QUAD, 1),
+        ranked=pm.top(EAST_QUAD, 2),
+        order=pm.top(WEST_QUAD, 1),
     )
 
 
@@ -741,9 +789,9 @@ def place_sliding_mask(
 
 def _place_norms(
     pm: SramPlacement, layout: Layout, dtype: str, tokens: int
-) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None, Place | None]:
-    """Places for norms of heads, over all heads (shares are constants), after blocks, and factors
-    of latents.
+) -> tuple[HeadNormPlaces | None, WideNormPlaces | None, PostPlaces | None, LatentPlaces | None]:
+    """Places for norms of heads, over all heads (shares are constants), after blocks and of
+    latents.
     """
     head_norm = place_head_norm(pm, layout, _EAST_2, tokens) if layout.head_norms else None
     wide_norm, post = None, None
@@ -758,7 +806,9 @@ def _place_norms(
         post = PostPlaces(pm.top(EAST_QUAD, tokens * layout.x_tiles), pm.top(KV_QUAD, tokens))
     latent = None
     if layout.latent is not None:
-        latent = pm.top(_EAST_2 if dtype == "int8" else WEST_QUAD, 2 * tokens)
+        factors = pm.top(_EAST_2 if dtype == "int8" else WEST_QUAD, 2 * tokens)
+        key = pm.top(_EAST_2, (tokens - 1) * result_words(layout) + 1)
+        latent = LatentPlaces(factors, key)
     return head_norm, wide_norm, post, latent
 
 
@@ -837,6 +887,7 @@ def _scale_words(layout: Layout, stage: Stage, dtype: str) -> int:
             tiles, held = ffn_part(own.ffn_tiles, own.experts, block.own, block.parts)
             words += len(held) * expert_blocks(own, len(tiles))
             words += router_parts(dtype) * (1 + own.shared_gate) if own.experts > 1 else 0
+            words += own.sigmoid_scores
     if stage.head:
         words += len(part_tiles(layout.vocab_blocks, stage.head_part, stage.head_parts))
         words += layout.x_tiles
@@ -1005,6 +1056,8 @@ def _place_ffn(
         columns += ["share", "share_fine"][: parts * layout.shared_gate]
         found.router = of.place("router", columns)
         if layout.expert_bias:
+            found.router_bias = of.words("router_bias", WEST_QUAD, 1)
+        if layout.sigmoid_scores:
             found.router_bias = of.words("router_bias", WEST_QUAD, 1)
     return found
 

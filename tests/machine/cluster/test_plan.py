@@ -297,7 +297,7 @@ def test_a_plan_says_how_many_experts_are_computed(
         ),
         (("--model", "target", "--context", "100000"), ("was made for", "--context")),
         (("--model", "qwen3-235b", "--chips", "8"), ("does not fit 8 chips", "use --chips")),
-        (("--model", "deepseek-v3"), ("groups of experts", "no kernels")),
+        (("--model", "opt-66b"), ("an FFN without a gate", "no kernels")),
         (("--model", "nobody"), ("nobody", "does not exist")),
         (("--model", "target", "--chips", "7", "--context", "64"), ("7 chips", "4 or 8")),
         (("--model", "target", "--set", "chip.nothing=3"), ("chip.nothing", "chip.FIELD=VALUE")),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -15,6 +15,9 @@ from chip.engine import Chip, Rings, run_chips
 from chip.linking import link
 from chip.scheduling import Place, Schedule, program_of
 from chip.spec import ChipSpec
+from programs.decoder import Layout
+from programs.decoder.image import _put_choice
+from programs.decoder.places import place_choice
 from programs.kernels import (
     Activations,
     ChoicePlaces,
@@ -28,7 +31,16 @@ from programs.kernels import (
     matmul16_round,
     matmul_round,
 )
-from programs.sram import EAST_QUAD, KV_QUAD, WEST_QUAD, SramPlacement, fp32_rows, read_words
+from programs.models import ModelConfig
+from programs.sram import (
+    EAST_QUAD,
+    KV_QUAD,
+    WEST_QUAD,
+    Image,
+    SramPlacement,
+    fp32_rows,
+    read_words,
+)
 
 F32 = NDArray[np.float32]
 SPEC = ChipSpec()
@@ -136,6 +148,77 @@ def test_any_choice_of_any_logits(
                 found = [read_words(chip, maps.pair(side, which, i), 1) for i in range(chosen)]
                 offsets = np.concatenate(found).view(np.uint16)[..., 0]
                 assert (offsets == numbers[:, None] * maps.stride).all()
+
+
+@pytest.mark.long
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    form=st.sampled_from([(2, 2, 1), (4, 5, 2), (5, 3, 3), (8, 32, 4), (16, 16, 15)]),
+    levels=st.integers(1, 60),
+    scored=st.booleans(),
+    seed=st.integers(0, 1 << 20),
+)
+@example(form=(8, 32, 4), levels=60, scored=True, seed=1)
+@example(form=(4, 5, 2), levels=2, scored=False, seed=2)
+def test_any_choice_within_the_best_groups(
+    form: tuple[int, int, int], levels: int, scored: bool, seed: int
+) -> None:
+    """Groups by their greatest, or by the sum of two sigmoids with biases; equal ones in order."""
+    rng = np.random.default_rng(seed)
+    groups, size, kept = form
+    experts, chosen = groups * size, min(8, kept * size)
+    config = ModelConfig(
+        64,
+        1,
+        1,
+        1,
+        16,
+        16,
+        16,
+        experts=experts,
+        experts_per_token=chosen,
+        expert_groups=groups,
+        chosen_groups=kept,
+        sigmoid_scores=scored,
+    )
+    pm = SramPlacement(SPEC, maps=True)
+    constants = Constants(pm.top(pm.weight_slices(2), 1), pm.top(pm.weight_slices(3), 1))
+    places = place_choice(pm, Layout.of(config, 1), "fp16")
+    assert places is not None and places.groups is not None
+    places = replace(places, bias=pm.top(WEST_QUAD, 1) if scored else None)
+    chip = Chip(SPEC, 0)
+    for place, byte in ((constants.zero, 0), (constants.one_high, 0x3C)):
+        for queue in place.queues:
+            chip.write_words(queue, place.address, np.full((1, 320), byte, np.uint8))
+    image: Image = []
+    _put_choice(image, places)
+    for queue, address, rows in image:
+        chip.write_words(queue, address, rows)
+    logits = rng.choice(rng.standard_normal(levels) * 3, experts).astype(np.float32)
+    bias = rng.choice(rng.standard_normal(levels), experts).astype(np.float32)
+    for word, values in ((places.coarse, logits), (places.bias, bias)):
+        if word is not None:
+            row = np.zeros((1, 320), np.float32)
+            row[0, :experts] = values
+            fill(chip, word, row)
+    schedule = Schedule()
+    mapped, shared = choose_experts(schedule, SPEC, 0, places, constants)
+    launch(schedule, max(*mapped, shared), chip)
+    exact = logits.astype(np.float64)
+    score, counted = exact, 1
+    if scored:
+        exact = 1 / (1 + np.exp(-exact))
+        score, counted = exact + bias, 2
+    members = np.arange(experts).reshape(groups, size)
+    worth = [np.sort(score[own])[-counted:].sum() for own in members]
+    best_groups = sorted(range(groups), key=lambda g: (-worth[g], g))[:kept]
+    of = [int(e) for g in sorted(best_groups) for e in members[g]]
+    best = sorted(of, key=lambda e: (-score[e], e))[:chosen]
+    weights = exact[best] if scored else np.exp(exact[best] - exact.max())
+    numbers = read_words(chip, places.indices, chosen).view(np.float32)[:, 0, 0]
+    assert numbers.tolist() == best
+    shares = read_words(chip, places.shares, chosen).view(np.float32)[..., 0]
+    np.testing.assert_allclose(shares[:, 0], weights / weights.sum(), rtol=2e-5)
 
 
 @pytest.mark.parametrize(("dtype", "groups"), [("int8", 20), ("int8", 3), ("fp16", 20)])

@@ -133,8 +133,8 @@ def test_twice_the_layers_schedule_no_more_blocks() -> None:
     assert scheduled[1] <= scheduled[0] + 8 and scheduled[2] <= scheduled[0]
 
 
-@pytest.mark.parametrize("name", ["deepseek-v3", "opt-66b"])
-def test_unsupported_architectures_are_refused_in_one_line(name: str) -> None:
+def test_unsupported_architectures_are_refused_in_one_line() -> None:
+    name = "opt-66b"
     with pytest.raises(CheckpointError, match="there are no kernels; use one of llama-2-7b") as e:
         config_of(name)
     for lacking in missing_kernels(ARCHITECTURES[name]):
@@ -265,9 +265,10 @@ def test_x_may_be_as_many_words_as_it_likes(tiles: int) -> None:
 PLANNED = [
     (name, context)
     for name, shape in ARCHITECTURES.items()
-    if not missing_kernels(shape)
+    # no number of these chips holds an eighth of the experts of a layer of the largest
+    if not missing_kernels(shape) and name != "deepseek-v3"
     for context in (2048, 8192)
-    if context == 2048 or name not in {*SHIPPED, "qwen3-235b"}  # long enough once
+    if context == 2048 or name not in {*SHIPPED, "qwen3-235b", "deepseek-v2-lite"}  # enough once
 ]
 
 

@@ -76,11 +76,78 @@ LITE = {
 }
 
 
+#: The same of DeepSeek-V3's.
+LARGE = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "attention_bias": False,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+
+
 def read(path: Path, published: dict[str, Any], **changes: Any) -> ModelConfig:
     """The configuration of a file with the fields given, ... taking one away."""
     fields = {name: of for name, of in (published | changes).items() if of is not ...}
     (path / "config.json").write_text(json.dumps(fields))
     return read_config(path)
+
+
+def test_the_large_published_model_is_the_named_one(tmp_path: Path) -> None:
+    config = read(tmp_path, LARGE)
+    named = config_of("deepseek-v3")[1]
+    differ = {
+        f.name for f in fields_of(config) if getattr(config, f.name) != getattr(named, f.name)
+    }
+    assert differ == {"eps", "rope_scaling", "max_position", "query_scale"}
+    assert config.query_scale == pytest.approx((0.1 * math.log(40) + 1) ** 2 / 192**0.5, rel=1e-12)
+    assert config.sigmoid_scores and not config.shares_of_all
+    some = ("architectures", "vocab_size", "hidden_size", "intermediate_size")
+    left_out = {name: LARGE[name] for name in (*some, "num_attention_heads", "num_hidden_layers")}
+    usual = read(tmp_path, left_out)
+    assert (usual.eps, usual.max_position, usual.query_scale) == (1e-6, 4096, 192**-0.5)
+    assert replace(usual, query_scale=0.0, max_position=1, eps=1e-5) == replace(
+        named, max_position=1
+    )
+    every = read(tmp_path, LARGE, n_group=4, topk_group=4)
+    assert (every.expert_groups, every.chosen_groups) == (1, 1)
 
 
 def test_the_small_published_model_is_the_named_one(tmp_path: Path) -> None:
@@ -118,7 +185,11 @@ def test_fields_left_out_are_the_class_s(tmp_path: Path) -> None:
         ({"num_key_value_heads": 4}, "num_key_value_heads is 4 beside 16 heads; with latent"),
         ({"moe_layer_freq": 2}, "moe_layer_freq is 2, which versions of the class read apart"),
         ({"topk_method": "best"}, "topk_method is 'best' and scoring_func 'softmax'; 'greedy' of"),
-        ({"norm_topk_prob": True}, "norm_topk_prob is set, which versions of the class read apart"),
+        (
+            {"norm_topk_prob": True},
+            "norm_topk_prob is True, which versions of the class read apart",
+        ),
+        ({"rope_interleave": False}, "rope_interleave is false, for which there are no kernels"),
         ({"n_routed_experts": 1}, "n_routed_experts is 1; a model without a router"),
         ({"attention_bias": True}, "attention_bias is set, which is not supported"),
         ({"routed_scaling_factor": 0}, "routed_factor is 0.0; what is multiplied needs"),
@@ -134,6 +205,35 @@ def test_what_has_no_kernels_is_refused_in_one_line(
     with pytest.raises(CheckpointError) as told:
         read(tmp_path, LITE, **changes)
     assert words in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"scoring_func": "softmax"},
+            "and scoring_func 'softmax'; 'noaux_tc' of 'sigmoid' are known",
+        ),
+        ({"norm_topk_prob": False}, "norm_topk_prob is False, which versions of the class read"),
+        ({"n_group": 3}, "4 of 3 groups of 256 experts for 8 of them; groups are of two or more"),
+        ({"topk_group": 9}, "9 of 8 groups of 256 experts"),
+        ({"n_group": 256, "topk_group": 100}, "100 of 256 groups of 256 experts"),
+        ({"n_group": 128, "topk_group": 3}, "3 of 128 groups of 256 experts"),
+    ],
+    ids=str,
+)
+def test_groups_that_cannot_be(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as told:
+        read(tmp_path, LARGE, **changes)
+    assert words in str(told.value) and "\n" not in str(told.value)
+
+
+def test_sigmoids_are_shares() -> None:
+    config = checkpoint_of(FAMILIES["deepseek-v3"]).config
+    with pytest.raises(
+        CheckpointError, match="sigmoids that experts are chosen by are their share"
+    ):
+        replace(config, shares_of_all=True)
 
 
 def test_what_stands_beside_latents() -> None:
@@ -157,7 +257,7 @@ def stored(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
     return {name: np.ascontiguousarray(of) for name, of in (found | whole).items()}
 
 
-@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v2, latent queries"])
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v2, latent queries", "deepseek-v3"])
 def test_published_names_are_read(name: str, tmp_path: Path) -> None:
     checkpoint = checkpoint_of(FAMILIES[name])
     names = stored(checkpoint)
@@ -166,6 +266,8 @@ def test_published_names_are_read(name: str, tmp_path: Path) -> None:
         "model.layers.0.mlp.up_proj.weight",
     }
     assert name != "deepseek-v2" or many < set(names)
+    scores = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert (scores in names) == (name == "deepseek-v3")
     beyond = {"model.layers.2.eh_proj.weight": np.ones((2, 3), np.float32)}
     save_file(names | beyond, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(dict(FAMILIES[name].fields)))
@@ -176,7 +278,7 @@ def test_published_names_are_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
-@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v2, latent queries"])
+@pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-v2"])
 def test_random_chip_weights_have_the_real_shapes(name: str, dtype: str) -> None:
     config = checkpoint_of(FAMILIES[name]).config
     layout = Layout.of(config, 2)
