@@ -17,6 +17,10 @@ from numba.np import arrayobj as _arrayobj
 
 cgutils: Any = _cgutils
 arrayobj: Any = _arrayobj
+_LANES, _OF_SUPERLANE = 320, 16
+_LINE = 64  # bytes of four superlanes
+_WIDE = ir.VectorType(ir.IntType(8), _LINE)
+_PART = ir.VectorType(ir.IntType(8), _OF_SUPERLANE)
 
 
 def _prefetch_row(typing_context: Any, rows: Any, row: Any) -> Any:
@@ -174,6 +178,137 @@ def _address_of(typing_context: Any, array: Any, index: Any) -> Any:
     return numba.int64(array, numba.intp), generate
 
 
+def _data_of(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
+    """Pointer to an array's first byte."""
+    view = context.make_array(array_type)(context, builder, value)
+    return builder.bitcast(view.data, ir.IntType(8).as_pointer())
+
+
+def _load_at(builder: Any, data: Any, offset: Any, kind: Any) -> Any:
+    """The value of type ``kind`` that begins ``offset`` bytes behind ``data``."""
+    place = builder.bitcast(builder.gep(data, [offset]), kind.as_pointer())
+    return builder.load(place, align=1)
+
+
+def _store_at(builder: Any, data: Any, offset: Any, value: Any) -> None:
+    """Store ``value`` from ``offset`` bytes behind ``data`` on."""
+    place = builder.bitcast(builder.gep(data, [offset]), value.type.as_pointer())
+    builder.store(value, place, align=1)
+
+
+def _interleaved(half: int) -> Any:
+    """The order that takes bytes of two vectors in turn, of one half of each superlane."""
+    order = []
+    for superlane in range(0, _LINE, _OF_SUPERLANE):
+        for j in range(_OF_SUPERLANE):
+            order.append(superlane + 8 * half + j // 2 + j % 2 * _LINE)
+    return ir.Constant(ir.VectorType(ir.IntType(32), _LINE), order)
+
+
+def _transpose_rows(
+    typing_context: Any, rows: Any, arguments: Any, sources: Any, targets: Any
+) -> Any:
+    """Lane j of a superlane of target i = lane i of it of source j; targets below 0 are left out.
+
+    arguments int32: from ``sources`` and ``targets`` on, the numbers of 16 rows of uint8 [n, 320].
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, word = ir.IntType(64), ir.IntType(32)
+        data = _data_of(context, builder, signature.args[0], args[0])
+        told = _data_of(context, builder, signature.args[1], args[1])
+        nowhere = builder.bitcast(
+            cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), _LANES)),
+            ir.IntType(8).as_pointer(),
+        )
+
+        def row(first: Any, j: int) -> Any:
+            offset = builder.mul(builder.add(first, number(j)), number(4))
+            return builder.sext(_load_at(builder, told, offset, word), number)
+
+        starts = [
+            builder.gep(data, [builder.mul(row(args[2], j), number(_LANES))])
+            for j in range(_OF_SUPERLANE)
+        ]
+        ends = []
+        for j in range(_OF_SUPERLANE):
+            target = row(args[3], j)
+            place = builder.gep(data, [builder.mul(target, number(_LANES))])
+            wanted = builder.icmp_signed(">=", target, number(0))
+            ends.append(builder.select(wanted, place, nowhere))
+        orders = [_interleaved(0), _interleaved(1)]
+        with cgutils.for_range(builder, number(_LANES // _LINE)) as loop:
+            offset = builder.mul(loop.index, number(_LINE))
+            vectors = [_load_at(builder, start, offset, _WIDE) for start in starts]
+            for _ in range(4):  # each moves one bit of the lane's number into the row's
+                vectors = [
+                    builder.shuffle_vector(vectors[j], vectors[j + 8], order)
+                    for j in range(8)
+                    for order in orders
+                ]
+            for end, value in zip(ends, vectors, strict=True):
+                _store_at(builder, end, offset, value)
+        return context.get_dummy_value()
+
+    return types.void(rows, arguments, types.int64, types.int64), generate
+
+
+def _shuffle_lanes(typing_context: Any, source: Any, lanes: Any, out: Any) -> Any:
+    """out[i] = the byte of i's superlane in ``source`` that lanes[i] names, 0 from 16 on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(64)
+        data = [_data_of(context, builder, signature.args[i], args[i]) for i in range(3)]
+        shuffle = builder.module.declare_intrinsic(
+            "llvm.x86.ssse3.pshuf.b.128", fnty=ir.FunctionType(_PART, [_PART, _PART])
+        )
+        beyond = ir.Constant(_PART, [_OF_SUPERLANE - 1] * _OF_SUPERLANE)
+        nothing = ir.Constant(_PART, [-128] * _OF_SUPERLANE)
+        for offset in range(0, _LANES, _OF_SUPERLANE):
+            values, which = (_load_at(builder, d, number(offset), _PART) for d in data[:2])
+            absent = builder.icmp_unsigned(">", which, beyond)
+            which = builder.select(absent, nothing, which)
+            _store_at(builder, data[2], number(offset), builder.call(shuffle, [values, which]))
+        return context.get_dummy_value()
+
+    return types.void(source, lanes, out), generate
+
+
+def _keyed_products(typing_context: Any, words: Any, key: Any) -> Any:
+    """Keyed sum of products of uint32 [80], modulo 2^64: word i's with word i + 40's.
+
+    key: uint32 [80].
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, word = ir.IntType(64), ir.IntType(32)
+        data = [_data_of(context, builder, signature.args[i], args[i]) for i in (0, 1)]
+
+        def keyed(first: int, count: int) -> Any:
+            kind = ir.VectorType(word, count)
+            value, own = (_load_at(builder, d, number(4 * first), kind) for d in data)
+            return builder.bitcast(builder.add(value, own), ir.VectorType(number, count // 2))
+
+        total = ir.Constant(number, 0)
+        for count, firsts in ((16, (0, 16)), (8, (32,))):
+            pairs = ir.VectorType(number, count // 2)
+            below = ir.Constant(pairs, [0xFFFFFFFF] * (count // 2))
+            above = ir.Constant(pairs, [32] * (count // 2))
+            sums = ir.Constant(pairs, [0] * (count // 2))
+            for first in firsts:
+                a, b = keyed(first, count), keyed(first + 40, count)
+                even = builder.mul(builder.and_(a, below), builder.and_(b, below))
+                odd = builder.mul(builder.lshr(a, above), builder.lshr(b, above))
+                sums = builder.add(sums, builder.add(even, odd))
+            add_up = builder.module.declare_intrinsic(
+                f"llvm.vector.reduce.add.v{count // 2}i64", fnty=ir.FunctionType(number, [pairs])
+            )
+            total = builder.add(total, builder.call(add_up, [sums]))
+        return total
+
+    return types.uint64(words, key), generate
+
+
 yield_core: Any = types.ExternalFunction("sched_yield", types.int32())
 system_call: Any = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
 memory_fence: Any = intrinsic(_memory_fence)
@@ -185,3 +320,6 @@ matrix_at: Any = intrinsic(_matrix_at)
 prefetch_row: Any = intrinsic(_prefetch_row)
 store_release: Any = intrinsic(_store_release)
 load_acquire: Any = intrinsic(_load_acquire)
+transpose_rows: Any = intrinsic(_transpose_rows)
+shuffle_lanes: Any = intrinsic(_shuffle_lanes)
+keyed_products: Any = intrinsic(_keyed_products)

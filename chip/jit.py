@@ -128,3 +128,23 @@ memory_fence: Any = _intrinsic("memory_fence")
 address_of: Any = _intrinsic("address_of")
 #: A call of Linux's kernel: its number, and six arguments, all int64.
 system_call: Any = _intrinsic("system_call")
+#: Lane j of a superlane of target i = lane i of it of source j, of 16 rows each.
+transpose_rows: Any = _intrinsic("transpose_rows")
+#: out[i] = the byte of i's superlane that lanes[i] names, 0 from 16 on; needs SSSE3.
+shuffle_lanes: Any = _intrinsic("shuffle_lanes")
+#: The digest's keyed sum of products of uint32 [80].
+keyed_products: Any = _intrinsic("keyed_products")
+
+
+def intrinsic_of(implementation: Any) -> Any:
+    """What numba makes of a function of typing and code generation, when it is first used."""
+    return Deferred(lambda: import_module("numba.extending").intrinsic(implementation))
+
+
+def processor_has(feature: str) -> bool:
+    """Whether compiled code may use what LLVM calls ``feature`` of this processor."""
+    config = import_module("numba.core.config")
+    if config.CPU_NAME or config.CPU_FEATURES:  # compiled for another processor
+        return False
+    binding = import_module("llvmlite.binding")
+    return bool(binding.get_host_cpu_features().get(feature, False))

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.engine import frames, loop, native
-from chip.engine.mxm import ACTIVATIONS
+from chip.engine.dot_fp16 import ACTIVATIONS, BLOCK
+from chip.engine.dot_int8 import TILE_BYTES
 from chip.engine.ring import Rings
 from chip.faults import LockstepViolation, ProgramFault
 from chip.isa import C2C_QUEUE, LANES, LINKS, PLANES, SLICES, Op
@@ -81,15 +82,19 @@ class Chip:
 
     def _new_scratch(self) -> dict[int, NDArray[Any]]:
         """Arrays of the compiled loop that never move, by their position in the frame."""
-        f, lanes = frames, ACTIVATIONS + 1
+        f = frames
         return {
             f.ACCUMULATORS: np.zeros((PLANES * self.spec.mxm_accumulator_rows, LANES), np.uint32),
             f.PRODUCTS: np.zeros((ACTIVATIONS, LANES), np.uint32),
-            f.LAID: np.zeros((2, LANES), np.int16),
-            f.BITS: np.zeros((lanes, LANES), np.uint16),
-            f.VALUES: np.zeros((lanes, LANES), np.float32),
+            f.LAID: np.zeros((ACTIVATIONS, LANES), np.int16),
+            f.TILE: np.zeros(TILE_BYTES, np.uint8),
+            f.EXCESS: np.zeros(ACTIVATIONS, np.int32),
             f.FINITE: np.zeros(ACTIVATIONS, np.bool_),
-            f.REPEATS: np.zeros(LANES, np.bool_),
+            f.WIDE: np.zeros((ACTIVATIONS + 3, LANES), np.float64),
+            f.TOTALS: np.zeros(ACTIVATIONS, np.float64),
+            f.DOTS: np.zeros(ACTIVATIONS, np.float64),
+            f.LIVE: np.zeros(LANES // BLOCK, np.int64),
+            f.REPEATS: np.zeros(LANES, np.uint8),
             f.ADDRESSES: np.zeros(20, np.int64),
             f.STATE: self._state,
             f.LINK_STATE: self._links,

@@ -32,14 +32,16 @@ TX, RX, SENT, RECEIVED = range(4)
 # Of the program:
 TABLE, STARTS, ARGUMENTS, WEIGHTS, MAPS = range(0, 10, 2)
 # Of the chip: rows of 320 bytes, rows of 320 words, accumulators of all planes, scratch.
-ROWS, WORDS, ACCUMULATORS, PRODUCTS, LAID, BITS, VALUES, FINITE, REPEATS = range(10, 28, 2)
+ROWS, WORDS, ACCUMULATORS, PRODUCTS, LAID, TILE, EXCESS, FINITE, REPEATS = range(10, 28, 2)
 ADDRESSES, STATE, LINK_STATE, SUMS = range(28, 36, 2)
 # Numbers; HOP: cycles from Send to Receive, SLICE_WORDS: words of a slice, DATA: 0 is timing only,
 # KEY: of the vectors' checksums in the rings of the moment.
 CHIP, LAUNCH_NUMBER, HOP, SLICE_WORDS, DATA, KEY = range(36, 42)
 # Counters of saturations.
 SATURATED = 42
-LENGTH = 48
+# Of the chip: scratch of fp16 products.
+WIDE, TOTALS, DOTS, LIVE = range(44, 52, 2)
+LENGTH = 56
 
 
 def put(frame: Frame, position: int, array: NDArray[Any]) -> None:

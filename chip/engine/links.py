@@ -20,12 +20,13 @@ from chip.engine.frames import (
     SEEN_SEQUENCE,
 )
 from chip.engine.machine import LinkedPiece, Machine
-from chip.engine.mixing import mix64, mix_known, products
+from chip.engine.mixing import mix64, mix_known
 from chip.engine.ring import CHECKSUM, HEAD, LAUNCH, MIX, SENT_CYCLE, SEQUENCE, TAIL
 from chip.engine.sram import copy
 from chip.isa import C2C_QUEUE
 from chip.jit import (
     jit_inline,
+    keyed_products,
     load_acquire,
     prefetch_row,
     row_of,
@@ -81,8 +82,8 @@ def send(m: Machine, p: LinkedPiece, ring: Ring, sent: Array, k: int) -> int:
             after = arguments[min(later, arguments.shape[0] - 1)]
             prefetch_row(m.quads, np.int64(min(max(after, 0), idle)))
             copy(source, row_of(ring.data, ring.at + place))
-        a = products(source, KEY_A)
-        b = products(source, KEY_B)
+        a = keyed_products(source, KEY_A)
+        b = keyed_products(source, KEY_B)
         about = row_of(ring.meta, ring.at + place)
         about[SENT_CYCLE] = cycle
         about[SEQUENCE] = sequence
@@ -134,7 +135,7 @@ def receive(m: Machine, p: LinkedPiece, ring: Ring, received: Array, state: Arra
         source = row_of(ring.data, ring.at + place) if m.data else row_of(m.quads, idle)
         if m.data:
             prefetch_row(ring.data, ring.at + (place + _AHEAD) % ring.capacity)
-        a = products(source, KEY_A)
+        a = keyed_products(source, KEY_A)
         state[DETAIL] = _judge(m, about, a, sequence, cycle)
         if state[DETAIL] != INTACT:
             state[SEEN_CYCLE] = about[SENT_CYCLE]

@@ -11,14 +11,16 @@ from chip.engine.frames import (
     ACCUMULATORS,
     ADDRESSES,
     ARGUMENTS,
-    BITS,
     CHIP,
     DATA,
+    DOTS,
+    EXCESS,
     FINITE,
     HOP,
     KEY,
     LAID,
     LAUNCH_NUMBER,
+    LIVE,
     MAPS,
     PRODUCTS,
     REPEATS,
@@ -26,8 +28,10 @@ from chip.engine.frames import (
     SATURATED,
     SLICE_WORDS,
     SUMS,
-    VALUES,
+    TILE,
+    TOTALS,
     WEIGHTS,
+    WIDE,
     WORDS,
 )
 from chip.engine.mixing import mix64
@@ -39,23 +43,35 @@ _QUADS = LANES // 4
 
 
 class Halves(NamedTuple):
-    """fp16 activations decoded: bits uint16 and values float32 [ACTIVATIONS + 1, 320], the last
-    row for a column; finite bool [ACTIVATIONS].
+    """fp16 activations decoded: wide float64 [ACTIVATIONS + 3, 320], the last rows for a column and
+    its products; finite bool, totals of magnitudes, and sums of products with a column float64
+    [ACTIVATIONS]; live int64 [40]: lanes at which blocks begin that are not zero in all.
     """
 
-    bits: Array
-    values: Array
     finite: Array
+    wide: Array
+    totals: Array
+    sums: Array
+    live: Array
+
+
+class TurnedColumns(NamedTuple):
+    """Scratch of int8 products of many activations: 16 columns turned over, uint8 [5120], and what
+    each activation's products begin with, int32 [ACTIVATIONS].
+    """
+
+    columns: Array
+    excess: Array
 
 
 class Machine(NamedTuple):
     """A chip's arrays, some in several views, and its numbers of this launch.
 
-    rows, signed, quads: SRAM and scratch [rows, 320] as uint8 and int8, [rows, 80] as uint32, the
-    last row being zeros; words and accumulators: [rows, 320] as uint32, float32 and int32, each
-    plane having ``plane_rows`` accumulators; products: those of one pass of ACCs; laid int16 [2,
-    320]: int8 activations; repeats bool [320]; addresses int64 [20]; sums uint64 [2]: the digest;
-    saturated int64: counters of lanes.
+    rows, signed, quads, pairs: SRAM and scratch [rows, 320] as uint8 and int8, [rows, 80] as uint32
+    and [rows, 40] as uint64, the last row being zeros; words and accumulators: [rows, 320] as
+    uint32, float32 and int32, each plane having ``plane_rows`` accumulators; products: those of one
+    pass of ACCs; laid int16 [ACTIVATIONS, 320]: int8 activations; repeats uint8 [320]; addresses
+    int64 [20]; sums uint64 [2]: the digest; saturated int64: counters of lanes.
     base: mixes chip and launch; key: of the vectors' checksums; hop: cycles from Send to Receive;
     data: False runs for the time only.
     """
@@ -66,6 +82,7 @@ class Machine(NamedTuple):
     rows: Array
     signed: Array
     quads: Array
+    pairs: Array
     words: Array
     words_f: Array
     words_i: Array
@@ -75,6 +92,7 @@ class Machine(NamedTuple):
     products_u: Array
     products_f: Array
     laid: Array
+    tile: TurnedColumns
     halves: Halves
     repeats: Array
     addresses: Array
@@ -111,6 +129,7 @@ def open_frame(frame: Array) -> Any:
         matrix_at(frame[ROWS], frame[ROWS + 1], LANES, np.uint8),
         matrix_at(frame[ROWS], frame[ROWS + 1], LANES, np.int8),
         matrix_at(frame[ROWS], frame[ROWS + 1], _QUADS, np.uint32),
+        matrix_at(frame[ROWS], frame[ROWS + 1], _QUADS // 2, np.uint64),
         matrix_at(frame[WORDS], frame[WORDS + 1], LANES, np.uint32),
         matrix_at(frame[WORDS], frame[WORDS + 1], LANES, np.float32),
         matrix_at(frame[WORDS], frame[WORDS + 1], LANES, np.int32),
@@ -120,12 +139,18 @@ def open_frame(frame: Array) -> Any:
         matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], LANES, np.uint32),
         matrix_at(frame[PRODUCTS], frame[PRODUCTS + 1], LANES, np.float32),
         matrix_at(frame[LAID], frame[LAID + 1], LANES, np.int16),
-        Halves(
-            matrix_at(frame[BITS], frame[BITS + 1], LANES, np.uint16),
-            matrix_at(frame[VALUES], frame[VALUES + 1], LANES, np.float32),
-            vector_at(frame[FINITE], frame[FINITE + 1], np.bool_),
+        TurnedColumns(
+            vector_at(frame[TILE], frame[TILE + 1], np.uint8),
+            vector_at(frame[EXCESS], frame[EXCESS + 1], np.int32),
         ),
-        vector_at(frame[REPEATS], frame[REPEATS + 1], np.bool_),
+        Halves(
+            vector_at(frame[FINITE], frame[FINITE + 1], np.bool_),
+            matrix_at(frame[WIDE], frame[WIDE + 1], LANES, np.float64),
+            vector_at(frame[TOTALS], frame[TOTALS + 1], np.float64),
+            vector_at(frame[DOTS], frame[DOTS + 1], np.float64),
+            vector_at(frame[LIVE], frame[LIVE + 1], np.int64),
+        ),
+        vector_at(frame[REPEATS], frame[REPEATS + 1], np.uint8),
         vector_at(frame[ADDRESSES], frame[ADDRESSES + 1], np.int64),
         vector_at(frame[SUMS], 2, np.uint64),
         vector_at(frame[SATURATED], frame[SATURATED + 1], np.int64),

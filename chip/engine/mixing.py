@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.digest import KEY_A, KEY_B
-from chip.jit import jit_inline
+from chip.jit import jit_inline, keyed_products
 
 Array = NDArray[Any]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
-_HALF = 40
 
 
 @jit_inline
@@ -26,17 +25,6 @@ def mix64(v: Any) -> Any:
     v = (v ^ (v >> np.uint64(30))) * _M1
     v = (v ^ (v >> np.uint64(27))) * _M2
     return v ^ (v >> np.uint64(31))
-
-
-@jit_inline
-def products(words: Array, key: Array) -> Any:
-    """Keyed sum of products of uint32 [80], modulo 2^64."""
-    total = np.uint64(0)
-    for i in range(_HALF):
-        a = np.uint32(words[i] + key[i])
-        b = np.uint32(words[i + _HALF] + key[i + _HALF])
-        total += np.uint64(a) * np.uint64(b)
-    return total
 
 
 @jit_inline
@@ -56,4 +44,13 @@ def mix(
     sums: Array, words: Array, base: Any, cycle: int, op: int, queue: int, address: Any
 ) -> None:
     """Add the effect of one vector uint32 [80] to the two sums."""
-    mix_known(sums, products(words, KEY_A), products(words, KEY_B), base, cycle, op, queue, address)
+    mix_known(
+        sums,
+        keyed_products(words, KEY_A),
+        keyed_products(words, KEY_B),
+        base,
+        cycle,
+        op,
+        queue,
+        address,
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
+from numpy.typing import NDArray
 
 from chip.engine.machine import LinkedPiece, Machine
 from chip.isa import LANES, LANES_PER_SUPERLANE, SUPERLANES
-from chip.jit import jit_inline
+from chip.jit import Deferred, jit_inline, processor_has, row_of, shuffle_lanes, transpose_rows
 from chip.linking import (
     DISTRIBUTE_LANES,
     DISTRIBUTE_OUTS,
@@ -19,32 +22,33 @@ from chip.linking import (
 )
 from chip.opcodes import DISTRIBUTE, PERMUTE, ROTATE, TRANSPOSE
 
+Array = NDArray[Any]
+
+
+@jit_inline
+def pick_lanes_plainly(source: Array, lanes: Array, out: Array) -> None:
+    """As ``chip.jit.shuffle_lanes``, on any processor."""
+    for i in range(LANES):
+        lane = lanes[i]
+        out[i] = source[(i & ~15) + lane] if lane < LANES_PER_SUPERLANE else np.uint8(0)
+
+
+#: What the processor does best.
+pick_lanes: Any = Deferred(
+    lambda: cast(Any, shuffle_lanes if processor_has("ssse3") else pick_lanes_plainly).made
+)
+
 
 @jit_inline
 def _distribute(m: Machine, at: int) -> None:
-    lanes = m.rows[m.arguments[at + DISTRIBUTE_LANES]]
+    lanes = row_of(m.rows, m.arguments[at + DISTRIBUTE_LANES])
     for j in range(m.arguments[at + DISTRIBUTE_WIDTH]):
         row = m.arguments[at + DISTRIBUTE_OUTS + j]
         if row < 0:
             continue
-        source = m.rows[m.arguments[at + DISTRIBUTE_SOURCES + j]]
-        out = m.rows[row]
-        for i in range(LANES):
-            lane = lanes[i]
-            out[i] = source[(i & ~15) + lane] if lane < LANES_PER_SUPERLANE else np.uint8(0)
-
-
-@jit_inline
-def _transpose(m: Machine, at: int) -> None:
-    for i in range(LANES_PER_SUPERLANE):
-        row = m.arguments[at + TRANSPOSE_OUTS + i]
-        if row < 0:
-            continue
-        out = m.rows[row]
-        for j in range(LANES_PER_SUPERLANE):
-            source = m.rows[m.arguments[at + TRANSPOSE_SOURCES + j]]
-            for k in range(SUPERLANES):
-                out[LANES_PER_SUPERLANE * k + j] = source[LANES_PER_SUPERLANE * k + i]
+        pick_lanes(
+            row_of(m.rows, m.arguments[at + DISTRIBUTE_SOURCES + j]), lanes, row_of(m.rows, row)
+        )
 
 
 @jit_inline
@@ -74,7 +78,8 @@ def run_sxm(m: Machine, p: LinkedPiece) -> None:
         if p.op == DISTRIBUTE:
             _distribute(m, at)
         elif p.op == TRANSPOSE:
-            _transpose(m, at)
+            sources = at + TRANSPOSE_SOURCES
+            transpose_rows(m.rows, m.arguments, sources, at + TRANSPOSE_OUTS)
         elif p.op == ROTATE:
             _rotate(m, at, imm)
         elif m.arguments[at + MOVE_OUTS] >= 0:

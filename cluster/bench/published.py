@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from time import perf_counter
 
 from chip.spec import ChipSpec
+from cluster.bench.numpy_prefill import prompt_of
 from cluster.bench.row import Row
 from cluster.errors import RunError
 from cluster.listening import Listener
 from cluster.processes import Placement
-from cluster.runs import run_generation
-from programs.decoder import compile_decoder, partition_model
+from cluster.runs import kept_chips, run_generation
+from programs.decoder import compile_decoder, join_images, partition_model
 from programs.models import CheckpointError, open_model, packaged_model
 from programs.running import Generation
 
@@ -24,11 +26,14 @@ TOKENS = 16
 #: What the two cores of the machine that the aims are for give to both sides.
 THREADS = 2
 AIM_TOKENS_PER_SECOND = 8.0
+#: Of ``prefill_vs_numpy``: the prompt, and how many of its tokens share each install.
+PROMPT, CHUNK = 512, 8
 
 
 def missing(name: str) -> str | None:
     """What would have to be installed before row ``name`` can be measured; None: nothing."""
-    if not name.startswith("smollm2_") or name == "smollm2_token_seconds":
+    own = name.startswith("smollm2_") and name != "smollm2_token_seconds"
+    if not own and name != "prefill_vs_numpy":
         return None
     try:
         packaged_model(MODEL)
@@ -87,5 +92,48 @@ def smollm2_vs_llamacpp() -> list[Row]:
             "s per token",
             float(done.stdout.split()[-1]),
             f"llama.cpp, Q8_0, {THREADS} threads, from position {POSITION} on",
+        )
+    ]
+
+
+def _numpy_prompt_seconds() -> float:
+    """A prompt through the plain float32 forward on one thread, in a process of its own."""
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.bench.numpy_prefill", MODEL, str(PROMPT)],
+        env={**os.environ, **threads},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RunError(f"the NumPy baseline of prompts failed: {done.stderr.strip()[-200:]}")
+    return float(done.stdout)
+
+
+def _prompt_seconds() -> float:
+    """A prompt by eight chips in this process, after another one that linked the programs."""
+    model = partition_model(open_model(MODEL), CHIPS, "int8")
+    artifact = compile_decoder(model, ChipSpec(), PROMPT, chunk=CHUNK)
+    join_images(artifact)
+    read = prompt_of(PROMPT)
+    with kept_chips(artifact, Placement(CHIPS, in_process=True), lambda _: None) as work:
+        work(Generation((1, *read[1:]), 1), Listener())
+        return work(Generation(tuple(read), 1), Listener()).first_token_seconds
+
+
+def prefill_vs_numpy() -> list[Row]:
+    """An emulated prompt between two runs of a plain float32 forward, one thread each."""
+    before = _numpy_prompt_seconds()
+    value = _prompt_seconds()
+    baseline = (before + _numpy_prompt_seconds()) / 2
+    return [
+        Row(
+            "prefill_vs_numpy",
+            value,
+            f"s for {PROMPT} tokens",
+            baseline,
+            f"plain NumPy float32 forward of SmolLM2-135M, one thread, before and after; ours in "
+            f"int8 in chunks of {CHUNK}",
         )
     ]

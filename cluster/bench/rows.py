@@ -28,6 +28,7 @@ from cluster.bench.metrics import metrics_overhead
 from cluster.bench.plan import plan_70b, smollm2_token_seconds, timing_chip_cycles
 from cluster.bench.published import (
     missing,
+    prefill_vs_numpy,
     smollm2_tokens_per_wall_second,
     smollm2_vs_llamacpp,
 )
@@ -235,6 +236,7 @@ def trace_overhead() -> list[Row]:
 
 ROWS: dict[str, Callable[[], list[Row]]] = {
     "decode_vs_numpy": decode_vs_numpy,
+    "prefill_vs_numpy": prefill_vs_numpy,
     "engine_vs_reference": engine_vs_reference,
     "tokens_per_wall_second": tokens_per_wall_second,
     "first_token_seconds": first_token_seconds,

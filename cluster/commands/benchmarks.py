@@ -11,6 +11,7 @@ from cluster import option_types
 #: Names of ``cluster.bench.ROWS``, told without loading what measures them.
 ROW_NAMES = (
     "decode_vs_numpy",
+    "prefill_vs_numpy",
     "engine_vs_reference",
     "tokens_per_wall_second",
     "first_token_seconds",

@@ -13,6 +13,7 @@ from cluster.errors import InputError
 from programs.models import CheckpointError
 
 NEEDED = {
+    "prefill_vs_numpy",
     "smollm2_tokens_per_wall_second",
     "smollm2_first_token_seconds",
     "smollm2_vs_llamacpp",

