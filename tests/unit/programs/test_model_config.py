@@ -191,7 +191,7 @@ def test_published_configurations_are_the_named_models(name: str, tmp_path: Path
         ("qwen3-8b", {"hidden_act": "gelu_pytorch_tanh"}, "silu is"),
         ("mistral-7b", {"attention_bias": True}, "attention_bias"),
         ("gemma-7b", {"architectures": ["Gemma3nForCausalLM"]}, "Gemma3nForCausalLM"),
-        ("qwen3-8b", {"architectures": ["DeepseekV3ForCausalLM"]}, "DeepseekV3ForCausalLM"),
+        ("qwen3-8b", {"architectures": ["DeepseekV32ForCausalLM"]}, "DeepseekV32ForCausalLM"),
         ("qwen3-8b", {"architectures": ["OPTForCausalLM"]}, "OPTForCausalLM"),
         ("qwen3-8b", {"architectures": None, "model_type": "qwen3_next"}, "qwen3_next"),
         ("qwen3-30b-a3b", {"mlp_only_layers": 3}, "is 3; it must be a list of layers' numbers"),
