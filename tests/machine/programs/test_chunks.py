@@ -32,6 +32,7 @@ SHAPES = {
     "one shared head": ModelConfig(100, 2, 8, 1, 24, 130, 331),
     "planes, own heads": ModelConfig(100, 2, 4, 4, 24, 130, 331, **LONG),
     "planes, shared heads": ModelConfig(100, 2, 8, 2, 24, 130, 331, **LONG),
+    "planes, two rounds of own heads": ModelConfig(100, 2, 8, 8, 40, 130, 331, **LONG),
     "planes, many tiles": ModelConfig(60, 1, 24, 12, 72, 90, 61, **LONG),
     "shares of sums": ModelConfig(3600, 1, 8, 8, 40, 90, 61),
 }
@@ -81,6 +82,7 @@ def compare(
         pytest.param("one shared head", 8, 1, "int8", 8, 13, marks=pytest.mark.long),
         pytest.param("planes, shared heads", 2, 2, "int8", 8, 37, marks=pytest.mark.long),
         pytest.param("planes, many tiles", 1, 1, "fp16", 3, 7, marks=pytest.mark.long),
+        pytest.param("planes, two rounds of own heads", 1, 1, "int8", 3, 7, marks=pytest.mark.long),
         pytest.param("shares of sums", 8, 1, "int8", 2, 5, marks=pytest.mark.long),
     ],
 )
