@@ -21,6 +21,7 @@ from cluster.commands.generate import generate
 from cluster.commands.help_pages import Verb
 from cluster.commands.invoke import interrupt, invoke
 from cluster.commands.plan import plan
+from cluster.commands.quantise import quantise
 from cluster.commands.report import report
 
 
@@ -54,6 +55,7 @@ def lpu(
 app.command(cls=Verb)(generate)
 app.command(cls=Verb)(chat)
 app.command(cls=Verb)(evaluate)
+app.command(cls=Verb)(quantise)
 app.command("compile", cls=Verb)(artifacts.compile_)
 app.command(cls=Verb)(assembling.assemble)
 app.command(cls=Verb)(artifacts.check)

@@ -17,6 +17,7 @@ PANELS: dict[str, str] = {
     **dict.fromkeys(
         (
             "model",
+            "reference",
             "lpu_model",
             "gpu_model",
             "draft_model",

@@ -11,7 +11,7 @@ from cluster.evaluation.settings import CHIPS, EvaluateSettings
 from cluster.processes import load_kernels
 from programs.decoder import partition_model
 from programs.evaluation import ChipsForward, Float32Forward, GoldenForward
-from programs.models import Checkpoint
+from programs.models import Checkpoint, open_model
 
 
 def read_text(option: str, path: Path) -> str:
@@ -33,7 +33,7 @@ def both_forwards(
 ) -> tuple[Float32Forward, GoldenForward | ChipsForward]:
     """The float32 forward of a model, and the emulated one for texts of ``context`` tokens."""
     spec = load_chip_spec(settings.chip)
-    reference = Float32Forward(checkpoint)
+    reference = Float32Forward(_reference(settings, checkpoint))
     if settings.on == CHIPS:
         load_kernels(tell)
     tell("compiling ..." if settings.on == CHIPS else "laying the model out ...")
@@ -41,3 +41,17 @@ def both_forwards(
     if settings.on == CHIPS:
         return reference, ChipsForward(model, context, spec)
     return reference, GoldenForward(model, context)
+
+
+def _reference(settings: EvaluateSettings, checkpoint: Checkpoint) -> Checkpoint:
+    """The model that float32 computes; InputError where it has other tokens."""
+    if settings.reference is None:
+        return checkpoint
+    found = open_model(settings.reference)
+    ours, others = checkpoint.config.vocab, found.config.vocab
+    if ours != others:
+        raise InputError(
+            f"--reference {settings.reference}: has {others:,} tokens, the model {ours:,}; name "
+            "the model that it was made of"
+        )
+    return found

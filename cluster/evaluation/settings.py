@@ -25,6 +25,7 @@ class EvaluateSettings:
     """The emulated model against a plain float32 forward: on a text, or on prompts.
 
     - model: as ``programs.models.open_model`` takes it; None for ``target``.
+    - reference: the model that float32 computes, as model; None for the same.
     - text: a UTF-8 file; None for the shipped models' held-out text.  tokens: of it, predicted;
       None for all.  context: tokens of a window; its last prediction sees them all.
     - layers: the residual streams are compared as well, after attention and FFN of every layer.
@@ -36,6 +37,12 @@ class EvaluateSettings:
     """
 
     model: option_types.Model = None
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that float32 computes, of the same tokens.", show_default="the same"
+        ),
+    ] = None
     text: Annotated[
         Path | None,
         typer.Option(help="A UTF-8 text.", show_default="held-out text of the shipped models"),

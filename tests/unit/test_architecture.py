@@ -53,7 +53,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"kernels", "faults"},
         {"decoder", "convnet", "encoder", "matmul", "cholesky"},
         {"running"},
-        {"evaluation", "plans"},
+        {"evaluation", "plans", "quantising"},
     ],
     "cluster": [
         {"errors"},
@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"processes"},
         {"gpu", "metrics", "tracing"},
         {"runs"},
-        {"evaluation", "experiments", "planning"},
+        {"evaluation", "experiments", "planning", "quantising"},
         {"architecture_picture", "bench", "instruction_examples", "library", "plots", "report"},
         {"commands"},
         {"cli"},

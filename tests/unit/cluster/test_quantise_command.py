@@ -1,0 +1,84 @@
+"""``lpu quantise`` and what ``lpu evaluate --reference`` says of its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import run
+
+PROSE = "def first(items):\n    return items[0]\n" * 8
+
+
+@pytest.fixture
+def prose(tmp_path: Path) -> str:
+    file = tmp_path / "prose.txt"
+    file.write_text(PROSE)
+    return str(file)
+
+
+@pytest.mark.long
+def test_a_checkpoint_that_other_commands_take(
+    tmp_path: Path, prose: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = str(tmp_path / "new")
+    small = ["--sequences", "2", "--length", "16", "--chips", "1"]
+    assert run(["quantise", "--model", "draft", "--to", to, "--text", prose, *small, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["calibration_tokens"], facts["text"], facts["chips"]) == (32, "prose.txt", 1)
+    left = facts["error_left"]
+    assert list(left) == ["q", "k", "v", "o", "gate", "up", "down", "head"]
+    assert all(0 < share < 1 for share in left.values())
+    beside = ["--model", to, "--reference", "draft", "--chips", "1", "--text", prose]
+    assert run(["evaluate", *beside, "--tokens", "20", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert 1e-4 < figures["relative_rms_logit_error"] < 0.1  # its own float32 is ten times nearer
+    assert run(["evaluate", *beside[:2], *beside[4:], "--tokens", "20", "--json"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["relative_rms_logit_error"]
+        < figures["relative_rms_logit_error"] / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--length", "513"], "the model reads 512 positions at most; use shorter sequences"),
+        (["--text", "PROSE"], "12 sequences of 512 need 6,144; use a longer text, or fewer"),
+        (["--text", "nowhere.txt"], "is no text to calibrate on (No such file or directory)"),
+        (["--length", "1"], "--length"),
+        (["--chips", "3"], "--chips"),
+        (["--to", "TAKEN"], "is not empty; name a new directory for the checkpoint"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    prose: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    named = {"PROSE": prose, "TAKEN": str(tmp_path)}
+    to = tmp_path / "new"
+    given = [named.get(word, word) for word in arguments]
+    assert run(["quantise", "--model", "draft", "--to", str(to), *given]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said and not to.exists()
+
+
+def test_a_reference_with_other_tokens_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from programs.models import open_model, random_checkpoint
+    from programs.quantising import plain_model, write_checkpoint
+
+    config = replace(open_model("draft").config, vocab=512)
+    other = random_checkpoint(config, 1)
+    write_checkpoint(plain_model(other), other, tmp_path / "other")
+    assert run(["evaluate", "--model", "draft", "--reference", str(tmp_path / "other")]) == 2
+    words = "has 512 tokens, the model 1,024; name the model that it was made of"
+    assert words in " ".join(capsys.readouterr().err.split())
