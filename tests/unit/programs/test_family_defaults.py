@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from programs.models import CheckpointError, LayerKind, ModelConfig, Rope, RopeScaling, read_config
+from programs.models import (
+    CheckpointError,
+    LatentAttention,
+    LayerKind,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    read_config,
+)
 from programs.models import families as published
 from tests import ROOT
 
@@ -144,6 +152,35 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "olmo2": {"eps": 1e-5, "pre_norms": False, "post_norms": True, "wide_norms": True},
 }
+LATENT: dict[str, Any] = {
+    "head_dim": 192,
+    "latent": LatentAttention(512, 64, 1536, 128),
+    "query_scale": 192**-0.5,
+}
+FAMILIES |= {
+    "deepseek_v2": LATENT
+    | {
+        "ffn": 1407,
+        "experts": 64,
+        "experts_per_token": 6,  # has to be given
+        "shared_experts": 2,
+        "shares_of_all": True,
+    },
+    "deepseek_v3": LATENT
+    | {
+        "ffn": 2048,
+        "max_position": 4096,
+        "experts": 256,
+        "experts_per_token": 8,
+        "shared_experts": 1,
+        "sigmoid_scores": True,
+        "expert_groups": 8,
+        "chosen_groups": 4,
+        "routed_factor": 2.5,
+        "dense_ffn": 96,
+        "layer_kinds": (LayerKind(dense=True),) * 3 + (PLAIN,) * 9,
+    },
+}
 #: What people call the others than by their model_type.
 CALLED = {
     "qwen2": "Qwen",
@@ -156,6 +193,8 @@ CALLED = {
     "gpt_oss": "gpt-oss",
     "llama4_text": "Llama 4",
     "olmo2": "OLMo-2",
+    "deepseek_v2": "DeepSeek",
+    "deepseek_v3": "DeepSeek",
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 
@@ -165,6 +204,8 @@ def read(path: Path, model_type: str, **more: Any) -> ModelConfig:
     fields = {"model_type": model_type, "norm_topk_prob": True, **GIVEN, **more}
     if model_type == "gpt_oss":
         fields["rope_scaling"] = None  # has to be given
+    if model_type == "deepseek_v2":
+        fields |= {"norm_topk_prob": False, "num_experts_per_tok": 6}
     file.write_text(json.dumps(fields), encoding="utf-8")
     return read_config(file)
 
@@ -177,7 +218,8 @@ def test_what_is_left_out(family: str, tmp_path: Path) -> None:
     # null is as many as heads; Gemma's classes know no null
     if not family.startswith("gemma"):
         assert read(tmp_path, family, num_key_value_heads=None).kv_heads == 32
-    assert read(tmp_path, family, num_key_value_heads=2).kv_heads == 2
+    if "latent" not in FAMILIES[family]:  # else every head has its own
+        assert read(tmp_path, family, num_key_value_heads=2).kv_heads == 2
 
 
 def test_windows_that_are_switched_on(tmp_path: Path) -> None:
