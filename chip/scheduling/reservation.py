@@ -13,6 +13,7 @@ kernels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,39 +77,18 @@ class Schedule:
         self._tags += 1
         return self._tags
 
-    def place(self, group: Group, earliest: int, name: str = "") -> int:
+    def place(self, group: Group, earliest: int, name: str = "", claim: Claim | None = None) -> int:
         """Put ``group`` at the first free cycle >= earliest and return that cycle.
 
-        name: of the kernel that asks, for whoever wants to know what passes wait for.
+        name: of the kernel that asks, for whoever wants to know what passes wait for.  claim: the
+        group's, where it is known.
         """
-        claim = group.claim()
+        claim = claim or group.claim()
         fixed, choices = _apart(claim, group)
-        rows, cycles, parts = fixed.rows, fixed.cycles, fixed.parts
-        wanted = start = max(earliest, -int(claim.cycles.min()))
+        wanted = max(earliest, -int(claim.cycles.min()))
         last = int(claim.cycles.max())
-        waits: list[Collision] = []
-        while True:
-            while start + last + 1 > self._occupied.shape[1]:
-                self._occupied = np.concatenate(
-                    [self._occupied, np.zeros_like(self._occupied)], axis=1
-                )
-            taken = np.flatnonzero(self._occupied[rows, cycles + start] & parts)
-            if len(taken):
-                shift, use = self._least_shift(fixed, start, taken)
-                self._note(waits, shift, int(rows[use]), int(cycles[use]) + start, int(parts[use]))
-                start += shift
-                continue
-            chosen, shift = self._choose(choices, start)
-            if not shift:
-                break
-            for choice in choices:
-                at = choice.cycles + start
-                busy = np.flatnonzero(self._occupied[isa.VXM_QUEUE + choice.alu, at])
-                if len(busy):
-                    self._note(waits, shift, isa.VXM_QUEUE + choice.alu, int(at[busy[0]]), 1)
-                    break
-            start += shift
-        self._occupied[rows, cycles + start] |= parts
+        start, chosen, waits = self._find(fixed, choices, wanted, last)
+        self._occupied[fixed.rows, fixed.cycles + start] |= fixed.parts
         for choice in choices:
             self._occupied[isa.VXM_QUEUE + chosen[choice.alu], choice.cycles + start] = 1
         for block, symbol, gang in zip(group.blocks, group.symbols, group.gang_of, strict=True):
@@ -125,6 +105,53 @@ class Schedule:
             self._claims.append((name, start, replace(claim, rows=numbers[claim.rows])))
             self.passes.append(PlacedPass(name, wanted, start, start + last, tuple(waits)))
         return start
+
+    def free(self, group: Group, earliest: int, claim: Claim | None = None) -> int:
+        """Where ``place`` would put ``group``."""
+        claim = claim or group.claim()
+        wanted = max(earliest, -int(claim.cycles.min()))
+        return self._find(*_apart(claim, group), wanted, int(claim.cycles.max()))[0]
+
+    def fork(self) -> Schedule:
+        """A schedule of its own that begins with what is placed in this one, and its tags."""
+        other = Schedule()
+        used = np.flatnonzero(self._occupied.any(axis=0))
+        other._occupied = self._occupied[:, : int(used.max(initial=0)) + 1].copy()
+        other._blocks, other._symbols = list(self._blocks), list(self._symbols)
+        other._gang_ids, other._tags = dict(self._gang_ids), self._tags
+        return other
+
+    def _find(
+        self, fixed: Claim, choices: list[_Choice], wanted: int, last: int
+    ) -> tuple[int, dict[int, int], list[Collision]]:
+        """The first free cycle >= wanted, the ALUs for the choices, and what is in the way before.
+
+        last: the last cycle of the group that is asked for.
+        """
+        rows, cycles, parts = fixed.rows, fixed.cycles, fixed.parts
+        start = wanted
+        waits: list[Collision] = []
+        while True:
+            while start + last + 1 > self._occupied.shape[1]:
+                self._occupied = np.concatenate(
+                    [self._occupied, np.zeros_like(self._occupied)], axis=1
+                )
+            taken = np.flatnonzero(self._occupied[rows, cycles + start] & parts)
+            if len(taken):
+                shift, use = self._least_shift(fixed, start, taken)
+                self._note(waits, shift, int(rows[use]), int(cycles[use]) + start, int(parts[use]))
+                start += shift
+                continue
+            chosen, shift = self._choose(choices, start)
+            if not shift:
+                return start, chosen, waits
+            for choice in choices:
+                at = choice.cycles + start
+                busy = np.flatnonzero(self._occupied[isa.VXM_QUEUE + choice.alu, at])
+                if len(busy):
+                    self._note(waits, shift, isa.VXM_QUEUE + choice.alu, int(at[busy[0]]), 1)
+                    break
+            start += shift
 
     def _note(self, waits: list[Collision], shift: int, row: int, cycle: int, parts: int) -> None:
         """Add to ``waits`` a pass that has ``row`` in ``cycle``, where somebody wants to know."""
@@ -178,13 +205,39 @@ class Schedule:
             most = max(most, len(busy) if busy.all() else int(busy.argmin()))
         return most
 
-    def blocks(self) -> tuple[BlockTable, list[Symbol | None], list[tuple[int, ...]]]:
-        """The placed blocks, the symbol of each block's address, and the gangs they name."""
-        table = np.zeros(len(self._blocks), BLOCK_DTYPE)
-        for i, block in enumerate(self._blocks):
+    def blocks(
+        self, since: int = 0
+    ) -> tuple[BlockTable, list[Symbol | None], list[tuple[int, ...]]]:
+        """The placed blocks, the symbol of each block's address, and the gangs they name.
+
+        since: from this one on, in the order in which they were placed.
+        """
+        table = np.zeros(len(self._blocks) - since, BLOCK_DTYPE)
+        for i, block in enumerate(self._blocks[since:]):
             for name, value in block.items():
                 table[i][name] = value
-        return table, self._symbols, list(self._gang_ids)
+        return table, self._symbols[since:], list(self._gang_ids)
+
+    def __len__(self) -> int:
+        """Blocks placed so far."""
+        return len(self._blocks)
+
+
+def place_together(passes: Sequence[tuple[Schedule, Group]], earliest: int, name: str = "") -> int:
+    """Put groups of several chips at the first cycle >= earliest that is free for all of them.
+
+    Each goes to the schedule that it is named with.  Returns that cycle.
+    """
+    start, claims = earliest, [group.claim() for _, group in passes]
+    while True:
+        each = zip(passes, claims, strict=True)
+        found = max(schedule.free(group, start, claim) for (schedule, group), claim in each)
+        if found == start:
+            break
+        start = found
+    for (schedule, group), claim in zip(passes, claims, strict=True):
+        schedule.place(group, start, name, claim)
+    return start
 
 
 def _assign(number: int, free: list[list[int]], chosen: dict[int, int], asked: set[int]) -> bool:

@@ -11,6 +11,7 @@ from .node import (
     runs_of,
     spread_words,
 )
+from .onward import Departure, deal_words, send_onward, take_onward
 from .plan import CollectivePlan, compile_fastest, launch_sizes, plan_collective
 from .programs import FabricCollective, compile_fabric_collective
 from .scattered import (
@@ -32,6 +33,7 @@ __all__ = [
     "RESULT",
     "SOURCE",
     "CollectivePlan",
+    "Departure",
     "FabricCollective",
     "GroupSums",
     "Handover",
@@ -44,6 +46,7 @@ __all__ = [
     "collective_steps",
     "compile_fabric_collective",
     "compile_fastest",
+    "deal_words",
     "exchange",
     "exchange_as_made",
     "group_path",
@@ -56,9 +59,11 @@ __all__ = [
     "reduce",
     "runs_of",
     "scatter_offsets",
+    "send_onward",
     "share_of",
     "spread_words",
     "sum_over_groups",
+    "take_onward",
     "word_order",
     "words_needed",
     "working_quads",

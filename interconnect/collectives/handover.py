@@ -34,7 +34,7 @@ LEAD = 40
 #: Words that a pass adds to others: a longer one would write a slice while it still reads it.
 _ADDED_WORDS = 10
 #: Stream codes of what crosses, by the link's edge (west, east); no collective uses them.
-_LEAVE, _ARRIVE = (48, 12), (14, 50)
+_LEAVE, ARRIVE = (48, 12), (14, 50)
 _PATH_STEPS = 200_000
 
 
@@ -251,7 +251,7 @@ def handover_blocks(
                 places.inbox.at(arriving.first),
                 arriving.words,
                 arriving.entry,
-                _ARRIVE[east],
+                ARRIVE[east],
                 LEAD,
             )
         if into.spread:

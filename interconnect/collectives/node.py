@@ -69,7 +69,7 @@ def edges(neighbours: Sequence[int]) -> list[list[int]]:
     return [group for group in groups if group]
 
 
-def _send(
+def send_to(
     p: Pass, pace: int, source: Place, words: int, neighbours: Sequence[int], start: int
 ) -> None:
     """Send ``words`` words of ``source`` at ``start`` on the links to neighbours of one edge."""
@@ -100,7 +100,7 @@ def send_words(
         p.hold_link(link, start, start + 4 * words * pace - 1)
 
 
-def _receive(
+def receive_from(
     p: Pass, spec: ChipSpec, pace: int, target: Place, words: int, k: int, sent: int
 ) -> None:
     """Take the ``words`` words that neighbour ``k`` sent from cycle ``sent`` on to ``target``."""
@@ -141,10 +141,10 @@ def spread_words(
     """
     for i, group in enumerate(edges(range(1, len(words)))):
         if source is not None:
-            _send(p, pace, source, words[0], group, start + i)
+            send_to(p, pace, source, words[0], group, start + i)
         for k in group:
             if words[k]:
-                _receive(p, spec, pace, received[k], words[k], k, start + i)
+                receive_from(p, spec, pace, received[k], words[k], k, start + i)
 
 
 _START = 80  # room for a Read to reach an edge
@@ -214,9 +214,9 @@ def send_and_receive(
     p = Pass(schedule, spec)
     pace = link_pace(spec, 4 * words, least_pace)
     for i, (group, source) in enumerate(groups):
-        _send(p, pace, source, words, group, _START + i)
+        send_to(p, pace, source, words, group, _START + i)
         for k in group:
-            _receive(p, spec, pace, received[k], words, k, _START + i)
+            receive_from(p, spec, pace, received[k], words, k, _START + i)
     return schedule.place(p, ready - p.first_read(), "exchange") + p.ready
 
 
@@ -335,8 +335,8 @@ def _scatter(
     p = Pass(schedule, spec)
     pace = link_pace(spec, 4 * words)
     for k in range(1, chips):
-        _send(p, pace, places.partial.at((chip ^ k) * words), words, [k], _START + k)
-        _receive(p, spec, pace, places.received[k], words, k, _START + k)
+        send_to(p, pace, places.partial.at((chip ^ k) * words), words, [k], _START + k)
+        receive_from(p, spec, pace, places.received[k], words, k, _START + k)
     return schedule.place(p, 0, "scatter") + p.ready
 
 
@@ -354,12 +354,12 @@ def _broadcast(
     pace = spec.send_spacing_cycles  # nobody sends where it receives
     if chip == root:
         for i, group in enumerate(edges(range(1, chips))):
-            _send(p, pace, places.partial, words, group, _START + i)
+            send_to(p, pace, places.partial, words, group, _START + i)
     else:
         k = chip ^ root
         last = edges(range(1, chips)).index(
             next(group for group in edges(range(1, chips)) if k in group)
         )
-        _receive(p, spec, pace, places.residual, words, k, _START + last)
+        receive_from(p, spec, pace, places.residual, words, k, _START + last)
     start = schedule.place(p, 0, "broadcast")
     return start + max(p.ready, p.span())

@@ -1,9 +1,10 @@
 """An all-reduce in two steps, for a decoder's schedule: each chip adds its own share, then gathers.
 
-Of ``words`` words each of n chips *owns* w: chip c has words c * w to c * w + w - 1.  What remains,
-fewer words than hops have time for, goes to everybody at once, as in ``node``.  All chips run one
-program: of a chip's partial sums the first n are one for each neighbour in turn and one that the
-chip owns, then come the next n, and last those for everybody.  So the words of a chip lie in an
+Of ``words`` words each of n chips *owns* w: of the first n words, the first *turn*, chip c has word
+c, of the next n word n + c, and so on.  What remains, fewer words than hops have time for, goes to
+everybody at once, as in ``node``.  All chips run one program: of a chip's partial sums of a turn
+the first are one for each neighbour and the last is the one that the chip owns; after all turns
+come those for everybody.  So the words of a chip lie in an
 order of its own (:func:`word_order`), and the sums are brought into the common order by a Scatter
 whose map (:func:`scatter_offsets`) is the only thing that differs.  Words leave as soon as they are
 readable, while the product that makes the others is under way, and so do their sums.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chip import isa
 from chip.isa import Op
@@ -40,6 +42,14 @@ class SharePlaces:
     map: Place
 
 
+class Summed(NamedTuple):
+    """When sums are on every chip, when the result of all words is readable, and that of each."""
+
+    known: int
+    done: int
+    each: list[int]
+
+
 def all_reduce_cycles(spec: ChipSpec, chips: int, words: int, share: int) -> int:
     """Cycles from partial sums to sums, about, each chip owning ``share`` words; 0: none."""
     word, hop = 4 * spec.send_spacing_cycles, spec.hop_cycles
@@ -60,13 +70,13 @@ def share_of(spec: ChipSpec, chips: int, words: int) -> int:
 
 def word_order(chips: int, chip: int, share: int, words: int) -> list[int]:
     """The word that each word of a chip's partial sums is of."""
-    turns = [(chip ^ (k + 1) % chips) * share + i for i in range(share) for k in range(chips)]
+    turns = [i * chips + (chip ^ (k + 1) % chips) for i in range(share) for k in range(chips)]
     return [*turns, *range(chips * share, words)]
 
 
-def scatter_offsets(chips: int, chip: int, share: int) -> list[int]:
-    """Where the sums that come from each distance k lie, from the first one's word on."""
-    return [(chip ^ k) * share for k in range(chips)]
+def scatter_offsets(chips: int, chip: int) -> list[int]:
+    """Where the sums that come from each distance k lie, from the first one of their turn on."""
+    return [chip ^ k for k in range(chips)]
 
 
 def all_reduce_in_shares(
@@ -78,16 +88,16 @@ def all_reduce_in_shares(
     shares: SharePlaces,
     target: Place | None,
     pace: int = 0,
-) -> tuple[int, int]:
+) -> Summed:
     """Sum the words of ``partial`` over the chips, and ``residual`` to ``target``.
 
     ready: when each word is readable, in any order.  target: None: the sums stay alone, in place of
     ``residual``.  pace: least cycles between vectors that leave before the last word is readable.
-    Returns the cycles from which all sums are on every chip, and from which the result is readable.
     """
     w, dealt, end = shares.words, chips * shares.words, max(ready)
     everybodys = {k: place.at(2 * w) for k, place in places.received.items()}
     late = known = done = end
+    each = [end] * len(ready)
     made = [max(ready[i * chips : (i + 1) * chips]) for i in range(w)]
     arrived, left = list(made), list(range(w))  # words of the share that have not been added
     for at in [*sorted(set(ready)), 1 << 30]:
@@ -96,6 +106,7 @@ def all_reduce_in_shares(
             pause = end, pace
             there, ordered = _gather(schedule, spec, i, arrived[i], places, shares, target, pause)
             known, done = max(known, there), max(done, ordered)
+            each[i * chips : (i + 1) * chips] = [ordered] * chips
         words = [word for word in range(len(ready)) if ready[word] == at]
         least = pace if at < end else 0
         for word in [word for word in words if word < dealt and (word + 1) % chips]:
@@ -117,7 +128,8 @@ def all_reduce_in_shares(
         n, alone = len(ready) - dealt, target is None
         ended = reduce(schedule, spec, chips, n, late, tail, target=last, alone=alone)
         done = max(done, ended)
-    return max(known, late), done
+        each[dealt:] = [ended] * n
+    return Summed(max(known, late), done, each)
 
 
 def _runs(words: Sequence[int]) -> list[range]:
@@ -156,9 +168,9 @@ def _gather(
     known = send_and_receive(schedule, spec, summed, groups, 1, gathered, least)
     terms = [there, *(gathered[k] for k in range(1, chips))]
     to = places.residual if target is None else target
-    residual = None if target is None else places.residual.at(number)
+    residual = None if target is None else places.residual.at(number * chips)
     done = _bring_into_order(
-        schedule, spec, terms, (summed, known), shares, residual, to.at(number)
+        schedule, spec, terms, (summed, known), shares, residual, to.at(number * chips)
     )
     return known, done
 
@@ -178,7 +190,7 @@ def _bring_into_order(
     them, if any.
     """
     p, t, n = Pass(schedule, spec), 60, len(terms)
-    last = (n - 1) * shares.words
+    last = n - 1
     alu, tag = p.pick(_RESIDUAL, _ORDERED), schedule.tag()
     loaded = [p.load(place, 4 * k + place.inward, t + k) for k, place in enumerate(terms)]
     # what links bring was written by streams of the direction that it is read by

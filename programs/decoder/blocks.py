@@ -139,6 +139,8 @@ class BlockScheduler:
         self.tokens = [places] if chunk == 1 else [places.token(i) for i in range(chunk)]
         self.numbers = numbers
         self.schedule = Schedule(watched)
+        self.each: list[int] = []
+        """When each word of the last sum is readable, token by token."""
         self.phases: list[tuple[str, int]] = []
         """What the critical path did, and the cycle by which it was done."""
 
@@ -452,9 +454,10 @@ class BlockScheduler:
 
     def block(self, m: Matrices, ready: int) -> int:
         """One block; x is readable from ``ready``; returns when the new x is."""
-        if isinstance(m, AttentionMatrices):
-            return self._attention(m, ready)
-        return self._ffn(m, ready)
+        end = self._attention(m, ready) if isinstance(m, AttentionMatrices) else self._ffn(m, ready)
+        if m.post is not None:
+            self.each = [end] * (len(self.tokens) * self.places.layout.x_tiles)
+        return end
 
     def _attention(self, m: AttentionMatrices, ready: int) -> int:
         s, layout = self.places, self.places.layout
@@ -474,7 +477,7 @@ class BlockScheduler:
         self._did(SOFTMAX, max(attended))
         ready, dynamic = self._all_activated(outputs, qt, attended)
         done = self._matmul(m.o, qt, ready, dynamic, self._partial(m.post), 2)
-        pace = self._period(m.o)
+        pace = self.period(m.o)
         if m.post is not None:
             return self._post_norm(done, m.post, pace, m.o_bias)
         x = [token.x for token in self.tokens]
@@ -605,7 +608,7 @@ class BlockScheduler:
             found.append([own.at(i) for i in range(s.layout.x_tiles)])
         return found
 
-    def _period(self, m: MatrixPlaces) -> int:
+    def period(self, m: MatrixPlaces) -> int:
         """Cycles from one K tile of a product to the next."""
         groups = max(block.groups for blocks in m.rounds for block in blocks)
         return groups + self.spec.mxm_reload_gap_cycles
@@ -789,7 +792,7 @@ class BlockScheduler:
             words = 2 * m.tiles + layout.x_tiles
             maps = m.maps[1], mapped
             done = self._chosen(m.down, k_tiles, ready, dynamic, slots, 2, maps, (words, 0))
-        pace = self._period(m.down)
+        pace = self.period(m.down)
         if m.post is not None:
             return self._post_norm(done, m.post, pace)
         residuals = [s.x if m.begins or m.apart else s.between for s in self.tokens]
@@ -838,14 +841,16 @@ class BlockScheduler:
         s, d, tp = self.places, self.schedule, self.places.layout.tp
         each = [replace(t.reduce, residual=x) for t, x in zip(self.tokens, residuals, strict=True)]
         goals = [None] * len(each) if targets is None else targets
+        self.each = []
         if s.shares is not None:
             ready = 0
             for token, places, target in zip(self.tokens, each, goals, strict=True):
                 assert token.shares is not None
-                known, at = all_reduce_in_shares(
+                known, at, words_at = all_reduce_in_shares(
                     d, self.spec, tp, done, places, token.shares, target, pace
                 )
                 self._did(C2C, known)
+                self.each += words_at
                 ready = max(ready, at)
             return ready
         known = max(done)
@@ -862,6 +867,7 @@ class BlockScheduler:
                 self._did(C2C, at)
             alone = target is None
             at = reduce(d, self.spec, tp, words, at, places, target=target, alone=alone)
+            self.each += [at] * words
             ready = max(ready, at)
         return ready
 

@@ -273,7 +273,7 @@ def _put_shares(image: Image, places: DecoderPlaces, chip: int) -> list[int]:
     tp, tiles, shares = places.layout.tp, places.layout.x_tiles, places.shares
     if shares is None:
         return list(range(tiles))
-    offsets = np.array(scatter_offsets(tp, chip, shares.words))
+    offsets = np.array(scatter_offsets(tp, chip))
     for byte, queue in enumerate(shares.map.queues):
         rows = np.repeat((offsets[:, None] >> 8 * byte & 0xFF).astype(np.uint8), 320, axis=1)
         image.append((queue, shares.map.address, rows))

@@ -16,6 +16,7 @@ from chip.program import BlockTable, Program, new_blocks
 from chip.scheduling import (
     CompileError,
     Gangs,
+    Schedule,
     program_of,
     rename_tags,
     shifted,
@@ -25,14 +26,17 @@ from chip.spec import ChipSpec
 from interconnect.collectives import (
     Handover,
     HandoverPlaces,
+    deal_words,
     group_path,
     handover_blocks,
     plan_handover,
+    send_onward,
+    take_onward,
 )
 from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
 from programs.decoder.places import StagePlaces, launch_of
-from programs.decoder.stage_code import Body, Scheduled, StageCode
+from programs.decoder.stage_code import LEAD_CYCLES, Body, Scheduled, StageCode
 from programs.decoder.stages import Stage, parts_apart, split_layers
 
 #: Cycles of an install at most: a slower one makes a block read before the block before it is done.
@@ -43,13 +47,15 @@ MOST_INSTALL_CYCLES = 20
 class Piece:
     """Blocks from cycle 0 that several chips may run; numbered within a pipeline.
 
-    run: some blocks of a stage, x being readable at cycle 0; None: of a handover.
+    run: some blocks of a stage, x being readable at cycle 0; None: of a handover.  beside: the
+    block of a stage that is under way meanwhile, if any is.
     """
 
     number: int
     table: BlockTable
     cycles: int
     run: Body | None = None
+    beside: BlockTable | None = None
 
     def whole(self) -> BlockTable:
         """The blocks, those of an output head included."""
@@ -69,8 +75,30 @@ class Passing:
     into: bool
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """How x goes on word by word, from when it is readable at the last block of a stage.
+
+    sent: what chips send, by their numbers, in the midst of that block.  taken: what each chip of
+    the next stage does, beginning at ``begins``.  cycles: to when x is readable there.
+    """
+
+    sent: dict[int, Piece]
+    taken: tuple[Piece, ...]
+    begins: int
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """What a stage does of a crossing: it sends words, or takes them (``into``)."""
+
+    crossing: Crossing
+    into: bool
+
+
 #: A step of a stage: some of its blocks (None: all of them), or words at a boundary.
-Step = Piece | Passing | None
+Step = Piece | Passing | Crossed | None
 
 
 @dataclass
@@ -114,6 +142,7 @@ class Pipeline:
     """By boundary: the way of x before a part of an FFN is computed, and of the sum after it."""
     _pieces: dict[object, Piece] = field(default_factory=dict)
     _courses: dict[int, Course] = field(default_factory=dict)
+    _crossings: dict[object, Crossing] = field(default_factory=dict)
 
     def in_chunks(self, chunk: int) -> Pipeline:
         """The same stages with places for ``chunk`` tokens each, which they work on at once.
@@ -190,10 +219,11 @@ class Pipeline:
     def course(self, context: int) -> Course:
         """When the stages do what for one token: one after another, but for parts of an FFN.
 
-        A stage hands x on before it computes a part, and the sum of the parts so far after it, so
-        that the next stage computes its own part meanwhile.  Before and after a handover lies a
-        pause in which nothing is dispatched, longer than any unit takes to drive its streams: what
-        is legal alone is legal one after the other.
+        A stage hands words of x on while its last block makes others.  Where the next one computes
+        a part of the same FFN, it hands x on before it computes its own, and the sum of the parts
+        so far after it, so that the next stage computes meanwhile; before such a handover and after
+        any lies a pause in which nothing is dispatched, longer than any unit takes to drive its
+        streams: what is legal alone is legal one after the other.
         """
         if context not in self._courses:
             first = self.code[0].body(context)
@@ -201,7 +231,11 @@ class Pipeline:
             pause = pause_cycles(self.spec)
             for number in range(len(self.stages)):
                 course.ends.append(self._follow(course, context, number))
-                if number < len(self.handovers) and number not in self.apart:
+                if number == len(self.handovers) or number in self.apart:
+                    continue
+                if self._ends_with_block(number):
+                    course.starts.append(self._hand_on(course, context, number))
+                else:
                     after = course.ends[number] + pause
                     course.starts.append(self._pass(course, number, WHOLE, after))
             self._courses[context] = course
@@ -242,6 +276,66 @@ class Pipeline:
             return run(range(first, count))
         return ready - pause
 
+    def _ends_with_block(self, number: int) -> bool:
+        """Whether a stage's last block, or its head, is what its x comes from."""
+        stage = self.stages[number]
+        return number - 1 not in self.apart or len(stage.blocks) > 1 or stage.head
+
+    def _hand_on(self, course: Course, context: int, number: int) -> int:
+        """Add a crossing to a course; when x may be used at the next stage."""
+        crossing = self.crossing(number, context)
+        at = course.ends[number] - self.code[number].body(context).parts[-1].cycles
+        course.steps[number].append((Crossed(crossing, False), at))
+        course.steps[number + 1].append((Crossed(crossing, True), at + crossing.begins))
+        return at + crossing.cycles
+
+    def crossing(self, stage: int, context: int) -> Crossing:
+        """How x gets from a stage to the next, each word as soon as it is there."""
+        plan, places = self.handovers[stage], self.places_between(stage + 1)
+        known = self.code[stage].last_context(context)
+        key = (self.stages[stage].shape, known, plan, repr(places))
+        if key not in self._crossings:
+            self._crossings[key] = self._cross(stage, context, plan, places)
+        return self._crossings[key]
+
+    def _cross(self, stage: int, context: int, plan: Handover, places: HandoverPlaces) -> Crossing:
+        here = self.code[stage].places
+        source = here.between if self.stages[stage].split_after else here.x
+        last, beside = self.code[stage].last_block(context)
+        sent, departures = {}, []
+        for carrier, words in zip(plan.carriers, deal_words(plan, last.words), strict=True):
+            fork = last.schedule.fork()
+            leaving = send_onward(fork, self.spec, carrier, source, last.words, words, last.pace)
+            departures.append([one.after(-LEAD_CYCLES) for one in leaving])
+            of = (self.stages[stage].shape, self.code[stage].last_context(context))
+            key = ("sent", *of, carrier, repr(leaving))
+            piece = self._piece(key, fork, len(last.schedule), -LEAD_CYCLES, beside)
+            sent[carrier.sender] = piece
+        begins = min(one.cycle for each in departures for one in each)
+        since = [[one.after(-begins) for one in each] for each in departures]
+        schedules, end = take_onward(self.spec, self.tp, plan, since, places)
+        taken = tuple(
+            self._piece(("taken", chip, plan, repr(since), repr(places)), schedule)
+            for chip, schedule in enumerate(schedules)
+        )
+        return Crossing(sent, taken, begins, begins + end + pause_cycles(self.spec))
+
+    def _piece(
+        self,
+        key: object,
+        schedule: Schedule,
+        since: int = 0,
+        shift: int = 0,
+        beside: BlockTable | None = None,
+    ) -> Piece:
+        """The piece known by ``key``, or a new one of a schedule's blocks from ``since`` on."""
+        if key not in self._pieces:
+            table, _, own = schedule.blocks(since)
+            translate_gangs(table, own, self.gangs)
+            moved = shifted(table, shift)
+            self._pieces[key] = Piece(len(self._pieces), moved, 0, beside=beside)
+        return self._pieces[key]
+
     def _pass(self, course: Course, boundary: int, what: str, at: int) -> int:
         """Add a handover to a course; when what comes may be used."""
         for into in (False, True):
@@ -261,6 +355,13 @@ class Pipeline:
         """What a chip of a stage does, in order: pieces (None: its body) and their starts."""
         found: list[tuple[Piece | None, int]] = []
         for step, start in self.course(context).steps[stage]:
+            if isinstance(step, Crossed):
+                crossing = step.crossing
+                if step.into or chip in crossing.sent:
+                    found.append(
+                        (crossing.taken[chip] if step.into else crossing.sent[chip], start)
+                    )
+                continue
             piece = step if not isinstance(step, Passing) else self._passed(chip, step)
             found.append((piece, start))
         return found
@@ -364,16 +465,6 @@ class Pipeline:
             turns,
         )
 
-    def _kind(self, stage: int, chip: int) -> tuple[int, ...]:
-        """Equal for chips of a stage that run one program, whatever the launch."""
-        passed = [] if not self.handovers else [self.exchanged(stage, chip).number]
-        for boundary, into in ((stage - 1, True), (stage, False)):
-            if 0 <= boundary < len(self.handovers):
-                ways = (ONLY_X, SUM) if boundary in self.apart else (WHOLE,)
-                steps = [Passing(boundary, what, into) for what in ways]
-                passed += [self._passed(chip, step).number for step in steps]
-        return tuple(passed)
-
     def _join(
         self,
         context: int,
@@ -392,10 +483,10 @@ class Pipeline:
         for stage, group in enumerate(self.groups):
             body = self.code[stage].body(context, turns[stage])
             own = kept(body.whole() if head else body.table)
-            known: dict[tuple[int, ...], int] = {}
+            known: dict[int, int] = {}
             for chip in range(self.tp):
                 line = timeline(stage, chip)
-                key = self._kind(stage, chip)
+                key = chip if self.handovers else 0  # the same in all launches
                 if key not in known:
                     tables = [new_blocks(0)]
                     for number, (piece, start) in enumerate(line):

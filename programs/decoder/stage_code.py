@@ -12,6 +12,7 @@ from chip.scheduling import (
     CompileError,
     Gangs,
     PlacedPass,
+    Schedule,
     Symbol,
     relocate,
     rename_tags,
@@ -19,7 +20,13 @@ from chip.scheduling import (
 )
 from chip.spec import ChipSpec
 from programs.decoder.blocks import BlockScheduler, Numbers
-from programs.decoder.places import AttentionMatrices, DecoderPlaces, FfnMatrices, Matrices
+from programs.decoder.places import (
+    AttentionMatrices,
+    DecoderPlaces,
+    FfnMatrices,
+    Matrices,
+    MatrixPlaces,
+)
 
 #: Room before x is read in which a block's first weights may be loaded.
 LEAD_CYCLES = 400
@@ -120,14 +127,26 @@ class StageCode:
                     f"no schedule for this shape on {p.layout.tp} {self.spec.name} ({error}); use "
                     "other --tp or chip fields"
                 ) from None
+            words = self._handed_on(block, matrices)
+            pace = block.period(_last_product(matrices or p.head))
             table, symbols, own = block.schedule.blocks()
             translate_gangs(table, own, self.gangs)
             ends = [LEAD_CYCLES, *(at for _, at in block.phases)]
             spent: dict[str, int] = {}
             for (phase, at), before in zip(block.phases, np.maximum.accumulate(ends), strict=False):
                 spent[phase] = spent.get(phase, 0) + max(0, at - int(before))
-            self.known[key] = Scheduled(table, symbols, end - LEAD_CYCLES, spent)
+            self.known[key] = Scheduled(
+                table, symbols, end - LEAD_CYCLES, spent, block.schedule.fork(), words, pace
+            )
         return self.known[key]
+
+    def _handed_on(self, block: BlockScheduler, matrices: Matrices | None) -> tuple[int, ...]:
+        """When each word that a stage hands on is readable, its last block being this one."""
+        before = (LEAD_CYCLES,) * (self.chunk * self.places.layout.x_tiles)
+        if matrices is None:
+            return before
+        inside = isinstance(matrices, FfnMatrices) and not matrices.ends
+        return (*block.each, *(before if inside else ()))
 
     def explained(self, context: int, matrices: Matrices | None) -> list[PlacedPass]:
         """The passes of a block (None: the head) that was scheduled, and what they waited for.
@@ -153,6 +172,20 @@ class StageCode:
     def _context_of(context: int, matrices: Matrices | None) -> int:
         """What of the context a block's schedule hangs on: nothing but an attention looks back."""
         return context if isinstance(matrices, AttentionMatrices) else 0
+
+    def last_context(self, context: int) -> int:
+        """What of the context the last block's schedule hangs on."""
+        p = self.places
+        with_head = len(self.body(context).parts) > len(p.variant_of)
+        return self._context_of(context, None if with_head else p.variants[p.variant_of[-1]])
+
+    def last_block(self, context: int) -> tuple[Scheduled, BlockTable]:
+        """The last block before x goes on, and its table for one sequence, x readable at 0."""
+        parts = self.body(context).parts
+        number = len(parts) - 1
+        of_head = number == len(self.places.stage.blocks)
+        own = {} if of_head else self.places.bases_of(0, number)
+        return parts[number], parts[number].at(-LEAD_CYCLES, own, number)
 
     def run(self, context: int, numbers: range, apart: bool) -> Body:
         """Some of the stage's blocks that follow each other, with the head if they are its last.
@@ -196,16 +229,28 @@ class StageCode:
 class Scheduled:
     """A block's table with symbolic addresses, x readable at LEAD_CYCLES; and how long it takes.
 
-    phases: cycles of the critical path by what it was at; they add up to ``cycles``.
+    phases: cycles of the critical path by what it was at; they add up to ``cycles``.  schedule: all
+    of it, for whoever puts more into it.  words: when each that is handed on is readable there.
     """
 
     table: BlockTable
     symbols: list[Symbol | None]
     cycles: int
     phases: dict[str, int]
+    schedule: Schedule = field(repr=False, compare=False)
+    words: tuple[int, ...]
+    pace: int
 
     def at(self, shift: int, bases: dict[Symbol, int], number: int) -> BlockTable:
         """A copy moved in time and memory, with tags of its own."""
         copy = relocate(self.table, self.symbols, bases, shift)
         rename_tags(copy, number * (1 << 16))
         return copy
+
+
+def _last_product(matrices: Matrices | MatrixPlaces | None) -> MatrixPlaces:
+    """The matrix of a block that is multiplied last, or the head's."""
+    assert matrices is not None
+    if isinstance(matrices, AttentionMatrices):
+        return matrices.o
+    return matrices.down if isinstance(matrices, FfnMatrices) else matrices

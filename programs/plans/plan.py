@@ -168,19 +168,12 @@ def check_plan(plan: Plan) -> int:
     """Prove the plan's programs legal; the number of distinct pieces that were checked.
 
     A chip's program is what comes in, a stage's blocks, and what goes out, with pauses between
-    (see ``Pipeline.course``): each distinct piece is checked once, and then the vectors
-    of all chips against each other.  Raises ProgramFault for the first error.
+    (see ``Pipeline.course``): each distinct piece is checked once, what goes out of a block with
+    that block, and then the vectors of all chips against each other.  Raises ProgramFault for the
+    first error.
     """
     pipeline = plan.pipeline
-    handovers: dict[int, BlockTable] = {}
-    for number in range(len(pipeline.stages)):
-        for chip in range(pipeline.tp):
-            lines = pipeline.timeline(plan.context, number, chip)
-            if plan.batch > 1:
-                lines = lines + pipeline.belt_timeline(plan.context, number, chip)
-            for piece, _ in lines:
-                if piece is not None and piece.run is None and len(piece.table):
-                    handovers[piece.number] = piece.table
+    handovers = _between_stages(plan, plan.context)
     bodies = stage_bodies(plan, plan.context)
     for table in [*bodies, *handovers.values()]:
         _refuse(check(_from_zero(plan, table), plan.spec))
@@ -192,6 +185,22 @@ def check_plan(plan: Plan) -> int:
         _refuse(check_fabric(programs, program_of_chip, pipeline.topology.cables, plan.spec))
     plan.checked = True
     return len(bodies) + len(handovers)
+
+
+def _between_stages(plan: Plan, context: int) -> dict[int, BlockTable]:
+    """What chips do between the stages' blocks, by number, with the block that it is beside."""
+    pipeline = plan.pipeline
+    found: dict[int, BlockTable] = {}
+    for number in range(len(pipeline.stages)):
+        for chip in range(pipeline.tp):
+            lines = pipeline.timeline(context, number, chip)
+            if plan.batch > 1:
+                lines = lines + pipeline.belt_timeline(context, number, chip)
+            for piece, _ in lines:
+                if piece is not None and piece.run is None and len(piece.table):
+                    beside = [] if piece.beside is None else [piece.beside]
+                    found[piece.number] = np.concatenate([piece.table, *beside])
+    return found
 
 
 def stage_bodies(plan: Plan, context: int) -> list[BlockTable]:
@@ -213,9 +222,13 @@ def stage_bodies(plan: Plan, context: int) -> list[BlockTable]:
 def check_bodies(plan: Plan, context: int) -> None:
     """Prove the stages' blocks for another bucket legal, and what a group's chips send each other.
 
-    What lies between stages is that of the plan's own context.  Raises ProgramFault for the first
-    error.
+    Of what lies between stages only what is not that of the plan's own context.  Raises
+    ProgramFault for the first error.
     """
+    own = _between_stages(plan, plan.context)
+    for number, table in _between_stages(plan, context).items():
+        if number not in own:
+            _refuse(check(_from_zero(plan, table), plan.spec))
     tp = plan.pipeline.tp
     cables = np.array(node_cables(tp), np.int32).reshape(-1, 4)
     for table in stage_bodies(plan, context):

@@ -136,7 +136,7 @@ def test_sums_in_two_steps_are_those_of_one(
     schedule, ready = Schedule(), [150 * (word // 4) for word in range(words)]
     if not ascending:
         np.random.default_rng(chips).shuffle(ready)
-    known, end = all_reduce_in_shares(schedule, SPEC, chips, ready, places, shares, target, 27)
+    known, end, _ = all_reduce_in_shares(schedule, SPEC, chips, ready, places, shares, target, 27)
     at_last = all_reduce_in_shares(
         Schedule(), SPEC, chips, [max(ready)] * words, places, shares, target
     )
@@ -153,7 +153,7 @@ def test_sums_in_two_steps_are_those_of_one(
     for c, chip in enumerate(machines):
         _put(chip, partial, data[c][word_order(chips, c, share, words)])
         _put(chip, residual, x)
-        offsets = np.array(scatter_offsets(chips, c, share))
+        offsets = np.array(scatter_offsets(chips, c))
         for byte, queue in enumerate(shares.map.queues):
             row = np.repeat((offsets[:, None] >> 8 * byte).astype(np.uint8), 320, axis=1)
             chip.write_words(queue, shares.map.address, row)

@@ -21,6 +21,7 @@ from chip.scheduling import (
     Schedule,
     Self,
     Symbol,
+    place_together,
     program_of,
     relocate,
 )
@@ -244,3 +245,34 @@ def test_offsets_keep_their_streams_as_far_as_the_last_slice(far: tuple[int, ...
         way = isa.slice_position(52) - isa.slice_position(44)
         meant = start + at + way - between.blocks[0]["cycle"] - SPEC.read_cycles
         assert schedule.place(between, meant) > meant
+
+
+def legal_pass(schedule: Schedule, rng: np.random.Generator) -> Pass:
+    """A random pass that takes nothing twice."""
+    while True:
+        with suppress(ValueError):
+            p = random_pass(schedule, rng)
+            p.claim()
+            return p
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_passes_of_several_chips_begin_together(seed: int) -> None:
+    """Where the first cycle is that all chips have free, and others go on from a chip's fork."""
+    rng = np.random.default_rng(seed)
+    schedules = [Schedule() for _ in range(3)]
+    for schedule in schedules:
+        for _ in range(6):
+            schedule.place(legal_pass(schedule, rng), int(rng.integers(100)))
+    passes = [(schedule, legal_pass(schedule, rng)) for schedule in schedules]
+    before, counts = [schedule.fork() for schedule in schedules], [len(s) for s in schedules]
+    start = place_together(passes, 10)
+    for cycle in range(max(10, start - 50), start):
+        assert any(s.free(p, cycle) > cycle for s, (_, p) in zip(before, passes, strict=True))
+    for schedule, other, count, (_, p) in zip(schedules, before, counts, passes, strict=True):
+        assert other.free(p, start) == start < schedule.free(p, start)
+        assert len(other) == count and len(schedule) == count + len(p.blocks)
+        table, symbols, _ = schedule.blocks(count)
+        assert len(table) == len(symbols) == len(p.blocks)
+        assert table["cycle"].min() >= start + min(block["cycle"] for block in p.blocks)
+        assert other.tag() == schedule.fork().tag()

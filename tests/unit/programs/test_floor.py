@@ -172,7 +172,7 @@ def test_no_schedule_of_a_product_and_its_sums_is_below_the_floor(spec: ChipSpec
                 schedule, own = Schedule(), SharePlaces(share, Place(EAST_QUAD, 100), MAP)
                 later = [READY + cycles for cycles in ready]
                 if share:
-                    _, done = all_reduce_in_shares(
+                    _, done, _ = all_reduce_in_shares(
                         schedule, spec, tp, later, places, own, places.residual
                     )
                 else:

@@ -62,7 +62,7 @@ def test_an_exchange_is_links_hops_and_a_sum(tiles: int) -> None:
     places = ReducePlaces(Place(KV_QUAD, 0), Place(EAST_QUAD, 0), received)
     if share:
         shares = SharePlaces(share, Place(EAST_QUAD, 100), Place((4, 5), 7))
-        _, done = all_reduce_in_shares(
+        _, done, _ = all_reduce_in_shares(
             schedule, SPEC, 8, [READY] * tiles, places, shares, places.residual
         )
     else:
