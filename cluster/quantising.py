@@ -6,28 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from cluster import option_types
 from cluster.errors import InputError
 from cluster.option_checks import check_at_least, check_node
-from programs.models import Checkpoint, open_model
-from programs.quantising import (
-    MatrixError,
-    PlainModel,
-    check_new,
-    plain_model,
-    rotated,
-    round_model,
-    sample_tokens,
-    write_checkpoint,
-)
 
-Index = NDArray[np.int64]
+if TYPE_CHECKING:  # a command's help loads no arrays
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from programs.models import Checkpoint
+    from programs.quantising import MatrixError, PlainModel
+
+    Index = NDArray[np.int64]
 
 #: A share of the mean square of activations, chosen on text that the model wrote itself.
 DAMPING = 0.05
@@ -80,6 +74,9 @@ def quantise_model(
 
     Raises an LpuError, one line, for a model of another kind or a text that is too short.
     """
+    from programs.models import open_model
+    from programs.quantising import check_new, plain_model, rotated, round_model, write_checkpoint
+
     began = perf_counter()
     check_new(settings.to)
     tell("opening the model ...")
@@ -104,6 +101,10 @@ def _calibration(
     tell: Callable[[str], None],
 ) -> Index:
     """Tokens [sequences, length]."""
+    import numpy as np
+
+    from programs.quantising import sample_tokens
+
     sequences, length = settings.sequences, settings.length
     if settings.text is None:
         never = checkpoint.end_tokens

@@ -161,6 +161,7 @@ EXAMPLES: dict[str, str] = {
     "generate": 'lpu generate --in-process --prompt "def " --max-new-tokens 16',
     "chat": "lpu chat --model DIR --in-process --system 'Be brief.'",
     "evaluate": "lpu evaluate --dtype fp16 --tokens 256 --layers",
+    "quantise": "lpu quantise --model DIR --chips 8 --text prose.txt --to DIR-int8",
     "compile": "lpu compile --chips 4 -o model.lpu",
     "assemble": "lpu assemble sender.asm receiver.asm -o pair.lpu",
     "check": "lpu check model.lpu",
