@@ -15,7 +15,7 @@ def belt(
     strict_range: option_types.StrictRange = False,
     as_json: option_types.Json = False,
 ) -> None:
-    """Generate for several prompts at once, each in another stage of the pipeline."""
+    """Generate for several prompts at once, which are in the stages of a pipeline."""
     started = perf_counter()
     from cluster.commands.output import (
         check_range,

@@ -90,6 +90,8 @@ def _write_frontier(rows: Sequence[Row], axes: Sequence[str], paths: Sequence[Pa
 
 
 def _belt_text(row: Row) -> str:
+    from programs.plans import BATCHES
+
     belt, energy = row["full_belt"], row["energy"]
     joules = (
         ""
@@ -102,7 +104,7 @@ def _belt_text(row: Row) -> str:
         else f"these chips have caches for {belt['that_fit']:,} at this context: --batch "
         f"{belt['sequences']} without --chips plans a machine for all"
     )
-    if belt["sequences"] > row["pp"]:
+    if belt["sequences"] > row["pp"] and row["mode"] != BATCHES:
         room += f"; one sequence at a stage, so more than {row['pp']} take turns"
     return (
         f"{belt['sequences']:,} sequences: {belt['per_user']:,.1f} tokens/s for each, "
@@ -112,10 +114,9 @@ def _belt_text(row: Row) -> str:
 
 def _batches(row: Row) -> list[tuple[str, str]]:
     """Where there are more sequences than stages."""
-    if row.get("batch_refused"):
-        return [("batches", f"none: {row['batch_refused']}")]
+    refused = row.get("batch_refused")
     if row.get("batches") is None:
-        return []
+        return [("batches", f"none: {refused}")] if refused else []
     found = row["batches"]
     own = row["initiation_interval_cycles"] * found["sequences_per_stage"]
     return [
@@ -123,7 +124,8 @@ def _batches(row: Row) -> list[tuple[str, str]]:
             "batches",
             f"{found['sequences_per_stage']} sequences a stage: a token of each every "
             f"{found['interval_cycles']:,} cycles ({found['interval_cycles'] / own:.0%} of what "
-            f"one at a time takes); {found['sram_used_ratio']:.1%} of the fullest chip's SRAM",
+            f"one at a time takes); {found['sram_used_ratio']:.1%} of the fullest chip's SRAM"
+            + (f"; more at a time: none, {refused}" if refused else ""),
         )
     ]
 

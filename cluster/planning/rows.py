@@ -44,6 +44,9 @@ PLAN_COLUMNS = (
     "batch",
     "tp",
     "pp",
+    "mode",
+    "sequences_per_stage",
+    "batch_refused",
     "cycles_per_token",
     "initiation_interval_cycles",
     "tokens_per_second_per_user",
@@ -176,8 +179,8 @@ def _plan(settings: PlanSettings, step: PlanStep, tell: Callable[[str], None]) -
         row["tried"] = [asdict(one) for one in tried]
     if settings.run:
         tell("running ...")
-        beats = () if r.mode == ALONE else (batched if r.mode == BATCHES else found,)
-        row |= _run(found, [plan for plan in beats if plan is not None])
+        serving = batched if batched is not None and r.mode == BATCHES else found
+        row |= _run(found, [] if r.mode == ALONE else [serving])
     row["wall_seconds"] = perf_counter() - began
     return row
 
@@ -254,7 +257,9 @@ def _flat(row: Row) -> Row:
     if "problem" in row:
         return {}
     belt, energy, cost = row["full_belt"], row["energy"] or {}, row.get("cost", {})
+    batches = row.get("batches") or {}
     return {
+        "sequences_per_stage": batches.get("sequences_per_stage"),
         "full_belt_sequences": belt["sequences"],
         "full_belt_sequences_that_fit": belt["that_fit"],
         "full_belt_tokens_per_second": belt["total"],

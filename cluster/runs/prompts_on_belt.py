@@ -10,7 +10,7 @@ from typing import Any
 from chip.spec import load_chip_spec
 from cluster.errors import InputError
 from cluster.runs.settings import BeltSettings
-from programs.decoder import compile_belt, partition_model
+from programs.decoder import belt_groups, compile_belt, partition_model
 from programs.models import Checkpoint, continuation, open_model
 from programs.running import BeltResult, run_belt, saturation_json, saturation_text
 
@@ -70,7 +70,7 @@ def generate_on_belt(
     tell: Callable[[str], None] = lambda _: None,
     started: float | None = None,
 ) -> BeltTexts:
-    """Generate for several prompts at once, each in another stage of the pipeline.
+    """Generate for several prompts at once, which are in the stages of a pipeline.
 
     tell: hears what goes on.  started: the ``perf_counter`` that wall time begins at, None for now.
     Raises an LpuError for a model, a chip or prompts that do not fit.
@@ -84,7 +84,7 @@ def generate_on_belt(
         raise InputError("--prompt is empty: give at least one character")
     positions = _positions(settings, checkpoint, prompts)
     batch = settings.batch
-    groups = max(settings.pp, -(-len(prompts) // batch))
+    groups = belt_groups(settings.pp, len(prompts), batch)
     tell("compiling ...")
     partitioned = partition_model(checkpoint, settings.tp, settings.dtype)
     spec = load_chip_spec(settings.chip)

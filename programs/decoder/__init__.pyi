@@ -38,7 +38,7 @@ from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
 from .pipeline import Piece, Pipeline, build_pipeline
 from .stage_code import Body, Scheduled
-from .stages import ATTENTION, FFN, Stage, ffn_part, part_tiles, single_stage
+from .stages import ATTENTION, FFN, Stage, belt_groups, ffn_part, part_tiles, single_stage
 
 __all__ = [
     "ATTENTION",
@@ -64,6 +64,7 @@ __all__ = [
     "Stage",
     "adopt",
     "belt_entry",
+    "belt_groups",
     "belt_intervals",
     "belt_room",
     "bucket_at",

@@ -37,7 +37,7 @@ from interconnect.wiring import Topology
 from programs.decoder.blocks import Numbers
 from programs.decoder.places import StagePlaces, launch_of
 from programs.decoder.stage_code import LEAD_CYCLES, Body, Scheduled, StageCode
-from programs.decoder.stages import Stage, parts_apart, split_layers
+from programs.decoder.stages import Stage, belt_groups, parts_apart, split_layers
 
 #: Cycles of an install at most: a slower one makes a block read before the block before it is done.
 MOST_INSTALL_CYCLES = 20
@@ -156,11 +156,11 @@ class Pipeline:
     def in_batches(self, batch: int) -> Pipeline:
         """The same stages with places for a token of each of ``batch`` sequences at once.
 
-        There are caches for as many sequences as before, and those that fill the last group.
+        There are caches for as many sequences as before, and those that fill the groups of a belt.
         Raises CompileError where they do not fit.
         """
         old = self.places
-        count = -(-old.sequences // batch) * batch
+        count = belt_groups(len(self.stages), old.sequences, batch) * batch
         places = StagePlaces(old.spec, old.layout, old.dtype, old.context, count, batch, True)
         return build_pipeline(self.stages, places, self.numbers, self.topology, batch)
 

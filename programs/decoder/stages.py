@@ -73,6 +73,13 @@ class Stage:
         return bool(self.blocks) and not self.blocks[-1].ends
 
 
+def belt_groups(stages: int, sequences: int, batch: int) -> int:
+    """Groups of ``batch`` sequences on a belt that has ``sequences`` of them: one for each stage at
+    least, which would idle otherwise; more take turns.
+    """
+    return max(stages, -(-sequences // batch))
+
+
 def split_layers(stages: Sequence[Stage]) -> dict[int, tuple[int, ...]]:
     """The layers whose FFN is computed in parts, and how many equal pieces each part has."""
     found: dict[int, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""What a plan's machine gives with a sequence at every stage, and whether it holds so many."""
+"""What a plan's machine gives with all stages at work, and whether it holds so many sequences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ class FullBelt:
     """A conveyor belt with a sequence at every stage, or with the plan's own if these are more.
 
     per_user, total: tokens per second of one sequence and of all.  that_fit: sequences of the
-    plan's context that its stages have caches for, counted up to ``sequences``.  More sequences
-    than stages take turns and give no more tokens in all: a kernel serves one sequence a beat.
+    plan's context that its stages have caches for, counted up to ``sequences``.  Of batches, all
+    groups of which are full: a stage takes one of them a beat.  Otherwise it takes one sequence a
+    beat, so more sequences than stages take turns and give no more tokens in all.
     """
 
     sequences: int
@@ -23,8 +24,12 @@ class FullBelt:
     total: float
 
 
-def full_belt(plan: Plan) -> FullBelt:
-    """The full belt of ``plan``."""
+def full_belt(plan: Plan, batched: Plan | None = None) -> FullBelt:
+    """The full belt of ``plan``; batched: the one of ``batch_plan``, if it is what serves."""
+    if batched is not None:
+        count, each = batched.pipeline.places.sequences, batched.pipeline.places.chunk
+        total = each * plan.spec.clock_hz / batched.interval_cycles
+        return FullBelt(count, count, total / count, total)
     stages = plan.pipeline.stages
     sequences = max(plan.batch, len(stages))
     held = plan_room(plan, sequences)

@@ -83,7 +83,7 @@ def report_plan(plan: Plan, batched: Plan | None = None) -> PlanReport:
         intensity,
         instruction_bytes(plan),
         bottleneck_of(phases, floor),
-        full_belt(plan),
+        full_belt(plan, batched if mode == BATCHES else None),
     )
 
 
@@ -122,8 +122,7 @@ def _service(plan: Plan, batched: Plan | None) -> tuple[float, float, str]:
     if plan.batch > 1:
         ways.append((max(plan.batch, stages) * plan.interval_cycles, BELT))
     if batched is not None:
-        turns = max(batched.pipeline.turns, stages)
-        ways.append((turns * batched.interval_cycles, BATCHES))
+        ways.append((batched.pipeline.turns * batched.interval_cycles, BATCHES))
     cycles, mode = min(ways, key=lambda way: way[0])
     return cycles, plan.batch / cycles, mode
 

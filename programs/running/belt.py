@@ -58,8 +58,10 @@ def run_belt(
 ) -> BeltResult:
     """Greedy generation of ``new_tokens`` tokens for each prompt, all on the belt at once.
 
-    prompts: at most as many as the artifact has sequences; others stay empty.  Raises ValueError
-    for another artifact, too many or empty prompts, or more positions than the artifact's context.
+    prompts: at most as many as the artifact has sequences; others stay empty.  Of a batch they are
+    dealt over as many groups as there are stages, so that none rests for want of a group, and over
+    more only where those are full.  Raises ValueError for another artifact, too many or empty
+    prompts, or more positions than the artifact's context.
     """
     facts = decoder_of(artifact)
     if facts.sequences is None:
@@ -73,7 +75,8 @@ def run_belt(
     host = Host(artifact, model)
     runner = Runner.alone(artifact, host)
     groups = count // facts.batch
-    queue = _Queue([list(prompt) for prompt in prompts], new_tokens, facts.batch)
+    each = min(facts.batch, -(-len(prompts) // stages))
+    queue = _Queue([list(prompt) for prompt in prompts], new_tokens, facts.batch, each)
     entered: list[_Turn | None] = []
     retired: list[int] = []
     firsts = [0] * len(prompts)
@@ -99,7 +102,7 @@ def run_belt(
             continue
         logits = np.concatenate([host.read_rows(chip) for chip in runner.chips], axis=1)
         for sequence in waiting:
-            row = sequence - out.group * facts.batch
+            row = sequence - out.group * each
             queue.give(sequence, pick_token(logits[row], 0.0, 0, 0))
             firsts[sequence] = firsts[sequence] or beat + 1
     tokens = [own[len(p) :] for own, p in zip(queue.fed, prompts, strict=True)]
@@ -123,14 +126,14 @@ class _Turn(NamedTuple):
 class _Queue:
     """Who enters the belt next; fed[q]: all known tokens of sequence q."""
 
-    def __init__(self, fed: list[list[int]], new_tokens: int, batch: int) -> None:
-        """batch: sequences of a group; the last group may have fewer."""
+    def __init__(self, fed: list[list[int]], new_tokens: int, batch: int, each: int) -> None:
+        """batch: rows of a group; each: those with a sequence, in the last group maybe fewer."""
         self.fed = fed
-        self._batch = batch
+        self._batch, self._each = batch, each
         self._prompts = [len(own) for own in fed]
         self._ends = [len(own) + new_tokens for own in fed]
         self._entered = [0] * len(fed)
-        self._waiting = deque(range(-(-len(fed) // batch)))  # groups, the next one first
+        self._waiting = deque(range(-(-len(fed) // each)))  # groups, the next one first
 
     @property
     def done(self) -> bool:
@@ -150,7 +153,7 @@ class _Queue:
             tokens: list[int | None] = [None] * self._batch
             places = self._next_positions(group)
             for sequence in self._known(group):
-                own = sequence - group * self._batch
+                own = sequence - group * self._each
                 tokens[own] = self.fed[sequence][places[own]]
                 self._entered[sequence] += 1
             if not self._in_prompt(group):
@@ -161,7 +164,7 @@ class _Queue:
 
     def waiting_for(self, turn: _Turn) -> list[int]:
         """The sequences whose next token a turn makes."""
-        first = turn.group * self._batch
+        first = turn.group * self._each
         return [
             first + row
             for row, (token, at) in enumerate(zip(turn.tokens, turn.positions, strict=True))
@@ -182,8 +185,8 @@ class _Queue:
         return _Turn(0, (0,) * self._batch, positions)
 
     def _sequences(self, group: int) -> range:
-        first = group * self._batch
-        return range(first, min(first + self._batch, len(self.fed)))
+        first = group * self._each
+        return range(first, min(first + self._each, len(self.fed)))
 
     def _next_positions(self, group: int) -> tuple[int, ...]:
         """Where each sequence of a group goes on."""

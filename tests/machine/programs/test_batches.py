@@ -267,6 +267,7 @@ def test_reference_and_engine_agree_on_a_batch(name: str, dtype: str) -> None:
     [
         (1, 2, (3, 1)),
         (1, 4, (3, 1, 7)),
+        (2, 2, (3, 2)),
         (4, 2, (2, 5, 1, 4, 3, 1, 2)),
     ],
 )
@@ -289,6 +290,9 @@ def test_a_belt_of_batches_gives_every_sequence_its_own_tokens(
             text.append(int(np.argmax(row)))
             row = golden.step(text[-1], len(text) - 1, 64)
         assert tokens == text[len(prompt) :]
+    if pp == 2:  # one for each stage, so none rests: the beats of a belt of one at a time
+        alone = run_belt(compile_belt(model, SPEC, 64, pp), prompts, new, model)
+        assert len(found.retired) == len(alone.retired)
     if pp == 1:  # nobody waits for anybody
         assert found.first_token_beats == list(lengths)
         assert len(found.retired) == max(lengths) + new - 1

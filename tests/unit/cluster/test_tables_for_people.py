@@ -12,7 +12,7 @@ from cluster.commands.plan import _show
 from cluster.commands.sweep_tables import print_plans, print_sweep, size_text, time_text
 from cluster.runs import BeltTexts, StoredRun, generation_facts, workload_rows
 from cluster.runs.collectives import collective_rows
-from programs.plans import FLOOR_TERMS, PHASES
+from programs.plans import BATCHES, FLOOR_TERMS, PHASES
 
 FAULTS = {
     "fec_corrected": 1001,
@@ -341,6 +341,12 @@ def test_batches_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
         "4 sequences a stage: a token of each every 4,000 cycles (40% of what one at a time "
         "takes); 45.7% of the fullest chip's SRAM"
     )
+    _, rows = shown(planned(batches=found, batch_refused="--batch 9: full"), monkeypatch)
+    assert rows["batches"].endswith(
+        "the fullest chip's SRAM; more at a time: none, --batch 9: full"
+    )
+    full = planned(mode=BATCHES, batches=found, batch_refused=None)
+    assert "take turns" not in shown(full, monkeypatch)[1]["full belt"]
     _, rows = shown(planned(batches=None, batch_refused="--batch 9: they would"), monkeypatch)
     assert rows["batches"] == "none: --batch 9: they would"
 
