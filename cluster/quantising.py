@@ -19,12 +19,14 @@ if TYPE_CHECKING:  # a command's help loads no arrays
     from numpy.typing import NDArray
 
     from programs.models import Checkpoint
-    from programs.quantising import MatrixError, PlainModel
+    from programs.quantising import MatrixError
 
     Index = NDArray[np.int64]
 
 #: A share of the mean square of activations, chosen on text that the model wrote itself.
 DAMPING = 0.05
+#: Tokens of a sequence where nobody says how many, if the model has so many positions.
+LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ class QuantiseSettings:
         typer.Option(help="A UTF-8 text to calibrate on.", show_default="written by the model"),
     ] = None
     sequences: Annotated[int, typer.Option(help="Sequences of the calibration text.")] = 12
-    length: Annotated[int, typer.Option(help="Tokens of each.")] = 512
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each.", show_default="512, or the model's positions"),
+    ] = None
     seed: Annotated[int, typer.Option(help="Of that text, and of the rotations.")] = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +59,8 @@ class QuantiseSettings:
         check_node(self.chips)
         check_at_least("--sequences", self.sequences, 1)
         check_at_least("--length", self.length, 2)
-        check_at_least("--seed", self.seed, 0)
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed}: use an integer from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -72,54 +78,59 @@ def quantise_model(
 ) -> Quantised:
     """Write the checkpoint; ``tell`` hears what goes on.
 
-    Raises an LpuError, one line, for a model of another kind or a text that is too short.
+    Raises an LpuError, one line, for a model of another kind or a text that is too short; what can
+    be found out before the long work is.  Where it fails or is interrupted, nothing is left behind.
     """
+    from programs import quantising
+    from programs.decoder import Layout
     from programs.models import open_model
-    from programs.quantising import check_new, plain_model, rotated, round_model, write_checkpoint
 
     began = perf_counter()
-    check_new(settings.to)
-    tell("opening the model ...")
-    checkpoint = open_model(settings.model or "target")
-    if settings.length > checkpoint.config.max_position:
-        raise InputError(
-            f"--length {settings.length}: the model reads {checkpoint.config.max_position:,} "
-            "positions at most; use shorter sequences"
+    with quantising.new_directory(settings.to):
+        tell("opening the model ...")
+        checkpoint = open_model(settings.model or "target")
+        most = checkpoint.config.max_position
+        length = min(LENGTH, most) if settings.length is None else settings.length
+        if length > most:
+            raise InputError(
+                f"--length {length}: the model reads {most:,} positions at most; use shorter "
+                "sequences"
+            )
+        beside = quantising.files_beside(checkpoint, settings.chips)
+        tokens = (
+            None
+            if settings.text is None
+            else _tokens_of(settings.text, checkpoint, settings.sequences, length)
         )
-    model = rotated(plain_model(checkpoint), settings.seed)
-    tokens = _calibration(settings, checkpoint, model, tell)
-    rounded, errors = round_model(model, tokens, settings.chips, DAMPING, tell)
-    tell("writing ...")
-    write_checkpoint(rounded, checkpoint, settings.to)
+        plain = quantising.plain_model(checkpoint)
+        Layout.of(checkpoint.config, settings.chips)  # refuses what no chip could hold
+        model = quantising.rotated(plain, settings.seed)
+        if tokens is None:
+            never = checkpoint.end_tokens
+            tokens = quantising.sample_tokens(
+                model, settings.sequences, length, settings.seed, never, tell
+            )
+        rounded, errors = quantising.round_model(model, tokens, settings.chips, DAMPING, tell)
+        tell("writing ...")
+        quantising.write_checkpoint(rounded, beside, settings.to)
     return Quantised(settings, errors, tokens.size, perf_counter() - began)
 
 
-def _calibration(
-    settings: QuantiseSettings,
-    checkpoint: Checkpoint,
-    model: PlainModel,
-    tell: Callable[[str], None],
-) -> Index:
-    """Tokens [sequences, length]."""
+def _tokens_of(path: Path, checkpoint: Checkpoint, sequences: int, length: int) -> Index:
+    """Tokens [sequences, length] of the beginning of a text."""
     import numpy as np
 
-    from programs.quantising import sample_tokens
-
-    sequences, length = settings.sequences, settings.length
-    if settings.text is None:
-        never = checkpoint.end_tokens
-        return sample_tokens(model, sequences, length, settings.seed, never, tell)
     try:
-        text = settings.text.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise InputError(
-            f"--text {settings.text} is no text to calibrate on ({reason}); name a UTF-8 file"
+            f"--text {path} is no text to calibrate on ({reason}); name a UTF-8 file"
         ) from None
     ids = checkpoint.tokenizer.encode(text).ids
     if len(ids) < sequences * length:
         raise InputError(
-            f"--text {settings.text}: has {len(ids):,} tokens, {sequences} sequences of {length} "
+            f"--text {path}: has {len(ids):,} tokens, {sequences} sequences of {length} "
             f"need {sequences * length:,}; use a longer text, or fewer --sequences"
         )
     return np.array(ids[: sequences * length], np.int64).reshape(sequences, length)

@@ -9,7 +9,7 @@ from .compiler import (
     input_planes,
     join_images,
 )
-from .expert_weights import router_columns, router_parts, router_width
+from .expert_weights import finite, router_columns, router_parts, router_width
 from .fit import (
     NODE,
     check_parallelism,
@@ -80,6 +80,7 @@ __all__ = [
     "entry_at",
     "ffn_columns",
     "ffn_part",
+    "finite",
     "home_of",
     "input_planes",
     "join_images",

@@ -11,6 +11,7 @@ quantising.  It does not know memory slices, cycles or instructions, and it neve
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chip.errors import LpuWarning
 from programs.decoder.expert_weights import (
     expert_biases,
     finite,
@@ -275,8 +277,20 @@ class PartitionedModel:
 
 
 def partition_model(checkpoint: Checkpoint, tp: int, dtype: str = "int8") -> PartitionedModel:
-    """Lay `checkpoint` out on `tp` chips in number type `dtype` (int8 or fp16)."""
+    """Lay `checkpoint` out on `tp` chips in number type `dtype` (int8 or fp16).
+
+    Warns with an LpuWarning of one line where its int8 weights were chosen for other slices.
+    """
     _check_dtype(dtype)
+    made = checkpoint.rounded_for
+    if dtype == "int8" and made is not None and made != tp:
+        warnings.warn(
+            LpuWarning(
+                f"{checkpoint.path}: its weights were rounded for {made} chips that share every "
+                f"matrix; on {tp}, those behind attention and down are rounded anew, and lose more"
+            ),
+            stacklevel=2,
+        )
     return PartitionedModel(checkpoint, Layout.of(checkpoint.config, tp), dtype)
 
 

@@ -1,6 +1,13 @@
 from .architectures import ARCHITECTURES, SHIPPED, Architecture, missing_kernels, shipped_model
 from .chat import Message, chat_prompt, render_chat
-from .checkpoint import Checkpoint, continuation, load_checkpoint, random_checkpoint
+from .checkpoint import (
+    CHIPS_OF_ROUNDING,
+    Checkpoint,
+    continuation,
+    load_checkpoint,
+    random_checkpoint,
+    special_numbers,
+)
 from .config import (
     CLAMPED_SILU,
     GELU_TANH,
@@ -35,6 +42,7 @@ from .tensors import CheckpointError
 
 __all__ = [
     "ARCHITECTURES",
+    "CHIPS_OF_ROUNDING",
     "CLAMPED_SILU",
     "GELU_TANH",
     "LATENT_EPS",
@@ -75,4 +83,5 @@ __all__ = [
     "shared_gate_name",
     "shipped_model",
     "sin_cos",
+    "special_numbers",
 ]

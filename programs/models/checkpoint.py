@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from programs.models.names import name_tensors
 from programs.models.tensors import CheckpointError, TensorSource, find_tensors, read_json
 
 __all__ = [
+    "CHIPS_OF_ROUNDING",
     "Checkpoint",
     "CheckpointError",
     "ModelConfig",
@@ -49,11 +51,15 @@ __all__ = [
     "random_checkpoint",
     "read_config",
     "read_tokenizer",
+    "special_numbers",
     "tensor_shapes",
 ]
 
 F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
+
+#: A field of ``config.json``: the chips for whose slices ``lpu quantise`` rounded the weights.
+CHIPS_OF_ROUNDING = "rounded_for_chips"
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Checkpoint:
     """The directory or GGUF file, absolute, or None for a model that exists only in memory."""
     unread: tuple[str, ...] = ()
     """Names of stored tensors that no part of the decoder computes with."""
+    rounded_for: int | None = None
+    """Chips for whose slices the weights lie on int8's steps; None where nobody says so."""
 
     def tensor(self, name: str) -> F32:
         """Return the whole tensor `name` as float32 in its stored shape."""
@@ -135,7 +143,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(config, gguf_source(file, config), file.path)
     config = read_config(directory)
     source, unread = name_tensors(directory, config, find_tensors(directory))
-    return Checkpoint(config, source, directory, unread)
+    chips = read_json(directory / "config.json").get(CHIPS_OF_ROUNDING)
+    rounded_for = chips if isinstance(chips, int) else None
+    return Checkpoint(config, source, directory, unread, rounded_for)
+
+
+def special_numbers(checkpoint: Checkpoint) -> dict[str, Any]:
+    """``bos_token_id`` and its like as a ``config.json`` has them; only those that there are.
+
+    Of a directory they are its own, as they are.
+    """
+    path = checkpoint.path
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    if path is None or path.is_dir():
+        fields = {} if path is None else read_json(path / "config.json")
+        return {name: fields[name] for name in names if name in fields}
+    tokenizer = checkpoint.tokenizer
+    texts = checkpoint.special_tokens
+    found: dict[str, Any] = {
+        name: tokenizer.token_to_id(texts[name.removesuffix("_id")])
+        for name in ("bos_token_id", "pad_token_id")
+        if name.removesuffix("_id") in texts
+    }
+    return {**found, "eos_token_id": list(checkpoint.end_tokens)}
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

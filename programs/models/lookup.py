@@ -11,7 +11,8 @@ The kernels are those of Llama-family decoders (rotary positions, RMS norms, gro
 SwiGLU), of Qwen3 (norms of query and key heads), of Gemma (GeGLU; norms after blocks and caps in
 its later versions), of OLMo-2 (norms over all heads), of Mixtral (a router that chooses two
 experts), of Qwen2-MoE (shared experts), of Llama 4 (experts whose input is
-scaled) and of gpt-oss (sinks, experts with biases).
+scaled), of gpt-oss (sinks, experts with biases) and of DeepSeek-V2 and V3 (latent attention, groups
+of experts); layers without experts may stand between those that have some.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ from .calibration import MatrixError, round_model
 from .compensation import Compensation, nearest, round_columns, weighted_error
 from .plain import PlainLayer, PlainModel, QuantisingError, plain_model, rotated
 from .sampling import sample_tokens
-from .writing import check_new, write_checkpoint
+from .writing import files_beside, new_directory, write_checkpoint
 
 __all__ = [
     "Compensation",
@@ -10,8 +10,9 @@ __all__ = [
     "PlainLayer",
     "PlainModel",
     "QuantisingError",
-    "check_new",
+    "files_beside",
     "nearest",
+    "new_directory",
     "plain_model",
     "rotated",
     "round_columns",

@@ -18,7 +18,7 @@ from programs.quantising.compensation import (
     round_columns,
     weighted_error,
 )
-from programs.quantising.plain import PlainLayer, PlainModel, gated
+from programs.quantising.plain import PlainLayer, PlainModel, QuantisingError, gated
 
 __all__ = ["MatrixError", "round_model"]
 
@@ -40,6 +40,7 @@ class MatrixError:
     nearest: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # told below, in a line
 def round_model(
     model: PlainModel,
     tokens: Index,
@@ -50,7 +51,8 @@ def round_model(
     """Round every matrix for the calibration ``tokens`` [sequences, length], for ``tp`` chips.
 
     The embedding stays as it is.  Beside the model and its rounded matrices, a layer's mixed
-    activations are held: 4 bytes for each of heads x hidden elements of every token.
+    activations are held: 4 bytes for each of heads x hidden elements of every token.  Raises
+    QuantisingError where activations are beyond float32's range.
     """
     rounding = _Rounding(model, Layout.of(model.config, tp), damping)
     xs = [model.embedding[row] for row in tokens]
@@ -147,4 +149,9 @@ def _moments(activations: Iterable[F32], size: int) -> F64:
     sums = np.zeros((size, size))
     for each in activations:
         sums += each.T @ each
+    if not np.isfinite(sums).all():
+        raise QuantisingError(
+            "the model's activations on the calibration text exceed the range of float32; use "
+            "its weights as they are"
+        )
     return sums

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chip.errors import LpuError
+from programs.decoder import finite
 from programs.models import Checkpoint, ModelConfig, inverse_frequencies, sin_cos
 
 __all__ = ["PlainLayer", "PlainModel", "QuantisingError", "plain_model", "rotated"]
@@ -84,7 +85,8 @@ def gated(x: F32, layer: PlainLayer) -> F32:
 def plain_model(checkpoint: Checkpoint) -> PlainModel:
     """Read a checkpoint and fold its norms' gains, float64 rounded once to float32.
 
-    Raises QuantisingError for a model of another kind.
+    Raises QuantisingError for a model of another kind, PartitionError for values that are not
+    finite.
     """
     config = checkpoint.config
     for field in fields(config):
@@ -97,10 +99,15 @@ def plain_model(checkpoint: Checkpoint) -> PlainModel:
 
     def folded(name: str, norm: str | None = None) -> F32:
         weights = checkpoint.tensor(name)
+        finite(weights, name)
         if norm is None:
             return weights
         gain = checkpoint.tensor(norm).astype(np.float64)
-        return (weights * gain).astype(np.float32)
+        finite(gain, norm)
+        with np.errstate(over="ignore"):
+            weights = (weights * gain).astype(np.float32)
+        finite(weights, name)
+        return weights
 
     layers: list[PlainLayer] = []
     for number in range(config.layers):
@@ -118,7 +125,7 @@ def plain_model(checkpoint: Checkpoint) -> PlainModel:
             }
         )
     head = folded(checkpoint.head_name, "model.norm.weight")
-    embedding = checkpoint.tensor("model.embed_tokens.weight")
+    embedding = folded("model.embed_tokens.weight")
     return PlainModel(config, embedding, layers, head, inverse_frequencies(config, 0))
 
 

@@ -15,6 +15,7 @@ F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # who rounds by this text tells
 def sample_tokens(
     model: PlainModel,
     sequences: int,

@@ -3,43 +3,85 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from programs.models import Checkpoint
+from programs.models import CHIPS_OF_ROUNDING, Checkpoint, special_numbers
 from programs.quantising.plain import PlainModel, QuantisingError, matrix_name
 
-__all__ = ["check_new", "write_checkpoint"]
+__all__ = ["files_beside", "new_directory", "write_checkpoint"]
 
 F32 = NDArray[np.float32]
 
+CONFIG, TENSORS = "config.json", "model.safetensors"
+#: What a directory may hold for its tokens and its generation: taken over byte for byte.
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
-def write_checkpoint(model: PlainModel, checkpoint: Checkpoint, directory: Path) -> None:
-    """Write ``model`` with the tokenizer and chat template of the ``checkpoint`` it came from.
 
-    The gains of norms are 1, and the head has weights of its own.  ``config.json`` is written
-    last: without it there is no checkpoint.  See ``check_new``.
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """Make a directory for a checkpoint; where the work inside fails, nothing of it stays.
+
+    Raises QuantisingError, before any work, where something lies already or nothing can be written.
     """
     check_new(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    config = model.config
-    gain = np.ones(config.hidden_size, np.float32)
-    tensors: dict[str, F32] = {"model.embed_tokens.weight": model.embedding}
-    for number, layer in enumerate(model.layers):
-        tensors |= {matrix_name(number, name): matrix for name, matrix in layer.items()}
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{number}.{norm}.weight"] = gain
-    tensors |= {"model.norm.weight": gain, "lm_head.weight": model.head}
-    _write_tensors(directory / "model.safetensors", tensors)
+    made = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritten(directory, error) from None
+    try:
+        yield directory
+    except BaseException:
+        for name in (CONFIG, TENSORS, *COPIED):
+            (directory / name).unlink(missing_ok=True)
+        if made and not any(directory.iterdir()):
+            directory.rmdir()
+        raise
+
+
+def files_beside(checkpoint: Checkpoint, chips: int) -> dict[str, bytes]:
+    """The contents of every file but the tensors', by name; ``config.json`` is the last.
+
+    A directory's own files for tokens and generation are taken as they are; those of a GGUF file
+    are made.  Raises CheckpointError for what cannot be read.
+    """
+    found: dict[str, bytes] = {}
+    numbers = special_numbers(checkpoint)
     if checkpoint.path is not None:
-        checkpoint.tokenizer.save(str(directory / "tokenizer.json"))
-    texts: dict[str, str] = dict(checkpoint.special_tokens)
-    if checkpoint.chat_template is not None:
-        texts["chat_template"] = checkpoint.chat_template
-    _write_json(directory / "tokenizer_config.json", texts)
+        tokenizer = checkpoint.tokenizer  # read, as the template, whether copied or not
+        texts: dict[str, object] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": checkpoint.config.max_position,
+            "clean_up_tokenization_spaces": False,
+            **checkpoint.special_tokens,
+        }
+        if (template := checkpoint.chat_template) is not None:
+            texts["chat_template"] = template
+        if checkpoint.path.is_dir():
+            own = ((name, checkpoint.path / name) for name in COPIED)
+            found = {name: file.read_bytes() for name, file in own if file.is_file()}
+        else:
+            found["tokenizer.json"] = tokenizer.to_str().encode()
+            found["tokenizer_config.json"] = _json(texts)
+    config = checkpoint.config
     fields = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -56,9 +98,33 @@ def write_checkpoint(model: PlainModel, checkpoint: Checkpoint, directory: Path)
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
-        "eos_token_id": list(checkpoint.end_tokens),
+        **numbers,
+        CHIPS_OF_ROUNDING: chips,
     }
-    _write_json(directory / "config.json", fields)
+    return {**found, CONFIG: _json(fields)}
+
+
+def write_checkpoint(model: PlainModel, beside: Mapping[str, bytes], directory: Path) -> None:
+    """Write ``model`` and the files ``beside`` its tensors, see ``files_beside``.
+
+    The gains of norms are 1, and the head has weights of its own.  ``config.json`` is written
+    last: without it there is no checkpoint.  Raises QuantisingError as ``new_directory`` does, and
+    where there is no room.
+    """
+    gain = np.ones(model.config.hidden_size, np.float32)
+    tensors: dict[str, F32] = {"model.embed_tokens.weight": model.embedding}
+    for number, layer in enumerate(model.layers):
+        tensors |= {matrix_name(number, name): matrix for name, matrix in layer.items()}
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{number}.{norm}.weight"] = gain
+    tensors |= {"model.norm.weight": gain, "lm_head.weight": model.head}
+    with new_directory(directory):
+        try:
+            _write_tensors(directory / TENSORS, tensors)
+            for name, contents in beside.items():
+                (directory / name).write_bytes(contents)
+        except OSError as error:
+            raise _unwritten(directory, error) from None
 
 
 def check_new(directory: Path) -> None:
@@ -67,13 +133,21 @@ def check_new(directory: Path) -> None:
         raise QuantisingError(f"{directory} is not empty; name a new directory for the checkpoint")
 
 
-def _write_json(file: Path, fields: Mapping[str, object]) -> None:
-    file.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _unwritten(directory: Path, error: OSError) -> QuantisingError:
+    reason = error.strerror or type(error).__name__
+    return QuantisingError(
+        f"{directory}: no checkpoint written: {reason}; name another directory, or make room"
+    )
+
+
+def _json(fields: Mapping[str, object]) -> bytes:
+    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, F32]) -> None:
     """A safetensors file: the length of its header, the header, the tensors one behind another."""
-    header, end = {}, 0
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, tensor in tensors.items():
         header[name] = {
             "dtype": "F32",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +11,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from programs.decoder import partition_model
+from chip.errors import LpuWarning
+from programs.decoder import PartitionError, partition_model
 from programs.evaluation import Float32Forward, GoldenForward, compare_text
-from programs.models import ModelConfig, load_checkpoint, open_model, random_checkpoint
+from programs.models import (
+    ModelConfig,
+    load_checkpoint,
+    open_model,
+    random_checkpoint,
+    shipped_model,
+)
 from programs.quantising import (
     Compensation,
     PlainModel,
     QuantisingError,
+    files_beside,
     nearest,
     plain_model,
     rotated,
@@ -124,7 +134,7 @@ def test_a_loaded_checkpoint_has_the_integers_that_were_chosen(tp: int, tmp_path
     """Exactly: so the emulated model differs from float32 by its activations alone."""
     model = rotated(plain_model(random_checkpoint(SMALL, 1)), 0)
     rounded, errors = round_model(model, TOKENS, tp, 0.05)
-    write_checkpoint(rounded, random_checkpoint(SMALL, 1), tmp_path / "new")
+    write_checkpoint(rounded, files_beside(random_checkpoint(SMALL, 1), tp), tmp_path / "new")
     found = load_checkpoint(tmp_path / "new")
     heads, inner = -(-3 // tp) * 16, -(-40 // tp)
     for name, size, part in (
@@ -152,7 +162,7 @@ def test_a_loaded_checkpoint_has_the_integers_that_were_chosen(tp: int, tmp_path
 def test_a_turned_model_is_the_same_model(tmp_path: Path) -> None:
     """But for float32's last bits; weights are others."""
     checkpoint = random_checkpoint(SMALL, 1)
-    write_checkpoint(rotated(plain_model(checkpoint), 7), checkpoint, tmp_path)
+    write_checkpoint(rotated(plain_model(checkpoint), 7), files_beside(checkpoint, 1), tmp_path)
     turned = load_checkpoint(tmp_path)
     name = "model.layers.0.self_attn.o_proj.weight"
     assert np.abs(turned.tensor(name) - checkpoint.tensor(name)).max() > 0.01
@@ -188,8 +198,63 @@ def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     checkpoint = random_checkpoint(SMALL, 1)
     with pytest.raises(QuantisingError, match="is not empty; name a new directory"):
-        write_checkpoint(plain_model(checkpoint), checkpoint, tmp_path)
+        write_checkpoint(plain_model(checkpoint), files_beside(checkpoint, 1), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """In the loader's words; the largest gains that are numbers make activations that are none."""
+    checkpoint = random_checkpoint(SMALL, 1)
+    model = plain_model(checkpoint)
+    up = model.layers[1]["up"].copy()
+    up[0, 0] = np.inf
+    write_checkpoint(
+        replace(model, layers=[model.layers[0], {**model.layers[1], "up": up}]),
+        files_beside(checkpoint, 1),
+        tmp_path / "inf",
+    )
+    with pytest.raises(PartitionError, match=r"layers\.1\.mlp\.up_proj\.weight' holds a NaN"):
+        plain_model(load_checkpoint(tmp_path / "inf"))
+    layers = [{**layer, "gate": layer["gate"] * np.float32(1e38)} for layer in model.layers]
+    with pytest.raises(QuantisingError, match="on the calibration text exceed the range of float"):
+        round_model(replace(model, layers=layers), TOKENS, 1, 0.05)
+
+
+def test_what_a_directory_says_of_its_tokens_is_taken_over(tmp_path: Path) -> None:
+    """Byte for byte; numbers of special tokens too, which libraries otherwise make up."""
+    source = tmp_path / "draft"
+    shutil.copytree(shipped_model("draft"), source)
+    (source / "generation_config.json").write_text('{"eos_token_id": [0, 7], "top_k": 5}')
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    found = files_beside(load_checkpoint(source), 4)
+    assert list(found)[-1] == "config.json"
+    made = json.loads(found.pop("config.json"))
+    assert found == {
+        name: (source / name).read_bytes()
+        for name in (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "generation_config.json",
+            "chat_template.jinja",
+        )
+    }
+    own = json.loads((source / "config.json").read_text())
+    assert {k: own[k] for k in made.keys() & own.keys()} | {
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "rounded_for_chips": 4,
+    } == made
+    assert made["bos_token_id"] == 0 and "pad_token_id" not in made
+
+
+def test_another_number_of_chips_is_told(tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(SMALL, 1)
+    write_checkpoint(plain_model(checkpoint), files_beside(checkpoint, 2), tmp_path / "two")
+    found = load_checkpoint(tmp_path / "two")
+    partition_model(found, 2)
+    partition_model(found, 4, "fp16")
+    with pytest.warns(LpuWarning, match="rounded for 2 chips that share every matrix; on 4, those"):
+        partition_model(found, 4)
 
 
 @pytest.mark.long
@@ -208,7 +273,7 @@ def test_a_trained_model_is_closer_to_itself(tmp_path: Path) -> None:
     text = draft.tokenizer.encode(heldout.read_text("utf-8")).ids[:1025]
 
     def error(other: PlainModel, name: str) -> float:
-        write_checkpoint(other, draft, tmp_path / name)
+        write_checkpoint(other, files_beside(draft, 1), tmp_path / name)
         found = load_checkpoint(tmp_path / name)
         assert found.tokenizer.encode("def f(x):").ids == draft.tokenizer.encode("def f(x):").ids
         assert found.end_tokens == draft.end_tokens
