@@ -187,23 +187,33 @@ class Host:
 
         After a chunk, those of its last token.
         """
-        row: F32 = self.read_rows(chip)[self._tokens - 1 if self._facts.every_logit else 0]
+        last = self._tokens - 1 if self._facts.every_logit else 0
+        row: F32 = self._read(chip, last, 1)[0]
         return row
 
-    def read_rows(self, chip: Chip) -> F32:
-        """As ``read_logits``, of every token of a launch that may have logits, float32 [rows,
-        tokens it holds]: of each sequence of a batch, or of each token of a last chunk.
+    def read_rows(self, chip: Chip, count: int | None = None) -> F32:
+        """As ``read_logits``, of the first ``count`` tokens of a launch that may have logits (None:
+        of all), float32 [count, tokens it holds]: of each sequence of a batch, or of each token of
+        a last chunk.
         """
+        return self._read(chip, 0, self._facts.logit_rows if count is None else count)
+
+    def _read(self, chip: Chip, first: int, count: int) -> F32:
+        """Rows of logits; those alone are charged."""
         outputs = self._bindings.outputs["logits"]
+        each = outputs[0][2] // self._facts.logit_rows
         stage, local = self.stage_of(chip.chip_id), chip.chip_id % self.model.layout.tp
         if stage == 0 and local == 0:  # beside the inputs, so that one process charges both
-            self._charge(4 * 320 * outputs[0][2])
+            self._charge(4 * 320 * count * each)
         if stage != self._facts.pp - 1:
-            return np.zeros((self._facts.logit_rows, 0), np.float32)
-        planes = [chip.read_words(queue, address, words) for queue, address, words in outputs]
+            return np.zeros((count, 0), np.float32)
+        planes = [
+            chip.read_words(queue, address + first * each, count * each)
+            for queue, address, _ in outputs
+        ]
         values = np.ascontiguousarray(np.moveaxis(np.stack(planes), 0, -1)).view(np.float32)[..., 0]
         axis = self.model.layout.vocab_axis(local)
-        rows = values.reshape(self._facts.logit_rows, *axis.shape)
+        rows = values.reshape(count, *axis.shape)
         return np.asarray(rows[:, axis >= 0], np.float32)
 
     def _charge(self, bytes_moved: int) -> None:

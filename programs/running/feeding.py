@@ -112,6 +112,22 @@ class Feeder:
         there = [way for way in ways if all(name in self.cycles for name, _ in self.tally(way))]
         return min([own, *there], key=self.seconds)
 
+    def verifies_together(self, first: int, tokens: int) -> list[FedPart] | None:
+        """How ``tokens`` positions from ``first`` on have logits each from one launch of a chunk.
+
+        None where there is no such program, or one by one takes less time.  Of the host's transfers
+        those to read logits count, too: rows are as many either way, but every read of some begins
+        as a launch does.
+        """
+        if not 1 < tokens <= self.chunk or first + self.chunk > self.context:
+            return None
+        together = [FedPart([first], self.chunk)]
+        if not all(name in self.cycles for name, _ in self.tally(together)):
+            return None
+        alone = [FedPart([at]) for at in range(first, first + tokens)]
+        saved = (tokens - 1) * self.launch_seconds
+        return together if self.seconds(together) < self.seconds(alone) + saved else None
+
     def launches(self, way: Sequence[FedPart]) -> list[tuple[str, int]]:
         """The entry point of every launch, and the tokens of what enters a stage in it."""
         found = []

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from programs.artifact import Artifact, decoder_of
-from programs.decoder import Host, PartitionedModel, bucket_at, chunk_entry, entry_at
-from programs.running.feeding import Feeding, prompt_feedings
+from programs.decoder import Host, PartitionedModel, entry_at
+from programs.running.feeding import Feeder, Feeding, prompt_feedings
 from programs.running.runner import Runner
 from programs.running.saturation import Saturations, saturations_of
 from programs.running.stepping import LOOKAHEAD, StuckError
@@ -100,28 +100,25 @@ class LpuSession:
         """Feed ``tokens`` from ``position`` on; the logits after each, float32 [tokens, vocab].
 
         Together where there is a program for it (``every_logit``), the tokens are no more than its
-        chunk and it is sooner than one by one.  The chunk is filled with others: what is after them
-        in the caches nobody sees before it is written over.  Raises ValueError where there is none.
+        chunk and it is sooner than one by one, the host's transfers included.  The chunk is filled
+        with others: what is after them in the caches nobody sees before it is written over.  Raises
+        ValueError where there is none.
         """
         if not len(tokens):
             raise ValueError("no tokens to verify")
-        facts, cycles = decoder_of(self.artifact), self.artifact.predicted_cycles
-        count, end, entry = len(tokens), position + facts.chunk, ""
-        if facts.every_logit and 1 < count <= facts.chunk and end <= facts.context:
-            entry = chunk_entry(bucket_at(self.artifact, end - 1), end=True)
-        places = range(position, position + count)
-        alone = [entry_at(self.artifact, at, prefill=False) for at in places]
-        if not entry or cycles[entry] >= sum(cycles[name] for name in alone):
-            return np.stack([self.logits(*own) for own in zip(tokens, places, strict=True)])
+        count, feeder = len(tokens), Feeder.of(self.artifact)
+        every = decoder_of(self.artifact).every_logit
+        way = feeder.verifies_together(position, count) if every else None
+        known = {position + n: token for n, token in enumerate(tokens)}
+        if way is None:
+            return np.stack([self.logits(token, at) for at, token in known.items()])
         before = self.io_seconds
-        feeding = Feeding(entry, (position,) * facts.pp, True, tokens=facts.chunk)
-        own = dict.fromkeys(range(position, end), 0) | {
-            position + n: token for n, token in enumerate(tokens)
-        }
-        self._feed(feeding, own)
-        rows = [self._host.read_rows(chip) for chip in self._runner.chips]
+        (feeding,) = feeder.feedings(way)
+        others = dict.fromkeys(range(position, position + feeding.tokens), 0)
+        self._feed(feeding, others | known)
+        rows = [self._host.read_rows(chip, count) for chip in self._runner.chips]
         self.last_io_seconds = self.io_seconds - before
-        return np.concatenate(rows, axis=1)[:count]
+        return np.concatenate(rows, axis=1)
 
     def _logits(self) -> F32:
         return np.concatenate([self._host.read_logits(chip) for chip in self._runner.chips])

@@ -25,7 +25,7 @@ from cluster.experiments.speculative.steps import (
     target_only,
 )
 from cluster.gpu import Answer, GpuModel, GpuPool
-from programs.artifact import MOST_CHUNK, Artifact
+from programs.artifact import Artifact
 from programs.decoder import compile_model
 from programs.models import Checkpoint, open_model
 from programs.running import LpuSession
@@ -157,8 +157,7 @@ class Rig:
         """Drafts of LPUs verified by the target on others, all of a step together, greedily: what
         it takes, what happened, and whether tokens and logits are those of the target alone there.
         """
-        chunk = min(job.gamma + 1, MOST_CHUNK)
-        session = LpuSession(self._compile(self.checkpoint, chunk))
+        session = LpuSession(self._compile(self.checkpoint, job.gamma + 1))
         total, traces, same = Charge(), [], True
         for number, prompt in enumerate(prompts):
             verifier = LpuVerifier(session)

@@ -13,6 +13,7 @@ from cluster.errors import InputError
 from cluster.experiments.option_types import CYCLES_HELP, Gpu, Link, Seed
 from cluster.option_checks import check_node, check_text
 from cluster.option_types import ChipType
+from programs.artifact import MOST_CHUNK
 
 LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
 GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
@@ -176,6 +177,11 @@ class SpeculativeSettings:
         if self.lpu_verify and self.temperature > 0:
             raise InputError(
                 f"--lpu-verify with --temperature {self.temperature:g}: it is greedy; use 0"
+            )
+        if self.lpu_verify and self.gamma >= MOST_CHUNK:
+            raise InputError(
+                f"--gamma {self.gamma} with --lpu-verify: a launch takes {MOST_CHUNK} tokens, the "
+                f"last one before the drafts among them; use --gamma {MOST_CHUNK - 1} or less"
             )
         if self.mode == "kv" and self.drafter != "lpu":
             raise InputError(

@@ -364,6 +364,11 @@ def test_a_sweep_covers_gammas_links_and_temperatures() -> None:
         (["--alpha", "0.5", "--kill-after", "1"], "--replace-lost with --alpha"),
         (["--alpha", "0.5", "--lpu-verify"], "--lpu-verify with --alpha: no model runs"),
         (["--temperature", "0.5", "--lpu-verify"], "--temperature 0.5: it is greedy; use 0"),
+        (
+            ["--gamma", "64", "--lpu-verify"],
+            "--gamma 64 with --lpu-verify: a launch takes 64 tokens, the last one before the "
+            "drafts among them; use --gamma 63 or less",
+        ),
         (["--gpu-model", "llama-3-70b"], "give the acceptance rate with --alpha"),
         (["--lpu-cycles-per-token", "5"], "without --alpha"),
         (["--prompt", ""], "a prompt is empty"),

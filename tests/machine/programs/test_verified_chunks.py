@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,61 @@ def test_a_run_of_two() -> None:
 )
 def test_runs_of_drafted_tokens(name: str, tp: int, pp: int, dtype: str, chunk: int) -> None:
     follow(SHAPES[name], tp, pp, dtype, chunk, 6)
+
+
+@pytest.mark.long
+def test_together_where_it_is_sooner_and_what_it_costs() -> None:
+    """The host's transfers count: five tokens take fewer cycles one by one, but more time.
+
+    Only the rows of logits that are asked for are charged.
+    """
+    model = partition_model(random_checkpoint(SMALL, 0), 1)
+    artifact = compile_decoder(model, SPEC, 64, chunk=16, every_logit=True)
+    cycles = artifact.predicted_cycles
+    assert 5 * cycles["decode-64"] < cycles["chunk-64-end"]
+    row = 4 * 320 * model.layout.vocab_blocks / SPEC.pcie_bytes_per_s
+    session, plain = (
+        LpuSession(artifact, model),
+        LpuSession(compile_decoder(model, SPEC, 64), model),
+    )
+    for at in range(5):
+        session.logits(7, at)
+        plain.logits(7, at)
+    assert session.io_seconds == pytest.approx(plain.io_seconds)
+    into = plain.last_io_seconds - 2 * SPEC.pcie_latency_s - row
+    for count in (2, 5, 16):
+        session = LpuSession(artifact, model)
+        session.read([7] * 5)
+        before = session.launches, session.io_seconds, session.seconds
+        session.verify([7] * count, 5)
+        together = session.launches == before[0] + 1
+        token = cycles["decode-64"] / SPEC.clock_hz + plain.last_io_seconds
+        charged = 2 * SPEC.pcie_latency_s + 16 * into + count * row
+        whole = cycles["chunk-64-end"] / SPEC.clock_hz + charged
+        assert together == (whole < count * token)
+        assert session.seconds - before[2] == pytest.approx(min(whole, count * token))
+    assert together
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize("positions", [4096, 256])
+def test_across_a_bucket_and_to_the_end_of_the_context(positions: int, window: int) -> None:
+    """Runs of six over positions 63 and 64 of 100, on planes and on the VXM, on two stages."""
+    config = replace(SMALL, layers=2, max_position=positions, sliding_window=window)
+    model = partition_model(random_checkpoint(config, 0), 1)
+    artifact = compile_decoder(model, SPEC, 100, pp=2, chunk=6, every_logit=True)
+    session, golden = LpuSession(artifact, model), GoldenDecoder(model)
+    tokens = np.random.default_rng(1).integers(0, 61, 100).tolist()
+    wanted = [golden.step(token, at, 128) for at, token in enumerate(tokens)]
+    session.read(tokens[:58])
+    for first in range(58, 100, 6):
+        before = session.launches
+        rows = session.verify(tokens[first : first + 6], first)
+        assert session.launches == before + 1
+        np.testing.assert_array_equal(
+            rows.view(np.uint32), np.stack(wanted[first : first + 6]).view(np.uint32)
+        )
 
 
 @pytest.mark.long
