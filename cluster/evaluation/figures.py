@@ -118,8 +118,10 @@ def _prompts_json(done: PromptEvaluation) -> Row:
 def _about(done: TextEvaluation | PromptEvaluation) -> Facts:
     settings = done.settings
     chips = "1 chip" if settings.node == 1 else f"{settings.node} chips"
+    other = [] if settings.reference is None else [("float32 is of", settings.reference)]
     return [
         ("model", f"{done.model}, {settings.dtype} on {chips}"),
+        *other,
         ("computed by", done.computed_by),
     ]
 
@@ -127,6 +129,7 @@ def _about(done: TextEvaluation | PromptEvaluation) -> Facts:
 def _facts_json(done: TextEvaluation | PromptEvaluation) -> Row:
     return {
         "model": done.model,
+        "reference": done.settings.reference,
         "dtype": done.settings.dtype,
         "chips": done.settings.node,
         "computed_by": done.settings.on,

@@ -33,7 +33,7 @@ def both_forwards(
 ) -> tuple[Float32Forward, GoldenForward | ChipsForward]:
     """The float32 forward of a model, and the emulated one for texts of ``context`` tokens."""
     spec = load_chip_spec(settings.chip)
-    reference = Float32Forward(_reference(settings, checkpoint))
+    reference = Float32Forward(_reference(settings, checkpoint, context))
     if settings.on == CHIPS:
         load_kernels(tell)
     tell("compiling ..." if settings.on == CHIPS else "laying the model out ...")
@@ -43,8 +43,8 @@ def both_forwards(
     return reference, GoldenForward(model, context)
 
 
-def _reference(settings: EvaluateSettings, checkpoint: Checkpoint) -> Checkpoint:
-    """The model that float32 computes; InputError where it has other tokens."""
+def _reference(settings: EvaluateSettings, checkpoint: Checkpoint, context: int) -> Checkpoint:
+    """The model that float32 computes; InputError where it has other tokens or is too short."""
     if settings.reference is None:
         return checkpoint
     found = open_model(settings.reference)
@@ -53,5 +53,11 @@ def _reference(settings: EvaluateSettings, checkpoint: Checkpoint) -> Checkpoint
         raise InputError(
             f"--reference {settings.reference}: has {others:,} tokens, the model {ours:,}; name "
             "the model that it was made of"
+        )
+    most = found.config.max_position
+    if context > most:
+        raise InputError(
+            f"--reference {settings.reference}: was made for {most:,} positions, the evaluation "
+            f"has {context:,}; use a smaller --context, or shorter prompts"
         )
     return found

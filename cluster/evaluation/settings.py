@@ -25,7 +25,8 @@ class EvaluateSettings:
     """The emulated model against a plain float32 forward: on a text, or on prompts.
 
     - model: as ``programs.models.open_model`` takes it; None for ``target``.
-    - reference: the model that float32 computes, as model; None for the same.
+    - reference: the model that float32 computes, as model; None for the same.  Its residual streams
+      may be turned: without layers.
     - text: a UTF-8 file; None for the shipped models' held-out text.  tokens: of it, predicted;
       None for all.  context: tokens of a window; its last prediction sees them all.
     - layers: the residual streams are compared as well, after attention and FFN of every layer.
@@ -94,6 +95,11 @@ class EvaluateSettings:
         _ = self.node
         if self.layers and self.on == CHIPS:
             raise InputError("--layers: chips show no layer; use --on golden")
+        if self.layers and self.reference is not None:
+            raise InputError(
+                "--layers: residual streams of another model are not comparable; use it without "
+                "--reference"
+            )
         if self.chip != option_types.DEFAULT_CHIP and self.on != CHIPS:
             raise InputError("--chip: numbers of the golden model are those of all; use --on chips")
         if self.prompts is None and (self.chat or self.max_new_tokens is not None):

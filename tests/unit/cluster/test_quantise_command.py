@@ -36,6 +36,7 @@ def test_a_checkpoint_that_other_commands_take(
     beside = ["--model", to, "--reference", "draft", "--chips", "1", "--text", prose]
     assert run(["evaluate", *beside, "--tokens", "20", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
+    assert figures["reference"] == "draft"
     assert 1e-4 < figures["relative_rms_logit_error"] < 0.1  # its own float32 is ten times nearer
     assert run(["evaluate", *beside[:2], *beside[4:], "--tokens", "20", "--json"]) == 0
     assert (
@@ -86,6 +87,21 @@ def test_a_reference_with_other_tokens_is_refused(
     assert run(["evaluate", "--model", "draft", "--reference", str(tmp_path / "other")]) == 2
     words = "has 512 tokens, the model 1,024; name the model that it was made of"
     assert words in " ".join(capsys.readouterr().err.split())
+    file = tmp_path / "other" / "config.json"
+    shutil.copytree(shipped_model("draft"), tmp_path / "other", dirs_exist_ok=True)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 100}))
+    assert run(["evaluate", "--model", "draft", "--reference", str(tmp_path / "other")]) == 2
+    words = "was made for 100 positions, the evaluation has 512; use a smaller --context, or"
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_reference_is_named_beside_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    """And shows no layers: a quantised model's residual stream is another's, turned."""
+    beside = ["evaluate", "--model", "draft", "--reference", "target", "--chips", "1"]
+    assert run([*beside, "--layers"]) == 2
+    assert "residual streams of another model are not comparable" in capsys.readouterr().err
+    assert run([*beside, "--tokens", "2"]) == 0
+    assert "float32 is of target" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def broken(directory: Path, name: str, **changes: object) -> Path:
