@@ -192,11 +192,13 @@ def check_sync(c: Columns, spec: ChipSpec, report: CheckReport) -> None:
 
 
 def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: CheckReport) -> None:
-    """Rule ``missing`` for operands that are ALU results (``want`` is asked of streams only)."""
+    """Rules ``missing`` and ``want`` for operands that are ALU results."""
     vxm = np.flatnonzero(ARITY[c.op] > 0)
     keys = key(c.queue[vxm], c.cycle[vxm])
-    keys.sort()
-    for codes, used in ((c.s0, ARITY[c.op] > 0), (ops.s1, ARITY[c.op] > 1)):
+    order = np.argsort(keys, kind="stable")
+    vxm, keys = vxm[order], keys[order]
+    operands = (("want0", c.s0, ARITY[c.op] > 0), ("want1", ops.s1, ARITY[c.op] > 1))
+    for want, codes, used in operands:
         rows = np.flatnonzero(used & (codes >= STREAMS) & (codes <= SELF))
         code = codes[rows]
         own = code == SELF
@@ -216,6 +218,8 @@ def check_alu_results(c: Columns, ops: Operands, spec: ChipSpec, report: CheckRe
             f"the ALU has no own result {spec.alu_cycles} or more cycles old",
             "dispatch the first operation without self",
         )
+        there = rows[~lost]
+        check_want(c, there, vxm[at[~lost]], c.of(want, there), report)
 
 
 def check_want(c: Columns, rows: Ints, producer: Ints, want: Ints, report: CheckReport) -> None:

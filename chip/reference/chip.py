@@ -137,7 +137,7 @@ class ReferenceChip:
         self._commits: dict[int, list[tuple[Instruction, NDArray[np.int64], Bytes]]] = {}
         self._issued: dict[int, list[Instruction]] = {}  # this cycle's, by queue
         self._flying: list[tuple[Instruction, int, int]] = []  # writes not yet readable, window
-        self._results: list[list[tuple[int, Words]]] = [[] for _ in range(ALUS)]
+        self._results: list[list[tuple[int, Words, int]]] = [[] for _ in range(ALUS)]
         self._planes = [Plane(self.spec) for _ in range(PLANES)]
         self._last_send: dict[int, int] = {}
         self._parked: dict[int, Instruction] = {}
@@ -365,7 +365,7 @@ class ReferenceChip:
         settled = self._now - self.spec.alu_cycles
         old = [r for r in self._results[alu] if r[0] <= settled]
         new = [r for r in self._results[alu] if r[0] > settled]
-        self._results[alu] = [*old[-1:], *new, (self._now, result)]
+        self._results[alu] = [*old[-1:], *new, (self._now, result, ins.tag)]
         self._effect(self.spec.alu_cycles)
         if ins.wo:
             planes = result.astype("<u4").view(np.uint8).reshape(LANES, 4).T[: ins.wo]
@@ -379,18 +379,25 @@ class ReferenceChip:
             return planes.view("<u4").reshape(LANES).astype(np.uint32)
         settled = self._now - self.spec.alu_cycles
         if code < SELF:
-            found = [value for cycle, value in self._results[code - ALU0] if cycle == settled]
+            found = [r for r in self._results[code - ALU0] if r[0] == settled]
             if not found:
                 message = f"ALU {code - ALU0} dispatched nothing at cycle {settled}"
                 self._fault("missing", ins, message)
-            return found[0]
+            return self._wanted(ins, found[0], want)
         if code == SELF:
             own = self._results[ins.queue - VXM_QUEUE]
-            found = [value for cycle, value in own if cycle <= settled]
+            found = [r for r in own if r[0] <= settled]
             if not found:
                 self._fault("missing", ins, "this ALU has no result yet")
-            return found[-1]
+            return self._wanted(ins, found[-1], want)
         return np.full(LANES, ins.imm & 0xFFFFFFFF, np.uint32)
+
+    def _wanted(self, ins: Instruction, result: tuple[int, Words, int], want: int) -> Words:
+        """The words of an ALU's result, which must carry the wanted tag."""
+        _, words, tag = result
+        if want and tag != want:
+            self._fault("want", ins, f"the ALU's result carries tag {tag}, not {want}")
+        return words
 
     # ---- MXM ----------------------------------------------------------------------------------
 

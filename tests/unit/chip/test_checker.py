@@ -202,6 +202,10 @@ BARRIER = [
 ]
 FAR = [read(0, 40, 0, tag=7), write(17, 44, 0, want0=7)]
 WANTED = [read(0, 0, 0, tag=7), write(7, 44, 0, want0=7)]
+WANTED_RESULTS = [
+    {**row, **tags}
+    for row, tags in zip(chain(), ({"tag": 7}, {"want0": 7}, {"want0": 7}), strict=True)
+]
 
 #: name: (legal rows, code, illegal rows)
 RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
@@ -251,6 +255,8 @@ RULES: dict[str, tuple[list[Row], str, list[Row]]] = {
     "missing self": (chain(), "missing", changed(chain(), 2, cycle=52)),
     "missing abc": (MXM, "missing", changed(MXM, 8, cycle=119)),
     "want": (WANTED, "want", changed(WANTED, 1, want0=8)),
+    "want of an ALU": (WANTED_RESULTS, "want", changed(WANTED_RESULTS, 1, want0=8)),
+    "want of self": (WANTED_RESULTS, "want", changed(WANTED_RESULTS, 2, want0=8)),
     "want replaced": (FAR, "want", [*FAR, read(10, 0, 0)]),
     "alu row": (add(), "alu", changed(add(), 8, queue=96)),
     "alu sides": (SIDES, "alu", changed(SIDES, 8, s1=32)),
@@ -321,10 +327,6 @@ def test_finding_names_both_parties() -> None:
     assert (finding.code, finding.cycle, finding.queue) == ("in-flight", 8, 44)
     assert finding.instruction == "READ a=0 out=E1 (block 2)"
     assert "WRITE a=0 s0=E0 (block 1) on mem_e[0] at cycle 7" in finding.other
-
-
-def test_want_is_asked_of_streams_only() -> None:
-    assert errors(program(changed(chain(), 1, want0=99))) == []
 
 
 def test_unused_operands_are_ignored() -> None:
