@@ -24,6 +24,8 @@ from chip.engine.frames import (
     LINK_STATE,
     PC,
     RX,
+    SLEEP_NANOSECONDS,
+    SLEEP_SECONDS,
     STATE,
     TABLE,
     TX,
@@ -50,8 +52,8 @@ from chip.opcodes import RECEIVE, SEND
 Array = NDArray[Any]
 
 #: Behind the count in a line: the other line's count that is wanted (0: none), the next line of the
-#: circle, the line that has the word to sleep on, that word (1: woken), how long to sleep.
-_WANT, _NEXT, _DOOR, _WORD, _SECONDS, _NANOSECONDS = range(1, 7)
+#: circle, the line that has the word to sleep on, that word (1: woken).
+_WANT, _NEXT, _DOOR, _WORD = range(1, 5)
 _LINE = HEAD - TAIL
 #: Linux's call to sleep on a word of memory, and to wake; 0 where it is not known.
 _NUMBERS = {"x86_64": 202, "aarch64": 98}
@@ -131,14 +133,16 @@ def _enter(counts: Array, line: int, door: int, want: int) -> None:
 
 
 @jit_uncounted
-def _want_room(counts: Array, line: int, door: int, vectors: int) -> None:
-    """Want room for ``vectors`` in a ring that is full."""
+def _want_room(counts: Array, line: int, door: int, capacity: int) -> None:
+    """Want room in a ring that was full: for half of what it holds."""
     both = row_of(counts, line >> 1)
     both[_NEXT] = line
-    _enter(counts, line, door, both[HEAD] + vectors)
+    # By the own count: its reader may have gone on since, and can get no further than that.
+    _enter(counts, line, door, both[TAIL] - capacity + max(1, capacity // 2))
     memory_fence()
-    # Its reader may wait for others as well, which wait for what is not sent before this.
-    if load_acquire(both, _LINE + _WANT) > 0:
+    # Its reader may wait for others as well, which wait for what is not sent before this.  One of
+    # this process that does is found by ``sleep``: it must not wake itself.
+    if load_acquire(both, _LINE + _WANT) > 0 and both[_LINE + _DOOR] != door:
         _wake(counts, line ^ 1)
 
 
@@ -173,7 +177,7 @@ def _want_vectors(
             line = 2 * number + 1
             if want > both[HEAD] + capacity:
                 if line == first and known == 0:
-                    _enter(counts, line, door, both[HEAD] + capacity // 2)
+                    _enter(counts, line, door, both[HEAD] + max(1, capacity // 2))
                 return
             if line != first and known == 0:
                 both[_LINE + _NEXT] = opening[_LINE + _NEXT]
@@ -218,7 +222,7 @@ def sleep(frames: Array, codes: Array, counts: Array, capacity: int) -> bool:
     """
     if FUTEX == 0:
         return False
-    door = -1
+    door = sleeper = -1
     for i in range(frames.shape[0]):
         frame = row_of(frames, i)
         line = _line_of(frame, codes[i])
@@ -226,9 +230,10 @@ def sleep(frames: Array, codes: Array, counts: Array, capacity: int) -> bool:
             continue
         if door < 0:
             door = line
+            sleeper = i
             row_of(counts, door >> 1)[_LINE * (door & 1) + _WORD] = 0
         if codes[i] == WAIT_SEND:
-            _want_room(counts, line, door, capacity // 2)
+            _want_room(counts, line, door, capacity)
         else:
             _want_vectors(counts, frame, line, door, capacity, LINKS)
     if door < 0:
@@ -243,14 +248,16 @@ def sleep(frames: Array, codes: Array, counts: Array, capacity: int) -> bool:
             _want_vectors(counts, frame, line, door, capacity, 1)
             memory_fence()
         ready = ready or (line >= 0 and _all_there(counts, line))
-    both = row_of(counts, door >> 1)
-    side = _LINE * (door & 1)
     if not ready:
-        both[side + _SECONDS] = 0
-        both[side + _NANOSECONDS] = _SLEEP_NANOSECONDS
-        word, span = address_of(both, side + _WORD), address_of(both, side + _SECONDS)
-        system_call(FUTEX, word, _FUTEX_WAIT, 0, span, 0, 0)
-        ready = load_acquire(both, side + _WORD) != 0
+        both = row_of(counts, door >> 1)
+        at = _LINE * (door & 1) + _WORD
+        # How long lies in memory of this process alone: a stranger could make it hours.
+        state = vector_at(row_of(frames, sleeper)[STATE], 16, np.int64)
+        state[SLEEP_SECONDS] = 0
+        state[SLEEP_NANOSECONDS] = _SLEEP_NANOSECONDS
+        span = address_of(state, SLEEP_SECONDS)
+        system_call(FUTEX, address_of(both, at), _FUTEX_WAIT, 0, span, 0, 0)
+        ready = load_acquire(both, at) != 0
     for i in range(frames.shape[0]):
         line = _line_of(row_of(frames, i), codes[i])
         if line >= 0:

@@ -20,6 +20,8 @@ DONE, WAIT_RECEIVE, WAIT_SEND, WINDOW, FAULT, LOCKSTEP, READY = range(7)
 
 # Positions in the state vector, int64 [16].
 PC, ELEMENT, WAIT_QUEUE, WAIT_CYCLE, DETAIL, SEEN_CYCLE, SEEN_SEQUENCE, SEEN_LAUNCH = range(8)
+# How long to sleep, as the kernel takes it.
+SLEEP_SECONDS, SLEEP_NANOSECONDS = 8, 9
 
 # DETAIL of LOCKSTEP: what is wrong with the vector received.
 OTHER_LAUNCH, OTHER_VECTOR, OTHER_CYCLE, FORGED = range(4)

@@ -69,6 +69,7 @@ from chip.opcodes import ACC, GATHER, READ, RECEIVE, SCATTER, SEND, WRITE
 Array = NDArray[Any]
 _SPINS = 20  # rounds without a move before a thread lets others have its core each time
 _PATIENCE = 2000  # ... before it gives up
+_WOKEN = 10  # wakes without a move before it gives up: somebody wakes it for nothing
 
 
 @jit_inline
@@ -186,10 +187,11 @@ def run_chips(
     moved a chip, ``own`` being this one.  Ends early when nothing is left to run, at a fault, when
     a round moves nothing while no other thread moves anything, or after waiting for one too long.
     sleeps: how often it then sleeps instead, until another process makes that a chip can go on; it
-    ends when it slept in vain.  Returns whether it moved a chip.
+    ends when it slept in vain, or is woken in vain too often.  Returns whether it moved a chip.
     """
     ever = False
     waited = 0
+    woken = 0
     capacity = meta.shape[0] // counts.shape[0]
     while rounds > 0 and waited < _PATIENCE:
         rounds -= 1
@@ -215,10 +217,12 @@ def run_chips(
             return ever
         if moved:
             waited = 0
+            woken = 0
         elif alone:  # the others had stopped before this round, which met all their vectors
-            if sleeps == 0 or not sleep(frames, codes, counts, capacity):
+            if sleeps == 0 or woken == _WOKEN or not sleep(frames, codes, counts, capacity):
                 return ever
             sleeps -= 1
+            woken += 1
         else:
             waited += 1
             if waited > _SPINS:

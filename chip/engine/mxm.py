@@ -123,6 +123,7 @@ def _together(m: Machine, p: LinkedPiece, k: int) -> int:
         if (
             arguments[after + ACC_TYPE] != arguments[at + ACC_TYPE]
             or arguments[after + ACC_WEIGHTS] != arguments[at + ACC_WEIGHTS]
+            or arguments[after + ACC_WEIGHTS_HIGH] != arguments[at + ACC_WEIGHTS_HIGH]
         ):
             break
         count += 1
@@ -168,10 +169,13 @@ def _multiply_int8(m: Machine, at: int, stride: int, count: int) -> None:
 
 
 @jit_inline
-def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> None:
+def _multiply(
+    m: Machine, at: int, stride: int, count: int, compared: int, compared_high: int
+) -> None:
     """The products of ``count`` ACCs of one install.
 
-    compared: where the columns of the fp16 install start whose equal neighbours are known.
+    compared, compared_high: where the columns of the planes of the fp16 install start whose equal
+    neighbours are known; either is reloaded without the other.
     """
     arguments = m.arguments
     install = arguments[at + ACC_WEIGHTS]
@@ -180,7 +184,7 @@ def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> No
         _multiply_int8(m, at, stride, count)
         return
     high_install = arguments[at + ACC_WEIGHTS_HIGH]
-    if install != compared:
+    if install != compared or high_install != compared_high:
         find_repeats(m.quads, m.weights, install, high_install, 16 * groups, m.repeats)
     h = m.halves
     for k in range(count):
@@ -196,14 +200,15 @@ def _multiply(m: Machine, at: int, stride: int, count: int, compared: int) -> No
 def run_acc(m: Machine, p: LinkedPiece, first: int) -> None:
     """The elements of an ACC from ``first`` on, and the ABCs whose products they take."""
     arguments = m.arguments
-    compared = -1
+    compared = compared_high = -1
     k = first
     while k < p.elements:
         at = p.first + k * p.stride
         count = _together(m, p, k)
-        _multiply(m, at, p.stride, count, compared)
+        _multiply(m, at, p.stride, count, compared, compared_high)
         if arguments[at + ACC_TYPE] != INT8:
             compared = arguments[at + ACC_WEIGHTS]
+            compared_high = arguments[at + ACC_WEIGHTS_HIGH]
         for j in range(count):
             mode = arguments[at + ACC_MODE]
             number = arguments[at + ACC_PLANE] * m.plane_rows + arguments[at + ACC_ROW]

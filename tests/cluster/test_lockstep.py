@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Timer
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import pytest
 
 from chip.engine import Chip, Rings
+from chip.isa import C2C_QUEUE, Op
 from chip.linking import link
 from chip.program import Program, new_blocks
 from chip.spec import ChipSpec
@@ -28,8 +30,6 @@ VECTORS = 6
 
 def passing_program() -> Program:
     """Read six words, send them on link 0, receive six and write them to other words."""
-    from chip.isa import C2C_QUEUE, Op
-
     blocks = new_blocks(4)
     slice_ = 43
     blocks["queue"] = (slice_, C2C_QUEUE, C2C_QUEUE, slice_)
@@ -134,6 +134,42 @@ def test_who_waits_for_a_run_that_was_given_up_ends() -> None:
     with pytest.raises(AbandonedError, match="given up: another process failed"):
         step_lookahead([chip], mapping.rings(), peers)
     assert perf_counter() >= began + 0.1
+
+
+def _receiver(links: Sequence[int]) -> Chip:
+    """Chip 0, which receives a vector each on ``links`` by the ring of that number."""
+    blocks = new_blocks(len(links))
+    blocks["op"] = Op.RECEIVE
+    blocks["queue"] = [C2C_QUEUE + number for number in links]
+    blocks["dc1"] = SPEC.send_spacing_cycles
+    blocks["cycle"] = [SPEC.send_to_receive_cycles + 1000 * n for n in range(len(links))]
+    blocks["out"] = 0
+    chip = Chip(SPEC, 0)
+    chip.wire([-1] * 16, list(range(16)))
+    chip.begin(link(Program(blocks, [], []), SPEC), 0)
+    return chip
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_chips_of_one_process_do_not_wake_each_other_for_ever(reverse: bool) -> None:
+    """One waits for another process, the other for room in its ring to the first."""
+    layout = MappingLayout(processes=2, chips=2, values=4, rings=16, capacity=4)
+    mapping = SharedMapping.private(layout)
+    blocks = passing_program().blocks[:2]
+    blocks["n1"] = 8
+    sender = Chip(SPEC, 1)
+    sender.wire([0] + [-1] * 15, [-1] * 16)
+    sender.begin(link(Program(blocks, [], []), SPEC), 0)
+    pair = [_receiver([3, 0]), sender]
+    if reverse:
+        pair.reverse()
+    peers = MappedPeers(0, mapping, None)
+    Timer(0.1, mapping.abandon).start()
+    began, busy = perf_counter(), thread_time()
+    with pytest.raises(AbandonedError):
+        step_lookahead(pair, mapping.rings(), peers)
+    assert perf_counter() >= began + 0.1
+    assert thread_time() - busy < 0.05
 
 
 def test_who_is_watched_tells_its_clock_after_every_sleep() -> None:

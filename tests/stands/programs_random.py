@@ -325,26 +325,38 @@ def _mxm(s: Scene) -> None:
     spec, wide = s.spec, bool(s.rng.integers(2))
     plane = int(s.rng.integers(4)) & (2 if wide else 3)
     s.plane = (plane, wide)
-    outward, groups = plane >= 2, s.pick(1, 1, 2, 3, 4, 20)
-    load = Shape(groups, 1)
+    groups = s.pick(1, 1, 2, 3, 4, 20)
     s.shape = Shape()
     cycle, summed = 0, 0
+    planes = (plane, plane + 1)[: 1 + wide]
     for _ in range(s.pick(1, 1, 2)):
-        for p in (plane, plane + 1)[: 1 + wide]:
-            stream = (16 * (p % 2)) + (0 if outward else 32)
-            queue = MXM_QUEUE + 2 * p
-            address = {"a": int(s.rng.integers(0, 12)) + s.pick(0, spec.words_per_bank), "da1": 1}
-            tag = s.fetch(stream, 16, sample_position(queue, stream), cycle, address, load)
-            s.emit(cycle, queue, Op.LW, load, a=0, da1=1, s0=stream, w0=16, want0=tag)
-            s.emit(cycle + groups + s.pick(0, 0, 1), queue, Op.IW, a=groups)
+        _install(s, planes, groups, cycle)
         cycle += groups + 1
         cycle += spec.mxm_install_cycles + s.pick(0, 1, 2, 9)
-        rows, step = s.pick(1, 2, 3, 5), s.pick(1, 2, 4) + wide
+        rows, step = s.pick(1, 1, 2, 2, 3, 3, 5, 5, 9, 17, 33), s.pick(1, 2, 4) + wide
+        planes = s.pick(planes, planes[:1], planes[-1:])  # one of a pair is reloaded alone
+        if s.pick(0, 0, 1):  # between activations of one block
+            again = spec.mxm_reload_gap_cycles + step
+            rows, step = 2, again + groups + 1 + spec.mxm_install_cycles
+            _install(s, planes, groups, cycle + again)
         s.shape, first = Shape(rows, step), int(s.rng.integers(0, 6))
         _activate(s, plane, wide, cycle, first, s.pick(0, 1) if rows == summed else 0)
         summed = rows if first == 0 else 0
         cycle += spec.mxm_reload_gap_cycles + rows * step
         s.shape = Shape()
+
+
+def _install(s: Scene, planes: tuple[int, ...], groups: int, cycle: int) -> None:
+    """Load and install ``groups`` on each plane, from ``cycle`` on."""
+    load = Shape(groups, 1)
+    for p in planes:
+        stream = (16 * (p % 2)) + (0 if p >= 2 else 32)
+        queue = MXM_QUEUE + 2 * p
+        bank = s.pick(0, s.spec.words_per_bank)
+        address = {"a": int(s.rng.integers(0, 12)) + bank, "da1": 1}
+        tag = s.fetch(stream, 16, sample_position(queue, stream), cycle, address, load)
+        s.emit(cycle, queue, Op.LW, load, a=0, da1=1, s0=stream, w0=16, want0=tag)
+        s.emit(cycle + groups + s.pick(0, 0, 1), queue, Op.IW, a=groups)
 
 
 def _activate(s: Scene, plane: int, wide: bool, cycle: int, row: int, add: int) -> None:

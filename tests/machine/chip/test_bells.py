@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter, thread_time
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from chip.engine import Chip, Rings, Status, run_chips
-from chip.engine.bells import FUTEX, tell
+from chip.engine.bells import FUTEX, sleep, tell
+from chip.engine.frames import WAIT_SEND
 from chip.engine.ring import HEAD, TAIL
 from chip.isa import C2C_QUEUE, Op
 from chip.linking import link
@@ -142,6 +143,47 @@ def test_whose_ring_is_full_wakes_its_reader_who_then_waits_for_one_ring_only() 
     asleep_at(pair.counts, [1], [99])
     assert run_chips([chip], pair, sleeps=1) == [Status.WAIT_SEND]
     assert pair.counts[0, TAIL] == 4 and pair.counts[0, RECEIVER + WORD] == 1
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 4])
+def test_room_is_wanted_by_the_own_count(taken: int) -> None:
+    """What was taken since the ring was found full is room, and never more can be wanted."""
+    chip, rings = chips()[0], Rings.allocate(2, 4)
+    chip.begin(link(passing_program(), SPEC), 0)
+    assert run_chips([chip], rings) == [Status.WAIT_SEND]
+    rings.counts[0, HEAD] = taken
+    codes = np.array([WAIT_SEND], np.int64)
+    assert sleep(chip._frame.reshape(1, -1), codes, rings.counts, 4) == (taken >= 2)
+
+
+def test_a_ring_of_one_vector_is_slept_for() -> None:
+    rings = Rings.allocate(16, 1)
+    run_chips([receiver([3], vectors=3)], rings, sleeps=1)
+    assert circle(rings, 7) == [7] and rings.counts[3, RECEIVER + DOOR] == 7
+    pair, rings = chips(), Rings.allocate(2, 1)
+    halves = [passing_program().blocks[:2], passing_program().blocks[2:]]
+    for chip, blocks in zip(pair, halves, strict=True):
+        chip.begin(link(Program(blocks, [], []), SPEC), 0)
+    assert ended(pair, rings)
+
+
+def test_who_is_woken_for_nothing_all_the_time_gives_up() -> None:
+    """A stranger writes that it is awake, as fast as it can."""
+    chip, rings = receiver([0]), Rings.allocate(16)
+    run_chips([chip], rings, sleeps=1)
+    over = Event()
+
+    def disturb() -> None:
+        while not over.is_set():
+            rings.counts[0, RECEIVER + WORD] = 1
+
+    stranger = Thread(target=disturb)
+    stranger.start()
+    try:
+        assert run_chips([chip], rings, sleeps=sys.maxsize) == [Status.WAIT_RECEIVE]
+    finally:
+        over.set()
+        stranger.join()
 
 
 def test_no_more_is_wanted_than_a_ring_has_room_for() -> None:

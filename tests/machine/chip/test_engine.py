@@ -256,6 +256,42 @@ def test_matmul_fp16(scale: float) -> None:
     assert stored(chip, range(44, 48), 3, np.uint32)[5] == 0
 
 
+def test_one_plane_of_a_pair_is_reloaded_between_activations() -> None:
+    """Between two fp16 activations of one block, the high bytes or the low ones alone."""
+    m, later = 2, 60
+    for plane in range(2):
+        p, _, _ = matmul(m, wide=True)
+        rows = [{name: block[name] for name in block.dtype.names} for block in p.blocks]
+        for row in rows:
+            if row["queue"] == 105 or row["op"] == Op.WRITE or row["gang"] == 2:
+                row["dc1"] = later
+        q, out, load = 104 + 2 * plane, W + 16 * plane, 50 + m + 3 + 15
+        read = load - hops(16 * plane, q, out) - 1
+        again = {"n1": m, "dc1": 1, "da1": 1}
+        rows += [
+            {"cycle": read, "op": Op.READ, "gang": plane, "dsg": 1, "a": 50, "out": out} | again,
+            {"cycle": load, "queue": q, "op": Op.LW, "s0": out} | again,
+            {"cycle": load + m, "queue": q, "op": Op.IW, "a": m},
+        ]
+        chip = Chip(SPEC, 0)
+        weights = RNG.uniform(-1, 1, (2, 16 * m, 320)).astype(np.float16)
+        halves = weights.view(np.uint8).reshape(2, 16 * m, 320, 2)
+        halves[1, ..., 1 - plane] = halves[0, ..., 1 - plane]
+        acts = RNG.uniform(-1, 1, (2, 320)).astype(np.float16)
+        for c in range(16 * m):
+            for half in range(2):
+                for word in range(2):
+                    address = 50 * word + c // 16
+                    chip.sram[16 * half + c % 16, address] = halves[word, c, :, half]
+        for k in range(2):
+            chip.sram[40, 100 + k], chip.sram[41, 100 + k] = as_bytes(acts[k])
+        run(program(rows, p.gangs), chip)
+        for k in range(2):
+            expected = weights[k].astype(np.float64) @ acts[k].astype(np.float64)
+            found = stored(chip, range(44, 48), 2 + k, np.float32)[: 16 * m]
+            assert np.allclose(found, expected, atol=1e-3), (plane, k)
+
+
 def _round_f32(value: int) -> np.float32:
     """value * 2^-48 rounded once, nearest even."""
     size = abs(value)
