@@ -61,6 +61,8 @@ _SHORT = 1024
 #: Contexts up to which one window of the mask table serves, and the window of longer ones: the
 #: checker bounds the words in reach of a program's Gathers.
 _ONE_WINDOW, _WINDOW = 512, 64
+#: Experts of a token in fp16: with more, the choice's groups would take a resource twice.
+MOST_FP16_SLOTS = 12
 #: Places that a block of experts is cut to; more leave less of a bank unused.
 _EXPERT_PARTS = (1, 2, 8)
 _WEST_2, _WEST_3 = (8, 9, 10, 11), (12, 13, 14, 15)
@@ -617,8 +619,14 @@ class StagePlaces:
     ) -> None:
         """context, sequences: of the caches; chunk: tokens of a launch at most; batch: they are
         of a sequence each, ``sequences`` being a multiple of ``chunk``; every_logit: all of them
-        have logits, as those of a batch have.
+        have logits, as those of a batch have.  Raises CompileError for more experts of a token
+        than ``MOST_FP16_SLOTS`` in fp16.
         """
+        if dtype != "int8" and layout.experts > 1 and layout.chosen > MOST_FP16_SLOTS:
+            raise CompileError(
+                f"{layout.chosen} experts of a token, shared ones counted: fp16 has schedules for "
+                f"{MOST_FP16_SLOTS} at most; use --dtype int8"
+            )
         self.spec, self.layout, self.dtype = spec, layout, dtype
         self.context, self.sequences, self.chunk = context, sequences, chunk
         self.batch, self.every_logit = batch, every_logit

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from chip.scheduling import CompileError
+from chip.spec import ChipSpec
+from programs.decoder import compile_decoder, partition_model
 from programs.models import CheckpointError, ModelConfig, load_checkpoint, read_config
 from programs.models.checkpoint import tensor_shapes
+from tests.families import FAMILIES, Family, checkpoint_of
 
 FIELDS = {
     "architectures": ["Qwen2MoeForCausalLM"],
@@ -90,3 +94,24 @@ def test_what_does_not_go_with_shared_experts() -> None:
     ):
         with pytest.raises(CheckpointError, match=words):
             replace(plain, **changes)
+
+
+@pytest.mark.long
+def test_slots_that_have_schedules() -> None:
+    """16 in int8; in fp16 12, shared experts counted, and more are refused by name."""
+    spec = ChipSpec()
+
+    def compiled(name: str, chosen: int, dtype: str) -> None:
+        fields = dict(FAMILIES[name].fields) | {"num_experts_per_tok": chosen}
+        fields |= {"num_hidden_layers": 1, "first_k_dense_replace": 0}
+        fields["num_experts" if name == "qwen3 moe" else "n_routed_experts"] = 40
+        model = partition_model(checkpoint_of(Family(fields, {})), 1, dtype)
+        compile_decoder(model, spec, 64)
+
+    compiled("qwen3 moe", 16, "int8")
+    compiled("qwen3 moe", 12, "fp16")
+    compiled("deepseek-v3", 11, "fp16")
+    for name, chosen in (("qwen3 moe", 13), ("deepseek-v3", 12)):
+        words = "13 experts of a token, shared ones counted: fp16 has schedules for 12 at most; use"
+        with pytest.raises(CompileError, match=words):
+            compiled(name, chosen, "fp16")
