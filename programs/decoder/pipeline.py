@@ -105,7 +105,8 @@ Step = Piece | Passing | Crossed | None
 class Course:
     """A launch of one token: the steps of each stage in order, and the cycle that each begins at.
 
-    starts: when x is first readable at each stage.  ends: when its steps are done but for a head.
+    starts: when x is first readable at each stage.  ends: when its steps are done but for the head
+    of the last stage; those of a stage with another part of it include that part.
     """
 
     steps: list[list[tuple[Step, int]]]
@@ -215,6 +216,15 @@ class Pipeline:
     def starts(self, context: int) -> list[int]:
         """The cycle x is readable at each stage, the first dispatch of all being at cycle 0."""
         return self.course(context).starts
+
+    def end(self, context: int, head: bool = True) -> int:
+        """Cycles of the launch of one token, until the last of its stages is done.
+
+        head: the last stage gives logits as well.  A stage with another part of the head may be at
+        it for longer than the last stage, which has x before.
+        """
+        ends = self.course(context).ends
+        return max(*ends, ends[-1] + (self.code[-1].body(context).head_cycles if head else 0))
 
     def course(self, context: int) -> Course:
         """When the stages do what for one token: one after another, but for parts of an FFN.
@@ -411,13 +421,11 @@ class Pipeline:
 
         only: the operations to keep, all if none are named.
         """
-        last = self.code[-1].body(context)
-        end = self.course(context).ends[-1] + (last.head_cycles if head else 0)
         return self._join(
             context,
             head,
             only,
-            end,
+            self.end(context, head),
             lambda stage, chip: self.timeline(context, stage, chip),
             [0] * len(self.groups),
         )

@@ -36,7 +36,9 @@ LEAD_CYCLES = 400
 class Body:
     """A stage's blocks from the cycle x is readable (0): ``table`` up to ``cycles``, then the head.
 
-    parts: of each block.  Shared by all stages of one shape; tables are not changed.
+    A part of the head that is not the last one is in ``table``, and x goes on when it begins.
+    parts: of each block, and of such a part.  Shared by all stages of one shape; tables are not
+    changed.
     """
 
     table: BlockTable
@@ -213,7 +215,7 @@ class StageCode:
             parts.append(part)
         head, head_cycles = new_blocks(0), 0
         if p.head is not None and ends and p.stage.head_part < p.stage.head_parts - 1:
-            first = self.scheduled(context, None)  # x goes on when these logits are done
+            first = self.scheduled(context, None)  # x goes on before these logits are made
             tables.append(first.at(elapsed - LEAD_CYCLES, {}, len(p.variant_of)))
             elapsed += first.cycles
             parts.append(first)

@@ -54,8 +54,7 @@ def bucket_costs(
             )
         if check and positions != plan.context:
             check_bodies(plan, positions)
-        done = plan.pipeline.course(positions).ends[-1]
-        last = plan.pipeline.code[-1].body(positions)
-        interval = plan.pipeline.beat(positions)[2]
-        costs.append(BucketCost(positions, done + last.head_cycles, done, interval))
+        pipeline = plan.pipeline
+        whole, without = pipeline.end(positions), pipeline.end(positions, head=False)
+        costs.append(BucketCost(positions, whole, without, pipeline.beat(positions)[2]))
     return sorted(costs)

@@ -66,8 +66,7 @@ class Plan:
     @property
     def cycles(self) -> int:
         """Cycles of one token through all stages, head included."""
-        last = self.body(len(self.starts) - 1)
-        return self.pipeline.course(self.context).ends[-1] + last.head_cycles
+        return self.pipeline.end(self.context)
 
     @property
     def stage_cycles(self) -> list[int]:

@@ -128,20 +128,22 @@ def _service(plan: Plan, batched: Plan | None) -> tuple[float, float, str]:
 
 
 def _phases(plan: Plan) -> dict[str, int]:
-    """Cycles by phase; of parts of an FFN at the same time those of the one that takes longest."""
+    """Cycles by phase; of parts of an FFN or of the head at the same time those of the one that
+    takes longest.
+    """
     found = dict.fromkeys((INSTALL, MATMUL, VXM, SOFTMAX, C2C, PIPELINE), 0)
-    longest: dict[int, Scheduled] = {}
+    longest: dict[int | None, Scheduled] = {}  # by layer; of the head None
     for number, code in enumerate(plan.pipeline.code):
         parts = list(plan.body(number).parts)
         blocks = plan.pipeline.stages[number].blocks
         ends = (0, number - 1), (len(blocks) - 1, number)
         beside = {at for at, boundary in ends if boundary in plan.pipeline.apart}
-        for at in beside:
-            layer, part = blocks[at].layer, parts[at]
-            longest[layer] = max(longest.get(layer, part), part, key=lambda own: own.cycles)
-        parts = [part for at, part in enumerate(parts) if at not in beside]
-        if len(plan.body(number).head):
-            parts.append(code.scheduled(plan.context, None))
+        apart: list[tuple[int | None, Scheduled]] = [(blocks[at].layer, parts[at]) for at in beside]
+        if plan.pipeline.stages[number].head:
+            apart.append((None, code.scheduled(plan.context, None)))
+        for of, part in apart:
+            longest[of] = max(longest.get(of, part), part, key=lambda own: own.cycles)
+        parts = [part for at, part in enumerate(parts[: len(blocks)]) if at not in beside]
         if number == len(plan.starts) - 1:
             parts += longest.values()
         for part in parts:
@@ -152,6 +154,7 @@ def _phases(plan: Plan) -> dict[str, int]:
             found[MATMUL] -= installs
     found[VXM] += plan.starts[0]  # what is dispatched before x is read
     found[PIPELINE] = plan.cycles - sum(found.values())
+    assert found[PIPELINE] >= 0, found
     return found
 
 
