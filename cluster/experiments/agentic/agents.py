@@ -267,7 +267,7 @@ class _Run:
             return
         model = self.site.lpu[job.model]
         job.ids = model.writer.write(ids, new)
-        crossing = model.belt.crossing(len(ids) + new - 1, new)
+        crossing = model.belt.crossing(model.belt.fed(len(ids), new), new)
         self.host.update({kind: count or 0 for kind, count in crossing.items()})
         clock = model.belt.clock_hz
         went = self.places[job.model].enter(ps_to_cycles(now, clock), len(ids), new)

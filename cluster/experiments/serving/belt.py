@@ -40,11 +40,15 @@ MAX_PLACES = 4096
 
 
 class PromptWork(NamedTuple):
-    """Launches that read a prompt, their cycles, and those of the host's transfers before them."""
+    """Launches that read a prompt, their cycles, those of the host's transfers before them, and the
+    tokens that these bring: more than the prompt has where a chunk feeds some again, or where
+    stages work for a prompt that has no token left to enter.
+    """
 
     launches: int
     cycles: int
     host_cycles: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class Belt:
     stages: of the pipeline; prompt_cycles: per bucket a beat of one prompt's tokens and the last
     stage alone, where known.  intervals: per bucket a beat of the full belt, compiled; empty where
     nothing overlaps.  most_places: requests whose caches the chips hold.  most_positions: of a
-    request, which may be fewer than there are programs for.
+    request, which may be fewer than there are programs for.  chunk: tokens of a prompt that share
+    each install of weights, 1 for none; chunk_cycles: of the programs that take so many, by entry
+    point; chunk_host_cycles: of the host's transfers before a launch of such a program, rounded up
+    (without chunks that is one token's).
     """
 
     clock_hz: int
@@ -234,8 +241,14 @@ class Belt:
                     count * (self.host_cycles[0] if tokens == 1 else self.chunk_host_cycles)
                     for (_, tokens), count in launches.items()
                 ),
+                sum(count * tokens for (_, tokens), count in launches.items()),
             )
         return self._prompts[prompt]
+
+    def fed(self, prompt: int, output: int) -> int:
+        """Tokens that the host brings to a pipeline for a request; its last one is never fed."""
+        read = prompt if self.slots > 1 else self.prompt_work(prompt).tokens
+        return read + output - 1
 
     def out(self, position: int) -> int:
         """Cycles of one token with logits, transfers included; on a belt of its stages' beats."""
@@ -259,10 +272,10 @@ def ps_to_cycles(ps: int, clock_hz: int) -> int:
 
 def host_bytes(artifact: Artifact) -> tuple[int, int]:
     """Bytes that the host puts into the chips for a token, and takes out with the logits."""
-    bindings = Bindings.of(artifact)
+    bindings, facts = Bindings.of(artifact), decoder_of(artifact)
     into = sum(320 * words for planes in bindings.inputs.values() for _, _, words in planes)
-    into //= decoder_of(artifact).chunk
-    return into, 4 * 320 * bindings.outputs["logits"][0][2]
+    out = 4 * 320 * bindings.outputs["logits"][0][2]
+    return into // facts.rows, out // facts.logit_rows
 
 
 def host_seconds(artifact: Artifact) -> tuple[float, float]:
@@ -270,8 +283,12 @@ def host_seconds(artifact: Artifact) -> tuple[float, float]:
 
     The same sums that ``programs.decoder.host.Host`` charges for ``prepare`` and ``read_logits``.
     """
-    into, out = host_bytes(artifact)
-    spec = artifact.spec
+    return _transfers(artifact.spec, host_bytes(artifact))
+
+
+def _transfers(spec: ChipSpec, host_bytes: tuple[int, int]) -> tuple[float, float]:
+    """As ``host_seconds``, of bytes as ``host_bytes`` gives them."""
+    into, out = host_bytes
     before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
     return before, before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
 
@@ -281,10 +298,8 @@ def _host_cycles(spec: ChipSpec, host_bytes: tuple[int, int], chunk: int) -> tup
 
     host_bytes: to the chips for a token, and back with logits.
     """
-    into, out = host_bytes
-    before = spec.pcie_latency_s + into / spec.pcie_bytes_per_s
-    after = before + spec.pcie_latency_s + out / spec.pcie_bytes_per_s
-    together = spec.pcie_latency_s + chunk * into / spec.pcie_bytes_per_s
+    before, after = _transfers(spec, host_bytes)
+    together = spec.pcie_latency_s + chunk * host_bytes[0] / spec.pcie_bytes_per_s
     # A whole number of cycles, as 20.266667 us at 900 MHz, must not become one more by rounding.
     first, second, third = (
         math.ceil(seconds * spec.clock_hz - 1e-6) for seconds in (before, after, together)

@@ -53,6 +53,11 @@ class LpuChoice:
                 f"--chunk {self.chunk} with --lpu-cycles-per-token: what a chunk takes is "
                 "compiled; leave one out"
             )
+        if self.chunk > 1 and self.interval_cycles is not None:
+            raise InputError(
+                f"--chunk {self.chunk} with --lpu-interval-cycles: an interval is of tokens that "
+                "enter one at a time; leave one out"
+            )
         if not self.overlap and self.interval_cycles is not None:
             raise InputError(
                 "--no-overlap with --lpu-interval-cycles: an interval is of tokens that overlap; "
@@ -89,18 +94,26 @@ def lpu_belt(model: str, choice: LpuChoice) -> Belt:
             GIVEN_CONTEXT if choice.context is None else choice.context,
             choice.interval_cycles,
         )
+    if choice.compiles_belt and (choice.chips or 0) > NODE:
+        _refuse_chunks(choice)  # before anything is compiled
     if find_model(model).checkpoint is None:
         belt = _planned_belt(model, choice)
     elif model in SHIPPED:
         belt = _shipped_belt(model, choice, load_chip_spec(choice.chip))
     else:
         belt = _compiled_belt(model, choice)
-    if choice.chunk > 1 and belt.slots > 1:
+    if belt.slots > 1:
+        _refuse_chunks(choice)
+    return belt
+
+
+def _refuse_chunks(choice: LpuChoice) -> None:
+    """Of pipelines whose stages several requests share."""
+    if choice.chunk > 1:
         raise InputError(
             f"--chunk {choice.chunk}: tokens of several requests are in a pipeline of this pool, "
             "one a slot; add --no-overlap"
         )
-    return belt
 
 
 @lru_cache(maxsize=8)

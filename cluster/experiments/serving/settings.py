@@ -297,6 +297,11 @@ class DisaggregatedSettings:
         check_at_least("--lpu-ffn-cycles", self.lpu_ffn_cycles, 1)
         for name in self.platform or ():
             check_choice("--platform", name, PLATFORM_NAMES)
+        if self.chunk > 1 and self.platform and "lpu-only" not in self.platform:
+            raise InputError(
+                f"--chunk {self.chunk} with --platform {' and '.join(self.platform)}: GPUs read "
+                "the prompts there; leave one out, or add --platform lpu-only"
+            )
         _check_requests(self)
 
 

@@ -236,6 +236,6 @@ def serve_on_belts(trace: Trace, belt: Belt, pipelines: int) -> Served:
         "prefill": ServiceStage(LPU_SERVERS, places, prefill, trace.arrival_ps[fine], start[fine]),
         "decode": ServiceStage(LPU_SERVERS, places, busy - prefill, NOBODY, NOBODY),
     }
-    fed = int((prompt + output - 1).sum())
+    fed = sum(map(belt.fed, prompt.tolist(), output.tolist()))
     host = belt.crossing(fed, tokens)
     return Served(start, first, second, done, went.busy_ps, tokens, tokens, stages, host)

@@ -16,6 +16,7 @@ from cluster.cli import run
 from cluster.errors import InputError
 from cluster.experiments.serving import (
     PS,
+    DisaggregatedSettings,
     Lengths,
     LpuChoice,
     RooflineCost,
@@ -224,7 +225,7 @@ def test_prompts_go_in_chunks_as_emulated_chips_read_them(chips: int, chunk: int
     session = LpuSession(
         compile_decoder(partition_model(checkpoint, width), ChipSpec(), 100, pp=stages, chunk=chunk)
     )
-    clock, fewer = belt.clock_hz, 0
+    clock, fewer, spec = belt.clock_hz, 0, ChipSpec()
     for length in (1, chunk - 1, chunk, chunk + 1, 3 * chunk, 70):
         before = session.launches, session.cycles, session.io_seconds
         session.read([5] * length)
@@ -236,6 +237,11 @@ def test_prompts_go_in_chunks_as_emulated_chips_read_them(chips: int, chunk: int
         assert host == pytest.approx(
             (session.io_seconds - before[2]) * clock, abs=work.launches + 2
         )
+        moving = session.io_seconds - before[2] - (work.launches + 1) * spec.pcie_latency_s
+        crossed = belt.crossing(belt.fed(length, 1), 1)
+        total = sum(count or 0 for count in crossed.values())
+        assert total == pytest.approx(moving * spec.pcie_bytes_per_s, rel=1e-6)
+        assert belt.fed(length, 5) == work.tokens + 4 and work.tokens >= length
     assert fewer >= 3
 
 
@@ -252,12 +258,12 @@ def test_chunks_of_a_plan_are_those_of_the_compiled_model() -> None:
 
 
 def test_chunks_have_no_slots_among_others() -> None:
-    for choice in (
-        LpuChoice(1, context=64, interval_cycles=2000, chunk=4),
-        LpuChoice(16, context=64, chunk=4),
-    ):
-        with pytest.raises(InputError, match="tokens of several requests are in a pipeline"):
-            lpu_belt("draft", choice)
+    with pytest.raises(InputError, match="tokens of several requests are in a pipeline"):
+        lpu_belt("draft", LpuChoice(16, context=64, chunk=4))
+    with pytest.raises(InputError, match="--chunk 4 with --lpu-interval-cycles: an interval is of"):
+        LpuChoice(1, context=64, interval_cycles=2000, chunk=4)
+    with pytest.raises(InputError, match=r"--chunk 4 with --platform gpu\+lpu and gpu-only: GPUs"):
+        DisaggregatedSettings(chunk=4, platform=["gpu+lpu", "gpu-only"])
     with pytest.raises(InputError, match="what a chunk takes is compiled; leave one out"):
         LpuChoice(1, cycles_per_token=900, chunk=4)
 
