@@ -115,7 +115,8 @@ class _Turn(NamedTuple):
 
     tokens, positions: of each; None: it has none now, and its position is the one it comes to next,
     which is written over before it is seen.  One further would disturb what is kept beside that
-    one.  A sequence that is over, or was never there, is at the beginning, whence it loses nothing.
+    one.  A sequence that is over, or was never there, is at the beginning with zeros, whence it
+    loses nothing but what the model's biases lose.
     """
 
     group: int

@@ -8,6 +8,7 @@ from .settings import (
     LPU_KV,
     LPU_ONLY,
     LPU_TOKENS,
+    LPU_VERIFIED,
     SpeculativeSettings,
 )
 from .steps import Job
@@ -20,6 +21,7 @@ __all__ = [
     "LPU_KV",
     "LPU_ONLY",
     "LPU_TOKENS",
+    "LPU_VERIFIED",
     "DraftWatch",
     "Job",
     "Rig",

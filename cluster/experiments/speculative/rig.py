@@ -158,6 +158,7 @@ class Rig:
         it takes, what happened, and whether tokens and logits are those of the target alone there.
         """
         session = LpuSession(self._compile(self.checkpoint, job.gamma + 1))
+        plain = LpuSession(self._compile(self.checkpoint))  # as ``lpu_only``: token by token
         total, traces, same = Charge(), [], True
         for number, prompt in enumerate(prompts):
             verifier = LpuVerifier(session)
@@ -170,12 +171,12 @@ class Rig:
             decode = draft + verify
             total += Charge(first, start, decode, draft, verify, makespan=start + decode)
             traces.append(trace)
-            own = session.read(prompt)
+            own = plain.read(prompt)
             for at, (token, row) in enumerate(
                 zip(trace.tokens, trace.target_logits, strict=True), len(prompt)
             ):
                 same = same and int(np.argmax(own)) == token and np.array_equal(own, row)
-                own = session.logits(token, at)
+                own = plain.logits(token, at)
         return total, traces, same
 
     def lpu_only(

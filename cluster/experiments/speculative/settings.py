@@ -113,7 +113,8 @@ class SpeculativeSettings:
         bool,
         typer.Option(
             "--lpu-verify",
-            help="Greedy drafts of LPUs verified by the target on LPUs, too, a step's together.",
+            help="Greedy drafts of LPUs verified by the target on LPUs, too, a step's together. "
+            "With --sweep of --gamma alone, and in no plot.",
         ),
     ] = False
     chips: Annotated[

@@ -272,18 +272,16 @@ class _Study:
             total, same = self.rig.lpu_only(self.prompts, self.greedy)
             rows.append(self._alone(LPU_ONLY, total, agreement=same))
             if s.lpu_verify:
-                rows.append(self._verified(self.rig))
+                rows.append(self._verified(self.rig, same))
         return self._report(rows, crossings, main)
 
-    def _verified(self, rig: Rig) -> dict[str, Any]:
-        """The row of the target on LPUs that verifies what others draft."""
+    def _verified(self, rig: Rig, agreement: float) -> dict[str, Any]:
+        """The row of the target on LPUs that verifies what others draft.
+
+        agreement: of the target alone on LPUs, led along the GPUs' text; its logits are the same.
+        """
         self.phase("drafts verified on LPUs")
         total, traces, same = rig.lpu_verified(self.prompts, self._job(self.s.gamma, 0.0))
-        pairs = [
-            (own, token)
-            for trace, tokens in zip(traces, self.greedy, strict=True)
-            for own, token in zip(trace.tokens, tokens, strict=True)
-        ]
         told = "every token and its logits are those of the target alone on LPUs, bit for bit"
         return {
             "variant": LPU_VERIFIED,
@@ -293,7 +291,7 @@ class _Study:
             "formula_speedup": None,  # of drafts that GPUs verify
             "lossless": same,
             "lossless_check": told if same else "tokens or logits differ from the target's on LPUs",
-            "agreement": sum(own == token for own, token in pairs) / len(pairs),
+            "agreement": agreement,
         }
 
     def _honesty(self, traces: list[RequestTrace], heat: float) -> dict[str, Any]:

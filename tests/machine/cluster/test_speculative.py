@@ -298,12 +298,15 @@ def test_drafts_verified_on_lpus(gamma: int) -> None:
 @pytest.mark.long
 def test_a_row_of_drafts_verified_on_lpus() -> None:
     result = run(PROMPTS[:1], SpeculativeSettings(max_new_tokens=NEW, lpu_verify=True))
-    row = {row["variant"]: row for row in result["rows"]}["lpu-verified"]
+    rows = {row["variant"]: row for row in result["rows"]}
+    row = rows["lpu-verified"]
     assert row["lossless"] and "alone on LPUs, bit for bit" in row["lossless_check"]
-    assert row["tokens"] == NEW and 0 <= row["agreement"] <= 1
+    assert row["tokens"] == NEW and row["agreement"] == rows["lpu-only"]["agreement"]
     seconds = row["draft_seconds"] + row["verify_seconds"]
     assert seconds == pytest.approx(row["decode_seconds"])
-    assert row["speedup"] > 0 and row["formula_speedup"] is None
+    whole = rows["gpu-only"]["decode_seconds"]
+    assert row["speedup"] == pytest.approx(whole / row["decode_seconds"])
+    assert row["formula_speedup"] is None
 
 
 @pytest.mark.long

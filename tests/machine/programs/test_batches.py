@@ -34,7 +34,7 @@ from programs.models import Checkpoint, ModelConfig, random_checkpoint
 from programs.running import LOOKAHEAD, Runner, Saturations, run_belt
 from tests.families import FAMILIES, checkpoint_of, on_planes
 from tests.machine.programs.test_pipeline import assert_legal
-from tests.machine.programs.test_saturation import loud
+from tests.machine.programs.test_saturation import Loud, loud
 
 SPEC = ChipSpec()
 LONG = {"max_position": 4096}
@@ -236,6 +236,22 @@ def test_what_sequences_lose_is_counted(dtype: str) -> None:
     _, lost = fed(artifact, model, tokens, (0, 1))
     _, wanted = golden_logits(model, tokens, 64)
     assert lost == wanted and lost["0"]["fp16"] > 0
+
+
+@pytest.mark.long
+def test_rows_that_rest_count_what_biases_lose() -> None:
+    """A row of nobody loses what a token's does, a belt without such a row only what texts lose."""
+    config = replace(SHAPES["shared heads"], layers=1, qkv_bias=True)
+    source = Loud(random_checkpoint(config, 0).source, {"v_proj.bias": 1e8}, 0.0)
+    model = partition_model(Checkpoint(config, source), 1)
+    prompts, new = [[3, 41], [7, 9]], 2
+    found = [
+        run_belt(compile_belt(model, SPEC, 64, 1, batch=n), prompts, new, model) for n in (2, 3)
+    ]
+    texts = [[*own, *more][:-1] for own, more in zip(prompts, found[0].tokens, strict=True)]
+    _, lost = golden_logits(model, texts, 64)
+    assert found[0].tokens == found[1].tokens and found[0].saturations == lost
+    assert found[1].saturations["0"]["fp16"] == lost["0"]["fp16"] * 3 // 2 > 0
 
 
 @pytest.mark.parametrize(
