@@ -18,6 +18,8 @@ METHODS = {
     DEEPSEEKS[0]: {"greedy": "softmax", "group_limited_greedy": "softmax"},
     DEEPSEEKS[1]: {"noaux_tc": "sigmoid"},
 }
+#: Another name of a class for ``n_routed_experts``.
+ALIASES = {DEEPSEEKS[0]: "num_experts", DEEPSEEKS[1]: "num_local_experts"}
 #: What the classes have where a field of experts is left out.
 EXPERTS = {
     DEEPSEEKS[0]: {
@@ -62,7 +64,8 @@ def deepseek_fields(
         )
     if not fields.get("rope_interleave", True):
         raise refusal(
-            "rope_interleave is false, for which there are no kernels",
+            f"rope_interleave is {shown(fields['rope_interleave'])}, for which there are no "
+            "kernels",
             "use a model whose even elements turn against odd ones",
         )
     found = {
@@ -76,6 +79,15 @@ def deepseek_fields(
 
 def _experts(fields: Mapping[str, Any], family: str, layers: int) -> dict[str, Any]:
     """Experts, how they are chosen, and the layers before them that have none."""
+    alias = ALIASES[family]
+    if alias in fields:
+        fields = {"n_routed_experts": fields[alias], **fields}
+        if fields["n_routed_experts"] != fields[alias]:
+            raise refusal(
+                f"{alias} is {shown(fields[alias])} beside n_routed_experts "
+                f"{shown(fields['n_routed_experts'])}",
+                "they are names of one field; correct one of the two",
+            )
     if "n_routed_experts" in fields and fields["n_routed_experts"] is None:
         return {}
     usual, second = EXPERTS[family], family == DEEPSEEKS[0]
@@ -101,6 +113,11 @@ def _experts(fields: Mapping[str, Any], family: str, layers: int) -> dict[str, A
             f"norm_topk_prob is {shown(second)}, which versions of the class read apart or no "
             "kernel computes",
             f"use a model of {shown(not second)}",
+        )
+    if not second and of("num_experts_per_tok") == 1:
+        raise refusal(
+            "num_experts_per_tok is 1, whose share versions of the class read apart",
+            "use a model of 2 or more",
         )
     bare = "n_shared_experts" in fields and fields["n_shared_experts"] is None
     found: dict[str, Any] = {

@@ -185,7 +185,14 @@ def score_size(fields: Mapping[str, Any]) -> float:
     """What latent attention's queries and keys grow by where a table stretches frequencies."""
     table = _rope_table(fields, 10000.0)
     all_dims = number_of(table, "mscale_all_dim", 0.0)
-    if _scaling(table, fields) is None or not all_dims:
+    scaling = _scaling(table, fields)
+    one = number_of(table, "mscale", 1.0)
+    if scaling is not None and scaling.kind == "yarn" and not all_dims and one != 1:
+        raise refusal(
+            f"mscale is {one} without mscale_all_dim, which versions of the class read apart",
+            "use a model with both",
+        )
+    if scaling is None or not all_dims:
         return 1.0
     return yarn_size(number_of(table, "factor"), all_dims)
 

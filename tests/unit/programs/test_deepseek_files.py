@@ -173,9 +173,13 @@ def test_fields_left_out_are_the_class_s(tmp_path: Path) -> None:
     assert config.query_scale == 192**-0.5 and config.eps == 1e-6
     bare = read(tmp_path, LITE, n_routed_experts=None, rope_scaling=None, head_dim=64)
     assert (bare.experts, bare.shared_experts, bare.ffn, bare.head_dim) == (1, 0, 10944, 192)
+    for published, alias in ((LITE, "num_experts"), (LARGE, "num_local_experts")):
+        assert read(tmp_path, published, n_routed_experts=..., **{alias: 40}).experts == 40
     alone = read(tmp_path, LITE, n_shared_experts=None, first_k_dense_replace=0)
     assert alone.shared_experts == 0 and "model.layers.0.mlp.gate.weight" in tensor_shapes(alone)
-    other = read(tmp_path, LITE, rope_scaling={**LITE["rope_scaling"], "mscale_all_dim": 0})  # type: ignore[dict-item]
+    other = read(
+        tmp_path, LITE, rope_scaling={**LITE["rope_scaling"], "mscale": 1, "mscale_all_dim": 0}
+    )  # type: ignore[dict-item]
     assert other.query_scale == 192**-0.5
 
 
@@ -189,7 +193,15 @@ def test_fields_left_out_are_the_class_s(tmp_path: Path) -> None:
             {"norm_topk_prob": True},
             "norm_topk_prob is True, which versions of the class read apart",
         ),
-        ({"rope_interleave": False}, "rope_interleave is false, for which there are no kernels"),
+        ({"rope_interleave": False}, "rope_interleave is False, for which there are no kernels"),
+        (
+            {"num_experts": 63},
+            "num_experts is 63 beside n_routed_experts 64; they are names of one",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 0.7}},
+            "mscale is 0.7 without mscale_all_dim, which versions of the class read apart; use",
+        ),
         ({"n_routed_experts": 1}, "n_routed_experts is 1; a model without a router"),
         ({"attention_bias": True}, "attention_bias is set, which is not supported"),
         ({"routed_scaling_factor": 0}, "routed_factor is 0.0; what is multiplied needs"),
@@ -214,6 +226,7 @@ def test_what_has_no_kernels_is_refused_in_one_line(
             {"scoring_func": "softmax"},
             "and scoring_func 'softmax'; 'noaux_tc' of 'sigmoid' are known",
         ),
+        ({"num_experts_per_tok": 1}, "is 1, whose share versions of the class read apart; use a"),
         ({"norm_topk_prob": False}, "norm_topk_prob is False, which versions of the class read"),
         ({"n_group": 3}, "4 of 3 groups of 256 experts for 8 of them; groups are of two or more"),
         ({"topk_group": 9}, "9 of 8 groups of 256 experts"),
@@ -255,6 +268,37 @@ def stored(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
             found[name] = checkpoint.tensor(name)
     whole = {name: np.concatenate(of, int("down" in name)) for name, of in shared.items()}
     return {name: np.ascontiguousarray(of) for name, of in (found | whole).items()}
+
+
+#: Names of a layer of the published files, beside those of its FFN.
+ATTENTION = {
+    "input_layernorm",
+    "post_attention_layernorm",
+    "self_attn.kv_a_layernorm",
+    "self_attn.kv_a_proj_with_mqa",
+    "self_attn.kv_b_proj",
+    "self_attn.o_proj",
+}
+DIRECT, LATENT = (
+    {"self_attn.q_proj"},
+    {f"self_attn.q_{n}" for n in ("a_layernorm", "a_proj", "b_proj")},
+)
+PARTS = ("gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3"])
+def test_names_are_those_of_the_published_files(name: str) -> None:
+    checkpoint = checkpoint_of(FAMILIES[name])
+    many = checkpoint.config.experts
+    usual = ATTENTION | (LATENT if name == "deepseek-v3" else DIRECT)
+    experts = {f"mlp.experts.{n}.{part}" for n in range(many) for part in PARTS}
+    shared = {f"mlp.shared_experts.{part}" for part in PARTS}
+    wanted = {f"model.layers.0.{n}.weight" for n in usual | {f"mlp.{part}" for part in PARTS}}
+    wanted |= {f"model.layers.1.{n}.weight" for n in usual | experts | shared | {"mlp.gate"}}
+    if name == "deepseek-v3":
+        wanted.add("model.layers.1.mlp.gate.e_score_correction_bias")
+    found = {n for n in stored(checkpoint) if n.startswith(("model.layers.0.", "model.layers.1."))}
+    assert found == wanted
 
 
 @pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v2, latent queries", "deepseek-v3"])
