@@ -37,7 +37,7 @@ from programs.decoder.stages import ffn_part
 from programs.decoder.weighted_values import capped, mean_on_planes
 from programs.models import GELU_TANH, LATENT_EPS
 
-__all__ = ["GoldenDecoder", "choice_of"]
+__all__ = ["GoldenDecoder"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -232,8 +232,9 @@ class _Chip:
         self.expert_biases = [layer.expert_biases for layer in weights.layers]
         self.sinks = [_sinks_of(layer.sinks, layout) for layer in weights.layers]
         self.head = _Multiplier(weights.head, x)
-        self.replicate = None
+        self.replicate = self.sources = None
         if weights.replicate is not None:
+            self.sources = _sources(weights.replicate, layout, weights.head.scale is not None)
             self.replicate = [
                 [numerics.split_f16(matrix[:, : layout.kv_width]) for matrix in row]
                 for row in weights.replicate
@@ -472,10 +473,7 @@ class GoldenDecoder:
         matrices, cache = chip.layers[layer], chip.caches[layer]
         q32, k32, v32 = heads
         q = numerics.to_f16_bits(self._rotate(q32, rope), SIDES if self._layout.on_planes else 1)
-        k = numerics.to_f16_bits(self._rotate(k32, rope))
-        v = numerics.to_f16_bits(v32)
-        if chip.replicate is not None:
-            k, v = self._spread(chip.replicate, k, v)
+        k, v = self._cached(chip, self._rotate(k32, rope), v32)
         cache.grow(bucket)
         cache.put(position, k, v)
         config = self._model.config
@@ -505,6 +503,30 @@ class GoldenDecoder:
         cos, sin = rope
         rotated: F32 = x * cos + x[..., self._swap] * sin
         return rotated
+
+    def _cached(self, chip: _Chip, k32: F32, v32: F32) -> tuple[Bits, Bits]:
+        """K and V tiles [P, q_tiles, 320] of fp16 bits, of fp32 tiles as their products give them.
+
+        Each is converted once for every lane that has it then.
+        """
+        if chip.replicate is None or chip.sources is None:
+            return numerics.to_f16_bits(k32), numerics.to_f16_bits(v32)
+        wide = self._layout.wide_keys, self._layout.wide_values
+        cached_of, of_q = self._layout.cache_of_tile, chip.sources
+        first = [cached_of.index(tile) for tile in range(self._layout.cache_tiles)]
+        found = []
+        for x, already in zip((k32, v32), wide, strict=True):
+            if already:
+                at = of_q[first]
+                spread = np.where(at < 0, np.float32(0), x.reshape(len(x), -1)[:, at])
+                found.append(numerics.to_f16_bits(spread)[:, cached_of])
+            else:
+                found.append(numerics.to_f16_bits(x))
+        if not any(wide):
+            return self._spread(chip.replicate, *found)
+        if not wide[1]:
+            found[1] = self._spread(chip.replicate, found[1], found[1])[1]
+        return found[0], found[1]
 
     def _spread(
         self, matrices: list[list[numerics.SplitF16]], k: Bits, v: Bits
@@ -554,8 +576,9 @@ class GoldenDecoder:
         else:
             if router_bias is not None:
                 logits = logits + router_bias[0, :routed]
-            by = self._within_groups(*_two_pieces(logits))
-            chosen, shares, best = choice_of(logits, count, self._layout.shares_of_all, by)
+            large, small = _two_pieces(logits)
+            by = self._within_groups(large, small)
+            chosen, shares, best = _choice_of(large + small, by, count, self._layout.shares_of_all)
         if self._layout.input_shares:
             shares = numerics.tanh(best * HALF) * HALF + HALF
         if self._layout.shared:
@@ -610,7 +633,9 @@ class GoldenDecoder:
             for piece in (large, small)
         )
         one, other = (piece.sum(axis=2).astype(np.float32) for piece in of_best)  # as dot products
-        order = np.argsort(-_in_two_pieces(one + other), axis=1, kind="stable")
+        every = np.repeat(one + other, of_groups.shape[2], axis=1)  # on all lanes of a group
+        scores = _in_two_pieces(every)[:, :: of_groups.shape[2]]
+        order = np.argsort(-scores, axis=1, kind="stable")
         kept = np.zeros((len(by), groups), bool)
         np.put_along_axis(kept, order[:, : self._layout.chosen_groups], True, 1)
         found: F32 = np.where(np.repeat(kept, of_groups.shape[2], axis=1), by, FARTHEST)
@@ -661,6 +686,21 @@ class GoldenDecoder:
         t = numerics.tanh(self._inner(gate))
         hidden: F32 = (((t * HALF) + HALF) * gate) * up
         return hidden
+
+
+def _sources(one_hot: NDArray[np.uint16], layout: Layout, int8: bool) -> Index:
+    """Return [q_tiles, 320]: the element of kv tiles laid end to end on every lane of a query head.
+
+    one_hot: [q_tiles, kv_tiles, columns, 320].  -1 where there is none; where installs repeat the
+    stored columns of the one KV head, heads that do not exist have it too, but for int8's scales.
+    """
+    q_tiles, _, columns, _ = one_hot.shape
+    hot = one_hot.transpose(0, 2, 1, 3).reshape(q_tiles, columns, -1)
+    repeated = layout.key_copies > 1 and not int8
+    absent = np.arange(columns) % layout.head_lanes if repeated else np.full(columns, -1)
+    found = np.full((q_tiles, LANES), -1)
+    found[:, :columns] = np.where(hot.any(axis=2), hot.argmax(axis=2), absent)
+    return found
 
 
 def _latent_multipliers(latent: LatentWeights | None, width: int) -> dict[str, _Multiplier]:
@@ -748,22 +788,18 @@ def _in_two_pieces(logits: F32) -> F32:
     return exact
 
 
-def choice_of(
-    logits: F32, count: int, of_all: bool = False, by: F32 | None = None
-) -> tuple[Index, F32, F32]:
-    """Return the experts that logits [P, experts] choose, their shares and their logits in two
-    fp16 pieces, [P, count] each.
+def _choice_of(logits: F32, by: F32, count: int, of_all: bool) -> tuple[Index, F32, F32]:
+    """Return the chosen experts, their shares and their logits, [P, count] each.
 
-    of_all: shares of the softmax over all experts, not over the chosen ones.  by: what experts are
-    chosen by, if not by their logits.
+    logits: sums of two fp16 pieces [P, experts].  by: what experts are chosen by [P, experts].
+    of_all: shares of the softmax over all experts, not over the chosen ones.
     """
-    exact = _in_two_pieces(logits)
-    chosen = np.argsort(-(exact if by is None else by), axis=1, kind="stable")[:, :count]
-    best = np.take_along_axis(exact, chosen, 1)
+    chosen = np.argsort(-by, axis=1, kind="stable")[:, :count]
+    best = np.take_along_axis(logits, chosen, 1)
     weights = numerics.exp(best - best[:, :1])
     if of_all:
-        terms = np.zeros((len(exact), LANES), np.float32)
-        terms[:, : exact.shape[1]] = numerics.exp(exact - best[:, :1])
+        terms = np.zeros((len(logits), LANES), np.float32)
+        terms[:, : logits.shape[1]] = numerics.exp(logits - best[:, :1])
         r = numerics.rsqrt(_lane_sums(terms, ONES))
     else:
         r = numerics.rsqrt(np.add.accumulate(weights, axis=1)[:, -1:])

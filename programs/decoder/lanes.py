@@ -311,8 +311,9 @@ class Layout:
 
     @property
     def _one_for_all(self) -> bool:
-        """All query heads of every chip use the same KV head, and every chip has as many."""
-        return self.kv_heads == 1 and self.value_lanes == self.head_lanes
+        """All query tiles attend to one cached tile whose heads use the same KV head."""
+        one = self.cache_tiles == self.kv_heads == 1
+        return one and self.value_lanes == self.head_lanes
 
     @property
     def wide_values(self) -> bool:

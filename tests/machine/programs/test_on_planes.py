@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from chip import numerics
@@ -29,6 +31,7 @@ from programs.decoder.places import AttentionMatrices, place_decoder
 from programs.models import LayerKind, ModelConfig, random_checkpoint
 from programs.plans import check_plan, compile_plan, run_timing, timing_programs
 from programs.running import LOOKAHEAD, LpuSession, Runner, run_belt
+from tests import examples
 
 SPEC = ChipSpec()
 LONG = {"max_position": 4096}
@@ -38,6 +41,9 @@ SHAPES = {
     "two rounds of own heads": ModelConfig(100, 2, 8, 8, 40, 130, 331, **LONG),
     "shared heads": ModelConfig(100, 2, 8, 2, 24, 130, 331, **LONG),
     "one shared head": ModelConfig(100, 2, 8, 1, 40, 130, 331, **LONG),
+    "a tile of fewer heads": ModelConfig(100, 1, 7, 1, 64, 90, 61, **LONG),
+    "tiles of fewer heads": ModelConfig(100, 1, 14, 2, 64, 90, 61, **LONG),
+    "a chip of fewer heads": ModelConfig(100, 1, 7, 1, 256, 90, 61, **LONG),
     "many tiles": ModelConfig(60, 1, 24, 12, 72, 90, 61, **LONG),
     "many small heads": ModelConfig(96, 1, 20, 20, 16, 90, 61, **LONG),
     "the widest head": ModelConfig(344, 1, 3, 1, 304, 90, 61, **LONG),
@@ -147,6 +153,10 @@ def machine(config: ModelConfig, tp: int, dtype: str, context: int, pp: int = 1)
         pytest.param("two rounds of own heads", 1, "int8", marks=pytest.mark.long),
         ("shared heads", 8, "fp16"),
         ("one shared head", 1, "int8"),
+        ("a tile of fewer heads", 1, "int8"),
+        pytest.param("a tile of fewer heads", 2, "fp16", marks=pytest.mark.long),
+        pytest.param("tiles of fewer heads", 2, "int8", marks=pytest.mark.long),
+        pytest.param("a chip of fewer heads", 4, "int8", marks=pytest.mark.long),
         pytest.param("shared heads", 1, "int8", marks=pytest.mark.long),
         pytest.param("many tiles", 1, "fp16", marks=pytest.mark.long),
         pytest.param("many tiles", 2, "int8", marks=pytest.mark.long),
@@ -166,6 +176,26 @@ def test_chips_equal_the_golden_model(name: str, tp: int, dtype: str) -> None:
     own = machine(SHAPES[name], tp, dtype, 64)
     own.check()
     for position, token in enumerate((3, 41, 59, 26, 5)):
+        own.agree_at(token, position)
+
+
+@pytest.mark.long
+@settings(max_examples=examples(8))
+@given(
+    kv_heads=st.integers(1, 4),
+    group=st.integers(1, 8),
+    head_dim=st.sampled_from((24, 40, 64, 96, 112, 160, 256)),
+    tp=st.sampled_from((1, 2, 4, 8)),
+    dtype=st.sampled_from(("int8", "fp16")),
+    bias=st.booleans(),
+)
+def test_heads_however_they_lie_in_tiles(
+    kv_heads: int, group: int, head_dim: int, tp: int, dtype: str, bias: bool
+) -> None:
+    heads = min(kv_heads * group, 16) // kv_heads * kv_heads
+    shape = 60, 1, heads, kv_heads, head_dim, 90, 61
+    own = machine(ModelConfig(*shape, qkv_bias=bias, **LONG), min(tp, heads), dtype, 64)
+    for position, token in enumerate((3, 41, 59)):
         own.agree_at(token, position)
 
 

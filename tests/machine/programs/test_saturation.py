@@ -29,6 +29,7 @@ from programs.running import (
     Runner,
     Saturations,
 )
+from tests.families import FAMILIES, checkpoint_of
 
 F32 = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -57,6 +58,8 @@ CUT = replace(  # as gpt-oss
     EXPERTS, activation="clamped_silu", expert_bias=True, sinks=True, qkv_bias=True, o_bias=True
 )
 ON_PLANES = replace(GROUPED, max_position=4096)
+ONE_SHARED = ModelConfig(100, 1, 5, 1, 24, 130, 331, max_position=4096)
+GROUPS = checkpoint_of(FAMILIES["deepseek-v2, best groups"]).config
 
 
 class Loud:
@@ -128,7 +131,10 @@ def test_one_loud_channel(config: ModelConfig, tp: int, pp: int, dtype: str) -> 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize(
     ("config", "tp"),
-    [(GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2), (AFTER, 8), (ON_PLANES, 2)],
+    [
+        *((GROUPED, 1), (GROUPED, 4), (WIDE, 2), (EXPERTS, 2), (AFTER, 8), (ON_PLANES, 2)),
+        *((ONE_SHARED, 1), (ONE_SHARED, 2)),
+    ],
 )
 @pytest.mark.cases(2)
 def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
@@ -140,7 +146,9 @@ def test_loud_weights(config: ModelConfig, tp: int, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
 @pytest.mark.parametrize(
-    "config", [EXPERTS, SHARED, SCALED, CUT], ids=["own", "shared", "scaled", "cut"]
+    "config",
+    [EXPERTS, SHARED, SCALED, CUT, GROUPS],
+    ids=["own", "shared", "scaled", "cut", "groups"],
 )
 @pytest.mark.cases(2)
 def test_loud_routers_and_experts(config: ModelConfig, dtype: str) -> None:
