@@ -36,7 +36,7 @@ from .host import (
 from .image import ChipImages
 from .lanes import Layout, PartitionError
 from .partition import QUANT_RANGE, SLACK, PartitionedModel, partition_model, random_chip_weights
-from .pipeline import Piece, Pipeline, build_pipeline
+from .pipeline import Crossed, Crossing, Piece, Pipeline, build_pipeline
 from .stage_code import Body, Scheduled
 from .stages import ATTENTION, FFN, Stage, belt_groups, ffn_part, part_tiles, single_stage
 
@@ -52,6 +52,8 @@ __all__ = [
     "VXM",
     "Body",
     "ChipImages",
+    "Crossed",
+    "Crossing",
     "GoldenDecoder",
     "Host",
     "Layout",

@@ -229,9 +229,9 @@ class Pipeline:
     def course(self, context: int) -> Course:
         """When the stages do what for one token: one after another, but for parts of an FFN.
 
-        A stage hands words of x on while its last block makes others.  Where the next one computes
-        a part of the same FFN, it hands x on before it computes its own, and the sum of the parts
-        so far after it, so that the next stage computes meanwhile; before such a handover and after
+        A stage hands words of x on while its last block makes others.  Where the next one can
+        compute a part of the same FFN meanwhile (``parts_apart``), it hands x on before it computes
+        its own, and the sum of the parts so far after it; before such a handover and after
         any lies a pause in which nothing is dispatched, longer than any unit takes to drive its
         streams: what is legal alone is legal one after the other.
         """

@@ -21,6 +21,8 @@ from interconnect.vectors import check_fabric
 from interconnect.wiring import node_cables
 from programs.decoder import (
     Body,
+    Crossed,
+    Crossing,
     Layout,
     Numbers,
     Piece,
@@ -221,19 +223,30 @@ def stage_bodies(plan: Plan, context: int) -> list[BlockTable]:
 def check_bodies(plan: Plan, context: int) -> None:
     """Prove the stages' blocks for another bucket legal, and what a group's chips send each other.
 
-    Of what lies between stages only what is not that of the plan's own context.  Raises
-    ProgramFault for the first error.
+    Of what lies between stages only what is not that of the plan's own context: where words of x
+    leave at other cycles, the vectors of all chips are matched anew.  Raises ProgramFault for the
+    first error.
     """
-    own = _between_stages(plan, plan.context)
+    own, pipeline = _between_stages(plan, plan.context), plan.pipeline
     for number, table in _between_stages(plan, context).items():
         if number not in own:
             _refuse(check(_from_zero(plan, table), plan.spec))
-    tp = plan.pipeline.tp
+    here, there = (_crossings(plan, each) for each in (plan.context, context))
+    if any(one is not other for one, other in zip(here, there, strict=True)):
+        programs = pipeline.programs(context, True, (Op.SEND, Op.RECEIVE))
+        _refuse(check_fabric(*programs, pipeline.topology.cables, plan.spec))
+    tp = pipeline.tp
     cables = np.array(node_cables(tp), np.int32).reshape(-1, 4)
     for table in stage_bodies(plan, context):
         program = _from_zero(plan, table)
         _refuse(check(program, plan.spec))
         _refuse(check_fabric([program], [0] * tp, cables, plan.spec))
+
+
+def _crossings(plan: Plan, context: int) -> list[Crossing]:
+    """How x goes on word by word, at every boundary where it does; equal ones are one object."""
+    steps = (step for own in plan.pipeline.course(context).steps for step, _ in own)
+    return [step.crossing for step in steps if isinstance(step, Crossed)]
 
 
 def check_beats(plan: Plan) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from chip.faults import ProgramFault
 from chip.program import Program
 from chip.scheduling import CompileError
 from chip.spec import PRESETS, ChipSpec
 from cluster.cli import run
 from cluster.experiments.serving.belt import belt_of, belt_of_plan
-from programs.decoder import compile_model, token_entry
-from programs.models import config_of, open_model
+from interconnect.wiring import topology_of
+from programs.decoder import Layout, Numbers, Stage, build_pipeline, compile_model, token_entry
+from programs.decoder.places import StagePlaces
+from programs.decoder.stages import model_blocks
+from programs.models import ModelConfig, config_of, open_model
 from programs.plans import Plan, bucket_costs, compile_plan, plan_buckets
+from programs.plans.plan import check_bodies
 
 SPEC = PRESETS["groq-lpu-1"]
 
@@ -90,6 +96,28 @@ def test_every_bucket_is_checked(plan: Plan, monkeypatch: pytest.MonkeyPatch) ->
     assert set(fabrics) == {28}
     bucket_costs(plan, check=False)
     assert len(seen) == 2 * shapes
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_vectors_between_stages_meet_in_every_bucket(
+    late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of x leave the middle of an attention, so they leave sooner in a shorter bucket."""
+    config = ModelConfig(100, 1, 8, 8, 24, 130, 61, max_position=512)
+    places = StagePlaces(SPEC, Layout.of(config, 2), "int8", 300)
+    attention, ffn = model_blocks(1, 1)
+    stages = [Stage((attention,), False), Stage((ffn,), True)]
+    pipeline = build_pipeline(stages, places, Numbers.of(config), topology_of(4))
+    plan = Plan("two", config, places.layout, "int8", 300, 1, pipeline, pipeline.starts(300))
+    found, own = pipeline.crossing(0, 128), pipeline.crossing(0, 300)
+    assert found is not own and found.begins != own.begins
+    spoiled = replace(found, begins=found.begins + late)
+    monkeypatch.setattr(pipeline, "crossing", lambda stage, of: own if of == 300 else spoiled)
+    if late:
+        with pytest.raises(ProgramFault, match="dispatch the RECEIVE"):
+            check_bodies(plan, 128)
+    else:
+        check_bodies(plan, 128)
 
 
 @pytest.mark.long
