@@ -189,19 +189,15 @@ def _plan_with_room(model: str, choice: LpuChoice) -> Plan:
             name, config, spec, dtype=choice.dtype, chips=chips, context=context, batch=batch
         )
 
+    alone = compiled(choice.chips, 1)
     if not choice.compiles_belt:
-        return compiled(choice.chips, 1)
-    alone = None
-    chips, stages = choice.chips, (choice.chips or 0) // NODE
-    if stages <= 1:
-        alone = compiled(chips, 1)
-        chips, stages = alone.chips, len(alone.starts)
-    for places in _places(stages):
+        return alone
+    for places in _places(len(alone.starts)):  # groups of chips without a stage have no request
         try:
-            return compiled(chips, places)
+            return compiled(alone.chips, places)
         except CompileError:  # no room for so many caches
             continue
-    return alone or compiled(chips, 1)
+    return alone
 
 
 def ffn_cycles_per_layer(belt: Belt, arch: Architecture) -> int:

@@ -12,6 +12,7 @@ import pytest
 from typer.models import OptionInfo
 
 import programs.plans
+from chip.scheduling import CompileError
 from cluster.experiments.serving import (
     DisaggregatedSettings,
     Lengths,
@@ -157,6 +158,25 @@ def test_choices_of_lpus_reach_the_plan(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked[2:] == [("llama-3-8b", 32, "groq-lpu-1", said), plan]
     chunked = CostsGiven(plan, [plan], None, 4, {"chunk": 4})
     assert lpu_belt("llama-3-8b", LpuChoice(None, chunk=4)) == chunked
+
+
+def test_requests_in_flight_are_as_many_as_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 groups of eight chips 9 have a stage; there are caches for 7 requests."""
+    asked: list[tuple[int | None, int]] = []
+
+    def compile_plan(*_: Any, chips: int | None, batch: int, **__: Any) -> object:
+        asked.append((chips, batch))
+        if batch > 7:
+            raise CompileError("no room")
+        return SimpleNamespace(chips=512, starts=[0] * 9, batch=batch)
+
+    monkeypatch.setattr(programs.plans, "compile_plan", compile_plan)
+    monkeypatch.setattr(programs.plans, "check_plan", lambda plan: 0)
+    monkeypatch.setattr(programs.plans, "bucket_costs", lambda plan: [])
+    monkeypatch.setattr(machines_module, "belt_of_plan", CostsGiven)
+    belt: Any = lpu_belt("llama-3-8b", LpuChoice(512))
+    assert asked == [(512, 1), (512, 9), (512, 8), (512, 7)]
+    assert belt.plan.batch == 7
 
 
 def test_constants_of_lpus_are_taken_as_given() -> None:
