@@ -44,7 +44,8 @@ from chip.engine import CAPACITY, Rings
 from chip.errors import ErrorKind, LpuError
 from cluster.processes.leftovers import hold, release
 
-MAGIC = b"LPUMAP1\0"
+#: Ends in the number of the form; a process of another form would not wake who sleeps at a ring.
+MAGIC = b"LPUMAP2\0"
 TOKEN_BYTES = 16
 PAGE = 4096
 ABANDONED_AT, REFUSED_AT, WATCHED_AT = 64, 72, 88

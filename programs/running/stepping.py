@@ -54,7 +54,7 @@ class Peers(Protocol):
     def idle(self, chips: Sequence[Chip], rings: Rings) -> None:
         """No clock of ``chips`` moved, so they need a vector from elsewhere: wait a moment.
 
-        A runner that may sleep has slept, where Linux can.
+        A runner of one thread that may sleep has slept, where Linux can.
         """
 
     def gate(self, mark: int) -> None:

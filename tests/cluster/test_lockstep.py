@@ -190,6 +190,10 @@ def test_mapping_of_another_run_is_refused(tmp_path: Path) -> None:
         SharedMapping.attach(mapping.path, layout, b"0" * 16)
     with pytest.raises(MappingError, match="share one host"):
         SharedMapping.attach(tmp_path / "none", layout, mapping.token)
+    with open(mapping.path, "r+b") as file:
+        file.write(b"LPUMAP1")  # the form without wakes
+    with pytest.raises(MappingError, match="another run"):
+        SharedMapping.attach(mapping.path, layout, mapping.token)
     mapping.unlink()
     assert not mapping.path.exists()
 

@@ -114,10 +114,12 @@ def test_a_sleep_in_vain_ends_and_costs_nothing() -> None:
     chip, rings = receiver([0]), Rings.allocate(16)
     assert run_chips([chip], rings) == [Status.WAIT_RECEIVE]
     assert not rings.counts.any()
-    began, busy = perf_counter(), thread_time()
-    assert run_chips([chip], rings, sleeps=99) == [Status.WAIT_RECEIVE]
-    assert perf_counter() - began >= SLEEP_SECONDS
-    assert thread_time() - busy < SLEEP_SECONDS / 2
+    slept = []
+    for _ in range(5):  # a signal ends a sleep, and a busy machine takes time of its own
+        began, busy = perf_counter(), thread_time()
+        assert run_chips([chip], rings, sleeps=99) == [Status.WAIT_RECEIVE]
+        slept.append((perf_counter() - began, thread_time() - busy))
+    assert any(took >= SLEEP_SECONDS and work < SLEEP_SECONDS / 2 for took, work in slept)
     assert circle(rings, 1) == [1]
     assert (rings.counts[:, [WANT, RECEIVER + WANT]] == 0).all()
 
