@@ -43,7 +43,10 @@ OPERATIONS = ("all-reduce", "reduce-scatter", "all-gather", "broadcast")
 
 @dataclass(frozen=True)
 class ReducePlaces:
-    """partial, residual: 4-byte words in different east quads; received[k]: RECEIVED_QUADS[k]."""
+    """partial, residual: 4-byte words in east quads; received[k]: RECEIVED_QUADS[k].
+
+    Both may lie in one quad (experts): ``reduce`` then reads the residual after the partial sums.
+    """
 
     partial: Place
     residual: Place

@@ -15,7 +15,7 @@ from interconnect.collectives import (
     ReducePlaces,
     SharePlaces,
     all_reduce_in_shares,
-    exchange,
+    exchange_as_made,
     reduce,
 )
 from programs.models import LatentAttention, LayerKind, ModelConfig, config_of
@@ -176,7 +176,7 @@ def test_no_schedule_of_a_product_and_its_sums_is_below_the_floor(spec: ChipSpec
                         schedule, spec, tp, later, places, own, places.residual
                     )
                 else:
-                    there = exchange(schedule, spec, tp, len(ready), later[-1], places)
+                    there = exchange_as_made(schedule, spec, tp, later, places)
                     done = reduce(schedule, spec, tp, len(ready), there, places)
                 assert floor <= done - READY
                 nearest = min(nearest, done - READY - floor)
