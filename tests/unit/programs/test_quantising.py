@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from chip.errors import LpuWarning
-from programs.decoder import PartitionError, partition_model
+from programs.decoder import Layout, PartitionError, partition_model
+from programs.decoder.partition import chip_weights
 from programs.evaluation import Float32Forward, GoldenForward, compare_text
 from programs.models import (
     ModelConfig,
@@ -37,6 +38,7 @@ from programs.quantising import (
 )
 
 F64 = NDArray[np.float64]
+Index = NDArray[np.int64]
 #: Three heads of 16 for one of keys: of two chips the second has one, of eight five have none.
 SMALL = ModelConfig(
     hidden_size=48,
@@ -129,6 +131,23 @@ def test_without_correlation_nothing_is_compensated() -> None:
         assert np.array_equal(ours, nearest(weights, [np.arange(20)]))
 
 
+def same_integers(
+    chosen: NDArray[np.float32], values: NDArray[np.generic], k_axis: Index, n_axis: Index
+) -> bool:
+    """Whether a chip's values [K tiles, N tiles, columns, lanes] are ``chosen`` in its steps."""
+    tiles, lanes = np.nonzero(k_axis >= 0)
+    for block, axis in enumerate(n_axis):
+        columns = np.flatnonzero(axis >= 0)
+        if not len(tiles) or not len(columns):
+            continue
+        part = chosen[axis[columns]].astype(np.float64)[:, k_axis[tiles, lanes]]
+        peaks = np.abs(part).max(axis=1, keepdims=True)
+        whole = np.rint(part / np.where(peaks > 0, peaks, 1) * 127)
+        if not np.array_equal(values[tiles[:, None], block, columns, lanes[:, None]].T, whole):
+            return False
+    return True
+
+
 @pytest.mark.parametrize("tp", [2, 8])
 def test_a_loaded_checkpoint_has_the_integers_that_were_chosen(tp: int, tmp_path: Path) -> None:
     """Exactly: so the emulated model differs from float32 by its activations alone."""
@@ -147,6 +166,23 @@ def test_a_loaded_checkpoint_has_the_integers_that_were_chosen(tp: int, tmp_path
             steps = steps_of(weights, list(range(first, min(first + part, size))))
             assert np.abs(steps - np.rint(steps)).max() < 1e-4
             assert (np.rint(np.abs(steps).max(axis=1)) == 127).all()
+    layout = Layout.of(SMALL, tp)
+    for chip in range(tp):
+        placed = chip_weights(found, layout, "int8", chip)
+        x, q, kv = layout.x_axis(), layout.q_axis(chip), layout.kv_axis(chip)
+        ffn, layer = layout.ffn_axis(chip), placed.layers[1]
+        for name, matrix, k_axis, n_axis in (
+            ("q", layer.q, x, q),
+            ("k", layer.k, x, kv),
+            ("v", layer.v, x, kv),
+            ("o", layer.o, q, x),
+            ("gate", layer.gate, x, ffn),
+            ("up", layer.up, x, ffn),
+            ("down", layer.down, ffn, x),
+            ("head", placed.head, x, layout.vocab_axis(chip)),
+        ):
+            chosen = rounded.head if name == "head" else rounded.layers[1][name]
+            assert same_integers(chosen, matrix.values, k_axis, n_axis), (chip, name)
     assert {(each.layer, each.name) for each in errors} == {
         *((n, name) for n in range(2) for name in ("q", "k", "v", "o", "gate", "up", "down")),
         (None, "head"),
