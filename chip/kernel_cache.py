@@ -3,10 +3,14 @@
 Numba keeps them beside the sources, or in the user's cache directory.  Where neither can be written
 (an installation of somebody else's, a user without a home) they go to a directory of the user's own
 under the temporary one, and where there is none either every process compiles what it needs.
+
+Numba takes a kernel from disk while the file of its function is the same; what that inlines or
+takes as constants lies in other files, so a kernel is kept with a digest of those too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tempfile
@@ -24,6 +28,30 @@ from chip.errors import LpuWarning
 
 caching: Any = _caching
 F = TypeVar("F", bound=Callable[..., Any])
+_CHIP = Path(__file__).parent
+#: The folders with compiled functions that others inline, each with those that it inlines itself.
+_INLINED = {"engine": ("engine", "linking"), "linking": ("linking",)}
+
+
+@lru_cache(None)
+def _digest_of(folders: tuple[str, ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for folder in ("", *folders):
+        for path in sorted((_CHIP / folder).glob("*.py")):
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@lru_cache(None)
+def inlined_digest(file: str) -> str:
+    """A digest of the sources that compiled functions in ``file`` may inline: those directly in
+    ``chip`` and, where the file is of ``chip.engine`` or ``chip.linking`` or names them, theirs.
+    """
+    text = Path(file).read_text()
+    for folder, all_of_them in _INLINED.items():
+        if Path(file).parent == _CHIP / folder or f"chip.{folder}" in text:
+            return _digest_of(all_of_them)
+    return _digest_of(())
 
 
 @lru_cache(None)
@@ -79,6 +107,11 @@ class _Cache(caching.FunctionCache):
     """
 
     _impl_class = _Entries
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        file = self._cache_file
+        file._source_stamp = (file._source_stamp, inlined_digest(function.__code__.co_filename))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The code for a signature, or None; as of numba."""

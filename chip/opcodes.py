@@ -1,7 +1,4 @@
-"""The opcodes and ACC modes of ``chip.isa`` as plain ints, which compiled code takes as constants.
-
-Compiled code on disk holds such numbers: who changes one deletes the ``__pycache__`` folders.
-"""
+"""The opcodes and ACC modes of ``chip.isa`` as plain ints, constants of compiled code."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The compiled interpreter: one loop over a linked program's table, reading SRAM in place.
-
-Numba compiles it anew when this file is another one, and not for a change of what it inlines: who
-changes the form of a frame or of a unit's code changes a line here too.
-"""
+"""The compiled interpreter: one loop over a linked program's table, reading SRAM in place."""
 
 from __future__ import annotations
 

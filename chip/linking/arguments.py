@@ -3,7 +3,6 @@
 An argument is a row number (an SRAM word or scratch), the number of a 32-bit scratch row, or a
 number the loop needs at run time; -1 where there is none.  A piece of the table says where the
 arguments of its first element begin (``PIECE_FIRST``) and how many each has (``PIECE_STRIDE``).
-Compiled code on disk holds these numbers: who changes one deletes the ``__pycache__`` folders.
 """
 
 from __future__ import annotations
