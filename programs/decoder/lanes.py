@@ -302,7 +302,8 @@ class Layout:
     @property
     def wide_keys(self) -> bool:
         """K's product gives a KV head's columns once for each of its query heads, beside those of
-        q, in no more cycles and from no more words: so nothing is left to spread.
+        q, from no more words and, in int8, in no more cycles: so nothing is left to spread.  fp16
+        takes two blocks for a round of the planes, so a wide K may make one longer.
         """
         free = self.q_tiles < PRODUCTS and self.q_tiles + self.cache_tiles <= PRODUCTS
         narrow, wide = self.kv_tiles * self.kv_width, self.cache_tiles * self.q_width

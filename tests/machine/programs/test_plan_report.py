@@ -24,11 +24,12 @@ from programs.plans import (
     Floor,
     Plan,
     bottleneck_of,
+    check_plan,
     compile_plan,
     floor_of,
     try_changes,
 )
-from programs.plans.report import report_plan
+from programs.plans.report import describe_machine, report_plan
 
 SPEC = ChipSpec()
 #: 640 = 2 tiles of 320 lanes, 4 heads of 80 lanes on each of 2 chips: no lane is padding.
@@ -420,6 +421,19 @@ def test_more_sequences_than_stages_give_no_more_tokens() -> None:
     assert (found.sequences, found.that_fit) == (5, 5)
     assert found.total == SPEC.clock_hz / plan.interval_cycles == report_plan(plan).total
     assert found.per_user == found.total / 5
+
+
+@pytest.mark.long
+def test_groups_that_would_make_nothing_faster_idle() -> None:
+    """Ten blocks on eight groups: some stage has two anyway, so six stages do as well."""
+    plan = compile_plan("small", replace(FULL, layers=5), SPEC, context=64, chips=16, tp=2)
+    assert describe_machine(plan) == "6 stages of 2 chips on 2 nodes, 4 idle"
+    blocks = [len(stage.blocks) for stage in plan.pipeline.stages]
+    assert (max(blocks), sum(blocks)) == (2, 10)
+    programs, program_of_chip = plan.pipeline.programs(64, True)
+    resting = [chip for chip, own in enumerate(program_of_chip) if not len(programs[own].blocks)]
+    assert len(program_of_chip) == 16 and len(resting) == 4
+    assert (report_plan(plan).belt.sequences, check_plan(plan) > 0) == (6, True)
 
 
 def test_more_chips_are_tried_where_a_belt_waits_for_its_slowest_stage() -> None:
