@@ -13,7 +13,6 @@ from cluster.errors import InputError
 from cluster.experiments.option_types import CYCLES_HELP, Gpu, Link, Seed
 from cluster.option_checks import check_node, check_text
 from cluster.option_types import ChipType
-from programs.artifact import MOST_CHUNK
 
 LPU_TOKENS, LPU_KV, GPU_DRAFT, LOOKUP = "lpu-tokens", "lpu-kv", "gpu-draft", "lookup"
 GPU_ONLY, LPU_ONLY = "gpu-only", "lpu-only"
@@ -179,11 +178,8 @@ class SpeculativeSettings:
             raise InputError(
                 f"--lpu-verify with --temperature {self.temperature:g}: it is greedy; use 0"
             )
-        if self.lpu_verify and self.gamma >= MOST_CHUNK:
-            raise InputError(
-                f"--gamma {self.gamma} with --lpu-verify: a launch takes {MOST_CHUNK} tokens, the "
-                f"last one before the drafts among them; use --gamma {MOST_CHUNK - 1} or less"
-            )
+        if self.lpu_verify:
+            _refuse_long_drafts(self.gamma)
         if self.mode == "kv" and self.drafter != "lpu":
             raise InputError(
                 f"--mode kv with --drafter {self.drafter}: nothing crosses a link there; use "
@@ -206,6 +202,17 @@ class SpeculativeSettings:
     def variant(self) -> str:
         """The variant that the headline figures are of."""
         return {"lpu": f"lpu-{self.mode}", "gpu": GPU_DRAFT, "lookup": LOOKUP}[self.drafter]
+
+
+def _refuse_long_drafts(gamma: int) -> None:
+    """Refuse more drafts of a step than are verified together."""
+    from programs.artifact import MOST_CHUNK  # who verifies nothing on LPUs waits for no import
+
+    if gamma >= MOST_CHUNK:
+        raise InputError(
+            f"--gamma {gamma} with --lpu-verify: a launch takes {MOST_CHUNK} tokens, the "
+            f"last one before the drafts among them; use --gamma {MOST_CHUNK - 1} or less"
+        )
 
 
 def _refuse_without_alpha(settings: SpeculativeSettings) -> None:
