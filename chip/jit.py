@@ -7,7 +7,7 @@ a compiled function comes to be when it is first called, and many a process call
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, update_wrapper
 from importlib import import_module
 from pathlib import Path
@@ -22,14 +22,42 @@ def sources_digest(package: Path = Path(__file__).parent) -> str:
 
     What one copy of this package compiles or links is of no use to another one.
     """
+    return _digest(package, sorted(package.rglob("*.py")))
+
+
+@cache
+def folders_digest(*folders: str) -> str:
+    """The same of the files directly in these folders of ``chip``; ``.`` is the package itself."""
+    package = Path(__file__).parent
+    return _digest(package, sorted(f for name in folders for f in (package / name).glob("*.py")))
+
+
+def _digest(package: Path, files: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(package.rglob("*.py")):
+    for path in files:
         code = path.read_bytes()
         digest.update(f"{path.relative_to(package)} {len(code)}\n".encode() + code)
     return digest.hexdigest()
 
 
-sources_digest()  # of what is imported now: the files may change before anybody asks
+#: Folders whose functions compiled ones of a folder may inline.
+INLINED = {"engine": (".", "engine", "linking"), "linking": (".", "linking"), ".": (".",)}
+
+# Of what is imported now: the files may change before anybody asks.
+sources_digest()
+for _folders in INLINED.values():
+    folders_digest(*_folders)
+
+
+def inlined_digest(file: str) -> str:
+    """A digest of the sources that compiled functions in ``file`` may inline: those directly in
+    ``chip`` and, where the file is of ``chip.engine`` or ``chip.linking`` or names them, theirs.
+    """
+    text = Path(file).read_text(encoding="utf-8")
+    for folder, inlined in INLINED.items():
+        if Path(file).parent == Path(__file__).parent / folder or f"chip.{folder}" in text:
+            return folders_digest(*inlined)
+    return folders_digest(*INLINED["."])
 
 
 class Deferred:
@@ -69,10 +97,12 @@ def _teach_numba() -> None:
 
 def compiled(function: F, **options: Any) -> F:
     """Compile with numba's ``options`` when first called; see ``chip.kernel_cache``."""
-    later = Deferred(
-        lambda: import_module("chip.kernel_cache").compiled(function, **options),
-    )
-    return cast(F, update_wrapper(later, function))
+
+    def make() -> Any:
+        sources = inlined_digest(function.__code__.co_filename)
+        return import_module("chip.kernel_cache").compiled(function, sources, **options)
+
+    return cast(F, update_wrapper(Deferred(make), function))
 
 
 def jit(function: F) -> F:

@@ -5,12 +5,11 @@ Numba keeps them beside the sources, or in the user's cache directory.  Where ne
 under the temporary one, and where there is none either every process compiles what it needs.
 
 Numba takes a kernel from disk while the file of its function is the same; what that inlines or
-takes as constants lies in other files, so a kernel is kept with a digest of those too.
+takes as constants lies in other files, so a kernel is kept with a digest of those of ``chip`` too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import tempfile
@@ -28,30 +27,6 @@ from chip.errors import LpuWarning
 
 caching: Any = _caching
 F = TypeVar("F", bound=Callable[..., Any])
-_CHIP = Path(__file__).parent
-#: The folders with compiled functions that others inline, each with those that it inlines itself.
-_INLINED = {"engine": ("engine", "linking"), "linking": ("linking",)}
-
-
-@lru_cache(None)
-def _digest_of(folders: tuple[str, ...]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for folder in ("", *folders):
-        for path in sorted((_CHIP / folder).glob("*.py")):
-            digest.update(hashlib.blake2b(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-@lru_cache(None)
-def inlined_digest(file: str) -> str:
-    """A digest of the sources that compiled functions in ``file`` may inline: those directly in
-    ``chip`` and, where the file is of ``chip.engine`` or ``chip.linking`` or names them, theirs.
-    """
-    text = Path(file).read_text()
-    for folder, all_of_them in _INLINED.items():
-        if Path(file).parent == _CHIP / folder or f"chip.{folder}" in text:
-            return _digest_of(all_of_them)
-    return _digest_of(())
 
 
 @lru_cache(None)
@@ -108,10 +83,9 @@ class _Cache(caching.FunctionCache):
 
     _impl_class = _Entries
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, sources: str) -> None:
         super().__init__(function)
-        file = self._cache_file
-        file._source_stamp = (file._source_stamp, inlined_digest(function.__code__.co_filename))
+        self._cache_file._source_stamp = (self._cache_file._source_stamp, sources)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The code for a signature, or None; as of numba."""
@@ -129,11 +103,14 @@ class _Cache(caching.FunctionCache):
             super().save_overload(sig, data)
 
 
-def compiled(function: F, **options: Any) -> F:
-    """Compile with numba's ``options``, cached on disk where that is possible, IEEE division."""
+def compiled(function: F, sources: str, **options: Any) -> F:
+    """Compile with numba's ``options``, cached on disk where that is possible, IEEE division.
+
+    sources: a digest of those that it may inline.
+    """
     dispatcher = numba.njit(error_model="numpy", **options)(function)
     try:
-        dispatcher._cache = _Cache(function)
+        dispatcher._cache = _Cache(function, sources)
     except RuntimeError:  # no locator: numba's words are for its own developers
         _tell_of_none()
     return cast(F, dispatcher)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,25 +36,25 @@ COPIED = (
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """Make a directory for a checkpoint; where the work inside fails, nothing of it stays.
+    """Make a directory for a checkpoint; where the work inside fails, it goes again if it is empty.
 
     Raises QuantisingError, before any work, where something lies already or nothing can be written.
     """
-    check_new(directory)
-    made = not directory.exists()
+    made: list[Path] = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise _unwritten(directory, error) from None
-    try:
+        try:
+            check_new(directory)
+            made = [one for one in (directory, *directory.parents) if not one.exists()]
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as error:
+            raise _unwritten(directory, error) from None
         yield directory
     except BaseException:
-        for name in (CONFIG, TENSORS, *COPIED):
-            (directory / name).unlink(missing_ok=True)
-        if made and not any(directory.iterdir()):
-            directory.rmdir()
+        with suppress(OSError):  # what somebody has put something into stays
+            for one in made:
+                one.rmdir()
         raise
 
 
@@ -118,13 +119,28 @@ def write_checkpoint(model: PlainModel, beside: Mapping[str, bytes], directory: 
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"model.layers.{number}.{norm}.weight"] = gain
     tensors |= {"model.norm.weight": gain, "lm_head.weight": model.head}
+    written: list[Path] = []
     with new_directory(directory):
         try:
-            _write_tensors(directory / TENSORS, tensors)
+            with _new_file(directory / TENSORS, written) as stream:
+                _write_tensors(stream, tensors)
             for name, contents in beside.items():
-                (directory / name).write_bytes(contents)
-        except OSError as error:
-            raise _unwritten(directory, error) from None
+                with _new_file(directory / name, written) as stream:
+                    stream.write(contents)
+        except BaseException as error:
+            for file in written:
+                with suppress(OSError):
+                    file.unlink()
+            if isinstance(error, OSError):
+                raise _unwritten(directory, error) from None
+            raise
+
+
+def _new_file(file: Path, written: list[Path]) -> BinaryIO:
+    """Open a file that was not there, and add it to ``written``."""
+    stream = file.open("xb")
+    written.append(file)
+    return stream
 
 
 def check_new(directory: Path) -> None:
@@ -144,7 +160,7 @@ def _json(fields: Mapping[str, object]) -> bytes:
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write_tensors(file: Path, tensors: Mapping[str, F32]) -> None:
+def _write_tensors(stream: BinaryIO, tensors: Mapping[str, F32]) -> None:
     """A safetensors file: the length of its header, the header, the tensors one behind another."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -157,7 +173,6 @@ def _write_tensors(file: Path, tensors: Mapping[str, F32]) -> None:
         end += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            stream.write(np.ascontiguousarray(tensor, "<f4").data)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        stream.write(np.ascontiguousarray(tensor, "<f4").data)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import run
+from cluster.errors import InputError
 from programs.models import Checkpoint, shipped_model
+from programs.quantising import new_directory
 
 PROSE = "def first(items):\n    return items[0]\n" * 8
 
@@ -113,6 +115,18 @@ def broken(directory: Path, name: str, **changes: object) -> Path:
     else:
         file.unlink()
     return directory
+
+
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
+    """Directories go again that are empty, whoever asks for the checkpoint next."""
+    to = tmp_path / "a" / "new"
+    for own in (None, to / "tokenizer.json"):
+        with pytest.raises(InputError, match="too late"), new_directory(to):
+            if own is not None:
+                own.write_text("mine")
+            raise InputError("too late")
+        assert to.exists() == (own is not None) == (tmp_path / "a").exists()
+    assert own is not None and own.read_text() == "mine"
 
 
 @pytest.mark.long
