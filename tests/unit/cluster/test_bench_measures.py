@@ -317,3 +317,8 @@ def test_actors_are_compared_with_one_process(monkeypatch: pytest.MonkeyPatch) -
     (row,) = bench.decode_vs_numpy()
     assert (row.value, row.baseline) == (1.0, 20.0)
     assert asked == [("large", 6, 8, True)]
+
+
+@pytest.mark.long
+def test_the_shape_that_decodes_beside_numpy_fits_its_chips() -> None:
+    assert bench.tinyllama().artifact.chips == bench.CHIPS
